@@ -65,9 +65,7 @@ def test_commands_take_what_their_functions_take(command, function):
     ],
     ids=["failure", "Ctrl-C", "defect"],
 )
-def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(
-    gantk, monkeypatch, error, code
-):
+def test_exit_codes_of_failure_interruption_and_defect(gantk, monkeypatch, error, code):
     def fail(*args, **kwargs):
         raise error
 
@@ -104,7 +102,7 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     assert gantk("eval", run, "--device", "cpu").code == 0
 
 
-def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choices(gantk):
+def test_list_names_every_part_and_show_its_options(gantk):
     rows = {tuple(line.rstrip().split(maxsplit=3)) for line in gantk("list").out.splitlines()}
     sentences = {e: first_sentence(inspect.getdoc(e.load())) for e in registry().entries.values()}
     # read without an import
@@ -144,7 +142,7 @@ def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkey
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_key_of_a_recipes_tables_is_shown_with_type_default_and_meaning(gantk, name):
+def test_show_explains_every_key_of_the_recipe_tables(gantk, name):
     where, table = TABLES[name]
     lines = gantk("show", where or name).out.splitlines()
     for key, _, _, meaning in options_help(table):

@@ -86,7 +86,7 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["my run", "-run", "it's [1]"])
-def test_an_advised_command_names_the_run_folder_when_it_is_pasted(copied_run, monkeypatch, name):
+def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
     monkeypatch.chdir(copied_run.parent)
     run = Run(copied_run.rename(name).relative_to("."))
     for said in (
@@ -110,7 +110,7 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
     assert (copied_run / "metrics.json").read_bytes() == before
 
 
-def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from_there(
+def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
     tiny_recipe, tiny_run, tmp_path, monkeypatch
 ):
     write = Run.add_to_log
@@ -130,7 +130,7 @@ def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from
     assert Run(out).metrics == Run(tiny_run).metrics
 
 
-def test_memory_that_ends_while_a_library_is_loaded_is_one_message():
+def test_running_out_of_memory_at_import_is_one_message():
     code = (
         "import click; from gantk.cli import Commands\n@click.command()\ndef load(): raise"
         " ImportError("
@@ -143,7 +143,7 @@ def test_memory_that_ends_while_a_library_is_loaded_is_one_message():
     assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(MemoryError())}\n")
 
 
-def test_output_that_cannot_be_written_does_not_take_the_place_of_a_stop():
+def test_a_stop_is_reported_without_a_working_output():
     code = """if True:
         import click, os
         from gantk.cli import Commands

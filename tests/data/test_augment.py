@@ -24,7 +24,7 @@ def images(dims):
 
 @every
 @both
-def test_shape_input_and_memory_format_are_kept_and_gradients_flow(name, dims):
+def test_augmentation_keeps_shape_layout_and_gradients(name, dims):
     kind = getattr(changes, name)
     for kept in (
         torch.contiguous_format,
@@ -64,7 +64,7 @@ def test_the_seed_repeats_it_and_a_graph_can_hold_it(name, dims):
 
 @pytest.mark.parametrize("name", [name for name in KINDS if getattr(changes, name).geometric])
 @both
-def test_channels_move_together_and_no_value_appears_that_was_not_there(name, dims):
+def test_channels_move_together_and_no_value_is_invented(name, dims):
     image = images(dims) * 0.5 - 0.5  # 0 would be brighter than all of it
     image[..., 3:-3, 3:-3] = -0.4
     image[:, 1] = image[:, 0]
@@ -95,7 +95,7 @@ def test_each_kind_does_what_it_says():
 
 
 @both
-def test_changes_of_contrast_keep_black_and_the_order_of_tissues(dims):
+def test_contrast_changes_keep_black_and_tissue_order(dims):
     image = images(dims)
     flat = image.flatten(1)
     curved = changes.Curve(dims, p=1.0)(image).flatten(1)
@@ -130,7 +130,7 @@ def test_a_warp_samples_where_it_says(dims):
 
 
 @pytest.mark.parametrize("method", ["regression", "pix2pix"])
-def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(method):
+def test_paired_sources_are_augmented_and_targets_are_not(method):
     small = {"name": "unet", "width": 2, "depth": 1}
     table = {"name": method, "generator": small, "vary": [{"name": "curve", "p": 1.0}]}
     model = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1}))
@@ -146,7 +146,7 @@ def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(me
     assert torch.equal(shown[1], batch["a"]), "in use nothing is changed"
 
 
-def test_a_change_that_does_not_say_whether_it_moves_pixels_moves_none():
+def test_augmentations_move_pixels_only_if_they_say_so():
     batch = augmented(
         Batch(a=torch.zeros(2, 1, 4, 4), mask_a=torch.zeros(2, 1, 4, 4)),
         [lambda image: image + 1],

@@ -97,7 +97,7 @@ def test_each_epoch_shows_every_image_once_in_another_order():
     assert batches.steps_per_epoch == 3
 
 
-def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired_images_do_not():
+def test_patches_are_shared_by_pairs_and_masks_only():
     size = {"patch": (5, 4), "counts": (7, 7)}
     batch = Batches(sets(**size), 4, 0, paired=True, workers=0).at(0)
     assert batch["a"].shape == batch["mask_a"].shape == (4, 1, 5, 4)
@@ -119,7 +119,7 @@ def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired
     )
 
 
-def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mapping():
+def test_prepared_images_are_kept_until_the_mapping_changes():
     read = []
     images = image_set(3, read=read, memory=2 * 9 * 7 * 4 / 2**30)
     for brightest in (1e3, 500):
@@ -185,7 +185,7 @@ def test_the_same_batches_arrive_whatever_the_way(workers, feed):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @feeds
-def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, feed):
+def test_errors_of_workers_are_raised_at_their_step(workers, feed):
     batches = Batches({"image": image_set(8, 1e-9, wrong=5)}, 1, 3, False, workers=workers, end=8)
     feed = feed(batches)
     failed = []
@@ -257,9 +257,7 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
 
 
 @pytest.mark.parametrize("neighbours", [0, 1])
-def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_held_out(
-    study, neighbours
-):
+def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
     sets = data.training_sets()["image"]
     mapping = data.intensity["image"]
@@ -315,7 +313,7 @@ def middles(records, members, neighbours):
     ]
 
 
-def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
+def test_neighbouring_slices_are_stacked_slice_by_slice():
     records = slices("p", 5)
     contrasts = slices("p", 3, channels=2)
     assert middles(records, records, 1) == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]

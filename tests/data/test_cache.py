@@ -79,9 +79,7 @@ def put(cache, key, kibibytes=64, used=None):
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
-def test_the_second_epoch_and_run_never_decode_and_see_the_same_to_the_bit(
-    study, cache, no_decoding, fit
-):
+def test_cached_images_are_not_decoded_again(study, cache, no_decoding, fit):
     plain = all_images(study, None, fit=fit)
     np.testing.assert_array_equal(all_images(study, cache, fit=fit), plain)
     assert [np.load(entry).shape for entry in entries(cache)] == [(6, 1, *SIZE)] * 3, (
@@ -182,7 +180,7 @@ def test_broken_entries_are_made_anew(study, cache, broken):
     assert all(np.load(entry).shape[0] == 6 for entry in entries(cache))
 
 
-def test_entries_of_other_images_and_those_that_others_may_have_written_are_made_anew(study, cache):
+def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
     expected = all_images(study, cache)
     first, second, third = entries(cache)
     first.rename(study / "first")
@@ -194,9 +192,7 @@ def test_entries_of_other_images_and_those_that_others_may_have_written_are_made
 
 
 @pytest.mark.parametrize("years", [-20, 20])
-def test_a_clock_that_is_set_neither_keeps_entries_for_ever_nor_lets_others_fill_the_disk(
-    tmp_path, monkeypatch, years
-):
+def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch, years):
     caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
     for number, key in enumerate("abcdefgh"):
         put(caches[number % 4], key)
@@ -229,7 +225,7 @@ def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeyp
     assert why == "a file in the way" or not list(cache.entries.iterdir())
 
 
-def test_the_least_recently_used_leave_first_and_what_is_in_use_stays(tmp_path):
+def test_least_recently_used_entries_are_dropped_first(tmp_path):
     def names(cache):
         return "".join(entry.name[0] for entry in entries(cache))
 
@@ -262,7 +258,7 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
         Cache.default()
 
 
-def test_an_id_that_the_system_does_not_know_trains_without_a_cache_and_has_a_name_for_torch(
+def test_a_user_id_unknown_to_the_system_trains_without_cache(
     monkeypatch,
 ):
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
@@ -306,9 +302,7 @@ def seen(data):
     ],
     ids=["nyul", "neighbours", "volumes", "masks and missing contrasts"],
 )
-def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_image(
-    study, options, no_decoding
-):
+def test_training_is_the_same_with_and_without_cache(study, options, no_decoding):
     table = {"source": {"name": "images", "path": str(study)}, "memory": 1e-9} | ONE | options
     if not options:
         for number in range(6):

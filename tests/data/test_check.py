@@ -82,7 +82,7 @@ def named(result, *kinds):
     }
 
 
-def test_a_good_folder_of_pictures_has_no_problem_and_its_result_is_json(pictures):
+def test_a_good_folder_of_pictures_has_no_problems(pictures):
     shares = []
     result = check(pictures, progress=lambda share, what: shares.append(share))
     assert result["problems"] == []
@@ -134,7 +134,7 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     )
 
 
-def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(pictures):
+def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
     good = (pictures / "T1/subject-001/slice.png").read_bytes()
     (pictures / "T1/subject-001/slice.png").write_bytes(good[: len(good) // 2])
     save(pictures / "T1/subject-004/slice.png", np.full((64, 64), 40.0))
@@ -194,7 +194,7 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
 
 
-def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
+def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
     for number, ((letter, subject), image) in enumerate(heads().items()):
         if subject > "subject-010":
             where = "test"
@@ -214,7 +214,7 @@ def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     assert "near copy of 'testB/brighter.png' in test" in leak["what"]
 
 
-def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
+def test_missing_partners_and_lone_patients_are_named(volumes):
     (volumes / "subject-005/T2.nii.gz").unlink()
     assert problem(check(volumes), "pairs")["files"] == ["subject-005/T1.nii.gz"]
     for number in range(1, 6):
@@ -224,7 +224,7 @@ def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
     assert 'data.split.by = "block"' in alone["remedy"]
 
 
-def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
+def test_groups_folders_files_and_nothing_can_be_checked(tmp_path):
     for number, image in enumerate(heads().values()):
         save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
     result = check(tmp_path / "pets")
@@ -323,7 +323,7 @@ def study(tmp_path):
     return make
 
 
-def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(
+def test_each_picture_is_decoded_once(
     study,
 ):
     # of the pixels of a file
@@ -340,7 +340,7 @@ def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_
     assert "14 train, 2 validation" in found["split"]
 
 
-def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with_it(study):
+def test_headers_of_pairs_in_a_table_are_read(study):
     table = study(40)
     lines = [f"{n:05d}.png,{n + 1:05d}.png,p{n}" for n in range(0, 40, 2)]
     table.write_text("\n".join(["T1,T2,patient", *lines]))
@@ -361,9 +361,7 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     assert "00004.png" not in pairs
 
 
-def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(
-    study, monkeypatch
-):
+def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SOME", 10)
     table = study(60)
@@ -386,7 +384,7 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
     assert "file '0" in leaks[0]
 
 
-def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(study):
+def test_equal_files_of_a_set_are_kept_on_one_side(study):
     from gantk.data.sources.images import Images
 
     table = study(40)
@@ -420,7 +418,7 @@ def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
     assert len(str(told.value)) < 500
 
 
-def test_a_table_is_read_row_by_row_and_a_setting_of_thousands_of_keys_is_refused(tmp_path, gantk):
+def test_tables_are_read_row_by_row_with_bounded_settings(tmp_path, gantk):
     path = tmp_path / "table.csv"
     path.write_bytes("\n\n ; ;\nPath;Patient\na;Zoë\n;\n\n b;c;d\n".encode("utf-8-sig"))
     rows = [(5, {"path": "a", "patient": "Zoë"}), (8, {"path": "b", "patient": "c"})]

@@ -54,7 +54,7 @@ def dataset(tmp_path):
     return tmp_path
 
 
-def test_a_bids_dataset_gives_sessions_of_subjects_and_what_names_say(dataset):
+def test_bids_subjects_have_sessions_and_names(dataset):
     records = records_of(Bids, dataset, dims=3)
     assert [r.key.rsplit("/", 1)[1] for r in of(records, "a")] == [
         f"{name}_T1w.nii.gz" for name in ("sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2")
@@ -70,7 +70,7 @@ def test_a_bids_dataset_gives_sessions_of_subjects_and_what_names_say(dataset):
     assert {record.path.name for record in of(asked, "a")} == {"sub-01_run-2_T1w.nii.gz"}
 
 
-def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(dataset):
+def test_participants_tsv_gives_split_and_class(dataset):
     (dataset / "participants.tsv").write_text(
         "participant_id\tage\tSplit\tgroup\nsub-01\t30\ttrain\tpatient\nsub-02\tn/a\ttest\tcontrol\nsub-03\t9\tval\tn/a\n"
     )
@@ -256,9 +256,7 @@ def slices(tmp_path):
     return rows
 
 
-def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(
-    tmp_path, slices, monkeypatch
-):
+def test_split_and_slices_come_from_the_table(tmp_path, slices, monkeypatch):
     (tmp_path / "t.csv").write_text(
         "Path;DOMAIN; Patient ;Split;age\n"
         + "".join(
@@ -307,7 +305,7 @@ def export(root, patients=2):
     return root
 
 
-def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
+def test_series_are_paired_by_their_headers(tmp_path):
     records = records_of(Dicom, export(tmp_path))
     patients = [pseudonym(f"P{n}") for n in range(2)]
     assert {(r.domain, r.subject) for r in records} == {
@@ -331,7 +329,7 @@ def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
     assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
 
-def test_series_of_two_frames_of_reference_are_no_pair_even_when_brought_together(tmp_path):
+def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
     for k, words in enumerate(("T1", "T2")):
         header = {
             "SeriesInstanceUID": f"1.9.{k}",
@@ -345,7 +343,7 @@ def test_series_of_two_frames_of_reference_are_no_pair_even_when_brought_togethe
     assert all(record.pair.startswith("alone/") for record in alone)
 
 
-def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(
+def test_a_regex_or_modality_selects_dicom_series(
     tmp_path,
 ):
     root = export(tmp_path)
@@ -464,7 +462,7 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
         Mixed(("T1", "T2"), 2, (16, 16), sources=[Phantom])
 
 
-def test_what_no_column_holds_out_of_mixed_sources_is_trained_on(tree, tmp_path):
+def test_mixed_sources_train_on_what_no_column_holds_out(tree, tmp_path):
     files = sorted(tree.rglob("*T1*.nii.gz")), sorted(tree.rglob("*T2*.nii.gz"))
     rows = [
         f"{a},{b},p{n},{'test' if n else 'train'}"

@@ -48,7 +48,7 @@ def millimetres(shape, affine):
 
 
 @pytest.mark.parametrize("plane", PLANES)
-def test_heads_stand_upright_in_every_plane_and_come_back_to_the_bit(plane):
+def test_upright_planes_are_exactly_reversible(plane):
     grid = SamplingGrid(plane)
     for affine, _ in GRIDS.values():
         image = image_of(noise((7, 9, 11)), affine)

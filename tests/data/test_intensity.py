@@ -66,7 +66,7 @@ def test_inverse_undoes_forward_even_beyond_the_range(kind, image, ends):
 
 @kinds(*KINDS)
 @pytest.mark.parametrize("per", ["set", "volume", "image"])
-def test_a_checkpoint_brings_back_the_same_mapping_and_tensors_map_as_arrays(kind, per):
+def test_checkpoints_restore_the_same_mapping(kind, per):
     if (kind in (Window, Unit) and per != "set") or (kind is Nyul and per == "set"):
         return
     mapping = fitted(
@@ -110,7 +110,7 @@ def test_checkpoints_of_earlier_versions_load(kind):
 
 
 @kinds(*LINES, Nyul)
-def test_a_set_without_contrast_is_refused_and_constant_scans_do_not_count(kind):
+def test_constant_sets_are_refused_and_constant_scans_skipped(kind):
     with pytest.raises(
         UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"
     ):
@@ -166,7 +166,7 @@ def test_impossible_options_are_the_users_mistake(kind, options, says):
 
 
 @kinds(*LINES)
-def test_per_volume_each_scan_has_its_line_and_results_are_on_a_typical_scale(kind):
+def test_per_volume_scans_have_their_own_mapping(kind):
     mapping = fitted(kind, HEADS, per="volume")
     low = head(0.1, seed=7)
     high = head(10, seed=7)
@@ -193,9 +193,7 @@ def test_otsu_parts_air_and_stripped_zeros_from_tissue():
 
 
 @pytest.mark.parametrize("foreground", [False, True, "otsu"])
-def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(
-    foreground, monkeypatch
-):
+def test_foreground_excludes_air_for_every_mapping(foreground, monkeypatch):
     tissue = head()[head() > 0]
     for kind, options in ((Percentile, {"high": 100.0}), (MinMax, {})):
         low, high = fitted(kind, HEADS[:1], foreground=foreground, **options).inverse(ENDS)
@@ -212,7 +210,7 @@ def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(
 
 
 @kinds(MinMax, Nyul)
-def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black(kind):
+def test_each_contrast_has_its_mapping_and_missing_is_black(kind):
     scans = [np.concatenate([head(seed=s), head(4.0, 1.2, s + 10)]) for s in range(3)]
     mapping = fitted(
         lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans
@@ -241,7 +239,7 @@ def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black
 # ---- Nyul's landmarks
 
 
-def test_the_scale_is_the_mean_of_the_papers_stretched_landmarks():
+def test_nyul_scale_is_the_mean_of_stretched_landmarks():
     two = [
         np.array([[[0.0, 2.0, 10.0]]], np.float32),
         np.array([[[100.0, 140.0, 200.0]]], np.float32),
@@ -302,9 +300,7 @@ def test_the_range_starts_at_air_and_foreground_is_tissue(case, kind):
 
 @pytest.mark.parametrize(("darkest", "air"), [(0, -1), (-5, -0.99), (-60, -0.951), (-240, -0.951)])
 @pytest.mark.parametrize("per", ["set", "volume"])
-def test_air_keeps_off_the_end_of_a_tanh_where_something_is_darker_and_is_still_black(
-    darkest, air, per
-):
+def test_air_stays_black_and_off_the_end_of_tanh(darkest, air, per):
     image = np.r_[np.zeros(7000), np.linspace(100, 1000, 3000), [darkest] * 5].astype(np.float32)[
         None, None
     ]
@@ -325,7 +321,7 @@ t1t2_course/Tr2/*/* brainix_dicom/T1/* brainix_dicom/T2/* templates/canonical/*T
 
 
 @pytest.mark.parametrize("pattern", REAL.split())
-def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data, pattern):
+def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
     images = []
     for path in sorted(shared_data.glob(pattern))[::9] or pytest.skip(f"no {pattern}"):
         pixels = read(path).pixels
@@ -339,7 +335,7 @@ def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data,
     assert all(0.1 < (image > mapping.tissue[0]).mean() < 0.7 for image in seen)
 
 
-def test_measured_by_its_median_nyul_keeps_the_ratio_of_bright_tissue_to_the_brain():
+def test_nyul_by_median_keeps_bright_tissue_ratio():
     options = {
         "foreground": "tissue",
         "unit": "median",

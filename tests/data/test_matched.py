@@ -77,7 +77,7 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
     )
 
 
-def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers():
+def test_matched_order_depends_on_seed_and_step_only():
     # the latter as after a resume: nothing is remembered
     whole = batches()
     late = batches(workers=2)
@@ -89,7 +89,7 @@ def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
-def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_or_shrank_does(
+def test_outline_loss_is_zero_for_equal_outlines_only(
     size,
 ):
     loss = bind_or_raise("loss", "outline")()

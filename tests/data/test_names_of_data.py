@@ -97,7 +97,7 @@ def data_of(recipe, path, *settings):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path, name):
+def test_a_contrast_missing_in_the_recipe_is_an_error(tmp_path, name):
     path = draw(tmp_path, NAMED[name])
     domains, given, remarks, found = data_of("cyclegan_ct_mr", path)
     assert domains == ("CT", "MR")
@@ -157,7 +157,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("kind", MIXED)
-def test_each_patients_best_match_of_a_contrast_is_taken_and_another_contrast_never(tmp_path, kind):
+def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
     for name in MIXED[kind].translate({ord(x): None for x in "()"}).split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
@@ -187,7 +187,7 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
     )
 
 
-def test_masks_are_no_images_unless_they_are_asked_for_or_all_there_is(tmp_path):
+def test_masks_are_images_only_if_asked_for_or_alone(tmp_path):
     masks = (
         "a/1_mask a/segmentation-0 b/labelsTr/3 b/tumorMask c/x_dseg c/LabelsForTesting"
         " c/consensus_gt c/Brain.seg"
@@ -271,7 +271,7 @@ def drawn(root, names):
     return root
 
 
-def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_path):
+def test_patients_in_names_stay_on_one_side(tmp_path):
     *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
     assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
     path = drawn(tmp_path / "may", MAY["three stacks in one number"])

@@ -132,9 +132,7 @@ def seen(data):
     return {name: [image(r) for r in own] for name, own in sets.items()} | {"classes": data.classes}
 
 
-def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_is_an_error(
-    study, tmp_path
-):
+def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
     load, patient, root = study
     first = load()
     known = json.loads(json.dumps(first.split_json()))

@@ -121,9 +121,7 @@ def test_the_domain_is_said_by_folder_names_or_by_options(
     "pattern, sign",
     [("", "/"), (r"(p\d+)_", "_"), (r"(x|T\d)/(?P<patient>p\d+)_", "_"), (r"^(p\d)_\d$", "_")],
 )
-def test_a_folder_or_a_pattern_in_the_path_or_else_in_the_stem_names_the_patient(
-    tmp_path, pattern, sign
-):
+def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign):
     tree(
         tmp_path,
         *(f"{kind}/p{p}{sign}{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)),
@@ -169,7 +167,7 @@ def test_a_wrong_option_is_explained(tmp_path, options, says):
 # --- pairs
 
 
-def test_equal_names_are_pairs_unless_they_are_few_or_switched_off_or_a_csv_says_others(tmp_path):
+def test_equal_names_or_a_csv_make_pairs(tmp_path):
     tree(
         tmp_path,
         *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
@@ -185,9 +183,7 @@ def test_equal_names_are_pairs_unless_they_are_few_or_switched_off_or_a_csv_says
     assert by_pair(folders(tmp_path)) == [("T1/6.png", "T2/8.png"), ("T1/7.png", "T2/7.png")]
 
 
-def test_paired_methods_get_complete_pairs_and_what_a_csv_does_not_list_was_left_out_on_purpose(
-    tmp_path, pictures
-):
+def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     pictures(tmp_path / "T1", 12, seed=1)
     pictures(tmp_path / "T2", 12, seed=2)
     rows = [f"T1/slice-{n:02d}.png,T2/slice-{n:02d}.png" for n in range(9)]
@@ -344,9 +340,7 @@ def gantk_register(add):
 
 
 @pytest.mark.parametrize("rank, found", [(0, "site"), (2, "folders")])
-def test_a_third_partys_source_is_asked_by_its_rank_and_a_broken_one_is_passed_over(
-    tmp_path, add_plugin, rank, found
-):
+def test_plugin_sources_are_asked_by_rank(tmp_path, add_plugin, rank, found):
     tree(tmp_path / "data", "trainA/1.png", "trainB/1.png")
     (tmp_path / "data" / "site.txt").touch()
     add_plugin("My_Site", "my_site", SOURCE.format(rank=rank))

@@ -154,9 +154,7 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
     ],
     ids=str,
 )
-def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_asked_for(
-    patients, options, sides
-):
+def test_known_patients_are_divided_by_patient(patients, options, sides):
     splits, how = split_records(study(patients, slices=30), **options)
     assert [*map(len, subjects_of(splits))] == sides
     assert names(splits["train"] + splits["test"])
@@ -170,7 +168,7 @@ def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_ask
     assert splits.by == "block" or not said
 
 
-def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be():
+def test_few_patients_of_a_domain_or_class_are_divided():
     two = stack(6, "a", "p0") + stack(6, "a", "p1") + stack(6, "b", "q0") + stack(6, "b", "q1")
     assert [*map(len, subjects_of(split_records(two)[0]))] == [2, 0, 2]
     sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
@@ -181,7 +179,7 @@ def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be(
         split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
 
 
-def test_of_patients_unknown_blocks_are_held_out_then_images_and_what_follows_is_said():
+def test_without_patients_blocks_or_images_are_held_out():
     splits, _ = split_records(stack(40))
     assert splits.by == "block"
     assert "data.source.patient = REGEX" in consequences(splits)[0]
@@ -364,7 +362,7 @@ def heads(subjects=6, slices=2, size=64):
     return Phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
 
 
-def test_air_and_people_unknown_are_no_leak_and_images_are_read_once():
+def test_air_and_unknown_people_are_no_leak():
     blank = [
         Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i))
         for i in range(40)
@@ -390,7 +388,7 @@ def saved_as_jpeg(pixels):
     return np.asarray(Picture.open(file), np.float32)[None]
 
 
-def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path):
+def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
     """Twelve heads, of which every second one is there again, smaller and brighter, and one to the
     byte.
     """
@@ -447,7 +445,7 @@ def found(images, subjects):
 
 @pytest.mark.parametrize("size", SLICES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change):
+def test_changed_copies_are_found_and_other_heads_are_not(size, change):
     originals = SLICES[size][::4]
     images = [*originals, *map(CHANGES[change], originals)]
     for subjects, least in (([f"{n}" for n in range(10)], COPY), ([""] * 10, COPY_OF_UNKNOWN)):

@@ -103,7 +103,7 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
         assert "T1" in pair["a"].key.upper()
 
 
-def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path, tree):
+def test_domain_names_win_over_synonyms_and_options_over_both(tmp_path, tree):
     for n in range(2):
         for name in ("T1", "T1w", "T2", "T2_FLAIR", "T1_to_T2"):
             volume(tmp_path / "x" / f"patient{n}" / f"{name}.nii", n)
@@ -142,7 +142,7 @@ def test_what_a_tree_does_not_hold_is_said(tree, options, says):
         nifti(tree, **options)
 
 
-def test_folders_of_visits_that_are_called_t1_and_t2_are_refused(tmp_path):
+def test_visit_folders_named_like_contrasts_are_refused(tmp_path):
     for visit in ("P1/T1/P1_T1", "P1/T2/P1_T2", "P2/T1/P2_T1", "P2/T2/P2_T2"):
         for name in ("FLAIR", "T1", "T2"):
             volume(tmp_path / f"{visit}_{name}.nii")
@@ -167,7 +167,7 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path):
             np.testing.assert_array_equal(of(records, letter)[0].scan()[0], stored[..., chosen].T)
 
 
-def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(tmp_path):
+def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
     apart = far_apart(tmp_path)
     records = nifti(apart)
     assert {record.pair for record in records} == {None}
@@ -286,7 +286,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         found(missing="mask")
 
 
-def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
+def test_hidden_contrasts_leave_one_and_the_target():
     def hidden(contrasts=3, slices=1, paired=True, count=4000):
         batch = Batch(
             {"a": torch.ones(count, contrasts * slices, 2, 2), "b": torch.ones(count, 2, 2, 2)}

@@ -94,7 +94,7 @@ def test_files_that_are_not_used_are_left_out_by_the_split(tmp_path):
     assert {f"scans/p{n}/seg.nii" for n in range(4)} <= left
 
 
-def test_the_paths_are_relative_to_the_tables_folder_or_absolute(tmp_path):
+def test_paths_are_relative_to_the_table_or_absolute(tmp_path):
     root = grown(tmp_path / "scans", LAYOUTS["volumes"])
     (tmp_path / "tables").mkdir()
     check(root, table=root / "in.csv")
@@ -103,7 +103,7 @@ def test_the_paths_are_relative_to_the_tables_folder_or_absolute(tmp_path):
     assert rows_of(tmp_path / "tables" / "out.csv")[0]["path"] == f"{root}/patient0/T1.nii.gz"
 
 
-def test_a_class_and_no_domain_are_written_for_images_of_one_kind(tmp_path):
+def test_classes_of_one_kind_of_image_have_no_domain(tmp_path):
     root = grown(
         tmp_path / "scans",
         [f"{k}/{n}.png" for k in ("glioma", "pituitary", "none found") for n in range(4)],
@@ -123,7 +123,7 @@ VISITS = [
 ]
 
 
-def test_visits_that_are_called_as_contrasts_are_empty_cells_to_fill_in(tmp_path):
+def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     root = grown(tmp_path / "scans", VISITS)
     result = check(root, table=tmp_path / "t.csv")
     (problem,) = [each for each in result["problems"] if each["kind"] == "source"]
@@ -149,7 +149,7 @@ def test_visits_that_are_called_as_contrasts_are_empty_cells_to_fill_in(tmp_path
     }
 
 
-def test_possible_patients_are_empty_cells_and_the_error_names_the_table(tmp_path):
+def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
     root = grown(
         tmp_path / "scans",
         [f"{k}/{n}_{i:03d}.png" for k in ("CT", "MR") for n in (12, 15) for i in range(5)],

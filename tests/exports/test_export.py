@@ -123,7 +123,7 @@ def answer_of(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
     ]
 
 
-def test_an_exported_model_translates_native_images_as_its_run_does(run, exported):
+def test_exported_model_matches_its_run_on_native_images(run, exported):
     model = toolkit.load(exported[0])
     there = toolkit.load(run, device="cpu")
     for size in ((32, 32), (41, 50)):
@@ -137,7 +137,7 @@ def test_an_exported_model_translates_native_images_as_its_run_does(run, exporte
     assert model.frame("b") == there.frame("b")
 
 
-def test_the_file_says_what_it_takes_and_how_near_it_is_and_names_no_machine(onnx, exported):
+def test_export_metadata_is_complete_and_anonymous(onnx, exported):
     path, lines = exported
     said = next(line for line in lines if line.startswith("parity"))
     assert "held-out images of T1" in said
@@ -190,9 +190,7 @@ def test_what_an_exported_model_cannot_do_is_refused(exported):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(
-    onnx, exported, tmp_path, change, message
-):
+def test_invalid_or_foreign_onnx_files_are_refused(onnx, exported, tmp_path, change, message):
     path = tmp_path / "x.onnx"
     model = onnx.load(exported[0])
     meta = metadata_of(onnx, exported[0])
@@ -238,7 +236,7 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_every_direction_of_every_method_answers_as_pytorch_does(onnx, case, tmp_path):
+def test_exported_directions_match_pytorch(onnx, case, tmp_path):
     method, data = CASES[case]
     run = small_run(tmp_path, {"name": case} | method, steps=2, **data)
     there = Translator.load(run, "cpu")

@@ -78,9 +78,7 @@ def gantk_register(add):
 """
 
 
-def test_a_plugins_format_is_read_written_and_kept_apart_from_broken_and_equal_ones(
-    add_plugin, tmp_path
-):
+def test_plugin_formats_read_and_write(add_plugin, tmp_path):
     add_plugin("my-package", "my_plugin", PLUGIN)
     io.write(tmp_path / "1.npy", Image(GRAY8[None].astype(np.float32)))
     assert [path.name for path in io.list_images(tmp_path)] == ["1.npy"]
@@ -113,7 +111,7 @@ def test_a_plugins_format_is_read_written_and_kept_apart_from_broken_and_equal_o
         io.read(tmp_path / "1.npy")
 
 
-def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pages_refused(
+def test_palettes_transparency_and_rotation_are_read_as_seen(
     tmp_path,
 ):
     palette = PIL.Image.fromarray(COLOUR).quantize(16)
@@ -155,7 +153,7 @@ def test_numbers_of_a_tiff_have_its_sign_and_its_white(tmp_path, stored, tag, me
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
-def test_16_bit_colour_keeps_its_bits_or_is_refused_without_simpleitk(tmp_path, monkeypatch, name):
+def test_16_bit_colour_is_kept_or_refused(tmp_path, monkeypatch, name):
     for deep in (RNG.integers(0, 65536, (3, 12, 9)), RNG.integers(0, 200, (3, 12, 9))):
         io.write(tmp_path / name, Image(deep.astype(np.float32), dtype=np.dtype(np.uint16)))
         image = io.read(tmp_path / name)
@@ -184,7 +182,7 @@ def test_whole_numbers_survive_every_format_that_takes_them(
 @pytest.mark.parametrize(
     "values", [[-5.0, 3.0], [0.0, 70000.0], [0.25, 0.5], [np.nan, 0.0]], ids=str
 )
-def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, name, values):
+def test_values_a_format_cannot_hold_leave_the_old_file(tmp_path, name, values):
     before = save(tmp_path / name, GRAY8).read_bytes()
     with pytest.raises(UserError, match="do not fit.*.tif.*.nii.gz|not finite"):
         io.write(
@@ -195,7 +193,7 @@ def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, n
 
 
 @pytest.mark.parametrize("name", ["y.nii", "y.mhd", "y.png"])
-def test_a_place_that_cannot_be_written_and_what_fits_no_grid_are_refused(tmp_path, name):
+def test_unwritable_paths_and_grids_are_refused(tmp_path, name):
     for kind in ("x.nii", "x.mhd"):
         itk(tmp_path / kind, NUMBERS)
     image = io.read(tmp_path / ("x.nii" if name == "y.nii" else "x.mhd"))
@@ -230,9 +228,7 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
 
 
 @pytest.mark.parametrize("kind, codes", [(nib.Nifti1Image, (2, 1)), (nib.Nifti2Image, (0, 1))])
-def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_values(
-    tmp_path, kind, codes
-):
+def test_nifti_keeps_codes_units_and_extensions(tmp_path, kind, codes):
     oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0.3) * 1.5, [5, -6, 7])
     before = kind(NUMBERS, None)
     before.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
@@ -292,7 +288,7 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (1, 9, 7), (9, 1, 7), (9, 7, 1, 1)], ids=str)
-def test_slices_stored_as_nifti_are_two_dimensional_and_keep_their_shape(tmp_path, shape):
+def test_2d_nifti_keeps_its_shape(tmp_path, shape):
     values = np.arange(63, dtype=np.float32).reshape(shape)
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
@@ -302,7 +298,7 @@ def test_slices_stored_as_nifti_are_two_dimensional_and_keep_their_shape(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nrrd", "x.mha"])
-def test_what_a_file_of_integers_does_not_hold_is_written_as_floats(tmp_path, name):
+def test_integer_files_become_float_where_needed(tmp_path, name):
     itk(tmp_path / name, NUMBERS)
     image = io.read(tmp_path / name)
     for by in np.float32([0.01, 1e6]):  # no whole numbers; beyond int16
@@ -333,9 +329,7 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
 @pytest.mark.parametrize(
     "packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"]
 )
-def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(
-    tmp_path, name, packed, direction
-):
+def test_nrrd_and_metaimage_agree_with_nifti_in_space(tmp_path, name, packed, direction):
     array = RNG.integers(-900, 3000, (6, 7, 8), dtype=np.int16)
     place = dict(direction=direction, spacing=(1 / 3, 0.7, 3), origin=(5.123456789012, -6, 7))
     before = itk(tmp_path / name, array, packed, **place)
@@ -377,7 +371,7 @@ def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour(tmp_path, name):
         same(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"y{name}"))), array)
 
 
-def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
+def test_nrrd_and_metaimage_spaces_and_byte_orders(tmp_path):
     itk(tmp_path / "x.nrrd", NUMBERS)
     left = io.read(tmp_path / "x.nrrd")
     (tmp_path / "x.nrrd").write_bytes(
@@ -493,9 +487,7 @@ def test_each_broken_file_gets_one_message_that_names_it(whole, tmp_path):
             assert len(str(error)) < 1200
 
 
-def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_listed(
-    whole, tmp_path
-):
+def test_folders_are_listed_in_natural_order(whole, tmp_path):
     for name, content in (whole | {"zz9.png": whole["x.png"], "zz10.png": whole["x.png"]}).items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / f"cut.{name}").write_bytes(content[:50])

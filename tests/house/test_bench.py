@@ -92,9 +92,7 @@ def values() -> dict[str, float]:
 
 
 @pytest.mark.bench
-def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(
-    bench, monkeypatch
-):
+def test_each_recipe_becomes_a_row_from_its_own_process(bench, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     Path("random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
     done = bench("tiny.toml", "--json", "copy.jsonl")
@@ -161,9 +159,7 @@ def gone(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["hangs", "stubborn"])
-def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_not_listen(
-    stand_in, bench, name
-):
+def test_rows_over_their_time_limit_are_killed(stand_in, bench, name):
     assert bench(f"{name}.toml", "--limit", "0.5").code == 1
     assert (rows()[name]["status"], rows()[name]["error"]) == (
         "out of time",
@@ -173,7 +169,7 @@ def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_no
 
 
 @pytest.mark.bench
-def test_ctrl_c_stops_the_children_keeps_the_rows_and_says_how_to_go_on(stand_in):
+def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(stand_in):
     look = (
         f"from gantk_bench import child; child.PROGRAM = ({sys.executable!r}, {str(stand_in)!r}); "
     )
@@ -234,7 +230,7 @@ def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench):
     assert len(printed) == len(rows())
 
 
-def test_against_better_rows_names_the_regression_and_ends_with_1(stand_in, bench, monkeypatch):
+def test_against_better_rows_exits_1_with_the_regression(stand_in, bench, monkeypatch):
     bench("tiny.toml")
     monkeypatch.setenv("SHIFT", "-3")
     done = bench("tiny.toml", "--against", "out/rows.jsonl")

@@ -53,7 +53,7 @@ def planned(names, suite, *, named: bool = True, **opts):
 
 
 @pytest.mark.parametrize("name", ["quick", "full"])
-def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(name):
+def test_bundled_suites_have_a_job_for_every_recipe(name):
     suite = load_suite(name)
     names, named = recipe_names([], True, suite)
     jobs = planned(names, suite, named=named)
@@ -81,7 +81,7 @@ def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(nam
         assert scored in known, job
 
 
-def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(suite):
+def test_command_line_wins_over_recipe_over_suite(suite):
     chosen = suite("[set]\ntrain.seed = 1\ntrain.batch = 3\n[recipe.cut_t1t2.set]\ntrain.batch = 2")
     assert planned(["cut_t1t2"], chosen)[0].settings == (
         "train.seed=1",
@@ -93,7 +93,7 @@ def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(s
     assert job.arguments[-4:] == ["--set", "train.seed=7", "--set", "train.batch=5"]
 
 
-def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(suite, recipe):
+def test_broken_recipes_are_rows_unless_named(suite, recipe):
     broken = recipe("broken", method={"name": "no_such_gan"})
     message = "there is no method 'no_such_gan'"
     jobs = planned([broken, "cut_t1t2"], suite(), named=False)
@@ -103,7 +103,7 @@ def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(sui
         planned([broken], suite())
 
 
-def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_plugin, tiny_recipe):
+def test_plugin_suites_and_recipes_are_found(add_plugin, tiny_recipe):
     offers = (
         'import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.suites("mine.suites")\n'
     )
@@ -140,7 +140,7 @@ def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
     assert "mine.toml" in str(caught.value)
 
 
-def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_itself(suite, recipe):
+def test_a_hash_changes_with_settings_not_descriptions(suite, recipe):
     hash_of = lambda path, **wish: planned([path], suite(), **wish)[0].facts["recipe_hash"]  # noqa: E731
     first = hash_of(recipe())
     assert first == hash_of(recipe("renamed", summary="another", paper={"system": "a system"}))
@@ -199,7 +199,7 @@ def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
     )
 
 
-def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
+def test_untrained_results_are_flagged_and_unranked():
     taught = row("one")
     failed = row("two", psnr=6.5)
     part = row("three", psnr=13.9)
@@ -237,7 +237,7 @@ def verdicts(now: dict, before: dict) -> dict[str, str]:
         (19.2, "REGRESSION"),
     ],
 )
-def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(value, verdict):
+def test_changed_scores_have_intervals_without_zero(value, verdict):
     """Two half widths of 0.5 make one of 0.707."""
     assert verdicts(row(psnr=value), row(psnr=20.0))["psnr a_to_b"] == verdict
 
@@ -253,7 +253,7 @@ def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(v
         ([0.10, 0.11, 0.30, 0.31], 1, "no change"),  # a load that came and went
     ],
 )
-def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, verdict):
+def test_slower_steps_are_beyond_the_tolerance(steps, jobs, verdict):
     assert (
         verdicts(row(jobs=jobs, speed={"step_seconds": steps}), row(jobs=jobs))["step"] == verdict
     )
@@ -270,7 +270,7 @@ def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     assert list(change_lines([change]))[-1] == "1 not comparable"
 
 
-def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
+def test_rows_survive_writing_and_reading(tmp_path):
     odd = {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}
     write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
     first, second = read_rows(tmp_path / "rows.jsonl")
@@ -314,7 +314,7 @@ def test_nothing_in_a_row_can_execute(tmp_path):
     assert len(set(bars)) == 1
 
 
-def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other_folders(tmp_path):
+def test_images_of_each_run_stand_side_by_side(tmp_path):
     kid = {"image": {"kid_random": score(0.124, "", False)}}
     noise = row(
         "dcgan_phantom",

@@ -149,7 +149,7 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
     assert "| tiny | reference, fp32 | files " in out
 
 
-def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
+def test_a_missing_peer_is_a_skipped_row_with_a_remedy(drive):
     code, rows, out, _ = drive("--cases", "tiny", "--table")
     reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
     assert code == 0
@@ -194,7 +194,7 @@ def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeyp
     assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
 
 
-def test_the_order_is_turned_around_and_only_sides_of_the_same_batches_are_compared(monkeypatch):
+def test_rounds_alternate_and_compare_equal_batches(monkeypatch):
     calls = []
     now = [0.0]
     monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
@@ -238,7 +238,7 @@ def test_every_case_is_a_recipe_whose_networks_take_its_size():
         assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
 
 
-def test_monais_network_of_equal_weights_has_no_fewer_than_gantks_and_hardly_more():
+def test_monai_network_has_about_as_many_weights():
     pytest.importorskip("monai")
     setup = Setup(
         Case("tiny", "cyclegan", "unet", 128, 1, 4, 4, equal=True),
@@ -250,9 +250,7 @@ def test_monais_network_of_equal_weights_has_no_fewer_than_gantks_and_hardly_mor
 
 
 @pytest.mark.slow
-def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(
-    monkeypatch, tmp_path, capsys
-):
+def test_volumes_are_timed_by_loop_gantk_and_onnx(monkeypatch, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     import translate_speed
 
@@ -320,7 +318,7 @@ def test_every_part_of_a_run_is_measured(small_run):
     assert str(ROOT) not in json.dumps(found)
 
 
-def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
+def test_what_exceeds_the_minutes_is_a_row_that_says_so(tmp_path):
     file = tmp_path / "rows.jsonl"
     whole = suite.Suite(file, 0.0, lambda: SimpleNamespace(end=lambda: None), say=lambda line: None)
     found = whole.run(iter(tasks.tasks(False, None, {}, "")))
@@ -332,7 +330,7 @@ def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
     assert "not measured (out of time budget)" in rows.markdown(found)
 
 
-def test_a_process_that_dies_or_hangs_is_told_from_a_run_that_is_over():
+def test_dead_and_hanging_processes_are_told_from_ended_ones():
     def messages(left: float = 9.0, limit: float = 9.0, dead: bool = False) -> list:
         worker = object.__new__(suite.Worker)
         worker.connection, theirs = Pipe()
@@ -360,7 +358,7 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
     assert "second line" not in row["why"]
 
 
-def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
+def test_every_method_is_timed_with_its_bundled_recipe():
     own = {name for name, (_, owner) in all_recipes().items() if owner == "gantk"}
     used = {load_recipe(name).tables["method"]["name"] for name in own}
     timed = {}
@@ -374,7 +372,7 @@ def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
     assert all((256, 1, "bf16", "captured") in timed[method] for method in used)
 
 
-def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
+def test_targets_are_judged_by_measured_rows():
     same = {"case": "cyclegan-256-unet", "batch": 16, "size": [256, 256]}
     found = [
         rows.row(

@@ -118,7 +118,7 @@ def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "block", [b for b in BLOCKS if b.language in ("toml", "python")], ids=lambda b: b.page.name
 )
-def test_every_recipe_that_a_page_shows_is_one_and_all_its_python_compiles(block):
+def test_every_recipe_and_python_block_of_a_page_is_valid(block):
     if block.language == "python":
         compile(block.text, block.page.name, "exec")
     # a package's own parts
@@ -147,7 +147,7 @@ def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
 # ---- what is there is shown
 
 
-def test_the_reference_holds_every_recipe_part_command_key_and_name(generated):
+def test_reference_lists_every_recipe_part_command_and_key(generated):
     import gantk
 
     def heads(page: str, pattern: str) -> set[str]:
@@ -232,7 +232,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+def test_site_builds_without_warnings_and_works_offline(tmp_path):
     pytest.importorskip("mkdocs", reason="needs mkdocs: pip install gantk[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -96,7 +96,7 @@ def module(distribution: str) -> str:
     return MODULES.get(distribution, distribution.replace("-", "_"))
 
 
-def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
+def test_dependencies_are_declared_and_used():
     def used(*folders: str) -> set[str]:
         paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
         return {
@@ -205,7 +205,7 @@ def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
     assert {what: names for what, names in found.items() if names} == {}
 
 
-def test_translating_and_training_take_few_of_our_modules_and_translating_no_trainer():
+def test_importing_translate_and_run_loads_few_modules():
     translating = closure(ENTRIES["translate"])
     training = closure(ENTRIES["run"])
     assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating)
@@ -213,3 +213,14 @@ def test_translating_and_training_take_few_of_our_modules_and_translating_no_tra
     assert "gantk.training.engine" in training
     assert len(training) <= 100
     assert not [module for module in translating if module.startswith("gantk.training")]
+
+
+def test_names_of_tests_are_under_60_characters():
+    long = [
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if len(node.name) >= 60
+    ]
+    assert long == []

@@ -69,7 +69,7 @@ def shipped(folder: str, *suffixes: str) -> set[str]:
     return {str(path.relative_to(ROOT / folder)) for path in paths}
 
 
-def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_else(wheel):
+def test_wheel_holds_code_recipes_and_licence_only(wheel):
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     wanted = {f"gantk/{name}" for name in shipped("gantk", ".py", ".j2", ".css", ".js", ".in")}
@@ -92,7 +92,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")
 
 
-def test_a_model_that_is_shipped_is_small_and_packed_and_has_a_card_of_its_own():
+def test_shipped_models_are_small_packed_and_have_cards():
     for name, folder in (
         (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
     ):
@@ -150,7 +150,7 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_every_package_that_the_tests_install_has_a_version_written_down_that_the_others_accept():
+def test_constraints_name_every_tested_package():
     pinned = dict(
         re.findall("^(.+)==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     )

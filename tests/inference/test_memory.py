@@ -52,7 +52,7 @@ def deep(tmp_path_factory):
         ((2, 9, 20, 17), 3),
     ],
 )
-def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, shape, dims):
+def test_arrays_come_back_in_their_shape_and_kind(model, deep, shape, dims):
     used = {2: model, 3: deep}[dims]
     array = RNG.uniform(0, 600, shape)
     plain = used.translate(array)
@@ -90,7 +90,7 @@ def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
     ("size", "fit", "statistics"),
     [((32, 32), "pad", "image"), ((19, 43), "pad", "image"), ((40, 37), "crop", "window")],
 )
-def test_gradients_pass_intensities_resampling_windows_and_network(tmp_path, size, fit, statistics):
+def test_gradients_flow_through_the_whole_translation(tmp_path, size, fit, statistics):
     model = toolkit.load(small_run(tmp_path, PIX2PIX, fit=fit), device="cpu")
     model.model.translate.statistics = statistics
     weights = torch.randn(2, 1, *size)
@@ -111,9 +111,7 @@ def test_gradients_pass_intensities_resampling_windows_and_network(tmp_path, siz
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR"])
-def test_images_of_nibabel_and_simpleitk_paths_and_lists_give_what_their_files_give(
-    model, tiny_run, tmp_path, codes
-):
+def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_path, codes):
     turn = nib.orientations.ornt_transform(
         nib.io_orientation(np.eye(4)), nib.orientations.axcodes2ornt(codes)
     )
@@ -194,7 +192,7 @@ def runs_on(data, folder, **options):
     return run, "\n".join(said)
 
 
-def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the_run_goes_on_without_them(
+def test_arrays_are_split_and_scored_like_files(
     tmp_path,
 ):
     one = IMAGES
@@ -213,7 +211,7 @@ def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the
     assert again.metrics["a_to_b"]["psnr"]["value"] == other.metrics["a_to_b"]["psnr"]["value"]
 
 
-def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(tmp_path):
+def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
     one = IMAGES
     run, said = runs_on(
         {"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired"
@@ -249,13 +247,13 @@ def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(
         (3, "int is nothing that can be trained on"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_and_leaves_nothing(tmp_path, data, words):
+def test_untrainable_data_are_refused_and_leave_nothing(tmp_path, data, words):
     with pytest.raises(UserError, match=words):
         runs_on(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_says_what_it_is_in_one_line_in_tables_and_as_html(tiny_run, model):
+def test_runs_describe_themselves_as_text_and_html(tiny_run, model):
     run = toolkit.Run(tiny_run)
     assert len(repr(run)) < 200
     assert "psnr" in repr(run)
@@ -295,7 +293,7 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
         toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
 
 
-def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypatch):
+def test_notebooks_show_one_changing_line_of_losses(monkeypatch):
     shown = []
     console = Console(file=io.StringIO(), force_jupyter=True)
     handle = SimpleNamespace(update=lambda page, raw: shown.append(page["text/plain"]))

@@ -81,9 +81,7 @@ def translate(source: Path, target: Path, **options) -> list[str]:
 @pytest.mark.parametrize(
     "values", [(), (RANGE,)], ids=["a run of before", "a run that kept its range"]
 )
-def test_a_folder_of_pictures_is_written_whole_and_what_was_clipped_is_told_once(
-    tmp_path, model, values
-):
+def test_clipping_in_a_folder_is_told_once(tmp_path, model, values):
     model(*values)
     for name in ("a.png", "sub/b ä.bmp", "c.tif", "d.jpg"):
         picture(tmp_path / "in" / name, colour=name == "d.jpg")
@@ -104,9 +102,7 @@ def test_a_folder_of_pictures_is_written_whole_and_what_was_clipped_is_told_once
     assert {Picture.open(path).mode for path in (tmp_path / "out").glob("deep*")} == {"I;16"}
 
 
-def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_all(
-    tmp_path, model
-):
+def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     model(RANGE)
     for k in range(3):
         picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
@@ -156,7 +152,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
         translate(source, tmp_path / "b.png")
 
 
-def test_what_is_almost_blank_and_dicom_in_colour_are_translated_too(tmp_path, model, shared_data):
+def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, shared_data):
     model()
     (tmp_path / "in").mkdir()
     Picture.fromarray(np.diag([9] + 63 * [0]).astype(np.uint8)).save(tmp_path / "in" / "blank.png")
@@ -166,7 +162,7 @@ def test_what_is_almost_blank_and_dicom_in_colour_are_translated_too(tmp_path, m
     assert "written  2 files" in translate(tmp_path / "in", tmp_path / "out")[-1]
 
 
-def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp_path, model):
+def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
     rng = np.random.default_rng(0)
     noise = [
         [rng.normal(middle, middle / 7, (1, 40, 40)) for _ in range(20)] for middle in (60, 180)
@@ -248,9 +244,7 @@ def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
 
 @pytest.mark.parametrize("per", ["set", "volume", "image"])
 @pytest.mark.parametrize("foreground", [False, "otsu"])
-def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(
-    tmp_path, monkeypatch, per, foreground
-):
+def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, per, foreground):
     scale = Percentile(per=per, foreground=foreground)
     scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
     model = Stretched(RANGE)
@@ -276,7 +270,7 @@ def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(
     assert np.isfinite(scale.forward(almost)).all()  # of what differs by less than float32 can tell
 
 
-def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path, model):
+def test_overlong_result_names_are_refused_first(tmp_path, model):
     model(RANGE)
     [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
     with pytest.raises(
@@ -290,7 +284,7 @@ def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path,
     )
 
 
-def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, monkeypatch):
+def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from score_volumes import score
 

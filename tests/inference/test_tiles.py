@@ -137,7 +137,7 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
 
 
 @pytest.mark.parametrize("kind", ["instance", "batch"])
-def test_statistics_alone_make_tiles_agree_where_a_tile_covers_the_field(kind):
+def test_shared_statistics_make_tiles_agree(kind):
     network = drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2)
     x = images(2, (90, 61))
     tiling = tiled(network, level=math.inf)
@@ -201,7 +201,7 @@ class Brightness(nn.Module):
         return (x - mean) / (variance + self.eps).sqrt()
 
 
-def test_a_norm_of_ones_own_takes_part_where_it_says_so_and_is_noticed_where_it_does_not():
+def test_custom_norms_take_part_if_they_say_so():
     network = drawn(nn.Sequential(conv(2, 1, 4, 3), Brightness(), nn.ReLU(), conv(2, 4, 1, 3)), 2)
     assert tiled(network).plan((1, *SIZES[2])).split is None
     network[1].position_groups = 1
@@ -222,7 +222,7 @@ def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, ove
     np.testing.assert_allclose(done, np.sin(x[:, :1]), rtol=1e-5, atol=1e-6)
 
 
-def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
+def test_exported_models_blend_windows_as_runs_do(tiny_run):
     """Windows are each on their own, so that where they lie and how they are weighted shows in the
     image.
     """
@@ -277,7 +277,7 @@ def test_norms_are_right_over_millions_of_positions(make):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("up", ["resize", "linear", "transpose"])
 @torch.no_grad()
-def test_a_network_made_ready_for_inference_gives_the_same_and_notices_other_weights(dims, up):
+def test_inference_copies_follow_changed_weights(dims, up):
     network, other = (
         drawn(NETWORKS["unet with stem and head"](dims, up=up), dims) for _ in range(2)
     )

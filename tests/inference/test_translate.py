@@ -62,7 +62,7 @@ def contrasts(tmp_path_factory) -> Path:
 # ---- files and folders
 
 
-def test_a_folders_results_count_for_the_same_inputs_and_question_alone(tiny_run, tmp_path):
+def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     """A broken file keeps the folder from being done; files read ahead give what they give one
     after the other.
     """
@@ -123,14 +123,14 @@ def pipeline(network, **changes) -> Pipeline:
 
 
 @pytest.mark.parametrize("planes", [None, "coronal", "all"])
-def test_a_network_that_changes_nothing_gives_a_volume_back_along_any_plane(planes):
+def test_an_identity_network_gives_the_volume_back(planes):
     pixels = np.random.default_rng(0).uniform(0, 100, (1, 6, 50, 40)).astype(np.float32)
     done = pipeline(lambda batch: batch, size=(64, 64)).images(Image(pixels), planes)[0].pixels
     np.testing.assert_allclose(done, pixels, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(6, 40, 40), (1, 40, 40), (40, 40)])
-def test_what_is_masked_out_stays_masked_out_and_holes_in_a_head_are_translated(shape):
+def test_masked_out_voxels_stay_and_holes_are_translated(shape):
     pixels = np.random.default_rng(0).uniform(20, 90, (1, *shape)).astype(np.float32)
     outside = np.ones(shape, bool)
     outside[..., 8:-4, 8:-4] = False
@@ -164,9 +164,7 @@ WAYS = {  # options of the frame, planes, maps, memory beside the input in volum
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(
-    way, tmp_path, monkeypatch
-):
+def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
     options, planes, maps, most = WAYS[way]
     pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
     pixels[:, 7] = pixels[:, :, :4] = pixels[:, :, -4:] = pixels[..., :4] = pixels[..., -4:] = 20.0
@@ -198,7 +196,7 @@ def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_volume_that_a_cropping_model_has_no_memory_for_is_told_before_it_starts(monkeypatch):
+def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
     image = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii"))
     never = pytest.fail
@@ -210,7 +208,7 @@ def test_a_volume_that_a_cropping_model_has_no_memory_for_is_told_before_it_star
 
 
 @pytest.mark.parametrize(("code", "ends"), [(errno.ENOSPC, 1), (errno.EOPNOTSUPP, 0)])
-def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
+def test_a_full_disk_is_an_error_before_the_reserve_is_used(
     code, ends, tiny_run, tmp_path, monkeypatch, gantk
 ):
     def refuse(*args):
@@ -236,7 +234,7 @@ def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
 # ---- several answers, several contrasts, neighbours, samples
 
 
-def test_all_slices_get_one_style_and_an_examples_changes_the_translation(multimodal, tmp_path):
+def test_all_slices_get_one_style(multimodal, tmp_path):
     model = toolkit.load(multimodal, device="cpu")
     options = TranslateOptions(variants=2, seed=3)
     pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
@@ -254,7 +252,7 @@ def test_all_slices_get_one_style_and_an_examples_changes_the_translation(multim
     assert not np.array_equal(*(values(path) for (path,) in made))
 
 
-def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, tmp_path):
+def test_contrasts_of_a_patient_make_one_file(contrasts, tmp_path):
     for patient in ("p1", "p2"):
         volume(tmp_path / "in" / patient / "t1.nii.gz", seed=1)
         volume(tmp_path / "in" / patient / "flair.nii.gz", seed=2)
@@ -279,7 +277,7 @@ def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, t
     )
 
 
-def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
+def test_neighbouring_slices_are_used_for_the_middle_one(tmp_path):
     run = small_run(tmp_path, PIX2PIX, neighbours=1, source={"slices": 5})
     scan = volume(tmp_path / "scan.nii.gz")
     done = []
@@ -312,7 +310,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
         toolkit.sample(run, n=1, out=out, **options)
 
 
-def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
+def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     run = Run(copied_run)
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
@@ -357,9 +355,7 @@ def scan(tmp_path_factory) -> Path:
     return volume(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 
-def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_differ(
-    runs, scan, tmp_path, gantk
-):
+def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
     paths = [runs["first"], runs["second"], runs["first"]]
     single = np.stack(
         [toolkit.load(path, device="cpu").translate(nib.load(scan)).get_fdata() for path in paths]
@@ -409,7 +405,7 @@ def test_what_several_runs_cannot_do_is_one_error(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
+def test_tta_commutes_with_mirroring(runs):
     scale = Window(low=0.0, high=100.0)
     ramp = np.linspace(0.5, 1.0, 32, dtype=np.float32)
     pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
@@ -427,9 +423,7 @@ def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
         assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
 
 
-def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_are_a_model(
-    scan, tmp_path
-):
+def test_folds_score_patients_they_did_not_see(scan, tmp_path):
     out = tmp_path / "cv"
     said = []
     options = {"device": "cpu", "say": lambda line: None}
@@ -473,7 +467,7 @@ def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_a
 @pytest.mark.parametrize(
     "asked", ["--folds 1", "--folds 7", "--folds 3 --set data.split.by='block'"]
 )
-def test_folds_that_cannot_be_are_one_error_before_anything_is_written(tmp_path, gantk, asked):
+def test_impossible_folds_are_refused_before_writing(tmp_path, gantk, asked):
     options = ["--set", "data.source.subjects=6", "--out", tmp_path / "cv", "--device", "cpu"]
     done = gantk("run", "regression_t1t2", *options, *asked.split())
     assert done.code == 2

@@ -20,9 +20,7 @@ from gantk.training.engine import Engine
     st.floats(1, 900),
     st.floats(0, 1),
 )
-def test_threads_fit_beside_other_work_and_a_quiet_machine_keeps_them_all(
-    count, busy, more, most, passed, share
-):
+def test_threads_fit_beside_other_work(count, busy, more, most, passed, share):
     def threads(busy: float, counted: float = 1) -> int:
         left = max(0.0, count - busy) * passed  # of which `share` is this process's own
         now = (
@@ -42,9 +40,7 @@ def test_threads_fit_beside_other_work_and_a_quiet_machine_keeps_them_all(
 @pytest.mark.parametrize(
     "limit", [{"cpu.max": "15 10", "a/b/cpu.max": "max 10"}, {"cpu,x/a/cpu.cfs_quota_us": "11"}]
 )
-def test_its_own_cores_are_counted_and_no_more_than_a_quota_of_any_cgroup_above(
-    tmp_path, monkeypatch, limit
-):
+def test_cores_and_cgroup_quotas_are_counted(tmp_path, monkeypatch, limit):
     stat = (
         "cpu  9 9 9 9\n"
         + "".join(f"cpu{n} {n}00 1 1 700 97 1 0 0 5 5\n" for n in range(4))
@@ -89,9 +85,7 @@ def busy(monkeypatch):
 @pytest.mark.parametrize(
     ("loads", "step", "found"), [([0.2], 0, 2), ([1.0, 0.9], 0, 1), ([1.0], 0, 2), ([0.8], 9, 1)]
 )
-def test_a_busy_core_costs_a_thread_but_no_burst_at_the_start_nor_a_users_number(
-    busy, monkeypatch, loads, step, found
-):
+def test_busy_cores_cost_threads_unless_the_user_chose(busy, monkeypatch, loads, step, found):
     threads = cores.Threads(fixed=False)
     of_a_rank = cores.Threads(fixed=True)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")

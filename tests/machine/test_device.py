@@ -96,9 +96,7 @@ def said(*arguments) -> str:
     ],
     ids=["old driver", "no driver", "no CUDA"],
 )
-def test_cuda_that_does_not_start_is_one_error_that_says_why_to_who_asked_for_it(
-    broken, error, built, message
-):
+def test_cuda_that_does_not_start_is_one_error_with_cause(broken, error, built, message):
     broken(RuntimeError(error), built)
     assert said("cuda").startswith(message)
     assert "use --device cpu" in said("cuda")
@@ -114,14 +112,14 @@ def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
     assert said(name).startswith(f"{why}{NO_KERNEL.splitlines()[0]}. See what")
 
 
-def test_a_card_that_is_not_there_is_an_error_that_lists_those_that_are(cuda, monkeypatch):
+def test_a_missing_card_is_an_error_that_lists_the_others(cuda, monkeypatch):
     cuda(count=2)
     assert said("cuda:7") == "there is no cuda:7. Allowed: cuda:0, cuda:1.  (--device)"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     assert "CUDA_VISIBLE_DEVICES is '3,4'. Allowed: cuda:0, cuda:1." in said("cuda:3")
 
 
-def test_bf16_is_taken_where_the_card_has_it_and_refused_where_it_was_asked_for_in_vain(cuda):
+def test_bf16_is_used_or_refused_by_card(cuda):
     cuda(capability=(8, 0))
     assert start("cuda").precision == start("cuda", "bf16").precision == "bf16"
     cuda(capability=(7, 5), name="Tesla T4")

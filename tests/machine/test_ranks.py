@@ -51,9 +51,7 @@ from gantk.training.optim import sgd
         ("train.btch=3", 1, ["btch"]),
     ],
 )
-def test_ranks_that_were_started_differently_stop_before_training_with_one_message(
-    tiny_recipe, tmp_path, other, speaks, said
-):
+def test_ranks_started_differently_stop_before_training(tiny_recipe, tmp_path, other, speaks, said):
     ends = finish(start(tiny_recipe, tmp_path, own={1: ["--set", other]}))
     assert [code for code, _, _ in ends] == [2, 2]
     # of a host without a name
@@ -85,7 +83,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_where_a_rank_is_killed_the_others_stop_and_say_how_to_go_on(tiny_recipe, tmp_path, victim):
+def test_ranks_stop_when_one_is_killed(tiny_recipe, tmp_path, victim):
     tiny_recipe["train"] |= {
         "steps": 1000000,
         "save_every": 2,
@@ -104,9 +102,7 @@ def test_where_a_rank_is_killed_the_others_stop_and_say_how_to_go_on(tiny_recipe
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undisturbed_run(
-    tiny_recipe, tmp_path
-):
+def test_a_restarted_rank_ends_with_the_undisturbed_weights(tiny_recipe, tmp_path):
     tiny_recipe["train"] |= {"steps": 16, "save_every": 4}
     assert finish([torchrun(tiny_recipe, tmp_path, tmp_path / "whole")])[0][0] == 0
     broken = torchrun(tiny_recipe, tmp_path, tmp_path / "broken", "--max-restarts", "2")
@@ -246,7 +242,7 @@ def other(monkeypatch) -> Other:
     return other
 
 
-def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(other):
+def test_unused_parameters_get_gradients_of_other_ranks(other):
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)).to(
         memory_format=torch.channels_last
     )

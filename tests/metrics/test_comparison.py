@@ -42,9 +42,7 @@ def rows_of(folder: Path, *metrics: str) -> dict:
     ]
 
 
-def test_names_are_matched_alone_where_only_the_folders_differ_and_sets_whatever_their_names(
-    tmp_path, volumes
-):
+def test_files_are_matched_by_name_and_sets_are_not(tmp_path, volumes):
     whole = rows_of(tmp_path, "mae")["mae"]
     (tmp_path / "truth" / "sorted").mkdir()
     for path in sorted((tmp_path / "truth").glob("*.nii.gz")):
@@ -73,9 +71,7 @@ def test_names_are_matched_alone_where_only_the_folders_differ_and_sets_whatever
     ("slope", "offset", "another"),
     [(1, 0, False), (0.9, 10, False), (1 / 255, 0, True), (2, 99, True)],
 )
-def test_predictions_on_another_scale_are_told_and_matched_where_asked(
-    tmp_path, gantk, slope, offset, another
-):
+def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, offset, another):
     for number in range(3):
         rng = np.random.default_rng(number)
         truth = volume(tmp_path / "truth" / f"{number}.nii.gz", 100 * rng.gamma(2, 1, (12, 13, 14)))
@@ -113,7 +109,7 @@ def test_predictions_on_another_scale_are_told_and_matched_where_asked(
     assert result["scale"]["slope"] * slope == pytest.approx(1, rel=0.02)
 
 
-def test_matching_does_not_flatter_what_is_no_image_of_the_truth(tmp_path):
+def test_matching_does_not_flatter_unrelated_images(tmp_path):
     rng = np.random.default_rng(0)
     for side in ("pred", "truth"):
         volume(tmp_path / side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))

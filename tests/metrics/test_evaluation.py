@@ -70,7 +70,7 @@ def lines_of(result: dict) -> str:
 # ---- translations
 
 
-def test_translations_are_scored_in_pairs_by_a_foreground_that_all_rivals_share():
+def test_pair_scores_share_one_foreground_with_baselines():
     scorer = scorer_of(Translates)
     result = scorer.test()
     rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
@@ -110,7 +110,7 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
-def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines():
+def test_lesions_are_scored_apart_for_model_and_baselines():
     result = scorer_of(Translates, source=LESIONS).test()
     for row in (result["metrics"]["a_to_b"], result["baselines"]["identity"]["a_to_b"]):
         assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(row)
@@ -120,7 +120,7 @@ def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines()
     assert "lesion_contrast" not in result["verdict"]["a_to_b"]
 
 
-def test_sets_are_scored_beside_pairs_and_a_model_that_makes_nan_has_no_score_and_no_victory():
+def test_sets_are_scored_beside_pairs_and_nan_never_wins():
     scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
     result = scorer.test()
     rows = result["metrics"]["a_to_b"]
@@ -147,7 +147,7 @@ def test_sets_are_scored_beside_pairs_and_a_model_that_makes_nan_has_no_score_an
 @pytest.mark.parametrize(
     ("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "image")]
 )
-def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(name, per):
+def test_native_units_are_those_of_the_files(name, per):
     scorer = scorer_of(Translates, intensity={"name": name, "per": per})
     pairs = scorer.data.pairs("test")
     truth = scorer.reals.references(pairs, "b", scorer.reals.shown([pair["a"] for pair in pairs]))
@@ -158,7 +158,7 @@ def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(nam
     assert scorer.test()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
 
-def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
+def test_hounsfield_units_are_named_for_ct_domains():
     learnt = Percentile()
     gray = Percentile()
     learnt.fit([np.array([[[-1024.0, 0.0, 1500.0]]])])
@@ -178,7 +178,7 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
     assert unit("CT", Window(low=0, high=255), "ct.png") == "native"
 
 
-def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_in_the_verdict(
+def test_baselines_learn_from_training_images_only(
     monkeypatch,
 ):
     scorer = scorer_of(Translates, evaluate={"regression": 40})
@@ -202,7 +202,7 @@ def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_
     assert {record.domain for record in seen} == {"a", "b"}
 
 
-def test_neighbouring_slices_are_seen_by_the_network_and_not_scored():
+def test_neighbouring_slices_are_seen_but_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
     held = scorer.sample_batch()
     assert held.seen["a_to_b"].shape[1] == 3
@@ -231,7 +231,7 @@ def test_samples_stand_between_noise_and_real_images():
     assert scorer_of(Alike).validate() != curve
 
 
-def test_samples_are_compared_with_whatever_real_images_there_are():
+def test_samples_are_compared_with_available_real_images():
     result = scorer_of(Samples, split={"test": 0.0, "validation": 0.0}).test()
     assert list(result["metrics"]["image"]) == ["kid_random"]
     assert "real_split" not in result["baselines"]
@@ -330,7 +330,7 @@ def test_post_steps_are_scored_beside_the_networks_own_output(method):
     assert all(f"{key}_post" not in rows for rows in result["baselines"].values())
 
 
-def test_the_alarms_ring_when_all_are_alike_or_nothing_changes_and_are_quiet_otherwise():
+def test_alarms_ring_for_equal_or_unchanged_images_only():
     healthy = scorer_of(Samples)
     dead = scorer_of(Alike)
     batch = healthy.sample_batch()

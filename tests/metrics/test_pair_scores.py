@@ -35,7 +35,7 @@ def scored(output, truth, scorer=None, patients=None, **about) -> dict:
     )
 
 
-def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
+def test_rows_of_regions_see_their_region_only():
     output, truth = pair((3, 1, 20, 20))
     inside = torch.zeros(3, 1, 20, 20)
     lesion = torch.zeros(3, 1, 20, 20)
@@ -58,7 +58,7 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
     assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
 
 
-def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():
+def test_errors_have_native_units_by_each_mapping():
     output, truth = pair((4, 1, 12, 12), error=0.05)
     rows = scored(
         output,
@@ -75,7 +75,7 @@ def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping
     assert "in_units" not in rows["psnr"]
 
 
-def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
+def test_volume_psnr_pools_squared_errors_of_slices():
     output, truth = pair((6, 1, 12, 12))
     output[:3] = truth[:3] + torch.tensor([0.01, 0.1, 0.4])[:, None, None, None]
     rows = scored(
@@ -98,7 +98,7 @@ def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
     )
 
 
-def test_images_are_counted_from_black_and_the_batch_does_not_matter():
+def test_pair_scores_do_not_depend_on_the_batch():
     output, truth = pair((5, 1, 24, 24))
     found = [
         scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5)
@@ -111,7 +111,7 @@ def test_images_are_counted_from_black_and_the_batch_does_not_matter():
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
+def test_nan_outputs_leave_no_plausible_score(wrong):
     output, truth = pair((4, 1, 16, 16))
     good = output.clone()
     references = References(truth, list("pqrs"))
@@ -145,7 +145,7 @@ def test_patients_count_alike_however_many_images_they_have():
 
 
 @pytest.mark.parametrize("alike", [False, True])
-def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
+def test_intervals_cover_the_true_mean_as_stated(alike):
     """400 studies of 20 patients with 3 images each, whose patients differ more than their images
     do.
     """
@@ -177,7 +177,7 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
 # ---- verdicts
 
 
-def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_pairs():
+def test_pair_verdict_is_against_the_best_baseline():
     def scores(*errors: float):
         truth = torch.zeros(4, 1, 4, 4)
         return scorer_of(PSNR, MAE)(
@@ -244,7 +244,7 @@ def judged(errors, uncertainties, inside=None, patients=None) -> dict:
     return judge_uncertainty(errors, uncertainties, inside, patients or [""] * len(errors))
 
 
-def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
+def test_uncertainty_scores_rank_perfect_above_inverted():
     errors = np.stack(
         [
             np.random.default_rng(k).permutation(np.arange(1.0, 101)).reshape(1, 10, 10)
@@ -276,7 +276,7 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
     assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
 
 
-def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
+def test_uncertainty_counts_known_foreground_by_patient():
     errors = (
         np.random.default_rng(0)
         .permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1)
@@ -295,7 +295,7 @@ def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
         assert json.dumps(nothing, allow_nan=False)
 
 
-def test_a_metric_that_returns_one_number_for_all_images_is_named():
+def test_a_metric_of_one_number_per_batch_is_refused():
     mean = type(
         "Mean",
         (MAE,),

@@ -79,7 +79,7 @@ def study() -> tuple:
     return model, data, ways
 
 
-def test_a_good_translation_wins_against_everything_that_is_none(study):
+def test_good_translations_win_over_all_that_are_none(study):
     model, data, ways = study
     state = torch.get_rng_state()
     entries = {name: criterion_of(Translates, model, data, way)() for name, way in ways.items()}
@@ -113,7 +113,7 @@ def test_the_choice_knows_neither_the_pairs_nor_the_test_images(study):
     assert after == before
 
 
-def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_their_distance(
+def test_paired_methods_choose_by_pairs_and_noise_by_distance(
     study,
 ):
     model, _, ways = study
@@ -130,7 +130,7 @@ def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_
     assert not criterion.higher
 
 
-def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_saves_alone():
+def test_the_choice_has_no_threshold_and_patience_counts_scores():
     choice = Choice("a rule")
     choice.add(1, {"score": None})
     assert choice.best == 1
@@ -221,9 +221,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     assert [line | clock for line in run.read_log()] == [line | clock for line in left.read_log()]
 
 
-def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(
-    tiny_recipe, tmp_path
-):
+def test_patience_ends_a_training_and_a_resume_agrees(tiny_recipe, tmp_path):
     tiny_recipe["train"] |= {
         "steps": 40,
         "save_every": 2,

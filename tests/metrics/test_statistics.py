@@ -52,7 +52,7 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
     }
 
 
-def test_where_there_is_no_difference_a_whole_comparison_finds_one_in_five_of_a_hundred():
+def test_comparisons_find_chance_differences_rarely():
     rng = np.random.default_rng(0)
     senses = dict.fromkeys(("m0", "m1", "m2", "m3"), True)
     runs = 400
@@ -64,7 +64,7 @@ def test_where_there_is_no_difference_a_whole_comparison_finds_one_in_five_of_a_
     assert 0.005 < any_of_them < 0.05 + 3 * error
 
 
-def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
+def test_effect_size_and_power_match_the_textbook():
     gains = np.random.default_rng(1).normal(0.5, 1, 10)
     assert paired.hedges_g(gains) == pytest.approx(
         gains.mean() / gains.std(ddof=1) * (1 - 3 / 35), rel=1e-3
@@ -81,7 +81,7 @@ def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
     assert 0.74 < power < 0.87
 
 
-def test_ranks_are_sure_of_what_differs_and_not_of_what_does_not():
+def test_ranks_are_sure_of_real_differences_only():
     rng = np.random.default_rng(2)
     higher = {"m0": True}
     same, apart = (
@@ -100,7 +100,7 @@ def test_ranks_are_sure_of_what_differs_and_not_of_what_does_not():
     )
 
 
-def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
+def test_a_bench_states_its_tests_and_corrections():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
     score = {"value": 1.0, "higher_is_better": True}
     kept = {"p": 0, "q": 1, "r": 2}
@@ -162,7 +162,7 @@ def study(folder) -> dict:
     }
 
 
-def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_tested(tmp_path):
+def test_subgroups_come_from_columns_of_the_table(tmp_path):
     run = gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None)
     lines = []
     gantk.evaluate(run, by=["scanner"], device="cpu", say=lines.append)
@@ -190,7 +190,7 @@ def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_
     assert "over all 4 comparisons" in words
 
 
-def test_a_column_that_the_data_lack_is_one_error_with_those_there_are(tmp_path):
+def test_a_missing_column_is_an_error_that_lists_the_others(tmp_path):
     says = "no column 'scaner'.*t1, t2, patient, scanner, sex, split.*mean 'scanner'"
     with pytest.raises(UserError, match=says):
         gantk.run(

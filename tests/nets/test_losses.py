@@ -46,7 +46,7 @@ def test_values_are_those_of_the_papers():
     )
 
 
-def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_two():
+def test_gradient_penalty_matches_known_slopes():
     real = noise((3, 1, 4, 4))
     fake = noise((3, 1, 4, 4), 1)
     direction = noise((1, 4, 4), 2)
@@ -90,7 +90,7 @@ def test_structure_is_blind_to_contrast_and_strict_about_edges(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_direction_of_edges_is_blind_to_contrast_and_tells_where_and_how_they_run(dims):
+def test_edge_direction_ignores_contrast(dims):
     source = F.interpolate(noise(SHAPES[dims]), scale_factor=2)
     loss = EdgeDirection(weight=1.0)
     apart = []
@@ -110,7 +110,7 @@ def test_the_direction_of_edges_is_blind_to_contrast_and_tells_where_and_how_the
         loss(source[..., 1:], source)
 
 
-def test_flatness_is_the_standard_deviation_where_the_source_is_flat():
+def test_flatness_is_the_deviation_in_flat_regions():
     output = noise((2, 1, 20, 20))
     windows = output.unfold(2, 5, 1).unfold(3, 5, 1).flatten(4)
     flat = torch.full_like(output, -1.0)
@@ -157,7 +157,7 @@ def test_known_contrast_tells_a_copy_from_its_opposite():
     assert costs["inverted"][0] > 1.8
 
 
-def test_air_is_what_is_black_to_the_pixel_and_what_is_nearly_so_all_around():
+def test_air_is_black_and_almost_black_surroundings():
     source = head()
     assert air_left_empty(source, source).item() == pytest.approx(0.0, abs=1e-6)
     rim = source.clone()
@@ -187,7 +187,7 @@ def test_two_losses_of_one_name_are_refused_before_one_is_lost():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_ssim_loss_is_that_of_the_metric_and_goes_over_to_l1(dims):
+def test_ssim_loss_matches_the_metric_and_blends_into_l1(dims):
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     shape = {2: (2, 1, 40, 36), 3: (2, 1, 24, 22, 23)}[dims]

@@ -76,12 +76,12 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
         (lambda: UNet(1, 1, 2, norm="instnce"), "Did you mean 'instance'"),
     ],
 )
-def test_sizes_and_options_that_do_not_fit_are_answered_with_those_that_do(make, words):
+def test_wrong_sizes_and_options_name_those_that_fit(make, words):
     with pytest.raises(UserError, match=words.replace("[", r"\[").replace("]", r"\]")):
         make()
 
 
-def test_pix2pix_sees_noise_and_class_beside_the_image_and_in_use_one_noise_and_no_class():
+def test_pix2pix_generator_takes_noise_and_class():
     geometry = Geometry(2, (32, 32), {"a": 1, "b": 1}, ("healthy", "tumour"))
     method = bind("method", {"name": "pix2pix", "noise": 2, "conditional": True})(geometry).eval()
     seen = []
@@ -129,9 +129,7 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("shape", [(3, 16, 32, 32), (3, 8, 12, 20, 20)])
-def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients(
-    shape, last, dtype
-):
+def test_relu_matches_torch_with_both_gradients(shape, last, dtype):
     form = LAST[len(shape) - 2] if last else torch.contiguous_format
     drawn = [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
 
@@ -159,7 +157,7 @@ def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_kernels_larger_than_the_map_have_finite_gradients_in_bfloat16(dims):
+def test_kernels_larger_than_the_map_have_finite_gradients(dims):
     for seed in range(20):
         junk = [torch.full((size,), float("nan")) for size in (64, 256, 1024, 4096, 16384)]
         del junk  # what a kernel reads without having written it is now nan
@@ -243,7 +241,7 @@ def test_networks_have_the_published_number_of_parameters(make, published):
         assert sum(parameter.numel() for parameter in make().parameters()) == published
 
 
-def test_a_unet_normalises_its_first_block_and_leaves_its_skips_alone_where_it_is_told_to():
+def test_unet_first_norm_and_skip_options():
     """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the
     skip as it was.
     """

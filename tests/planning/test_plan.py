@@ -62,7 +62,7 @@ def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
 
 
 @pytest.mark.parametrize(("make", "timed"), [(pictures, True), (volumes, False)])
-def test_registered_pairs_get_a_paired_recipe_that_says_why_and_makes_real_steps(
+def test_registered_pairs_get_a_paired_recipe_that_trains(
     make, timed, tmp_path, request, monkeypatch
 ):
     """Steps are really made where the time is measured, and by the recipe where it is not."""
@@ -86,7 +86,7 @@ def test_registered_pairs_get_a_paired_recipe_that_says_why_and_makes_real_steps
             assert "# " in line or lines[number - 1].startswith("# "), f"no reason for {line}"
 
 
-def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick):
+def test_pairs_that_do_not_fit_are_not_used(tmp_path, quick):
     subjects = sorted({record.subject for record in RECORDS})
     other = dict(zip(subjects, subjects[3:] + subjects[:3], strict=True))
 
@@ -143,14 +143,14 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     assert "seed = 4 # as you said" in text
 
 
-def test_a_plan_of_volumes_for_a_3d_network_takes_the_size_that_was_asked_for(tmp_path, quick):
+def test_3d_plans_take_the_requested_size(tmp_path, quick):
     settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
     recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
     assert recipe.check().data.dims == 3
     assert recipe.check().data.patch == (16, 16, 16)
 
 
-def test_one_kind_of_image_is_made_from_noise_and_classes_are_told(tmp_path, quick):
+def test_single_domain_plans_train_from_noise(tmp_path, quick):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
     assert tables["method"]["name"] == "dcgan"
     assert "conditional" not in tables["method"]

@@ -48,7 +48,7 @@ def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_
     assert registry().get("generator", "mynet").owner == "My_Package"
 
 
-def test_a_string_is_imported_at_first_use_and_its_failure_names_the_owner():
+def test_lazy_targets_fail_with_the_name_of_their_owner():
     entry = Entry("generator", "late", "gantk_no_such_module:Net", "some-package")
     with pytest.raises(
         UserError,
@@ -78,7 +78,7 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
 # ---- collisions and broken plugins ---------------------------------------------------------------
 
 
-def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_plugin):
+def test_duplicate_plugin_names_are_reported(add_plugin):
     add_plugin("first-package", "plugin_one", GENERATOR.format(name="net_one"), point="shared")
     add_plugin("second-package", "plugin_two", GENERATOR.format(name="net_two"), point="shared")
     problems = [plugin.problem for plugin in load().plugins if plugin.name == "shared"]
@@ -151,7 +151,7 @@ def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, word
         bind(kind, "mine")(*([1, 1, 2] if kind == "generator" else []))
 
 
-def test_a_format_and_a_source_that_fail_leave_the_others_at_work(add_plugin, tmp_path):
+def test_a_failing_format_or_source_is_skipped(add_plugin, tmp_path):
     parts = (
         "gantk_register(add):\n    add.format('f', 'my_plugin:F')\n    add.source('s',"
         " 'my_plugin:S')"
@@ -163,7 +163,7 @@ def test_a_format_and_a_source_that_fail_leave_the_others_at_work(add_plugin, tm
         assert source_for(tmp_path / "scans", domains=1)["name"] == "images"
 
 
-def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plugin):
+def test_tracebacks_of_plugins_end_with_their_name(add_plugin):
     add_plugin(
         "my-package", "my_plugin", HOOK + "gantk_commands(cli): cli.command('fail')(lambda: 1 / 0)"
     )
@@ -179,7 +179,7 @@ def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plu
 @pytest.mark.parametrize(
     "found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"]
 )
-def test_a_source_that_returns_no_records_is_an_error_that_names_it(found, add_plugin, tiny_recipe):
+def test_a_source_without_records_is_named(found, add_plugin, tiny_recipe):
     code = f"def __init__(self, *more): pass\n    def records(self): return {found}"
     parts = "gantk_register(add): add.source('mine', 'my_plugin:S')"
     add_plugin(
@@ -208,7 +208,7 @@ def test_every_hook_is_documented_and_tested():
             )
 
 
-def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plugin):
+def test_hook_register_finds_recipe_packages(add_plugin):
     assert all(
         f"`{kind}`" in hookspecs.gantk_register.__doc__ for kind in KINDS if kind != "method"
     )
@@ -224,7 +224,7 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
 
 
-def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_plugin):
+def test_hook_commands_cannot_replace_a_command(add_plugin):
     group = click.Group("gantk")
     ours = click.Command("run")
     group.add_command(ours)
@@ -311,7 +311,7 @@ def test_without_override_a_second_offer_of_a_name_is_an_error(add_plugin):
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------
 
 
-def test_public_names_stay_what_they_are_once_every_module_is_imported():
+def test_public_names_survive_importing_every_module():
     """A module gantk.run would take the place of the function gantk.run at its first import."""
     public = {name: getattr(gantk, name) for name in gantk.__all__}
     assert [name for name, thing in public.items() if inspect.ismodule(thing)] == []
@@ -324,7 +324,7 @@ def test_public_names_stay_what_they_are_once_every_module_is_imported():
 @pytest.mark.parametrize(
     "package", sorted(path.name for path in (ROOT / "plugins").glob("gantk_*"))
 )
-def test_bundled_plugins_use_public_names_only_and_do_not_know_each_other(package):
+def test_bundled_plugins_use_public_names_only(package):
     others = {path.name for path in (ROOT / "plugins").glob("gantk_*")} - {package}
     for path in (ROOT / "plugins" / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -52,7 +52,7 @@ def test_the_package_works_as_written(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["plugin", *KINDS])
-def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gantk, tmp_path):
+def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
     written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
     assert written.code == 0
     assert "next     pip install -e" in written.out
@@ -74,7 +74,7 @@ def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gant
     )
 
 
-def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, monkeypatch):
+def test_failed_scaffolds_leave_everything_as_it_was(tmp_path, monkeypatch):
     def full(*names):
         raise OSError(28, "No space left on device")
 
@@ -96,7 +96,7 @@ FILES = {m[1]: m[2] for m in re.finditer(r'^```\w+ title="([^"]+)"\n(.*?)^```$',
 PARTS = {"ConvNeXt": "generator", "NCC": "loss", "GcGAN": "method"}
 
 
-def test_each_part_of_the_page_is_under_sixty_lines_and_takes_the_place_of_a_written_one(tmp_path):
+def test_each_part_of_the_page_is_short_and_fits_its_scaffold(tmp_path):
     for name, kind in PARTS.items():
         assert f"gantk new {kind} {name}" in PAGE
         package = scaffold.new_plugin(name, tmp_path, kind)

@@ -96,7 +96,7 @@ def rescaled(dataset) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["mr", "ct"])
-def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, name):
+def test_dicom_series_become_derived_series(identity, name):
     series = (map(dcmread, (identity / side / name).glob("*.dcm")) for side in ("in", "out"))
     before, after = (
         sorted(slices, key=lambda dataset: dataset.InstanceNumber) for slices in series

@@ -52,9 +52,7 @@ def installed(tmp_path_factory) -> Path:
     return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
-def test_its_parts_recipe_and_command_stand_beside_ours_and_a_broken_one_is_quoted(
-    installed, tmp_path
-):
+def test_outside_parts_are_listed_and_broken_ones_quoted(installed, tmp_path):
     refused = ["run", "oneway_t1t2", "--set", "method=brokengan"]
     words = ["list"], ["recipes"], ["greet", "Ada"], ["plugins"], refused
     *done, refused = several(*words, cwd=tmp_path, installed=installed)

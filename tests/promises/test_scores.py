@@ -113,7 +113,7 @@ def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
 
 
 @pytest.mark.parametrize("metric", [LPIPS, *SETS], ids=json.dumps)
-def test_scores_by_networks_and_of_sets_are_equal_to_those_recorded(metric, tmp_path):
+def test_scores_of_sets_are_equal_to_those_recorded(metric, tmp_path):
     import gantk
 
     # half of the images that are made are dim, and so outside of what the real ones are like

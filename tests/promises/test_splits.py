@@ -85,7 +85,7 @@ def test_no_patient_is_on_two_sides_and_none_is_lost(scans):
     ), "an unpaired study"
 
 
-def test_a_split_is_that_of_its_seed_whatever_the_seed_of_the_training(scans):
+def test_the_split_depends_on_its_own_seed_only(scans):
     first = trained(scans, out="first")
     assert trained(scans, "--seed", "7", out="second") == first
     assert trained(scans, "--set", "data.split.seed=3", out="third") != first
@@ -125,7 +125,7 @@ def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
     assert "in train and test" in message
 
 
-def test_the_same_pixels_on_two_sides_are_refused_by_name_or_recorded_where_allowed(scans):
+def test_exact_copies_on_two_sides_are_refused(scans):
     shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
     leak = "'p00/p00_T1.nii.gz/plane-000' in train and test"
     assert f"image 'p07/p07_T1.nii.gz/plane-000' = {leak}" in refused(scans, *as_csv_says(scans))
@@ -143,7 +143,7 @@ def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
     assert "p00/p00_T1.nii.gz" in message
 
 
-def test_an_unpaired_study_with_a_patient_in_both_domains_is_refused_if_asked(scans):
+def test_shared_patients_of_two_domains_are_refused_if_asked(scans):
     options = ("--set", "data.same_patient=false")
     assert "give" in (message := refused(scans, *options, "--set", "data.unpair=false"))
     assert "data.unpair" in message
@@ -153,9 +153,7 @@ def test_an_unpaired_study_with_a_patient_in_both_domains_is_refused_if_asked(sc
 @pytest.mark.parametrize(
     "count, by, counts", [(2, None, (1, 0, 1)), (3, None, (2, 0, 1)), (2, "block", (2, 2, 2))]
 )
-def test_few_known_patients_are_divided_unless_blocks_are_asked_for_which_every_result_says(
-    tmp_path, count, by, counts
-):
+def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count, by, counts):
     """Training, saving, choosing and reporting go without a validation set; nothing is probable for
     one patient.
     """
@@ -184,12 +182,12 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked_for_which_every_
     assert json.loads((run / "best.json").read_text("utf-8"))["step"] == 1
 
 
-def test_one_known_patient_is_refused_unless_blocks_are_asked_for(tmp_path):
+def test_one_known_patient_is_refused_without_blocks(tmp_path):
     scans = files.patients(tmp_path / "scans", 1, (20, 40, 40))
     assert 'data.split.by = "block"' in refused(scans)
 
 
-def test_slices_of_nobody_known_are_one_patient_and_what_follows_is_said(tmp_path):
+def test_slices_without_patient_are_one_patient(tmp_path):
     outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
     assert outcome.code == 0
     assert "no image says its patient" in outcome.out

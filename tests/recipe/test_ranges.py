@@ -82,9 +82,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_no_reader_should_go_through_is_one_message_with_its_line(
-    name, tmp_path, monkeypatch
-):
+def test_oversized_recipe_files_are_one_message(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text, words = FILES[name]
     (tmp_path / "x.toml").write_text('[method]\nname = "dualgan"\n[train]\nsteps = 1\n\n' + text)
@@ -99,7 +97,7 @@ class Elsewhere(Augment):
     free: int = 3
 
 
-def test_a_part_without_ranges_and_one_that_inherits_them_keep_working():
+def test_parts_without_or_with_inherited_ranges_work():
     assert options_model(Elsewhere).model_validate({"free": -(10**12), "p": 0.1}).p == 0.1
 
 
@@ -114,9 +112,7 @@ def test_a_part_without_ranges_and_one_that_inherits_them_keep_working():
         (["train.batch=1000000000"], "the images of a step 137,"),
     ],
 )
-def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_built(
-    settings, words
-):
+def test_impossible_memory_is_refused_with_figures(settings, words):
     from gantk.training.cost import require_memory
 
     with pytest.raises(UserError, match=words):
@@ -140,7 +136,7 @@ def test_what_is_counted_is_what_is_built():
         assert cost.kept == sum(buffer.nbytes for buffer in built.buffers())
 
 
-def test_a_graph_that_fills_the_memory_or_names_other_files_is_refused(tmp_path):
+def test_onnx_graphs_that_fill_memory_are_refused(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     import numpy as np

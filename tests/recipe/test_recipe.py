@@ -70,7 +70,7 @@ def parts(monkeypatch):
 # ---- the signature is the schema -----------------------------------------------------------------
 
 
-def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
+def test_options_arrive_as_the_types_of_the_signature(parts):
     options = {
         "count": 3,
         "rate": 2,
@@ -108,7 +108,7 @@ def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words)
     assert raised.value.path == ((key, 1) if words == '"two"' else (key,))
 
 
-def test_a_part_that_cannot_be_used_where_it_is_named_is_refused_with_its_place():
+def test_parts_in_the_wrong_place_are_refused():
     for key, loss, allowed in (
         ("adversarial", "l1", "bce, hinge, ls, wgan"),
         ("reconstruction", "ls", ".*, l1, l"),
@@ -123,7 +123,7 @@ def test_a_part_that_cannot_be_used_where_it_is_named_is_refused_with_its_place(
 @pytest.mark.parametrize(
     ("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)]
 )
-def test_every_registered_part_has_a_schema_a_summary_and_explained_options(kind, name):
+def test_every_part_has_schema_summary_and_explained_options(kind, name):
     target = registry().get(kind, name).load()
     model = options_model(target)  # fails where a parameter has no annotation that pydantic can use
     assert inspect.getdoc(target).split("\n\n")[0].endswith((".", ":"))
@@ -203,7 +203,7 @@ def test_set_takes_toml_values_with_dotted_keys(recipe, setting, keys, value):
     assert (tuple(found) if isinstance(value, tuple) else found) == value
 
 
-def test_a_profile_is_laid_over_the_recipe_and_settings_over_both(recipe):
+def test_profiles_lie_over_the_recipe_and_settings_over_both(recipe):
     before = copy.deepcopy(recipe.tables)
     model = recipe.override([], "small").check()
     assert model.train.steps == 5
@@ -316,7 +316,7 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
 # ----------------------
 
 
-def test_post_steps_follow_each_other_and_are_given_training_images_from_all_over(parts):
+def test_post_steps_run_in_order_with_training_images(parts):
     model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
     assert done.unique().tolist() == [1.5]
@@ -342,7 +342,7 @@ def examples_of(count: int, made_from=()) -> Examples:
     return Examples(lambda: data, "image", "cpu", made_from)
 
 
-def test_the_real_image_beside_a_made_one_is_its_input_or_another_one_of_its_class_for_each():
+def test_examples_of_post_steps_are_inputs_or_same_class():
     made_of = ["tumour", "tumour", "healthy", "tumour"]
     assert examples_of(10, made_of).real(4).mean((1, 2, 3)).tolist() == [1.0, 3.0, 0.0, 5.0]
     assert examples_of(10).real(5).mean((1, 2, 3)).tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
@@ -350,7 +350,7 @@ def test_the_real_image_beside_a_made_one_is_its_input_or_another_one_of_its_cla
     assert torch.equal(examples_of(10, inputs).real(2), inputs)
 
 
-def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(parts, tmp_path):
+def test_profiles_replace_all_post_steps(parts, tmp_path):
     path = tmp_path / "r.toml"
     text = '[method]\nname = "dualgan"\n[train]\nsteps = 1\n[[post]]\nname = "shift"\n'
     path.write_text(text + '[[profile.cpu.post]]\nname = "shift"\nby = 3.0\n')

@@ -50,9 +50,7 @@ def build(model: Model) -> Method:
 @pytest.mark.parametrize(
     ("path", "profile"), VARIANTS, ids=lambda each: getattr(each, "stem", each)
 )
-def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_written_out(
-    path, profile
-):
+def test_recipes_build_and_survive_writing_their_defaults(path, profile):
     model = load_recipe(path).override([], profile).check()
     assert model.summary.count(".")
     assert len(model.summary) <= 120
@@ -92,7 +90,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_published_system_is_as_its_report_states_and_its_profile_changes_sizes_and_lengths_alone(
+def test_published_recipes_state_their_report_in_every_profile(
     name,
 ):
     tables = load_recipe(name).tables
@@ -124,7 +122,7 @@ def test_a_published_system_is_as_its_report_states_and_its_profile_changes_size
     ] == []
 
 
-def test_recipes_and_show_tell_where_a_recipe_departs_from_its_report(gantk, tmp_path):
+def test_departures_from_reports_are_listed(gantk, tmp_path):
     text = (ROOT / "recipes" / "cyclegan_t1t2_64.toml").read_text("utf-8")
     mine = tmp_path / "mine.toml"
     text = text.replace("lr = 2e-4, betas", "lr = 1e-3, betas").replace(
@@ -152,7 +150,7 @@ def test_recipes_and_show_tell_where_a_recipe_departs_from_its_report(gantk, tmp
     )
 
 
-def test_a_recipe_that_holds_nobody_out_of_its_own_files_tests_on_some_of_yours(tmp_path):
+def test_recipes_without_held_out_files_test_on_yours(tmp_path):
     assert load_recipe("t1t2_patients").check().data.split.test == 0
     source = {"name": "nifti", "path": str(tmp_path)}
     yours = with_data(load_recipe("t1t2_patients"), source).check().data.split
@@ -280,7 +278,7 @@ def checked(data, recipe, kind, *settings, profile=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recipe", NAMES)
-def test_every_recipe_takes_data_of_every_kind_or_says_what_it_wants(data, recipe, kind):
+def test_every_recipe_takes_any_data_or_says_its_needs(data, recipe, kind):
     _, _, found = checked(data, recipe, kind)
     if found:
         batch, used = found

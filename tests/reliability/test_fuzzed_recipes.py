@@ -234,7 +234,7 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_fuzzed_metadata_of_a_model_are_sound_or_told_in_one_message(tmp_path):
+def test_fuzzed_model_metadata_are_sound_or_one_message(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     import gantk

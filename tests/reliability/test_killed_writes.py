@@ -34,7 +34,7 @@ WAYS = {  # what is translated again: at which calls it is killed, and what may 
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "series")) for way in WAYS]
 )
-def test_a_result_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(way, tmp_path):
+def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
     pytest.importorskip("pydicom")
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -216,7 +216,7 @@ STRICT = {
 @pytest.mark.parametrize(
     "name", [b"Sch\xc3\xa4del\xe2\x80\xae", b"\xff\xfe\x1b[31m"], ids=["UTF-8", "bytes"]
 )
-def test_every_command_works_with_any_names_on_a_terminal_that_knows_ascii_alone(tmp_path, name):
+def test_commands_work_with_any_names_on_ascii_terminals(tmp_path, name):
     data = tmp_path / "data"
     called = os.fsdecode(name)
     cpu = ["--device", "cpu"]

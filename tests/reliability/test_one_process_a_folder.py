@@ -112,7 +112,7 @@ def test_starts_in_threes_get_folders_of_their_own(place):
     assert len(list((place / "runs").iterdir())) == 6
 
 
-def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_are_told(place):
+def test_one_of_several_writers_of_a_folder_wins(place):
     begun = [train("one", "--seed", str(seed), *ENDLESS) for seed in range(3)]
     while sum(process.poll() is not None for process in begun) < 2:
         time.sleep(0.1)

@@ -73,7 +73,7 @@ def calls(function) -> int:
     return pstats.Stats(profile).total_calls
 
 
-def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
+def test_table_cost_grows_linearly_with_rows(pictures):
     few = table(pictures, 2000)
     many = table(pictures, 8000)
     records(few)
@@ -88,7 +88,7 @@ def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
     assert calls(lambda: records(many)) < 4.5 * calls(lambda: records(few))
 
 
-def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pictures, monkeypatch):
+def test_a_check_of_a_large_table_opens_few_files_twice(pictures, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 1000)
     monkeypatch.setattr(near_duplicates, "SOME", 200)
     opened = []
@@ -104,7 +104,7 @@ def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pic
     assert len(pngs) < 2 * 8000 + 5 * 200
 
 
-def test_wrong_rows_are_counted_and_the_first_are_kept_in_little_memory(tmp_path):
+def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     def peak(count):
         table = tmp_path / f"{count}.csv"
         rows = "".join(f"nowhere/T1_{n}.png,nowhere/T2_{n}.png,p{n}\n" for n in range(count))
@@ -154,7 +154,7 @@ print("right", flush=True)
 """
 
 
-def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_path):
+def test_a_cache_survives_a_killed_writer_among_four(tmp_path):
     chance = random.Random(SEED)
     limit = 2**21
     size = 0

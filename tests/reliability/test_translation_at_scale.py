@@ -98,7 +98,7 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == FILES
 
 
-def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_list(tmp_path):
+def test_torn_and_older_lists_of_results_are_understood(tmp_path):
     source = pictures(tmp_path / "in", 6)
     (source / "slice-00004.png").write_bytes(b"no picture")
     with pytest.raises(GantkError, match="1 of 6 files"):
@@ -128,7 +128,7 @@ def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_li
         assert not ledger.exists()
 
 
-def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
+def test_no_translation_into_the_folder_of_a_training(tmp_path):
     source, (busy, free) = pictures(tmp_path / "in", 2), (threading.Event(), threading.Event())
     (tmp_path / "run").mkdir()
 
@@ -151,9 +151,7 @@ def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_on_with(
-    tiny_run, tmp_path
-):
+def test_two_translations_into_one_folder_do_not_mix(tiny_run, tmp_path):
     source = pictures(tmp_path / "in", 300)
     out = tmp_path / "out"
     command = [

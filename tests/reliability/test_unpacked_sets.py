@@ -58,7 +58,7 @@ UNPACKED |= {
 
 
 @pytest.mark.parametrize("place", UNPACKED)
-def test_a_data_set_as_it_was_unpacked_has_its_images_and_its_patients(tmp_path, place):
+def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
     real = {}
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])

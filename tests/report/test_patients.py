@@ -46,9 +46,7 @@ def gantk_step_logged(run, step):
 """  # renewed at every log point; looked at before the page of the same step is written
 
 
-def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_the_run(
-    add_plugin, tiny_recipe, tmp_path, monkeypatch
-):
+def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
@@ -65,9 +63,7 @@ def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-def test_after_ctrl_c_the_page_says_how_far_the_run_came_and_reloads_no_longer(
-    add_plugin, tiny_recipe, tmp_path, monkeypatch
-):
+def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
     with pytest.raises(Interrupted, match="stopped after step 2"):
@@ -78,7 +74,7 @@ def test_after_ctrl_c_the_page_says_how_far_the_run_came_and_reloads_no_longer(
     assert "gantk resume" in page.words
 
 
-def test_test_patients_stand_worst_first_beside_pictures_that_say_whose_they_are(tiny_run):
+def test_test_patients_are_listed_worst_first(tiny_run):
     found = json.loads((tiny_run / "patients.json").read_text("utf-8"))["a_to_b"]
     scores = [row["scores"]["psnr"] for row in found["patients"]]
     assert scores == sorted(scores)
@@ -109,7 +105,7 @@ def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
     assert (found["width"], found["height"]) == (8, 6)
 
 
-def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_error_beside(tmp_path):
+def test_volumes_are_embedded_with_their_error(tmp_path):
     random = np.random.default_rng(0)
     voxels = {
         kind: random.normal(size=(100, 20, 10)).astype(np.float32)
@@ -134,9 +130,7 @@ def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_erro
 @pytest.mark.parametrize(
     ("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))]
 )
-def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_seen(
-    spacing, zooms, tmp_path
-):
+def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
     random = np.random.default_rng(0)
     scans = tmp_path / "scans"
     for path in [
@@ -160,7 +154,7 @@ def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_se
     )
 
 
-def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run):
+def test_runs_on_volumes_ask_for_niivue(copied_run):
     names = json.loads((copied_run / "patients.json").read_text("utf-8"))
     assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
     names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
@@ -182,7 +176,7 @@ def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run)
     assert len(page.source) < 4_000_000
 
 
-def test_patients_that_cannot_be_read_are_named_and_the_rest_is_shown(copied_run):
+def test_unreadable_patients_are_named(copied_run):
     (copied_run / "patients.json").write_text('{"a_to_b": {"cases": [1]}}')
     page = Page(gantk.write_report(copied_run))
     assert "patients.json could not be read: a_to_b.patients: Field required" in page.words
@@ -210,9 +204,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     assert "not scored on the same test images" in apart.words
 
 
-def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(
-    tiny_run, copied_run, tmp_path
-):
+def test_runs_scored_by_other_metrics_are_compared(tiny_run, copied_run, tmp_path):
     gantk.evaluate(copied_run, metrics=["psnr", "nrmse"], device="cpu")
     page = Page(
         write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html")
@@ -236,9 +228,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_the_window_changes_and_the_cursor_reads_one_place_of_all_pictures(
-    tiny_run, copied_run, tmp_path
-):
+def test_browser_windows_and_cursor_follow_all_pictures(tiny_run, copied_run, tmp_path):
     shown = "[...document.querySelectorAll('.case canvas')]"
     shade = f"{shown}[1].getContext('2d').getImageData(16, 16, 1, 1).data[0]"
     values = (

@@ -203,7 +203,7 @@ def whole(tmp_path_factory) -> Page:
     return report(make_run(folder, metrics=full(), log=[*log_lines(), *SELECTION], best=BEST))
 
 
-def test_the_page_refers_to_nothing_outside_itself_and_refuses_every_script_but_its_own(whole):
+def test_the_page_is_self_contained_and_blocks_scripts(whole):
     references = [
         v
         for name in ("src", "href", "srcset", "poster", "action", "data")
@@ -258,11 +258,11 @@ WORDS = [
 ]
 
 
-def test_the_page_shows_every_kind_of_score_the_choice_of_a_checkpoint_and_the_split(whole):
+def test_the_page_shows_scores_choice_and_split(whole):
     assert [words for words in WORDS if words not in whole.words] == []
 
 
-def test_regions_follow_the_whole_image_and_notes_hang_on_what_they_explain(whole):
+def test_regions_follow_the_whole_image_with_notes(whole):
     assert re.search(
         "Whole image PSNR .* Foreground PSNR foreground .* Lesion MS-SSIM lesion", whole.words
     )
@@ -271,7 +271,7 @@ def test_regions_follow_the_whole_image_and_notes_hang_on_what_they_explain(whol
     assert RECIPE in unescape(whole.source)
 
 
-def test_the_rejection_curve_and_the_scores_of_the_choice_are_drawn(whole):
+def test_rejection_curve_and_choice_are_drawn(whole):
     (drawn,) = [c for c in whole.data["charts"] if c["x"] == "{} % set aside"]
     assert drawn["steps"] == [0, 5, 10]
     assert drawn["values"][0] == [0.06, 0.05, 0.04]
@@ -349,7 +349,7 @@ def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
     assert "/x/anna_t1.nii.gz" in page.having("title")
 
 
-def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measured_is_left_out(
+def test_plain_scores_have_no_headings(
     tmp_path,
 ):
     metrics = scored(
@@ -377,7 +377,7 @@ def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measure
     )
 
 
-def test_a_choice_among_bad_checkpoints_and_a_leak_are_no_praise(tmp_path):
+def test_no_praise_for_bad_checkpoints_or_leaks(tmp_path):
     split = {
         "leakage_allowed": "anna is on both sides",
         "splits": SETS | {"train": [image("a", "anna")]},
@@ -397,7 +397,7 @@ def test_an_interrupted_run_without_truth_says_what_it_lacks(tmp_path):
     assert "error" not in page.having("data-kind")
 
 
-def test_a_young_run_is_shown_and_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_young_runs_are_shown_and_other_folders_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         write_report(tmp_path)
     (tmp_path / "recipe.toml").write_text(RECIPE)
@@ -436,7 +436,7 @@ INDEX = {
 
 
 @pytest.mark.parametrize("name", INDEX)
-def test_an_index_of_samples_that_no_run_writes_is_named_and_nothing_hangs(tmp_path, name):
+def test_unknown_sample_indexes_are_named(tmp_path, name):
     run, (content, words) = make_run(tmp_path / "run"), INDEX[name]
     (run / "samples/index.json").write_text(
         content if isinstance(content, str) else json.dumps(content)
@@ -444,7 +444,7 @@ def test_an_index_of_samples_that_no_run_writes_is_named_and_nothing_hangs(tmp_p
     assert re.search(f"index.json could not be read: .*{words}", report(run).words)
 
 
-def test_pictures_outside_of_the_run_and_damaged_ones_do_not_come_into_the_page(tmp_path):
+def test_pictures_outside_of_the_run_are_left_out(tmp_path):
     Image.fromarray(np.full((16, 16), 77, np.uint8)).save(secret := tmp_path / "secret.png")
     run = make_run(tmp_path / "run")
     for place, other in (
@@ -477,9 +477,7 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     assert all(uri.startswith("data:image/png") for uri in page.having("src"))
 
 
-def test_a_report_is_one_new_file_and_one_that_fails_leaves_the_old_one_whole(
-    tmp_path, monkeypatch
-):
+def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
 
     def held() -> dict[Path, bytes]:

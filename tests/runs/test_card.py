@@ -9,7 +9,7 @@ from gantk.runs.folder import Run
 from gantk.runs.models import split_hash
 
 
-def test_a_card_says_what_the_run_knows_names_what_is_open_and_nobody(tiny_run, tmp_path, gantk):
+def test_cards_say_what_is_known_and_name_nobody(tiny_run, tmp_path, gantk):
     done = gantk("card", tiny_run, "--out", tmp_path / "card.md", "--json", tmp_path / "card.json")
     assert done.code == 0 and "CLAIM: " in done.out, done.err
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
@@ -37,9 +37,7 @@ def test_a_card_says_what_the_run_knows_names_what_is_open_and_nobody(tiny_run, 
     assert not any(name in text for name in people)
 
 
-def test_where_a_run_keeps_less_more_is_open_and_what_cannot_be_done_is_told(
-    copied_run, tmp_path, gantk
-):
+def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
     for name in ("metrics", "split", "environment", "patients"):
         (copied_run / f"{name}.json").unlink()
     assert gantk("card", copied_run, "--json", tmp_path / "card.json").code == 0

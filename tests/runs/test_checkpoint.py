@@ -138,9 +138,7 @@ def crash_at(patches, number: int, after: bool) -> list[str]:
 
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(
-    tmp_path, monkeypatch, after, again
-):
+def test_a_crash_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, after, again):
     new = 10 if again else 20
     for number in range(1, 100):
         folder = tmp_path / str(number)
@@ -202,9 +200,7 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, na
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_raised(
-    tmp_path, name
-):
+def test_missing_or_damaged_files_are_refused(tmp_path, name):
     folder = save(tmp_path, 1)
     path = folder / name
     whole = path.read_bytes()
@@ -249,7 +245,7 @@ RULES = {
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("rule", RULES)
-def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_path, rule, steps):
+def test_every_optimizer_resumes_from_its_state(tmp_path, rule, steps):
     whole, _ = trained(RULES[rule], 4)
     engine, state = trained(RULES[rule], steps)
     weights = {name: tensor.clone() for name, tensor in engine.method.state_dict().items()}
@@ -318,7 +314,7 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("name", ALTERED)
-def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken(tmp_path, name):
+def test_foreign_states_are_refused_before_use(tmp_path, name):
     path, value, words = ALTERED[name]
     _, state = trained(adam)
     at(state, path, value)
@@ -338,7 +334,7 @@ def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken
         ("g_ab.0.weight", torch.nan, "'g_ab.0.weight' of the checkpoint is not finite"),
     ],
 )
-def test_numbers_among_the_weights_that_no_training_leaves_are_refused(name, value, words):
+def test_impossible_weights_are_refused(name, value, words):
     method = small_part("method", "dualgan", {})(Geometry(2, (16, 16), {"a": 1, "b": 1}))
     weights = {key: tensor.clone() for key, tensor in method.state_dict().items()}
     name = name if name in weights else next(key for key, _ in method.named_parameters())
@@ -350,7 +346,7 @@ def test_numbers_among_the_weights_that_no_training_leaves_are_refused(name, val
 @pytest.mark.parametrize(
     "name", ["weights.safetensors", "state.safetensors", "state.json", "meta.json"]
 )
-def test_a_bit_that_changed_in_a_checkpoint_is_an_error_and_no_other_number(tmp_path, name):
+def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path, name):
     path = save(tmp_path, 1) / name
     whole = bytearray(path.read_bytes())
     at = whole.index(b"-1.0") + 1 if name == "meta.json" else len(whole) - 2
@@ -362,7 +358,7 @@ def test_a_bit_that_changed_in_a_checkpoint_is_an_error_and_no_other_number(tmp_
         LOADERS[name](path.parent)
 
 
-def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_keeps_the_recipes():
+def test_optimizers_keep_options_they_changed_themselves():
     class Own(torch.optim.Optimizer):
         def __init__(self, params, lr=0.1):
             super().__init__(list(params), {"lr": lr, "seen": 0, "pair": (1, 2)})
@@ -419,7 +415,7 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
 
 
-def test_a_run_killed_as_it_dropped_a_save_after_its_last_one_leaves_nothing_of_it(copied_run):
+def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     # a number used again
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
     (copied_run / "metrics.json").unlink()
@@ -428,9 +424,7 @@ def test_a_run_killed_as_it_dropped_a_save_after_its_last_one_leaves_nothing_of_
     assert not left.exists()
 
 
-def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(
-    copied_run, tiny_recipe
-):
+def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_recipe):
     weights = (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes()
     for saved in (copied_run / "checkpoints").iterdir():
         shutil.rmtree(saved)

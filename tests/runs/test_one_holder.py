@@ -89,14 +89,14 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.skipif(
     not os.access("/dev/shm", os.W_OK), reason="the system has no disk in memory at /dev/shm"
 )
-def test_a_file_on_the_disk_in_memory_is_replaced_and_not_added_to():
+def test_replaced_files_in_memory_do_not_add_up():
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = files.write_file(Path(folder) / "best.json", b"first")
         assert files.write_file(path, b"second").read_bytes() == b"second"
         assert os.listdir(folder) == [path.name]
 
 
-def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path):
+def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
     code = (
         "from gantk.files import held; import pathlib, sys\nwith"
         f" held(pathlib.Path({str(tmp_path)!r})):"
@@ -148,9 +148,7 @@ def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkey
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_a_lock_is_no_link_and_a_folder_that_cannot_be_written_to_needs_none(
-    tmp_path, monkeypatch, number
-):
+def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, number):
     (tmp_path / "target").write_text("untouched")
     (tmp_path / files.LOCK).symlink_to("target")
     with pytest.raises(UserError, match="is no file of gantk's"), files.held(tmp_path):

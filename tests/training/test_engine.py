@@ -44,7 +44,7 @@ def train(engine: Engine, batch_at=ones) -> list[dict]:
 # ---- phases --------------------------------------------------------------------------------------
 
 
-def test_a_phase_moves_its_own_modules_only_without_what_is_frozen_and_leaves_its_fakes_for_a_later_one():
+def test_a_phase_updates_its_own_modules_only():
     method = Toy()
     method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
     train(engine_of(method, 1))
@@ -74,7 +74,7 @@ def test_the_moving_average_follows_the_phases_that_ask_for_it():
     assert engine_of(Toy(ema=False), ema=0.9).ema is engine_of(Toy(ema=True), ema=0.0).ema is None
 
 
-def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over_both():
+def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
     class Own(Toy):
         def phases(self):
             play, judge = super().phases()
@@ -88,13 +88,13 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
         assert rates == {"play": expected, "judge": 0.1}
 
 
-def test_an_optimizer_that_never_calls_its_closure_is_an_error_and_no_training():
+def test_an_optimizer_that_ignores_its_closure_is_an_error():
     deaf = type("Deaf", (torch.optim.SGD,), {"step": lambda self, closure=None: None})
     with pytest.raises(UserError, match="never calls closure"):
         train(engine_of(Toy(), optimizers={"play": lambda parameters: deaf(parameters, lr=0.1)}))
 
 
-def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
+def test_repeated_closures_get_true_losses():
     """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same
     place.
     """
@@ -155,9 +155,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(
-    tiny_recipe, tmp_path, monkeypatch
-):
+def test_out_of_memory_says_what_to_lower(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
     more = {"microbatch": 1, "recompute": True, "precision": "bf16"}
     for changes, text in (
@@ -187,7 +185,7 @@ def test_the_learning_rate_and_the_progress_follow_the_schedule():
     assert progress == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own():
+def test_stages_follow_each_other_and_resume_inside():
     class Growing(Toy):
         def stages(self, steps):
             return [Stage("small", 2, (2, 2)), Stage("large", 2, (4, 4))]
@@ -203,7 +201,7 @@ def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own(
         assert method.begun == sorted(set(expected), reverse=True)
 
 
-def test_random_numbers_of_a_step_are_its_own_whatever_was_drawn_before():
+def test_random_numbers_depend_on_the_step_only():
     def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
         found = []
         noise = engine_of(Toy(), 3, seed=seed).fit(

@@ -215,7 +215,7 @@ def lossy(graph, inputs):
     ],
     ids=["not at all", "wrong losses", "wrong gradients"],
 )
-def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, options, what, capfd):
+def test_uncompilable_steps_run_without_compilation(backend, options, what, capfd):
     plain, other = (
         sketched(rule=sgd, steps=4, backend=each, **options) for each in (None, backend)
     )
@@ -294,9 +294,7 @@ def reading(method: Method):
     ],
     ids=["python state", "host read", "error"],
 )
-def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without(
-    graph, spoil, note
-):
+def test_steps_that_cannot_be_recorded_run_plainly(graph, spoil, note):
     plain = sketched(every=2)
     replayed = sketched(graph, every=2)
     for engine in (plain, replayed):
@@ -311,7 +309,7 @@ def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without
     assert_same(plain, replayed)
 
 
-def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
+def test_recorded_python_numbers_are_noticed():
     """At first it makes hardly a difference; much later in the training it would."""
     held = {}
     engine = sketched(Recording, spoil=lambda image, progress: image * (1 + held["progress"]))

@@ -79,7 +79,7 @@ def test_a_terminal_that_wants_plain_lines_gets_them(monkeypatch, name, value):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_lines_stay_and_are_no_markup_and_the_cursor_comes_back_however_the_view_ends(error):
+def test_the_view_leaves_lines_and_cursor_as_they_were(error):
     console = terminal()
     with pytest.raises(error), LiveView(10, console=console) as view:
         view.print("[bold]data[/bold] /x/[a]")
@@ -93,7 +93,7 @@ def test_lines_stay_and_are_no_markup_and_the_cursor_comes_back_however_the_view
     assert "g: adversarial_b 0.912" in text
 
 
-def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_minute():
+def test_the_bar_moves_each_step_with_remaining_time():
     now = [0.0]
     console = terminal()
     with LiveView(1000, console=console, clock=lambda: now[0]) as view:
@@ -108,7 +108,7 @@ def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_min
         assert console.file.getvalue().count("\n") == 0  # no line at a step
 
 
-def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_matters_most():
+def test_slow_steps_and_narrow_windows_show_what_matters():
     now = [0.0]
     view = LiveView(
         10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8"
@@ -126,7 +126,7 @@ def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_mat
     assert view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
 
 
-def test_away_from_a_terminal_a_line_is_written_at_least_once_a_minute():
+def test_without_a_terminal_a_line_comes_every_minute():
     now = [0.0]
     console = Console(file=io.StringIO())
     with LiveView(1000, console=console, clock=lambda: now[0]) as view:
@@ -267,9 +267,7 @@ LATE = [pytest.param(name, marks=pytest.mark.slow) for name in ("wandb", "mlflow
 
 
 @pytest.mark.parametrize("name", ["tensorboard", *LATE])
-def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(
-    name, tiny_recipe, tmp_path, monkeypatch
-):
+def test_trackers_hold_each_number_once_after_a_resume(name, tiny_recipe, tmp_path, monkeypatch):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}: pip install gantk[track]")
     from gantk.training.loop import Training
@@ -346,9 +344,7 @@ def test_a_tracker_that_fails_costs_one_warning_and_no_training(
     )
 
 
-def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(
-    gantk, tiny_file, tmp_path, monkeypatch
-):
+def test_a_missing_tracker_is_an_error_before_writing(gantk, tiny_file, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ended = gantk("run", tiny_file, "--out", tmp_path / "run", "--track", "mlflow")
     assert ended.code == 2

@@ -73,9 +73,7 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     assert "high = 99.5 (here 99.0)" in said
 
 
-def test_methods_share_generators_and_half_precision_weights_will_do(
-    tiny_run, tiny_recipe, tmp_path
-):
+def test_starts_share_generators_between_methods(tiny_run, tiny_recipe, tmp_path):
     state = trained.inference_state(tiny_run / LAST)
     half = {f"ema.{name}": tensor.half() for name, tensor in state.items() if name.startswith("g_")}
     save_file(half, tmp_path / "half.safetensors")
@@ -87,9 +85,7 @@ def test_methods_share_generators_and_half_precision_weights_will_do(
     assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in found.items())
 
 
-def test_the_same_start_and_seed_give_the_same_weights_and_a_resume_does_not_read_it_again(
-    tiny_run, tiny_recipe, tmp_path
-):
+def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "start")
     tiny_recipe["train"] |= {"start": str(tmp_path / "start"), "save_every": 2}
     one, two = (run(tiny_recipe, out=tmp_path / name, **QUIET) for name in ("one", "two"))
@@ -104,9 +100,7 @@ def test_the_same_start_and_seed_give_the_same_weights_and_a_resume_does_not_rea
     assert not (tmp_path / "three").exists()
 
 
-def test_networks_of_another_width_and_numbers_that_are_none_are_refused(
-    tiny_run, tiny_recipe, tmp_path
-):
+def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp_path):
     words = (
         r"do not fit .* \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\]"
         r" table"
@@ -143,9 +137,7 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
             begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)
 
 
-def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_start_stays(
-    tiny_run, tiny_recipe, tmp_path
-):
+def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tmp_path):
     tiny_recipe["method"] = {"name": "back_translation", "generator": TINY["method"]["generator"]}
     tiny_recipe["train"] |= {"start": str(tiny_run), "steps": 40, "save_every": 20, "log_every": 1}
     whole, cut = (run(tiny_recipe, out=tmp_path / name, **QUIET) for name in ("whole", "cut"))
@@ -181,7 +173,7 @@ def test_the_start_translates_as_in_use_while_the_rest_trains():
     assert method.shown("b", {"b": image}).equal(method.eval().translate(image, "a"))
 
 
-def test_gray_levels_move_to_those_of_the_real_image_and_their_order_and_the_air_stay():
+def test_gray_levels_match_the_real_image_in_order():
     made = torch.rand(2, 1, 32, 32)
     real = torch.rand(2, 1, 32, 32).square() * 3
     made[:, :, :9] = -1.0

@@ -58,9 +58,7 @@ batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 @settings(max_examples=50, deadline=None)
 @given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
-def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_alike(
-    capacity, sizes, seed
-):
+def test_the_image_pool_loses_nothing_and_resumes(capacity, sizes, seed):
     pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))
     shown = 0
     returned = []
@@ -84,7 +82,7 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
     assert same_state(pool, restored)
 
 
-def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not():
+def test_discriminators_see_pooled_images_only():
     """The pool is between the two phases: real images never pass it, nor do the fakes that teach
     the generators.
     """
@@ -123,7 +121,7 @@ def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[f
     return found
 
 
-def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while_it_is_wrong():
+def test_augmentation_p_follows_the_discriminator():
     rising = observed(adaptive(), 2.0, 1000)
     falling = observed(adaptive(p=0.05), -2.0, 500)
     assert rising == sorted(rising)
@@ -164,7 +162,7 @@ def disturb(module: nn.Module, seed: int) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
-def test_the_average_is_the_recurrence_with_its_warm_up_and_copies_the_buffers_of_a_checkpoint(
+def test_ema_warms_up_and_copies_buffers(
     decay,
 ):
     net = network()
@@ -187,7 +185,7 @@ def test_the_average_is_the_recurrence_with_its_warm_up_and_copies_the_buffers_o
     assert set(ema.average) == set(net.state_dict())
 
 
-def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
+def test_the_average_is_applied_inside_its_context_only():
     net = network()
     ema = EMA(net, [net], 0.9)
     average = copy.deepcopy(net)
@@ -227,9 +225,7 @@ def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, ord
         (sgd, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     ],
 )
-def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(
-    rule, other, options, last
-):
+def test_optimizer_state_in_another_order_is_moved_right(rule, other, options, last):
     order, wrong = (torch.channels_last, torch.contiguous_format)[:: 1 if last else -1]
     torch.manual_seed(0)
     one = nn.Sequential(

@@ -19,7 +19,7 @@ from gantk.training import trial
 from gantk.training.trial import Trial
 
 
-def test_time_counts_from_the_start_of_the_process_not_from_the_import():
+def test_time_counts_from_the_start_of_the_process():
     code = (
         "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk.machine import"
         " usage; "
@@ -58,7 +58,7 @@ def counters(tmp_path, monkeypatch):
     return write
 
 
-def test_energy_is_the_sum_of_the_packages_without_their_parts_and_goes_on_when_a_counter_turns_over(
+def test_energy_sums_packages_across_counter_overflows(
     counters,
 ):
     assert usage.energy("cpu") is None
@@ -115,7 +115,7 @@ def test_speed_holds_the_mean_step_of_each_interval():
     assert speed_of(log)["first_step_s"] is None
 
 
-def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(copied_run, capsys):
+def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     folder = Run(copied_run)
     used = folder.usage()
     logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]

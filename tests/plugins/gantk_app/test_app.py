@@ -92,9 +92,7 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
     assert "multipart/form-data" in schema["paths"]["/translate"]["post"]["requestBody"]["content"]
 
 
-def test_a_zipped_dicom_series_comes_back_as_a_zipped_derived_one(
-    client, gantk, tiny_run, tmp_path
-):
+def test_a_zipped_dicom_series_comes_back_as_derived_series(client, gantk, tiny_run, tmp_path):
     pydicom = pytest.importorskip("pydicom")
     folder = tmp_path / "series"
     dicom_files.series(folder, dicom_files.head())
@@ -136,7 +134,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_or_wrong_file_is_one_message_and_leaves_nothing(client, service, kind):
+def test_hostile_files_are_one_message_and_leave_nothing(client, service, kind):
     name, content, status, words = HOSTILE[kind]
     answer = client.post("/translate", files={"file": (name, content)})
     said = answer.json()["detail"]
@@ -146,9 +144,7 @@ def test_a_hostile_or_wrong_file_is_one_message_and_leaves_nothing(client, servi
     assert left(service) == []
 
 
-def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(
-    client, service, tmp_path, pictures
-):
+def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path, pictures):
     sent = {"files": {"file": ("a.png", pictures(tmp_path, 1)[0].read_bytes())}}
     refused = [
         (client.post("/translate", data={"to": "T2"}), 400, "no file"),
@@ -170,9 +166,7 @@ def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(
     assert left(service) == []
 
 
-def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothing(
-    service, tmp_path
-):
+def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
     import gradio as gr
 
     from gantk_app.server import window
@@ -192,7 +186,7 @@ def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothi
     link.parent.rmdir()
 
 
-def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
+def test_ten_requests_wait_and_the_next_is_refused(
     client, service, gantk, tiny_run, tmp_path, pictures, monkeypatch
 ):
     monkeypatch.setattr("gantk_app.service.WAITING", 11)
@@ -221,9 +215,7 @@ def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
     assert told == []
 
 
-def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(
-    gantk, tiny_run, monkeypatch
-):
+def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "gradio", None)
         patch.delitem(sys.modules, "gantk_app.server", raising=False)
@@ -239,9 +231,7 @@ def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(
-    client, service, gantk, tiny_run, tmp_path
-):
+def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tiny_run, tmp_path):
     import uvicorn
     from starlette.responses import FileResponse, Response
     from starlette.routing import Route
@@ -292,9 +282,7 @@ def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(
 
 
 @pytest.mark.slow
-def test_the_command_listens_on_this_machine_alone_and_leaves_nothing_when_it_is_ended(
-    client, tiny_run, tmp_path
-):
+def test_app_listens_locally_and_leaves_nothing(client, tiny_run, tmp_path):
     command = [sys.executable, "-m", "gantk", "app", str(tiny_run), "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:

@@ -155,9 +155,7 @@ def benching(tables: dict, **train) -> list[str]:
 
 
 @pytest.mark.slow
-def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(
-    gantk, tiny_recipe, nodes
-):
+def test_cluster_rows_match_one_machine_despite_a_lost_worker(gantk, tiny_recipe, nodes):
     words = benching(tiny_recipe)
     assert gantk(*words, "one.toml", "two.toml", "--out", "alone").code == 0
     done = gantk(*words, "one.toml", "dies.toml", "two.toml", "--out", "out", "--address", nodes[0])
@@ -222,7 +220,7 @@ def test_without_ray_the_error_says_what_to_install(
     assert done.err == "error  Ray is not installed. Pip install 'gantk[cluster]'.  (--address)\n"
 
 
-def test_an_address_at_which_nothing_answers_is_an_error_at_once(gantk, tiny_file, monkeypatch):
+def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr(ray_cluster, "PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing

@@ -94,7 +94,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_slurm_stops_two_nodes_and_starts_them_again_to_the_bit(
+def test_real_slurm_requeues_two_nodes_to_equal_weights(
     gantk, tiny_recipe, tmp_path, add_plugin, slurm, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(add_plugin("middle", "middle", MIDDLE)))

@@ -134,7 +134,7 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
     assert times == again and (code == 0 if again else f"exit {code}" in task), said
 
 
-def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny_run, tmp_path):
+def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
     asked = [
         "--nodes",
         3,

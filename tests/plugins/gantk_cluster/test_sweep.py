@@ -42,7 +42,7 @@ def test_a_space_is_read_as_it_is_written():
     assert axes_of(["a=[1, 2],[3, 4]"])[0].ends == ([1, 2], [3, 4])
 
 
-def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(tmp_path):
+def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
     asked = {
         "name": "tiny",
         "recipe": TINY,
@@ -129,9 +129,7 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(
-    tmp_path, recipe, monkeypatch
-):
+def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
     log = tmp_path / "log"
@@ -161,9 +159,7 @@ def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(
 
 
 @pytest.mark.slow
-def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
-    tmp_path, monkeypatch
-):
+def test_population_trials_move_and_copy_the_best_exactly(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     spaces = [
         "method.cycle=1.0..20.0:log",
@@ -192,7 +188,7 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, recipe):
+def test_ctrl_c_resumes_and_bad_trials_end_early(tmp_path, recipe):
     pytest.importorskip("ray")
     out = tmp_path / "out"
     log = tmp_path / "log"

@@ -136,9 +136,7 @@ PLAIN = packed(PICTURES)
 
 
 @pytest.mark.parametrize("name", ["heads.tar", "heads.tar.gz", "heads.zip"])
-def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(
-    server, offer, tmp_path, name
-):
+def test_fetched_sets_are_whole_and_state_their_terms(server, offer, tmp_path, name):
     offer(packed(PICTURES, name), name)
     said = []
     seen = []
@@ -177,7 +175,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
     assert starts[3] > kept
 
 
-def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server, offer, tmp_path):
+def test_changed_files_are_never_mixed(server, offer, tmp_path):
     offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
     wrong("goes on from there", tmp_path / "heads")
@@ -189,9 +187,7 @@ def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_later(
-    server, offer, tmp_path
-):
+def test_files_without_checksum_or_ranges_restart(server, offer, tmp_path):
     offer(PLAIN, size=0, checksum="")
     server.ranges = False
     server.cuts = [len(PLAIN) // 2]
@@ -206,7 +202,7 @@ def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_
     assert {path.name for path in tmp_path.iterdir()} == {"heads.fetched.json"}
 
 
-def test_single_files_with_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
+def test_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
     bodies = {"p1/T1.nii.gz": b"one", "p2/T 1.nii.gz": b"two"}
     blobs = {
         path: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
@@ -291,9 +287,7 @@ BAD |= {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_blocks_none(
-    offer, tmp_path, name
-):
+def test_damaged_or_hostile_archives_leave_nothing(offer, tmp_path, name):
     served = name.replace(" ", "-")
     offer(BAD[name], served, checksum="")
     said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
@@ -308,7 +302,7 @@ def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_bloc
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5]
 )
-def test_what_was_written_down_of_an_earlier_download_may_be_damaged(offer, tmp_path, content):
+def test_damaged_download_records_are_tolerated(offer, tmp_path, content):
     offer(PLAIN)
     (tmp_path / "heads.fetched.json").write_bytes(content)
     wrong("is not what gantk wrote there", tmp_path / "heads", kind=UserError)
@@ -344,7 +338,7 @@ def test_a_known_set_says_what_it_is_and_how_it_is_checked():
     assert all(len(row) == 5 and all(row) for row in table.values())
 
 
-def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_and_leave_nobody_on_both_sides(
+def test_t1t2_pairs_keep_voxels_places_and_sides(
     tmp_path,
 ):
     published = np.arange(24, dtype=np.int16).reshape(2, 3, 4)

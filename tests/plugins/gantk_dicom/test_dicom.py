@@ -70,7 +70,7 @@ def expect_valid(dataset) -> None:
 
 
 @pytest.mark.parametrize("plane", ["AXIAL", "CORONAL", "SAGITTAL", "OBLIQUE"])
-def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back(tmp_path, plane):
+def test_series_match_simpleitk_and_come_back(tmp_path, plane):
     paths = made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
     (scan,) = io.scans(tmp_path / "in")
     assert list(scan.files) == paths != sorted(paths)
@@ -94,7 +94,7 @@ def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back
         assert image.file_shape == (20, 24, 5)
 
 
-def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
+def test_stored_numbers_become_values(tmp_path):
     head = made.head()
     low = made.head() - 500
     ct = made.head(top=3000)
@@ -144,7 +144,7 @@ def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
     assert np.array_equal(io.read(path).pixels[0], numbers)
 
 
-def test_deflated_files_and_those_without_preamble_or_suffix_are_read(tmp_path):
+def test_deflated_and_headless_files_are_read(tmp_path):
     path, plain = made.series(tmp_path, made.head(2))
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
@@ -159,7 +159,7 @@ def test_deflated_files_and_those_without_preamble_or_suffix_are_read(tmp_path):
     assert np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
 
 
-def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_remarked(tmp_path):
+def test_unevenly_spaced_slices_are_refused(tmp_path):
     made.series(tmp_path / "every second", made.head(), SpacingBetweenSlices=1.0)
     assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path / "every second").remarks[0]
     made.series(tmp_path / "uneven", made.head(4), prefix="low")
@@ -173,7 +173,7 @@ def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_re
     assert io.read(tmp_path / "even").spacing[0] == pytest.approx(3.0, abs=0.05)
 
 
-def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_named(tmp_path):
+def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
     paths = made.series(tmp_path, made.head())
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
     change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
@@ -189,9 +189,7 @@ def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_nam
 
 
 @pytest.mark.parametrize("degrees", [12.0, -20.0])
-def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straight(
-    tmp_path, degrees
-):
+def test_tilted_stacks_are_resampled_to_a_right_angled_grid(tmp_path, degrees):
     """Values are a linear function of the place in the patient, so linear resampling has to give
     just them back.
     """
@@ -218,7 +216,7 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
     assert np.abs(again.pixels - image.pixels).max() < 0.2
 
 
-def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path):
+def test_planes_echoes_and_series_are_separate_scans(tmp_path):
     for name, axes in (("ax", made.AXIAL), ("sa", made.SAGITTAL)):
         made.series(
             tmp_path / "loc", made.head(3), axes=axes, prefix=name, SeriesDescription="localizer"
@@ -257,7 +255,7 @@ def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path)
         assert np.array_equal(io.read(scans[name]).pixels[0], made.head(seed=echo))
 
 
-def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_one_file(tmp_path):
+def test_enhanced_frames_are_sorted_and_rescaled(tmp_path):
     numbers = made.head()
     image = io.read(made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1]))
     assert np.array_equal(image.pixels[0], 2 * numbers + np.arange(5)[:, None, None])
@@ -286,7 +284,7 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
 
 
-def test_frames_that_do_not_say_where_they_lie_are_a_stack_in_the_order_of_the_file(tmp_path):
+def test_frames_without_position_keep_the_file_order(tmp_path):
     image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
     assert image.affine is None
     assert np.array_equal(image.pixels[0], made.head())
@@ -337,7 +335,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_cannot_be_one_image_gets_one_message_that_names_it(tmp_path, kind):
+def test_a_file_that_is_no_single_image_is_named(tmp_path, kind):
     elements, message = REFUSED[kind]
     path = made.series(tmp_path, made.head(1))[0]
     change(path, **elements)
@@ -361,9 +359,7 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5), (60, 0), (1, -900)], ids=str
 )
-def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(
-    tmp_path, slope, offset
-):
+def test_values_are_kept_to_half_a_step(tmp_path, slope, offset):
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")
     pixels = np.where(image.pixels == 0, max(offset, 0), image.pixels * slope + offset).astype(
@@ -381,9 +377,7 @@ def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_source(
-    tmp_path, modality
-):
+def test_derived_series_say_so_and_drop_source_details(tmp_path, modality):
     extra = {
         "modality": modality,
         "WindowCenter": 400,
@@ -442,9 +436,7 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
     assert "Т2 взвешенное" in result.DerivationDescription
 
 
-def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(
-    tmp_path, monkeypatch
-):
+def test_series_folders_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
     image = io.read(tmp_path / "in")
@@ -507,7 +499,7 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_path):
+def test_patient_pseudonyms_sort_as_their_identifiers(tmp_path):
     import pickle
 
     from gantk_dicom.names import pseudonym, study_pseudonym
@@ -530,7 +522,7 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 
-def test_an_error_quotes_at_most_200_characters_of_a_file_and_every_path_whole():
+def test_errors_quote_at_most_200_characters_of_a_file():
     said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
     assert len(said) < 300
     assert said.startswith("'Doe John")

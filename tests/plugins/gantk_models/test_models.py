@@ -40,7 +40,7 @@ def known(path: Path) -> dict:
     return json.loads(path.read_text("utf-8"))
 
 
-def test_a_packed_model_holds_generators_in_16_bits_and_no_names(packed, tiny_run):
+def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
     files = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert files == {
         f"{SAVED}/weights.safetensors",
@@ -65,9 +65,7 @@ def test_a_packed_model_holds_generators_in_16_bits_and_no_names(packed, tiny_ru
     assert not re.search(r"\{\w+\}", card)
 
 
-def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(
-    packed, tiny_run, gantk, tmp_path
-):
+def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in packed.rglob("*")}
     pixels = read(draw_pictures(tmp_path, 1)[0]).pixels[0]
     assert gantk("eval", packed, "--metrics", "psnr", "--json", tmp_path / "scores.json").code == 0
@@ -89,7 +87,7 @@ def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(
     assert "held-out images of T1" in exported.out
 
 
-def test_a_packed_model_is_not_resumed_and_not_scored_on_other_images(packed, gantk, tmp_path):
+def test_packed_models_are_not_resumed_or_scored_elsewhere(packed, gantk, tmp_path):
     refused = gantk("resume", packed)
     assert refused.code == 2
     assert "is a packed model: it holds weights alone" in refused.err
@@ -101,7 +99,7 @@ def test_a_packed_model_is_not_resumed_and_not_scored_on_other_images(packed, ga
     assert "the images here are not those that this model was trained on" in refused.err
 
 
-def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
+def test_models_are_used_by_name_unless_a_folder_has_it(
     packed, add_plugin, gantk, tmp_path, monkeypatch
 ):
     shutil.copytree(packed, add_plugin("my-package", "my_plugin", GIVE) / "given" / "tiny_t1t2")
@@ -139,9 +137,7 @@ def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
         assert told in refused.err
 
 
-def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_about_the_input(
-    packed, tmp_path, gantk
-):
+def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     volume(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")  # noise
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
@@ -279,9 +275,7 @@ def hub(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(
-    hub, tiny_run, pictures, tmp_path
-):
+def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
     push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]
     (code, said), first = hub(
@@ -316,7 +310,7 @@ def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(
     assert "Traceback" not in said
 
 
-def test_a_mistake_is_one_message_and_without_its_library_the_extra_is_named(gantk, monkeypatch):
+def test_model_mistakes_are_one_message(gantk, monkeypatch):
     images = ("in.png", "out.png")
     no_model = "there is no folder 'nowhere', and no model of that name"
     for words, told in (

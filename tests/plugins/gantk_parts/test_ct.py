@@ -41,7 +41,7 @@ def test_hounsfield_units_come_back_to_less_than_a_rounding(padding):
     assert (np.diff(np.unique(seen)) > 0).all()
 
 
-def test_the_brain_window_has_most_of_the_range_and_air_its_start():
+def test_brain_window_maps_brain_to_most_of_the_range():
     ends = fitted(HU).forward(np.array([-1000.0, -20.0, 100.0, 2000.0]))
     assert ends == pytest.approx([-1, -0.7, 0.7, 1])
     assert -1 < fitted(HU).tissue[0] < -0.7
@@ -109,7 +109,7 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert "range-4024-HU" in decibels.definition
 
 
-def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):
+def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
     settings = [
         'data.intensity={name="domains",a="ct",b="percentile"}',
         'evaluate.metrics=["mae","mae_hu"]',
@@ -164,7 +164,7 @@ def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_pat
         )
 
 
-def test_a_tissue_may_become_any_other_but_the_same_everywhere_and_fluid_stays_dark():
+def test_correlation_ratio_wants_one_value_per_tissue():
     # fluid, gray and white matter; 3: bone
     tissue = np.random.default_rng(0).choice(3, (64, 64), p=[0.1, 0.5, 0.4])
     shown = np.pad(tissue, ((8, 0), (0, 0)), constant_values=3)[None, None]

@@ -33,7 +33,7 @@ def feature(network, **options):
     return {"name": "feature", "network": str(network)} | options
 
 
-def test_the_body_is_the_largest_part_with_its_holes_and_the_background_counts_as_told():
+def test_body_mask_is_the_largest_part_without_holes():
     image = torch.full((2, 1, 16, 16), -1.0)
     image[:, :, 3:12, 3:12] = 0.0
     image[:, :, 6:8, 6:8] = -1.0
@@ -46,7 +46,7 @@ def test_the_body_is_the_largest_part_with_its_holes_and_the_background_counts_a
     assert float(loss(image + 1 - body, image)) == pytest.approx(0.2 * 175 / (81 + 0.2 * 175))
 
 
-def test_equal_features_cost_nothing_and_only_the_output_hears_of_others(segmenter):
+def test_equal_features_cost_nothing(segmenter):
     one, other = (random_images(2, 1, (32, 32), seed=seed) for seed in (1, 2))
     for network in (segmenter, "random"):
         loss = bind_or_raise("loss", feature(network))()
@@ -66,7 +66,7 @@ def test_equal_features_cost_nothing_and_only_the_output_hears_of_others(segment
 
 
 @pytest.mark.parametrize("name", ["regression", "pix2pix", "reggan", "cyclegan"])
-def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_and_none_keeps_the_network(
+def test_paired_methods_compare_features_with_the_truth(
     name,
 ):
     key = "source_losses" if name == "cyclegan" else "target_losses"
@@ -83,9 +83,7 @@ def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_an
     assert built[0].state_dict().keys() == built[1].state_dict().keys()
 
 
-def test_a_run_keeps_to_the_weights_that_it_began_with_and_translates_without_them(
-    segmenter, tmp_path
-):
+def test_runs_keep_their_feature_weights(segmenter, tmp_path):
     network = shutil.copytree(segmenter, tmp_path / "segmenter")
     dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]
     assert dice["n"] >= 1

@@ -44,7 +44,7 @@ def jumps(volume: torch.Tensor) -> float:
     return jump(volume.transpose(0, 1), LEVEL)
 
 
-def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay():
+def test_slice_errors_go_and_edges_of_the_input_stay():
     given, truth = head(0)
     made = made_of(truth)
     done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
@@ -59,7 +59,7 @@ def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay
     torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)
 
 
-def test_auto_lets_slices_differ_as_those_of_the_input_do_and_leaves_what_is_smoother():
+def test_auto_lets_slices_differ_as_those_of_the_input():
     given, truth = head(0)
     made = made_of(truth)
     calm = 0.9 * given - 0.1
@@ -102,7 +102,7 @@ def test_volumes_are_not_mixed_and_pictures_stay():
         AgreeingSlices(2, (-1, 1))(mixed, examples_of([]))
 
 
-def test_a_run_scores_it_and_a_volume_is_seen_whole_whatever_the_batch(tiny_recipe, tmp_path):
+def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
     recipe = tiny_recipe | {"method": method, "post": [{"name": "slices", "strength": 1.0}]}
     run = gantk.run(recipe, out=tmp_path / "run", device="cpu", say=str)
@@ -118,7 +118,7 @@ def test_a_run_scores_it_and_a_volume_is_seen_whole_whatever_the_batch(tiny_reci
     assert np.allclose(model.translate(volume[:2, None])[:, 0], alone, atol=1e-2)
 
 
-def test_an_output_gets_the_bias_field_of_its_input_and_keeps_its_contrast_and_brightness():
+def test_bias_field_of_the_input_is_applied_to_outputs():
     line = torch.linspace(-1, 1, 32)
     coil = torch.exp(0.12 * line[:, None] - 0.2 * line)
     given, truth = ((each + 1) * coil - 1 for each in head(0))

@@ -43,7 +43,7 @@ def tiny() -> nn.Module:
 # ---- built in
 
 
-def test_random_features_see_each_contrast_and_middle_slice_apart_and_large_images_smaller():
+def test_random_features_see_contrasts_and_planes_apart():
     state = torch.get_rng_state()
     two = blobs(4, channels=2)
     features = Features("random", 2.0, 2)
@@ -206,7 +206,7 @@ def test_children_that_are_numbered_are_known_by_their_order(weights):
         assert np.allclose(found, cut((images - 0.5) / 0.5).flatten(1).numpy(), atol=1e-4)
 
 
-def test_a_network_of_gray_images_sees_one_channel_normalised_as_given(tiny, weights):
+def test_gray_networks_see_one_normalised_channel(tiny, weights):
     state = dict(tiny.state_dict())
     torch.save(state, weights / "colour.pt")
     torch.save(
@@ -240,7 +240,7 @@ REFUSED = [
 ]
 
 
-def test_networks_and_weights_that_cannot_be_had_are_one_clear_error(tiny, weights, monkeypatch):
+def test_weights_that_are_unavailable_are_one_error(tiny, weights, monkeypatch):
     from pytorch_fid import inception
 
     state = tiny.state_dict()
@@ -331,7 +331,7 @@ def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, tr
     assert same(timm_model(NAME), trained)
 
 
-def test_missing_weights_are_one_error_that_says_which_file_to_put_where():
+def test_missing_weights_say_which_file_goes_where():
     words = (
         r"'vgg19.tv_in1k' are not on this machine and cannot be fetched \(HF_HUB_OFFLINE is"
         r" set\)\. "
@@ -381,7 +381,7 @@ class Bomb:
     ],
     ids=["no header", "empty", "junk", "a program", "no tensors", "another network"],
 )
-def test_a_file_without_these_weights_is_refused_by_name_and_no_pickle_is_run(
+def test_files_with_other_weights_or_pickles_are_refused(
     weights, monkeypatch, suffix, content, words
 ):
     monkeypatch.chdir(weights)

@@ -53,7 +53,7 @@ def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> 
     return ImageGroup(torch.from_numpy(images), patients, torch.from_numpy(labels))
 
 
-def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
+def test_accuracy_and_auc_match_scikit_learn():
     from sklearn import metrics
 
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     assert one.value > 0.85
 
 
-def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(monkeypatch):
+def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
     # (learned from, asked about) of each classifier
     classified = []
     answers = Classification.answers
@@ -120,9 +120,7 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("real", "least"), [(False, 0.9), (True, 0.75)])
-def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_their_copies(
-    shared_data, real, least
-):
+def test_classifier_recognises_tumours_in_images(shared_data, real, least):
     where = (shared_data / "tumour_yes_no", ["data.source.channels=1"]) if real else (None, [])
     model = checked_recipe("dcgan_tumour", *where, "cpu")[1]
     found = []
@@ -145,7 +143,7 @@ def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_thei
     assert np.mean(found) > least, found
 
 
-def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():
+def test_two_sample_test_is_at_chance_for_real_images():
     from scipy.stats import binomtest
 
     train = tumours(60, 0, named="p")
@@ -169,7 +167,7 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
 
 
-def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
+def test_classifiers_take_volumes_channels_and_timm():
     labels = torch.tensor([0, 1, 0, 1])
     volumes = torch.rand(4, 2, 12, 14, 16)
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(
@@ -229,7 +227,7 @@ def answered(*parts: tuple[list[list[int]], list[list[int]], list[str]]):
     return agreement(answers)
 
 
-def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion():
+def test_dice_is_pooled_by_patient():
     found = [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4]
     drawn = [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]]
     names = ["p", "p", "q"]
@@ -248,7 +246,7 @@ def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion(
     assert answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))[0].value == pytest.approx(0.5)
 
 
-def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(learned):
+def test_keeping_lesions_scores_above_erasing_them(learned):
     train = patients(24, 0, "p")
     test = patients(18, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS)
@@ -306,7 +304,7 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
     assert metric(train, alone, translated(alone))["segmentation_taught"].value is None
 
 
-def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_is_refused():
+def test_unlabelled_images_are_left_out():
     train = patients(12, 0, "p")
     test = patients(9, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
@@ -327,7 +325,7 @@ def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_
     assert score.n == 6
 
 
-def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
+def test_masks_count_for_registered_images():
     reals = scorer_of(Keeps, "psnr", source={"subjects": 10, "slices": 3, "lesions": 4}).reals
     known = {record.pair: record for record in reals.records("train", "a")}
     for split, members in reals.data.splits.items():
@@ -344,7 +342,7 @@ def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
     assert reals.masks_of([lonely]) is None
 
 
-def test_translations_that_show_what_their_domain_shows_score_high_and_copies_of_the_input_low():
+def test_transfer_scores_good_translations_above_copies():
     whole = tumours(20, 0, named="p")
     metric = Transfer(2.0, 2, **QUICK)
     table = SimpleNamespace(size=(16, 16))

@@ -81,9 +81,7 @@ def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
 
 @KINDS
 @pytest.mark.parametrize("pairs", [1, 7, 60])
-def test_sides_are_balanced_turned_for_the_next_reader_and_one_in_ten_comes_again_later(
-    kind, pairs
-):
+def test_sides_are_balanced_and_some_questions_repeat(kind, pairs):
     whole = questions(kind, pairs, 0, 3)
     two = kind == "2afc"
     first, other = ([q for q in questions(kind, pairs, reader, 3) if not q[2]] for reader in (0, 1))
@@ -157,7 +155,7 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
 
 
 @pytest.mark.parametrize("kind", ["2afc", "yesno"])
-def test_readers_of_known_skill_are_recovered_within_the_stated_intervals(kind):
+def test_known_readers_lie_within_the_stated_intervals(kind):
     rng = np.random.default_rng(1)
     skills = (0.6, 0.75, 0.9)
     inside = []
@@ -176,7 +174,7 @@ def test_readers_of_known_skill_are_recovered_within_the_stated_intervals(kind):
     assert pooled >= 0.93
 
 
-def test_the_pooled_interval_covers_readers_and_cases_that_were_drawn_too():
+def test_pooled_interval_covers_readers_and_cases():
     rng = np.random.default_rng(2)
     inside = []
     # logits vary by 0.5 over readers and by 1 over cases: right answers are 0.697 of all
@@ -187,7 +185,7 @@ def test_the_pooled_interval_covers_readers_and_cases_that_were_drawn_too():
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
-def test_kappa_and_the_area_under_the_curve_are_those_of_the_textbook(gantk, study):
+def test_kappa_and_auc_match_the_textbook(gantk, study):
     table = (
         "0 0 0 0 14,0 2 6 4 2,0 0 3 5 6,0 3 9 2 0,2 2 8 1 1,7 7 0 0 0,3 2 6 3 0,2 5 3 2 2,6 5 2 1"
         " 0,0 2 2 3 7"
@@ -264,7 +262,7 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
     assert gantk("study", "score", folder / "pages", *fooled).code == 2
 
 
-def test_scores_of_a_runs_readers_stand_in_its_metrics_and_its_report(gantk, copied_run):
+def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
     assert gantk("study", "new", copied_run, "--pairs", 99).code == 2
     assert gantk("study", "new", copied_run, "--pairs", 2, "--readers", 1).code == 0
     folder = copied_run / "study" / "2afc"
@@ -285,9 +283,7 @@ def test_scores_of_a_runs_readers_stand_in_its_metrics_and_its_report(gantk, cop
     assert "--split train" in done.err
 
 
-def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_training(
-    gantk, copied_run, tmp_path
-):
+def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path):
     folder = tmp_path / "study"
     weights = tmp_path / "weights.csv"
     assert (
@@ -324,9 +320,7 @@ def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_trai
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_and_saves(
-    gantk, study, tmp_path
-):
+def test_browser_reader_answers_reloads_and_saves(gantk, study, tmp_path):
     folder, key = study("2afc", pairs=4, readers=1)
     saved = tmp_path / "answers-reader-1.json"
     shade = "document.querySelector('canvas').getContext('2d').getImageData(300, 300, 1, 1).data[0]"

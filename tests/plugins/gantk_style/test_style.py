@@ -95,7 +95,7 @@ def test_maps_are_those_of_convolutions_relus_and_average_pools():
         torch.testing.assert_close(found, expected)
 
 
-def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
+def test_gray_images_and_volumes_are_seen_as_colour(encoder):
     gray = blobs(1)
     volume = blobs(2, size=(3, 16, 16))
     wide, narrow = (VGG19(["conv1_1"], "random", range=(low, 1.0)) for low in (-1.0, 0.0))
@@ -108,7 +108,7 @@ def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
         torch.testing.assert_close(maps.transpose(1, 2).flatten(0, 1), slices)
 
 
-def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_averaged(encoder):
+def test_content_and_style_match_gatys_formulas(encoder):
     content = blobs(1)
     styles = blobs(3, seed=2)
     image = blobs(1, seed=5)
@@ -143,7 +143,7 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_a
     )
 
 
-def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quiet_ones_do():
+def test_rescaled_filters_have_mean_activation_1():
     """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and
     positions.
     """
@@ -200,7 +200,7 @@ def test_the_objective_falls_from_every_start(encoder, init, least):
     assert float(history[0] / history.amin()) > least
 
 
-def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
+def test_a_seed_gives_the_same_image(encoder):
     before = torch.get_rng_state()
     first, again, other = (
         styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1)
@@ -210,7 +210,7 @@ def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encod
     assert not torch.equal(first, other)
 
 
-def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours_asked_for(encoder):
+def test_results_are_no_worse_than_the_start(encoder):
     content = torch.cat([blobs(1), 1.5 * blobs(1)])
     image, history = styled(content, stripes(), encoder, optimizer="adam", lr=5.0, steps=3)
     assert (history[1:] > history[0]).all(), "the steps were meant to be far too long"
@@ -233,7 +233,7 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
 # ---- the method and the step after a generator
 
 
-def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content():
+def test_bundled_recipe_lowers_its_objective_tenfold():
     parts = assemble(
         load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True)
     )
@@ -277,7 +277,7 @@ def run_with(post: dict, folder, method: dict, **data):
     return api.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
-def test_a_translation_lends_its_style_to_the_image_it_was_made_of(tmp_path):
+def test_translations_lend_their_style_to_their_input(tmp_path):
     """Report on tumour synthesis: the synthesized image is the style, the real image the content."""
     networks = {"generator": UNET, "discriminator": PATCHGAN}
     run = run_with(KEPT, tmp_path, {"name": "pix2pix"} | networks, domains=["T1", "T2"])
@@ -289,7 +289,7 @@ def test_a_translation_lends_its_style_to_the_image_it_was_made_of(tmp_path):
     assert finished["value"] != pytest.approx(scores["metrics"]["a_to_b"]["psnr"]["value"], abs=0.1)
 
 
-def test_a_sample_lends_its_style_to_training_images_of_its_class_a_new_one_each(tmp_path):
+def test_samples_lend_their_style_to_images_of_their_class(tmp_path):
     source = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4}
     judge = {"name": "dcgan", "width": 4, "depth": 2}
     method = {"name": "dcgan", "width": 4, "latent": 8, "conditional": True, "discriminator": judge}
@@ -405,7 +405,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gantk, files):
+def test_stylize_keeps_size_bits_and_range(gantk, files):
     for name in ("out", "again"):
         done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS)
         assert done.code == 0, done.err
@@ -434,16 +434,14 @@ def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gant
         ("colour", "style", (*OPTIONS, "--set", "color=content"), "RGB"),
     ],
 )
-def test_stylize_takes_the_options_of_recipes_and_mixes_gray_and_colour(
-    gantk, files, content, style, options, mode
-):
+def test_stylize_takes_options_of_recipes(gantk, files, content, style, options, mode):
     done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options)
     assert done.code == 0, done.err
     assert Image.open("out.png").mode.startswith(mode)
     assert "--recipe" not in options or "step 1 of 1" in done.out
 
 
-def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
+def test_stylize_keeps_nifti_grids_slice_by_slice(files):
     volume = (blobs(1, size=(20, 18, 3))[0, 0].numpy() * 300 + 400).astype(np.int16)
     volume[..., 2] = 5  # a slice without content
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), "head.nii.gz")

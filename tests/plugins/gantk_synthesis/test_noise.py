@@ -61,7 +61,7 @@ def test_real_images_beyond_white_do_not_betray_themselves():
     assert torch.equal(*losses)
 
 
-def test_an_image_of_a_seed_is_the_same_whatever_the_number_asked_for():
+def test_a_seed_gives_the_same_image_for_any_count():
     method = dcgan().eval()
     few = method.sample(3, seed=5)
     many = method.sample(40, seed=5)
@@ -79,7 +79,7 @@ def labelled(step: int) -> Batch:
     return Batch(image=bright + 0.2 * torch.rand(16, 1, 8, 8, generator=generator), label=label)
 
 
-def test_a_conditional_generator_makes_the_class_that_is_asked_for():
+def test_conditional_generators_make_the_class_asked_for():
     small = {"name": "dcgan", "width": 8, "depth": 1}
     method = dcgan(
         (8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small
@@ -98,7 +98,7 @@ def test_a_conditional_generator_makes_the_class_that_is_asked_for():
         method.sample(2, seed=0, labels=torch.tensor([0, 2]))
 
 
-def test_batch_norm_of_averaged_weights_has_statistics_of_its_own():
+def test_averaged_weights_have_their_own_batch_statistics():
     """In evaluation every map has mean 0 and deviation 1 as in training, though the weights are an
     average.
     """
@@ -204,7 +204,7 @@ def test_drift_is_the_mean_square_of_the_real_logits():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(dims):
+def test_fade_in_blends_the_level_below(dims):
     g = progan(16, dims).g
     z = torch.randn(2, 8)
     old = doubled(g(z, 1))
@@ -223,7 +223,7 @@ def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(d
     assert torch.equal(faded(image, torch.tensor(0.0)), doubled(halved(image)))
 
 
-def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
+def test_alpha_rises_evenly_during_fade_in():
     method = progan(8)
     engine = Engine(
         method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True)
@@ -261,7 +261,7 @@ def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     ],
     ids=["paper", "shares"],
 )
-def test_stages_are_those_of_the_paper_unless_shares_say_otherwise(options, steps, expected):
+def test_stages_follow_the_paper_or_given_shares(options, steps, expected):
     stages = progan(16, **options).stages(steps)
     names = ["4", "8 fade", "8", "16 fade", "16"]
     assert [(stage.name, stage.steps) for stage in stages] == list(
@@ -293,7 +293,7 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     torch.testing.assert_close(losses["divergence"], expected)
 
 
-def test_codes_of_samples_and_of_those_judged_have_the_mean_and_covariance_of_the_codes_in_training():
+def test_sampled_codes_have_the_statistics_of_training():
     image = random_images(64, 1, (16, 16))
     noise = torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))
     for prior in ("fitted", "normal"):
@@ -318,7 +318,7 @@ def test_codes_of_samples_and_of_those_judged_have_the_mean_and_covariance_of_th
                 assert close == (prior == "fitted"), (prior, found, wanted)
 
 
-def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
+def test_discriminator_gradients_reach_the_decoder_only():
     method = built(gan=0.5)
     losses = method.autoencoder_losses(Batch(image=random_images(4, 1, (16, 16))))
     losses["adversarial"].backward()
@@ -327,7 +327,7 @@ def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())
 
 
-def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, gantk):
+def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
     source = {"lesions": 1, "radius": [8.0, 16.0]}
     run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)

@@ -44,7 +44,7 @@ def test_the_game_compares_partners_as_equation_2_does():
     torch.testing.assert_close(pairing(fake, real) - pairing(real, fake), (real - fake).mean())
 
 
-def test_r1_and_r2_are_the_squared_gradients_of_their_own_images():
+def test_r1_and_r2_are_squared_gradients():
     linear = nn.Linear(12, 1)
     images = [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)]
     r1, r2 = squared_gradients(
@@ -57,7 +57,7 @@ def test_r1_and_r2_are_the_squared_gradients_of_their_own_images():
 
 
 @pytest.mark.parametrize("options", [{}, {"plain": True}, {"dims": 3, "blocks": 1}], ids=str)
-def test_its_losses_are_the_papers_and_its_blocks_begin_as_the_identity(options):
+def test_losses_match_the_paper_and_blocks_start_as_identity(options):
     method = build(gamma=3.0, gamma_end=1.0, **options)
     x = torch.randn(2, 4, *[8] * method.geometry.dims)
     blocks = [layer for layer in method.modules() if isinstance(layer, Residual)]
@@ -85,7 +85,7 @@ def test_plain_networks_keep_to_the_range_of_images():
     assert 0 <= low < high - 0.1 < 0.9
 
 
-def test_a_discriminator_that_knows_every_pair_is_shown_changed_images():
+def test_augmentation_follows_an_overconfident_discriminator():
     method = build(augment=["translate"], adapt=0.6)
     method.augment.observe(torch.full((64, 1), 5.0) - torch.full((64, 1), 4.0))
     assert method.augment.p > 0

@@ -29,7 +29,7 @@ MAPPING = {"name": "domains", "a": {"name": "label_map", "classes": 3}, "b": "pe
 
 
 @pytest.mark.parametrize(("dims", "norm"), [(2, "instance"), (2, "batch"), (3, "instance")])
-def test_equation_1_scales_and_shifts_each_place_as_the_map_says(dims, norm):
+def test_equation_1_scales_and_shifts_by_the_map(dims, norm):
     layer = SPADE(dims, 3, 2, 4, norm)
     h = random_images(2, 3, (8,) * dims)
     axes = ([0] if norm == "batch" else []) + [*range(2, h.ndim)]
@@ -46,7 +46,7 @@ def test_equation_1_scales_and_shifts_each_place_as_the_map_says(dims, norm):
     assert (after != constant)[..., 5:].any()
 
 
-def test_one_map_gives_many_images_and_the_losses_are_the_papers():
+def test_one_map_gives_many_images():
     method = bind_or_raise("method", METHOD | {"grain": True})(
         Geometry(2, (16, 16), {"a": 1, "b": 2})
     ).eval()
@@ -73,7 +73,7 @@ def test_one_map_gives_many_images_and_the_losses_are_the_papers():
     torch.testing.assert_close(losses["features_b"], 5 * unlike)
 
 
-def test_new_maps_have_the_classes_of_the_old_and_lesions_where_lesions_grow():
+def test_new_maps_keep_classes_and_place_lesions():
     old = np.zeros((3, 24, 24), int)
     old[:, 4:20, 4:20] = 1
     old[:, 8:12, 6:18] = 2
@@ -87,9 +87,7 @@ def test_new_maps_have_the_classes_of_the_old_and_lesions_where_lesions_grow():
         placed_anew(old, 4, 1, np.random.default_rng(0))
 
 
-def test_label_maps_of_files_stay_classes_and_what_is_no_label_map_is_one_message(
-    tiny_recipe, tmp_path
-):
+def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
     for n in range(4):
         levels = np.random.default_rng(n).integers(3, size=(40, 40, 8)).astype(np.float32)
         volume(tmp_path / f"in/p{n}/seg.nii", values=levels)

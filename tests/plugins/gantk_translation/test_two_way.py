@@ -63,7 +63,7 @@ def cross_entropy(logits: Tensor, real: bool) -> float:
 
 
 @pytest.mark.parametrize(("channels", "dims"), [((1, 1), 2), ((3, 1), 3), ((2, 3), 2)])
-def test_generator_minimises_cross_entropy_plus_a_hundred_times_l1(channels, dims):
+def test_pix2pix_generator_loss_matches_the_paper(channels, dims):
     """Equations 3 and 4; the generator maximises log D(x, G(x)), as section 3.3 says."""
     method = build(channels=channels, dims=dims)
     batch = pairs(channels, dims)
@@ -75,7 +75,7 @@ def test_generator_minimises_cross_entropy_plus_a_hundred_times_l1(channels, dim
     assert values(method.generator_losses(batch)) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_each_discriminator_minimises_half_the_cross_entropy_of_its_true_and_false_pairs():
+def test_pix2pix_discriminator_loss_matches_the_paper():
     """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the
     fake.
     """
@@ -112,7 +112,7 @@ def test_one_way_is_the_default_and_both_ways_are_an_option(name):
         one.translate(batch["b"], "a")
 
 
-def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
+def test_dropout_is_the_noise_if_the_recipe_wants_it():
     """In use it draws from torch's global generator: a seed there makes it repeatable."""
     image = pairs()["a"]
     dropout = UNET | {"dropout": 0.5}
@@ -196,7 +196,7 @@ def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
     assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
 
 
-def test_each_discriminator_has_its_own_overfitting_told_from_real_images():
+def test_each_discriminator_has_its_own_augmentation():
     method = build("dualgan", augment=["brightness"], adapt=0.6)
     for phase in method.phases():
         phase.loss(pairs(n=4))
@@ -264,7 +264,7 @@ def test_a_contrast_is_made_from_the_others_alone(planes):
     assert torch.equal(alone[:, 1::4], images[:, 1::4])
 
 
-def test_every_contrast_is_scored_from_each_other_one_and_from_all_others(run):
+def test_contrasts_are_scored_from_one_and_from_all_others(run):
     found = json.loads((run / "metrics.json").read_text())
     pairs = {
         f"{source}_to_{target}"
@@ -305,7 +305,7 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
     assert not (tmp_path / "other").exists()
 
 
-def test_patients_who_lack_contrasts_are_trained_on_and_no_truth_to_test_by(tmp_path):
+def test_incomplete_patients_are_trained_on_but_not_scored(tmp_path):
     lacking = {(1, "T2"), (2, "FLAIR"), (3, "T1")}
     for number in range(6):
         for place, name in enumerate(("T1", "T2", "FLAIR")):

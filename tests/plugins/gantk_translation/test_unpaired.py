@@ -50,7 +50,7 @@ def count(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims, dtype):
+def test_adain_and_layer_norm_match_the_paper(dims, dtype):
     """Each from sums in float64; bfloat16 keeps 8 bits of the result."""
     x = random_images(3, 5, (6,) * dims, seed=1).to(dtype) * 3 + 1
     scale = torch.randn(3, 5)
@@ -76,7 +76,7 @@ def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims,
 
 # the last two are done step by step
 @pytest.mark.parametrize(("dims", "side"), [(2, 24), (3, 8), (2, 4), (3, 4)])
-def test_doubling_equals_repeating_every_pixel_and_convolving_5x5(dims, side):
+def test_doubling_equals_repeat_and_5x5_convolution(dims, side):
     torch.manual_seed(0)
     layer = Doubling(3, 2, dims)
     x = random_images(2, 3, (side,) * dims)
@@ -87,7 +87,7 @@ def test_doubling_equals_repeating_every_pixel_and_convolving_5x5(dims, side):
     torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
 
 
-def test_parameter_counts_are_those_of_the_published_configuration():
+def test_parameter_counts_match_the_publication():
     """RGB, width w = 64, 2 halvings, 4 + 4 blocks, style 8, MLP 256 (appendix B.1); every
     convolution has an offset.
 
@@ -172,7 +172,7 @@ def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
     assert method.styles_seen_a == len(codes)
 
 
-def test_translations_take_the_mean_style_a_drawn_one_or_an_examples():
+def test_translations_take_mean_random_or_example_style():
     method = build().eval()
     images, examples = (batch_of(method)[name] for name in "ab")
     method._remember("b", torch.randn(3, 8))
@@ -233,7 +233,7 @@ def cut(channels: tuple[int, int] = (1, 1), **options):
     )
 
 
-def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_them():
+def test_patchnce_is_equation_3_averaged_over_maps():
     torch.manual_seed(0)
     nce = PatchNCE([3, 2], width=6, patches=64).double()
     for parameter in nce.parameters():
@@ -256,7 +256,7 @@ def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_the
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_places_are_the_same_in_query_and_key_and_in_every_image(layout):
+def test_patch_places_are_shared_by_query_and_key(layout):
     rows = torch.arange(12.0).view(1, 1, 3, 4).expand(2, 2, 3, 4).contiguous(memory_format=layout)
     taken = []
 
@@ -324,7 +324,7 @@ def method(**options):
     return bind_or_raise("method", STYLE_GAN | options)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
 
 
-def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_ones():
+def test_style_transfer_gan_losses_match_the_paper():
     model = method(change=False, identity=3.0, style=5.0, example=2.0).eval()
     x, y = (random_images(2, 1, (32, 32), seed=k) for k in (1, 2))
     with torch.no_grad():
@@ -344,7 +344,7 @@ def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_one
     assert torch.equal(batch["fake_b"], added)
 
 
-def test_networks_draw_a_change_that_keeps_to_the_range_comes_back_into_it_and_leaves_noise_alone():
+def test_changes_keep_the_range_and_noise():
     model = method(defense=0.3)
     x = random_images(2, 1, (32, 32), seed=1)
     assert float((model.translate(x, "b") - x).abs().mean()) < 0.1  # a new network changes little
@@ -360,7 +360,7 @@ def test_networks_draw_a_change_that_keeps_to_the_range_comes_back_into_it_and_l
     assert slope.all()  # where both images are beyond white as well
 
 
-def test_a_translation_follows_the_most_alike_of_the_first_training_images_or_an_example_of_ones_own():
+def test_translations_follow_the_most_similar_example():
     model = method(examples=3).eval()
     y = random_images(4, 1, (32, 32), seed=2)
     with torch.no_grad():
@@ -380,7 +380,7 @@ def test_a_translation_follows_the_most_alike_of_the_first_training_images_or_an
         bind_or_raise("method", STYLE_GAN)(Geometry(2, (32, 32), {"a": 1, "b": 2}))
 
 
-def test_the_phantom_gives_plain_heads_and_heads_with_a_tumour_as_two_domains():
+def test_phantom_gives_heads_with_and_without_tumour():
     records = bind_or_raise("source", PHANTOM)(("healthy", "tumour"), 2, (32, 32)).records()
     assert {(r.domain, r.label) for r in records} == {("a", "healthy"), ("b", "tumour")}
     assert all(r.pair is None and bool(r.mask().sum() >= 4) == (r.domain == "b") for r in records)
@@ -388,7 +388,7 @@ def test_the_phantom_gives_plain_heads_and_heads_with_a_tumour_as_two_domains():
         bind_or_raise("source", PHANTOM)(("T1", "T2"), 2, (32, 32))
 
 
-def test_a_file_gets_a_tumour_and_loses_it_again_on_the_command_line(gantk, tmp_path, monkeypatch):
+def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = {"source": PHANTOM | {"subjects": 8}, "domains": ["healthy", "tumour"], "size": [32, 32]}
     tables = {

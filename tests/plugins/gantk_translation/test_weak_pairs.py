@@ -46,7 +46,7 @@ def companions(finder, sets):
     }
 
 
-def test_the_most_alike_image_is_the_slices_own_one_in_the_other_contrast(heads):
+def test_the_most_similar_image_is_the_same_slice(heads):
     mixed = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     found = companions(
         WeakPairs(candidates=1, registration=False), {"a": heads["a"], "b": heads["b"][mixed]}
@@ -71,7 +71,7 @@ def test_what_lies_on_each_other_is_not_moved(heads):
     assert sum(torch.equal(like, own) for like, own in zip(found, heads["b"], strict=True)) >= 11
 
 
-def test_a_zoom_is_told_by_what_lies_inside_heads_whatever_their_contrast(heads):
+def test_zoom_is_found_inside_heads_of_any_contrast(heads):
     still = torch.zeros(12, 2, 3)
     free = torch.zeros(12, 2, 4, 4)
     for planted in (-0.03, 0.0, 0.02):
@@ -87,7 +87,7 @@ def test_all_candidates_count_alike():
     assert WeakPairs(weight=3.0, alone=5.0)(image, image + 1) == pytest.approx(5)
 
 
-def test_a_batch_carries_each_images_own_companions_and_they_move_with_it():
+def test_companions_of_images_move_with_them():
     records = [
         Record("a", str(n), str(n), partial(np.full, (1, 6, 6), n, np.float32)) for n in range(9)
     ]

@@ -67,7 +67,7 @@ class Inverting:
         return 2 - image
 
 
-def test_ring_correlation_is_its_formula_and_falls_where_it_crosses():
+def test_ring_correlation_matches_its_formula():
     one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
     window = np.outer(np.hanning(12), np.hanning(12))
     a, b = (
@@ -99,7 +99,7 @@ def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
     assert SFRC(2.0, dims, floor=0.0)(images[1], images[0]).max() > 0
 
 
-def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
+def test_inventions_are_the_first_candidates():
     truth = smooth(4, 3)
     output = truth.clone()
     output[2:3] = with_disc(truth[2:3], 16, 28)
@@ -128,7 +128,7 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
     )
 
 
-def test_lesions_that_vanished_and_were_invented_are_counted_by_component():
+def test_lost_and_invented_lesions_are_counted():
     before, after = (torch.zeros(2, 1, 12, 12) for _ in range(2))
     before[0, 0, 1:3, 1:3] = 1
     before[0, 0, 6:9, 6:9] = 1
@@ -172,7 +172,7 @@ def test_a_copier_is_told_from_an_honest_generator():
         metric(train, train, copier)
 
 
-def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
+def test_calibrated_spread_holds_what_it_states():
     draw = np.random.default_rng(0)
     names = [f"p{number // 2}" for number in range(8)]
     spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
@@ -199,7 +199,7 @@ def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
     assert air["auroc_10_whole"]["definition"].endswith("/whole")
 
 
-def test_inverted_contrast_is_an_alarm_in_training_and_of_a_translation():
+def test_inverted_contrast_raises_an_alarm():
     truth = smooth(4, 8)
     held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
     assert [name for name, _ in alarms({"a_to_b": 2 - truth}, held)] == ["inverted"]
@@ -216,9 +216,7 @@ def test_inverted_contrast_is_an_alarm_in_training_and_of_a_translation():
     assert "nothing" in doubt_of_result(truth[0].numpy(), truth[0].numpy() + 0.001, same)
 
 
-def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_translates_with(
-    tmp_path, monkeypatch
-):
+def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
     run = small_run(
         tmp_path, method, split={"test": 0.3, "validation": 0.3}, source={"subjects": 8}
@@ -259,7 +257,7 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     assert through[:, :1] == pytest.approx(plain)
 
 
-def test_a_model_from_noise_is_asked_for_copies_and_its_report_shows_the_nearest(tmp_path):
+def test_copies_of_training_images_are_reported(tmp_path):
     method = {
         "name": "dcgan",
         "width": 4,
@@ -320,7 +318,7 @@ def maps(kind: str, toy: Toy, image: Tensor, *, seed: int = 0, others=()) -> tup
 
 @pytest.mark.parametrize("shape", [(5, 1, 6, 4), (5, 3, 6, 4), (3, 2, 5, 6, 4)], ids=str)
 @pytest.mark.parametrize("kind", sorted({*registry().names("uncertainty")} - {"members"}))
-def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_batch(kind, shape):
+def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     toy = Toy(0.5)
     image = images(*shape)
     others = [{"scale": torch.tensor(3.0)}]
@@ -383,7 +381,7 @@ def test_kinds_are_the_formulas_they_say():
         )
 
 
-def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(
+def test_dropout_uncertainty_is_the_spread_of_seeded_passes(
     monkeypatch,
 ):
     toy = Toy(0.5)
