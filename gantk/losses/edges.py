@@ -50,7 +50,7 @@ def edges(image: Tensor) -> Tensor:
         gray = blurred(image.float().mean(1, keepdim=True), 0.35)
         slopes = torch.gradient(gray, dim=(axes := [*range(2, gray.ndim)]))
         parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
-        length = sum(parts[: len(slopes)]) + 1e-10  # of g, squared
+        length = reduce(torch.add, parts[: len(slopes)]) + 1e-10  # of g, squared
         return torch.cat(parts, 1) / (
             length + length.detach().sqrt().mean(axes, keepdim=True).square()
         )

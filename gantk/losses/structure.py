@@ -8,6 +8,7 @@ its own source through small windows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -55,8 +56,14 @@ class StructureTerms:
         low, high = range
         terms = {}
         if self.local_ncc or self.flat_region:
-            options = {"threshold": self.noise_floor, "data_range": high - low, "black": low}
-            ncc, flat = local_ncc_and_flat_region(output, source, contrast=self.contrast, **options)
+            ncc, flat = local_ncc_and_flat_region(
+                output,
+                source,
+                threshold=self.noise_floor,
+                data_range=high - low,
+                contrast=self.contrast,
+                black=low,
+            )
             terms = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
         if self.air:
             terms["air"] = self.air * air_left_empty(
@@ -83,13 +90,15 @@ class WindowLoss:
         contrast: Contrast = "any",
         black: float = -1.0,  # intensity of air
     ):
-        self.options = {
-            "window": window,
-            "threshold": threshold,
-            "data_range": data_range,
-            "floor": floor,
-        }
-        self.options |= {"contrast": contrast, "black": black}
+        self.losses = partial(
+            local_ncc_and_flat_region,
+            window=window,
+            threshold=threshold,
+            data_range=data_range,
+            floor=floor,
+            contrast=contrast,
+            black=black,
+        )
 
 
 class LocalNCC(WindowLoss):
@@ -106,7 +115,7 @@ class LocalNCC(WindowLoss):
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return local_ncc_and_flat_region(output, source, **self.options)[0]
+        return self.losses(output, source)[0]
 
 
 class FlatRegion(WindowLoss):
@@ -115,7 +124,7 @@ class FlatRegion(WindowLoss):
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return local_ncc_and_flat_region(output, source, **self.options)[1]
+        return self.losses(output, source)[1]
 
 
 def local_ncc_and_flat_region(

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from math import ceil, log2, prod
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
@@ -24,27 +25,45 @@ OutputKind = Literal["tanh", "sigmoid", "none"]
 Padding = Literal["zeros", "reflect", "replicate"]
 
 
-class FitsOrFloat32:
+def fits_or_float32(
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
     """A convolution that computes in float32 on a CPU under autocast where its kernel is larger
     than the map.
 
     oneDNN's bfloat16 kernels go beyond their memory there: nan gradients, or a crash (torch 2.11
     and 2.13, mostly 3-D).
     """
+    fits = all(side >= kernel for side, kernel in zip(x.shape[2:], weight.shape[2:], strict=True))
+    if fits or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return convolve(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        y = convolve(x.float(), weight.float(), None if bias is None else bias.float())
+    return y.to(kernels.precision(x))
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A layer that `fold_for_inference` can prepare."""
+
+    def fold(self, dtype: torch.dtype | None) -> None: ...
+
+
+class FitsOrFloat32(_ConvNd):
+    """Mixin: a convolution as `fits_or_float32` computes it, which can be folded for inference."""
+
+    folded: tuple[Tensor, int]  # the weights that it was folded with, and their version
 
     def forward(self, x: Tensor) -> Tensor:
-        fits = all(
-            side >= kernel for side, kernel in zip(x.shape[2:], self.kernel_size, strict=True)
-        )
         rows = self._buffers.get("rows")
-        if fits and rows is not None and _unchanged(self):
-            return self._by_rows(x, rows)
-        if fits or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        bias = None if self.bias is None else self.bias.float()
-        with torch.autocast("cpu", enabled=False):
-            y = self._conv_forward(x.float(), self.weight.float(), bias)
-        return y.to(kernels.precision(x))
+        if rows is not None and self.unchanged:
+            sides = zip(x.shape[2:], self.kernel_size, strict=True)
+            if all(side >= kernel for side, kernel in sides):
+                return self._by_rows(x, rows)
+        return fits_or_float32(self._conv_forward, x, self.weight, self.bias)
 
     def fold(self, dtype: torch.dtype | None) -> None:
         """Convert weights to `dtype`; prepare a layer with one output for `_by_rows`. See
@@ -66,7 +85,18 @@ class FitsOrFloat32:
             last = CHANNELS_LAST[rows.ndim - 2]
             rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
             self.register_buffer("rows", rows, persistent=False)
+        self.convert(dtype)
+
+    def convert(self, dtype: torch.dtype | None) -> None:
+        """Convert the weights to `dtype` and remember them."""
         _to_precision(self, dtype)
+        self.folded = self.weight, self.weight._version
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the weights are those that the layer was folded with."""
+        weight, version = self.folded
+        return self.weight is weight and weight._version == version
 
     def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
         """Compute a single output as the sum of one output for each row of its kernel.
@@ -78,35 +108,38 @@ class FitsOrFloat32:
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+            padding = (0,) * len(self.kernel_size)
         y = convolve(x, rows, padding=padding)
         side = y.shape[2] - len(rows) + 1
-        total = sum(y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
+        outputs = (y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
+        total = sum(outputs, torch.zeros(()))
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
 
-class QuickConv(kernels.HasKernels):
+class QuickConv(kernels.HasKernels, _ConvNd):
     """Mixin: a convolution by the fastest method in `gantk.nets.kernels` and `gantk.nets.winograd`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        plain = self.groups == 1 and set(self.dilation) == {1} and not isinstance(self.padding, str)
-        if not (self.kernels and plain and kernels.usable(x)):
-            return super()._conv_forward(x, weight, bias)
         padding = self.padding
+        plain = self.groups == 1 and set(self.dilation) == {1}
+        if isinstance(padding, str) or not (self.kernels and plain and kernels.usable(x)):
+            return super()._conv_forward(x, weight, bias)
         if self.padding_mode != "zeros":
             x = kernels.framed(x, self._reversed_padding_repeated_twice, self.padding_mode)
             padding = (0,) * len(padding)
         return winograd.convolution(x, weight, bias, self.stride, padding)
 
 
-class QuickTransposed(kernels.HasKernels):
+class QuickTransposed(kernels.HasKernels, _ConvTransposeNd):
     """Mixin: the same for a transposed convolution."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        padding = self.padding
         plain = self.groups == 1 and set(self.dilation) == {1} and set(self.output_padding) == {0}
-        if not (self.kernels and plain and output_size is None and kernels.usable(x)):
+        own = self.kernels and plain and output_size is None and kernels.usable(x)
+        if isinstance(padding, str) or not own:
             return super().forward(x, output_size)
-        return kernels.transposed_convolution(x, self.weight, self.bias, self.stride, self.padding)
+        return kernels.transposed_convolution(x, self.weight, self.bias, self.stride, padding)
 
 
 class Conv2d(FitsOrFloat32, QuickConv, nn.Conv2d):
@@ -125,8 +158,9 @@ class ConvTranspose3d(QuickTransposed, nn.ConvTranspose3d):
     """torch's transposed convolution, fast on small maps."""
 
 
-CONV = {2: Conv2d, 3: Conv3d}
-CONV_TRANSPOSE = {2: ConvTranspose2d, 3: ConvTranspose3d}
+Convolution = Conv2d | Conv3d
+CONV: dict[int, type[Convolution]] = {2: Conv2d, 3: Conv3d}
+CONV_TRANSPOSE: dict[int, type[ConvTranspose2d | ConvTranspose3d]] = {2: ConvTranspose2d, 3: ConvTranspose3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LARGE = 1 << 16  # positions up to which torch's norm kernels sum accurately on a CPU
 
@@ -145,17 +179,21 @@ def conv(
     groups: int = 1,
 ) -> nn.Module:
     """A convolution; `padding` None keeps the size of a stride-1 convolution with an odd kernel."""
+    padding = kernel // 2 if padding is None else padding
+    layer = _convolution_class(dims)(
+        inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups
+    )
+    return spectral_norm(layer) if spectral else layer
+
+
+def _convolution_class(dims: int) -> type[Convolution]:
     if dims not in CONV:
         raise UserError(
             f"networks work on images of 2 or 3 dimensions, not {dims}",
             where="data.dims",
             allowed="2, 3",
         )
-    padding = kernel // 2 if padding is None else padding
-    layer = CONV[dims](
-        inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups
-    )
-    return spectral_norm(layer) if spectral else layer
+    return CONV[dims]
 
 
 class InstanceNorm(kernels.HasKernels, nn.Module):
@@ -174,6 +212,8 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
     """
 
     position_groups = 0  # see `statistics.groups`
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, channels: int, *, affine: bool = False, eps: float = 1e-5):
         super().__init__()
@@ -259,21 +299,25 @@ class ResizeConv(kernels.HasKernels, nn.Module):
 
     # see `gantk.inference.receptive_field`: it does more than call its convolution
     indivisible = True
+    kernel: Tensor | None  # the summed one, once folded
 
     def __init__(
         self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True
     ):
         super().__init__()
         self.linear = linear
-        self.conv = conv(dims, inputs, outputs, 3, bias=bias)
+        self.conv = _convolution_class(dims)(inputs, outputs, 3, padding=1, bias=bias)
         self.enlarge = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
-        self.register_buffer("kernel", None, persistent=False)  # the summed one, once folded
+        self.register_buffer("kernel", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        folded = self.kernel is not None and _unchanged(self.conv)
-        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and not folded):
+        kernel = self.kernel
+        if kernel is not None and not self.conv.unchanged:
+            kernel = None
+        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and kernel is None):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
-        kernel = self.kernel if folded else summed_kernel(self.conv.weight)
+        if kernel is None:
+            kernel = summed_kernel(self.conv.weight)
         dims = x.ndim - 2
         return kernels.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
 
@@ -284,7 +328,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
         else:
             kernel = summed_kernel(self.conv.weight.detach().float())
             self.kernel = kernel.to(dtype or self.conv.weight.dtype)
-            _to_precision(self.conv, dtype)
+            self.conv.convert(dtype)
 
 
 def summed_kernel(weight: Tensor) -> Tensor:
@@ -316,9 +360,9 @@ def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> n
     """
     if hasattr(module, "parametrizations"):  # spectral norm computes its weight at each call
         return module
-    if hasattr(module, "fold"):
+    if isinstance(module, Foldable):
         module.fold(dtype)
-    elif isinstance(module, tuple(CONV_TRANSPOSE.values())):
+    elif isinstance(module, QuickTransposed):
         _to_precision(module, dtype)
     elif not getattr(module, "indivisible", False):
         for part in module.children():
@@ -333,13 +377,6 @@ def _to_precision(layer: nn.Module, dtype: torch.dtype | None) -> None:
             name,
             nn.Parameter(values.detach().to(dtype or values.dtype), requires_grad=False),
         )
-    layer.folded = layer.weight, layer.weight._version
-
-
-def _unchanged(layer: nn.Module) -> bool:
-    """Whether the weights are those that the layer was folded with."""
-    weight, version = layer.folded
-    return layer.weight is weight and weight._version == version
 
 
 def output_activation(kind: OutputKind) -> nn.Module:
@@ -527,5 +564,7 @@ def with_class(x: Tensor, label: Tensor | None, classes: int) -> Tensor:
     """
     if not classes:
         return x
+    if label is None:
+        raise ValueError(f"a network of {classes} classes needs the images' labels")
     planes = one_hot(label, classes).to(x.dtype)[(..., *[None] * (x.ndim - 2))]
     return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)

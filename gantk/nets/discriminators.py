@@ -77,14 +77,14 @@ class PatchGAN(b.Network):
         coordinates: bool = False,
     ):
         super().__init__()
-        layers = (
-            layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
-        )
-        self.convolutions = layers
+        of_field = {field: count for count, field in RECEPTIVE_FIELDS.items()}
+        convolutions = layers or of_field[receptive_field]
+        self.convolutions = convolutions
         self.coordinates = coordinates
-        filters = [width * min(2**level, 8) for level in range(layers - 1)]
+        filters = [width * min(2**level, 8) for level in range(convolutions - 1)]
         inputs = in_channels + (dims if coordinates else 0)
-        parts = halvings(dims, inputs, filters, [2] * (layers - 2) + [1], norm, affine, spectral)
+        strides = [2] * (convolutions - 2) + [1]
+        parts = halvings(dims, inputs, filters, strides, norm, affine, spectral)
         self.layers = nn.Sequential(
             *parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral)
         )

@@ -101,7 +101,8 @@ class Windows:
             # autograd adds to it in place as long as it is no view
             return block.to(like.dtype).detach()
         whole = torch.zeros_like(like)
-        whole[(slice(None), slice(None), *self.taps)] = block
+        everywhere = slice(None)
+        whole[everywhere, everywhere, *self.taps] = block
         return whole
 
     def unfold(self, x: Tensor) -> Tensor:
@@ -201,9 +202,8 @@ def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Ten
     """
     # bfloat16 would be converted to float32 afterwards
     if len(small) <= 2 * FEW[multiplies_bfloat16()]:
-        small, unfolded = (
-            x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded)
-        )
+        small = _at_least_float32(small)
+        unfolded = _at_least_float32(unfolded)
     return windows.weights(small.t() @ unfolded, like)
 
 
@@ -251,22 +251,22 @@ class Product(Function):
         if torch.is_grad_enabled():
             return *differentiable(ctx, gradient), None, None
         gradients: list[Tensor | None] = [None] * 5
-        small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
-            if ctx.transposed or of_weight:
-                unfolded = windows.unfold(large.to(matrix.dtype))
+            if ctx.transposed:
+                unfolded = windows.unfold(gradient.to(matrix.dtype))
+                if of_x:
+                    made = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small))
+                    gradients[0] = made.movedim(-1, 1).to(x.dtype)
+                if of_weight:
+                    small = rows(x, matrix.dtype)
+                    gradients[1] = weight_gradient(windows, small, unfolded, weight)
             else:
-                unfolded = None
-            small = rows(small, matrix.dtype) if of_weight or not ctx.transposed else None
-            if of_x and ctx.transposed:
-                made = (
-                    gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1)
-                )
-                gradients[0] = made.to(x.dtype)
-            elif of_x:
-                gradients[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
-            if of_weight:
-                gradients[1] = weight_gradient(windows, small, unfolded, weight)
+                small = rows(gradient, matrix.dtype)
+                if of_x:
+                    gradients[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
+                if of_weight:
+                    unfolded = windows.unfold(x.to(matrix.dtype))
+                    gradients[1] = weight_gradient(windows, small, unfolded, weight)
             if of_bias:
                 gradients[2] = offset_gradient(gradient, bias)
         return tuple(gradients)
@@ -281,14 +281,21 @@ def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed
     ]
     with torch.autocast("cpu", enabled=False):
-        x, weight, bias = (
-            None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs
-        )
+        x, weight, bias = inputs
+        x = _at_least_float32(x)
         y = torchs(x, ctx.transposed)(
-            x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding
+            x,
+            _at_least_float32(weight),
+            None if bias is None else _at_least_float32(bias),
+            stride=ctx.windows.stride,
+            padding=ctx.windows.padding,
         )
         found = iter(torch.autograd.grad(y, wanted, gradient.to(y.dtype), create_graph=True))
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Offset(Function):

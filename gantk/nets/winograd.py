@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 from gantk.nets import kernels
 
@@ -127,10 +128,10 @@ class Tiles:
             places[
                 :, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]
             ] += part
-        inner = (slice(p, p + side) for p, side in zip(before, size, strict=True))
         if whole == tuple(size):
             return out
-        return kernels.blank(n, channels, size, out.dtype).copy_(out[(..., *inner)])
+        rows, columns = (slice(p, p + side) for p, side in zip(before, size, strict=True))
+        return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, rows, columns])
 
 
 def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
     return torch.bmm(matrix.expand(len(pixels), -1, -1), pixels)
 
 
-class Winograd(kernels.Product):
+class Winograd(Function):
     """A convolution by these transforms; `windows` are Tiles, never `transposed`, with no offset."""
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.nets.blocks import FitsOrFloat32, summed_kernel
+from gantk.nets.blocks import fits_or_float32, summed_kernel
 
 HE = math.sqrt(2.0)  # gain of a layer before a ReLU (He et al. 2015)
 leaky = partial(F.leaky_relu, negative_slope=0.2)
@@ -34,8 +34,10 @@ class EqualLinear(nn.Module):
         return F.linear(x, self.weight * self.scale, self.bias)
 
 
-class _EqualConv(nn.Module):
-    """The plain convolution; use `EqualConv`, which is safe on small maps."""
+class EqualConv(nn.Module):
+    """A convolution of stride 1 that keeps the size, with the equalised learning rate of
+    `EqualLinear`.
+    """
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int, *, gain: float = HE):
         super().__init__()
@@ -45,14 +47,9 @@ class _EqualConv(nn.Module):
         self.scale = gain / math.sqrt(inputs * kernel**dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        convolve = F.conv2d if len(self.kernel_size) == 2 else F.conv3d
-        return convolve(x, self.weight * self.scale, self.bias, padding=self.kernel_size[0] // 2)
-
-
-class EqualConv(FitsOrFloat32, _EqualConv):
-    """A convolution of stride 1 that keeps the size, with the equalised learning rate of
-    `EqualLinear`.
-    """
+        plain = F.conv2d if len(self.kernel_size) == 2 else F.conv3d
+        convolve = partial(plain, padding=self.kernel_size[0] // 2)
+        return fits_or_float32(convolve, x, self.weight * self.scale, self.bias)
 
     def after_doubling(self, x: Tensor) -> Tensor:
         """Upsample `x` by 2 (nearest) and convolve (3 wide), computed without the large image."""
