@@ -160,7 +160,10 @@ class ConvTranspose3d(QuickTransposed, nn.ConvTranspose3d):
 
 Convolution = Conv2d | Conv3d
 CONV: dict[int, type[Convolution]] = {2: Conv2d, 3: Conv3d}
-CONV_TRANSPOSE: dict[int, type[ConvTranspose2d | ConvTranspose3d]] = {2: ConvTranspose2d, 3: ConvTranspose3d}
+CONV_TRANSPOSE: dict[int, type[ConvTranspose2d | ConvTranspose3d]] = {
+    2: ConvTranspose2d,
+    3: ConvTranspose3d,
+}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LARGE = 1 << 16  # positions up to which torch's norm kernels sum accurately on a CPU
 
