@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gantk.machine.device import CHANNELS_LAST
 from gantk.nets import kernels, winograd
 from gantk.recipe.load import Recipe
 
@@ -197,7 +198,7 @@ def ways_to_convolve(
     backward = name == "convolution_backward"
     x, weight, bias, *how = [*given[1:3], None, *given[4:10]] if backward else given
     stride, padding, dilation, transposed, extra, groups = how
-    last = partial(Tensor.contiguous, memory_format=kernels.CHANNELS_LAST[len(stride)])
+    last = partial(Tensor.contiguous, memory_format=CHANNELS_LAST[len(stride)])
     torchs = torch.ops.aten.convolution
     kinds = {"contiguous": (Tensor.contiguous, torchs, how), "channels-last": (last, torchs, how)}
     if {*dilation, groups, *extra} == {0, 1}:

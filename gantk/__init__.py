@@ -25,6 +25,7 @@ _PUBLIC = {
     "gantk_datasets.public.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
     "gantk.planning.recipe": ["plan"],
+    "gantk.report.notebook": ["Run"],
     "gantk.report.patients.comparing": ["write_report"],
     "gantk_studies.reader_study.making": ["new_study"],
     "gantk_studies.reader_study.scoring": ["score_study"],
@@ -37,7 +38,6 @@ _PUBLIC = {
     "gantk.training.two_way": ["CycleMethod", "Terms"],
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
-    "gantk.runs.folder": ["Run"],
     "gantk.data.preparation": ["Record"],
     "gantk.plugin.spec": [
         "AdversarialLoss",

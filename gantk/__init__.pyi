@@ -31,8 +31,8 @@ from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
+from gantk.report.notebook import Run as Run
 from gantk.report.patients.comparing import write_report as write_report
-from gantk.runs.folder import Run as Run
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
 from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.trial import predict as predict

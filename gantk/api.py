@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
-    from gantk.runs.folder import Run
+    from gantk.report.notebook import Run
+    from gantk.runs.folder import RunFolder
     from gantk.training.assemble import Parts
     from gantk.training.loop import StepProfile
 
@@ -85,14 +86,14 @@ def run(
     Returns the run folder. Wrong input raises UserError before anything is written.
     """
     from gantk.data.recipe_data import checked_recipe
-    from gantk.machine.restart import advice, run_to_resume
-    from gantk.machine.runtime import describe, start, sync_errors
+    from gantk.machine.runtime import start, sync_errors
     from gantk.recipe.load import resolved
-    from gantk.runs.folder import Run, environment, stored_data
+    from gantk.report.notebook import Run
+    from gantk.runs.folder import RunFolder, stored_data
     from gantk.training.assemble import assemble
     from gantk.training.checks import check_training
-    from gantk.training.loop import StepProfile
     from gantk.training.memory import memory_advice
+    from gantk.training.restart import advice, run_to_resume
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
         with stored_data(data, recipe, set, profile, out, say) as (loaded, out):
@@ -115,18 +116,7 @@ def run(
     sync_errors(lambda: check_training(model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
-    say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
-    for remark in loaded.remarks:
-        say(f"note     {remark}")
-    if loaded.notes:
-        say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
-
-    def leaks_allowed() -> UserError | None:
-        leaks = parts.data.leaks() or parts.start.leaks
-        if leaks and not allow_leakage:
-            raise leaks
-        return leaks
-
+    _say_recipe(loaded, profile, say)
     tables = resolved(model)
     watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
@@ -134,24 +124,58 @@ def run(
             lambda: run_to_resume(out, tables, runtime.launched, locks)
         )
         parts = assemble(model, runtime, split)
-        traced = None
-        if profile_steps is not None and runtime.main:
-            traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
-        leaks = runtime.sync_errors(leaks_allowed)
+        step_profile = _step_profile(profile_steps, parts)
+        leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*parts.data.description(), *parts.start.lines):
             say(line)
-        folder = runtime.from_main(lambda: Run.create(out, loaded.name, locks, resumed))
+        folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
-            folder.write_recipe(tables)
-            folder.write_json(
-                "environment.json", environment() | describe(runtime) | parts.start.record
-            )
-            allowed = {"leakage_allowed": str(leaks) if leaks else None}
-            folder.write_json("split.json", parts.data.split_json() | allowed)
-        if traced is not None:
-            traced.folder = folder.path / "profile"
+            _write_start(folder, tables, parts, leaks)
+        if step_profile is not None:
+            step_profile.folder = folder.path / "profile"
         say(f"run      {folder.path}")
-        return _train(parts, folder, say, resumed, saved, traced)
+        _train(parts, folder, say, resumed, saved, step_profile)
+        return Run(folder.path)
+
+
+def _say_recipe(recipe: Recipe, profile: str | None, say: Say) -> None:
+    """Say which recipe is trained, and what its reading has to be noted for."""
+    say(f"recipe   {recipe.origin}" + (f", profile {profile}" if profile else ""))
+    for remark in recipe.remarks:
+        say(f"note     {remark}")
+    if recipe.notes:
+        say(f"note     keys of an earlier version: {'; '.join(recipe.notes.values())}")
+
+
+def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
+    """What traces so many steps, on the main rank; None if no steps are to be traced."""
+    from gantk.training.loop import StepProfile
+
+    if steps is None or not parts.runtime.main:
+        return None
+    return StepProfile(steps, parts.engine.steps, parts.runtime.device)
+
+
+def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
+    """The leaks of the data's or the start model's split; raised unless `allow_leakage`."""
+    leaks = parts.data.leaks() or parts.start.leaks
+    if leaks and not allow_leakage:
+        raise leaks
+    return leaks
+
+
+def _write_start(
+    folder: RunFolder, tables: dict[str, Any], parts: Parts, leaks: UserError | None
+) -> None:
+    """Write what is known before the first step: recipe, environment and split."""
+    from gantk.machine.runtime import describe
+    from gantk.runs.folder import environment
+
+    machine = describe(parts.runtime)
+    folder.write_recipe(tables)
+    folder.write_json("environment.json", environment() | machine | parts.start.record)
+    allowed = {"leakage_allowed": str(leaks) if leaks else None}
+    folder.write_json("split.json", parts.data.split_json() | allowed)
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
@@ -159,16 +183,17 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     reported again.
     """
     from gantk.files import held
-    from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
-    from gantk.runs.folder import Run
+    from gantk.report.notebook import Run
+    from gantk.runs.folder import RunFolder
     from gantk.runs.models import refuse_packed
     from gantk.training.assemble import assemble
     from gantk.training.checks import check_training
     from gantk.training.memory import memory_advice
+    from gantk.training.restart import advice
 
-    def checked() -> tuple[Run, Model, dict[str, Any]]:
-        folder = Run.open(run)
+    def checked() -> tuple[RunFolder, Model, dict[str, Any]]:
+        folder = RunFolder.open(run)
         model = folder.recipe().check()
         check_training(model)
         refuse_packed(folder)
@@ -184,23 +209,24 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     watched = runtime.watched(lambda: advice(folder.path, runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
         saved = runtime.from_main(locked_checkpoint)
-        return _train(assemble(model, runtime, split), folder, say, True, saved)
+        _train(assemble(model, runtime, split), folder, say, True, saved)
+        return Run(folder.path)
 
 
 def _train(
     parts: Parts,
-    folder: Run,
+    folder: RunFolder,
     say: Say,
     resumed: bool,
     saved: Path | None,
     profile: StepProfile | None = None,
-) -> Run:
+) -> None:
     """Train to the last step, score and report; `resumed`: from the checkpoint `saved`, or from
     step 0.
     """
-    from gantk.machine.restart import advice
     from gantk.training.assemble import restore
     from gantk.training.loop import Training
+    from gantk.training.restart import advice
 
     runtime = parts.runtime
     engine = parts.engine
@@ -244,7 +270,6 @@ def _train(
         if runtime.main:
             say_safely(f"report   {_write_report(folder)}")
         runtime.wait()
-    return folder
 
 
 def _say_training(parts: Parts, say: Say) -> None:
@@ -263,7 +288,7 @@ def _say_training(parts: Parts, say: Say) -> None:
         say(line)
 
 
-def _write_report(folder: Run) -> Path:
+def _write_report(folder: RunFolder) -> Path:
     from gantk.report.build import write_report  # not imported before the first step
 
     return write_report(folder.path)
@@ -292,11 +317,11 @@ def evaluate(
 
     from gantk.files import held
     from gantk.machine.runtime import start
-    from gantk.runs.folder import Run
+    from gantk.runs.folder import RunFolder
     from gantk.runs.models import find_model, packed, require_split
     from gantk.training.assemble import assemble, restore
 
-    folder = Run.open(find_model(run, say))
+    folder = RunFolder.open(find_model(run, say))
     recipe = folder.recipe()
     changes = {
         "metrics": metrics and list(metrics),
@@ -316,7 +341,7 @@ def evaluate(
         packing = packed(folder)
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
-            folder = Run(shutil.copytree(folder.path, copy))
+            folder = RunFolder(shutil.copytree(folder.path, copy))
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(held(folder.path)))
         chosen = folder.chosen()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
@@ -344,26 +369,9 @@ def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Tr
     models, `load([run1, run2])` or in any form that `translate` takes, are loaded as one that
     returns the mean of their translations.
     """
-    return _load(model, device)
+    from gantk.inference.load import load_model
 
-
-def _load(
-    model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lambda line: None
-) -> TrainedModel:
-    """Like `load`; `say` is called with lines that name the model and its limits."""
-    from gantk.plugin.loader import registry
-    from gantk.runs.models import find_model
-
-    if several := plugins().hook.gantk_load_model(model=model, device=device):
-        return several
-    path = find_model(model, say)
-    suffix = path.suffix.lower().removeprefix(".")
-    # an exporter that reads its files is named by their suffix
-    if suffix in registry().names("exporter"):
-        return registry().get("exporter", suffix).load()().load(path)
-    from gantk.inference.translator import Translator
-
-    return Translator.load(path, device)
+    return load_model(model, device)
 
 
 def translate(
@@ -428,6 +436,7 @@ def translate(
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
     from gantk.inference.frame import PLANES, TranslateOptions
+    from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
 
     if variants is not None and style is not None:
@@ -454,7 +463,7 @@ def translate(
     options = TranslateOptions(
         variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta
     )
-    model = _load(run, device, say)
+    model = load_model(run, device, say)
     translation = Translation(
         model, to, options, volume, say, progress, clip, suffix, keep_header, workers
     )
@@ -480,7 +489,9 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's [[post]] steps are applied.
     """
-    written = _load(run, device, say).sample_to(Path(out), n, seed, label, post)
+    from gantk.inference.load import load_model
+
+    written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post)
     say(f"written  {counted(written, 'image')} to {out}")
     return written
 
@@ -507,7 +518,7 @@ def export(
     return write(find_model(run, say), format, Path(out), to, tolerance, say)
 
 
-def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
+def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     """Score the test split, write metrics.json and print its lines; returns its content, {} on
     ranks other than 0.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 
 FORMAT = 1
 # an absolute path of two names or more: between quotes it may contain blanks, else it ends at the
@@ -100,7 +100,7 @@ def figures(run: Path) -> Row:
         raise GantkError(
             f"the run ended well, and yet its figures cannot be read: {error}"
         ) from None
-    log = Run(run).read_log()
+    log = RunFolder(run).read_log()
     curve = []
     seconds = 0.0
     for line in log:
@@ -137,7 +137,7 @@ def _patients(run: Path, split: Row) -> Row:
     if not (run / "patients.json").is_file():
         return {}
     stored = json.loads((run / "patients.json").read_text("utf-8"))
-    data = Run(run).recipe().tables["data"]
+    data = RunFolder(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
     scores: Row = {}

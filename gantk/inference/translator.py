@@ -32,7 +32,7 @@ from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
 from gantk.runs.schemas import read as read_json
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
@@ -61,9 +61,9 @@ class Translator(TrainedModel):
         )
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunFolder:
         """The run folder of the checkpoint."""
-        return Run(self.checkpoint.parent.parent)
+        return RunFolder(self.checkpoint.parent.parent)
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
@@ -72,7 +72,7 @@ class Translator(TrainedModel):
         """
         path = Path(path)
         inside = (path / "meta.json").is_file()
-        folder = Run.open(path.parent.parent if inside else path)
+        folder = RunFolder.open(path.parent.parent if inside else path)
         model = folder.recipe().check()
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         keep_memory(model.train.fast.keep_memory, runtime.device.type)

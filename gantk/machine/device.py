@@ -20,6 +20,8 @@ LOOK = (
     "see what `nvidia-smi` says; update the driver, install a torch that fits it, take another"
     f" card, or {CPU}"
 )
+# number of spatial dimensions -> the memory format
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 DRIVER = Path("/proc/driver/nvidia/version")  # version of the loaded driver, on Linux
 # of glibc's malloc.h
 M_TRIM_THRESHOLD = -1

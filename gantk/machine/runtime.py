@@ -17,9 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gantk.machine.device import choose, cpu_info, driver_version, precision_on
+from gantk.machine.device import CHANNELS_LAST, choose, cpu_info, driver_version, precision_on
 from gantk.machine.launch import Launch, launch
-from gantk.nets.kernels import CHANNELS_LAST
 
 if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks, Reduction

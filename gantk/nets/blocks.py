@@ -15,8 +15,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
+from gantk.machine.device import CHANNELS_LAST
 from gantk.nets import kernels, winograd
-from gantk.nets.kernels import CHANNELS_LAST
 from gantk.nets.statistics import moments, normalised
 
 NormKind = Literal["instance", "batch", "group", "none"]

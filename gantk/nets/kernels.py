@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from gantk.machine.device import CHANNELS_LAST
+
 # by the number of spatial dimensions
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # weights per position of the smaller map, over all images, from which a matrix product is used
 HEAVY = 4096
 TAPS = range(17, 65)  # taps of a kernel with one output for which a matrix product is used

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.nets.kernels import CHANNELS_LAST
+from gantk.machine.device import CHANNELS_LAST
 
 CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
 

@@ -5,17 +5,38 @@ from __future__ import annotations
 import base64
 import html
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gantk.errors import argument
 from gantk.report.words import direction_name, number
+from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import inside, read
+
+if TYPE_CHECKING:
+    from gantk.inference.model import TrainedModel
 
 MAX_IMAGES = 4  # held-out images of one direction, each as input, output and truth
 CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
 
 
-def run_html(run: Any) -> str:
+class Run(RunFolder):
+    """A run of `gantk.run`, an earlier one by its folder: `gantk.Run("runs/NAME-TIME")`.
+
+    A notebook shows its scores and pictures; `pandas.DataFrame(run.log).plot("step",
+    "losses.generators/cycle_a")`, and `t2 = run.load().translate(t1)`.
+    """
+
+    def load(self, device: str | None = None) -> TrainedModel:
+        """The trained model: `run.load().translate(array)`; see `gantk.load`."""
+        from gantk.inference.load import load_model
+
+        return load_model(self.path, device)
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
+
+
+def run_html(run: RunFolder) -> str:
     """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark
     colours apply.
     """

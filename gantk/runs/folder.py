@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -26,9 +26,6 @@ from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
 from gantk.runs.schemas import inside, read, read_log
-
-if TYPE_CHECKING:
-    from gantk.inference.model import TrainedModel
 
 PACKAGES = (
     "torch",
@@ -44,13 +41,9 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, repr=False)
-class Run:
+class RunFolder:
     """A run folder, `runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples,
     metrics, report.
-
-    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its
-    scores and pictures; `pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")`, and
-    `t2 = run.load().translate(t1)`.
     """
 
     path: Path
@@ -72,11 +65,6 @@ class Run:
                     scores.append(f"{direction} {name} {row['value']:.4g}")
         saved = f"step {steps[-1]}" if steps else "nothing saved yet"
         return f"Run('{self.path}': {', '.join([saved, *scores])})"
-
-    def _repr_html_(self) -> str | None:
-        from gantk.report.notebook import run_html
-
-        return run_html(self)
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -119,18 +107,12 @@ class Run:
             for step, paths in files.items()
         }
 
-    def load(self, device: str | None = None) -> TrainedModel:
-        """The trained model: `run.load().translate(array)`; see `gantk.load`."""
-        from gantk.api import load as load_model
-
-        return load_model(self.path, device=device)
-
     @classmethod
     def create(
         cls, out: str | Path | None, name: str, locks: ExitStack, again: bool = False
-    ) -> Run:
+    ) -> RunFolder:
         """Create and lock a new run folder, or with `again` lock one whose run is started again;
-        returns its Run.
+        returns it.
 
         `locks` releases the lock. UserError where the folder holds a run already or another process
         has the lock.
@@ -153,7 +135,7 @@ class Run:
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Run:
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open an existing run; UserError where the folder is not a run."""
         path = Path(path)
         if not path.is_dir():
@@ -344,7 +326,7 @@ def stored_data(
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as locks:
-        folder = Run.create(out, loaded.name, locks).path
+        folder = RunFolder.create(out, loaded.name, locks).path
         try:
             source, words = keep(data, folder / "data", domains)
             say(f"kept     {words}")

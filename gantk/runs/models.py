@@ -19,7 +19,7 @@ from gantk.recipe.load import files_of
 if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not need
     from gantk.data.dataset import Data
     from gantk.recipe.tables import DataTable
-    from gantk.runs.folder import Run
+    from gantk.runs.folder import RunFolder
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
 NAME = r"[\w.-]+"  # a model's name: no path separators
@@ -86,12 +86,12 @@ def all_models() -> dict[str, tuple[Path, str]]:
 
 def weights_hash(path: Path) -> str:
     """The SHA-256 of a packed model's weights."""
-    from gantk.runs.folder import Run
+    from gantk.runs.folder import RunFolder
 
-    return sha256_of(Run.open(path).latest() / "weights.safetensors")
+    return sha256_of(RunFolder.open(path).latest() / "weights.safetensors")
 
 
-def packed(run: Run) -> dict[str, Any] | None:
+def packed(run: RunFolder) -> dict[str, Any] | None:
     """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was
     trained here.
     """
@@ -100,7 +100,7 @@ def packed(run: Run) -> dict[str, Any] | None:
     return load_meta(run.latest()).get("packed")
 
 
-def refuse_packed(run: Run) -> None:
+def refuse_packed(run: RunFolder) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
     if packed(run) is not None:
         what = (
@@ -139,7 +139,7 @@ def split_hash(splits: Mapping[str, Any]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def data_of(run: Run, table: DataTable, method: type) -> Data:
+def data_of(run: RunFolder, table: DataTable, method: type) -> Data:
     """The data of a run with its recorded split; UserError where a packed model was split on other
     images.
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.kernels import CHANNELS_LAST
+from gantk.machine.device import CHANNELS_LAST
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
 

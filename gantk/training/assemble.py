@@ -15,15 +15,15 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
-from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
+from gantk.training.restart import identity_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
-def save_checkpoint(run: Run, parts: Parts, buffers: list[dict[str, Tensor]] | None = None) -> Path:
+def save_checkpoint(
+    run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor]] | None = None
+) -> Path:
     """Save weights (live and averaged), engine state, and what inference needs; returns the
     checkpoint's folder.
 

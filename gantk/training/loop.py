@@ -29,7 +29,7 @@ from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
@@ -66,7 +66,7 @@ class Training:
     def __init__(
         self,
         parts: Parts,
-        run: Run | None,
+        run: RunFolder | None,
         seconds: float = 0.0,
         profile: StepProfile | None = None,
     ):

@@ -17,7 +17,7 @@ from gantk.files import sha256_of
 from gantk.method import Method
 from gantk.nets.pretrained import read_state
 from gantk.runs import checkpoint, trained
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model
 from gantk.runs.schemas import read
 from gantk.training.assemble import Start
@@ -34,7 +34,7 @@ def find_weights(name: str) -> Path:
         path = find_model(name)
         if path.is_file() or (path / "meta.json").is_file():
             return path
-        return Run.open(path).chosen()
+        return RunFolder.open(path).chosen()
     except UserError as error:
         raise error.at(WHERE) from None
 

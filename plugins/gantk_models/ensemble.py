@@ -78,9 +78,9 @@ def _folds(path: Path) -> list[Path] | None:
         return None
     # these import torch, which exported models do not need
     from gantk.runs.checkpoint import steps_saved
-    from gantk.runs.folder import Run
+    from gantk.runs.folder import RunFolder
 
-    folds = Run.open(runs[0]).recipe().check().data.split.folds
+    folds = RunFolder.open(runs[0]).recipe().check().data.split.folds
     finished = [
         run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")
     ]

@@ -21,7 +21,7 @@ from gantk.files import whole_folder, write_file
 from gantk.inference.translator import Translator
 from gantk.method import Method
 from gantk.runs import checkpoint
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_hash
 from gantk.runs.schemas import read
 from gantk.runs.trained import inference_state
@@ -130,7 +130,7 @@ def _rounded(tensor: Tensor, dtype: str) -> Tensor:
     return small if bool(small.isfinite().all()) else tensor
 
 
-def _recipe(run: Run) -> dict[str, Any]:
+def _recipe(run: RunFolder) -> dict[str, Any]:
     """The recipe's tables with absolute paths cut to their names, set to evaluate the one
     checkpoint.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from gantk import markdown_table, score_table
 from gantk.errors import UserError, told
 from gantk.recipe.load import mapping, read_toml
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import packed, weights_hash
 from gantk.runs.schemas import read
 
@@ -36,7 +36,7 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
     packed model.
     """
     tables = read_toml(model / "recipe.toml", "recipe.toml", "recipe", "`gantk recipes`")[1]
-    run = Run(model)
+    run = RunFolder(model)
     data = mapping(tables.get("data"))
     train = mapping(tables.get("train"))
     size = (run.latest() / "weights.safetensors").stat().st_size

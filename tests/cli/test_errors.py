@@ -14,8 +14,8 @@ from tiny import draw_pictures
 
 import gantk as api
 from gantk.errors import GantkError, counted, machine_failure
-from gantk.machine.restart import advice
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
+from gantk.training.restart import advice
 
 
 def test_one_is_singular_and_words_have_their_plurals():
@@ -88,7 +88,7 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
 @pytest.mark.parametrize("name", ["my run", "-run", "it's [1]"])
 def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
     monkeypatch.chdir(copied_run.parent)
-    run = Run(copied_run.rename(name).relative_to("."))
+    run = RunFolder(copied_run.rename(name).relative_to("."))
     for said in (
         str(run.occupied()).removesuffix(".  (--out)"),
         advice(run.path, 1).removesuffix("."),
@@ -102,7 +102,7 @@ def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
 def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):
     before = (copied_run / "metrics.json").read_bytes()
     lines = []
-    monkeypatch.setattr(Run, "write_json", full)
+    monkeypatch.setattr(RunFolder, "write_json", full)
     found = api.evaluate(copied_run, device="cpu", say=lines.append)
     assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
     assert any(line.startswith("score") for line in lines)
@@ -113,11 +113,13 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
 def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
     tiny_recipe, tiny_run, tmp_path, monkeypatch
 ):
-    write = Run.add_to_log
+    write = RunFolder.add_to_log
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(
-            Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line)
+            RunFolder,
+            "add_to_log",
+            lambda run, line: full() if line["step"] > 2 else write(run, line),
         )
         # a second failure hides the first one of none
         patch.setattr("gantk.report.build.write_report", full)
@@ -127,7 +129,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
         ):
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
     api.resume(out, device="cpu", say=lambda line: None)
-    assert Run(out).metrics == Run(tiny_run).metrics
+    assert RunFolder(out).metrics == RunFolder(tiny_run).metrics
 
 
 def test_running_out_of_memory_at_import_is_one_message():

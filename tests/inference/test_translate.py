@@ -22,7 +22,7 @@ from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk_parts.ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
@@ -311,7 +311,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
 
 
 def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
-    run = Run(copied_run)
+    run = RunFolder(copied_run)
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 2}))

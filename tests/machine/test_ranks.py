@@ -29,16 +29,16 @@ from gantk.machine import ranks as machine
 from gantk.machine.device import choose
 from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
-from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
 from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.testing.small import random_images, small_part, small_size, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
+from gantk.training.restart import identity_of
 
 # ---- commands that run as several processes
 
@@ -116,7 +116,7 @@ def test_a_restarted_rank_ends_with_the_undisturbed_weights(tiny_recipe, tmp_pat
     )
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    steps = [line["step"] for line in Run(tmp_path / "broken").read_log() if "losses" in line]
+    steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
     assert steps == sorted(set(steps))
 
 

@@ -5,7 +5,7 @@ does not.
 import json
 
 from gantk.files import sha256_of
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import split_hash
 
 
@@ -19,7 +19,7 @@ def test_cards_say_what_is_known_and_name_nobody(tiny_run, tmp_path, gantk):
     assert len(set(numbers)) == 96
     assert all(item["answers"] or item["open"] for item in found["items"])
     facts = found["facts"]
-    run = Run(tiny_run)
+    run = RunFolder(tiny_run)
     for digest in (split_hash(run.split()), sha256_of(run.chosen() / "weights.safetensors")):
         assert digest in facts["hashes"]
         assert digest in text

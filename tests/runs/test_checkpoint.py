@@ -22,7 +22,7 @@ from gantk.files import HOST
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.runs import checkpoint
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam, sgd
@@ -404,7 +404,7 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble, restore
 
-    model = Run.open(copied_run).recipe().check()
+    model = RunFolder.open(copied_run).recipe().check()
     saved = copied_run / "checkpoints" / "step-000004"
     meta = json.loads((saved / "meta.json").read_text())
     del meta["sha256"]
@@ -440,6 +440,6 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
         run(tiny_recipe, set={"train.batch": 1}, **quiet)
     run(str(copied_run / "recipe.toml"), **quiet)
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
-    steps = [line["step"] for line in Run(copied_run).read_log() if "losses" in line]
+    steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
     assert steps == [1, 2, 3, 4]
     assert not (copied_run / "samples/step-000099").exists()

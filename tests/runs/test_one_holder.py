@@ -19,7 +19,7 @@ from tiny import ROOT
 
 from gantk import files
 from gantk.errors import UserError
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 
 # What writes below a folder that is hidden until it is whole, or what a reader checks. Lines may be
 # added to a log.
@@ -70,7 +70,7 @@ def test_every_file_is_written_by_the_one_writer():
 
 
 def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     image = np.zeros((1, 8, 8), np.float32)
     run.write_picture("step-000001", "a_to_b-0", image, -1.0, 1.0)
     (path,) = run.samples[1]
@@ -166,7 +166,7 @@ def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, nu
 def test_two_starts_in_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ExitStack() as holding:
-        made = [Run.create(None, "tiny", holding).path for _ in range(6)]
+        made = [RunFolder.create(None, "tiny", holding).path for _ in range(6)]
         assert len(set(made)) == 6
         assert any(path.name.endswith("-2") for path in made)
     assert all((path / "checkpoints").is_dir() for path in made)

@@ -14,7 +14,7 @@ from gantk.errors import UserError
 from gantk.machine import usage
 from gantk.machine.usage import Used, speed_of
 from gantk.recipe.load import load_recipe
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.training import trial
 from gantk.training.trial import Trial
 
@@ -116,7 +116,7 @@ def test_speed_holds_the_mean_step_of_each_interval():
 
 
 def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
-    folder = Run(copied_run)
+    folder = RunFolder(copied_run)
     used = folder.usage()
     logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]
     assert used["step"] == 4

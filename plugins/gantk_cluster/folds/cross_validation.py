@@ -21,7 +21,7 @@ from gantk.metrics.verdict import title_of
 from gantk.recipe.load import Settings, resolved
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import steps_saved
-from gantk.runs.folder import Run, new_folder
+from gantk.runs.folder import RunFolder, new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.checks import check_training
 
@@ -131,7 +131,7 @@ def _require_same(place: Path, model: Model) -> None:
         return
     # as `run` does: plugins add to a recipe, such as weights' hashes
     check_training(model)
-    if resolved(Run.open(place).recipe().check()) != resolved(model):
+    if resolved(RunFolder.open(place).recipe().check()) != resolved(model):
         what = f"'{place}' holds a run of another recipe, or with other settings"
         raise UserError(
             what, where="--out", remedy="name another folder, or ask for what was asked for before"

@@ -14,7 +14,7 @@ from jinja2 import Environment
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import refuse_packed
 
 SWEEP = "sweep.json"  # marks the folder of a sweep
@@ -55,7 +55,7 @@ def job_script(
             remedy = "leave --data, --set, --profile, --out and --sweep out"
             raise UserError(f"'{what}' goes on as it began", where=what, remedy=remedy)
         if not begun:
-            run = Run.open(what)
+            run = RunFolder.open(what)
             run.recipe().check()
             refuse_packed(run)
             run.latest()

@@ -21,7 +21,7 @@ from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
 from gantk.recipe.load import resolved
 from gantk.runs.checkpoint import path_of, steps_saved
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read, table
 from gantk_cluster.sweep.reporting import REPORTING
 
@@ -65,7 +65,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
         if steps_saved(trial / "checkpoints"):
-            Run(trial).write_recipe(
+            RunFolder(trial).write_recipe(
                 resolved(checked_recipe(asked["recipe"], None, config, None)[1])
             )
             resume(trial, **options)
@@ -140,7 +140,7 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
         }
         return chosen["rule"], chosen["higher_is_better"], scored
     found: dict[int, float] = {}
-    for line in Run(run).read_log():
+    for line in RunFolder(run).read_log():
         ways = [
             scores[metric]
             for scores in line.get("validation", {}).values()

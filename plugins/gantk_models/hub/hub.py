@@ -17,7 +17,7 @@ from gantk import __version__
 from gantk.errors import GantkError, UserError, told
 from gantk.files import write_file
 from gantk.recipe.load import mapping
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, card, find_model, packed, weights_hash
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -67,7 +67,7 @@ def fetched(address: str, say: Callable[[str], None]) -> Path:
             f"'{address}' is no model of gantk's: it has no recipe.toml",
             remedy="`gantk push` makes one",
         )
-    Run(folder).latest()
+    RunFolder(folder).latest()
     say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
     return folder
 
@@ -99,7 +99,7 @@ def push(
     path = find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
-        if card is None and packed(Run.open(path)) is not None:
+        if card is None and packed(RunFolder.open(path)) is not None:
             shutil.copytree(path, made)
         else:
             from gantk import pack
@@ -119,7 +119,7 @@ def push(
 
 def _readme(model: Path, license: str | None) -> str:
     """The model's card, with the metadata header that the hub reads."""
-    domains = mapping(Run(model).recipe().tables.get("data")).get("domains") or []
+    domains = mapping(RunFolder(model).recipe().tables.get("data")).get("domains") or []
     task = "image-to-image" if len(domains) > 1 else "unconditional-image-generation"
     return HEAD.format(task=task, license=f"license: {license}\n" if license else "") + card(model)
 

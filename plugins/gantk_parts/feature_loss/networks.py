@@ -16,7 +16,7 @@ from gantk.machine.runtime import Runtime
 from gantk.metrics.features import Features
 from gantk.plugin.spec import Part
 from gantk.runs.checkpoint import load_meta_of
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.trained import load_method
 
 OUTPUT = "output"  # name for a network's final output
@@ -114,7 +114,7 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
         if not is_run(network):
             found = Features(network, 1.0, 2, weights=weights, side=side).network
             return Maps(found, network, layers, found.channels, (64, 64), True)
-        run = Run.open(network)
+        run = RunFolder.open(network)
         model = run.recipe().check()
         saved = run.chosen()
         if model.method.name != "segmenter":

@@ -14,7 +14,7 @@ from pydantic import RootModel
 from gantk.errors import argument
 from gantk.files import sha256_of
 from gantk.report.run_record import RunRecord
-from gantk.runs.folder import Run, flat
+from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, packed, split_hash
 from gantk.runs.schemas import read, table
 from gantk.terminal import duration
@@ -54,7 +54,7 @@ PATIENTS = RootModel[
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
-    packing = (packed(Run(record.path)) if saved else None) or {}
+    packing = (packed(RunFolder(record.path)) if saved else None) or {}
     facts = _data(record, packing) | _training(record, packing) | _evaluation(record)
     return {name: text for name, text in facts.items() if text}
 
@@ -122,7 +122,7 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         "augmentation": data and (_options(data, ["augment"]) or "no augmentation"),
         "split": _join(run.split.get("how"), f"seed {sets['seed']}" if "seed" in sets else ""),
         "disjoint": disjoint,
-        "hashes": _join(split and f"split sha256 {split}", *_weights(Run(run.path))),
+        "hashes": _join(split and f"split sha256 {split}", *_weights(RunFolder(run.path))),
         "task": run.domains and task,
     }
 
@@ -140,7 +140,7 @@ def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name.replace('_', ' ')}: {patients} patients, {len(images)} images"
 
 
-def _weights(run: Run) -> Iterator[str]:
+def _weights(run: RunFolder) -> Iterator[str]:
     """Yield a line with the hash of the weights used for inference; nothing where none are saved."""
     if any(run.checkpoints.glob("step-*")):
         chosen = run.chosen()

@@ -199,10 +199,10 @@ def of_run(
     """
     from gantk.inference.translator import Translator
     from gantk.metrics.references import RealImages, windows
-    from gantk.runs.folder import Run
+    from gantk.runs.folder import RunFolder
     from gantk.runs.models import data_of, find_model
 
-    model = Translator.load(Run.open(find_model(run, say)).path, device)
+    model = Translator.load(RunFolder.open(find_model(run, say)).path, device)
     if model.packed is not None:
         what = f"'{run}' is packed, without images"
         raise UserError(what, where="RUN", remedy="translate yours: --real and --fake")

@@ -12,7 +12,7 @@ from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.metrics.references import fitting, spread
 from gantk.metrics.verdict import pair_verdict
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 
 # most test images that are scored; their bytes; images shown
 IMAGES = 256
@@ -60,4 +60,6 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
     result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
     rows = [torch.cat(spread(list(each), SHOWN), -1) for each in (truth, output)]
-    Run.open(run).write_picture("reconstructions", "test", torch.cat(rows, -2).numpy(), low, high)
+    RunFolder.open(run).write_picture(
+        "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high
+    )

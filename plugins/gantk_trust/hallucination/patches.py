@@ -13,7 +13,7 @@ from pydantic import RootModel
 
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import preview
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import Part, Preview, Step, table
 from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
 
@@ -42,7 +42,7 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
     the worst first.
     """
     found = {direction: _listed(one) for direction, one in tested.items()}
-    Run(run).write_json("hallucinations.json", found)
+    RunFolder(run).write_json("hallucinations.json", found)
 
 
 def _listed(one: Tested) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import Preview, table
 
 # Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of
@@ -58,7 +58,7 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
         }
         for one in metric.nearest
     ]
-    Run(run).write_json("memorisation.json", {"cases": cases})
+    RunFolder(run).write_json("memorisation.json", {"cases": cases})
 
 
 def copying(rows: dict[str, Any]) -> str:

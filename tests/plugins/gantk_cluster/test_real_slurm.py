@@ -15,7 +15,7 @@ from several import finish, free_port, recipe_file, start
 from test_slurm import MIDDLE
 
 from gantk.runs.checkpoint import load_weights
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 
 CONF = """
 ClusterName=two
@@ -112,6 +112,8 @@ def test_real_slurm_requeues_two_nodes_to_equal_weights(
     called(*show, until="JobState=COMPLETED")
     assert "after step 3 of 4" in Path("said").read_text()
     assert {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
-    found, expected = (load_weights(Run(tmp_path / name).latest()) for name in ("out", "ranks"))
+    found, expected = (
+        load_weights(RunFolder(tmp_path / name).latest()) for name in ("out", "ranks")
+    )
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -14,7 +14,7 @@ import torch
 from several import begun, finish, free_port, recipe_file, start
 
 from gantk.runs.checkpoint import load_weights
-from gantk.runs.folder import Run
+from gantk.runs.folder import RunFolder
 
 # In the place of SLURM: srun starts tasks with its variables and, as the real one, kills them at
 # SIGTERM.
@@ -103,7 +103,7 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
     assert (code, again) == (0, 1) and "after step 3 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
     found, expected = (
-        load_weights(Run(each).latest())
+        load_weights(RunFolder(each).latest())
         for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1])
     )
     assert found.keys() == expected.keys()

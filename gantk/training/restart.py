@@ -18,7 +18,7 @@ from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import steps_saved
-from gantk.runs.folder import Run, flat
+from gantk.runs.folder import RunFolder, flat
 
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
@@ -70,7 +70,7 @@ def run_to_resume(
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
-    folder = Run.open(out)
+    folder = RunFolder.open(out)
     locks.enter_context(held(folder.path))
     saved = steps_saved(folder.checkpoints)
     automatic = process.restarts or (process.elastic and not folder.report.exists())

@@ -1,0 +1,37 @@
+"""Loads a trained model of any kind: a run, one of its checkpoints, an exported file, several
+models as one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from gantk.inference.model import TrainedModel
+from gantk.plugin.loader import load as plugins
+from gantk.plugin.loader import registry
+from gantk.runs.models import find_model
+
+AnyPath = str | os.PathLike[str]
+
+
+def load_model(
+    model: AnyPath | Iterable[AnyPath],
+    device: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainedModel:
+    """The model of that path, name or address; see `gantk.load`.
+
+    `say` is called with lines that name the model and its limits.
+    """
+    from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
+    if from_plugin is not None:
+        return from_plugin
+    path = find_model(model, say)
+    suffix = path.suffix.lower().removeprefix(".")
+    # an exporter that reads its files is named by their suffix
+    if suffix in registry().names("exporter"):
+        return registry().get("exporter", suffix).load()().load(path)
+    from gantk.inference.translator import Translator  # imports torch
+
+    return Translator.load(path, device)
