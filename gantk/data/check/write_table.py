@@ -14,6 +14,7 @@ from gantk.data.names.patients import patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import LEFT_OUT, csv_text
 from gantk.errors import UserError, counted
+from gantk.files import write_file
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, joined, words_of
 
@@ -47,11 +48,12 @@ def write_table(
     scans: Sequence[io.Scan],
     usage: Usage | None,
     items: Sequence[Inspected],
-) -> None:
+) -> str:
     """Write one row for each image below `path`; paths are relative to the table where they can be.
 
     With a `usage` the table gives the same records, and files that it does not use are left out by
-    `none` in the column split. Without one, a row says what its names alone are sure of.
+    `none` in the column split. Without one, a row says what its names alone are sure of. Returns a
+    sentence about the rows.
     """
     if usage:
         rows = [*_rows_of_records(usage, scans), *_rows_left_out(usage, scans)]
@@ -66,8 +68,7 @@ def write_table(
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
     cells = [[getattr(row, column) for column in columns] for row in rows]
-    with table.open("x", encoding="utf-8") as file:
-        file.write(csv_text(columns, cells))
+    write_file(table, csv_text(columns, cells).encode())
     trained = [row for row in rows if row.split != LEFT_OUT[0]]
     domains = sum(not row.domain for row in trained)
     patients = sum(not row.patient for row in trained)

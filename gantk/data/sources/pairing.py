@@ -4,7 +4,7 @@ names.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,11 +89,10 @@ def pair_by_name(items: Sequence[Item]) -> None:
     for item in items:
         alike[item.split, item.name].append(item)
     shared = {name for name, members in alike.items() if _are_registered(members)}
-    counts = {"a": 0, "b": 0}  # names in each domain
+    names_of_domain = Counter[str]()
     for members in alike.values():
-        for letter in {item.letter for item in members}:
-            counts[letter] += 1
-    smaller = min(counts.values())
+        names_of_domain.update({item.letter for item in members})
+    smaller = min(names_of_domain["a"], names_of_domain["b"])
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
         return
     for (split, name), members in alike.items():
