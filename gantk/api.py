@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import GantkError, UserError, counted, machine_failure
+from gantk.errors import GantkError, UserError, count_noun, machine_failure
 from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
@@ -279,8 +279,8 @@ def _say_training(parts: Parts, say: Say) -> None:
     runtime = parts.runtime
     weights = sum(parameter.numel() for parameter in parts.method.parameters())
     machine = describe(runtime)
-    size = f"{weights / 1e6:.2g} M weights, {counted(parts.engine.steps, 'step')}"
-    place = f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}"
+    size = f"{weights / 1e6:.2g} M weights, {count_noun(parts.engine.steps, 'step')}"
+    place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
     if runtime.world > 1:
         place += f", {runtime.world} ranks"
     say(f"train    {parts.model.method.name}, {size}, {place}")
@@ -492,7 +492,7 @@ def sample(
     from gantk.inference.load import load_model
 
     written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post)
-    say(f"written  {counted(written, 'image')} to {out}")
+    say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from gantk import __version__, api
 from gantk.errors import (
-    Elsewhere,
+    FailedOnOtherRank,
     GantkError,
     Interrupted,
     did_you_mean,
@@ -88,7 +88,7 @@ class Commands(click.Group):
         label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
         for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
             signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
-        if not isinstance(error, Elsewhere):
+        if not isinstance(error, FailedOnOtherRank):
             complain(f"{label}  {escape(str(error))}")
         sys.exit(error.exit_code)
 

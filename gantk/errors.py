@@ -83,7 +83,7 @@ class Interrupted(GantkError):
     exit_code = 130
 
 
-class Elsewhere(GantkError):
+class FailedOnOtherRank(GantkError):
     """Another process of this training stopped and prints why: this one exits with the same code
     and prints nothing.
     """
@@ -106,7 +106,7 @@ def printable(text: str) -> str:
     )
 
 
-def told(error: BaseException | str, most: int = 160) -> str:
+def one_line(error: BaseException | str, most: int = 160) -> str:
     """The message of a library's error in one line of at most `most` characters; without one, the
     error's class.
 
@@ -132,7 +132,7 @@ def machine_failure(error: BaseException) -> str | None:
             " more of it."
         )
     if isinstance(error, UnicodeEncodeError):
-        return f"a name has characters that this system's encoding lacks: {told(error)}. Rename it."
+        return f"a name has characters that this system's encoding lacks: {one_line(error)}. Rename it."
     if isinstance(error, OSError) and error.errno:
         if isinstance(error.filename, (str, bytes)):
             place = f"'{printable(os.fsdecode(error.filename))}': "
@@ -156,7 +156,7 @@ def argument(path: object) -> str:
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
-def counted(some: int | Sized, noun: str) -> str:
+def count_noun(some: int | Sized, noun: str) -> str:
     """`1 image`, `3 images`, `2 series`, `4 boxes`: a number, or how many there are of something,
     with its noun.
     """

@@ -217,11 +217,11 @@ class Method(nn.Module):
         joined = [torch.cat(tensors) for tensors in zip(*passes, strict=True)]
         return _split(call(*joined), [len(arguments[0]) for arguments in passes])
 
-    def telling_apart(
+    def real_fake_losses(
         self,
         name: str,
         network: nn.Module,
-        game: Any,
+        adversarial: Any,
         real: Tensor,
         fake: Tensor,
         augment: Any = None,
@@ -233,12 +233,12 @@ class Method(nn.Module):
         changes both before the network, and observes the logits of the real images.
         """
         logits = self.batched_forward(
-            network, real, fake, call=chained(augment, network) if augment else None
+            network, real, fake, call=compose(augment, network) if augment else None
         )
         if augment:
             augment.observe(logits[0])
-        losses = {f"d_{name}": game.discriminator(*logits)}
-        penalty = game.penalty(network, real, fake)
+        losses = {f"d_{name}": adversarial.discriminator(*logits)}
+        penalty = adversarial.penalty(network, real, fake)
         return losses if penalty is None else losses | {f"penalty_{name}": penalty}
 
     def _unable(self, verb: str, instead: str) -> UserError:
@@ -247,7 +247,7 @@ class Method(nn.Module):
         )
 
 
-def chained(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
+def compose(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
     """Both functions as one, such as an augmentation and a discriminator; a `call` for
     `Method.batched_forward`.
     """

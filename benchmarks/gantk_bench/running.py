@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gantk.errors import GantkError, Interrupted, UserError, counted
+from gantk.errors import GantkError, Interrupted, UserError, count_noun
 from gantk.files import expect_file, held, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
@@ -181,11 +181,11 @@ class Bench:
             self._measure(todo, board, stopped)
 
     def _print_plan(self, done: int) -> None:
-        rows = counted(self.planned, "row")
-        at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
+        rows = count_noun(self.planned, "row")
+        at_once = f"{self.jobs} at once, {count_noun(self.threads, 'thread')} each"
         _print_line(self.out, f"bench    suite {self.suite.name}, {rows}, {at_once}")
         if done:
-            _print_line(self.out, f"resume   done already: {counted(done, 'row')}")
+            _print_line(self.out, f"resume   done already: {count_noun(done, 'row')}")
         _print_line(self.out, f"folder   {self.path}")
 
     def own_rows(self) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.files import sweep, temporary_beside
 
 IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
@@ -119,7 +119,7 @@ class Cache:
             if not warned:
                 what = (
                     f"the cache '{self.folder}' takes no more images, which are decoded again:"
-                    f" {told(error)}. Name "
+                    f" {one_line(error)}. Name "
                 )
                 what += (
                     "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set"

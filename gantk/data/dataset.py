@@ -29,7 +29,7 @@ from gantk.data.sources.rows import weights_of
 from gantk.data.split import consequences, named, read_splits, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sampled
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
 
@@ -137,7 +137,9 @@ class Data:
                 )
                 remedy = "give a folder for each patient that holds a file for each contrast"
                 raise UserError(
-                    f"{what}{counted(len(first), 'channel')}", where="data.domains", remedy=remedy
+                    f"{what}{count_noun(len(first), 'channel')}",
+                    where="data.domains",
+                    remedy=remedy,
                 )
             images = [
                 r.read()
@@ -392,12 +394,12 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
         scans = {record.scan_key for record in own} - {""}
         patients = {record.subject for record in own} - {""}
         if scans:
-            what = f"{counted(scans, 'volume')} ({counted(own, 'slice')})"
+            what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
         else:
-            what = counted(own, "image")
+            what = count_noun(own, "image")
         lines.append(
             f"{name}: {what}"
-            + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown")
+            + (f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown")
         )
     return "; ".join(lines)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.plugin.spec import Positive
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ def mapping_from(state: dict[str, Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # the options of a plugin's kind, and figures that are not its own
-        what = f"the intensities of the training images are no mapping: {told(error)}"
+        what = f"the intensities of the training images are no mapping: {one_line(error)}"
         raise UserError(
             what, where="meta.json", remedy="use another checkpoint of the run"
         ) from None

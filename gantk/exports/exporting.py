@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.data.resample import Resize
-from gantk.errors import GantkError, UserError, counted
+from gantk.errors import GantkError, UserError, count_noun
 from gantk.inference.frame import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -154,7 +154,7 @@ class Direction:
             # their centre
             images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]
             self.on = (
-                f"{counted(images, f'{SPLITS[split]} image')} of"
+                f"{count_noun(images, f'{SPLITS[split]} image')} of"
                 f" {self.translator.frame(self.letter).source}"
             )
             return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])

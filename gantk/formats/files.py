@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.files import sync, temporary_beside
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
@@ -260,7 +260,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     except UserError as error:
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except (OSError, UnicodeEncodeError) as error:
-        what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or told(error)}"
+        what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or one_line(error)}"
         raise UserError(
             what, remedy="look at the folder's permissions and the space that is left"
         ) from error
@@ -357,7 +357,7 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
     except UserError as error:  # of a second file, or of a missing library
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except Exception as error:  # parsers and codecs raise any kind of error for a broken file
-        reason = f"it lacks {told(error)}" if isinstance(error, KeyError) else told(error)
+        reason = f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         what = f"'{path}' cannot be read as {form.name}: {reason}"
         raise UserError(
             what, allowed=form.allowed, remedy="copy it again, or leave it out"

@@ -19,7 +19,7 @@ from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.processing import FLAT, WINDOW
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import padded, tiles
+from gantk.inference.windows import pad_to_size, tiles
 
 
 def differentiable(model: Any, images: Tensor, to: str | None, options: TranslateOptions) -> Tensor:
@@ -148,7 +148,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
         if tuple(images.shape[2:]) == trained:
             return straight(images)
         plan = tiling.plan(tuple(images.shape[1:]))
-        framed, inside = padded(images, plan.size)
+        framed, inside = pad_to_size(images, plan.size)
         if plan.window == plan.size:
             return straight(framed)[(..., *inside)]
         shared = [part - max(1, int(part * (1 - table.overlap))) for part in plan.window]

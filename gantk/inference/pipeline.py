@@ -17,7 +17,7 @@ import numpy as np
 
 from gantk.data.intensity import PerChannel, some_of
 from gantk.data.resample import SamplingGrid, slabs
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
@@ -290,7 +290,7 @@ class Pipeline:
             if channels == len(names) > 1:
                 remedy = f"name a folder that holds one file for each of {', '.join(names)}"
             what = (
-                f"'{image.path}' has {counted(image.channels, 'channel')}, and this run was trained"
+                f"'{image.path}' has {count_noun(image.channels, 'channel')}, and this run was trained"
                 f" on {channels}"
             )
             raise UserError(what, where=where, remedy=remedy)

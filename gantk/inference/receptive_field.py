@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
@@ -232,7 +232,7 @@ class Requirements:
         # an operation that fails on meta tensors, or mixes them with real ones
         except RuntimeError as error:
             raise Unfit(
-                f"large and small maps meet outside of its layers ({told(error)})"
+                f"large and small maps meet outside of its layers ({one_line(error)})"
             ) from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].factors for number in gathered] + list(crops.values())

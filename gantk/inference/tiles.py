@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from gantk.inference.receptive_field import Call, Crops, Requirements, Split, Unfit
-from gantk.inference.windows import Tile, by_windows, padded, shrunk, tiles
+from gantk.inference.windows import Tile, by_windows, pad_to_size, shrunk, tiles
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.blocks import memory_format
-from gantk.nets.statistics import Moments, moments, normalised
+from gantk.nets.statistics import Moments, apply_norm, moments
 from gantk.recipe.tables import Model
 
 # bytes per voxel, above any network's need: an image that fits even so is not measured
@@ -111,7 +111,7 @@ class TiledNetwork:
             if tuple(images.shape[2:]) == self.size:
                 return torch.cat([self._run(part) for part in images.split(self.batch)])
             plan = self.plan(tuple(images.shape[1:]))
-            framed, inside = padded(images.cpu(), plan.size)
+            framed, inside = pad_to_size(images.cpu(), plan.size)
             if plan.split:
                 parts = [_in_tiles(self._requirements, plan, image) for image in framed.split(1)]
                 done = torch.cat(parts)
@@ -248,7 +248,7 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
                     raise _Reached(forward(*args) if number in split.gathered else args[0])
                 if number in split.gathered:
                     return None
-                return normalised(call.layer, args[0], known[number])
+                return apply_norm(call.layer, args[0], known[number])
 
             placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in batch]))
             try:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.errors import GantkError, UserError, counted
+from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import sweep
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
@@ -110,7 +110,7 @@ class Translation:
         """Say how the uncertainty was scaled to errors."""
         factor, patients = self.model.spread_scale(self.letter, kind)
         if factor:
-            fitted = f"as fitted on {counted(patients, 'validation patient')}"
+            fitted = f"as fitted on {count_noun(patients, 'validation patient')}"
             self.say(f"note     the uncertainty is scaled by {factor:.3g}, {fitted}")
         else:
             self.say("note     the uncertainty is not scaled: a spread, not an error")
@@ -251,7 +251,7 @@ class Translation:
         long = [path.name for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
         if long:
             what = (
-                f"{counted(long, 'result')} would have a name of more than {MAX_NAME_BYTES} bytes,"
+                f"{count_noun(long, 'result')} would have a name of more than {MAX_NAME_BYTES} bytes,"
                 f" such as '{long[0]}'"
             )
             remedy = "shorten the names of the inputs: no disk holds such names"
@@ -269,7 +269,7 @@ class Translation:
             for path in written:
                 self.say(f"written  {path}")
             return
-        line = f"written  {counted(written, 'file')} to {folder}"
+        line = f"written  {count_noun(written, 'file')} to {folder}"
         if done_before:
             line += f", {done_before} of {count} inputs done before"
         self.say(line)

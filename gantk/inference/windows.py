@@ -112,7 +112,7 @@ def by_windows(
     return total
 
 
-def padded(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
+def pad_to_size(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
     """Pad images (N, C, *sides), centred, to at least as large a `size`; returns them and the box
     they fill.
 

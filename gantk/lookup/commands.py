@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
 from gantk.plugin.registry import KINDS, Entry
@@ -199,7 +199,7 @@ def recipes(ctx) -> None:
             summary = tables.get("summary", "")
             apart = in_short(tables)
         except (OSError, ValueError) as error:
-            summary = f"not readable: {told(error)}"
+            summary = f"not readable: {one_line(error)}"
         rows.append((name, escape(str(summary)), escape(apart), owner))
     console().print(table(("recipe", "summary", "beside its report", "from"), rows))
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 from gantk import __version__
-from gantk.errors import counted, told
+from gantk.errors import count_noun, one_line
 from gantk.plugin.loader import installed, load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
@@ -53,9 +53,9 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
 
         machine = describe(start())
     except Exception as error:  # a broken torch may raise anything
-        yield "device", "-", f"torch does not start: {told(error)}"
+        yield "device", "-", f"torch does not start: {one_line(error)}"
         return
-    threads = counted(machine["threads"], "thread")
+    threads = count_noun(machine["threads"], "thread")
     device = f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}"
     yield "device", device, None
     if machine["cuda"]:
@@ -69,6 +69,6 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     try:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:
-        why = told(error, 60)
+        why = one_line(error, 60)
         problem = f"it does not fit this torch ({why}): install the one that belongs to it"
         yield "torchvision", "-", problem

@@ -47,7 +47,7 @@ def edges(image: Tensor) -> Tensor:
     """
     with torch.autocast(image.device.type, enabled=False):
         # more would draw edges towards the brighter side
-        gray = blurred(image.float().mean(1, keepdim=True), 0.35)
+        gray = gaussian_blur(image.float().mean(1, keepdim=True), 0.35)
         slopes = torch.gradient(gray, dim=(axes := [*range(2, gray.ndim)]))
         parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
         length = reduce(torch.add, parts[: len(slopes)]) + 1e-10  # of g, squared
@@ -56,7 +56,7 @@ def edges(image: Tensor) -> Tensor:
         )
 
 
-def blurred(image: Tensor, deviation: float) -> Tensor:
+def gaussian_blur(image: Tensor, deviation: float) -> Tensor:
     """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at
     all.
     """

@@ -1,7 +1,7 @@
 """Losses that compare two images pixel by pixel, in a pair or after a cycle.
 
 They accept a non-negative `weight` (N, 1, *size) that gives some pixels more influence: see
-`weighted`.
+`weighted_mean`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class L1:
     """
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return weighted(difference(output, target).abs(), weight)
+        return weighted_mean(difference(output, target).abs(), weight)
 
 
 class L2:
     """Mean square difference, in squared intensity units."""
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return weighted(difference(output, target).square(), weight)
+        return weighted_mean(difference(output, target).square(), weight)
 
 
 class Norm:
@@ -67,7 +67,7 @@ def difference(output: Tensor, target: Tensor) -> Tensor:
     return output.float() - target.float()
 
 
-def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of values (N, C, *size), weighted per pixel by (N, 1, *size); None: an unweighted mean.
 
     Weights are divided by their image's own mean, so that every image counts the same and a batch's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gantk.losses.reconstruction import L1, weighted
+from gantk.losses.reconstruction import L1, weighted_mean
 from gantk.plugin.spec import Share
 
 
@@ -28,4 +28,4 @@ class SSIM(L1):
         compare = SSIMLoss if output.ndim == 4 else SSIM3DLoss
         unlike = 2 * compare(11, max_val=2.0, reduction="none")(output.float(), target.float())
         plain = super().__call__(output, target, weight)
-        return self.share * weighted(unlike, weight) + (1 - self.share) * plain
+        return self.share * weighted_mean(unlike, weight) + (1 - self.share) * plain

@@ -175,12 +175,12 @@ def air_left_empty(
     all nearly black (noise). Images are (N, C, *size), of one size.
     """
     brightest = source.detach().float().amax(1, keepdim=True) - black
-    tissue = widened((brightest >= AIR * data_range).float(), window // 2)
+    tissue = dilate((brightest >= AIR * data_range).float(), window // 2)
     air = ((tissue == 0) | (brightest < BLACK * data_range)).float()
     return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
 
 
-def widened(mask: Tensor, by: int) -> Tensor:
+def dilate(mask: Tensor, by: int) -> Tensor:
     """Dilate a mask (N, C, *size) by `by` pixels in all directions."""
     return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gantk.errors import Elsewhere, GantkError, UserError
+from gantk.errors import FailedOnOtherRank, GantkError, UserError
 from gantk.machine.launch import Launch
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Ranks:
         codes = self.gather(error and error.exit_code)
         failed = next((rank for rank, code in enumerate(codes) if code is not None), None)
         if failed is not None:
-            raise error if self.rank == failed else Elsewhere(failed, codes[failed])
+            raise error if self.rank == failed else FailedOnOtherRank(failed, codes[failed])
         return result
 
     def agree(self, about: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ class Criterion:
             self.higher = True
         elif directions:
             self.rule = OF_TRANSLATIONS
-            self._criteria = lambda: dict(map(self._translated, directions))
+            self._criteria = lambda: dict(map(self._direction_criteria, directions))
 
     @property
     def image_kind(self) -> str:
@@ -134,7 +134,7 @@ class Criterion:
         score = sum(scores) / len(scores) if scores else math.nan
         return criteria | {"score": round(score, 6) if math.isfinite(score) else None}
 
-    def _translated(self, to: str) -> tuple[str, dict[str, float]]:
+    def _direction_criteria(self, to: str) -> tuple[str, dict[str, float]]:
         """The criteria of one direction, with the score computed from them."""
         sources, real = self._images[to]
         made = self.scorer.translate(sources, to)
@@ -198,8 +198,8 @@ class Criterion:
                 # All patients have both domains: the sources are those of half of them.
                 sources = sources[: -(-len(sources) // 2)]
             real = spread(of_other_patients(training, sources) or training, max_reals)
-            inputs = self.reals.seen(spread(sources, max_sources))
-            group = self.reals.group(windows(self.reals.shown(real), size))
+            inputs = self.reals.network_inputs(spread(sources, max_sources))
+            group = self.reals.group(windows(self.reals.scored_images(real), size))
             images[to] = (windows(inputs, size), group)
         return images
 

@@ -17,7 +17,7 @@ from gantk.data.names.patient_folders import numbered
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.machine.runtime import start
-from gantk.metrics.pair_scores import PairScorer, References, joined
+from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
 from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.metrics.verdict import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
@@ -299,7 +299,7 @@ def _pair_rows(
         references = References(real, [patient_of_file(pair[1])])
         found.append(scorers[dims](line(made), references))
     first_scorer = next(iter(scorers.values()))
-    return first_scorer.rows(joined(found))
+    return first_scorer.rows(concatenate_scores(found))
 
 
 def _set_rows(

@@ -20,7 +20,7 @@ from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
-from gantk.metrics.features import published
+from gantk.metrics.features import published_metrics
 from gantk.metrics.pair_scores import PairScorer, References, Scores
 from gantk.metrics.references import (
     MAX_SET_BYTES,
@@ -30,7 +30,7 @@ from gantk.metrics.references import (
     fitting,
     spread,
 )
-from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
+from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
@@ -107,7 +107,7 @@ def default_metrics(method: Method) -> list[Any]:
     if method.directions():
         metrics += OF_TRANSLATIONS
     if method.samples:
-        metrics += [*OF_SAMPLES, *published()]
+        metrics += [*OF_SAMPLES, *published_metrics()]
     return metrics
 
 
@@ -171,17 +171,17 @@ class Scorer:
             else:
                 sources = self.data.unpaired(OTHER[to])
             batch.records[key] = spread(sources, count)
-            batch.seen[key] = self.reals.seen(batch.records[key])
+            batch.seen[key] = self.reals.network_inputs(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
             real = batch.inputs[key]
             if pairs:
-                real = self.reals.shown([pair[to] for pair in spread(pairs, count)])
+                real = self.reals.scored_images([pair[to] for pair in spread(pairs, count)])
                 batch.truths[key] = real
             batch.differences[key] = difference(real)
         if self.method.samples and not self.method.directions():
             batch.noise = count
             records = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
-            batch.differences["image"] = difference(self.reals.shown(records))
+            batch.differences["image"] = difference(self.reals.scored_images(records))
         return batch
 
     def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ class Scorer:
             count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
-            scores["image"] = {kid.name: kid(train, real, self._sampled(images)).value}
+            scores["image"] = {kid.name: kid(train, real, self._generated_group(images)).value}
         results = {}
         for key, values in scores.items():
             known = {name: round(v, 4) for name, v in values.items() if v is not None}
@@ -225,7 +225,7 @@ class Scorer:
         if not pairs:
             return found
         for to in self.method.directions():
-            sources = self.reals.seen([pair[OTHER[to]] for pair in pairs])
+            sources = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
             found[to] = (sources, self.reals.references(pairs, to))
         return found
 
@@ -257,7 +257,7 @@ class Scorer:
             sources = self.reals.records("test", OTHER[to])
         if not sources:
             return
-        inputs = self.reals.seen(sources)
+        inputs = self.reals.network_inputs(sources)
         output = self._translate_shared(inputs, to)
         if output is None:  # not rank 0
             return
@@ -303,7 +303,7 @@ class Scorer:
             classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
         made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
         noise = {"noise": self.reals.noise(self.letter, count)}
-        self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
+        self._score(result, "image", self.letter, made, noise, self._generated_group(made["image"]))
 
     def _with_posts(
         self, key: str, output: Tensor, letter: str, made_from, records=()
@@ -381,7 +381,7 @@ class Scorer:
                     set_scores[name][score] = row | {"n": len(set(about.patients))}
             if beside and train is not test:
                 real = halves(train)[1]
-                real = chosen(real, torch.arange(len(real)) < len(some))
+                real = select_images(real, torch.arange(len(real)) < len(some))
                 note = f"{note}/training-images-as-if-made"
                 set_scores["real_split"] |= set_rows(metric, train, test, real, note)
         return set_scores
@@ -392,14 +392,19 @@ class Scorer:
 
         A baseline maps sources (N, C, *size), as they are scored, to images of the target domain.
         """
-        pool = self.reals.shown(spread(self.reals.records("train", to), MAX_BASELINE_IMAGES))
+        pool = self.reals.scored_images(
+            spread(self.reals.records("train", to), MAX_BASELINE_IMAGES)
+        )
         yield "identity", lambda sources: identity(sources, pool.shape[1])
         yield "histogram", HistogramMatching(pool)
         pairs = self.data.pairs("train")
 
         def images_of_pairs(count: int) -> Iterator[tuple[Tensor, Tensor]]:
             for pair in spread(pairs, count):
-                yield self.reals.shown([pair[OTHER[to]]])[0], self.reals.shown([pair[to]])[0]
+                yield (
+                    self.reals.scored_images([pair[OTHER[to]]])[0],
+                    self.reals.scored_images([pair[to]])[0],
+                )
 
         if pairs:
             yield "intensity_map", IntensityMap(images_of_pairs(MAX_BASELINE_IMAGES))
@@ -432,7 +437,7 @@ class Scorer:
         fitted_on = None
         pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
         if pairs:
-            seen = self.reals.seen([pair[OTHER[to]] for pair in pairs])
+            seen = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
             validation = self.reals.references(pairs, to, self.data.centre(seen))
             fitted_on = errors_and_spread(validation, seen)
         scores = judge(*errors_and_spread(references, inputs), self.span, fitted_on)
@@ -474,7 +479,7 @@ class Scorer:
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
         return images.float().cpu()
 
-    def _sampled(self, images: Tensor) -> ImageGroup:
+    def _generated_group(self, images: Tensor) -> ImageGroup:
         """Images from noise as a set, with classes: in turn, or the only class in the training
         images.
         """
@@ -526,13 +531,13 @@ class Scorer:
         """
         directions = self.method.directions()
         letter = (directions or self.method.reads)[0]
-        train = {str(record.label) for record in self.reals.labelled("train", letter)}
-        test = {str(record.label) for record in self.reals.labelled("test", letter)}
+        train = {str(record.label) for record in self.reals.labelled_records("train", letter)}
+        test = {str(record.label) for record in self.reals.labelled_records("test", letter)}
         if directions:
             made_known = True
         else:
             one_image = torch.zeros(1, 1, *self.method.geometry.size)
-            made_known = self._sampled(one_image).labels is not None
+            made_known = self._generated_group(one_image).labels is not None
         if len(train & test) >= 2 and made_known:
             return None
         known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
@@ -553,7 +558,7 @@ class Scorer:
         for to in self.method.directions():
             for split in ("train", "test"):
                 records = self.reals.records(split, to)
-                known = sum(self.reals.masked(record) is not None for record in records)
+                known = sum(self.reals.record_with_mask(record) is not None for record in records)
                 counts.append(f"{known} of {len(records)}")
                 complete &= known > 0
         if counts and complete:

@@ -108,7 +108,7 @@ def _registered_name(features: str) -> str:
     return "timm"
 
 
-def published() -> list[dict[str, str]]:
+def published_metrics() -> list[dict[str, str]]:
     """Metrics as they were published: of registered features whose weights, or of packages that are
     installed.
     """

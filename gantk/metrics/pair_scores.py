@@ -67,7 +67,7 @@ class Scores:
         return f"{infinite} of {count} images score infinitely" if infinite else None
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
+def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     """Concatenate the scores of several calls."""
     values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
     patients = [patient for part in parts for patient in part.patients]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import widened
+from gantk.losses.structure import dilate
 
 CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
@@ -58,7 +58,7 @@ class PairMetric:
     def __call__(self, output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None and self.in_mask is None:
             raise UserError(f"{self.name} cannot be limited to a mask", where="evaluate.regions")
-        with self._compared(output, reference):
+        with self._comparison(output, reference):
             inside = None if mask is None else (mask > 0).expand_as(output)
             return self._score(output.float(), reference.float(), inside)
 
@@ -71,7 +71,7 @@ class PairMetric:
             )
 
     @contextmanager
-    def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:
+    def _comparison(self, output: Tensor, reference: Tensor) -> Iterator[None]:
         """No gradients, full precision; UserError if the two cannot be compared."""
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
@@ -100,7 +100,7 @@ class MapMetric(PairMetric):
         """The map's mean over each mask (None: the whole image), and the number of its values
         there: (N,) each.
         """
-        with self._compared(output, reference):
+        with self._comparison(output, reference):
             found = self._map(output.float(), reference.float())
             insides = [
                 self._on_map(None if mask is None else (mask > 0).expand_as(output))
@@ -231,7 +231,7 @@ class LesionContrast(PairMetric):
         if mask is None:
             raise UserError("lesion_contrast needs lesion masks", where="evaluate.metrics")
         inside = mask[:, :1].float()
-        ring = (widened(inside, RING) - inside) > 0
+        ring = (dilate(inside, RING) - inside) > 0
 
         def contrasts(image: Tensor) -> Tensor:  # (N, C)
             channels = image.split(1, 1)

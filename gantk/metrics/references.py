@@ -57,7 +57,7 @@ class RealImages:
         """The training records of a domain; in unpaired training without one side of each pair."""
         return [record for record in self.data.training if record.domain == letter]
 
-    def labelled(self, split: str, letter: str) -> list[Record]:
+    def labelled_records(self, split: str, letter: str) -> list[Record]:
         """Records of a split and domain whose class is known, of all classes."""
         left_out = [r for r in self._left_out.get(split, ()) if r.domain == letter]
         return [r for r in self.records(split, letter) + left_out if r.label is not None]
@@ -107,11 +107,11 @@ class RealImages:
             by_split[split_of[record.subject or record.key]].append(record)
         return by_split
 
-    def seen(self, records: Sequence[Record]) -> Tensor:
+    def network_inputs(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""
         return torch.stack([self.data.image(record) for record in records])
 
-    def shown(self, records: Sequence[Record]) -> Tensor:
+    def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
         return torch.stack(
             [self.data.centre(self.data.image(record)[None])[0] for record in records]
@@ -121,13 +121,13 @@ class RealImages:
         """Noise images: each pixel is drawn independently, with its mean and deviation over the
         training images.
         """
-        images = self.shown(spread(self.records("train", letter), MAX_SET_IMAGES // 4))
+        images = self.scored_images(spread(self.records("train", letter), MAX_SET_IMAGES // 4))
         mean = images.mean(0)
         deviation = images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
 
-    def masked(self, record: Record) -> Record | None:
+    def record_with_mask(self, record: Record) -> Record | None:
         """The record itself if it has a lesion mask, else a registered record with one; None if
         there is none.
         """
@@ -150,7 +150,7 @@ class RealImages:
         """
         masks = []
         for record in records:
-            masked = self.masked(record)
+            masked = self.record_with_mask(record)
             if masked is None:
                 masks.append(torch.full((1, *self.data.table.size), torch.nan))
             else:
@@ -171,7 +171,7 @@ class RealImages:
         units.
         """
         records = [pair[to] for pair in pairs]
-        images = self.shown(records)
+        images = self.scored_images(records)
         patients = [record.subject for record in records]
         if sources is None:
             return References(images, patients)
@@ -222,7 +222,7 @@ class RealImages:
         """Sets of training and of held-out images (of `all_classes` known), and a note for the
         scores' definitions.
         """
-        find = self.labelled if all_classes else self.records
+        find = self.labelled_records if all_classes else self.records
         train = self._set(find("train", letter), ("train", all_classes, letter), size)
         test = None
         held_out = find("test", letter)
@@ -250,7 +250,7 @@ class RealImages:
         key = (*name, tuple(size))
         if key not in self._sets:
             records = spread(records, fitting(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size))
-            self._sets[key] = self.group(windows(self.shown(records), size), records)
+            self._sets[key] = self.group(windows(self.scored_images(records), size), records)
         return self._sets[key]
 
 

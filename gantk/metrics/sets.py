@@ -73,7 +73,7 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
+def select_images(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The group of those images for which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
 
@@ -91,7 +91,7 @@ def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
     """
     numbers = patient_numbers(group.patients)
     first = torch.from_numpy(numbers < len(set(numbers)) // 2)
-    return chosen(group, first), chosen(group, ~first)
+    return select_images(group, first), select_images(group, ~first)
 
 
 def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:

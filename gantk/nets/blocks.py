@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gantk.errors import UserError, did_you_mean
 from gantk.machine.device import CHANNELS_LAST
 from gantk.nets import kernels, winograd
-from gantk.nets.statistics import moments, normalised
+from gantk.nets.statistics import apply_norm, moments
 
 NormKind = Literal["instance", "batch", "group", "none"]
 UpKind = Literal["resize", "linear", "transpose"]
@@ -125,7 +125,9 @@ class QuickConv(kernels.HasKernels, _ConvNd):
         if isinstance(padding, str) or not (self.kernels and plain and kernels.usable(x)):
             return super()._conv_forward(x, weight, bias)
         if self.padding_mode != "zeros":
-            x = kernels.framed(x, self._reversed_padding_repeated_twice, self.padding_mode)
+            x = kernels.pad_in_precision(
+                x, self._reversed_padding_repeated_twice, self.padding_mode
+            )
             padding = (0,) * len(padding)
         return winograd.convolution(x, weight, bias, self.stride, padding)
 
@@ -239,7 +241,7 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
 
     def _of_one(self, image: Tensor) -> Tensor:
         if image.shape[2:].numel() > LARGE and not torch.is_grad_enabled():
-            return normalised(self, image, moments(image, self.channels))
+            return apply_norm(self, image, moments(image, self.channels))
         return F.batch_norm(image, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
     def extra_repr(self) -> str:
@@ -255,7 +257,7 @@ class GroupNorm(nn.GroupNorm):
         if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
             return super().forward(x)
         return _image_by_image(
-            x, lambda image: normalised(self, image, moments(image, self.num_groups))
+            x, lambda image: apply_norm(self, image, moments(image, self.num_groups))
         )
 
 
@@ -280,7 +282,7 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
         )
     if kind == "none":
         return nn.Identity()
-    raise _unknown("norm", kind, get_args(NormKind))
+    raise _unknown_option("norm", kind, get_args(NormKind))
 
 
 class ReLU(kernels.HasKernels, nn.ReLU):
@@ -352,7 +354,7 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
         return CONV_TRANSPOSE[dims](inputs, outputs, 4, 2, 1, bias=bias)
     if kind in ("resize", "linear"):
         return ResizeConv(dims, inputs, outputs, linear=kind == "linear", bias=bias)
-    raise _unknown("up", kind, get_args(UpKind))
+    raise _unknown_option("up", kind, get_args(UpKind))
 
 
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -388,11 +390,11 @@ def output_activation(kind: OutputKind) -> nn.Module:
     """
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
     if kind not in activations:
-        raise _unknown("activation_out", kind, activations)
+        raise _unknown_option("activation_out", kind, activations)
     return activations[kind]()
 
 
-def _unknown(option: str, value: object, allowed: Iterable[str]) -> UserError:
+def _unknown_option(option: str, value: object, allowed: Iterable[str]) -> UserError:
     what = f"there is no {option} '{value}'"
     return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
 

@@ -421,7 +421,7 @@ def torchs(x: Tensor, transposed: bool = False) -> Callable[..., Tensor]:
     return both[x.ndim - 4]
 
 
-def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
+def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
     """Pad `x` in the data type of its convolution: under autocast on a CPU, torch would pad in
     float32.
     """

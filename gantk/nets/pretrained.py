@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 
 VARIABLE = "GANTK_WEIGHTS"  # names a folder of weight files, for machines without a network
 SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -39,7 +39,7 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
         if "weights_only" in str(error):
             detail = "it is damaged, or a pickle that may run code"
         else:
-            detail = told(error)
+            detail = one_line(error)
         found = None
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:

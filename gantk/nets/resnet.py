@@ -45,20 +45,22 @@ class ResNet(b.Network):
         bias = norm == "none" if bias is None else bias  # a norm would subtract the offset again
         filters = [width * 2**level for level in range(downs + 1)]
 
-        def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
+        def with_norm(layer: nn.Module, channels: int) -> list[nn.Module]:
             return [layer, b.norm(norm, channels, dims, affine=affine), b.ReLU()]
 
         def block() -> nn.Module:
             c = filters[-1]
             first, second = (b.conv(dims, c, c, 3, mode=padding, bias=bias) for _ in range(2))
             drop = [nn.Dropout(dropout)] if dropout else []
-            return Residual(*normed(first, c), *drop, second, b.norm(norm, c, dims, affine=affine))
+            return Residual(
+                *with_norm(first, c), *drop, second, b.norm(norm, c, dims, affine=affine)
+            )
 
-        layers = normed(b.conv(dims, in_channels, width, 7, mode=padding, bias=bias), width)
+        layers = with_norm(b.conv(dims, in_channels, width, 7, mode=padding, bias=bias), width)
         ends = []  # index of the layer after each of the encoder's maps
         for level, outputs in enumerate(filters):
             if level:
-                layers += normed(
+                layers += with_norm(
                     b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs
                 )
             layers += [b.SelfAttention(dims, outputs)] if level in attention else []
@@ -69,7 +71,7 @@ class ResNet(b.Network):
         )
         layers += [block() for _ in range(blocks)]
         for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
-            layers += normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
+            layers += with_norm(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
         layers += [
             b.conv(dims, width, out_channels, 7, mode=padding),
             b.output_activation(activation_out),

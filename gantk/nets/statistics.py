@@ -85,7 +85,7 @@ def moments(image: Tensor, groups: int) -> Moments:
         )
     else:
         rows = max(1, CHUNK // image.shape[3:].numel())
-        chunks = (_summed(part) for part in image.split(rows, dim=2))
+        chunks = (_part_moments(part) for part in image.split(rows, dim=2))
         found = next(chunks)
         for chunk in chunks:
             found = found + chunk
@@ -98,7 +98,7 @@ def moments(image: Tensor, groups: int) -> Moments:
     return Moments(found.count * means.shape[1], mean, squares.sum(1) + spread)
 
 
-def _summed(part: Tensor) -> Moments:
+def _part_moments(part: Tensor) -> Moments:
     """Moments per channel of a part small enough for sums in float32."""
     eps = 1e-12
     count = part.shape[2:].numel()
@@ -111,7 +111,7 @@ def _summed(part: Tensor) -> Moments:
     return Moments(count, mean.double(), (deviation.double() ** -2 - eps).clamp_min(0) * count)
 
 
-def normalised(norm: PositionNorm, x: Tensor, moments: Moments) -> Tensor:
+def apply_norm(norm: PositionNorm, x: Tensor, moments: Moments) -> Tensor:
     """Apply a norm layer to images (N, C, *size) with the given statistics in place of their own.
 
     One pass in the input's precision and layout; the arithmetic is float32.

@@ -148,23 +148,23 @@ class Units:
         self.bias_before_norm = norm == "none" if bias is None else bias
         self.bias = True if bias is None else bias
 
-    def normed(self, channels: int) -> nn.Module:
+    def norm_layer(self, channels: int) -> nn.Module:
         return b.norm(self.norm, channels, self.dims, affine=self.affine)
 
     def down(
         self, inputs: int, outputs: int, kernel: int, *, normed: bool, **shape: int
     ) -> list[nn.Module]:
-        """A convolution, its norm if `normed`, and LeakyReLU."""
+        """A convolution, its norm if `norm_layer`, and LeakyReLU."""
         bias = self.bias_before_norm if normed else self.bias
         layers = [b.conv(self.dims, inputs, outputs, kernel, bias=bias, **shape)]
         if normed:
-            layers.append(self.normed(outputs))
+            layers.append(self.norm_layer(outputs))
         return [*layers, nn.LeakyReLU(0.2, inplace=True)]
 
     def up(self, kind: UpKind, inputs: int, outputs: int, dropout: float) -> nn.Sequential:
         """A doubling of the size, its norm, and dropout if there is any."""
         enlarge = b.upsample(kind, self.dims, inputs, outputs, bias=self.bias_before_norm)
-        layers = [enlarge, self.normed(outputs)]
+        layers = [enlarge, self.norm_layer(outputs)]
         if dropout:
             layers.append(nn.Dropout(dropout))
         return nn.Sequential(*layers)
@@ -172,7 +172,7 @@ class Units:
     def plain(self, inputs: int, outputs: int) -> list[nn.Module]:
         """A 3x3 convolution and its norm."""
         layer = b.conv(self.dims, inputs, outputs, 3, bias=self.bias_before_norm)
-        return [layer, self.normed(outputs)]
+        return [layer, self.norm_layer(outputs)]
 
 
 class Join(torch.autograd.Function):

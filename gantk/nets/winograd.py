@@ -134,7 +134,7 @@ class Tiles:
         return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, rows, columns])
 
 
-def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
+def transform_windows(matrix: Tensor, pixels: Tensor) -> Tensor:
     """Multiply each window (pixels, channels) by a matrix: quicker than one product of all windows
     side by side.
     """
@@ -152,11 +152,13 @@ class Winograd(Function):
         ctx.transposed = transposed
         ctx.save_for_backward(x, weight, bias)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
-        large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))
+        large = transform_windows(of_windows, windows.cut(x, WINDOW, windows.padding))
         made = torch.einsum(
-            "npc,dpc->npd", large, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2))
+            "npc,dpc->npd",
+            large,
+            transform_windows(of_kernels, weight.movedim(1, -1).flatten(1, 2)),
         )
-        return windows.join(mixed(to_outputs, made), len(x), windows.small)
+        return windows.join(transform_windows(to_outputs, made), len(x), windows.small)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
@@ -164,16 +166,18 @@ class Winograd(Function):
             return *kernels.differentiable(ctx, gradient), None, None
         (x, weight, _), windows, gradients = ctx.saved_tensors, ctx.windows, [None] * 5
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
-        small = mixed(to_outputs.t(), windows.cut(gradient, windows.side))
+        small = transform_windows(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:
             made = torch.einsum(
-                "npd,dpc->npc", small, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2))
+                "npd,dpc->npc",
+                small,
+                transform_windows(of_kernels, weight.movedim(1, -1).flatten(1, 2)),
             )
             gradients[0] = windows.join(
-                mixed(of_windows.t(), made), len(x), x.shape[2:], windows.padding
+                transform_windows(of_windows.t(), made), len(x), x.shape[2:], windows.padding
             )
         if ctx.needs_input_grad[1]:
-            large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))
-            taps = mixed(of_kernels.t(), torch.einsum("npd,npc->dpc", small, large))
+            large = transform_windows(of_windows, windows.cut(x, WINDOW, windows.padding))
+            taps = transform_windows(of_kernels.t(), torch.einsum("npd,npc->dpc", small, large))
             gradients[1] = taps.unflatten(1, (windows.kernel,) * 2).movedim(-1, 1).detach()
         return tuple(gradients)

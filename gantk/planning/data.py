@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from gantk.errors import counted
+from gantk.errors import count_noun
 from gantk.planning.look import Scans
 from gantk.planning.method import Line, lines_of
 
@@ -21,13 +21,13 @@ def data_of(seen: Scans) -> list[Line]:
     mirror = min(each.mirror for each in pixels)
     move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
     why = f"left and right are {'much' if mirror > 0.5 else 'not'} alike (correlation {mirror:.2f})"
-    of = counted(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
+    of = count_noun(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
     why += (
         f"; small turns, shifts and scales make more of {of}" * few
         + "; pairs move together" * seen.paired
     )
     said = (
-        f"{name}: {counted([f for f in seen.files if name in f['domains']], 'file')}"
+        f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'file')}"
         for name in seen.domains
     )
     rows = [
@@ -64,7 +64,7 @@ def _source(seen: Scans, false: bool) -> Line:
         key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())
     }
     planes = [each.planes for each in seen.pixels.values() if each.planes]
-    why = counted(seen.files, "file")
+    why = count_noun(seen.files, "file")
     options.pop("planes", None)
     if planes and "planes" in seen.source:
         options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]

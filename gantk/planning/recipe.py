@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.planning.data import data_of
 from gantk.planning.look import Scans, look
 from gantk.planning.method import ADAM, Line, lines_of, method_of, shorter
@@ -143,7 +143,7 @@ def _sized(
     if steps < wanted:
         why += f"; {wanted} are usual, so more time would help"
     if steps == most:
-        why += f"; more gain little of {counted(count, 'image')}"
+        why += f"; more gain little of {count_noun(count, 'image')}"
     if best.peak_gib:
         why += f"; {best.peak_gib:.1f} GiB"
     return _filled(seen, lines, rungs[place], steps, why)

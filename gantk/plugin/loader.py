@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gantk.errors import did_you_mean, told
+from gantk.errors import did_you_mean, one_line
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import Add, Registry
 from gantk.plugin.settings import disabled_plugins
@@ -94,7 +94,7 @@ def load() -> Loaded:
                 _register(manager, registry, module, label, distribution.name)
             # no error of a plugin's import may stop the other plugins
             except (Exception, SystemExit) as error:
-                problem = f"{type(error).__name__}: {told(error)}"
+                problem = f"{type(error).__name__}: {one_line(error)}"
                 if manager.has_plugin(label):
                     manager.unregister(name=label)
         if problem:
@@ -137,7 +137,7 @@ def attach_commands(cli: click.Group) -> None:
             ]
             problem = f"the command '{taken[0]}' exists already" if taken else None
         except (Exception, SystemExit) as error:
-            problem = f"{type(error).__name__}: {told(error)}"
+            problem = f"{type(error).__name__}: {one_line(error)}"
         if problem:
             cli.commands.clear()
             cli.commands.update(before)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 
 KINDS = {
     "method": "a trainable model with its losses",
@@ -71,7 +71,7 @@ class Entry:
         it is.
         """
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        what = f"the {self.kind} '{self.name}' {what}: {name}{told(error)}"
+        what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
         remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
         return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 

@@ -11,7 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
@@ -54,7 +54,7 @@ def _disabled_by(path: Path) -> list[str]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"the settings are not readable: {told(error)}", where=where) from error
+        raise UserError(f"the settings are not readable: {one_line(error)}", where=where) from error
     packages = None
     plugins = tables.pop("plugins", {})
     other_keys = list(tables)

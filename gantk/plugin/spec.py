@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeGuard, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
-from gantk.errors import UserError, counted, did_you_mean, told
+from gantk.errors import UserError, count_noun, did_you_mean, one_line
 from gantk.plugin.loader import registry
 
 
@@ -39,7 +39,7 @@ class Part:
             inspect.signature(self.target).bind(*context, **options)
         except TypeError as error:
             what = (
-                f"cannot be made with {counted(context, 'value')} and its options, as"
+                f"cannot be made with {count_noun(context, 'value')} and its options, as"
                 f" {_with_article(self.kind)} is"
             )
             raise registry().get(self.kind, self.name).refused(what, error) from None
@@ -195,7 +195,7 @@ def bind(kind: str, value: Any) -> Part:
     if not isinstance(name, str) or len(name) > 80:
         what = (
             f"{_with_article(kind)} is a name or a table with a name, not"
-            f" {told(json.dumps(value, default=str), 80)}"
+            f" {one_line(json.dumps(value, default=str), 80)}"
         )
         raise UserError(
             what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'
@@ -243,7 +243,7 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         raise _user_error(model, first, owner) from None
     # such as 5,000 digits, or a list that contains itself
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
+        raise UserError(f"{owner} has a value that no recipe can hold: {one_line(error)}") from None
 
 
 def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +288,9 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
-        result = UserError(f"{message}, not {told(json.dumps(error['input'], default=str), 80)}")
+        result = UserError(
+            f"{message}, not {one_line(json.dumps(error['input'], default=str), 80)}"
+        )
     result.path = (*path, *result.path)
     return result
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
@@ -269,7 +269,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
         lines = re.split(r"[\d_]{4000}", text)[0].splitlines()
         where = f"{origin}:{len(lines)}, {lines[-1][:40]} ..." if "digits" in str(error) else None
         raise UserError(
-            f"'{origin}' is not valid TOML: {told(error)}", where=where, remedy=remedy
+            f"'{origin}' is not valid TOML: {one_line(error)}", where=where, remedy=remedy
         ) from None
 
 
@@ -316,7 +316,7 @@ def files_of(
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            why = f"its files cannot be read: {type(error).__name__}: {told(error)}"
+            why = f"its files cannot be read: {type(error).__name__}: {one_line(error)}"
             registry().broken[f"{package} of {owner}"] = why
             continue
         for path in sorted(filter(wanted, files)):

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
 from gantk.runs.schemas import inside, read, read_log
 
@@ -145,7 +145,7 @@ def wrong_picture(path: Path, run: Path) -> str:
             sides = image.size
             size = path.stat().st_size
     except Exception as error:  # damaged bytes can raise any exception
-        return f"it is no PNG: {told(error)}"
+        return f"it is no PNG: {one_line(error)}"
     too_large = max(sides) > MAX_PICTURE_SIDE or size > MAX_PICTURE_BYTES
     return "it is too large" if too_large else ""
 

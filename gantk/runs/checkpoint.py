@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gantk.errors import UserError, counted, told
+from gantk.errors import UserError, count_noun, one_line
 from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
@@ -215,7 +215,7 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     parameters = (name for name, _ in module.named_parameters())
     wrong = [name for name in parameters if not weights[name].isfinite().all()]
     if wrong:
-        what = f"'{wrong[0]}' of the checkpoint is not finite ({counted(wrong, 'tensor')})"
+        what = f"'{wrong[0]}' of the checkpoint is not finite ({count_noun(wrong, 'tensor')})"
         raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
     module.load_state_dict(weights)
 
@@ -234,7 +234,7 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
     detail = f"'{name}' is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
     raise UserError(
         f"the checkpoint belongs to another method or network: {detail}"
-        f" ({counted(differing, 'difference')})",
+        f" ({count_noun(differing, 'difference')})",
         where=where,
         remedy="use the recipe it was trained with: recipe.toml of its run folder",
     )
@@ -265,7 +265,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         detail = "it is missing"
     except Exception as error:  # damaged bytes can make the readers raise any exception
-        detail = told(error)
+        detail = one_line(error)
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
     raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import sha256_of
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
@@ -117,7 +117,7 @@ def card(path: Path) -> str:
         return ""
     except (OSError, ValueError) as error:
         raise UserError(
-            f"'{path / CARD}' cannot be read: {told(error)}", remedy="copy the model again"
+            f"'{path / CARD}' cannot be read: {one_line(error)}", remedy="copy the model again"
         ) from None
 
 

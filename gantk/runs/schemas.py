@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from gantk.errors import UserError, counted, told
+from gantk.errors import UserError, count_noun, one_line
 from gantk.plugin.spec import Share
 
 MAX_FILE_BYTES = 2**26
@@ -252,7 +252,7 @@ def read(
         return {}
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path.name} could not be read: {told(error)}", where=str(path), remedy=remedy
+            f"{path.name} could not be read: {one_line(error)}", where=str(path), remedy=remedy
         ) from None
 
 
@@ -276,10 +276,10 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                     yield checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
                     skipped += 1
-                    first_error = first_error or f"the first, line {number}: {told(error)}"
+                    first_error = first_error or f"the first, line {number}: {one_line(error)}"
     if skipped:
         problems.append(
-            f"{counted(skipped, 'line')} of {path.name} left out, as they could not be read;"
+            f"{count_noun(skipped, 'line')} of {path.name} left out, as they could not be read;"
             f" {first_error}"
         )
 

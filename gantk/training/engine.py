@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.errors import GantkError, UserError, told
+from gantk.errors import GantkError, UserError, one_line
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.recipe.tables import TrainTable
@@ -265,7 +265,7 @@ class Engine:
                 make = self._maker(phase)
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
         except Exception as error:  # a damaged state may raise any error
-            what = f"this is not the state of this training: {name}: {told(error)}"
+            what = f"this is not the state of this training: {name}: {one_line(error)}"
             remedy = (
                 "use another checkpoint of the run, and the recipe.toml that it was trained with"
             )
@@ -298,7 +298,7 @@ class Engine:
         try:
             return self._maker(phase)(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
-            what = f"the optimizer of the {phase.name} does not take its options: {told(error)}"
+            what = f"the optimizer of the {phase.name} does not take its options: {one_line(error)}"
             remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
             raise UserError(what, where="train.optimizer", remedy=remedy) from None
 

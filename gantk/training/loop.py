@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
 from gantk.data.batches import Prefetcher
-from gantk.errors import Elsewhere, Interrupted, UserError, argument, counted, told
+from gantk.errors import FailedOnOtherRank, Interrupted, UserError, argument, count_noun, one_line
 from gantk.files import whole_folder
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
@@ -148,7 +148,7 @@ class Training:
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
             self._save(view)
         if self.table.patience:
-            saves = counted(self.table.patience, "save")
+            saves = count_noun(self.table.patience, "save")
             view.print(
                 f"patience {saves} without a better score, which looks at"
                 f" {self.criterion.image_kind}"
@@ -173,7 +173,7 @@ class Training:
         """
         self.runtime.wait()
         if not self.runtime.main:
-            raise Elsewhere(0, Interrupted.exit_code)
+            raise FailedOnOtherRank(0, Interrupted.exit_code)
         closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
         # such as a full disk
         if view.write_error and not stopped and view.write_error.errno not in closed:
@@ -194,7 +194,7 @@ class Training:
             return False
         if self.runtime.main:
             step = self.engine.step
-            saves = counted(waited, "save")
+            saves = count_noun(waited, "save")
             why = (
                 f"train.patience: no better score than at step {best} in {saves}"
                 f" ({self.choice.rule})"
@@ -340,7 +340,7 @@ class Training:
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
-            view.print(f"report.html could not be renewed: {told(error)}", style="yellow")
+            view.print(f"report.html could not be renewed: {one_line(error)}", style="yellow")
         self._reported = time.perf_counter()
         view.busy = None
         self._report_cost = self._reported - began
@@ -443,7 +443,7 @@ class StepProfile:
         if steps < WARM_UP + count:
             what = (
                 f"{count} traced steps come after {WARM_UP} others, and this training has"
-                f" {counted(steps, 'step')}"
+                f" {count_noun(steps, 'step')}"
             )
             raise UserError(
                 what,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantk.errors import GantkError, memory_ended, told
+from gantk.errors import GantkError, memory_ended, one_line
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -53,7 +53,7 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        first = told(error).rstrip(".")
+        first = one_line(error).rstrip(".")
         remedies = list(
             dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way)
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gantk.data.dataset import Data
 from gantk.data.split.leakage import listed
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import sha256_of
 from gantk.method import Method
 from gantk.nets.pretrained import read_state
@@ -65,7 +65,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     if share < MIN_SHARE:
         what = (
             f"the weights of '{name}' do not fit the networks of this recipe"
-            f" ({counted(copied, 'tensor')} would): "
+            f" ({count_noun(copied, 'tensor')} would): "
         )
         if misfits:
             what += misfits[0]
@@ -75,7 +75,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         raise UserError(what, where=WHERE, remedy=remedy)
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:
-        what = f"'{not_finite[0]}' of '{name}' is not finite ({counted(not_finite, 'tensor')})"
+        what = f"'{not_finite[0]}' of '{name}' is not finite ({count_noun(not_finite, 'tensor')})"
         raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
     with torch.no_grad():
         for key, tensor in copied.items():
@@ -89,7 +89,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     if drawn:
         printed.append(f"start    not there, so drawn from the seed: {_layers(drawn, wanted)}")
     if misfits:
-        described = f"{listed(misfits)} ({counted(misfits, 'tensor')})"
+        described = f"{listed(misfits)} ({count_noun(misfits, 'tensor')})"
         printed.append(f"start    of another shape there, so drawn: {described}")
     if unused:
         printed.append(f"start    there, and nowhere here: {_layers(unused, saved)}")
@@ -148,7 +148,7 @@ def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
     partly = {key.split(".")[0] for key in tensors if key not in keys}
     networks = ((key, key.split(".")[0]) for key in keys)
     layers = [key.rpartition(".")[0] if network in partly else network for key, network in networks]
-    return f"{listed([*dict.fromkeys(layers)])} ({counted(keys, 'tensor')})"
+    return f"{listed([*dict.fromkeys(layers)])} ({count_noun(keys, 'tensor')})"
 
 
 def _differences(meta: dict[str, Any], data: Data) -> list[str]:
@@ -193,7 +193,7 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
     if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):
         return None
     what = (
-        f"'{name}' was trained on {counted(seen, 'file')} that are held out here, such as"
+        f"'{name}' was trained on {count_noun(seen, 'file')} that are held out here, such as"
         f" '{seen[0]}'"
     )
     remedy = (

@@ -196,7 +196,7 @@ class CycleMethod(Method):
         )
         for name, network, pool, augment in judges:
             fake = pool(batch[f"fake_{name}"])
-            losses |= self.telling_apart(
+            losses |= self.real_fake_losses(
                 name, network, self.adversarial, batch[name], fake, augment
             )
         return losses

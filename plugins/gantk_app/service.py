@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
-from gantk.errors import GantkError, UserError, told
+from gantk.errors import GantkError, UserError, one_line
 from gantk.files import temporary_beside, write_file
 from gantk.formats.files import Scan, formats, read, scans, stem_of, suffix_of
 
@@ -183,7 +183,7 @@ class Service:
             unpack(archive, folder)
         # zipfile and its decompressors raise any exception for a malicious file
         except Exception as error:
-            what = f"'{archive.name}' cannot be unpacked: {told(error)}"
+            what = f"'{archive.name}' cannot be unpacked: {one_line(error)}"
             raise UserError(
                 what, allowed="a zip of DICOM series or images", remedy="pack it again"
             ) from None

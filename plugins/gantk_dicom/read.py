@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
@@ -131,7 +131,7 @@ def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
     written = int(first_number(headers[0], "ImagesInAcquisition") or 0)
     if written <= count:
         return ()
-    lacking = counted(written - count, "slice")
+    lacking = count_noun(written - count, "slice")
     return (f"'{path}': lacks {lacking} of the {written} that were written",)
 
 

@@ -19,7 +19,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
@@ -354,7 +354,7 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
     except ValueError:
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise Broken(f"its {name} is not {counted(count, 'finite number')}")
+        raise Broken(f"its {name} is not {count_noun(count, 'finite number')}")
     return numbers
 
 
@@ -504,7 +504,7 @@ def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None
             " dcm2niix"
         )
     elif whole_steps:
-        what = f"lacks {counted(missing, 'slice')}"
+        what = f"lacks {count_noun(missing, 'slice')}"
     raise UserError(
         f"{where} {what}: {slices[worst].name} and {slices[worst + 1].name} lie {step:.4g} mm"
         f" apart, and slices usually {usual:.4g} mm",

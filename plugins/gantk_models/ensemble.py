@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.resample import slabs
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image
@@ -85,7 +85,7 @@ def _folds(path: Path) -> list[Path] | None:
         run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")
     ]
     if len(finished) < folds:
-        what = f"'{path}' holds {len(finished)} of {counted(folds, 'fold')}, trained to the end"
+        what = f"'{path}' holds {len(finished)} of {count_noun(folds, 'fold')}, trained to the end"
         raise UserError(
             what,
             where="RUN",

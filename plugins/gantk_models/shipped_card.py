@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantk import markdown_table, score_table
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.recipe.load import mapping, read_toml
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import packed, weights_hash
@@ -21,7 +21,9 @@ def text_of(card: Path) -> str:
     try:
         text = card.read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"'{card}' cannot be read as text: {told(error)}", where="--card") from None
+        raise UserError(
+            f"'{card}' cannot be read as text: {one_line(error)}", where="--card"
+        ) from None
     if "\n## Limits\n" not in text:
         what = (
             f"'{card}' has no section '## Limits', whose first paragraph is told wherever the model"

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
@@ -104,7 +104,7 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
             )
     except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
-        what += f" the weights of the network '{net}' of lpips ({told(error)})"
+        what += f" the weights of the network '{net}' of lpips ({one_line(error)})"
         remedy = (
             f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights ="
             ' "random"'

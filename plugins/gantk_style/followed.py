@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gantk.losses.structure import widened
+from gantk.losses.structure import dilate
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, metric_row
 from gantk.metrics.pairs import MAE, SSIM
@@ -30,7 +30,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     masks = scorer.reals.masks_of(examples[:count]) if count else None
     if masks is None or "a_to_b" not in result["metrics"]:
         return
-    x, y = (scorer.reals.seen(records[:count]) for records in (plain, examples))
+    x, y = (scorer.reals.network_inputs(records[:count]) for records in (plain, examples))
     made = []
     device = scorer.runtime.device
     with torch.no_grad(), scorer.runtime.autocast():
@@ -44,7 +44,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     tumour = masks.nan_to_num(0.0)
     patients = [record.subject for record in plain[:count]]
     inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
-    outside = 1 - widened(tumour, EDGE)
+    outside = 1 - dilate(tumour, EDGE)
     rows = result["metrics"]["a_to_b"]
     images = f"with-examples={count}"
     for metric, truth, region, where in (

@@ -113,8 +113,8 @@ class StyleTransferGAN(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminators' losses, of plain images and of those with a tumour."""
-        losses = self.telling_apart("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
-        return losses | self.telling_apart(
+        losses = self.real_fake_losses("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
+        return losses | self.real_fake_losses(
             "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"]
         )
 

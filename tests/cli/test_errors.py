@@ -13,13 +13,13 @@ import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import GantkError, counted, machine_failure
+from gantk.errors import GantkError, count_noun, machine_failure
 from gantk.runs.folder import RunFolder
 from gantk.training.restart import advice
 
 
 def test_one_is_singular_and_words_have_their_plurals():
-    said = [counted(count, "image") for count in (0, 1, 2, ["a"], "ab")]
+    said = [count_noun(count, "image") for count in (0, 1, 2, ["a"], "ab")]
     assert said == ["0 images", "1 image", "2 images", "1 image", "2 images"]
     plurals = {
         "copy": "copies",
@@ -29,7 +29,7 @@ def test_one_is_singular_and_words_have_their_plurals():
         "day": "days",
     }
     for noun, plural in (plurals | {"DICOM series": "DICOM series"}).items():
-        assert counted(2, noun) == f"2 {plural}"
+        assert count_noun(2, noun) == f"2 {plural}"
 
 
 # ---- what the machine refuses

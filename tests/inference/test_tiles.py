@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gantk as toolkit
 from gantk.inference.receptive_field import Memory
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import by_windows, padded
+from gantk.inference.windows import by_windows, pad_to_size
 from gantk.nets.blocks import (
     LARGE,
     GroupNorm,
@@ -167,10 +167,10 @@ def test_tiles_agree_in_bfloat16():
 def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
     x = images(2)
     network = NETWORKS[name](2).eval()
-    larger, inside = padded(x, tuple(-(-side // multiple) * multiple for side in SIZES[2]))
+    larger, inside = pad_to_size(x, tuple(-(-side // multiple) * multiple for side in SIZES[2]))
     top = inside[0].start
     assert torch.equal(larger[..., :top, inside[1]], x[..., 1 : top + 1, :].flip(-2))
-    assert np.array_equal(padded(x.numpy(), larger.shape[2:])[0], larger.numpy())
+    assert np.array_equal(pad_to_size(x.numpy(), larger.shape[2:])[0], larger.numpy())
     with torch.no_grad():
         assert torch.equal(TiledNetwork(network, network)(x), network(larger)[(..., *inside)])
 

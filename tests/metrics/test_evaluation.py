@@ -84,7 +84,7 @@ def test_pair_scores_share_one_foreground_with_baselines():
         ("a_to_b", "b_to_a"), {"psnr", "ssim"}
     )
     pairs = scorer.data.pairs("test")
-    shown = scorer.reals.shown([pair["a"] for pair in pairs])
+    shown = scorer.reals.scored_images([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
     assert torch.equal(truth.foreground, inside)
@@ -150,7 +150,9 @@ def test_sets_are_scored_beside_pairs_and_nan_never_wins():
 def test_native_units_are_those_of_the_files(name, per):
     scorer = scorer_of(Translates, intensity={"name": name, "per": per})
     pairs = scorer.data.pairs("test")
-    truth = scorer.reals.references(pairs, "b", scorer.reals.shown([pair["a"] for pair in pairs]))
+    truth = scorer.reals.references(
+        pairs, "b", scorer.reals.scored_images([pair["a"] for pair in pairs])
+    )
     files = torch.stack(
         [torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs]
     )
@@ -251,7 +253,7 @@ def test_conditional_samples_are_made_for_the_classes_in_turn():
     scorer = scorer_of(Conditional, QUICK, source={"lesions": 3}, labels=True)
     rows = scorer.test()["metrics"]["image"]
     assert set(rows) == {"classification", "classification_real", "classification_both"}
-    fake = scorer._sampled(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
+    fake = scorer._generated_group(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
     assert fake.labels.tolist() == [0, 1] * 10
     assert fake.images[1, 0, 0, 0] - fake.images[0, 0, 0, 0] == pytest.approx(1.0)
 
@@ -259,9 +261,9 @@ def test_conditional_samples_are_made_for_the_classes_in_turn():
 def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
     assert scorer.reals.classes == ("healthy", "tumour")
-    assert scorer._sampled(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
+    assert scorer._generated_group(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
     subjects = {
-        split: {r.subject for r in scorer.reals.labelled(split, "image")}
+        split: {r.subject for r in scorer.reals.labelled_records(split, "image")}
         for split in ("train", "test")
     }
     assert subjects["train"].isdisjoint(subjects["test"])

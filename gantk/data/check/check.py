@@ -27,7 +27,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sampled
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
 
@@ -305,7 +305,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     lines["split"] = usage.how or "none"
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
-        lines["left out"] = f"{counted(left_out, 'file')} of no domain: {listed(left_out)}"
+        lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {listed(left_out)}"
     return lines
 
 
@@ -338,8 +338,8 @@ def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> st
     """Each domain's numbers of images and files; of a sample, how many files were looked at."""
     parts = []
     for name, numbers in _domains(usage, items).items():
-        images = counted(numbers["images"], "image")
-        files = counted(numbers["files"], "file")
+        images = count_noun(numbers["images"], "image")
+        files = count_noun(numbers["files"], "file")
         if sampled:
             parts.append(f"{name}: {images}, {files} looked at")
         else:

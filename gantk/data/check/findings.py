@@ -16,7 +16,7 @@ import numpy as np
 
 from gantk.data.check.inspect import Inspected
 from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
-from gantk.errors import counted
+from gantk.errors import count_noun
 from gantk.formats.contrasts import CONTRASTS, one_word
 
 MIN_IMAGES = 12  # per domain for finding outliers
@@ -99,7 +99,7 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
     for kind, severity, is_so, words, remedy in OF_EACH:
         names = [item.name for item in items if is_so(item.facts)]
         if names:
-            yield problem(kind, severity, f"{counted(names, 'image')} {words}:", names, remedy)
+            yield problem(kind, severity, f"{count_noun(names, 'image')} {words}:", names, remedy)
     names_of_remark = defaultdict(list)
     for item in items:
         for remark in dict.fromkeys(item.remarks):
@@ -203,7 +203,7 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
             is_few = len(some) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(some)
             severity = "warning" if is_few else "note"
             what = (
-                f"{counted(odd, 'image')}{of} with another {kind} ({_numbers(values[odd[0]])}"
+                f"{count_noun(odd, 'image')}{of} with another {kind} ({_numbers(values[odd[0]])}"
                 f" against {_numbers(usual)} {words}):"
             )
             yield problem(kind, severity, what, [some[i].name for i in odd], remedy)
@@ -246,7 +246,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     names = [pictures[i].name for i in np.flatnonzero(odd)]
     if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
         what = (
-            f"{counted(names, 'picture')}{of} may be sagittal, wider and less symmetric than the"
+            f"{count_noun(names, 'picture')}{of} may be sagittal, wider and less symmetric than the"
             " axial others:"
         )
         remedy = (
@@ -274,7 +274,7 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
             elif item in odd:
                 looking.append(item.name)
         if looking:
-            what = f"{counted(looking, 'image')} of {domain} that may look like {other}:"
+            what = f"{count_noun(looking, 'image')} of {domain} that may look like {other}:"
             remedy = f"look at them, and move what is {other}"
             yield problem("contrast", "warning", what, looking, remedy)
 
@@ -393,7 +393,7 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     near = [(names[i], names[j]) for i, j, _ in near_copies(seen)]
     if near:
         pairs = listed([f"{one!r} and {other!r}" for one, other in near], "; ")
-        what = f"{counted(near, 'pair')} of near copies: {pairs}"
+        what = f"{count_noun(near, 'pair')} of near copies: {pairs}"
         files = list(dict.fromkeys(name for pair in near for name in pair))
         remedy = "remove one of each, or keep both on one side"
         yield problem("near-copies", "warning", what, files, remedy)
@@ -410,7 +410,7 @@ def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
         names += [item.name for item in group]
         equations.append(" = ".join(repr(item.name) for item in group[:3]))
     what = (
-        f"{counted(spare, 'image')} of which the pixels are another's too, {across} across"
+        f"{count_noun(spare, 'image')} of which the pixels are another's too, {across} across"
         f" domains: {listed(equations, '; ')}"
     )
     return problem("copies", "warning", what, names, "remove the copies")

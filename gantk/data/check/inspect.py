@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
@@ -78,7 +78,7 @@ def inspect(scan: io.Scan) -> Inspected:
         image = _read(item)
     except (UserError, OSError) as error:
         unreadable = (
-            f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"
+            f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
         )
         item.error = error if isinstance(error, UserError) else UserError(unreadable)
         item.facts["error"] = str(item.error)

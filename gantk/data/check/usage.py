@@ -24,7 +24,7 @@ from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import placed
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
@@ -281,13 +281,13 @@ def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
         names = _scan_names(alone)
         if names:
             severity = "error" if paired else "warning"
-            what = f"{counted(names, 'image')} without a partner in the other domain:"
+            what = f"{count_noun(names, 'image')} without a partner in the other domain:"
             remedy = "complete the pairs, or leave these out"
             yield problem("pairs", severity, what, names, remedy)
     names = _scan_names([record for record in records if record.missing])
     if names:
         severity = "warning" if usage.table.missing == "mask" else "error"
-        what = f"{counted(names, 'image')} that lack a contrast:"
+        what = f"{count_noun(names, 'image')} that lack a contrast:"
         remedy = 'leave them out, or set data.missing = "mask"'
         yield problem("contrasts", severity, what, names, remedy)
     if paired and not complete:

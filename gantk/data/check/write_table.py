@@ -13,7 +13,7 @@ from gantk.data.names.patient_folders import PERSON, has_patient
 from gantk.data.names.patients import patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import LEFT_OUT, csv_text
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import write_file
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, joined, words_of
@@ -73,7 +73,7 @@ def write_table(
     domains = sum(not row.domain for row in trained)
     patients = sum(not row.patient for row in trained)
     return (
-        f"'{table}' has {counted(rows, 'row')}: {domains} without a domain, {patients} without a"
+        f"'{table}' has {count_noun(rows, 'row')}: {domains} without a domain, {patients} without a"
         f" patient, {len(rows) - len(trained)} left out"
     )
 

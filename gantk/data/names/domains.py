@@ -18,7 +18,7 @@ from gantk.data.names.patient_folders import Parts, numbered
 from gantk.data.names.patients import patients_of
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.formats.contrasts import (
     CONTRASTS,
     USUAL,
@@ -166,7 +166,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
             raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
         compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
-        what = f"'{pattern[:99]}' is no regular expression: {told(error)}"
+        what = f"'{pattern[:99]}' is no regular expression: {one_line(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
     if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"

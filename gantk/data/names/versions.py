@@ -16,7 +16,7 @@ from gantk.data.names.domains import relative_to
 from gantk.data.names.patient_folders import VERSION, Parts
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
 
@@ -110,7 +110,7 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     other = best[first.image].item
     left, taken = (relative_to(each.shown, root).as_posix() for each in (first.item, other))
     note = (
-        f"{counted(left_out, 'file')} left out as other versions: '{left}' beside '{taken}'. To"
+        f"{count_noun(left_out, 'file')} left out as other versions: '{left}' beside '{taken}'. To"
         f" choose: {_way_to_choose(first)}"
     )
     return kept, note

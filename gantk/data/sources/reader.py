@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 
 from gantk.data.resample import SamplingGrid, resample_onto
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, SeriesFormat
 
@@ -179,9 +179,7 @@ class Reader:
             pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
         channels, first = self._first.setdefault(item.letter, (len(pixels), item.shown))
         if len(pixels) != channels:
-            what = (
-                f"'{item.shown}' has {counted(pixels, 'channel')}, while '{first}' has {channels}"
-            )
+            what = f"'{item.shown}' has {count_noun(pixels, 'channel')}, while '{first}' has {channels}"
             raise UserError(
                 what,
                 where="data.source",

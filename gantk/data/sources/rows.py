@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
@@ -97,7 +97,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                     READING.get()(file.buffer.tell() / path.stat().st_size, line)
                 yield line, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else told(error)
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV"
         ) from error

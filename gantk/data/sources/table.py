@@ -22,7 +22,7 @@ from gantk.data.sources.reader import Item, Source, is_volume
 from gantk.data.sources.rows import LEFT_OUT, OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.data.split.split_file import listed
-from gantk.errors import UserError, counted, did_you_mean
+from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 
@@ -323,7 +323,7 @@ class Manifest(VolumeSource):
         if stat.S_ISDIR(mode):
             series = io.scans(place, recursive=False)
             if len(series) != 1:
-                what = f"is a folder of {counted(series, 'image')}, and not of one DICOM series"
+                what = f"is a folder of {count_noun(series, 'image')}, and not of one DICOM series"
                 raise UserError(what, where=text)
             return series[0], key
         if not io.is_image(place) and not is_volume(place):

@@ -17,7 +17,7 @@ from gantk.data.preparation import Record
 from gantk.data.split import near_duplicates as alike
 from gantk.data.split.near_duplicates import SETS, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.formats.files import files_of
 
 By = Literal["auto", "patient", "block", "image"]
@@ -704,4 +704,4 @@ def named(keys: Iterable[str]) -> str:
     first = ", ".join(map(repr, names[:3]))
     if len(names) > 3:
         first += ", ..."
-    return f"{counted(names, 'image')} ({first})"
+    return f"{count_noun(names, 'image')} ({first})"

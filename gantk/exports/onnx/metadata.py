@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.plugin.spec import Few, Share, check
 from gantk.recipe.tables import require_bounded
 
@@ -157,7 +157,7 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         return found | meta.model_dump()
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"what '{path}' says of itself is damaged: {told(error)}", remedy=AGAIN
+            f"what '{path}' says of itself is damaged: {one_line(error)}", remedy=AGAIN
         ) from None
     except UserError as error:
         if error.where in ("format", "kind"):

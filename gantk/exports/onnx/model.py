@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from gantk.data.intensity import mapping_from
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import AGAIN, read_metadata
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.windows import by_windows, padded
+from gantk.inference.windows import by_windows, pad_to_size
 from gantk.machine.usage import GIB, free_memory
 
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
@@ -54,7 +54,9 @@ class OnnxModel(TrainedModel):
                 AttributeError,
                 IndexError,
             ) as error:
-                what = f"what '{path}' says of itself is damaged: intensity.{end}: {told(error)}"
+                what = (
+                    f"what '{path}' says of itself is damaged: intensity.{end}: {one_line(error)}"
+                )
                 raise UserError(what, remedy=AGAIN) from None
         (given, *more), frame = session.get_inputs(), self._frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
@@ -151,7 +153,7 @@ class OnnxModel(TrainedModel):
             step = sizes["multiple"]
             least = sizes["smallest"]
             window = tuple(-(-max(side, least) // step) * step for side in size)
-        framed, inside = padded(images, tuple(map(max, size, window)))
+        framed, inside = pad_to_size(images, tuple(map(max, size, window)))
 
         def forward(part: np.ndarray) -> np.ndarray:
             made = call(self.session, part, one_by_one=not self._free["batch"])
@@ -191,7 +193,7 @@ def open_session(model: Path | bytes) -> Any:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a different exception for each kind of damage
         name = "the model" if isinstance(model, bytes) else f"'{model}'"
-        what = f"{name} is not a readable ONNX model: {told(error)}"
+        what = f"{name} is not a readable ONNX model: {one_line(error)}"
         raise UserError(what, remedy="export or copy it again") from None
 
 
@@ -245,7 +247,7 @@ def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndar
             parts.append(session.run(None, given)[0])
         except Exception as error:  # one type for each kind of damage, and one for lack of memory
             said = str(error)  # it starts with a position in onnxruntime's source
-            why = told(ValueError(said[max(0, said.rfind("Available memory")) :]))
+            why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
             what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
             raise UserError(what, remedy=AGAIN) from None
     return np.concatenate(parts)

@@ -80,7 +80,7 @@ def add_subgroups(
 def _subgroups_of(
     one: Tested, columns: Sequence[str], scorer: Scorer
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Column -> metric -> the groups of one direction's test images, see `_scored`."""
+    """Column -> metric -> the groups of one direction's test images, see `_score_groups`."""
     about = _patient_data(one, scorer)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for column in columns:
@@ -91,7 +91,7 @@ def _subgroups_of(
                 continue
             higher = one.senses[metric]
             if higher is not None:
-                found[column][metric] = _scored(values, groups, one.scores.patients, higher)
+                found[column][metric] = _score_groups(values, groups, one.scores.patients, higher)
     return found
 
 
@@ -152,7 +152,7 @@ def _number(name: str, text: str) -> float | None:
     return float(match[1]) / per_year.get(match[2].lower(), 1)
 
 
-def _scored(
+def _score_groups(
     values: np.ndarray, groups: Sequence[str], patients: Sequence[str], higher: bool
 ) -> dict[str, Any]:
     """One score's groups; with two large ones or more, also the worst and the best, their gap and

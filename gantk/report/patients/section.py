@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import Field, RootModel, create_model
 
-from gantk.errors import argument, told
+from gantk.errors import argument, one_line
 from gantk.formats.nifti import Nifti
 from gantk.runs.schemas import Part, Step, by_name, inside, list_of, read, table
 
@@ -102,7 +102,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
                 pixels = Nifti().read(path).pixels[0]
                 found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
         except Exception as error:  # damaged bytes can raise any exception
-            record.problems.append(f"samples/test/{path.name} is left out: {told(error)}")
+            record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
     return found
 
 

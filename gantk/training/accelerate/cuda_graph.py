@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gantk.errors import told
+from gantk.errors import one_line
 from gantk.method import Batch
 from gantk.training.accelerate.state import PythonState, TensorState
 
@@ -147,9 +147,9 @@ class Capture:
                 )
             except Exception as error:  # any error: training continues without graphs
                 if isinstance(error, ValueError):
-                    why = told(error)
+                    why = one_line(error)
                 else:
-                    why = f"{type(error).__name__}: {told(error)}"
+                    why = f"{type(error).__name__}: {one_line(error)}"
             if before is not None:
                 before.restore()
         python.restore()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import temporary_beside, write_file
 
 PATIENCE = 5.0  # seconds to wait for a cluster to answer
@@ -116,10 +116,10 @@ class Room:
             raise UserError(what, where="--address", remedy=remedy)
 
     def __str__(self) -> str:
-        on = f"{counted(self.count, 'worker')} on {counted(self.nodes, 'node')}"
+        on = f"{count_noun(self.count, 'worker')} on {count_noun(self.nodes, 'node')}"
         return (
             f"{on}, each with"
-            f" {counted(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
+            f" {count_noun(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
         )
 
     def check(self, folder: Path, *inputs: Path) -> None:

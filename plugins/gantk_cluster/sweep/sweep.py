@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gantk.data.recipe_data import checked_recipe
-from gantk.errors import GantkError, Interrupted, UserError, argument, counted
+from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
 from gantk.files import held, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, parse_setting
@@ -108,9 +108,7 @@ def sweep(
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
             rows, rule = write_report(folder)
     if not ended:
-        what = (
-            f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
-        )
+        what = f"stopped; {count_noun([row for row in rows if row['step']], 'trial')} with saves are kept"
         raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
     for row in rows:
         if row["error"]:
@@ -226,7 +224,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         )
     say(f"cluster  {room}")
     say(
-        f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps,"
+        f"sweep    {asked['name']}: {count_noun(asked['trials'], 'trial')} of {steps} steps,"
         f" {asked['scheduler']}"
     )
     say(f"folder   {asked['folder']}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from gantk import resume, run
 from gantk.data.recipe_data import checked_recipe
-from gantk.errors import GantkError, UserError, told
+from gantk.errors import GantkError, UserError, one_line
 from gantk.files import held, whole_folder, write_file
 from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
@@ -73,7 +73,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
             run(asked["recipe"], set=config, out=trial, **options)
         report(done=True)
     except Exception as error:
-        report.note(config, str(error) if isinstance(error, GantkError) else told(error))
+        report.note(config, str(error) if isinstance(error, GantkError) else one_line(error))
         if not isinstance(error, GantkError):
             raise  # Ray retries it three times
         tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import RootModel
 
 from gantk import Part, Run
-from gantk.errors import told
+from gantk.errors import one_line
 from gantk.plugin.spec import bind
 from gantk.runs.schemas import Step, inside, read, table
 from gantk.terminal import say
@@ -61,7 +61,7 @@ class Follower:
             if not self.failed:
                 self._bring(ending)
         except (Exception, SystemExit) as error:  # no error of a tracker may stop a training
-            self.failed = told(error)
+            self.failed = one_line(error)
             say(
                 f"warning  {self.part.name} does not follow this training any further:"
                 f" {self.failed}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gantk.errors import GantkError, UserError, did_you_mean, told
+from gantk.errors import GantkError, UserError, did_you_mean, one_line
 from gantk.files import write_file
 from gantk_datasets.public.archives import ENDINGS, expect_sound, unpack
 
@@ -124,7 +124,9 @@ def fetch(
             os.rename(unpacked, target)
             shutil.rmtree(staging)
     except OSError as error:
-        raise GantkError(f"'{target}' cannot be made: {error.strerror or told(error)}.") from None
+        raise GantkError(
+            f"'{target}' cannot be made: {error.strerror or one_line(error)}."
+        ) from None
     for label, text in (
         ("licence", known["licence"]),
         ("cite", known["cite"]),
@@ -269,7 +271,7 @@ def _download(url: str, part: Path, size: int, report: Callable[[float], None]) 
             left = TRIES if _bytes(part) > before else left - 1
             if not left:
                 # urllib3's errors wrap the system's
-                why = told(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]
+                why = one_line(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]
                 kept = (
                     f" {_bytes(part):,} bytes are kept, and the same command goes on from there."
                     * part.exists()
@@ -339,7 +341,7 @@ def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 shutil.rmtree(failed, ignore_errors=True)
             file.unlink()  # the next call downloads it again
             raise GantkError(
-                f"'{file.name}' is damaged or not to be trusted: {told(error)}."
+                f"'{file.name}' is damaged or not to be trusted: {one_line(error)}."
             ) from None
         if file.name.endswith(ENDINGS):
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]

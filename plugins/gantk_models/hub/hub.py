@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError, told
+from gantk.errors import GantkError, UserError, one_line
 from gantk.files import write_file
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
@@ -146,4 +146,4 @@ def _as_gantk_error(what: str) -> Iterator[None]:
         )
         if status not in (401, 403, 404):
             remedy = "Check the network, and HF_ENDPOINT where it is set."
-        raise GantkError(f"{what}: {told(error)} {remedy}") from error
+        raise GantkError(f"{what}: {one_line(error)} {remedy}") from error

@@ -19,7 +19,7 @@ from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.files import whole_folder
 from gantk.inference.frame import OTHER
-from gantk.inference.windows import padded
+from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import Fitted, Stacked, compiled, loaded, traced
@@ -87,7 +87,7 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
     frame = translator.frame(direction.letter)
     size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
-    direction.inputs = (padded(direction.inputs[0], size)[0],)
+    direction.inputs = (pad_to_size(direction.inputs[0], size)[0],)
     for count in (2, 1):  # a network may trace only with a batch of one
         try:
             plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import widened
+from gantk.losses.structure import dilate
 from gantk.plugin.spec import Positive, Share, Side, Weight, Window
 
 BINS = 16  # bins of the source's intensity; the function is linear between their centres
@@ -67,7 +67,7 @@ class CorrelationRatio:
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
         inside = (
-            (widened(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
+            (dilate(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
         )
         place = place.flatten(1)
         values = output.flatten(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import difference, weighted
+from gantk.losses.reconstruction import difference, weighted_mean
 from gantk.plugin.spec import Positive, Share, Side, Weight
 from gantk_parts.feature_loss.networks import opened
 
@@ -94,7 +94,7 @@ class BodyL1:
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         counts = self.background + (1 - self.background) * body_of(target, self.level)
-        return weighted(
+        return weighted_mean(
             difference(output, target).abs(), counts if weight is None else counts * weight
         )
 

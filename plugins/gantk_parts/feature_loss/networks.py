@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.machine.runtime import Runtime
 from gantk.metrics.features import Features
 from gantk.plugin.spec import Part
@@ -67,7 +67,7 @@ class Maps(nn.Module):
                 image = torch.zeros(1, channels, *size, requires_grad=True)
                 torch.cat(self(image, 0.0, 1.0), 1).sum().backward()
         except RuntimeError as error:  # networks that run outside torch have no gradients
-            what = f"no gradient comes back through the network '{name}' ({told(error, 80)})"
+            what = f"no gradient comes back through the network '{name}' ({one_line(error, 80)})"
             remedy = "take a network of timm or a segmenter's run; ONNX files are for metrics"
             raise UserError(what, remedy=remedy) from None
 

@@ -89,12 +89,14 @@ def dice_by_image(
 def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
     """Add the Dice of the test patients' lesions to metrics.json."""
     records = [
-        record for record in scorer.reals.records("test", "image") if scorer.reals.masked(record)
+        record
+        for record in scorer.reals.records("test", "image")
+        if scorer.reals.record_with_mask(record)
     ]
     masks = scorer.reals.masks_of(records) if records else None
     patients = [record.subject for record in records]
     if masks is not None:
-        values = dice_by_image(scorer.method, scorer.reals.seen(records), masks, patients)
+        values = dice_by_image(scorer.method, scorer.reals.network_inputs(records), masks, patients)
         about = {
             "definition": "dice/pooled-over-a-patient/without-lesion-left-out",
             "higher_is_better": True,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.nets.pretrained import read_state, weights_file
 from gantk.plugin.loader import registry
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
             pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
             what = (
                 f"the feature network does not take {pictures}, or makes no vectors of them:"
-                f" {told(error)}"
+                f" {one_line(error)}"
             )
             raise UserError(
                 what, where=WHERE, remedy="set `side` to the pixels that it takes"
@@ -206,7 +206,7 @@ def timm_with(name: str, path: Path) -> nn.Module:
     try:
         network.load_state_dict(weights, strict=False)  # only batch counts are missing
     except RuntimeError as error:
-        raise UserError(f"'{path}' does not fit '{name}': {told(error)}", where=WHERE) from None
+        raise UserError(f"'{path}' does not fit '{name}': {one_line(error)}", where=WHERE) from None
     return network
 
 

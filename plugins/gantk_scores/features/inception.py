@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.nets.pretrained import weights_file
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -42,7 +42,7 @@ class Inception(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
         except OSError as error:
-            what = f"the weights of the feature network 'inception' are absent ({told(error)})"
+            what = f"the weights of the feature network 'inception' are absent ({one_line(error)})"
             remedy = (
                 f"put {FILE} into a folder and point GANTK_WEIGHTS to it, or use features ="
                 ' "random"'

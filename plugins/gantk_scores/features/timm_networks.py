@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.nets.pretrained import VARIABLE, read_state, weights_file
 
 PATIENCE = 5.0  # timeout in seconds for the hub's first answer; a download has no limit
@@ -90,7 +90,7 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
         try:
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub, the network and the disk raise many kinds of errors
-            problem = told(error)
+            problem = one_line(error)
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
     raise UserError(
@@ -117,7 +117,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError) as error:
-        what = f"'{path}' does not hold the weights of '{name}': {told(error)}"
+        what = f"'{path}' does not hold the weights of '{name}': {one_line(error)}"
         raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
     return model
@@ -141,7 +141,7 @@ def _unreachable(config: Any) -> str | None:
     except urllib.error.HTTPError:  # any answer shows that the server can be reached
         return None
     except (OSError, ValueError) as error:
-        return f"no answer from {address}: {told(getattr(error, 'reason', error))}"
+        return f"no answer from {address}: {one_line(getattr(error, 'reason', error))}"
     return None
 
 

@@ -19,7 +19,7 @@ from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
-from gantk.metrics.sets import ImageGroup, Score, chosen, halves
+from gantk.metrics.sets import ImageGroup, Score, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.small_networks import trained
 
@@ -147,12 +147,15 @@ class Classification(Judge):
             remedy = "leave out the metric 'classification', or use data of two classes"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
         train, test, fake = (
-            chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (train, test, fake)
+            select_images(g, torch.isin(g.labels, torch.tensor(classes)))
+            for g in (train, test, fake)
         )
         folds = crossed(fake, test)
         halved = "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
         # Real training images of the classes that were not generated are added.
-        lacking = [chosen(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds]
+        lacking = [
+            select_images(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds
+        ]
         added = max(map(len, lacking))
         filled = [
             (joined(made, real), asked) for (made, asked), real in zip(folds, lacking, strict=True)
@@ -303,7 +306,7 @@ def labelled(which: str, group: ImageGroup) -> ImageGroup:
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
     labels = group.labels.cpu()
-    return chosen(ImageGroup(group.images, group.patients, labels), labels >= 0)
+    return select_images(ImageGroup(group.images, group.patients, labels), labels >= 0)
 
 
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
@@ -322,7 +325,7 @@ def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
 
 def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
     """The images of `train` without those of patients of `test` and without copies of its images."""
-    return chosen(train, strangers(train, test))
+    return select_images(train, strangers(train, test))
 
 
 def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
@@ -374,4 +377,4 @@ def _spread(group: ImageGroup, count: int) -> ImageGroup:
     """`count` images of a set, evenly spread over it."""
     keep = torch.zeros(len(group), dtype=torch.bool)
     keep[np.linspace(0, len(group) - 1, count).round().astype(int)] = True
-    return chosen(group, keep)
+    return select_images(group, keep)

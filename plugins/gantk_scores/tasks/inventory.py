@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
-from gantk.metrics.sets import ImageGroup, Score, chosen
+from gantk.metrics.sets import ImageGroup, Score, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.segmentation import SIDE, Segmenter
 
@@ -65,13 +65,13 @@ class Inventory:
             )
         known = fake.masks.flatten(1).isfinite().all(1)
         find = self._segmenter(train)
-        fakes = chosen(fake, known)
+        fakes = select_images(fake, known)
         inputs = fake.inputs[known.cpu()] if fake.inputs is not None else None
         before = find(inputs) > 0 if self.segmenter and inputs is not None else fakes.masks > 0
         rows = inventory(before, find(fakes.images) > 0, self.least)
         real: tuple[float | None, float | None] = (None, None)
         if not self.segmenter and test.masks is not None:
-            drawn = chosen(test, test.masks.flatten(1).isfinite().all(1))
+            drawn = select_images(test, test.masks.flatten(1).isfinite().all(1))
             real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
         how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
         values = [
@@ -100,7 +100,7 @@ class Inventory:
                     what, where="evaluate.metrics", allowed="package.module:function"
                 ) from error
             return lambda images: given(images / self.data_range)
-        learn = chosen(train, train.masks.flatten(1).isfinite().all(1))
+        learn = select_images(train, train.masks.flatten(1).isfinite().all(1))
         judge = Segmenter(self.dims, self.steps, SIDE[self.dims], self.seed, self.data_range)
         return judge.fit(learn.images, learn.masks)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
-from gantk.metrics.sets import ImageGroup, Score, chosen, halves
+from gantk.metrics.sets import ImageGroup, Score, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.classification import TOO_FEW, LearntSide, crossed, strangers
 from gantk_scores.tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
@@ -75,7 +75,7 @@ class Segmentation:
         keep = strangers(train, test) & strangers(train, fake)
         known = self._learned
         if known is None or known[0] is not source or not torch.equal(known[1], keep):
-            others = _drawn("training", chosen(train, keep))
+            others = _drawn("training", select_images(train, keep))
             segmenter = self.make().fit(others.images, others.masks)
             ceiling, _ = agreement([(segmenter(test.images), test)])
             self._learned = known = source, keep, segmenter, len(others), ceiling
@@ -121,7 +121,7 @@ def _drawn(which: str, group: ImageGroup) -> ImageGroup:
             'name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out'
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
-    return chosen(group, known)
+    return select_images(group, known)
 
 
 def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from gantk.inference.windows import padded
+from gantk.inference.windows import pad_to_size
 from gantk.plugin.spec import bind_or_raise
 
 # of the small U-Net
@@ -48,7 +48,7 @@ class SmallUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         multiple = 2**self.unet.depth
-        larger, box = padded(x, tuple(-(-side // multiple) * multiple for side in x.shape[2:]))
+        larger, box = pad_to_size(x, tuple(-(-side // multiple) * multiple for side in x.shape[2:]))
         return self.unet(larger)[(slice(None), slice(None), *box)]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.losses.structure import widened
+from gantk.losses.structure import dilate
 from gantk.metrics.intervals import estimate
 from gantk.metrics.pairs import SSIM
 from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, fitting, spread
@@ -111,7 +111,7 @@ class Transfer(Judge):
         metric = SSIM(self.data_range, self.dims)
         outside = None
         if fake.masks is not None:
-            outside = 1 - widened(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
+            outside = 1 - dilate(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")

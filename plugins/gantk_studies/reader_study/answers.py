@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.sources.rows import csv_text
-from gantk.errors import UserError, told
+from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_file
 from gantk.runs.schemas import Amount, Step, read, table
 
@@ -82,7 +82,7 @@ def load(
             )
         except (UserError, ValueError) as error:
             problems.append(
-                f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{told(error)}"
+                f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{one_line(error)}"
             )
     if not accepted:
         raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.resample import Resize
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, count_noun
 from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.report.build import render
@@ -88,8 +88,8 @@ def new_study(
             )
         write_file(made / "key.json", key)
     say(
-        f"study    {target}: {counted(asked['reader-1'], 'question')} about"
-        f" {counted(cases, 'pair')}"
+        f"study    {target}: {count_noun(asked['reader-1'], 'question')} about"
+        f" {count_noun(cases, 'pair')}"
     )
     say(
         "pages    one for each reader, with images of patients in it; key.json says what is real,"
@@ -149,7 +149,7 @@ def chosen(
     pairs = pairs or max(1, min(PAIRS, len(patients)))
     if len(patients) < pairs:
         what = (
-            f"{where} has {counted(patients, 'image')} that can be judged, and {pairs} are"
+            f"{where} has {count_noun(patients, 'image')} that can be judged, and {pairs} are"
             " asked for"
         )
         raise UserError(
@@ -217,8 +217,8 @@ def of_run(
     if letter == source:
         made = _sampled(model, letter, records, rng)
     else:
-        made = _translated(model, data, letter, reals.seen(sources))
-    real = windows(reals.shown(records), tuple(made[0].shape[1:]))
+        made = _translated(model, data, letter, reals.network_inputs(sources))
+    real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
 
     names = model.contrasts(letter)
     first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours

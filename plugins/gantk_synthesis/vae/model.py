@@ -156,7 +156,7 @@ class VAE(Method):
         """
         image, label = self._seen(batch)
         judge = lambda each: self._judge(each, label)[0]  # noqa: E731
-        return self.telling_apart("image", judge, self.adversarial, image, batch["fake"])
+        return self.real_fake_losses("image", judge, self.adversarial, image, batch["fake"])
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent)

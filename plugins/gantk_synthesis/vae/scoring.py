@@ -37,7 +37,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     )
     if not records:
         return
-    images = scorer.reals.seen(records)
+    images = scorer.reals.network_inputs(records)
     made = []
     labels = torch.tensor(
         [classes.get(record.label, 0) for record in records], device=scorer.runtime.device
@@ -48,7 +48,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
             made.append(method.reconstruct(placed, label).float().cpu())
     truth = data.centre(images)
     output = data.centre(torch.cat(made))
-    mean = scorer.reals.shown(others).mean(0, keepdim=True).expand_as(truth)
+    mean = scorer.reals.scored_images(others).mean(0, keepdim=True).expand_as(truth)
     metrics = [metric(high - low, data.table.dims) for metric in (PSNR, SSIM, MAE)]
     pairs = PairScorer(
         metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]

@@ -123,7 +123,7 @@ class AnyToAny(Method):
         1).
         """
         real, fake = (torch.cat([batch["conditions"], batch[name]], 1) for name in ("real", "fake"))
-        return self.telling_apart(
+        return self.real_fake_losses(
             "b", self.discriminator, self.adversarial, real, fake, self.augment
         )
 

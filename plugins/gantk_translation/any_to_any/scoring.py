@@ -29,7 +29,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
             rows.pop("a_to_b", None)
-    images = scorer.reals.seen([pair["a"] for pair in tested.pairs])
+    images = scorer.reals.network_inputs([pair["a"] for pair in tested.pairs])
     contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(
         method.sources
     )
@@ -38,7 +38,9 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     )
     pairs = spread(data.pairs("train"), count)
     if pairs:
-        train = {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"}
+        train = {
+            letter: scorer.reals.scored_images([pair[letter] for pair in pairs]) for letter in "ab"
+        }
     else:
         train = {}
     for source in (*method.sources, "others"):

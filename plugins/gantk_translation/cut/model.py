@@ -121,7 +121,7 @@ class CUT(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""
-        return self.telling_apart(
+        return self.real_fake_losses(
             "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b
         )
 

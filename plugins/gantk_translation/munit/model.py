@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
-from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.method import Batch, Geometry, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
@@ -149,7 +149,7 @@ class MUNIT(Method):
         ):
             images = batch[name], batch[f"fake_{name}"]
             real, fake = self.batched_forward(
-                network, *images, call=chained(augment, network.pyramid)
+                network, *images, call=compose(augment, network.pyramid)
             )
             scales = list(zip(network.judges, real, fake, strict=True))
             logits = [self.batched_forward(judge, r, f) for judge, r, f in scales]

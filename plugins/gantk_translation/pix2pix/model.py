@@ -133,7 +133,7 @@ class Pix2Pix(Regression):
             judge, augment = self.judge_of(to)
             real = self.pair(batch, to, batch[to])
             fake = self.pair(batch, to, batch[f"fake_{to}"])
-            losses |= self.telling_apart(
+            losses |= self.real_fake_losses(
                 f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment
             )
         return losses

@@ -143,7 +143,7 @@ class RegGAN(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_Adv of D: images of the target domain against translations, with no input beside them."""
-        return self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
+        return self.real_fake_losses("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images of `a` as `b`."""

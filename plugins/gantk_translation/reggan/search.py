@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.losses.edges import along_axes, blurred, edges
+from gantk.losses.edges import along_axes, edges, gaussian_blur
 from gantk_translation.reggan.network import moved
 
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight
@@ -114,7 +114,7 @@ def registered(
         # volumes are halved once more
         small = [max(min(8, side), side // (scale * (dims - 1))) for side in size]
         small_image, small_like = (
-            blurred(F.interpolate(each.float(), small, mode="area"), deviation)
+            gaussian_blur(F.interpolate(each.float(), small, mode="area"), deviation)
             for each in (image, like)
         )
         # splines along each axis, at the pixels of the images and of the small ones

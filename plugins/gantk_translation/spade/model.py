@@ -133,7 +133,7 @@ class SPADEGAN(Method):
         losses = {}
         real, fake = (self.d_b.sizes(torch.cat([maps, batch[name]], 1)) for name in ("b", "fake_b"))
         for scale, judge in enumerate(self.d_b.judges):
-            losses |= self.telling_apart(
+            losses |= self.real_fake_losses(
                 f"b{scale + 1}", judge, self.adversarial, real[scale], fake[scale]
             )
         return losses

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gantk.losses.edges import blurred, edges
+from gantk.losses.edges import edges, gaussian_blur
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
@@ -41,7 +41,7 @@ def seen(images: Sequence[Tensor], side: int) -> Tensor:
     scale = min(1.0, side / max(height, width))
     size = max(4, round(height * scale)), max(4, round(width * scale))
     means = (image.float().mean(0)[None, None] for image in images)
-    return torch.cat([F.interpolate(blurred(mean, 0.7), size, mode="area") for mean in means])
+    return torch.cat([F.interpolate(gaussian_blur(mean, 0.7), size, mode="area") for mean in means])
 
 
 def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
@@ -54,7 +54,9 @@ def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
     height, width = image.shape[2:]
     around = F.pad(image, (1,) * 4, mode="replicate")
     shifted = [around[:, :, 1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in NEIGHBOURS]
-    apart = blurred(torch.cat([(shifted[i] - shifted[j]).square() for i, j in SIX], 1), deviation)
+    apart = gaussian_blur(
+        torch.cat([(shifted[i] - shifted[j]).square() for i, j in SIX], 1), deviation
+    )
     apart = apart - apart.amin(1, keepdim=True)
     noise = apart.mean(1, keepdim=True)
     # lower bound for empty air
@@ -70,7 +72,7 @@ def body(image: Tensor) -> Tensor:
     """
     low = image.min()
     high = image.max()
-    return blurred((image > low + BODY * (high - low)).float(), 1.0)
+    return gaussian_blur((image > low + BODY * (high - low)).float(), 1.0)
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +84,7 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
     the other domain does not show, and where there are more than MOST distances, the partner is the
     most similar image.
     """
-    one, other = (blurred(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
+    one, other = (gaussian_blur(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
     distances = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
     near, places = distances.topk(count, 1, largest=False)
     partners = places[:, 0].clone()
@@ -161,10 +163,10 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     places = F.affine_grid(
         torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False
     )
-    wanted = edges(blurred(fixed, 1.0))
+    wanted = edges(gaussian_blur(fixed, 1.0))
     costs = []
     for zoom in ZOOMS:
-        apart = edges(blurred(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
+        apart = edges(gaussian_blur(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
     least = min(range(1, len(costs) - 1), key=costs.__getitem__)
     # and the least of the parabola through the three
@@ -191,7 +193,7 @@ def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
     bins, groups = (10, len(source)) if each else (20, 1)
     low = source.min()
     high = source.max()
-    shares = [(image - low) / (high - low + 1e-6) for image in (source, blurred(source, 1.5))]
+    shares = [(image - low) / (high - low + 1e-6) for image in (source, gaussian_blur(source, 1.5))]
     coarse, fine = ((share * (bins - 1)).round().long().view(groups, -1) for share in shares)
     values = target.reshape(groups, -1)
     place = coarse * bins + fine

@@ -73,7 +73,7 @@ class Memorisation(InFeatures):
         reals = RealImages(self.data, torch.device("cpu"))
         records = reals.records("train", self.data.letters[0])
         records = records[: fitting(len(records), BYTES, self.data.table.size)]
-        return reals.group(reals.shown(records), records)
+        return reals.group(reals.scored_images(records), records)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if train is test:

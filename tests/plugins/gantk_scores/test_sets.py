@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.metrics.features import published
+from gantk.metrics.features import published_metrics
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
 from gantk_scores.sets.diversity import Diversity, different_pairs
@@ -237,7 +237,7 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
 def test_frd_without_its_packages_says_what_to_install(monkeypatch):
     for there in ({"frd_score": "spec"}, {"frd_score": "spec", "radiomics": "spec"}):
         monkeypatch.setattr("gantk_scores.sets.frd.find_spec", there.get)
-        assert ({"name": "frd"} in published()) == ("radiomics" in there)
+        assert ({"name": "frd"} in published_metrics()) == ("radiomics" in there)
     monkeypatch.setitem(sys.modules, "frd_score", None)
     with pytest.raises(UserError, match=r"frd-score.*pip install"):
         Frd(2.0, 2)
