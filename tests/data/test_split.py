@@ -68,6 +68,10 @@ def subjects_of(splits):
     return [sorted({record.subject for record in splits[name]}) for name in SETS]
 
 
+def patients_per_split(splits):
+    return [len(subjects) for subjects in subjects_of(splits)]
+
+
 @given(patients=st.integers(5, 40), test=st.sampled_from([0.0, 0.1, 0.3]), seed=st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
 def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
@@ -110,13 +114,27 @@ def test_a_seeded_split_stays_what_it_was(by):
     assert splits.by == ("patient" if by == "fold" else by)
 
 
-@given(
-    st.integers(30, 150),
-    st.integers(0, 5),
-    st.integers(0, 3),
-    st.integers(1, 3),
-    st.sampled_from([0.0, 0.1]),
+def positions_by_split(splits, domain):
+    """Positions of the held-out and of the trained slices of a domain."""
+    trained = [r.position for r in splits["train"] if r.domain == domain]
+    held = [r.position for name in SETS[1:] for r in splits[name] if r.domain == domain]
+    return held, trained
+
+
+def pairs_of(records, domain):
+    return {r.pair for r in records if r.domain == domain}
+
+
+block_studies = given(
+    count=st.integers(30, 150),
+    extra=st.integers(0, 5),
+    gap=st.integers(0, 3),
+    blocks=st.integers(1, 3),
+    validation=st.sampled_from([0.0, 0.1]),
 )
+
+
+@block_studies
 @settings(max_examples=40, deadline=None)
 def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation):
     records = stack(count, "a") + stack(count + extra, "b", shift=extra)
@@ -124,17 +142,16 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
         records, validation=validation, by="block", gap=gap, blocks=blocks, seed=extra
     )
     for domain in "ab":
-        place = {r.position: name for name in SETS for r in splits[name] if r.domain == domain}
-        held = [position for position, name in place.items() if name != "train"]
-        trained = [position for position, name in place.items() if name == "train"]
+        held, trained = positions_by_split(splits, domain)
         assert trained
         assert min(abs(h - t) for h in held for t in trained) > gap
     for name in ("validation", "test"):
-        of = {domain: {r.pair for r in splits[name] if r.domain == domain} for domain in "ab"}
-        assert of["a"] == of["b"], "the same anatomy is held out of both domains"
+        held_out = splits[name]
+        assert pairs_of(held_out, "a") == pairs_of(held_out, "b"), "the same anatomy of both"
     tested = sorted(r.position for r in splits["test"] if r.domain == "a")
     assert len(tested) == round(0.2 * count)
-    assert 1 + sum(np.diff(tested) > 1) <= blocks
+    breaks = np.diff(tested) > 1
+    assert 1 + breaks.sum() <= blocks
 
 
 @pytest.mark.parametrize(
@@ -149,34 +166,18 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
         (3, dict(by="patient"), [1, 1, 1]),
         (3, dict(folds=3, fold=2), [1, 1, 1]),
         (4, {}, [2, 1, 1]),
-        (4, dict(by="block"), [4, 4, 4]),
-        (6, dict(by="block"), [6, 6, 6]),
     ],
     ids=str,
 )
 def test_known_patients_are_divided_by_patient(patients, options, sides):
     splits, how = split_records(study(patients, slices=30), **options)
-    assert [*map(len, subjects_of(splits))] == sides
-    assert names(splits["train"] + splits["test"])
+    assert splits.by == "patient"
+    assert patients_per_split(splits) == sides
     check_leakage(splits)
-    assert ("for want of patients" in how) == (not sides[1])
-    said = consequences(splits)
-    assert (len(said) == 1 and f"{patients} patients stand on both sides" in said[0]) == (
-        splits.by == "block"
-    )
-    assert split_json(splits, (), dict.fromkeys)["consequences"] == said
-    assert splits.by == "block" or not said
-
-
-def test_few_patients_of_a_domain_or_class_are_divided():
-    two = stack(6, "a", "p0") + stack(6, "a", "p1") + stack(6, "b", "q0") + stack(6, "b", "q1")
-    assert [*map(len, subjects_of(split_records(two)[0]))] == [2, 0, 2]
-    sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
-    assert [*map(len, subjects_of(split_records(sick)[0]))] == [1, 0, 1]
-    with pytest.raises(
-        UserError, match=r"no image of domain . is left for train.*data\.split\.by = \"block\""
-    ):
-        split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
+    no_validation = sides[1] == 0
+    assert ("for want of patients" in how) == no_validation
+    assert consequences(splits) == []
+    assert split_json(splits, (), dict.fromkeys)["consequences"] == []
 
 
 def test_without_patients_blocks_or_images_are_held_out():
@@ -236,35 +237,63 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
     assert error.value.allowed or error.value.remedy
 
 
+@pytest.mark.parametrize("patients", [4, 6])
+def test_blocks_of_known_patients_state_their_consequence(patients):
+    splits, how = split_records(study(patients, slices=30), by="block")
+    assert splits.by == "block"
+    assert patients_per_split(splits) == [patients, patients, patients]
+    check_leakage(splits)
+    assert "for want of patients" not in how
+    (consequence,) = consequences(splits)
+    assert f"{patients} patients stand on both sides" in consequence
+    assert split_json(splits, (), dict.fromkeys)["consequences"] == [consequence]
+
+
+def test_few_patients_of_a_domain_are_divided():
+    a = stack(6, "a", "p0") + stack(6, "a", "p1")
+    b = stack(6, "b", "q0") + stack(6, "b", "q1")
+    splits, _ = split_records(a + b)
+    assert patients_per_split(splits) == [2, 0, 2]
+
+
+def test_few_patients_of_a_class_are_divided():
+    sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
+    splits, _ = split_records(sick)
+    assert patients_per_split(splits) == [1, 0, 1]
+
+
+def test_one_patient_of_each_domain_cannot_be_divided():
+    words = r"no image of domain . is left for train.*data\.split\.by = \"block\""
+    with pytest.raises(UserError, match=words):
+        split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
+
+
 @pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
 def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
-    records = study(13) + [r for n in range(lone) for r in stack(1, "a", f"lone{n:02d}")]
+    records = study(13)
+    for n in range(lone):
+        records += stack(1, "a", f"lone{n:02d}")
+    patients = sorted({r.subject for r in records})
     splits = [split_records(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
-    assert sorted(sum((subjects_of(one)[2] for one in splits), [])) == sorted(
-        {r.subject for r in records}
-    )
+    tested = []
+    for one in splits:
+        tested += subjects_of(one)[2]
+        assert one["validation"]
+        everyone = one["train"] + one["validation"] + one["test"]
+        assert names(everyone) == names(records)
+    assert sorted(tested) == patients
     for domain in "ab":
         counts = [len({r.subject for r in one["test"] if r.domain == domain}) for one in splits]
         assert max(counts) - min(counts) <= 1
-    assert all(
-        names(sum(one.values(), [])) == names(records) and one["validation"] for one in splits
-    )
 
 
 def test_unpaired_training_shares_no_patient_between_domains():
     kept = unpair(study(9), seed=3)
-    subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
-    assert not subjects["a"] & subjects["b"]
-    assert len(subjects["a"]) == 5
-    assert len(subjects["b"]) == 4
-    for records in (
-        stack(10, "a") + stack(10, "b"),
-        study(1),
-        stack(4, "a", "x") + stack(4, "b", "y"),
-    ):
-        assert unpair(records) == records
-    others = [r for n in range(3) for r in stack(2, "b", f"only-b-{n}")]
-    assert {r.domain for r in unpair([*study(1), *others]) if r.subject == "p00"} == {"a"}
+    of_a = {r.subject for r in kept if r.domain == "a"}
+    of_b = {r.subject for r in kept if r.domain == "b"}
+    assert not of_a & of_b
+    assert len(of_a) == 5
+    assert len(of_b) == 4
 
 
 def table(tmp_path, *lines):
@@ -292,20 +321,45 @@ def test_a_file_says_who_is_where(tmp_path, separator):
     assert sides[1:] == [[], ["p08", "p09"]], "what is not given is not invented"
 
 
+def test_unpairing_spares_a_patient_whose_domain_has_others():
+    records = study(1)
+    for n in range(3):
+        records += stack(2, "b", f"only-b-{n}")
+    kept = unpair(records)
+    assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        stack(10, "a") + stack(10, "b"),
+        study(1),
+        stack(4, "a", "x") + stack(4, "b", "y"),
+    ],
+    ids=["nobody known", "one patient", "a patient each"],
+)
+def test_unpairing_keeps_what_cannot_be_divided(records):
+    assert unpair(records) == records
+
+
 def test_a_file_of_folds_gives_each_its_turn(tmp_path):
     file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
-    tested = [
-        subjects_of(split_records(study(9), file=file, fold=fold, validation=0)[0])[2]
-        for fold in (1, 2, 3)
-    ]
-    assert tested == [[f"p{n:02d}" for n in range(9) if n % 3 == fold] for fold in range(3)]
-    for options, says in (
-        ({}, "3 folds, and the recipe asks for fold 0"),
-        ({"folds": 4}, "3 folds.* of 4"),
-    ):
-        with pytest.raises(UserError, match=says) as error:
-            split_records(study(9), file=file, **options)
-        assert error.value.allowed == "1, 2, 3"
+    for fold in (1, 2, 3):
+        splits, _ = split_records(study(9), file=file, fold=fold, validation=0)
+        tested = subjects_of(splits)[2]
+        assert tested == [f"p{n:02d}" for n in range(9) if 1 + n % 3 == fold]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({}, "3 folds, and the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")],
+    ids=str,
+)
+def test_folds_that_the_file_lacks_are_an_error(tmp_path, options, words):
+    file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
+    with pytest.raises(UserError, match=words) as error:
+        split_records(study(9), file=file, **options)
+    assert error.value.allowed == "1, 2, 3"
 
 
 @pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
@@ -314,14 +368,15 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     records = [
         Record("a", "", file.name, partial(pixels, n), path=file) for n, file in enumerate(files)
     ]
-    words = ["train"] * 5 + ["validation"] * 2 + ["test"] * 2
-    file = table(
-        tmp_path, f"{column},split", *(f"{place}{n}.png,{word}" for n, word in enumerate(words))
-    )
+    wanted = {
+        "train": ["0.png", "1.png", "2.png", "3.png", "4.png"],
+        "validation": ["5.png", "6.png"],
+        "test": ["7.png", "8.png"],
+    }
+    rows = [f"{place}{key},{split}" for split, keys in wanted.items() for key in keys]
+    file = table(tmp_path, f"{column},split", *rows)
     splits, _ = split_records(records, file=file)
-    assert [[words[int(r.key[0])] for r in splits[name]] for name in SETS] == [
-        [n] * words.count(n) for n in SETS
-    ]
+    assert {split: [r.key for r in splits[split]] for split in SETS} == wanted
 
 
 @pytest.mark.parametrize(
@@ -368,14 +423,8 @@ def test_air_and_unknown_people_are_no_leak():
         for i in range(40)
     ]
     check_leakage(split_records(blank, by="block")[0])
-    reads = Counter()
-    records = [replace(r, read=lambda r=r: reads.update([r.id]) or r.read()) for r in heads(5)]
-    check_leakage(split_records(records)[0])
-    check_leakage({"train": records, "validation": [], "test": []})
     unknown = split_records(stack(40) + stack(40, "b"), by="block")[0]
     check_leakage(unknown, same_patient=False)
-    assert set(reads.values()) == {1}
-    assert len(reads) == len(records)
 
 
 def saved_as_jpeg(pixels):
@@ -388,34 +437,45 @@ def saved_as_jpeg(pixels):
     return np.asarray(Picture.open(file), np.float32)[None]
 
 
-def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
+def test_the_search_for_leaks_reads_each_image_once():
+    reads = Counter()
+
+    def counted(record):
+        reads.update([record.id])
+        return record.read()
+
+    records = [replace(r, read=partial(counted, r)) for r in heads(5)]
+    check_leakage(split_records(records)[0])
+    check_leakage({"train": records, "validation": [], "test": []})
+    assert len(reads) == len(records)
+    assert set(reads.values()) == {1}
+
+
+def heads_with_copies(folder):
     """Twelve heads, of which every second one is there again, smaller and brighter, and one to the
     byte.
     """
-    for number, record in enumerate(r for r in heads(12, 1, 96) if r.domain == "a"):
-        image = record.read()[0] / 4
-        looks = {f"{number:02d}": image}
+    originals = [record for record in heads(12, 1, 96) if record.domain == "a"]
+    for number, record in enumerate(originals):
+        looks = {f"{number:02d}": record.read()[0] / 4}
         if number % 2:
-            looks[f"{(number + 6) % 12:02d}-again"] = zoom(image, 0.9, order=1).clip(0, 200) * 1.2
+            smaller = zoom(record.read()[0] / 4, 0.9, order=1).clip(0, 200)
+            looks[f"{(number + 6) % 12:02d}-again"] = smaller * 1.2
         for name, look in looks.items():
-            Picture.fromarray(np.uint8(look.clip(0, 255))).save(tmp_path / f"{name}.png")
-    (tmp_path / "copy.png").write_bytes((tmp_path / "00.png").read_bytes())
-    records = Images(("MR",), 2, (96, 96), path=str(tmp_path)).records()
-    folds = [
-        split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)
-    ]
-    shares = [
-        split_records(records, by=by, test=0.25, validation=0.1, gap=0)[0]
-        for by in ("image", "block")
-    ]
-    for splits in folds + shares:
+            Picture.fromarray(np.uint8(look.clip(0, 255))).save(folder / f"{name}.png")
+    (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
+    return Images(("MR",), 2, (96, 96), path=str(folder)).records()
+
+
+def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
+    records = heads_with_copies(tmp_path)
+    tested = []
+    for fold in range(3):
+        splits, _ = split_records(records, by="image", folds=3, fold=fold, validation=0)
         check_leakage(splits)
         assert splits["train"]
-        assert splits["test"]
-    assert sum(map(len, shares[0].values())) == 19, "they change sides, and none is lost"
-    assert sorted(r.key for one in folds for r in one["test"]) == sorted(
-        record.key for record in records
-    )
+        tested += [r.key for r in splits["test"]]
+    assert sorted(tested) == sorted(record.key for record in records)
 
 
 SLICES = {size: [r.read() for r in heads(5, 4, size) if r.domain == "a"] for size in (48, 96)}
@@ -443,18 +503,32 @@ def found(images, subjects):
     return {(i, j): score for i, j, score in near_copies(prints)}
 
 
+@pytest.mark.parametrize("by", ["image", "block"])
+def test_shares_of_a_split_divide_no_near_copies(tmp_path, by):
+    records = heads_with_copies(tmp_path)
+    splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0)
+    check_leakage(splits)
+    assert splits["train"]
+    assert splits["test"]
+    if by == "image":
+        assert sum(map(len, splits.values())) == 19, "they change sides, and none is lost"
+
+
 @pytest.mark.parametrize("size", SLICES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_changed_copies_are_found_and_other_heads_are_not(size, change):
+@pytest.mark.parametrize("known", [True, False], ids=["patients known", "nobody known"])
+def test_changed_copies_are_found_and_other_heads_are_not(size, change, known):
     originals = SLICES[size][::4]
     images = [*originals, *map(CHANGES[change], originals)]
-    for subjects, least in (([f"{n}" for n in range(10)], COPY), ([""] * 10, COPY_OF_UNKNOWN)):
-        pairs = found(images, subjects)
-        assert set(pairs) == {(n, n + 5) for n in range(5)}
-        assert min(pairs.values()) > least
-    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"]), (
-        "slices of one patient are not compared"
-    )
+    subjects = [f"{n}" if known else "" for n in range(10)]
+    pairs = found(images, subjects)
+    assert set(pairs) == {(n, n + 5) for n in range(5)}
+    assert min(pairs.values()) > (COPY if known else COPY_OF_UNKNOWN)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_slices_of_one_patient_are_not_compared(change):
+    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"])
 
 
 def test_volumes_are_compared_by_three_planes():
