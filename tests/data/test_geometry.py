@@ -48,22 +48,40 @@ def millimetres(shape, affine):
 
 
 @pytest.mark.parametrize("plane", PLANES)
-def test_upright_planes_are_exactly_reversible(plane):
+@pytest.mark.parametrize("name", GRIDS)
+def test_upright_planes_are_exactly_reversible(plane, name):
+    affine, _ = GRIDS[name]
     grid = SamplingGrid(plane)
-    for affine, _ in GRIDS.values():
-        image = image_of(noise((7, 9, 11)), affine)
-        seen = grid.forward(image).pixels
-        assert np.shares_memory(seen, image.pixels), "turning costs no memory"
-        assert seen.shape[1:] == grid.sides(image.pixels.shape[1:], image.spacing)
-        two = np.concatenate([seen, seen + 1])
-        np.testing.assert_array_equal(
-            grid.inverse(two, image), np.concatenate([image.pixels, image.pixels + 1])
-        )
-    for affine in (np.eye(4), FLIPPED):
-        places = millimetres((8, 9, 10), affine)
-        for axis, (world, sign) in enumerate(PLANES[plane], start=1):
-            seen = grid.forward(image_of(places[world], affine)).pixels
-            assert (np.sign(np.diff(seen, axis=axis)) == sign).all()
+    image = image_of(noise((7, 9, 11)), affine)
+    seen = grid.forward(image).pixels
+    assert np.shares_memory(seen, image.pixels), "turning costs no memory"
+    assert seen.shape[1:] == grid.sides(image.pixels.shape[1:], image.spacing)
+    two_channels = np.concatenate([seen, seen + 1])
+    expected = np.concatenate([image.pixels, image.pixels + 1])
+    np.testing.assert_array_equal(grid.inverse(two_channels, image), expected)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("affine", [np.eye(4), FLIPPED], ids=["straight", "flipped"])
+def test_heads_stand_upright_in_every_plane(plane, affine):
+    grid = SamplingGrid(plane)
+    places = millimetres((8, 9, 10), affine)
+    for axis, (world, sign) in enumerate(PLANES[plane], start=1):
+        seen = grid.forward(image_of(places[world], affine)).pixels
+        assert (np.sign(np.diff(seen, axis=axis)) == sign).all()
+
+
+def centred_ramp(counts, steps):
+    """A ramp of (z, y, x) `counts` positions that is 0 in the middle and rises by `steps`."""
+    axes = [
+        (np.arange(count) - (count - 1) / 2) * step
+        for count, step in zip(counts, steps, strict=True)
+    ]
+    z, y, x = np.ix_(*axes)
+    return z + y + x
+
+
+INNER = (slice(None), slice(4, -4), slice(4, -4), slice(4, -4))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 2.5, 0.7), (2.0, 2.0)], ids=str)
@@ -71,21 +89,19 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing):
     ramps = image_of(millimetres((20, 22, 24), OBLIQUE)[0], OBLIQUE)
     grid = SamplingGrid("axial", spacing)
     seen = grid.forward(ramps).pixels
-    asked = np.array(spacing if len(spacing) == 3 else (ramps.spacing[0], *spacing))
+
+    wanted = np.array(spacing if len(spacing) == 3 else (ramps.spacing[0], *spacing))
     extent = np.array(ramps.pixels.shape[1:]) * ramps.spacing
-    counts = np.array(seen.shape[1:])
-    assert (counts * asked >= extent - 0.11 * asked).all()
-    assert (counts * asked < extent + asked).all()
-    steps = asked / ramps.spacing
-    slopes = [np.diff(ramps.pixels[0], axis=axis).mean() for axis in range(3)]
-    axes = np.ogrid[tuple(map(slice, counts))]  # a ramp about the same middle, in other steps
-    away = sum(
-        (at - (n - 1) / 2) * step * up
-        for at, n, step, up in zip(axes, counts, steps, slopes, strict=True)
-    )
-    inner = (slice(None), *[slice(4, -4)] * 3)
-    np.testing.assert_allclose(seen[inner], (ramps.pixels.mean() + away)[None][inner], atol=0.05)
-    np.testing.assert_allclose(grid.inverse(seen, ramps)[inner], ramps.pixels[inner], atol=0.15)
+    covered = np.array(seen.shape[1:]) * wanted
+    assert (covered >= extent - 0.11 * wanted).all()
+    assert (covered < extent + wanted).all()
+
+    slopes = np.array([np.diff(ramps.pixels[0], axis=axis).mean() for axis in range(3)])
+    ramp = centred_ramp(seen.shape[1:], slopes * wanted / ramps.spacing)
+    expected = ramps.pixels.mean() + ramp[None]
+    np.testing.assert_allclose(seen[INNER], expected[INNER], atol=0.05)
+    back = grid.inverse(seen, ramps)
+    np.testing.assert_allclose(back[INNER], ramps.pixels[INNER], atol=0.15)
 
 
 @pytest.mark.parametrize(
@@ -102,25 +118,25 @@ def test_a_spacing_that_cannot_be_is_explained(mm, says):
 @pytest.mark.parametrize("onto", GRIDS)
 @pytest.mark.parametrize("of", GRIDS)
 def test_two_grids_meet_as_nibabel_says(of, onto, order):
-    (affine, shape), (other, other_shape) = GRIDS[of], GRIDS[onto]
+    affine, shape = GRIDS[of]
+    other, other_shape = GRIDS[onto]
     voxels = noise(shape)
-    result = resample_onto(
-        image_of(voxels, affine), image_of(np.zeros(other_shape), other), order=order, fill=-5.0
-    )
-    truth = resample_from_to(
-        nib.Nifti1Image(voxels, affine), (other_shape, other), order=order, cval=-5.0
-    )
+    target = image_of(np.zeros(other_shape), other)
+    result = resample_onto(image_of(voxels, affine), target, order=order, fill=-5.0)
+    assert result.affine is not None
+
+    stored = nib.Nifti1Image(voxels, affine)
+    truth = resample_from_to(stored, (other_shape, other), order=order, cval=-5.0)
     expected = to_upright(truth.get_fdata(dtype=np.float32), other)[None]
     inside = expected != -5.0
     assert inside.mean() > 0.05
-    assert result.affine is not None
     if order == 0:  # half way between two voxels either is the nearest
-        assert (result.pixels == expected)[inside].mean() > 0.999
+        equal = result.pixels == expected
+        assert equal[inside].mean() > 0.999
     else:
         np.testing.assert_allclose(result.pixels[inside], expected[inside], atol=1e-4)
-    assert ((result.pixels != -5.0) & ~inside).mean() < 0.2, (
-        "the outer half of the outermost voxels at most"
-    )
+    filled_outside = (result.pixels != -5.0) & ~inside
+    assert filled_outside.mean() < 0.2, "the outer half of the outermost voxels at most"
 
 
 # ---- to the networks' size and back
@@ -129,50 +145,96 @@ sides = st.integers(3, 40)
 shapes = st.tuples(sides, sides) | st.tuples(sides, sides, sides)
 
 
-@pytest.mark.parametrize(("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4)])
-def test_resizing_is_what_torch_says_along_every_axis(side, to):
-    image = torch.rand(2, side, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    way = {"mode": "bilinear", "antialias": True}
-    expected = torch.nn.functional.interpolate(image[None], (to, 3), **way)[0].numpy()
-    image = image.numpy()
+RESIZED = pytest.mark.parametrize(
+    ("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4)]
+)
+
+
+def resized_by_torch(side, to):
+    """Two channels of (side, 3) and what torch makes of them at (to, 3)."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, side, 3, dtype=torch.float64, generator=generator)
+    resized = torch.nn.functional.interpolate(image[None], (to, 3), mode="bilinear", antialias=True)
+    return image.numpy(), resized[0].numpy()
+
+
+@RESIZED
+def test_resizing_is_what_torch_says(side, to):
+    image, expected = resized_by_torch(side, to)
     np.testing.assert_allclose(resize(image, (to, 3)), expected, atol=1e-4)
-    for axis in (1, 2, 3):
-        volume = np.moveaxis(np.repeat(image[:, :, None], 2, axis=2), 1, axis)
-        size = np.moveaxis(np.empty((to, 2, 3)), 0, axis - 1).shape
-        np.testing.assert_allclose(
-            np.moveaxis(resize(volume, size), axis, 1)[:, :, 1], expected, atol=1e-4
-        )
 
 
-@given(st.data(), shapes, st.sampled_from(["pad", "stretch", "crop"]), st.sampled_from([None, 0.0]))
+@RESIZED
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_resizing_is_what_torch_says_along_every_axis(side, to, axis):
+    image, expected = resized_by_torch(side, to)
+    thick = np.repeat(image[:, :, None], 2, axis=2)
+    volume = np.moveaxis(thick, 1, axis)
+    size = [2, 3]
+    size.insert(axis - 1, to)
+    resized = np.moveaxis(resize(volume, tuple(size)), axis, 1)
+    np.testing.assert_allclose(resized[:, :, 1], expected, atol=1e-4)
+
+
+any_size = given(
+    data=st.data(),
+    native=shapes,
+    mode=st.sampled_from(["pad", "stretch", "crop"]),
+    fill=st.sampled_from([None, 0.0]),
+)
+
+
+def two_channels(shape):
+    """Noise of two channels that share no value."""
+    levels = np.array([1, 3], np.float32).reshape(2, *[1] * len(shape))
+    return noise((2, *shape)) + levels
+
+
+@any_size
 @settings(max_examples=80, deadline=None)
 def test_any_size_fits_and_comes_back(data, native, mode, fill):
     size = data.draw(st.tuples(*[sides] * len(native)))
-    image = noise((2, *native)) + np.array([1, 3], np.float32).reshape(2, *[1] * len(native))
+    image = two_channels(native)
     there = Resize(native, size, mode)
     fitted = there.forward(image, fill)
     back = there.inverse(fitted)
     assert fitted.shape == (2, *size)
     assert back.shape == image.shape
-    outside = np.ones(size, bool)
-    outside[there.window] = False
-    for channel, whole in zip(fitted, image, strict=True):
-        assert (channel[outside] == (whole.min() if fill is None else fill)).all(), (
-            "each channel's own air"
-        )
-        inside = channel[there.window]
-        assert inside.min() >= whole.min() - 1e-5 and inside.max() <= whole.max() + 1e-5, (
-            "nothing overshoots"
-        )
-    if mode == "crop":
-        shown = (slice(None), *there.shown)
-        np.testing.assert_array_equal(fitted[(slice(None), *there.window)], image[shown])
-        np.testing.assert_array_equal(back[shown], image[shown])
-        centred = zip(there.shown, native, size, strict=True)
-        assert all(
-            p.stop - p.start == min(s, to) and abs(p.start - (s - p.stop)) <= 1
-            for p, s, to in centred
-        )
     if there.content == native:
         np.testing.assert_array_equal(back, image)
-    np.testing.assert_allclose(there.forward(np.full_like(image, 7.5)), 7.5, rtol=1e-5)
+    constant = np.full_like(image, 7.5)
+    np.testing.assert_allclose(there.forward(constant), 7.5, rtol=1e-5)
+
+
+@any_size
+@settings(max_examples=80, deadline=None)
+def test_fitted_images_are_padded_with_air_and_do_not_overshoot(data, native, mode, fill):
+    size = data.draw(st.tuples(*[sides] * len(native)))
+    image = two_channels(native)
+    there = Resize(native, size, mode)
+    outside = np.ones(size, bool)
+    outside[there.window] = False
+    for channel, whole in zip(there.forward(image, fill), image, strict=True):
+        air = whole.min() if fill is None else fill
+        assert (channel[outside] == air).all(), "each channel's own air"
+        inside = channel[there.window]
+        assert inside.min() >= whole.min() - 1e-5
+        assert inside.max() <= whole.max() + 1e-5
+
+
+@given(data=st.data(), native=shapes)
+@settings(max_examples=80, deadline=None)
+def test_cropping_shows_the_middle_as_it_is(data, native):
+    size = data.draw(st.tuples(*[sides] * len(native)))
+    image = two_channels(native)
+    there = Resize(native, size, "crop")
+    fitted = there.forward(image)
+    shown = (slice(None), *there.shown)
+    window = (slice(None), *there.window)
+    np.testing.assert_array_equal(fitted[window], image[shown])
+    np.testing.assert_array_equal(there.inverse(fitted)[shown], image[shown])
+    for part, side, to in zip(there.shown, native, size, strict=True):
+        assert part.stop - part.start == min(side, to)
+        before = part.start
+        after = side - part.stop
+        assert abs(before - after) <= 1

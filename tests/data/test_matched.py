@@ -24,14 +24,26 @@ B = (8, 12)
 def head(
     radius: float, tissues: tuple[float, ...] = MR, size: tuple[int, ...] = (32, 32)
 ) -> torch.Tensor:
-    axes = [
-        (torch.arange(side) - side / 2).view(-1, *[1] * (len(size) - n)) ** 2
-        for n, side in enumerate(size, 1)
-    ]
+    """A ball of shells of the tissues, each 2 pixels thick, around the middle of an image of air."""
+    axes = torch.meshgrid(*[torch.arange(side) - side / 2 for side in size], indexing="ij")
+    distance = sum(axis**2 for axis in axes).sqrt()
     image = torch.full(size, -1.0)
     for shell, value in enumerate(tissues):
-        image[sum(axes).sqrt() < radius - 2 * shell] = value
+        image[distance < radius - 2 * shell] = value
     return image[None, None]
+
+
+def scan_records(letter: str, tissues: tuple, counts: tuple, placed: bool) -> list[Record]:
+    """Slices of scans; a slice's key says its scan and its height, from 0 to 1."""
+    records = []
+    for scan, count in enumerate(counts):
+        for number in range(count):
+            height = number / (count - 1)
+            image = head(14 - 8 * height, tissues)[0].numpy()
+            key = f"{scan}/{height}"
+            position = 3.0 * number - 50 if placed else None
+            records.append(Record(letter, f"{scan}", key, image.copy, position=position))
+    return records
 
 
 def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **options) -> Batches:
@@ -40,19 +52,26 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
     """
     sets = {}
     for letter, tissues, each in zip("ab", (MR, CT), counts, strict=True):
-        own = []
-        for scan, n, height in [
-            (scan, n, n / (count - 1)) for scan, count in enumerate(each) for n in range(count)
-        ]:
-            image = head(14 - 8 * height, tissues)[0].numpy()
-            place = 3.0 * n - 50 if placed else None
-            own.append(Record(letter, f"{scan}", f"{scan}/{height}", image.copy, position=place))
-        sets[letter] = ImageSet(own, Window(low=-1.0, high=1.0), Preparation(own, (32, 32), "pad"))
+        records = scan_records(letter, tissues, each, placed)
+        preparation = Preparation(records, (32, 32), "pad")
+        sets[letter] = ImageSet(records, Window(low=-1.0, high=1.0), preparation)
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
-    made.chosen = pickle.loads(
-        pickle.dumps(bind_or_raise("order", {"name": "matched"} | options)()(made))
-    )
+    matched = bind_or_raise("order", {"name": "matched"} | options)()(made)
+    made.chosen = pickle.loads(pickle.dumps(matched))
     return made
+
+
+def keys_shown(made: Batches, steps: int) -> list[tuple[str, str]]:
+    """Keys of the images of a and b that are shown together."""
+    shown = []
+    for step in range(steps):
+        chosen = made.chosen(step)
+        shown.append(tuple(made.sets[name].records[chosen[name]].key for name in "ab"))
+    return shown
+
+
+def height_of(key: str) -> float:
+    return float(key.split("/")[1])
 
 
 @pytest.mark.parametrize(
@@ -61,48 +80,57 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
 @pytest.mark.parametrize("counts", [(A, B), (B, A)], ids=["a leads", "b leads"])
 def test_slices_shown_together_are_of_like_height(counts, options, most):
     made = batches(counts, placed=options != {"by": "outline"}, **options)
-    shown = [
-        tuple(made.sets[x].records[made.chosen(n)[x]].key for x in "ab") for n in range(10 * sum(A))
-    ]
-    # at random up to 1
-    assert max(abs(float(a.split("/")[1]) - float(b.split("/")[1])) for a, b in shown) <= most
-    assert len({pair[counts[1] == A] for pair in shown[: sum(A)]}) == sum(A), (
-        "an epoch shows the larger domain once"
-    )
-    assert options == {"among": 0.0} or len({*shown}) > 1.5 * sum(A), (
-        "each stands beside others from epoch to epoch"
-    )
-    assert all(len(each) == 3 for each in batches(((4,) * 5, (4,) * 3), among=0.0).chosen.near), (
-        "all that are as near"
-    )
+    epoch = sum(A)
+    shown = keys_shown(made, 10 * epoch)
+    differences = [abs(height_of(a) - height_of(b)) for a, b in shown]
+    assert max(differences) <= most  # at random up to 1
+    larger = 0 if counts[0] == A else 1
+    first_epoch = {pair[larger] for pair in shown[:epoch]}
+    assert len(first_epoch) == epoch, "an epoch shows the larger domain once"
+    if options != {"among": 0.0}:
+        assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
+
+
+def test_all_slices_that_are_as_near_are_partners():
+    made = batches(((4,) * 5, (4,) * 3), among=0.0)
+    assert all(len(partners) == 3 for partners in made.chosen.near)
 
 
 def test_matched_order_depends_on_seed_and_step_only():
-    # the latter as after a resume: nothing is remembered
     whole = batches()
-    late = batches(workers=2)
+    resumed = batches(workers=2)  # nothing is remembered
     ranks = [batches(batch=2, ranks=(rank, 2)) for rank in range(2)]
-    for step, name in [(step, name) for step in (0, 11, 12, 17) for name in "ab"]:
-        assert torch.equal(whole.at(step)[name], late.at(step)[name])
-        assert torch.equal(whole.at(step)[name], torch.cat([each.at(step)[name] for each in ranks]))
-    late.close()
+    for step in (0, 11, 12, 17):
+        for name in "ab":
+            images = whole.at(step)[name]
+            assert torch.equal(images, resumed.at(step)[name])
+            of_ranks = torch.cat([rank.at(step)[name] for rank in ranks])
+            assert torch.equal(images, of_ranks)
+    resumed.close()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
-def test_outline_loss_is_zero_for_equal_outlines_only(
-    size,
-):
+def test_outline_loss_is_zero_for_equal_outlines_only(size):
     loss = bind_or_raise("loss", "outline")()
     source = head(9, MR, size)
     assert loss(head(9, CT, size), source) == 0
     for sign in (1, -1):
-        assert (
-            costs := [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]
-        ) == sorted({*costs})
-        output = head(9 + 2 * sign, CT, size).requires_grad_()
-        gradient = sign * torch.autograd.grad(loss(output, source), output)[0]
-        assert gradient.min() == 0 < gradient.max() < torch.inf
-        assert not gradient[head(5, MR, size) > -1].any()
+        costs = [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]
+        assert costs == sorted({*costs}), "the more it grew or shrank, the more it costs"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
+@pytest.mark.parametrize("sign", [1, -1], ids=["grown", "shrunk"])
+def test_outline_loss_moves_the_outline_back_and_no_inside(size, sign):
+    loss = bind_or_raise("loss", "outline")()
+    source = head(9, MR, size)
+    output = head(9 + 2 * sign, CT, size).requires_grad_()
+    (slope,) = torch.autograd.grad(loss(output, source), output)
+    gradient = sign * slope
+    assert gradient.min() == 0
+    assert 0 < gradient.max() < torch.inf
+    inside = head(5, MR, size) > -1
+    assert not gradient[inside].any()
 
 
 def test_what_cannot_be_matched_or_compared_is_refused():
