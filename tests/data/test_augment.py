@@ -19,7 +19,9 @@ both = pytest.mark.parametrize("dims", [2, 3])
 
 
 def images(dims):
-    return torch.rand(SHAPES[dims], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    """Images of two channels, drawn evenly from -1 to 1."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(SHAPES[dims], generator=generator) * 2 - 1
 
 
 @every
@@ -68,82 +70,121 @@ def test_channels_move_together_and_no_value_is_invented(name, dims):
     image = images(dims) * 0.5 - 0.5  # 0 would be brighter than all of it
     image[..., 3:-3, 3:-3] = -0.4
     image[:, 1] = image[:, 0]
-    changed = getattr(changes, name)(dims, p=1.0)(image)
+    change = getattr(changes, name)(dims, p=1.0)
+    changed = change(image)
     assert torch.equal(changed[:, 0], changed[:, 1])
     assert changed.max() <= image.max() + 1e-5
     assert changed.min() >= image.min() - 1e-5
 
 
-def test_each_kind_does_what_it_says():
+def test_flips_mirror_the_axis_they_name():
     image = images(2)
     assert torch.equal(changes.HFlip(2, p=1.0)(image), image.flip(-1))
     assert torch.equal(changes.VFlip(2, p=1.0)(image), image.flip(-2))
+
+
+def test_rot90_turns_by_one_to_three_quarters():
     square = torch.rand(30, 1, 6, 6)
-    turned = zip(square, changes.Rot90(2, p=1.0)(square), strict=True)
-    assert {
-        k for one, other in turned for k in (1, 2, 3) if torch.equal(other, one.rot90(k, (-2, -1)))
-    } == {1, 2, 3}
+    quarters = set()
+    for before, after in zip(square, changes.Rot90(2, p=1.0)(square), strict=True):
+        quarters |= {k for k in range(4) if torch.equal(after, before.rot90(k, (-2, -1)))}
+    assert quarters == {1, 2, 3}
+
+
+def test_brightness_adds_one_bounded_number_to_an_image():
+    image = images(2)
     difference = changes.Brightness(2, p=1.0, by=0.3)(image) - image
     assert difference.abs().max() <= 0.3
     assert difference.flatten(1).std(dim=1).max() < 1e-6
+
+
+def test_contrast_keeps_the_mean_of_each_channel():
+    image = images(2)
     changed = changes.Contrast(2, p=1.0, by=0.3)(image)
     torch.testing.assert_close(changed.mean(dim=(2, 3)), image.mean(dim=(2, 3)))
+
+
+def test_cutout_hides_a_box_of_its_side():
     box = torch.ones(8, 1, 20, 20)
     box[:, :, 0, 0] = -1
     hidden = changes.Cutout(2, p=1.0, side=0.5)(box) == -1
-    assert (hidden.flatten(1).sum(dim=1) - 100).abs().max() <= 1
+    pixels = hidden.flatten(1).sum(dim=1)
+    assert (pixels - 100).abs().max() <= 1
 
 
 @both
-def test_contrast_changes_keep_black_and_tissue_order(dims):
+def test_a_curve_keeps_black_and_the_order_of_tissues(dims):
     image = images(dims)
     flat = image.flatten(1)
-    curved = changes.Curve(dims, p=1.0)(image).flatten(1)
     order = flat.argsort(dim=1)
-    assert (curved.gather(1, order).diff(dim=1) >= -1e-6).all(), "what was darker stays darker"
+    curved = changes.Curve(dims, p=1.0)(image).flatten(1)
+    assert (curved.gather(1, order).diff(dim=1) >= -1e-6).all()
+    darkest = order[:, :1]
+    torch.testing.assert_close(curved.gather(1, darkest), flat.gather(1, darkest))
+
+
+@both
+def test_a_bias_field_multiplies_what_is_above_black(dims):
+    image = images(dims)
+    flat = image.flatten(1)
     field = changes.BiasField(dims, p=1.0)(image).flatten(1)
-    for changed in (curved, field):
-        torch.testing.assert_close(changed.gather(1, order[:, :1]), flat.gather(1, order[:, :1]))
+    darkest = flat.argmin(dim=1, keepdim=True)
+    torch.testing.assert_close(field.gather(1, darkest), flat.gather(1, darkest))
     black = flat.amin(dim=1, keepdim=True)
-    ratio = ((field - black) / (flat - black).clamp_min(1e-6))[flat - black > 0.05]
+    above = flat - black
+    ratio = ((field - black) / above.clamp_min(1e-6))[above > 0.05]
     assert ratio.min() > 0
     assert 0.01 < ratio.log().std() < 1
-    soft, sharp = (changes.Blur(dims, p=1.0, by=by)(image) for by in ((1.0, 1.0), (-1.0, -1.0)))
-    rough = [one.diff(dim=-1).abs().mean() for one in (soft, image, sharp)]
-    assert rough[0] < rough[1] < rough[2]
+
+
+@both
+def test_blur_softens_by_positive_and_sharpens_by_negative_numbers(dims):
+    def roughness(image):
+        return image.diff(dim=-1).abs().mean()
+
+    image = images(dims)
+    soft = changes.Blur(dims, p=1.0, by=(1.0, 1.0))(image)
+    sharp = changes.Blur(dims, p=1.0, by=(-1.0, -1.0))(image)
+    assert roughness(soft) < roughness(image) < roughness(sharp)
+
+
+@both
+def test_a_warp_turns_as_its_matrix_says(dims):
+    image = torch.rand(1, 1, *[6] * dims)
+    quarter = torch.eye(dims)[None].clone()
+    quarter[0, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    turned = changes.warp(image, quarter, torch.zeros(1, dims))
+    torch.testing.assert_close(turned, image.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
 
 
 @both
 def test_a_warp_samples_where_it_says(dims):
     image = torch.rand(1, 1, *[6] * dims)
-    quarter = torch.eye(dims)[None].clone()
-    quarter[0, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    nowhere = torch.zeros(1, dims)
-    torch.testing.assert_close(
-        changes.warp(image, quarter, nowhere), image.rot90(1, (-2, -1)), atol=1e-5, rtol=0
-    )
-    one = nowhere.clone()
-    one[0, 0] = 1.0  # along x, the last axis
-    shifted = changes.warp(image, torch.eye(dims)[None], one)
+    shift = torch.zeros(1, dims)
+    shift[0, 0] = 1.0  # along x, the last axis
+    shifted = changes.warp(image, torch.eye(dims)[None], shift)
     torch.testing.assert_close(shifted[..., :-1], image[..., 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(shifted[..., -1], image[..., -1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["regression", "pix2pix"])
 def test_paired_sources_are_augmented_and_targets_are_not(method):
-    small = {"name": "unet", "width": 2, "depth": 1}
-    table = {"name": method, "generator": small, "vary": [{"name": "curve", "p": 1.0}]}
+    generator = {"name": "unet", "width": 2, "depth": 1}
+    table = {"name": method, "generator": generator, "vary": [{"name": "curve", "p": 1.0}]}
     model = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1}))
+    a, b = (torch.rand(2, 1, 64, 64) * 2 - 1 for _ in range(2))
     shown = []
-    batch = Batch(a=torch.rand(2, 1, 64, 64) * 2 - 1, b=torch.rand(2, 1, 64, 64) * 2 - 1)
-    model.g_ab.register_forward_hook(
-        lambda network, images, made: shown.append(images[0]) or batch["b"].clone()
-    )
-    losses = model.phases()[0].loss(batch)
+
+    def give_the_target(network, images, made):
+        shown.append(images[0])
+        return b.clone()
+
+    model.g_ab.register_forward_hook(give_the_target)
+    losses = model.phases()[0].loss(Batch(a=a, b=b))
     assert losses["l1_b"].item() == 0, "it is compared with the true image"
-    assert not torch.allclose(shown[0], batch["a"])
-    model.translate(batch["a"], "b")
-    assert torch.equal(shown[1], batch["a"]), "in use nothing is changed"
+    assert not torch.allclose(shown[0], a)
+    model.translate(a, "b")
+    assert torch.equal(shown[1], a), "in use nothing is changed"
 
 
 def test_augmentations_move_pixels_only_if_they_say_so():

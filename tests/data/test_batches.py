@@ -56,7 +56,10 @@ def sets(memory=8.0, counts=(11, 7), **options):
 
 
 def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    """Whether two batches have the same tensors under the same names."""
+    if one.keys() != other.keys():
+        return False
+    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def read_ahead(batches):
@@ -67,66 +70,90 @@ def read_ahead(batches):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("memory", [8.0, 1e-9])
-def test_batches_do_not_depend_on_workers_memory_or_ranks(workers, memory):
+def test_batches_do_not_depend_on_workers_or_memory(workers, memory):
     options = dict(patch=(5, 4), classes=("n", "y"))
     plain = Batches(sets(**options), 3, 5, paired=False, workers=1)
     batches = Batches(sets(memory, **options), 3, 5, paired=False, workers=workers)
     for step in (*range(9), 4, 30, 31, 2):  # over several epochs, and back
-        one = plain.at(step)
-        assert same(one, batches.at(step))
-        assert set(one) == {"a", "b", "mask_a", "mask_b", "label"}
+        batch = plain.at(step)
+        assert same(batch, batches.at(step))
+        assert set(batch) == {"a", "b", "mask_a", "mask_b", "label"}
+    plain.close()
+    batches.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("memory", [8.0, 1e-9])
+def test_batches_do_not_depend_on_ranks(workers, memory):
+    options = dict(patch=(5, 4), classes=("n", "y"))
+    plain = Batches(sets(**options), 3, 5, paired=False, workers=1)
     ranks = [
         Batches(sets(memory, **options), 1, 5, False, rank, 3, workers=workers) for rank in range(3)
     ]
+    whole = plain.at(7)
     parts = [rank.at(7) for rank in ranks]
-    assert same(
-        plain.at(7), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    ), "nor on ranks"
-    for each in (plain, batches, *ranks):
+    joined = {name: torch.cat([part[name] for part in parts]) for name in whole}
+    assert same(whole, joined)
+    for each in (plain, *ranks):
         each.close()
 
 
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
-    epochs = [
-        torch.cat([batches.at(3 * epoch + k)["image"][:, 0, 0, 0] for k in range(3)])
-        for epoch in range(2)
-    ]
-    assert all(sorted(epoch.tolist()) == [1e3 * n for n in range(12)] for epoch in epochs)
-    assert not torch.equal(*epochs)
     assert batches.steps_per_epoch == 3
+
+    def epoch(number):
+        steps = range(3 * number, 3 * number + 3)
+        return torch.cat([batches.at(step)["image"][:, 0, 0, 0] for step in steps]).tolist()
+
+    everyone = [1e3 * n for n in range(12)]
+    assert sorted(epoch(0)) == everyone
+    assert sorted(epoch(1)) == everyone
+    assert epoch(0) != epoch(1)
+
+
+PATCHES = {"patch": (5, 4), "counts": (7, 7)}
+
+
+def test_patches_of_pairs_and_masks_are_of_one_place():
+    batch = Batches(sets(**PATCHES), 4, 0, paired=True, workers=0).at(0)
+    assert batch["a"].shape == (4, 1, 5, 4)
+    assert batch["mask_a"].shape == (4, 1, 5, 4)
+    offsets = torch.from_numpy(picture(0))[0, :5, :4]
+    for image in batch["a"]:
+        first = image[0, 0, 0]
+        assert torch.equal(image[0], first + offsets), "contiguous"
+    assert torch.equal(batch["a"], batch["b"])
+    assert torch.equal(batch["mask_a"], batch["a"] % 2)
 
 
 def test_patches_are_shared_by_pairs_and_masks_only():
-    size = {"patch": (5, 4), "counts": (7, 7)}
-    batch = Batches(sets(**size), 4, 0, paired=True, workers=0).at(0)
-    assert batch["a"].shape == batch["mask_a"].shape == (4, 1, 5, 4)
-    offsets = torch.from_numpy(picture(0))[0, :5, :4]
-    assert all(torch.equal(image[0], image[0, 0, 0] + offsets) for image in batch["a"]), (
-        "contiguous"
-    )
-    assert torch.equal(batch["a"], batch["b"])
-    assert torch.equal(batch["mask_a"], batch["a"] % 2)
-    apart = Batches(sets(**size), 4, 0, paired=False, workers=0)
-    seen = [apart.at(step) for step in range(6)]
-    assert any(not torch.equal(one["a"] % 1e3, one["b"] % 1e3) for one in seen)
-    assert all(torch.equal(one["mask_b"], one["b"] % 2) for one in seen)
-    assert len({float(image.flatten()[0]) % 1e3 for one in seen for image in one["a"]}) > 6, (
-        "windows move"
-    )
-    assert not same(Batches(sets(**size), 4, 1, paired=False, workers=0).at(0), seen[0]), (
-        "by the seed"
-    )
+    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
+    seen = [batches.at(step) for step in range(6)]
+    assert any(not torch.equal(batch["a"] % 1e3, batch["b"] % 1e3) for batch in seen)
+    assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
+
+
+def test_patches_move_by_the_seed():
+    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
+    corners = set()
+    for step in range(6):
+        corners |= {float(image.flatten()[0]) % 1e3 for image in batches.at(step)["a"]}
+    assert len(corners) > 6
+    other_seed = Batches(sets(**PATCHES), 4, 1, paired=False, workers=0)
+    assert not same(other_seed.at(0), batches.at(0))
 
 
 def test_prepared_images_are_kept_until_the_mapping_changes():
     read = []
-    images = image_set(3, read=read, memory=2 * 9 * 7 * 4 / 2**30)
+    two_images = 2 * 9 * 7 * 4 / 2**30
+    images = image_set(3, read=read, memory=two_images)
     for brightest in (1e3, 500):
         images.intensity = Window(low=0.0, high=1e3 / brightest, range=(0.0, 1.0))
         for _ in range(2):
-            assert [float(images[n].min()) for n in range(3)] == [0, brightest, 2 * brightest]
-    assert read == [0, 1, 2, 2] * 2, "two have room"
+            darkest = [float(images[n].min()) for n in range(3)]
+            assert darkest == [0, brightest, 2 * brightest]
+    assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
 
 
 # ---- to the device
@@ -174,13 +201,14 @@ def test_the_same_batches_arrive_whatever_the_way(workers, feed):
     for step in (*range(6), 2, 30, 31):
         found = feed.at(step)
         assert found["a"].is_contiguous(memory_format=torch.channels_last)
-        assert same(plain.at(step), {name: tensor.cpu() for name, tensor in found.items()})
+        on_host = {name: tensor.cpu() for name, tensor in found.items()}
+        assert same(plain.at(step), on_host)
         read_ahead(batches)
     feed.close()
-    readers = [thread for thread in threading.enumerate() if thread.name.startswith("gantk-reader")]
     assert feed._sent is None
     assert not batches._ahead
-    assert not readers
+    threads = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in threads if name.startswith("gantk-reader")]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -211,7 +239,8 @@ def save(path, number, gain=1.0, turn=0):
     """A volume of noise around a block, that of another number elsewhere."""
     rng = np.random.default_rng([number, turn])
     values = np.abs(rng.normal(0, 4, (14, 16, 12)))
-    values[4:11, 4:12, 2:10] += 100 * gain * (1 + rng.random((7, 8, 8)))
+    block = 1 + rng.random((7, 8, 8))
+    values[4:11, 4:12, 2:10] += 100 * gain * block
     volume(path, values=values.astype(np.float32), affine=np.eye(4))
 
 
@@ -238,43 +267,56 @@ KINDS = [
 KINDS += [{"name": "percentile", "per": "volume", "foreground": "otsu"}]
 
 
+def held_and_trained(data):
+    """Paths of the held-out images, and those of the images trained on."""
+    held_out = data.splits["validation"] + data.splits["test"]
+    held = {record.path for record in held_out}
+    trained = {record.path for record in data.training}
+    return held, trained
+
+
 @pytest.mark.parametrize("intensity", KINDS, ids=str)
 def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
     data = images(study, intensity=intensity)
     learnt = data.intensity_state()
-    held = {record.path for name in ("validation", "test") for record in data.splits[name]}
-    trained = {record.path for record in data.training}
+    held, trained = held_and_trained(data)
     assert len(held) == 4
     assert len(trained) == 4
     assert not held & trained
     for path in held:
         save(path, int(path.name[1]), gain=1e4, turn=1)
-    poisoned = images(study, intensity=intensity)
-    assert {r.path for r in poisoned.training} == trained
-    assert poisoned.intensity_state() == learnt
+    held_out_changed = images(study, intensity=intensity)
+    assert held_and_trained(held_out_changed)[1] == trained
+    assert held_out_changed.intensity_state() == learnt
     save(min(trained), 0, gain=1e4, turn=1)
-    assert images(study, intensity=intensity).intensity_state() != learnt
+    training_changed = images(study, intensity=intensity)
+    assert training_changed.intensity_state() != learnt
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_per_volume_mapping_is_the_mean_of_the_scans(study, neighbours):
+    data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
+    mapping = data.intensity["image"]
+    scans = {record.scan_key: record.scan() for record in data.training}
+    ends = [mapping.measure(scan) for scan in scans.values()]
+    np.testing.assert_allclose(mapping.fitted, np.mean(ends, axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("neighbours", [0, 1])
 def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
-    sets = data.training_sets()["image"]
+    training = data.training_sets()["image"]
     mapping = data.intensity["image"]
-    ends = [
-        mapping.measure(scan)
-        for scan in {record.scan_key: record.scan() for record in data.training}.values()
-    ]
-    np.testing.assert_allclose(mapping.fitted, np.mean(ends, axis=0), rtol=1e-6)
-    for record, image in zip(sets.records, (sets[n] for n in range(len(sets))), strict=True):
-        own = mapping.of(record.scan())
+    for number, record in enumerate(training.records):
+        image = training[number]
+        scan = record.scan()
+        expected = mapping.of(scan).forward(scan[:, int(record.position)])
         middle = data.centre(image[None])[0].numpy()[:, :, 1:15]  # 16 x 14 pixels stand in 16 x 16
-        np.testing.assert_allclose(
-            middle, own.forward(record.scan()[:, int(record.position)]), atol=1e-6
-        )
+        np.testing.assert_allclose(middle, expected, atol=1e-6)
         assert np.array_equal(data.image(record), image)
-    tops = [float(data.image(record).max()) for record in data.splits["test"]]
-    assert len(tops) > 4 and 0.5 < min(tops) < max(tops) < 2, "whatever the scanner's gain"
+    brightest = [float(data.image(record).max()) for record in data.splits["test"]]
+    assert len(brightest) > 4
+    assert 0.5 < min(brightest) < max(brightest) < 2, "whatever the scanner's gain"
 
 
 def test_what_a_source_cannot_give_is_explained(study):
@@ -315,25 +357,29 @@ def middles(records, members, neighbours):
 
 def test_neighbouring_slices_are_stacked_slice_by_slice():
     records = slices("p", 5)
-    contrasts = slices("p", 3, channels=2)
     assert middles(records, records, 1) == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
     assert middles(records, records, 2)[1] == [0, 0, 1, 2, 3]
+    contrasts = slices("p", 3, channels=2)
     assert middles(contrasts, contrasts, 1)[1] == [0, 0.1, 1, 1.1, 2, 2.1]
+
+
+def test_slices_without_a_place_have_no_neighbours():
     unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
-    with pytest.raises(
-        UserError, match=r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
-    ):
+    words = r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
+    with pytest.raises(UserError, match=words):
         stacked(unordered, [unordered], 1)
 
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
     records = slices("p", 40) + slices("q", 40)
-    seen = set()
     splits, _ = split_records(records, test=0.2, validation=0.1, by="block", gap=2)
+    seen = set()
     for name, members in splits.items():
         own = {(record.subject, record.position) for record in members}
-        for record, (below, here, above) in zip(members, middles(records, members, 1), strict=True):
-            assert {(record.subject, below), (record.subject, above)} <= own
+        for record, values in zip(members, middles(records, members, 1), strict=True):
+            below, here, above = values
+            assert (record.subject, below) in own
+            assert (record.subject, above) in own
             assert here == record.position
             assert here - below in (0, 1)
             assert above - here in (0, 1)
@@ -341,29 +387,34 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
 
 
-@pytest.mark.parametrize("method", [PAIRED, UNPAIRED], ids=["paired", "unpaired"])
-def test_data_with_neighbours_keep_pairs_masks_and_the_middle(method):
+@pytest.fixture(scope="module", params=[PAIRED, UNPAIRED], ids=["paired", "unpaired"])
+def data_by_neighbours(request):
+    """The phantom without neighbouring slices (0) and with one on each side (1)."""
     source = {"name": "phantom", "subjects": 6, "slices": 4, "lesions": 2}
-    data, plain = (
-        load(source, method, neighbours=k, size=(24, 24), mask=True, split=SPLIT) for k in (1, 0)
-    )
-    assert data.channels == {"a": 3, "b": 3}
+    options = {"size": (24, 24), "mask": True, "split": SPLIT}
+    return [load(source, request.param, neighbours=k, **options) for k in (0, 1)]
+
+
+def test_data_with_neighbours_keep_pairs_masks_and_the_middle(data_by_neighbours):
+    plain, data = data_by_neighbours
     assert plain.channels == {"a": 1, "b": 1}
-    batch, single = (
-        Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0) for one in (data, plain)
+    assert data.channels == {"a": 3, "b": 3}
+    single, batch = (
+        Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0)
+        for one in data_by_neighbours
     )
     assert batch["a"].shape == (6, 3, 24, 24)
     assert batch["mask_a"].shape == (6, 1, 24, 24)
     for name in "ab":
         assert torch.equal(data.centre(batch[name]), single[name])
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
+
+
+def test_neighbours_change_neither_split_nor_intensities(data_by_neighbours):
+    plain, data = data_by_neighbours
     for pair in data.pairs("test"):
         assert pair["a"].position == pair["b"].position
-        assert data.image(pair["a"]).shape == (
-            3,
-            24,
-            24,
-        )
+        assert data.image(pair["a"]).shape == (3, 24, 24)
     assert data.leaks() is None
     assert data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()
