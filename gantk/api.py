@@ -182,7 +182,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     """Continue a run exactly where it stopped and return it; a finished run is only evaluated and
     reported again.
     """
-    from gantk.files import held
+    from gantk.files import lock_folder
     from gantk.machine.runtime import start, sync_errors
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
@@ -200,7 +200,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
         return folder, model, folder.split()
 
     def locked_checkpoint() -> Path:
-        locks.enter_context(held(folder.path))
+        locks.enter_context(lock_folder(folder.path))
         return folder.latest()
 
     folder, model, split = sync_errors(checked)
@@ -315,7 +315,7 @@ def evaluate(
     import shutil
     from tempfile import TemporaryDirectory
 
-    from gantk.files import held
+    from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
     from gantk.runs.models import find_model, packed, require_split
@@ -342,7 +342,7 @@ def evaluate(
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(shutil.copytree(folder.path, copy))
-        runtime.sync_errors(lambda: runtime.main and locks.enter_context(held(folder.path)))
+        runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
         chosen = folder.chosen()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
         require_split(packing, parts.data)

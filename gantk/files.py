@@ -191,7 +191,7 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a folder, so that one thread of one process writes into it; UserError names a process
     that has the lock.
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gantk.errors import GantkError, Interrupted, UserError, count_noun
-from gantk.files import expect_file, held, write_file
+from gantk.files import expect_file, lock_folder, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
@@ -210,7 +210,7 @@ class Bench:
         try:
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(self.path))
+            stack.enter_context(lock_folder(self.path))
             if self.file.is_file():
                 self.rows = {row["label"]: row for row in read_rows(self.file)}
             if self.rows and keep_before:
@@ -276,7 +276,7 @@ class Bench:
             try:
                 if run.is_dir():
                     # the child of a killed bench may still be saving its checkpoint
-                    with held(run):
+                    with lock_folder(run):
                         shutil.rmtree(run, ignore_errors=True)  # files of an earlier attempt
                 return self.child(job, run, log, self.threads, self.device)
             except (UserError, OSError) as error:  # no memory or disk space for another process

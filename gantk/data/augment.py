@@ -46,7 +46,7 @@ class Augment:
         return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
 
 
-def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
+def augment_batch(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     """The batch after random changes, drawn from the global generator of its device: a geometric
     one moves an image with its mask and companions, and registered pairs, alike; others change
     images only. Labels stay.

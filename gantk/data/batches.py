@@ -61,9 +61,9 @@ class ImageSet:
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, prepared at most once where memory allows."""
-        return self.prepared(index)[0]
+        return self.image_and_mask(index)[0]
 
-    def prepared(self, index: int) -> tuple[Tensor, Tensor]:
+    def image_and_mask(self, index: int) -> tuple[Tensor, Tensor]:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
         there is none.
         """
@@ -169,7 +169,7 @@ class Batches:
                     position % count
                 ]
                 index = self.chosen(position)[name] if self.chosen else shuffled
-                image, mask = images.prepared(index)
+                image, mask = images.image_and_mask(index)
                 window = self._window(images, stream, position)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:

@@ -20,15 +20,15 @@ from gantk.data.preparation import (
     code_of,
     contrast_names,
     domain_letters,
-    stacked,
+    neighbouring_slices,
 )
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
-from gantk.data.split import consequences, named, read_splits, split_json, split_records, unpair
+from gantk.data.split import consequences, describe_images, read_splits, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sampled
+from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sample_indices
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
@@ -60,7 +60,7 @@ class Data:
         self.files = set[str]()
         self.notes = []
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        self.source, records = self.listed(
+        self.source, records = self.with_listing_filter(
             lambda: source_and_records(table, method, "" if known else "ask")
         )
         if known:
@@ -87,7 +87,7 @@ class Data:
         for letter in self.letters:
             self._fit(letter, [record for record in self.training if record.domain == letter])
         if table.neighbours:
-            self.preparation.stacks = stacked(
+            self.preparation.stacks = neighbouring_slices(
                 records, [*self.splits.values(), self.training], table.neighbours
             )
 
@@ -102,7 +102,7 @@ class Data:
         new |= {record.key for record in present if record.id not in named_ids}
         if new:
             self.notes.append(
-                f"note     not in the run's split.json, so left out: {named(sorted(new))}"
+                f"note     not in the run's split.json, so left out: {describe_images(sorted(new))}"
             )
         return records
 
@@ -126,7 +126,7 @@ class Data:
             training = list(
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
-        training = _thinned(training, FITTED)
+        training = _evenly_spaced(training, FITTED)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
@@ -143,13 +143,13 @@ class Data:
                 )
             images = [
                 r.read()
-                for r in _thinned(
+                for r in _evenly_spaced(
                     training, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes)
                 )
             ]
             if by_scan:
                 mapping.fit_from(
-                    [self.preparation.measured(record, mapping) for record in training]
+                    [self.preparation.scan_figures(record, mapping) for record in training]
                 )
             else:
                 mapping.fit(images)
@@ -204,7 +204,7 @@ class Data:
             pair for pair in complete_pairs(self.splits[split]).values() if not pair["b"].missing
         ]
 
-    def unpaired(self, letter: str) -> list[Record]:
+    def unpaired_records(self, letter: str) -> list[Record]:
         """Held-out records of a domain, for data without pairs; its training records where nothing
         is held out.
         """
@@ -223,7 +223,7 @@ class Data:
         near = not getattr(self.table.source.target, "drawn", False)
         if sum(map(bool, splits.values())) > 1:
             records = sum(splits.values(), [])
-            for record in (records[n] for n in sampled([record.key for record in records])):
+            for record in (records[n] for n in sample_indices([record.key for record in records])):
                 if record.id not in splits.fingerprints:
                     splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
         try:
@@ -291,25 +291,25 @@ class Data:
         listing = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.how, "splits": listing, "files": sorted(self.files)}
 
-    def listed(self, make: Callable[[], T]) -> T:
+    def with_listing_filter(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json;
         all for a new run.
         """
         root = Path(self.table.source.options.get("path") or ".")
         root = root.parent if root.is_file() else root
 
-        def shown(paths: list[Path]) -> list[Path]:
+        def keep_split_files(paths: list[Path]) -> list[Path]:
             names = {path: relative_to(path, root).as_posix() for path in paths}
             self.files |= {*names.values()}
             return [
                 path for path, name in names.items() if self._before is None or name in self._before
             ]
 
-        token = files.LISTED.set(shown)
+        token = files.LISTING_FILTER.set(keep_split_files)
         try:
             return make()
         finally:
-            files.LISTED.reset(token)
+            files.LISTING_FILTER.reset(token)
 
     def intensity_state(self) -> dict[str, Any]:
         """The fitted mappings, for the checkpoint."""
@@ -482,5 +482,5 @@ def training_of(table: DataTable, method: type, records: list[Record]) -> list[R
     return unpair(records, table.split.seed) if table.unpair else records
 
 
-def _thinned(records: list[Record], count: int) -> list[Record]:
+def _evenly_spaced(records: list[Record], count: int) -> list[Record]:
     return records[:: max(1, -(-len(records) // count))]

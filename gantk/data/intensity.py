@@ -79,9 +79,9 @@ class Mapping:
 
     def of(self, pixels: np.ndarray) -> Mapping:
         """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
-        return self.own(self.measure(pixels)) if self.per == "volume" else self
+        return self.for_scan(self.measure(pixels)) if self.per == "volume" else self
 
-    def own(self, measured: list[float]) -> Mapping:
+    def for_scan(self, measured: list[float]) -> Mapping:
         """The mapping of a scan by its figures; the fitted mapping where it has no contrast."""
         own = copy.copy(self)
         own.per = "set"
@@ -93,7 +93,7 @@ class Mapping:
         `image` alone.
         """
         if self.per != "set":
-            return self.own(
+            return self.for_scan(
                 self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)
             ).forward(image)
         return piecewise_linear(image, *self.corners())
@@ -300,9 +300,9 @@ class PerChannel:
 
     of = Mapping.of
 
-    def own(self, measured: Sequence[list[float] | None]) -> PerChannel:
+    def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = [
-            line if one is None else line.own(one)
+            line if one is None else line.for_scan(one)
             for line, one in zip(self.lines, measured, strict=True)
         ]
         return PerChannel(lines, self.names, self.dims)

@@ -98,7 +98,7 @@ class Preparation:
         self.about = about
         self.intensity = intensity
         self.nearest = nearest
-        # the slices of a record's image, see `stacked`
+        # the slices of a record's image, see `neighbouring_slices`
         self.stacks: dict[Hashable, list[Record]] = {}
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
@@ -121,7 +121,7 @@ class Preparation:
         NaN.
         """
         return np.concatenate(
-            [self._cached("images", r, self._read) for r in self.stacks.get(record.id, [record])]
+            [self._load_or_make("images", r, self._read) for r in self.stacks.get(record.id, [record])]
         )
 
     def mask(self, record: Record) -> np.ndarray | None:
@@ -129,7 +129,7 @@ class Preparation:
         if record.mask is None:
             return None
         if record.mask_files:
-            return self._cached("masks", record, self._mask)
+            return self._load_or_make("masks", record, self._mask)
         return self._mask(record)
 
     def mapping(self, record: Record, intensity: Any) -> Any:
@@ -138,9 +138,9 @@ class Preparation:
         """
         if getattr(intensity, "per", "set") != "volume":
             return intensity
-        return intensity.own(self.measured(record, intensity))
+        return intensity.for_scan(self.scan_figures(record, intensity))
 
-    def measured(self, record: Record, intensity: Any) -> Any:
+    def scan_figures(self, record: Record, intensity: Any) -> Any:
         """The figures of a record's scan that its mapping depends on; measured once, then cached."""
         scan = record.domain, record.scan_key or record.key
         if scan not in self._measured:
@@ -199,7 +199,7 @@ class Preparation:
             rows = None
         return None if rows is None else np.array(rows[row])
 
-    def _cached(
+    def _load_or_make(
         self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
     ) -> np.ndarray:
         row = self.from_cache(kind, record, make)
@@ -251,7 +251,7 @@ def code_of(parts: Iterable[Any]) -> str:
     return digest(VERSION, [path.read_text("utf-8") for path in sorted(code)])
 
 
-def stacked(
+def neighbouring_slices(
     records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int
 ) -> dict[Hashable, list]:
     """2.5-D: by record id, the 2k + 1 slices of its image, the lowest first.

@@ -63,41 +63,41 @@ class SamplingGrid:
         """
         if self.is_plain:
             return image
-        turned = self.turned(image.pixels)
+        turned = self.to_grid_order(image.pixels)
         grid = self._grid(image.pixels.shape[1:], image.spacing)
         if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
-            return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
+            return replace(image, pixels=resample(turned, grid), affine=None, header=None)
         pixels = zeros_beside(
             image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing))
         )
         for part in slabs(pixels.shape[1:]):
-            pixels[:, part] = resampled(turned, grid, part)
+            pixels[:, part] = resample(turned, grid, part)
         return replace(image, pixels=pixels, affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
         """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C',
         D, H, W).
         """
-        return self._turned(self.enlarged(pixels, image)).transpose(
+        return self._flip_stack(self.to_voxels(pixels, image)).transpose(
             np.argsort(self._axes(image.dims))
         )
 
-    def enlarged(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
+    def to_voxels(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
         """Resample (C', stack, rows, columns) on this grid to the voxels, or a `part`, of
-        `turned(image.pixels)`.
+        `to_grid_order(image.pixels)`.
         """
         native = image.pixels.shape[1:]
         places = zip(self._axes(image.dims)[1:], self._grid(native, image.spacing), strict=True)
-        return resampled(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
+        return resample(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
 
-    def turned(self, pixels: np.ndarray) -> np.ndarray:
+    def to_grid_order(self, pixels: np.ndarray) -> np.ndarray:
         """A view of upright pixels, (C, D, H, W) or (C, H, W), with the axes in this grid's order."""
-        return self._turned(pixels.transpose(self._axes(pixels.ndim - 1)))
+        return self._flip_stack(pixels.transpose(self._axes(pixels.ndim - 1)))
 
     def _axes(self, dims: int) -> tuple[int, ...]:
         return (0, *PLANES[self.plane]) if dims == 3 else tuple(range(dims + 1))
 
-    def _turned(self, pixels: np.ndarray) -> np.ndarray:
+    def _flip_stack(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else pixels
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
@@ -145,9 +145,9 @@ class Resize:
             max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True)
         )
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
-        self.window = _centred(self.content, self.size)  # where the image lies in `size`
+        self.window = _centre_window(self.content, self.size)  # where the image lies in `size`
         # the part of the image in use
-        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)
+        self.shown = _centre_window(smaller if mode == "crop" else self.native, self.native)
 
     def forward(
         self, image: np.ndarray, fill: float | None = None, nearest: bool = False
@@ -155,8 +155,8 @@ class Resize:
         """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each
         channel's minimum.
         """
-        part = (picked if nearest else resize)(image[(slice(None), *self.shown)], self.content)
-        return _padded(part, self.window, self.size, image, fill)
+        part = (pick_nearest if nearest else resize)(image[(slice(None), *self.shown)], self.content)
+        return _place_in_canvas(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
         """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off
@@ -166,7 +166,7 @@ class Resize:
         """
         sides = tuple(place.stop - place.start for place in self.shown)
         part = resize(image[(slice(None), *self.window)], sides, planes)
-        return part if sides == self.native else _padded(part, self.shown, self.native, image)
+        return part if sides == self.native else _place_in_canvas(part, self.shown, self.native, image)
 
     @property
     def slabs(self) -> list[slice]:
@@ -194,11 +194,11 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
     for axis, to in enumerate(size, start=1):
         part = planes if axis == 1 else slice(None)
         if image.shape[axis] != to or part != slice(None):
-            image = _resampled_axis(image, axis, to, image.shape[axis] / to, part)
+            image = _resample_axis(image, axis, to, image.shape[axis] / to, part)
     return np.ascontiguousarray(image)
 
 
-def picked(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def pick_nearest(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """(C, *spatial) -> (C, *size) by the nearest pixels."""
     places = (
         (2 * np.arange(to) + 1) * side // (2 * to)
@@ -207,7 +207,7 @@ def picked(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return image[(slice(None), *np.ix_(*places))]
 
 
-def resampled(
+def resample(
     pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)
 ) -> np.ndarray:
     """Resample (C, *spatial) to `count` voxels, `step` apart, about the same centre, along each
@@ -222,21 +222,21 @@ def resampled(
         if (count, step) != (pixels.shape[axis], 1.0)
     ]
     if range(grid[0][0])[part] != range(grid[0][0]):
-        pixels = _resampled_axis(pixels, 1, *grid[0], part)
+        pixels = _resample_axis(pixels, 1, *grid[0], part)
         changed = [axis for axis in changed if axis > 1]
     for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
-        pixels = _resampled_axis(pixels, axis, *grid[axis - 1])
+        pixels = _resample_axis(pixels, axis, *grid[axis - 1])
     return pixels
 
 
-def _resampled_axis(
+def _resample_axis(
     pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)
 ) -> np.ndarray:
     """Resample one axis of (C, *spatial) to `count` places, volumes plane by plane, which saves
     memory.
     """
     if pixels.ndim == 3:
-        return _resampled_axis(pixels[:, None], axis + 1, count, step)[:, 0]
+        return _resample_axis(pixels[:, None], axis + 1, count, step)[:, 0]
     places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
     count = places.shape[1]
     out = np.empty((*pixels.shape[:axis], count, *pixels.shape[axis + 1 :]), dtype=pixels.dtype)
@@ -271,12 +271,12 @@ def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     return places.clip(0, side - 1)[used], weights[used].astype(np.float32)
 
 
-def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
+def _centre_window(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
     starts = [(full - side) // 2 for side, full in zip(part, whole, strict=True)]
     return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
 
 
-def _padded(
+def _place_in_canvas(
     part: np.ndarray,
     window: tuple,
     size: tuple[int, ...],

@@ -50,7 +50,7 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
-def joined(words: Sequence[str]) -> list[str]:
+def join_contrast_words(words: Sequence[str]) -> list[str]:
     """Words in lower case, two that name one contrast as one: p1, t2flair for p1, t2, flair.
 
     T1 beside a word for a contrast agent becomes t1ce, and T2 beside FLAIR, without T1, flair.
@@ -101,7 +101,7 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
 
     `wanted` are further words, in lower case, that count as contrasts. A word after `to`
     (`regtoFLAIR`, `T1_to_T2`) is the image's registration target, not its contrast. MR counts if
-    there is no other, or if it is wanted; `joined` says what T1 and T2 mean beside other words.
+    there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside other words.
     Without a contrast: None and the whole name.
     """
     pieces = WORD_ENDS.split(name)

@@ -27,7 +27,7 @@ from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
 # filters each listing
-LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)
+LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 # folders above a file; how often links may lead to one folder
 DEEPEST = 128
@@ -177,7 +177,7 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
         else:
             scanned.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
     for (place, form), files in series.items():
-        scanned += _grouped(form, place, files, place.relative_to(folder))
+        scanned += _group_into_scans(form, place, files, place.relative_to(folder))
     return sorted(scanned, key=lambda scan: natural(scan.name))
 
 
@@ -189,7 +189,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     file is refused. UserError names a file that is missing, empty, truncated, of another kind than
     its suffix, or not finite.
     """
-    image = _opened(path, volume, values=True)
+    image = _read_image(path, volume, values=True)
     if wrong := _not_finite(image.pixels):
         what = (
             f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what"
@@ -203,7 +203,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
 
 def outline(path: Path | Scan, volume: int | None = None) -> Image:
     """What `read` returns, but with zeros as pixels; only headers are read where the format can."""
-    return _opened(path, volume, values=False)
+    return _read_image(path, volume, values=False)
 
 
 def difference(
@@ -273,7 +273,7 @@ def writer_of(path: Path, image: Image) -> Format:
     form = formats().get(suffix_of(path))
     form = form or next((form for form in _series_formats() if form.holds(image)), None)
     if form is None:
-        raise _unknown(path, "write")
+        raise _unknown_suffix(path, "write")
     return form
 
 
@@ -328,7 +328,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
 
 
 @np.errstate(all="ignore")
-def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
+def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
     """Read an image, or without `values` its grid; any error of a library becomes a UserError that
     names the file.
     """
@@ -342,7 +342,7 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
         _expect_file(path)
     form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
     if form is None:
-        raise _unknown(path, "read")
+        raise _unknown_suffix(path, "read")
     if volume and (series or not form.several):
         raise UserError(
             f"'{path}' holds one image, and --volume asks for number {volume}",
@@ -383,7 +383,7 @@ def _scan_of(path: Path) -> Scan:
     return series[0]
 
 
-def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
+def _group_into_scans(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
     """Group a series format's files of one folder into scans; `relative` is the folder's path in
     their names.
     """
@@ -420,7 +420,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         raise UserError(what, remedy="look at its permissions")
 
     listings = _listings.get()
-    key = (str(folder), recursive, wanted, LISTED.get())
+    key = (str(folder), recursive, wanted, LISTING_FILTER.get())
     if listings is not None and key in listings:
         return [*listings[key]]
     files = []
@@ -442,7 +442,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
             if not name.startswith(".") and os.path.isfile(path) and wanted(path):
                 files.append(path)
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
-    found = LISTED.get()(sorted(files, key=natural))
+    found = LISTING_FILTER.get()(sorted(files, key=natural))
     if listings is not None:
         listings[key] = found
     return [*found]
@@ -475,7 +475,7 @@ def _expect_file(path: Path) -> None:
             raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
 
 
-def _unknown(path: Path, verb: str) -> UserError:
+def _unknown_suffix(path: Path, verb: str) -> UserError:
     what = f"cannot {verb} '{path}': unknown suffix '{suffix_of(path)}'"
     return UserError(what, allowed=readable(), remedy=registry().cache["broken formats"])
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantk.files import LOCK, held, write_file
+from gantk.files import LOCK, lock_folder, write_file
 
 if TYPE_CHECKING:
     from gantk.inference.translation import Job
@@ -40,7 +40,7 @@ class Ledger:
         with suppress(OSError):  # writing the first result reports the same error
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.is_dir():
-            self.holding.enter_context(held(self.folder))
+            self.holding.enter_context(lock_folder(self.folder))
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
             entries = _parsed(text) or [

@@ -175,9 +175,9 @@ class Pipeline:
         while len(results) < len(maps):
             results.append(zeros_beside(image.spill, shape))
 
-        native, *canvases = map(grid.turned, (image.pixels, *results))
+        native, *canvases = map(grid.to_grid_order, (image.pixels, *results))
         for part in slabs(native.shape[1:]) if image.dims == 3 else [slice(None)]:
-            enlarge = partial(grid.enlarged, image=image, part=part)
+            enlarge = partial(grid.to_voxels, image=image, part=part)
             made = []  # of all maps before the first is written: one may overwrite the image
             for rest, slope in lines:
                 if slope is None:

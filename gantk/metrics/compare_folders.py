@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gantk.data.names.domains import patient_of, regex_option
-from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patient_folders import parts_with_digits
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.machine.runtime import start
@@ -341,7 +341,7 @@ def _patient_function(pattern: str) -> PatientOf:
 
     def numbered_folder(scan: Scan) -> str:
         folders = Path(scan.name).parts[:-1]
-        return "/".join(folders) if numbered(folders) else scan.name
+        return "/".join(folders) if parts_with_digits(folders) else scan.name
 
     return numbered_folder
 

@@ -169,7 +169,7 @@ class Scorer:
             if pairs:
                 sources = [pair[OTHER[to]] for pair in pairs]
             else:
-                sources = self.data.unpaired(OTHER[to])
+                sources = self.data.unpaired_records(OTHER[to])
             batch.records[key] = spread(sources, count)
             batch.seen[key] = self.reals.network_inputs(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])

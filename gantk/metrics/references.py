@@ -83,7 +83,7 @@ class RealImages:
         if table.neighbours or part.options.get("only", default) == default:
             return {}
         all_classes = replace(part, options=part.options | {"only": default})
-        records = self.data.listed(
+        records = self.data.with_listing_filter(
             lambda: all_classes(table.domains, table.dims, table.size).records()
         )
         in_splits = set()
@@ -314,7 +314,7 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
         return None
     if getattr(intensity, "per", "set") == "image":
         mappings = [
-            intensity.own(intensity.measure(preparation.to_size(record))) for record in records
+            intensity.for_scan(intensity.measure(preparation.to_size(record))) for record in records
         ]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]

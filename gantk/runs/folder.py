@@ -21,7 +21,7 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
-from gantk.files import LOCK, held, write_file
+from gantk.files import LOCK, lock_folder, write_file
 from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
@@ -123,7 +123,7 @@ class RunFolder:
             str(path).encode()
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            locks.enter_context(held(path))
+            locks.enter_context(lock_folder(path))
         except (OSError, UnicodeEncodeError) as error:
             what = (
                 f"'{path or 'runs'}' cannot be made:"

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantk.data.augment import augmented, hide_contrasts
+from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Prefetcher
 from gantk.errors import FailedOnOtherRank, Interrupted, UserError, argument, count_noun, one_line
 from gantk.files import whole_folder
@@ -215,7 +215,7 @@ class Training:
     def batch_at(self, step: int, stage: Stage) -> Batch:
         """The step's images on the device, at the stage's size, augmented."""
         batch = resized(self.feed.at(step), stage.size)
-        batch = augmented(batch, self.augments, self.parts.data.paired)
+        batch = augment_batch(batch, self.augments, self.parts.data.paired)
         hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
         return hide_contrasts(batch, self.parts.data) if hiding else batch
 

@@ -13,7 +13,7 @@ import torch
 
 from gantk import __version__
 from gantk.errors import UserError, argument
-from gantk.files import held
+from gantk.files import lock_folder
 from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
@@ -71,7 +71,7 @@ def run_to_resume(
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
     folder = RunFolder.open(out)
-    locks.enter_context(held(folder.path))
+    locks.enter_context(lock_folder(folder.path))
     saved = steps_saved(folder.checkpoints)
     automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.data.dataset import Data
-from gantk.data.split.leakage import listed
+from gantk.data.split.leakage import join_first
 from gantk.errors import UserError, count_noun
 from gantk.files import sha256_of
 from gantk.method import Method
@@ -89,7 +89,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     if drawn:
         printed.append(f"start    not there, so drawn from the seed: {_layers(drawn, wanted)}")
     if misfits:
-        described = f"{listed(misfits)} ({count_noun(misfits, 'tensor')})"
+        described = f"{join_first(misfits)} ({count_noun(misfits, 'tensor')})"
         printed.append(f"start    of another shape there, so drawn: {described}")
     if unused:
         printed.append(f"start    there, and nowhere here: {_layers(unused, saved)}")
@@ -148,7 +148,7 @@ def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
     partly = {key.split(".")[0] for key in tensors if key not in keys}
     networks = ((key, key.split(".")[0]) for key in keys)
     layers = [key.rpartition(".")[0] if network in partly else network for key, network in networks]
-    return f"{listed([*dict.fromkeys(layers)])} ({count_noun(keys, 'tensor')})"
+    return f"{join_first([*dict.fromkeys(layers)])} ({count_noun(keys, 'tensor')})"
 
 
 def _differences(meta: dict[str, Any], data: Data) -> list[str]:

@@ -17,7 +17,7 @@ from gantk.data.names.domains import (
     regex_option,
     split_of,
 )
-from gantk.data.names.patient_folders import Parts, numbered
+from gantk.data.names.patient_folders import Parts, parts_with_digits
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
@@ -272,4 +272,4 @@ def _subject_of(place: Parts) -> str:
         if not SPLIT_WORD.fullmatch(part)
         if (rest := contrast_in(part, set())[1])
     ]
-    return next(iter(numbered(rests)), "/".join(rests))
+    return next(iter(parts_with_digits(rests)), "/".join(rests))

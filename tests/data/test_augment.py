@@ -5,7 +5,7 @@ graph.
 import pytest
 import torch
 
-from gantk.data.augment import augmented
+from gantk.data.augment import augment_batch
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.recorded import Recording, host_reads
@@ -188,7 +188,7 @@ def test_paired_sources_are_augmented_and_targets_are_not(method):
 
 
 def test_augmentations_move_pixels_only_if_they_say_so():
-    batch = augmented(
+    batch = augment_batch(
         Batch(a=torch.zeros(2, 1, 4, 4), mask_a=torch.zeros(2, 1, 4, 4)),
         [lambda image: image + 1],
         True,

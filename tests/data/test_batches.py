@@ -11,7 +11,7 @@ import torch
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
 
 from gantk.data.batches import Batches, ImageSet, Prefetcher, order
-from gantk.data.preparation import Preparation, Record, stacked
+from gantk.data.preparation import Preparation, Record, neighbouring_slices
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
@@ -348,7 +348,7 @@ def slices(subject, count, channels=1):
 def middles(records, members, neighbours):
     """The values in the middle of each channel of each member's image."""
     preparation = Preparation(records, (8, 8), "pad")
-    preparation.stacks = stacked(records, [members], neighbours)
+    preparation.stacks = neighbouring_slices(records, [members], neighbours)
     return [
         [round(float(value), 1) for value in preparation.to_size(record)[:, 4, 4]]
         for record in members
@@ -367,7 +367,7 @@ def test_slices_without_a_place_have_no_neighbours():
     unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
     words = r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
     with pytest.raises(UserError, match=words):
-        stacked(unordered, [unordered], 1)
+        neighbouring_slices(unordered, [unordered], 1)
 
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():

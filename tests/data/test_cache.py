@@ -285,7 +285,7 @@ def seen(data):
     for letter, images in data.training_sets().items():
         for number, record in enumerate(images.records):
             found += [
-                (letter, record.key, part.numpy().tobytes()) for part in images.prepared(number)
+                (letter, record.key, part.numpy().tobytes()) for part in images.image_and_mask(number)
             ]
     return found + [
         (record.key, data.image(record).numpy().tobytes()) for record in data.splits["test"]
@@ -327,4 +327,4 @@ def test_training_is_the_same_with_and_without_cache(study, options, no_decoding
         assert data.intensity_state() == states
         assert data.channels == plain.channels
         assert options == {} or data.leaks() is None
-    assert options or any(data.training_sets()["a"].prepared(0)[1].flatten())
+    assert options or any(data.training_sets()["a"].image_and_mask(0)[1].flatten())

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from gantk.errors import GantkError, UserError
-from gantk.files import held
+from gantk.files import lock_folder
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -133,7 +133,7 @@ def test_no_translation_into_the_folder_of_a_training(tmp_path):
     (tmp_path / "run").mkdir()
 
     def train() -> None:
-        with held(tmp_path / "run"):
+        with lock_folder(tmp_path / "run"):
             busy.set()
             free.wait(60)
 

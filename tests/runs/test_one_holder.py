@@ -112,7 +112,7 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
         stdout=subprocess.PIPE,
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(UserError) as refused, files.held(tmp_path):
+    with pytest.raises(UserError) as refused, files.lock_folder(tmp_path):
         pass
     said = str(refused.value)
     assert f"process {holder.pid} on {platform.node()} writes into it since " in said
@@ -120,11 +120,11 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
     holder.kill()
     holder.communicate()
     # asked for again within itself
-    with files.held(tmp_path), files.held(tmp_path), ThreadPoolExecutor() as pool:
-        refused = pool.submit(files.held(tmp_path).__enter__).exception()
+    with files.lock_folder(tmp_path), files.lock_folder(tmp_path), ThreadPoolExecutor() as pool:
+        refused = pool.submit(files.lock_folder(tmp_path).__enter__).exception()
         assert isinstance(refused, UserError)
         assert f"process {os.getpid()} " in str(refused)
-    with files.held(tmp_path):
+    with files.lock_folder(tmp_path):
         pass
     assert (tmp_path / files.LOCK).read_bytes() == b""  # nobody, also where a disk knows no locks
 
@@ -139,19 +139,19 @@ def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkey
     record = json.dumps({"pid": pid, "host": "other" if holder == "elsewhere" else platform.node()})
     (tmp_path / files.LOCK).write_text('{"pid": [' if holder == "damaged" else record)
     if holder in ("here, gone", "damaged"):
-        with files.held(tmp_path):
+        with files.lock_folder(tmp_path):
             assert f'"pid": {os.getpid()}' in (tmp_path / files.LOCK).read_text()
     else:
         words = rf"remove '.*{files.LOCK}'" if holder == "elsewhere" else f"process {pid} "
         with pytest.raises(UserError, match=words):
-            files.held(tmp_path).__enter__()
+            files.lock_folder(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, number):
     (tmp_path / "target").write_text("untouched")
     (tmp_path / files.LOCK).symlink_to("target")
-    with pytest.raises(UserError, match="is no file of gantk's"), files.held(tmp_path):
+    with pytest.raises(UserError, match="is no file of gantk's"), files.lock_folder(tmp_path):
         pass
     assert (tmp_path / "target").read_text() == "untouched"
 
@@ -159,7 +159,7 @@ def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, nu
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "open", denied)
-    with files.held(tmp_path):
+    with files.lock_folder(tmp_path):
         pass
 
 

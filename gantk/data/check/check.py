@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.check import findings
-from gantk.data.check.findings import Problem, listed, problem
+from gantk.data.check.findings import Problem, join_first, problem
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.usage import (
     Usage,
@@ -26,7 +26,7 @@ from gantk.data.dataset import without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
-from gantk.data.split.near_duplicates import sampled
+from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
@@ -84,12 +84,12 @@ def check(
     every_scan = scans
     count = len(scans)
     if not every:
-        scans = [scans[n] for n in sampled([scan.name for scan in scans])]
+        scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
     items = []
     for number, scan in enumerate(scans):
         report(begun + (0.8 - begun) * number / len(scans), scan.name)
         items.append(inspect(scan))
-    problems = list(findings.broken(items))
+    problems = list(findings.unreadable_images(items))
     if len(items) < count:
         problems.append(_sample_note(len(items), count))
 
@@ -305,7 +305,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     lines["split"] = usage.how or "none"
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
-        lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {listed(left_out)}"
+        lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {join_first(left_out)}"
     return lines
 
 
@@ -330,8 +330,8 @@ def _values(values: Iterable[Any]) -> str:
     """The different values, the most frequent first, with their counts where there are several."""
     counts = Counter(map(str, values)).most_common()
     if len(counts) == 1:
-        return listed([counts[0][0]])
-    return listed([f"{value} ({count})" for value, count in counts])
+        return join_first([counts[0][0]])
+    return join_first([f"{value} ({count})" for value, count in counts])
 
 
 def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> str:

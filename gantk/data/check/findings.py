@@ -32,7 +32,7 @@ def problem(
 ) -> Problem:
     """Build a problem; where `what` ends with a colon, the first few files are named after it."""
     if what.endswith(":"):
-        what += f" {listed([repr(file) for file in files])}"
+        what += f" {join_first([repr(file) for file in files])}"
     return {
         "kind": kind,
         "severity": severity,
@@ -42,7 +42,7 @@ def problem(
     }
 
 
-def listed(texts: Sequence[str], between: str = ", ") -> str:
+def join_first(texts: Sequence[str], between: str = ", ") -> str:
     """Join the first few texts, and add the number of the others."""
     text = between.join(texts[:MAX_LISTED])
     if len(texts) > MAX_LISTED:
@@ -86,7 +86,7 @@ OF_EACH = (  # kind, severity, condition on an image's facts, words, remedy
 )
 
 
-def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
+def unreadable_images(items: Sequence[Inspected]) -> Iterator[Problem]:
     """One error for every image that cannot be read, with the reader's message."""
     for item in items:
         if item.error is not None:
@@ -181,7 +181,7 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         names_of.pop(None, None)
         groups = sorted(names_of.items(), key=lambda each: len(each[1]), reverse=True)
         if len(groups) > 1:
-            spread = listed([f"{len(names)} {each}" for each, names in groups])
+            spread = join_first([f"{len(names)} {each}" for each, names in groups])
             usual = groups[0][0]
             odd = [item.name for item in items if value(item.facts) not in (None, usual)]
             yield problem(kind, severity, f"images{of} {words} ({spread}):", odd, remedy)
@@ -392,7 +392,7 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     names = [group[0].name for group in exact.values()]
     near = [(names[i], names[j]) for i, j, _ in near_copies(seen)]
     if near:
-        pairs = listed([f"{one!r} and {other!r}" for one, other in near], "; ")
+        pairs = join_first([f"{one!r} and {other!r}" for one, other in near], "; ")
         what = f"{count_noun(near, 'pair')} of near copies: {pairs}"
         files = list(dict.fromkeys(name for pair in near for name in pair))
         remedy = "remove one of each, or keep both on one side"
@@ -411,6 +411,6 @@ def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
         equations.append(" = ".join(repr(item.name) for item in group[:3]))
     what = (
         f"{count_noun(spare, 'image')} of which the pixels are another's too, {across} across"
-        f" domains: {listed(equations, '; ')}"
+        f" domains: {join_first(equations, '; ')}"
     )
     return problem("copies", "warning", what, names, "remove the copies")

@@ -117,19 +117,19 @@ def _facts(image: Image) -> dict[str, Any]:
     differs = np.abs(gray - background(gray)) > 0.05 * (gray.max() - gray.min())
     facts = {
         "shape": list(pixels.shape[1:]),
-        "spacing": None if image.affine is None else [_rounded(step) for step in image.spacing],
+        "spacing": None if image.affine is None else [_round_digits(step) for step in image.spacing],
         "plane": plane_of(image),
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
-        "min": _rounded(low),
-        "max": _rounded(high),
-        "mean": _rounded(pixels.mean(dtype=np.float64)),
+        "min": _round_digits(low),
+        "max": _round_digits(high),
+        "mean": _round_digits(pixels.mean(dtype=np.float64)),
         "range": [
-            _rounded(value)
+            _round_digits(value)
             for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])
         ],
         "constant": bool(low == high),
-        "content": _rounded(differs.mean(), 3),
+        "content": _round_digits(differs.mean(), 3),
     }
     if image.dims == 3:
         facts["empty_planes"] = sum(
@@ -155,6 +155,6 @@ def plane_of(image: Image) -> str | None:
     return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
 
 
-def _rounded(value: float, digits: int = 6) -> float:
+def _round_digits(value: float, digits: int = 6) -> float:
     """Round to `digits` significant digits, which are the same on every machine."""
     return float(f"{float(value):.{digits}g}")

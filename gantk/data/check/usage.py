@@ -23,7 +23,7 @@ from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import placed
+from gantk.data.split.near_duplicates import place_fingerprint
 from gantk.errors import UserError, count_noun
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
@@ -257,7 +257,7 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
     fingerprints = {}
     for record in usage.records:
         if record.files in seen and not record.scan and not record.missing:
-            fingerprints[record.id] = placed(seen[record.files], record)
+            fingerprints[record.id] = place_fingerprint(seen[record.files], record)
     return fingerprints
 
 

@@ -16,7 +16,7 @@ from gantk.data.sources.rows import LEFT_OUT, csv_text
 from gantk.errors import UserError, count_noun
 from gantk.files import write_file
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, joined, words_of
+from gantk.formats.contrasts import CONTRASTS, join_contrast_words, words_of
 
 
 @dataclass
@@ -147,7 +147,7 @@ def _contrast_of(name: str) -> str:
     *folders, file = Path(name).parts
     said = set()
     for part in (*folders, io.stem_of(file)):
-        words = joined([word.lower() for word in words_of(part)])
+        words = join_contrast_words([word.lower() for word in words_of(part)])
         said |= {CONTRASTS[word] for word in words if word in CONTRASTS}
     if len(said) > 1:
         said.discard("mr")  # T1 says more than MR

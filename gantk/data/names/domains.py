@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from gantk.data.names.patient_folders import Parts, numbered
+from gantk.data.names.patient_folders import Parts, parts_with_digits
 from gantk.data.names.patients import patients_of
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
@@ -24,14 +24,14 @@ from gantk.formats.contrasts import (
     USUAL,
     contrast_in,
     exclude,
-    joined,
+    join_contrast_words,
     one_word,
     same_contrast,
     usual_contrast,
     without_gaps,
     words_of,
 )
-from gantk.formats.files import LISTED, is_image, list_images, natural, readable, stem_of
+from gantk.formats.files import LISTING_FILTER, is_image, list_images, natural, readable, stem_of
 
 # `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`,
 # `test_b`; not `trainers`.
@@ -107,7 +107,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
             found = start.glob(str(Path(*folder.parts[n:])))
             images = [path for path in found if is_image(path) and path.is_file()]
         if images:
-            return start, LISTED.get()(sorted(images, key=natural))
+            return start, LISTING_FILTER.get()(sorted(images, key=natural))
         raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
     return folder, list_images(folder, recursive=True)
 
@@ -245,7 +245,7 @@ def domain_match(name: str, domain: str) -> int:
     alike, 0 not.
     """
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = joined([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
+    words = join_contrast_words([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
     if "".join(words) == wanted:
         return 3
     two_words = map(str.__add__, words, words[1:])
@@ -546,7 +546,7 @@ def _best_of_patients(found: Mapping[Key, Scored]) -> dict[Key, Match]:
     for key, each in found.items():
         letter = each.match[0]
         most_points[letter] = max(most_points[letter], each.points)
-        if numbered(each.folders):
+        if parts_with_digits(each.folders):
             patient = patients[each.folders]
         else:
             patient = "/".join(each.folders[:1])

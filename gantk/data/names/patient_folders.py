@@ -47,7 +47,7 @@ SEVERAL = re.compile(
 )
 
 
-def numbered(parts: Sequence[str]) -> list[str]:
+def parts_with_digits(parts: Sequence[str]) -> list[str]:
     """The parts with a digit: those of patients have one, those of classes (`tumour`) do not."""
     return [part for part in parts if any(map(str.isdigit, part))]
 
@@ -55,7 +55,7 @@ def numbered(parts: Sequence[str]) -> list[str]:
 def without_visit(name: str) -> str:
     """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
     visits = (match.start() for match in VISIT_WORD.finditer(name))
-    return next((name[:at].rstrip("_-. ") for at in visits if numbered([name[:at]])), name)
+    return next((name[:at].rstrip("_-. ") for at in visits if parts_with_digits([name[:at]])), name)
 
 
 # Before the last word of a name, or the letter glued to its last number.
@@ -95,7 +95,7 @@ def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:
     alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in names:
         last = LAST_WORD.search(name)
-        if last and numbered([name[: last.start()]]):
+        if last and parts_with_digits([name[: last.start()]]):
             pattern = re.sub(r"\d+", "0", name.rpartition("/")[2])
             alike[pattern].append((name[: last.start()], name[last.start() :]))
     for pairs in alike.values():
@@ -146,7 +146,7 @@ def patient_name(place: Parts, shared: int = 0) -> str:
     numbered.
     """
     whole = patient_folders(place, shared)
-    return "/".join(numbered(whole.split("/")[shared:])) or whole
+    return "/".join(parts_with_digits(whole.split("/")[shared:])) or whole
 
 
 @lru_cache(maxsize=2**16)
@@ -173,7 +173,7 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     candidates = []
     for i in range(shared, len(own)):
         without_contrast = contrast_in(own[i], set())[1]
-        if numbered([without_contrast]):
+        if parts_with_digits([without_contrast]):
             candidates.append(i)
     persons = [i for i in candidates if PERSON.search(own[i])]
     single = [i for i in candidates if not SEVERAL.search(own[i])]

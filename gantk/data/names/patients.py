@@ -12,7 +12,7 @@ from statistics import median
 from gantk.data.names.patient_folders import (
     PERSON,
     Parts,
-    numbered,
+    parts_with_digits,
     patient_folders,
     patient_in,
     patient_name,
@@ -177,7 +177,7 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
         return without_visits([patient_of(item.place, shared) for item in items])
     if any(is_volume(item.source) for item in items):
         return _patients_of_volumes(items)
-    if any(numbered(item.place) for item in items):
+    if any(parts_with_digits(item.place) for item in items):
         return None  # folders are named after patients
     names = [item.stem for item in items]
     reading = reading_of(names)

@@ -58,7 +58,7 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
         for item in items:
             if item.letter != letter or item.contrasts:
                 continue
-            folder = item.shown.parent
+            folder = item.display_path.parent
             counts[folder] += 1
             contrast = _contrast_at_end(item)
             if contrast:
@@ -73,7 +73,7 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
 
 def _contrast_at_end(item: Item) -> str | None:
     """The contrast that a file's name ends in; None after `to` and `in`."""
-    words = [word.lower() for word in words_of(stem_of(item.shown))]
+    words = [word.lower() for word in words_of(stem_of(item.display_path))]
     if not words or words[-1] not in CONTRASTS:
         return None
     if len(words) > 1 and words[-2].endswith(("to", "in")):
@@ -82,7 +82,7 @@ def _contrast_at_end(item: Item) -> str | None:
 
 
 def _mixed_folder(said: dict[str, Item], name: str, source: FileSource) -> UserError:
-    first = relative_to(next(iter(said.values())).shown, source.root).as_posix()
+    first = relative_to(next(iter(said.values())).display_path, source.root).as_posix()
     contrasts = ", ".join(sorted(said))
     what = f"files that would count as {name} end in {contrasts}: '{first}' and others"
     ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items())
@@ -108,7 +108,7 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     kept = [each.item for each in versions if each.words == best[each.image].words]
     first = left_out[0]
     other = best[first.image].item
-    left, taken = (relative_to(each.shown, root).as_posix() for each in (first.item, other))
+    left, taken = (relative_to(each.display_path, root).as_posix() for each in (first.item, other))
     note = (
         f"{count_noun(left_out, 'file')} left out as other versions: '{left}' beside '{taken}'. To"
         f" choose: {_way_to_choose(first)}"
@@ -118,10 +118,10 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
 
 def _may_be_versions(items: Sequence[Item]) -> bool:
     """Whether any folder, or any volume's name, has a word for a version."""
-    folders = {part for folder in {item.shown.parent for item in items} for part in folder.parts}
+    folders = {part for folder in {item.display_path.parent for item in items} for part in folder.parts}
     if any(map(VERSION.fullmatch, folders)):
         return True
-    return any(WORD.search(item.shown.name) for item in items if is_volume(item.source))
+    return any(WORD.search(item.display_path.name) for item in items if is_volume(item.source))
 
 
 def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
@@ -160,8 +160,8 @@ def _way_to_choose(left_out: Version) -> str:
 
 def _version(item: Item, root: Path) -> Version:
     """An item with its path without words for versions, and these words."""
-    folders, folder_words = _folders(relative_to(item.shown, root).parts[:-1])
-    stem = stem_of(item.shown)
+    folders, folder_words = _folders(relative_to(item.display_path, root).parts[:-1])
+    stem = stem_of(item.display_path)
     name_words: list[str] = []
     if is_volume(item.source):
         name_words = WORD.findall(stem.lower())

@@ -12,7 +12,7 @@ import numpy as np
 
 from gantk.data.names.domains import images_below
 from gantk.data.preparation import Record
-from gantk.data.sources.folders import named
+from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.images import of_one_domain
 from gantk.data.sources.source import Channels, FileSource
 from gantk.errors import UserError
@@ -59,7 +59,7 @@ class Aligned(FileSource):
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""
         items = of_one_domain(self.root, io.list_images(self.root, recursive=True))
-        wholes = self.records_of(named(items, self))
+        wholes = self.records_of(set_keys_and_patients(items, self))
         read = {
             letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
         }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patient_folders import parts_with_digits
 from gantk.data.names.patients import patients_of
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
@@ -85,7 +85,7 @@ class Contrasts(VolumeSource):
         for folder in files:
             places[folder] = folder.relative_to(self.root).parts or (folder.resolve().name,)
         subjects = patients_of(places.values(), "numbered folders")
-        folders = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
+        folders = [folder for folder in files if parts_with_digits(folder.relative_to(self.root).parts)]
         if 2 * len(folders) <= len(files):
             folders = list(files)
         items = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patient_folders import parts_with_digits
 from gantk.data.names.patients import patients_in_names
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
@@ -86,7 +86,7 @@ class Folders(VolumeSource):
         items, masks = self._items()
         find_masks(items, masks, self.root, self.mask, self.domains)
         find_pairs(items, self.root, self.pairs)
-        return self.records_of(named(items, self))
+        return self.records_of(set_keys_and_patients(items, self))
 
     def _items(self) -> tuple[list[Item], list[Path]]:
         """The images of both domains, and the masks: by the folders or globs that the options name,
@@ -122,11 +122,11 @@ class Folders(VolumeSource):
         return items, separate_masks(sorted(set(listed)), self.root, self.mask, self.words)[1]
 
 
-def named(items: list[Item], source: FileSource) -> list[Item]:
+def set_keys_and_patients(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such
     as `patient07`.
     """
-    by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
+    by_folder = 2 * sum(bool(parts_with_digits(item.place)) for item in items) > len(items)
     if by_folder:
         mode = "folders"
     elif source.patient == "names":
@@ -190,7 +190,7 @@ def _two_groups(path: Path, images: Sequence[Path]) -> dict[str, list[Path]]:
     """The relative paths of two groups of images; UserError where there are none."""
     groups: dict[str, list[Path]] = {"a": [], "b": []}
     for item in names.discover(path, ("A", "B"), [path / image for image in images]):
-        groups[item.letter].append(item.shown.relative_to(path))
+        groups[item.letter].append(item.display_path.relative_to(path))
     return groups
 
 
@@ -200,9 +200,9 @@ def _are_domains(items: Sequence[Item]) -> bool:
     """
     if {item.letter for item in items} != {"a", "b"}:
         return False
-    if not all(io.is_volume(item.shown) for item in items):
+    if not all(io.is_volume(item.display_path) for item in items):
         return True
     contrasts: dict[str, set[str | None]] = {"a": set(), "b": set()}
     for item in items:
-        contrasts[item.letter].add(usual_contrast(io.stem_of(item.shown)))
+        contrasts[item.letter].add(usual_contrast(io.stem_of(item.display_path)))
     return len((contrasts["a"] & contrasts["b"]) - {None}) < 2

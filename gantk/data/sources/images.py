@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patient_folders import parts_with_digits
 from gantk.data.preparation import Record
-from gantk.data.sources.folders import named
+from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Channels, VolumeSource
@@ -61,13 +61,13 @@ class Images(VolumeSource):
         images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
-        classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
+        classes = {item.place[0] for item in items if item.place and not parts_with_digits(item.place[:1])}
         if len(classes) > 1:
             for item in items:  # folders below the class's may be patients'
                 if item.place and item.place[0] in classes:
                     item.label = item.place[0]
                     item.place = item.place[1:]
-        records = self.records_of(named(items, self))
+        records = self.records_of(set_keys_and_patients(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
             known = sorted({record.label for record in records if record.label})
@@ -77,7 +77,7 @@ class Images(VolumeSource):
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
 
-    def _shown(self, image: Path) -> Path:
+    def _path_from_root(self, image: Path) -> Path:
         """The path from the root folder's name on, which may contain the contrast too."""
         return Path(self.root.resolve().name) / image.relative_to(self.root)
 
@@ -89,7 +89,7 @@ class Images(VolumeSource):
         word = self.a or self.domains[0]
         own = []
         for image in images:
-            parts = (*self._shown(image).parts[:-1], io.stem_of(image))
+            parts = (*self._path_from_root(image).parts[:-1], io.stem_of(image))
             if any(names.domain_match(part, word) > 1 for part in parts):
                 own.append(image)
         if self.a and not own:
@@ -97,7 +97,7 @@ class Images(VolumeSource):
             raise self.nothing_of("image", what, "a word of file or folder names")
         if not own:
             names.expect_no_other_contrast(
-                {"image": list(map(self._shown, images))}, {"image": self.domains[0]}
+                {"image": list(map(self._path_from_root, images))}, {"image": self.domains[0]}
             )
         return own or images, masks
 

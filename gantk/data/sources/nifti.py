@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patient_folders import parts_with_digits
 from gantk.data.names.patients import patients_in_names, patients_of
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, separate_masks
@@ -100,14 +100,14 @@ class Nifti(VolumeSource):
             item.subject = patient
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
-            elif (several and numbered(place)) or (place and beside[place, item.letter] == 1):
+            elif (several and parts_with_digits(place)) or (place and beside[place, item.letter] == 1):
                 item.subject = folders[place]
         return self.records_of(items)
 
     def _patients_by_name(self, items: Sequence[Item]) -> list[str]:
         """The patient of each file by its name alone."""
         stems = [
-            replace(item, place=(), stem=item.stem or io.stem_of(item.shown)) for item in items
+            replace(item, place=(), stem=item.stem or io.stem_of(item.display_path)) for item in items
         ]
         return patients_in_names(stems, "") or [""] * len(items)
 
@@ -200,7 +200,7 @@ def _place(folders: Sequence[str], wanted: set[str]) -> tuple[str, ...]:
     place = []
     for folder in folders:
         rest = contrast_in(folder, wanted)[1]
-        if rest and (numbered([rest]) or not names.SPLIT_WORD.match(rest)):
+        if rest and (parts_with_digits([rest]) or not names.SPLIT_WORD.match(rest)):
             place.append(rest)
     return tuple(place)
 

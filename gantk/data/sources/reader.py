@@ -53,7 +53,7 @@ class Item:
         return "/".join(filter(None, (*self.place, self.stem))) or "scan"
 
     @property
-    def shown(self) -> Path:
+    def display_path(self) -> Path:
         """The path to name in messages: its file, or the folder of its series."""
         return self.source.path if isinstance(self.source, io.Scan) else self.source
 
@@ -99,7 +99,7 @@ class Reader:
         def pixels(one: Item) -> np.ndarray:
             # A copy of the plane: a view would keep the whole volume in memory.
             found = self._image(one) if plane is None else self._volume(one)[:, plane].copy()
-            self._expect_dims(one.shown, found)
+            self._expect_dims(one.display_path, found)
             return found
 
         return self._channels_of(item, pixels)
@@ -118,7 +118,7 @@ class Reader:
         if plane is None:
             shares = self._mask(item)
         else:
-            shares = self._cached((item.mask, item.onto), self._mask, item)[:, plane]
+            shares = self._read_cached((item.mask, item.onto), self._mask, item)[:, plane]
         self._expect_dims(item.mask, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
@@ -141,10 +141,10 @@ class Reader:
         if missing.
         """
         if not item.contrasts:
-            return self._checked(item, read(item))
+            return self._fit_channels(item, read(item))
         files = item.contrasts.values()
         channels = [
-            file and self._checked(item, read(replace(item, source=file, contrasts=None)))[0]
+            file and self._fit_channels(item, read(replace(item, source=file, contrasts=None)))[0]
             for file in files
         ]
         missing = np.full(
@@ -163,23 +163,23 @@ class Reader:
             remedy = f"for {kind[2:]}s take a recipe whose data.dims is {pixels.ndim - 1}"
             raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
-    def _checked(self, item: Item, pixels: np.ndarray) -> np.ndarray:
+    def _fit_channels(self, item: Item, pixels: np.ndarray) -> np.ndarray:
         """The pixels in gray or colour, as set; UserError for too few, or other channels than the
         domain's first.
         """
         if min(pixels.shape[1:]) < SMALLEST and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(
-                f"'{item.shown}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side"
+                f"'{item.display_path}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side"
             )
         if self.channels == 3 and len(pixels) == 1:
             pixels = np.repeat(pixels, 3, axis=0)
         elif self.channels == 1 and len(pixels) == 3:
             gray = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
             pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
-        channels, first = self._first.setdefault(item.letter, (len(pixels), item.shown))
+        channels, first = self._first.setdefault(item.letter, (len(pixels), item.display_path))
         if len(pixels) != channels:
-            what = f"'{item.shown}' has {count_noun(pixels, 'channel')}, while '{first}' has {channels}"
+            what = f"'{item.display_path}' has {count_noun(pixels, 'channel')}, while '{first}' has {channels}"
             raise UserError(
                 what,
                 where="data.source",
@@ -187,7 +187,7 @@ class Reader:
             )
         return np.ascontiguousarray(pixels)
 
-    def _cached(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
+    def _read_cached(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
         """The result of `read(item)`, cached by key and view; errors are not cached."""
         key = (key, self.view)
         # one lock for each key: other volumes need not wait
@@ -205,7 +205,7 @@ class Reader:
             return value
 
     def _volume(self, item: Item) -> np.ndarray:
-        return self._cached((item.source, item.volume, item.onto), self._image, item)
+        return self._read_cached((item.source, item.volume, item.onto), self._image, item)
 
     def _image(self, item: Item) -> np.ndarray:
         image = io.read(item.source, item.volume)

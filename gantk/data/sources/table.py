@@ -21,7 +21,7 @@ from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
 from gantk.data.sources.rows import LEFT_OUT, OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
-from gantk.data.split.split_file import listed
+from gantk.data.split.split_file import first_columns
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
@@ -171,7 +171,7 @@ class Manifest(VolumeSource):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what = f"{self.called} has the columns {listed(names)}"
+            what = f"{self.called} has the columns {first_columns(names)}"
             there = [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)

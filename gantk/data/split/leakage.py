@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import exact_copies, fingerprint, near_copies, sampled
+from gantk.data.split.near_duplicates import exact_copies, fingerprint, near_copies, sample_indices
 from gantk.data.split.split import SETS
 from gantk.errors import UserError
 
@@ -36,7 +36,7 @@ def check_leakage(
     if len(set(sides)) > 1:
         leaks += _copies_on_two_sides(records, sides, getattr(splits, "fingerprints", {}), near)
     if leaks:
-        what = f"training and held-out images are not apart: {listed(leaks, '; ')}"
+        what = f"training and held-out images are not apart: {join_first(leaks, '; ')}"
         remedy = (
             "remove the copies, split by patient, or overrule with --allow-leakage, which the run"
             " records"
@@ -53,7 +53,7 @@ def _copies_on_two_sides(
     are not computed again.
     """
     leaks = []
-    sample = sampled([record.key for record in records])
+    sample = sample_indices([record.key for record in records])
     if len(sample) < len(records):  # compares the bytes of all files
         digests = {}
         equal = []
@@ -87,7 +87,7 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
         who = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
         what = (
             f"{who} training images of both domains, as no unpaired study has them:"
-            f" {listed(both, ', ')}"
+            f" {join_first(both, ', ')}"
         )
         remedy = (
             "set data.unpair = true, by which each of two or more patients gives one domain, or"
@@ -108,7 +108,7 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
     ]
 
 
-def listed(found: Sequence[str], between: str = ", ") -> str:
+def join_first(found: Sequence[str], between: str = ", ") -> str:
     """The first SHOWN of these names, and how many more there are."""
     return between.join(found[:SHOWN]) + (
         f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

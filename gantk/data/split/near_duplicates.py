@@ -78,9 +78,9 @@ def fingerprint(
     The network image is then prepared and cached too, so that the first epoch decodes nothing
     again.
     """
-    row = preparation.from_cache("fingerprints", record, _packed) if preparation and near else None
+    row = preparation.from_cache("fingerprints", record, _fingerprint_bytes) if preparation and near else None
     if row is None:
-        return placed(fingerprint_of(record.key, record.read(), near), record)
+        return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
     digest = row[:DIGEST]
     images = row[DIGEST:].reshape(2, -1, SIDE, SIDE)
@@ -89,10 +89,10 @@ def fingerprint(
         digest.tobytes().hex() if digest.any() else None,
         images if images.any() else None,
     )
-    return placed(known, record)
+    return place_fingerprint(known, record)
 
 
-def _packed(record: Record) -> np.ndarray:
+def _fingerprint_bytes(record: Record) -> np.ndarray:
     """Digest and thumbnails as bytes; zeros where there are none."""
     one = fingerprint(record)
     content = b"" if one.thumbnails is None else one.thumbnails.tobytes()
@@ -101,7 +101,7 @@ def _packed(record: Record) -> np.ndarray:
     )
 
 
-def placed(fingerprint: Fingerprint, record: Record) -> Fingerprint:
+def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
     """A fingerprint with the key, patient, stack and position of a record."""
     stack = record.domain, record.label
     return replace(
@@ -316,7 +316,7 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 # --- how a split treats copies
 
 
-def sampled(keys: Sequence[str]) -> list[int]:
+def sample_indices(keys: Sequence[str]) -> list[int]:
     """The indices of images whose pixels are compared: all up to MOST_COMPARED, else SOME, by a
     hash of their keys.
     """
@@ -330,14 +330,14 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
     """Fingerprints of images from files without known patients, each read once; [] if any patient
     is known.
 
-    Fingerprints of images that are not `sampled` are empty.
+    Fingerprints of images that are not `sample_indices` are empty.
     """
     if any(record.subject or not record.files for record in records):
         return []
-    chosen = set(sampled([record.key for record in records]))
+    chosen = set(sample_indices([record.key for record in records]))
     empty = Fingerprint("", None, None)
     images = [
-        known.get(r.id) or (fingerprint(r) if n in chosen else placed(empty, r))
+        known.get(r.id) or (fingerprint(r) if n in chosen else place_fingerprint(empty, r))
         for n, r in enumerate(records)
     ]
     likeness = {

@@ -160,7 +160,7 @@ def _draw(
     requested = by
     if held_out:
         one_patient = len({record.subject for record in records}) == 1
-        by = _resolved(records, by, folds, one_patient and shares["test"] > 0)
+        by = _resolve_unit(records, by, folds, one_patient and shares["test"] > 0)
     else:
         by = "image"
     # Copies of one picture must not stand on two sides.
@@ -240,7 +240,7 @@ def _counts(sets: Sets) -> str:
     return text
 
 
-def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
+def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
     asked for.
     """
@@ -688,7 +688,7 @@ def _expect_unchanged(
     problems = []
     for what, keys in (("gone", gone), ("changed", changed)):
         if keys:
-            problems.append(f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
+            problems.append(f"{describe_images(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
     if problems:
         remedy = (
             "put back what was there, or say where it is now: data.source.path in the run's"
@@ -698,7 +698,7 @@ def _expect_unchanged(
         raise UserError(what, where="split.json", remedy=remedy)
 
 
-def named(keys: Iterable[str]) -> str:
+def describe_images(keys: Iterable[str]) -> str:
     """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
     names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
     first = ", ".join(map(repr, names[:3]))

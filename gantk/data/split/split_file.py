@@ -108,7 +108,7 @@ def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
 
 
-def listed(columns: Sequence[str]) -> str:
+def first_columns(columns: Sequence[str]) -> str:
     """The first columns of a table, for messages; shortened, because a file that is no table has
     any text.
     """
@@ -122,7 +122,7 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     """
     present = [name for name in names if name in header]
     if not present:
-        what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
+        what = f"'{path}' has no column '{names[0]}', but {first_columns([*map(repr, header)])}"
         allowed = f"a header with one of {', '.join(names)}"
         remedy = did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)

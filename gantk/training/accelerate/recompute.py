@@ -89,14 +89,14 @@ class Buffers:
         ]
 
     def __enter__(self) -> None:
-        self.own = [owner[name] for owner, name, _ in self.values]
+        self.for_scan = [owner[name] for owner, name, _ in self.values]
         for owner, name, value in self.values:
             owner[name] = value.clone()
 
     def __exit__(self, *exc: object) -> None:
-        for (owner, name, _), value in zip(self.values, self.own, strict=True):
+        for (owner, name, _), value in zip(self.values, self.for_scan, strict=True):
             owner[name] = value
-        del self.own
+        del self.for_scan
 
 
 def _divide(module: nn.Module) -> None:

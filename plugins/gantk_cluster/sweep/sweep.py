@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
-from gantk.files import held, write_file
+from gantk.files import lock_folder, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
@@ -103,7 +103,7 @@ def sweep(
             Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
         )
         folder.mkdir(parents=True, exist_ok=True)
-        with held(folder):
+        with lock_folder(folder):
             write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
             rows, rule = write_report(folder)

@@ -16,7 +16,7 @@ from typing import Any
 from gantk import resume, run
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import held, whole_folder, write_file
+from gantk.files import lock_folder, whole_folder, write_file
 from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
 from gantk.recipe.load import resolved
@@ -52,7 +52,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     options = {"device": asked["device"], "say": lambda line: None}
     # up to a minute, until an earlier worker of this trial has released its run folder
     for _ in range(600):
-        with suppress(UserError), held(trial):
+        with suppress(UserError), lock_folder(trial):
             break
         time.sleep(0.1)
     report = REPORTING[trial] = Reporter(trial, asked["score"])

@@ -136,7 +136,7 @@ class Way:
         or the partners.
         """
         targets = self.moved(self.other, moves, 1) if moves else self.other[self.partner]
-        return 1 - float(explained(self.own, targets))
+        return 1 - float(explained(self.for_scan, targets))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
         """Each image's `count` candidates with the most explained variance, and their moves;
@@ -144,7 +144,7 @@ class Way:
         """
         if not moves:
             return (self.partner[:, None],)
-        sources = self.own.repeat_interleave(self.like.shape[1], 0)
+        sources = self.for_scan.repeat_interleave(self.like.shape[1], 0)
         shares = explained(
             sources, self.moved(self.other, moves, self.like.shape[1]), each=True
         ).view(self.like.shape)

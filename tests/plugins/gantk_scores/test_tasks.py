@@ -125,7 +125,7 @@ def test_classifier_recognises_tumours_in_images(shared_data, real, least):
     model = checked_recipe("dcgan_tumour", *where, "cpu")[1]
     found = []
     data = Data(model.data, model.method.target)
-    records = data.listed(lambda: records_of(model.data, model.method.target))
+    records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
     if real:
         group = np.arange(len(records))
     else:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import PATCHGAN, UNET
 
-from gantk.data.augment import augmented
+from gantk.data.augment import augment_batch
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
@@ -103,7 +103,7 @@ def test_companions_of_images_move_with_them():
     flip, bright = (
         bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness")
     )
-    moved = augmented(
+    moved = augment_batch(
         Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False
     )
     torch.testing.assert_close(moved["near_a"], slope[None].flip(-1))
