@@ -26,7 +26,14 @@ from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
-from gantk.data.split import consequences, describe_images, read_splits, split_json, split_records, unpair
+from gantk.data.split import (
+    consequences,
+    describe_images,
+    read_splits,
+    split_json,
+    split_records,
+    unpair,
+)
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sample_indices
 from gantk.errors import UserError, count_noun

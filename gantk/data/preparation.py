@@ -121,7 +121,10 @@ class Preparation:
         NaN.
         """
         return np.concatenate(
-            [self._load_or_make("images", r, self._read) for r in self.stacks.get(record.id, [record])]
+            [
+                self._load_or_make("images", r, self._read)
+                for r in self.stacks.get(record.id, [record])
+            ]
         )
 
     def mask(self, record: Record) -> np.ndarray | None:

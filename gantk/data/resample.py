@@ -155,7 +155,9 @@ class Resize:
         """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each
         channel's minimum.
         """
-        part = (pick_nearest if nearest else resize)(image[(slice(None), *self.shown)], self.content)
+        part = (pick_nearest if nearest else resize)(
+            image[(slice(None), *self.shown)], self.content
+        )
         return _place_in_canvas(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
@@ -166,7 +168,9 @@ class Resize:
         """
         sides = tuple(place.stop - place.start for place in self.shown)
         part = resize(image[(slice(None), *self.window)], sides, planes)
-        return part if sides == self.native else _place_in_canvas(part, self.shown, self.native, image)
+        return (
+            part if sides == self.native else _place_in_canvas(part, self.shown, self.native, image)
+        )
 
     @property
     def slabs(self) -> list[slice]:

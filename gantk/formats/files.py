@@ -383,7 +383,9 @@ def _scan_of(path: Path) -> Scan:
     return series[0]
 
 
-def _group_into_scans(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
+def _group_into_scans(
+    form: SeriesFormat, folder: Path, files: list[Path], relative: Path
+) -> list[Scan]:
     """Group a series format's files of one folder into scans; `relative` is the folder's path in
     their names.
     """

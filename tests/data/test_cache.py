@@ -285,7 +285,8 @@ def seen(data):
     for letter, images in data.training_sets().items():
         for number, record in enumerate(images.records):
             found += [
-                (letter, record.key, part.numpy().tobytes()) for part in images.image_and_mask(number)
+                (letter, record.key, part.numpy().tobytes())
+                for part in images.image_and_mask(number)
             ]
     return found + [
         (record.key, data.image(record).numpy().tobytes()) for record in data.splits["test"]

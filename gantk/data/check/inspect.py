@@ -117,7 +117,9 @@ def _facts(image: Image) -> dict[str, Any]:
     differs = np.abs(gray - background(gray)) > 0.05 * (gray.max() - gray.min())
     facts = {
         "shape": list(pixels.shape[1:]),
-        "spacing": None if image.affine is None else [_round_digits(step) for step in image.spacing],
+        "spacing": None
+        if image.affine is None
+        else [_round_digits(step) for step in image.spacing],
         "plane": plane_of(image),
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,

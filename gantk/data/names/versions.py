@@ -118,7 +118,9 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
 
 def _may_be_versions(items: Sequence[Item]) -> bool:
     """Whether any folder, or any volume's name, has a word for a version."""
-    folders = {part for folder in {item.display_path.parent for item in items} for part in folder.parts}
+    folders = {
+        part for folder in {item.display_path.parent for item in items} for part in folder.parts
+    }
     if any(map(VERSION.fullmatch, folders)):
         return True
     return any(WORD.search(item.display_path.name) for item in items if is_volume(item.source))

@@ -85,7 +85,9 @@ class Contrasts(VolumeSource):
         for folder in files:
             places[folder] = folder.relative_to(self.root).parts or (folder.resolve().name,)
         subjects = patients_of(places.values(), "numbered folders")
-        folders = [folder for folder in files if parts_with_digits(folder.relative_to(self.root).parts)]
+        folders = [
+            folder for folder in files if parts_with_digits(folder.relative_to(self.root).parts)
+        ]
         if 2 * len(folders) <= len(files):
             folders = list(files)
         items = []

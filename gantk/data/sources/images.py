@@ -61,7 +61,9 @@ class Images(VolumeSource):
         images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
-        classes = {item.place[0] for item in items if item.place and not parts_with_digits(item.place[:1])}
+        classes = {
+            item.place[0] for item in items if item.place and not parts_with_digits(item.place[:1])
+        }
         if len(classes) > 1:
             for item in items:  # folders below the class's may be patients'
                 if item.place and item.place[0] in classes:

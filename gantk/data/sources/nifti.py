@@ -100,14 +100,17 @@ class Nifti(VolumeSource):
             item.subject = patient
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
-            elif (several and parts_with_digits(place)) or (place and beside[place, item.letter] == 1):
+            elif (several and parts_with_digits(place)) or (
+                place and beside[place, item.letter] == 1
+            ):
                 item.subject = folders[place]
         return self.records_of(items)
 
     def _patients_by_name(self, items: Sequence[Item]) -> list[str]:
         """The patient of each file by its name alone."""
         stems = [
-            replace(item, place=(), stem=item.stem or io.stem_of(item.display_path)) for item in items
+            replace(item, place=(), stem=item.stem or io.stem_of(item.display_path))
+            for item in items
         ]
         return patients_in_names(stems, "") or [""] * len(items)
 

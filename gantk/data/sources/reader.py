@@ -170,7 +170,8 @@ class Reader:
         if min(pixels.shape[1:]) < SMALLEST and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(
-                f"'{item.display_path}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side"
+                f"'{item.display_path}' is only {shape} pixels",
+                allowed=f"{SMALLEST} or more on each side",
             )
         if self.channels == 3 and len(pixels) == 1:
             pixels = np.repeat(pixels, 3, axis=0)
@@ -187,7 +188,9 @@ class Reader:
             )
         return np.ascontiguousarray(pixels)
 
-    def _read_cached(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
+    def _read_cached(
+        self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item
+    ) -> np.ndarray:
         """The result of `read(item)`, cached by key and view; errors are not cached."""
         key = (key, self.view)
         # one lock for each key: other volumes need not wait

@@ -78,7 +78,11 @@ def fingerprint(
     The network image is then prepared and cached too, so that the first epoch decodes nothing
     again.
     """
-    row = preparation.from_cache("fingerprints", record, _fingerprint_bytes) if preparation and near else None
+    row = (
+        preparation.from_cache("fingerprints", record, _fingerprint_bytes)
+        if preparation and near
+        else None
+    )
     if row is None:
         return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
