@@ -49,7 +49,7 @@ def export(
     say(f"export   {direction.name}, step {direction.saved['step']}")
     if direction.why:
         say(f"warning  compared on drawn images: {direction.why}")
-    require_steady(direction.expected, direction.inputs)
+    require_steady(direction.torch_outputs, direction.inputs)
     if translator.model.post:
         names = ", ".join(part.name for part in translator.model.post)
         say(f"warning  the recipe's post-steps are no part of the file: {names}")
@@ -99,7 +99,7 @@ class Network(nn.Module):
 class Direction:
     """One direction of a trained model, or its sampling from noise, as an exporter needs it.
 
-    `network` is the module to export; `inputs` are arrays (N > 1), `expected(*inputs)` PyTorch's
+    `network` is the module to export; `inputs` are arrays (N > 1), `torch_outputs(*inputs)` PyTorch's
     outputs for them; `name` describes the direction, `on` the inputs, `why` the reason for drawn
     inputs; `saved` is meta.json's content.
     """
@@ -164,12 +164,12 @@ class Direction:
         shape = count, method.geometry.channels[other], *size
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)
 
-    def expected(self, *inputs: np.ndarray) -> np.ndarray:
+    def torch_outputs(self, *inputs: np.ndarray) -> np.ndarray:
         """PyTorch's outputs for these inputs."""
         with torch.no_grad():
             return self.network(*map(torch.from_numpy, inputs)).numpy()
 
-    def checked(
+    def compare_outputs(
         self,
         found: Callable[..., np.ndarray],
         what: str,
@@ -197,7 +197,7 @@ class Direction:
                 *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)],
             ]
             calls.append(tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs))
-        outputs = [(found(*call), self.expected(*call)) for call in calls]
+        outputs = [(found(*call), self.torch_outputs(*call)) for call in calls]
         diffs = [
             np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf
             for one, other in outputs

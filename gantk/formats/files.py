@@ -167,11 +167,11 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     series = {}
     forms = {}
 
-    def wanted(path: Path) -> bool:
+    def is_readable(path: Path) -> bool:
         forms[path] = series_format(path)  # opens files whose suffix no format claims
         return is_image(path) or forms[path] is not None
 
-    for file in files_below(folder, recursive, wanted):
+    for file in files_below(folder, recursive, is_readable):
         if form := forms[file]:
             series.setdefault((file.parent, form), []).append(file)
         else:

@@ -114,13 +114,13 @@ class Itk(Format):
 
     def files(self, path: Path) -> list[Path]:
         """The header's file and the file that holds the voxels, often the same one."""
-        return list(dict.fromkeys((path, self._opened(path, 0)[1].path)))
+        return list(dict.fromkeys((path, self._open_volume(path, 0)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel
         are dropped.
         """
-        header, stored, axis, chosen = self._opened(path, volume)
+        header, stored, axis, chosen = self._open_volume(path, volume)
         shape = header.shape
         affine = header.affine
         sides = upright_sides(shape, affine)
@@ -180,7 +180,7 @@ class Itk(Format):
         if second:
             second.write_bytes(data)
 
-    def _opened(
+    def _open_volume(
         self, path: Path, volume: int | None
     ) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
         """The header of one volume, where all voxels are stored, the axis of values, and the

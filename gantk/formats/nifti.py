@@ -52,7 +52,7 @@ class Nifti(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
-        header, affine, stored = _opened(path, volume)
+        header, affine, stored = _open_volume(path, volume)
         sides = upright_sides(stored.shape, affine)
         upright = zeros(*sides)
         if values:
@@ -116,7 +116,7 @@ def _voxels_of(path: Path) -> Path:
     return voxels
 
 
-def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
+def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     """The header of one volume, its affine, and where its voxels lie, checked against the size of
     the file.
     """

@@ -108,7 +108,7 @@ class Picture(Format):
             raise UserError(
                 what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
             )
-        array = _stored(image.pixels, image.dtype, kind)
+        array = _to_file_type(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         if array.ndim == 3 and array.dtype != np.uint8:
             sitk = _simpleitk()
@@ -195,7 +195,7 @@ def _is_integer(dtype: np.dtype | None) -> bool:
     return dtype is not None and np.issubdtype(dtype, np.integer)
 
 
-def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
+def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
     """The pixels in the source's type, or in the narrowest wider one that the format and the
     channels allow.
     """

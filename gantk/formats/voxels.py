@@ -67,7 +67,7 @@ class Stored:
         planes = max(1, CHUNK // plane)
         with self.path.open("rb") as file:
             file.seek(self.opens)
-            stream = self._unpacked(file)
+            stream = self._unpack(file)
             stream.seek(self.start + (0 if self.packing else self.opens))
             for first in range(0, self.shape[2], planes):
                 count = min(planes, self.shape[2] - first)
@@ -85,7 +85,7 @@ class Stored:
                 )
             stream.read(SLACK)  # padding, and after the last volume the stream's checksum
 
-    def _unpacked(self, file: BinaryIO) -> BinaryIO:
+    def _unpack(self, file: BinaryIO) -> BinaryIO:
         if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
             return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
         if self.packing == "gzip":

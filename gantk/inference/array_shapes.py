@@ -63,7 +63,7 @@ def _allowed_shapes(frame: Frame) -> str:
     return f"({axes}) or ({several}, {axes}) or {batch}"
 
 
-def unbatched(images: Any, several: str) -> Any:
+def remove_batch_axes(images: Any, several: str) -> Any:
     """Bring (N, D, *spatial) back to the input's axes; a target of several channels keeps their
     axis.
     """

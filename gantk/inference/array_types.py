@@ -34,7 +34,7 @@ def nothing(image: Image) -> Image:
     return image
 
 
-def taken(value: Any) -> tuple[Image, Back] | None:
+def from_library_image(value: Any) -> tuple[Image, Back] | None:
     """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for
     any other object.
     """

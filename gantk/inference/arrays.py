@@ -14,7 +14,7 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
 from gantk.inference import array_types as objects
-from gantk.inference.array_shapes import as_batch, check_values, own_mapping, unbatched
+from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.masks import outside_of
 from gantk.inference.model import TrainedModel
@@ -23,7 +23,7 @@ from gantk.inference.pipeline import WHOLE, Pipeline
 KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
 
 
-def translated(
+def translate_arrays(
     model: TrainedModel,
     images: Any,
     to: str | None,
@@ -35,18 +35,18 @@ def translated(
     returned.
     """
     if isinstance(images, (list, tuple)):
-        return [translated(model, each, to, options, progress, grad) for each in images]
+        return [translate_arrays(model, each, to, options, progress, grad) for each in images]
     if is_tensor(images):
         return _tensor(model, images, to, options, progress, grad)
     if grad:
-        what = f"gradients are of tensors, and this is {_called(images)}"
+        what = f"gradients are of tensors, and this is {_type_name(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
     if isinstance(images, Image):
         image, back = images, objects.nothing
     elif isinstance(images, (str, Path)):
         image, back = read(images), objects.nothing
     else:
-        taken = objects.taken(images)
+        taken = objects.from_library_image(images)
         if taken is None:
             return _array(model, images, to, options, progress)
         image, back = taken
@@ -59,7 +59,7 @@ def is_tensor(value: Any) -> bool:
     return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
-def _called(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
@@ -67,7 +67,7 @@ def _array(
     model: TrainedModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
     if not hasattr(array, "__array__"):
-        what = f"{_called(array)} is no image that can be translated"
+        what = f"{_type_name(array)} is no image that can be translated"
         raise UserError(what, where="translate", allowed=KINDS)
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
@@ -93,7 +93,7 @@ def _array(
     results = []
     for made in maps:
         part = made[:, model.part(letter, to)]
-        results.append(unbatched(part, kind).astype(dtype, copy=False))
+        results.append(remove_batch_axes(part, kind).astype(dtype, copy=False))
     return results[0] if len(results) == 1 and options.variants is None else np.stack(results)
 
 

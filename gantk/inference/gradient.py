@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
-from gantk.inference.array_shapes import as_batch, check_values, own_mapping, unbatched
+from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.processing import FLAT, WINDOW
@@ -67,7 +67,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
         _batch(pipeline, mapping, native, missing, part, run)
         for part in torch.arange(len(native)).split(frame.batch)
     ]
-    return unbatched(torch.cat(outputs)[:, model.part(letter, to)], several)
+    return remove_batch_axes(torch.cat(outputs)[:, model.part(letter, to)], several)
 
 
 def _batch(
@@ -82,7 +82,7 @@ def _batch(
     reach = frame.neighbours
     grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
     places = [(part + k).clamp(0, len(images) - 1) for k in range(-reach, reach + 1)]
-    seen = _mapped(
+    seen = _apply_mapping(
         mapping, mapping.forward, _forward(torch.cat([images[at] for at in places], dim=1), grid)
     )
     lacking = torch.cat([missing[at].flatten(2).all(2) for at in places], dim=1).view(
@@ -95,13 +95,19 @@ def _batch(
     if grid.content == grid.native or frame.detail != "guided":
         made = _inverse(output, grid)
     else:
-        high = torch.where(missing[part], frame.range[0], _mapped(mapping, mapping.forward, own))
+        high = torch.where(
+            missing[part], frame.range[0], _apply_mapping(mapping, mapping.forward, own)
+        )
         made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
     made = pipeline.target.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
     if blank.any():  # constant images skip the network: their translation is the mapping alone
         level = torch.full_like(made, frame.range[0])
-        level = _mapped(mapping, mapping.forward, own) if made.shape[1] == own.shape[1] else level
+        level = (
+            _apply_mapping(mapping, mapping.forward, own)
+            if made.shape[1] == own.shape[1]
+            else level
+        )
         made = torch.where(
             blank.to(made.device).view(-1, *[1] * frame.dims, 1),
             pipeline.target.inverse(level),
@@ -116,7 +122,7 @@ def _is_blank(image: Tensor, missing: Tensor) -> bool:
     return not bool(there.max() > there.min())
 
 
-def _mapped(mapping: Any, function: Callable, images: Tensor) -> Tensor:
+def _apply_mapping(mapping: Any, function: Callable, images: Tensor) -> Tensor:
     """Apply a function of an intensity mapping to images; one by one where each image has its own
     mapping.
     """
@@ -169,7 +175,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize (N, C, *spatial) as `gantk.data.resample.resize` does, by one matrix for each axis."""
     for axis, to in enumerate(size, start=2):
         side = images.shape[axis]
@@ -181,7 +187,7 @@ def _resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     return images
 
 
-def _framed(part: Tensor, window: tuple, size: tuple[int, ...], images: Tensor) -> Tensor:
+def _place_in_canvas(part: Tensor, window: tuple, size: tuple[int, ...], images: Tensor) -> Tensor:
     if tuple(part.shape[2:]) == tuple(size):
         return part
     least = images.amin(dim=tuple(range(2, images.ndim)), keepdim=True)
@@ -191,14 +197,16 @@ def _framed(part: Tensor, window: tuple, size: tuple[int, ...], images: Tensor) 
 
 
 def _forward(images: Tensor, grid: Resize) -> Tensor:
-    return _framed(
-        _resized(images[(..., *grid.shown)], grid.content), grid.window, grid.size, images
+    return _place_in_canvas(
+        _resize(images[(..., *grid.shown)], grid.content), grid.window, grid.size, images
     )
 
 
 def _inverse(images: Tensor, grid: Resize) -> Tensor:
     sides = tuple(place.stop - place.start for place in grid.shown)
-    return _framed(_resized(images[(..., *grid.window)], sides), grid.shown, grid.native, images)
+    return _place_in_canvas(
+        _resize(images[(..., *grid.window)], sides), grid.shown, grid.native, images
+    )
 
 
 def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> Tensor:

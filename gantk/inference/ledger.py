@@ -43,8 +43,8 @@ class Ledger:
             self.holding.enter_context(lock_folder(self.folder))
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
-            entries = _parsed(text) or [
-                entry for line in text.split("\n") for entry in _parsed(line)
+            entries = _parse_json(text) or [
+                entry for line in text.split("\n") for entry in _parse_json(line)
             ]
             if entries[0]["head"] == self.head:
                 for entry in entries:
@@ -95,7 +95,7 @@ def _line(value: dict[str, Any]) -> bytes:
     return (json.dumps(value) + "\n").encode()
 
 
-def _parsed(text: str) -> list[Any]:
+def _parse_json(text: str) -> list[Any]:
     """A list with the value of a JSON text; [] where it is not JSON."""
     with suppress(ValueError):
         return [json.loads(text)]

@@ -17,7 +17,7 @@ class Outside:
     def fill(self, image: np.ndarray, level: np.ndarray) -> None:
         """Set the region of an image (D, *spatial) to `level`, (D,), in place."""
         for plane, bits in zip(_planes(image), self.planes, strict=True):
-            plane[:, _unpacked(bits, plane.shape[1:])] = level[:, None]
+            plane[:, _unpack_mask(bits, plane.shape[1:])] = level[:, None]
 
 
 def outside_of(pixels: np.ndarray) -> Outside | None:
@@ -62,9 +62,9 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
                 seeds = seeds | filled[k + 1]
             starts = alike[k] & seeds & ~filled[k]
             if starts.any():
-                regions, count = label(_unpacked(alike[k], plane_sides))
+                regions, count = label(_unpack_mask(alike[k], plane_sides))
                 reached = np.zeros(count + 1, bool)
-                reached[regions[_unpacked(starts, plane_sides)]] = True
+                reached[regions[_unpack_mask(starts, plane_sides)]] = True
                 filled[k] |= np.packbits(reached[regions])
                 changed = True
     return filled
@@ -75,5 +75,5 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
     return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, 0)
 
 
-def _unpacked(bits: np.ndarray, sides) -> np.ndarray:
+def _unpack_mask(bits: np.ndarray, sides) -> np.ndarray:
     return np.unpackbits(bits, count=sides[0] * sides[1]).view(bool).reshape(sides)

@@ -81,9 +81,9 @@ class TrainedModel:
         NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
         type or values do not fit.
         """
-        from gantk.inference.arrays import translated
+        from gantk.inference.arrays import translate_arrays
 
-        return translated(self, images, to, options, progress, grad)
+        return translate_arrays(self, images, to, options, progress, grad)
 
     def images(
         self,

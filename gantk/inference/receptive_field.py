@@ -68,7 +68,7 @@ class Split:
     reach: tuple[int, ...] = ()  # pixels on each axis beyond a tile that affect its result
 
     @property
-    def around(self) -> tuple[int, ...]:
+    def overlap(self) -> tuple[int, ...]:
         """Overlap of neighbouring tiles on each axis, in pixels: twice the reach, rounded up to
         `align`.
         """
@@ -149,8 +149,8 @@ class Requirements:
         outputs are maps.
         """
         x = self.image(self.base)
-        first = self._recorded(x)
-        second = self._recorded(torch.cat([x, x.flip(-1)], -1))
+        first = self._record_calls(x)
+        second = self._record_calls(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
             raise Unfit("its layers come in another order for another size")
         pairs = zip(first, second, strict=True)
@@ -162,7 +162,7 @@ class Requirements:
             raise Unfit("a norm sees maps whose sides do not follow the image's")
         return found
 
-    def _recorded(self, x: Tensor) -> list[Call]:
+    def _record_calls(self, x: Tensor) -> list[Call]:
         calls = []
 
         def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:

@@ -140,13 +140,13 @@ class TiledNetwork:
         """The plan for images of shape (C, *size), cached."""
         if shape not in self._plans:
             try:
-                self._plans[shape] = self._planned(shape[0], shape[1:])
+                self._plans[shape] = self._make_plan(shape[0], shape[1:])
             except Unfit:
                 window = self.window or shape[1:]
                 self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch)
         return self._plans[shape]
 
-    def _planned(self, channels: int, size: tuple[int, ...]) -> Plan:
+    def _make_plan(self, channels: int, size: tuple[int, ...]) -> Plan:
         if self.window:
             raise Unfit("as asked for")
         if self._requirements is None or self._requirements.channels != channels:
@@ -188,7 +188,7 @@ class TiledNetwork:
         part.
         """
         multiple = self._requirements.multiple
-        around = split.around
+        around = split.overlap
         window = size
         counts = [1] * len(size)
         while math.prod(window) > voxels:
@@ -223,7 +223,7 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
     up to that call.
     """
     split = plan.split
-    all_tiles = tiles(plan.size, plan.window, plan.split.around, plan.split.align)
+    all_tiles = tiles(plan.size, plan.window, plan.split.overlap, plan.split.align)
     known = {}
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
@@ -263,7 +263,7 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
         call = needs.calls[number]
         total = None
         if number in split.gathered:
-            return _assembled(parts(number, crops), plan.size, call.factors)
+            return _assemble_map(parts(number, crops), plan.size, call.factors)
         for tile, part in parts(number, crops):
             found: Moments = moments(part[(..., *shrunk(tile.local, call.factors))], call.groups)
             total = found if total is None else total + found
@@ -272,10 +272,10 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
 
     crops = needs.run_whole(plan.size, split.level, gather)
     last = ((tile, part.float().cpu()) for tile, part in parts(None, crops))
-    return _assembled(last, plan.size, (1,) * len(plan.size))
+    return _assemble_map(last, plan.size, (1,) * len(plan.size))
 
 
-def _assembled(
+def _assemble_map(
     parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]
 ) -> Tensor:
     """Assemble the map of the whole image from the inner parts of the tiles' maps."""

@@ -130,7 +130,7 @@ class Translation:
             scan = Scan(source, (source,), source.name)
             job = Job((scan,), _target_file(source, target, self.suffix), source.name)
             # into a folder: a plugin may name the result
-            jobs = [job] if job.target == target else self._named([job], target)
+            jobs = [job] if job.target == target else self._name_results([job], target)
             return self._translate_all(jobs)
         if target.resolve() == source.resolve():
             what = "OUTPUT is INPUT itself"
@@ -145,7 +145,7 @@ class Translation:
                 return self._translate_all([Job((scans[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
         jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
-        jobs = self._named(jobs, target)
+        jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is no folder"
             remedy = "INPUT is a folder, so name a folder"
@@ -155,7 +155,7 @@ class Translation:
             raise UserError(what, where="INPUT", allowed=files.readable())
         return self._translate_all(jobs, target)
 
-    def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
+    def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
         without such a plugin.
         """
@@ -200,7 +200,7 @@ class Translation:
                 outcomes = done | self._shared_out(new, len(jobs), ledger)
             else:
                 shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-                outcomes = done | self._overlapped(new, shares, ledger)
+                outcomes = done | self._translate_overlapped(new, shares, ledger)
 
             failed = {job: outcomes[job] for job in jobs if isinstance(outcomes[job], Exception)}
             if failed and not folder:
@@ -290,11 +290,11 @@ class Translation:
         """
         self.notes = defaultdict(list)
         self.clipped = []
-        (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
+        (outcome,) = self._translate_overlapped([job], {job: 0.0}, None).values()
         return outcome, dict(self.notes), self.clipped
 
     def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
-        """Let workers translate the jobs; returns what `_overlapped` returns.
+        """Let workers translate the jobs; returns what `_translate_overlapped` returns.
 
         Workers get a copy of this object without its model, call `one` for a job, and pass job and
         results to `done`.
@@ -319,7 +319,9 @@ class Translation:
                 self.notes[line] += names
         return {job: results[job][0] for job in jobs}
 
-    def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
+    def _translate_overlapped(
+        self, jobs: list[Job], shares: dict[Job, float], ledger: Any
+    ) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
         While the network runs, the next job is read and the last one written, if three images fit
@@ -337,7 +339,7 @@ class Translation:
                     overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
-                    made = self._translated(job, image, shares[job], len(shares))
+                    made = self._translate_job(job, image, shares[job], len(shares))
                     wait(last)
                     writing[job] = writer.submit(self._write, job, made, ledger)
                     last = [writing[job]]
@@ -359,9 +361,9 @@ class Translation:
         if present == self.outputs:
             what = f"nothing but {self.outputs[0]} to make it from"
             raise UserError(what, where="INPUT", allowed=self.contrasts)
-        return _stacked(job.scans, self.contrasts, self.frame.missing)
+        return _stack_contrasts(job.scans, self.contrasts, self.frame.missing)
 
-    def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
+    def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of a single contrast before and after."""
         self.progress(begun, job.name)
         hooks = load().hook
@@ -371,7 +373,7 @@ class Translation:
                 line = line.removeprefix(f"'{image.path}'").lstrip(": ")
                 self.notes["note", line].append(job.name)
             if {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
-                image = self._recoloured(image, job)
+                image = self._convert_colour(image, job)
         if np.ptp(image.pixels) == 0:
             line = f"blank, of one value throughout, as is their {self.frame.target}"
             self.notes["note", line].append(job.name)
@@ -431,7 +433,7 @@ class Translation:
                     image = replace(image, dtype=None)
                 clipped = None
                 if self.clip:
-                    path, image, clipped = self._fitted(path, image, job)
+                    path, image, clipped = self._fit_to_file(path, image, job)
                 pending.append((path, image, clipped, contrast or self.frame.target, tail))
         for path, *_ in pending[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, pending[0][1]).withdraw(path)
@@ -471,7 +473,9 @@ class Translation:
         ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
         return min(ends), max(ends), True
 
-    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
+    def _fit_to_file(
+        self, path: Path, image: Image, job: Job
+    ) -> tuple[Path, Image, Clipped | None]:
         """Clip overshoot to the whole numbers that a file holds; returns path, image, and what was
         clipped.
 
@@ -499,7 +503,7 @@ class Translation:
         return path, replace(image, pixels=np.clip(rounded, least, most)), clipped
 
     def _as_tiff(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
-        """What `_fitted` returns for a TIFF in place of `path`, whose format cannot hold the range;
+        """What `_fit_to_file` returns for a TIFF in place of `path`, whose format cannot hold the range;
         UserError where the user has asked for this format or file.
         """
         low, high, _ = self._range
@@ -512,9 +516,9 @@ class Translation:
             raise UserError(what, where=str(path), remedy=remedy)
         self.targets.add(tiff)
         self.notes["note", f"{what}: written as .tif"].append(job.name)
-        return self._fitted(tiff, replace(image, dtype=None), job)
+        return self._fit_to_file(tiff, replace(image, dtype=None), job)
 
-    def _recoloured(self, image: Image, job: Job) -> Image:
+    def _convert_colour(self, image: Image, job: Job) -> Image:
         """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of
         colour ones.
         """
@@ -574,7 +578,7 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     return lines
 
 
-def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
+def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
     """Read a patient's contrasts as the channels of one image; a missing contrast is nan."""
     images = [None if scan is None else read(scan) for scan in parts]
     first = next(image for image in images if image is not None)

@@ -204,7 +204,7 @@ class Translator(TrainedModel):
         results = []
         for part, kind in zip(made.chunk(len(maps), dim=1), maps, strict=True):
             if kind == "image":
-                part = self._finished(part, letter, seen).cpu()
+                part = self._apply_post_steps(part, letter, seen).cpu()
             results.append(part)
         return torch.cat(results, dim=1).numpy()
 
@@ -280,7 +280,9 @@ class Translator(TrainedModel):
         data.intensity.update(self.intensity)
         return data
 
-    def _finished(self, images: Tensor, letter: str, made_from: Tensor | list[str]) -> Tensor:
+    def _apply_post_steps(
+        self, images: Tensor, letter: str, made_from: Tensor | list[str]
+    ) -> Tensor:
         """Apply the recipe's post-steps to images; the training images that these may need are read
         at first use.
         """
@@ -306,7 +308,7 @@ class Translator(TrainedModel):
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
         if post:
-            images = self._finished(images, "image", self._classes_of_samples(n, label))
+            images = self._apply_post_steps(images, "image", self._classes_of_samples(n, label))
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)

@@ -49,16 +49,18 @@ def run(tmp_path_factory) -> Path:
 
 def test_a_difference_above_the_tolerance_is_an_error(run):
     direction = Direction(Translator.load(run, "cpu"), None)
-    off = lambda image: direction.expected(image) + (0.02 if image.shape[2:] == (36, 40) else 0)  # noqa: E731
-    assert direction.checked(off, "file", 1e-9)["largest"] == 0
+    off = lambda image: (
+        direction.torch_outputs(image) + (0.02 if image.shape[2:] == (36, 40) else 0)
+    )  # noqa: E731
+    assert direction.compare_outputs(off, "file", 1e-9)["largest"] == 0
     with pytest.raises(
         GantkError, match=r"regression, T1 to T2 does not answer as PyTorch.*1\.0e-02"
     ) as caught:
-        direction.checked(off, "file", 0.009, larger=4)
+        direction.compare_outputs(off, "file", 0.009, larger=4)
     assert caught.value.exit_code == 1
     for answer in (lambda image: image[..., 1:], lambda image: image * np.nan):
         with pytest.raises(GantkError, match="does not answer"):
-            direction.checked(answer, "file", 1.0)
+            direction.compare_outputs(answer, "file", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             model = to_onnx(network, direction, batch, sizes if free else None)
             session = open_session(model.SerializeToString())
             larger = sizes["multiple"] if free else 0
-            parity = direction.checked(
+            parity = direction.compare_outputs(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
                 "ONNX file",
                 tolerance,
@@ -157,7 +157,7 @@ def to_onnx(
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
             axis_names[axis] = name
     shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
-    model = _exported(network, inputs, input_names, shapes)
+    model = _export_model(network, inputs, input_names, shapes)
     _remove_notes(model)
     # "batch", "height", "width" in place of numbers
     for value in (*model.graph.input, *model.graph.output):
@@ -166,7 +166,7 @@ def to_onnx(
     return model
 
 
-def _exported(network: nn.Module, inputs: tuple, input_names: tuple, shapes: tuple) -> Any:
+def _export_model(network: nn.Module, inputs: tuple, input_names: tuple, shapes: tuple) -> Any:
     """The network as torch exports it; UserError where it cannot."""
     hooks = nn.modules.module._global_buffer_registration_hooks
     before = set(hooks)

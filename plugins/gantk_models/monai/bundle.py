@@ -91,7 +91,9 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
     for count in (2, 1):  # a network may trace only with a batch of one
         try:
             plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))
-            parity = direction.checked(answers(loaded(compiled(plain))), "TorchScript", tolerance)
+            parity = direction.compare_outputs(
+                answers(loaded(compiled(plain))), "TorchScript", tolerance
+            )
             break
         except Exception as error:  # tracing can raise any exception of the network's code
             if count == 1 or isinstance(error, OSError):
