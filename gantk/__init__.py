@@ -80,9 +80,11 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "__version__":
-        from gantk.plugin.loader import installed
+        from gantk.plugin.loader import installed_version
 
-        return installed("gantk") or "0.1.0+source"  # run from a checkout that is not installed
+        return (
+            installed_version("gantk") or "0.1.0+source"
+        )  # run from a checkout that is not installed
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 
 

@@ -118,7 +118,7 @@ def run(
     say = say if runtime.main else lambda line: None  # only the main rank prints
     _say_recipe(loaded, profile, say)
     tables = resolved(model)
-    watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
+    watched = runtime.watch_connection(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
         resumed, saved, split = runtime.from_main(
             lambda: run_to_resume(out, tables, runtime.launched, locks)
@@ -192,7 +192,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.training.memory import memory_advice
     from gantk.training.restart import advice
 
-    def checked() -> tuple[RunFolder, Model, dict[str, Any]]:
+    def open_checked() -> tuple[RunFolder, Model, dict[str, Any]]:
         folder = RunFolder.open(run)
         model = folder.recipe().check()
         check_training(model)
@@ -203,10 +203,10 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
         locks.enter_context(lock_folder(folder.path))
         return folder.latest()
 
-    folder, model, split = sync_errors(checked)
+    folder, model, split = sync_errors(open_checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
-    watched = runtime.watched(lambda: advice(folder.path, runtime.world))
+    watched = runtime.watch_connection(lambda: advice(folder.path, runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
         saved = runtime.from_main(locked_checkpoint)
         _train(assemble(model, runtime, split), folder, say, True, saved)
@@ -247,15 +247,18 @@ def _train(
         with suppress(OSError, SystemExit):
             say(line)
 
-    with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
+    with (
+        runtime.watch_connection(lambda: advice(folder.path, runtime.world)),
+        ExitStack() as ending,
+    ):
         ending.callback(parts.threads.reset)
         if runtime.main:
             ending.callback(plugins().hook.gantk_training_ended, run=folder.path)
         training = Training(parts, folder, seconds, profile)
         try:
             training.fit()
-            if runtime.main and folder.chosen() != folder.latest():
-                restore(parts, folder.chosen())
+            if runtime.main and folder.inference_checkpoint() != folder.latest():
+                restore(parts, folder.inference_checkpoint())
                 say_safely(f"best     step {engine.step}, chosen by: {training.choice.rule}")
             _evaluate(parts, folder, say_safely)
         except BaseException as error:
@@ -318,7 +321,7 @@ def evaluate(
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
-    from gantk.runs.models import find_model, packed, require_split
+    from gantk.runs.models import find_model, pack_record, require_split
     from gantk.training.assemble import assemble, restore
 
     folder = RunFolder.open(find_model(run, say))
@@ -338,12 +341,12 @@ def evaluate(
         check_training(model)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
-        packing = packed(folder)
+        packing = pack_record(folder)
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(shutil.copytree(folder.path, copy))
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
-        chosen = folder.chosen()
+        chosen = folder.inference_checkpoint()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
         require_split(packing, parts.data)
         for line in parts.data.notes:
@@ -533,7 +536,9 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())
-        result = parts.scorer.test(earlier_weights(folder.chosen()) if by_checkpoints else ())
+        result = parts.scorer.test(
+            earlier_weights(folder.inference_checkpoint()) if by_checkpoints else ()
+        )
     if not main:
         return {}
     speed = speed_of(folder.read_log(), folder.usage())

@@ -27,9 +27,9 @@ from gantk.terminal import (
     complain,
     json_option,
     line_printer,
-    listed,
     progress_bar,
     say,
+    split_names,
     write_json,
 )
 
@@ -336,12 +336,12 @@ def evaluate(run, pred, truth, match, patient, metrics, uncertainty, by, json_fi
     """Score RUN on its test split, or files against the truth."""
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
-    names = listed(metrics)
+    names = split_names(metrics)
     speak = line_printer(json_file)
     if run:
         if match or patient:
             raise click.UsageError("--match and --patient are for --pred and --truth")
-        options = {"metrics": names, "uncertainty": uncertainty, "by": listed(by)}
+        options = {"metrics": names, "uncertainty": uncertainty, "by": split_names(by)}
         write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
         return
     if uncertainty or by:

@@ -226,11 +226,12 @@ class Method(nn.Module):
         fake: Tensor,
         augment: Any = None,
     ) -> dict[str, Tensor]:
-        """A discriminator's losses: {"d_NAME": loss}, and "penalty_NAME" where the game has a
-        gradient penalty.
+        """A discriminator's losses: {"d_NAME": loss}, and "penalty_NAME" where the adversarial
+        loss has a gradient penalty.
 
-        `game` is a built adversarial loss; `fake` is detached. `augment`, a DiscriminatorAugment,
-        changes both before the network, and observes the logits of the real images.
+        `adversarial` is a built adversarial loss; `fake` is detached. `augment`, a
+        DiscriminatorAugment, changes both before the network, and observes the logits of the real
+        images.
         """
         logits = self.batched_forward(
             network, real, fake, call=compose(augment, network) if augment else None

@@ -125,7 +125,7 @@ def write_json(file: str | None, found: Any) -> None:
         write_file(Path(file), text.encode())
 
 
-def listed(names: str | None) -> list[str] | None:
+def split_names(names: str | None) -> list[str] | None:
     """The names of a comma-separated list; None if it is empty."""
     return [name.strip() for name in (names or "").split(",") if name.strip()] or None
 

@@ -13,7 +13,7 @@ from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
-from gantk.report.pictures import embedded, evenly
+from gantk.report.pictures import data_uri, evenly
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
 from gantk.report.words import baseline_name, digits, metric_name
 from gantk.terminal import duration
@@ -336,7 +336,7 @@ def _strip(
     step = samples.steps[-1]
     if direction.source is None:
         number = min(direction.count, IMAGES_PER_SAMPLE * count)
-        images = [embedded(samples.picture(step, direction, i), side) for i in range(number)]
+        images = [data_uri(samples.picture(step, direction, i), side) for i in range(number)]
         return Strip(name, direction.label, scores, (), tuple((uri,) for uri in images if uri))
     kinds = {"input": "input", "output": step}
     if samples.has_truth:
@@ -344,6 +344,6 @@ def _strip(
     rows = []
     for i in evenly(range(direction.count), count)[:count]:
         files = [samples.picture(kind, direction, i) for kind in kinds.values()]
-        rows.append(tuple(embedded(file, side) for file in files))
+        rows.append(tuple(data_uri(file, side) for file in files))
     heads = tuple(kinds)
     return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))

@@ -19,7 +19,7 @@ from gantk.method import Batch, Stage
 from gantk.recipe.load import load_recipe
 from gantk.training.accelerate.cuda_graph import WARM_UP
 from gantk.training.assemble import Parts, assemble
-from gantk.training.loop import resized
+from gantk.training.loop import resize_batch
 from peers.cases import Case
 
 OTHER = {"a": "b", "b": "a"}
@@ -174,7 +174,7 @@ class OwnSide(Side):
                 for name, image in self._batch.items()
             }
         )
-        return resized(batch, stage.size)
+        return resize_batch(batch, stage.size)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def formats() -> dict[str, Format]:
                 if isinstance(error, UserError):
                     shown = error
                 else:
-                    shown = entry.refused("cannot be used", error)
+                    shown = entry.refusal("cannot be used", error)
                 broken.append(f"Note that {shown}")
                 continue
             for suffix in suffixes:

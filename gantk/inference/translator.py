@@ -77,7 +77,7 @@ class Translator(TrainedModel):
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         keep_memory(model.train.fast.keep_memory, runtime.device.type)
         while True:
-            saved = path if inside else folder.chosen()
+            saved = path if inside else folder.inference_checkpoint()
             try:
                 meta = load_meta_of(model.method.name, saved)
                 intensity = {

@@ -116,7 +116,7 @@ def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = N
     except Exception as error:  # an annotation may name what is not there
         if entry is None:
             raise
-        raise entry.refused("has options that no recipe can hold", error) from error
+        raise entry.refusal("has options that no recipe can hold", error) from error
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from gantk import __version__
 from gantk.errors import count_noun, one_line
-from gantk.plugin.loader import installed, load
+from gantk.plugin.loader import installed_version, load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
@@ -20,10 +20,10 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
     for name in NEEDED:
-        found = installed(name)
+        found = installed_version(name)
         yield name, found or "-", None if found else f"not installed: pip install {name}"
     yield from _torch()
-    missing = [extra for extra, package in EXTRAS.items() if installed(package) is None]
+    missing = [extra for extra, package in EXTRAS.items() if installed_version(package) is None]
     yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     problem = "less than 2 GiB: checkpoints may not fit" if free < 2 else None

@@ -121,7 +121,7 @@ class Ranks:
         self.sync_errors(expect_alike)
 
     @contextmanager
-    def watched(self, advice: Callable[[], str]) -> Iterator[None]:
+    def watch_connection(self, advice: Callable[[], str]) -> Iterator[None]:
         """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
         try:
             yield

@@ -123,9 +123,9 @@ class Runtime:
             results[number % self.world][number // self.world] for number in range(len(parts))
         ]
 
-    def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
+    def watch_connection(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
-        return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
+        return self.ranks.watch_connection(advice) if self.ranks else contextlib.nullcontext()
 
     def synchronize(self) -> None:
         """Wait until the device has finished; call it before and after a timed section."""
@@ -142,11 +142,11 @@ def start(
     process = launch()
     ranks = _others()
 
-    def chosen() -> tuple[torch.device, str]:
+    def device_and_precision() -> tuple[torch.device, str]:
         working = choose(device, process.rank, process.local)
         return working, precision_on(working, precision)
 
-    chosen_device, arithmetic = sync_errors(chosen)
+    chosen_device, arithmetic = sync_errors(device_and_precision)
     try:
         getpass.getuser()
     # an id that the system does not know (docker run --user); torch.export needs a name

@@ -24,7 +24,7 @@ def data_of(seen: Scans) -> list[Line]:
     of = count_noun(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
     why += (
         f"; small turns, shifts and scales make more of {of}" * few
-        + "; pairs move together" * seen.paired
+        + "; pairs move together" * seen.suits_paired
     )
     said = (
         f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'file')}"

@@ -58,7 +58,7 @@ class Scans:
         return [each for each in self.found["files"] if each["domains"] and "error" not in each]
 
     @property
-    def paired(self) -> bool:
+    def suits_paired(self) -> bool:
         """Whether a paired method can learn from the scans: the pairs fit and are complete."""
         return bool(self.fit and self.fit.good and not self.alone)
 
@@ -90,7 +90,7 @@ def look(
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.
     """
-    own = [*settings, *_asked(a, b)]
+    own = [*settings, *_source_settings(a, b)]
     try:
         scans = _read(path, own, tell)
     except UserError:  # names alone do not give two kinds; --b may be a glob
@@ -121,7 +121,7 @@ def look(
     return scans
 
 
-def _asked(a: str, b: str) -> list[str]:
+def _source_settings(a: str, b: str) -> list[str]:
     """The `--set` texts for the options --a and --b."""
     if b and not a:
         raise UserError(

@@ -38,12 +38,12 @@ def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
     """The lines of [method], with networks of the smallest width."""
     if len(seen.domains) == 1:
         return _noise(seen)
-    if seen.paired:
-        return _paired(seen)
-    return _unpaired(seen, hours, dims)
+    if seen.suits_paired:
+        return _paired_lines(seen)
+    return _unpaired_lines(seen, hours, dims)
 
 
-def _paired(seen: Scans) -> list[Line]:
+def _paired_lines(seen: Scans) -> list[Line]:
     back = f"{seen.domains[1]} -> {seen.domains[0]} too, with networks of its own"
     fit = f"{seen.fit}: they fit, and a paired method learns from them"
     if seen.fit.rough:
@@ -75,7 +75,7 @@ def shorter(lines: list[Line]) -> list[Line]:
     return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]
 
 
-def _unpaired(seen: Scans, hours: float, dims: int) -> list[Line]:
+def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
     if seen.alone:
         why = f"{seen.alone} images have no partner; complete, they could teach a paired method"

@@ -80,7 +80,7 @@ def plan(
             lines[0]._replace(value=asked),
             *(line for line in lines[1:] if line.key.partition(".")[2] in known),
         ]
-    lines = _sized(seen, [*lines, *data_of(seen)], hours, settings, device)
+    lines = _choose_size(seen, [*lines, *data_of(seen)], hours, settings, device)
     recipe = Recipe(_tables(lines)).override(settings)
     made = {line.key: line for line in lines}
     recipe.check()
@@ -92,7 +92,7 @@ def plan(
     return _text(seen, made.values(), hours)
 
 
-def _sized(
+def _choose_size(
     seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None
 ) -> list[Line]:
     """All lines, with the largest size, then the most filters, whose usual number of steps fits 90
@@ -104,16 +104,16 @@ def _sized(
     rungs = _rungs(seen)
     seconds = 0.9 * 3600 * hours
 
-    def timed(rung: Rung) -> Any:
-        tables = _tables(_filled(seen, lines, rung, wanted, ""))
+    def predict_rung(rung: Rung) -> Any:
+        tables = _tables(_complete_lines(seen, lines, rung, wanted, ""))
         return predict(Recipe(tables).override(settings), device=device)
 
-    cheapest = timed(rungs[0])
+    cheapest = predict_rung(rungs[0])
     if lines[0].value == "pix2pix" and cheapest.fits:
-        wider = _work(rungs[1]) / _work(rungs[0]) if seen.paired else 1.0
+        wider = _work(rungs[1]) / _work(rungs[0]) if seen.suits_paired else 1.0
         if 3600 * cheapest.hours * wider > seconds:
             lines = shorter(lines)
-            cheapest = timed(rungs[0])
+            cheapest = predict_rung(rungs[0])
     if not cheapest.fits:
         ways = [f"--set {each}" for way in cheapest.ways if way.fits for each in way.settings]
         what = f"a training of these images does not fit into memory ({cheapest.counted})"
@@ -126,7 +126,7 @@ def _sized(
             place = number
     best = cheapest
     while place:
-        best = timed(rungs[place])
+        best = predict_rung(rungs[place])
         if best.fits and 3600 * best.hours * rungs[place].least <= 1.1 * seconds:
             break
         place -= 1
@@ -146,7 +146,7 @@ def _sized(
         why += f"; more gain little of {count_noun(count, 'image')}"
     if best.peak_gib:
         why += f"; {best.peak_gib:.1f} GiB"
-    return _filled(seen, lines, rungs[place], steps, why)
+    return _complete_lines(seen, lines, rungs[place], steps, why)
 
 
 def _work(rung: Rung) -> float:
@@ -165,14 +165,14 @@ def _rungs(seen: Scans) -> list[Rung]:
         pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
         return [Rung((side, side), "pad", width, why) for side, width in pairs]
     # the shipped recipes' widths: 32 for pairs, which gain more by width, else 16
-    usual = 2 if seen.paired else 1
+    usual = 2 if seen.suits_paired else 1
     rungs = _resized_rungs(seen, usual)
     native = _native_rung(seen, usual)
     if native:
         rungs.append(native)
     cheapest = rungs[0]._replace(width=1)
     wider = [rungs[-1]._replace(width=width) for width in (2, 4) if width > usual]
-    if not seen.paired:
+    if not seen.suits_paired:
         return [cheapest, *rungs[1:], *wider]
     # twice the filters in half of the steps were 1.3 dB better
     return [cheapest, rungs[0]._replace(least=0.5), *rungs[1:], *wider]
@@ -242,7 +242,7 @@ def _batch(seen: Scans) -> int:
     return max(1, min(16 if len(seen.domains) == 1 else 4, _count(seen) // 3))
 
 
-def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
+def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
     """The lines with the size, widths and number of steps of a candidate, and all of [train] and
     [evaluate].
     """
@@ -255,7 +255,7 @@ def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) ->
     masked = not noise and seen.volumes and seen.empty > 0.4
     translate = [(masked, "masked", True, "empty in the input is empty in the result")]
     return [
-        *_method_of_rung(lines, rung, noise, seen.paired),
+        *_method_of_rung(lines, rung, noise, seen.suits_paired),
         *lines_of("data", data),
         *lines_of("train", _train_lines(seen, steps, why)),
         *lines_of("evaluate", _evaluate_lines(seen)),
@@ -331,7 +331,7 @@ def _tables(lines: Iterable[Line]) -> dict[str, Any]:
 def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
     lines = list(lines)
-    if seen.paired:
+    if seen.suits_paired:
         kind = "registered pairs"
     elif len(seen.domains) > 1:
         kind = "unpaired"

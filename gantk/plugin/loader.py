@@ -229,7 +229,7 @@ def _entry_points():
     return [points_by_name[key] for key in sorted(points_by_name)]
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """The version of an installed distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(name)

@@ -64,9 +64,9 @@ class Entry:
                 raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
             return loaded
         except Exception as error:
-            raise self.refused(f"does not load from '{self.target}'", error) from error
+            raise self.refusal(f"does not load from '{self.target}'", error) from error
 
-    def refused(self, what: str, error: Exception) -> UserError:
+    def refusal(self, what: str, error: Exception) -> UserError:
         """The error for a part that is not what its kind has to be: what is wrong, and whose part
         it is.
         """

@@ -42,7 +42,7 @@ class Part:
                 f"cannot be made with {count_noun(context, 'value')} and its options, as"
                 f" {_with_article(self.kind)} is"
             )
-            raise registry().get(self.kind, self.name).refused(what, error) from None
+            raise registry().get(self.kind, self.name).refusal(what, error) from None
         return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def bind(kind: str, value: Any) -> Part:
     try:
         model = options_model(target)
     except Exception as error:
-        raise entry.refused("has options that no recipe can hold", error) from error
+        raise entry.refusal("has options that no recipe can hold", error) from error
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
@@ -214,7 +214,7 @@ def bind(kind: str, value: Any) -> Part:
             field = model.model_fields.get(error.path[0])
         if field is None or field.is_required() or kind_of(field.metadata):
             raise
-        raise entry.refused(
+        raise entry.refusal(
             f"has a default of '{error.path[0]}' that its own type refuses", error
         ) from error
 

@@ -85,7 +85,7 @@ class Recipe:
         profiles = mapping(recipe.tables.pop("profile", {}))
         if profile is not None:
             recipe._apply_profile(profile, profiles)
-        for setting, (key, value) in _parsed(settings):
+        for setting, (key, value) in _parse_settings(settings):
             recipe._apply_setting(key, value, setting, typed=not isinstance(settings, Mapping))
         recipe._rename(recipe.tables)
         return recipe
@@ -112,7 +112,7 @@ class Recipe:
         """Set a dotted key; `typed`: `setting` is the text of the command line."""
         where = f"--set {setting}"
         require_bounded({old_key: old_value}, lambda path: where)
-        key, value = self._renamed(old_key, old_value)
+        key, value = self._current_setting(old_key, old_value)
         if key is None:
             return
         if typed:
@@ -121,7 +121,7 @@ class Recipe:
             _drop_other_length(self.tables, {key.removeprefix("train."): value})
         self.overridden[_put(self.tables, key, value, setting)] = where
 
-    def _renamed(self, key: str, value: Any) -> tuple[str | None, Any]:
+    def _current_setting(self, key: str, value: Any) -> tuple[str | None, Any]:
         """A setting's current key and value; the key is None where it has no effect any more."""
         renamed = RENAMED.get(key, key)
         values: dict[str, Any] = {}
@@ -147,7 +147,7 @@ class Recipe:
             first, last = old.split(".")
             if last not in mapping(tables.get(first)):
                 continue
-            new, value = self._renamed(old, tables[first][last])
+            new, value = self._current_setting(old, tables[first][last])
             if new == old:
                 continue
             del tables[first][last]
@@ -172,7 +172,7 @@ class Recipe:
                 where=self._place(("format",)),
                 remedy="upgrade gantk: pip install --upgrade gantk",
             )
-        model = self._bound(Model, tables)
+        model = self._bind_tables(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
             how_many = "neither" if model.train.steps is None else "both"
             raise UserError(
@@ -185,9 +185,9 @@ class Recipe:
     def data_table(self) -> DataTable:
         """The checked [data] table of a recipe that may lack the other tables."""
         alone = create_model("DataAlone", __base__=Table, data=(DataTable, ...))
-        return self._bound(alone, self.tables).data
+        return self._bind_tables(alone, self.tables).data
 
-    def _bound(self, model: type, tables: dict[str, Any]) -> Any:
+    def _bind_tables(self, model: type, tables: dict[str, Any]) -> Any:
         """The tables as an instance of `model`; unquoted values of `--set` become strings where a
         key needs one.
         """
@@ -404,7 +404,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return key, parsed
 
 
-def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
+def _parse_settings(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Yield (setting as text, (key, value)); the value None, which Python alone has, means the
     default.
     """

@@ -19,7 +19,7 @@ MAX_DEPTH = 16
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 
 
-def _named(part: str) -> Any:
+def _default_part(part: str) -> Any:
     """The default of a key that takes a part: a name, which pydantic binds when it validates it."""
     return part
 
@@ -47,7 +47,7 @@ class DataTable(spec.Table):
     """Where images come from and what the networks see of them."""
 
     # what reads the images: `gantk list source`; --data chooses the one that fits
-    source: spec.Source = _named("phantom")
+    source: spec.Source = _default_part("phantom")
     # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     domains: tuple[str, ...] = ("A", "B")
     dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
@@ -66,7 +66,7 @@ class DataTable(spec.Table):
     # if a patient lacks a contrast: an error, or train to do without it
     missing: Literal["refuse", "mask"] = "refuse"
     # maps native values to the networks' range: `gantk list intensity`
-    intensity: spec.Intensity = _named("percentile")
+    intensity: spec.Intensity = _default_part("percentile")
     augment: list[spec.Augment] = []  # applied to every training image, on the device
     # unpaired methods: a subject gives one domain only, as in a real unpaired study
     unpair: bool = True
@@ -157,11 +157,11 @@ class TrainTable(spec.Table):
     # images per forward; None: the batch. Smaller saves memory, costs time
     microbatch: spec.Count | None = None
     # the update rule, with its learning rate: `gantk show optimizer adam`
-    optimizer: spec.OptimizerPart = _named("adam")
+    optimizer: spec.OptimizerPart = _default_part("adam")
     # by phase, where it differs: { discriminators = { name = "adam" } }
     optimizers: dict[str, spec.OptimizerPart] = {}
     # the learning rate over the training: `gantk list schedule`
-    schedule: spec.SchedulePart = _named("linear")
+    schedule: spec.SchedulePart = _default_part("linear")
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is fast at it
     # true, false, or a table of the parts to turn off: { kernels = false }
     fast: FastTable = FastTable()

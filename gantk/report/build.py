@@ -113,13 +113,13 @@ def render(
     templates = _templates(*folders, HERE)
     loader = FileSystemLoader([*folders, HERE])
 
-    def joined(names: Sequence[str]) -> str:
+    def join_sources(names: Sequence[str]) -> str:
         return "\n".join(loader.get_source(templates, name)[0] for name in names)
 
-    script = joined(scripts)
+    script = join_sources(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return templates.get_template(template).render(
-        **story, style=Markup(joined(styles)), script=Markup(script), digest=digest
+        **story, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
 
 

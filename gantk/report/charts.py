@@ -53,7 +53,7 @@ class Chart:
         # whether to interpolate between the points of series measured at different positions
         joined: bool = False,
     ):
-        places, table, self.bin = _binned(series)
+        places, table, self.bin = _average_in_bins(series)
         finite = table[np.isfinite(table)]
         low = float(finite.min())
         high = float(finite.max())
@@ -153,7 +153,7 @@ def _position_text(place: float) -> str:
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:.4g}"
 
 
-def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
+def _average_in_bins(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log
     entries per bin.
     """

@@ -63,11 +63,11 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     blocks = []
     for place, d in enumerate(samples.directions):
         if d.source:
-            inputs = [embedded(samples.picture("input", d, i)) for i in range(d.count)]
+            inputs = [data_uri(samples.picture("input", d, i)) for i in range(d.count)]
         else:
             inputs = []
         if samples.has_truth:
-            truths = [embedded(samples.picture("truth", d, i)) for i in range(d.count)]
+            truths = [data_uri(samples.picture("truth", d, i)) for i in range(d.count)]
         else:
             truths = []
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
@@ -88,9 +88,9 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
-                error = preview(picture) if small else _encoded(picture, "png", optimize=True)
+                error = preview(picture) if small else _encode_image(picture, "png", optimize=True)
                 mean = f"{value:.1f}"
-            frame["output"].append(embedded(output, SMALL if small else None))
+            frame["output"].append(data_uri(output, SMALL if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
         frames.append(frame)
@@ -120,17 +120,19 @@ def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, flo
     first, second = (np.asarray(image.convert(mode), dtype=np.float32) for image in (output, truth))
     error = np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
     levels = np.round(np.minimum(error / ERROR_CEILING, 1) * 255).astype(np.uint8)
-    return _coloured(levels), float(error.mean())
+    return _colour_with_inferno(levels), float(error.mean())
 
 
 def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the
     right.
     """
-    return _encoded(_coloured(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True)
+    return _encode_image(
+        _colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True
+    )
 
 
-def _coloured(levels: np.ndarray) -> Image.Image:
+def _colour_with_inferno(levels: np.ndarray) -> Image.Image:
     """Eight-bit levels in the colours of inferno."""
     colours = [
         np.interp(np.arange(256), np.arange(0, 256, 17), channel)
@@ -141,7 +143,7 @@ def _coloured(levels: np.ndarray) -> Image.Image:
     return image
 
 
-def embedded(path: Path | None, side: int | None = None) -> str:
+def data_uri(path: Path | None, side: int | None = None) -> str:
     """A PNG file as a data URI, unchanged or shrunk to at most `side` pixels; "" where it is
     missing.
     """
@@ -159,10 +161,10 @@ def preview(image: Image.Image, side: int = SMALL) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return _encoded(small, "webp", quality=75)
+    return _encode_image(small, "webp", quality=75)
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> str:
+def _encode_image(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return _uri(kind, buffer.getvalue())

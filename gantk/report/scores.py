@@ -229,7 +229,7 @@ def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
         place = _where(all_verdicts, "near")
         return f"The model beats the best baseline, {_doubt(findings)} on {place}.", "near"
     judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
-    place = f"for {words.listed(judged)}"
+    place = f"for {words.join_words(judged)}"
     if len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged):
         place = "in both directions"
     return f"The model beats the best baseline {place}.", "good"
@@ -252,7 +252,7 @@ def _where(all_verdicts: list[dict[str, Any]], tone: str) -> str:
     """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
     parts = []
     for verdict in all_verdicts:
-        names = _named(verdict["findings"], tone)
+        names = _metric_names(verdict["findings"], tone)
         if names:
             parts.append(f"{names} for {verdict['direction']}")
     return "; ".join(parts)
@@ -266,7 +266,7 @@ def _sentence(findings: list[dict[str, str]]) -> str:
         ("good", "Beats the best baseline", "beats it"),
         ("near", "Ahead of the best baseline", "ahead of it"),
     ):
-        names = _named(findings, tone)
+        names = _metric_names(findings, tone)
         if names:
             doubt = f", but {_doubt(findings)}" if tone == "near" else ""
             parts.append(f"{later if parts else first} on {names}{doubt}")
@@ -278,7 +278,7 @@ def _doubt(findings: list[dict[str, str]]) -> str:
     return next((finding["doubt"] for finding in findings if finding["tone"] == "near"), "")
 
 
-def _named(findings: list[dict[str, str]], tone: str) -> str:
+def _metric_names(findings: list[dict[str, str]], tone: str) -> str:
     """The names of the metrics with that tone, or their number where there are more than
     MAX_NAMED_METRICS.
     """
@@ -286,7 +286,7 @@ def _named(findings: list[dict[str, str]], tone: str) -> str:
     if not names:
         return ""
     if len(names) <= MAX_NAMED_METRICS:
-        return words.listed(names, "or" if tone == "bad" else "and")
+        return words.join_words(names, "or" if tone == "bad" else "and")
     judged = sum(1 for finding in findings if finding["tone"])
     if len(names) < judged:
         return f"{len(names)} of {judged} scores"

@@ -56,7 +56,7 @@ def joules(energy: float) -> str:
     return f"{number(energy / size, 3)} {unit}"
 
 
-def listed(items: Sequence[str], conjunction: str = "and") -> str:
+def join_words(items: Sequence[str], conjunction: str = "and") -> str:
     """Join items as text: `A`, `A and B`, `A, B and C`."""
     return f" {conjunction} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gantk.errors import UserError, count_noun, one_line
 from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
-from gantk.runs.schemas import SCHEMAS, checked, content
+from gantk.runs.schemas import SCHEMAS, content, parse_checked
 
 FORMAT = 1
 DTYPES = {
@@ -80,7 +80,7 @@ def save(
             written["state.safetensors"] = _safetensors(tensors)
         digests = {name: hashlib.sha256() for name in written}
         for name, parts in written.items():
-            write_file(made / name, map(partial(_hashed, digests[name]), parts))
+            write_file(made / name, map(partial(_update_digest, digests[name]), parts))
         meta = meta | {"format": FORMAT, "step": step}
         seals = {name: digest.hexdigest() for name, digest in digests.items()}
         seals["meta.json"] = _sha256_of_meta(meta)
@@ -115,7 +115,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _hashed(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
+def _update_digest(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
     digest.update(part)
     return part
 
@@ -153,7 +153,9 @@ def steps_saved(folder: Path) -> list[int]:
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
     """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
-    meta = _read(checkpoint / "meta.json", lambda path: checked(content(path), SCHEMAS[path.name]))
+    meta = _read(
+        checkpoint / "meta.json", lambda path: parse_checked(content(path), SCHEMAS[path.name])
+    )
     if meta["format"] > FORMAT:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
         raise UserError(
@@ -194,16 +196,17 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     tensors = _read(checkpoint / "state.safetensors", load_file)
 
-    def restored(found: dict[str, Any]) -> Any:
+    def restore_order(found: dict[str, Any]) -> Any:
         if "$tensor" not in found:
             return {int(key) if key.isdecimal() else key: value for key, value in found.items()}
         order = found["$order"]
         original_order = sorted(range(len(order)), key=order.__getitem__)
         return tensors[found["$tensor"]].permute(original_order)
 
-    parse = partial(json.loads, object_hook=restored)
+    parse = partial(json.loads, object_hook=restore_order)
     return _read(
-        checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse)
+        checkpoint / "state.json",
+        lambda path: parse_checked(content(path), SCHEMAS[path.name], parse),
     )
 
 

@@ -22,7 +22,7 @@ from gantk import __version__
 from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
 from gantk.files import LOCK, lock_folder, write_file
-from gantk.plugin.loader import installed, load
+from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
 from gantk.runs.schemas import inside, read, read_log
@@ -131,7 +131,7 @@ class RunFolder:
             )
             raise UserError(what, where="--out", remedy="name another folder") from None
         if (path / "recipe.toml").exists() and not again:
-            raise cls(path).occupied()
+            raise cls(path).occupied_error()
         return cls(path)
 
     @classmethod
@@ -229,7 +229,7 @@ class RunFolder:
             raise UserError(what, where=str(self.path), remedy=f"start it again: {self._again}")
         return checkpoint.path_of(self.checkpoints, steps[-1])
 
-    def occupied(self) -> UserError:
+    def occupied_error(self) -> UserError:
         """Return the UserError for an `--out` that holds a run already, with the command that
         continues that run.
         """
@@ -264,7 +264,7 @@ class RunFolder:
             raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
         return checkpoint.path_of(self.checkpoints, step)
 
-    def chosen(self) -> Path:
+    def inference_checkpoint(self) -> Path:
         """The checkpoint to use for inference: the newest or, where evaluate.checkpoint = "best",
         the best one.
         """
@@ -378,7 +378,7 @@ def environment() -> dict[str, Any]:
     """
     return {
         "gantk": __version__,
-        "packages": {name: installed(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "plugins": _plugins(),
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "folder": os.getcwd(),

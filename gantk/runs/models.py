@@ -91,7 +91,7 @@ def weights_hash(path: Path) -> str:
     return sha256_of(RunFolder.open(path).latest() / "weights.safetensors")
 
 
-def packed(run: RunFolder) -> dict[str, Any] | None:
+def pack_record(run: RunFolder) -> dict[str, Any] | None:
     """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was
     trained here.
     """
@@ -102,7 +102,7 @@ def packed(run: RunFolder) -> dict[str, Any] | None:
 
 def refuse_packed(run: RunFolder) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
-    if packed(run) is not None:
+    if pack_record(run) is not None:
         what = (
             f"'{run.path}' is a packed model: it holds weights alone, and no state of the training"
         )
@@ -145,7 +145,7 @@ def data_of(run: RunFolder, table: DataTable, method: type) -> Data:
     """
     from gantk.data.dataset import Data
 
-    record = packed(run)
+    record = pack_record(run)
     data = Data(table, method, run.split() if record is None else None)
     require_split(record, data)
     return data

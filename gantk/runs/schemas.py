@@ -247,7 +247,7 @@ def read(
     """
     try:
         parse = tomllib.loads if path.suffix == ".toml" else json.loads
-        return checked(content(path), schema or SCHEMAS[path.name], parse)
+        return parse_checked(content(path), schema or SCHEMAS[path.name], parse)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
@@ -273,7 +273,7 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         with open(path, "rb") as file:
             for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 try:
-                    yield checked(text.decode(), SCHEMAS[path.name])
+                    yield parse_checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
                     skipped += 1
                     first_error = first_error or f"the first, line {number}: {one_line(error)}"
@@ -294,7 +294,7 @@ def content(path: Path) -> str:
     return path.read_bytes().decode("utf-8-sig")
 
 
-def checked(
+def parse_checked(
     text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads
 ) -> dict[str, Any]:
     """Parse a text and check it against a schema; ValueError that names the first key that does not

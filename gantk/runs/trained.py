@@ -48,7 +48,9 @@ def load_method(
     UserError where the weights are damaged or another network's.
     """
     method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
-    checkpoint.load_into(method, completed(inference_state(saved), method, meta), str(saved))
+    checkpoint.load_into(
+        method, add_left_out_networks(inference_state(saved), method, meta), str(saved)
+    )
     return method.eval().requires_grad_(False)
 
 
@@ -73,7 +75,7 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
     }
 
 
-def completed(
+def add_left_out_networks(
     weights: dict[str, Tensor], method: Method, meta: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as

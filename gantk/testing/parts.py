@@ -39,7 +39,7 @@ LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape()
 
 
 @contextmanager
-def explained(words: str) -> Iterator[None]:
+def explain_failure(words: str) -> Iterator[None]:
     """Turn an exception inside the context into a test failure with these words and the exception's
     text.
     """
@@ -91,7 +91,7 @@ class NetworkContract(Contract):
 
     def test_bf16_autocast_gives_finite_output_and_gradients(self, d):
         network = self.build(1, d)
-        with explained(BF16), torch.autocast("cpu", torch.bfloat16):
+        with explain_failure(BF16), torch.autocast("cpu", torch.bfloat16):
             output = network(self.images(2, 1, d))
         assert torch.isfinite(output.float()).all(), BF16
         output.float().square().mean().backward()
@@ -117,7 +117,7 @@ class NetworkContract(Contract):
             except UserError as error:
                 assert str(side) in str(error), "a refusal names the size that was given"
                 continue
-            with torch.no_grad(), explained(CHECK_SIZE.format(type(network).__name__, side)):
+            with torch.no_grad(), explain_failure(CHECK_SIZE.format(type(network).__name__, side)):
                 output = network(random_images(2, 1, (side,) * d))
                 if hasattr(self, "generator"):
                     assert output.shape[2:] == (side,) * d, (

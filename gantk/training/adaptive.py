@@ -39,7 +39,7 @@ class DiscriminatorAugment(nn.Module):
         augments: Sequence[Part],
         dims: int,
         target: float = 0.0,
-        game: Adversarial | None = None,
+        adversarial: Adversarial | None = None,
     ):
         super().__init__()
         if target and not augments:
@@ -55,7 +55,7 @@ class DiscriminatorAugment(nn.Module):
         self.augments = [augment(dims) for augment in augments]
         self.target = target
         if target:
-            self.undecided = undecided(game) if game is not None else 0.0
+            self.undecided = undecided_logit(adversarial) if adversarial is not None else 0.0
             # share of images that are changed; since its last update:
             for name in ("p", "signs", "images"):
                 # sum of the images' mean signs, number of images
@@ -92,7 +92,7 @@ class DiscriminatorAugment(nn.Module):
         self.images.masked_fill_(due, 0)
 
 
-def undecided(game: Adversarial) -> float:
+def undecided_logit(adversarial: Adversarial) -> float:
     """The logit of least discriminator loss where real and fake look the same: 1/2 for least
     squares, else 0.
 
@@ -100,6 +100,6 @@ def undecided(game: Adversarial) -> float:
     them.
     """
     logits = torch.linspace(-1, 1, 401, device="cpu")
-    losses = torch.stack([game.discriminator(logit[None], logit[None]) for logit in logits])
+    losses = torch.stack([adversarial.discriminator(logit[None], logit[None]) for logit in logits])
     best = logits[losses <= losses.min() + 1e-7]
     return round(float((best[0] + best[-1]) / 2), 3)

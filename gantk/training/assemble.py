@@ -151,7 +151,7 @@ def restore(parts: Parts, folder: Path) -> None:
     """
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
     if meta.get("packed") is not None:
-        weights = trained.completed(trained.inference_state(folder), parts.method, meta)
+        weights = trained.add_left_out_networks(trained.inference_state(folder), parts.method, meta)
         checkpoint.load_into(parts.method, weights, str(folder))
         parts.engine.ema = None
         parts.engine.step = meta["step"]

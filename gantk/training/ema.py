@@ -69,7 +69,7 @@ class EMA:
             torch._foreach_copy_(self._copies, self._buffers)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def averaged_weights(self) -> Iterator[None]:
         """Context manager: the method holds its averaged weights inside, and its live weights again
         afterwards.
         """

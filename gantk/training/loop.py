@@ -214,7 +214,7 @@ class Training:
 
     def batch_at(self, step: int, stage: Stage) -> Batch:
         """The step's images on the device, at the stage's size, augmented."""
-        batch = resized(self.feed.at(step), stage.size)
+        batch = resize_batch(self.feed.at(step), stage.size)
         batch = augment_batch(batch, self.augments, self.parts.data.paired)
         hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
         return hide_contrasts(batch, self.parts.data) if hiding else batch
@@ -369,7 +369,7 @@ class Training:
         self._clock_start = time.perf_counter()
 
 
-def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
+def resize_batch(batch: Batch, size: tuple[int, ...]) -> Batch:
     """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
     are.
     """
@@ -386,7 +386,7 @@ def inference_weights(method: Method, engine: Engine):
     random state.
     """
     state = torch.get_rng_state()
-    average = engine.ema.applied() if engine.ema else nullcontext()
+    average = engine.ema.averaged_weights() if engine.ema else nullcontext()
     with torch.no_grad(), average:
         method.eval()
         yield

@@ -77,7 +77,7 @@ def run_to_resume(
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
     if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
         return (True, folder.latest(), folder.split()) if saved else (True, None, None)
-    raise folder.occupied()
+    raise folder.occupied_error()
 
 
 def advice(folder: Path, world: int) -> str:

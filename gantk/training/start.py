@@ -34,7 +34,7 @@ def find_weights(name: str) -> Path:
         path = find_model(name)
         if path.is_file() or (path / "meta.json").is_file():
             return path
-        return RunFolder.open(path).chosen()
+        return RunFolder.open(path).inference_checkpoint()
     except UserError as error:
         raise error.at(WHERE) from None
 
@@ -59,7 +59,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     live, average = trained.split_weights(tensors)
     saved = (live | average) or tensors
     state = method.state_dict(keep_vars=True)
-    wanted = _wanted(method, state)
+    wanted = _updated_state(method, state)
     copied, misfits = _fitting(wanted, saved)
     share = _count(copied) / _count(wanted) if wanted else 0.0
     if share < MIN_SHARE:
@@ -108,7 +108,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     return Start(tuple(printed), {"start": record}, leaks)
 
 
-def _wanted(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _updated_state(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of a method, and the buffers of modules that a phase updates."""
     updated = set()
     for phase in method.phases():

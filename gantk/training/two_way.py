@@ -33,9 +33,9 @@ class Additions(StructureTerms):
     # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
     adapt: Fraction = 0.0
 
-    def augmented(self, dims: int, game: Adversarial) -> DiscriminatorAugment:
-        """The augmentation for one discriminator that is trained with the adversarial loss `game`."""
-        return DiscriminatorAugment(self.augment, dims, self.adapt, game)
+    def discriminator_augment(self, dims: int, adversarial: Adversarial) -> DiscriminatorAugment:
+        """The augmentation for one discriminator that is trained with the loss `adversarial`."""
+        return DiscriminatorAugment(self.augment, dims, self.adapt, adversarial)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,9 @@ class CycleMethod(Method):
         self.cycle = Cycle()
         self.identity = Identity()
         self.pairs = terms.pairs() if terms.pairs else None
-        self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
+        self.augment_a, self.augment_b = (
+            terms.discriminator_augment(dims, self.adversarial) for _ in range(2)
+        )
         self.pool_a = ImagePool(pool, a, geometry.size)
         self.pool_b = ImagePool(pool, b, geometry.size)
 
@@ -155,9 +157,9 @@ class CycleMethod(Method):
         same_b, same_a = ([real_b], [real_a]) if terms.identity else ([], [])
         fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same_b)
         fake_a, cycled_a, *identity_a = self.batched_forward(
-            self.g_ba, real_b, self._defended(fake_b), *same_a
+            self.g_ba, real_b, self._add_defense_noise(fake_b), *same_a
         )
-        cycled_b = self.g_ab(self._defended(fake_a))
+        cycled_b = self.g_ab(self._add_defense_noise(fake_a))
         batch["fake_a"] = fake_a.detach()
         batch["fake_b"] = fake_b.detach()
         weight_a, weight_b = (
@@ -205,7 +207,7 @@ class CycleMethod(Method):
         """Translate images of `a` to `b`, or of `b` to `a`."""
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
-    def _defended(self, fake: Tensor) -> Tensor:
+    def _add_defense_noise(self, fake: Tensor) -> Tensor:
         """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et
         al. 2019, 4.2).
         """

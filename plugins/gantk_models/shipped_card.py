@@ -10,7 +10,7 @@ from gantk import markdown_table, score_table
 from gantk.errors import UserError, one_line
 from gantk.recipe.load import mapping, read_toml
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import packed, weights_hash
+from gantk.runs.models import pack_record, weights_hash
 from gantk.runs.schemas import read
 
 OURS = Path(__file__).with_suffix(".md")  # the default text
@@ -42,7 +42,7 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
     data = mapping(tables.get("data"))
     train = mapping(tables.get("train"))
     size = (run.latest() / "weights.safetensors").stat().st_size
-    noted = packed(run) or {}
+    noted = pack_record(run) or {}
     length = f"{train['steps']:,} steps" if train.get("steps") else f"{train.get('epochs')} epochs"
     pixels = " x ".join(map(str, data.get("patch") or data.get("size") or []))
     facts = {

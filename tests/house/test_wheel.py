@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from tiny import ROOT
 
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import all_models, card, limits_of, packed
+from gantk.runs.models import all_models, card, limits_of, pack_record
 
 INFO = f"gantk-{tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']['version']}.dist-info"
 IGNORED = shutil.ignore_patterns(".git", ".venv", "dist", "__pycache__", ".*_cache", ".hypothesis")
@@ -97,7 +97,7 @@ def test_shipped_models_are_small_packed_and_have_cards():
         (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
     ):
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
-        assert packed(RunFolder.open(folder))["name"] == name
+        assert pack_record(RunFolder.open(folder))["name"] == name
         assert limits_of(folder)
         assert "has not said" not in card(folder)
 

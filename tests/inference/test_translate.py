@@ -315,7 +315,11 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 2}))
-    assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.latest()
+    assert (
+        toolkit.load(copied_run, device="cpu").checkpoint
+        == run.inference_checkpoint()
+        == run.latest()
+    )
     text = recipe.read_text()
     assert 'checkpoint = "last"' in text
     recipe.write_text(text.replace('checkpoint = "last"', 'checkpoint = "best"'))

@@ -208,7 +208,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
         gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
     run = gantk.Run(tmp_path / "run")
     assert checkpoint.steps_saved(run.checkpoints) == [*range(2, at, 2), at]
-    assert run.chosen().name == ("step-000001" if at == 1 else "step-000002")
+    assert run.inference_checkpoint().name == ("step-000001" if at == 1 else "step-000002")
     gantk.resume(run, **QUIET)
     for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
         assert (run.path / name).read_bytes() == (left.path / name).read_bytes()

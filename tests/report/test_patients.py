@@ -19,7 +19,7 @@ from tiny import TINY
 import gantk
 from gantk.errors import Interrupted, UserError
 from gantk.report.patients.comparing import write_report
-from gantk.report.patients.section import packed
+from gantk.report.patients.section import encode_pixels
 from gantk_studies.viewer.section import embedded
 
 
@@ -93,7 +93,7 @@ def test_test_patients_are_listed_worst_first(tiny_run):
 
 def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
     pixels = np.linspace(-1024, 3071, 48, dtype=np.float32).reshape(6, 8)
-    found = packed(pixels)
+    found = encode_pixels(pixels)
     coded = np.array(
         Image.open(io.BytesIO(base64.b64decode(found["uri"].partition(",")[2])))
     ).astype(float)

@@ -20,7 +20,10 @@ def test_cards_say_what_is_known_and_name_nobody(tiny_run, tmp_path, gantk):
     assert all(item["answers"] or item["open"] for item in found["items"])
     facts = found["facts"]
     run = RunFolder(tiny_run)
-    for digest in (split_hash(run.split()), sha256_of(run.chosen() / "weights.safetensors")):
+    for digest in (
+        split_hash(run.split()),
+        sha256_of(run.inference_checkpoint() / "weights.safetensors"),
+    ):
         assert digest in facts["hashes"]
         assert digest in text
     score = run.metrics["a_to_b"]["psnr"]

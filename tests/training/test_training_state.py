@@ -15,7 +15,7 @@ from gantk.losses.margin import WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
-from gantk.training.adaptive import DiscriminatorAugment, undecided
+from gantk.training.adaptive import DiscriminatorAugment, undecided_logit
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
 from gantk.training.optimizers import adamw
@@ -128,8 +128,8 @@ def test_augmentation_p_follows_the_discriminator():
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] == 0.0
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
-    assert undecided(LS()) == 0.5
-    assert undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
+    assert undecided_logit(LS()) == 0.5
+    assert undecided_logit(BCE()) == undecided_logit(Hinge()) == undecided_logit(WGANGP()) == 0.0
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -192,7 +192,7 @@ def test_the_average_is_applied_inside_its_context_only():
     disturb(net, 3)
     live = copy.deepcopy(net)
     addresses = [parameter.data_ptr() for parameter in net.parameters()]
-    with ema.applied():
+    with ema.averaged_weights():
         assert same_state(net, average)
     assert same_state(net, live)
     # optimizers still hold them

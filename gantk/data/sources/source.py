@@ -246,7 +246,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
             raise
         except Exception as error:
             warnings.warn(
-                str(entry.refused(f"is left out, its accepts('{path}') fails", error)), stacklevel=2
+                str(entry.refusal(f"is left out, its accepts('{path}') fails", error)), stacklevel=2
             )
     raise UserError(
         nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is"

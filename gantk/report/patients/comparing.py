@@ -16,7 +16,7 @@ from gantk.metrics.statistics.comparing import compare_systems
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.patients.section import HERE, kept, pictures
+from gantk.report.patients.section import HERE, pictures, read_patients
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import headline, verdicts
 from gantk.report.words import baseline_name, metric_name
@@ -131,7 +131,7 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     for name, record in named.items():
         scores[name] = {}
         metrics = record.metrics.get("metrics") or {}
-        for key, one in kept(record.path).items():
+        for key, one in read_patients(record.path).items():
             for metric, row in (metrics.get(key) or {}).items():
                 values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
                 count = sum(value is not None for value in values.values())
@@ -167,7 +167,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
     by_run = []
     for record in named.values():
         found = {}
-        for key, one in kept(record.path).items():
+        for key, one in read_patients(record.path).items():
             for case in one["cases"]:
                 found[record.label(key), case["image"], case["input"], case["truth"]] = case
         by_run.append(found)

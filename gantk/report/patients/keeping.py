@@ -36,11 +36,13 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
     """
     folder = run / "samples" / "test"
     with whole_folder(folder) as made:
-        entries = {direction: _kept(direction, one, made) for direction, one in tested.items()}
+        entries = {
+            direction: _keep_direction(direction, one, made) for direction, one in tested.items()
+        }
     write_file(run / "patients.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
-def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
+def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
     cases = list(_cases(one, rows))

@@ -82,7 +82,7 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def kept(run: Path) -> dict[str, Any]:
+def read_patients(run: Path) -> dict[str, Any]:
     """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
     return read(run / "patients.json", PATIENTS, f"gantk eval {argument(run)} writes it again")
 
@@ -100,13 +100,15 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
         try:
             if inside(record.path, path):
                 pixels = Nifti().read(path).pixels[0]
-                found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
+                found[kind] = encode_pixels(
+                    pixels if pixels.ndim == 2 else pixels[len(pixels) // 2]
+                )
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
     return found
 
 
-def packed(pixels: np.ndarray) -> dict[str, Any]:
+def encode_pixels(pixels: np.ndarray) -> dict[str, Any]:
     """Pixels (H, W) as a PNG in a data URI: the high byte in red, the low byte in green."""
     low = float(pixels.min())
     high = float(pixels.max())

@@ -54,7 +54,7 @@ class CompiledLoss:
         self.phase = phase
         self.notes = notes
         self._tested: set[Hashable] = set()
-        self._compiled_loss: Callable | None = _compiled(phase.loss, backend)
+        self._compiled_loss: Callable | None = _compile_loss(phase.loss, backend)
 
     def __call__(self, batch: Batch) -> Losses:
         # testing is impossible then
@@ -104,7 +104,7 @@ class CompiledLoss:
         expected = self._outcome(self.phase.loss, batch)
         try:
             python.expect_same()
-            with torch._dynamo.config.patch(LIMITS), _silenced():
+            with torch._dynamo.config.patch(LIMITS), _silence_torch():
                 found = self._outcome(self._run_compiled, batch)
         except Exception as error:  # any error of the compiler: training continues uncompiled
             while inner := getattr(error, "inner_exception", None) or error.__cause__:
@@ -163,7 +163,7 @@ class CompiledLoss:
             before.restore()
 
 
-def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
+def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     """Compile a loss as a function from a dict of images to (losses, images added to the batch).
 
     Draws random numbers as uncompiled code does, so that a seed gives the same step and steps can
@@ -185,7 +185,7 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def _silence_torch() -> Iterator[None]:
     """Suppress torch's long messages about code that cannot be compiled; a note says it in one
     line.
     """

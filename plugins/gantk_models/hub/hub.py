@@ -18,7 +18,7 @@ from gantk.errors import GantkError, UserError, one_line
 from gantk.files import write_file
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import CARD, card, find_model, packed, weights_hash
+from gantk.runs.models import CARD, card, find_model, pack_record, weights_hash
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
@@ -99,7 +99,7 @@ def push(
     path = find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
-        if card is None and packed(RunFolder.open(path)) is not None:
+        if card is None and pack_record(RunFolder.open(path)) is not None:
             shutil.copytree(path, made)
         else:
             from gantk import pack

@@ -116,7 +116,7 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
             return Maps(found, network, layers, found.channels, (64, 64), True)
         run = RunFolder.open(network)
         model = run.recipe().check()
-        saved = run.chosen()
+        saved = run.inference_checkpoint()
         if model.method.name != "segmenter":
             what = (
                 f"'{network}' is a run of the method '{model.method.name}', and features are taken"

@@ -15,7 +15,7 @@ from gantk.errors import argument
 from gantk.files import sha256_of
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import RunFolder, flat
-from gantk.runs.models import card, limits_of, packed, split_hash
+from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.schemas import read, table
 from gantk.terminal import duration
 
@@ -54,7 +54,7 @@ PATIENTS = RootModel[
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
-    packing = (packed(RunFolder(record.path)) if saved else None) or {}
+    packing = (pack_record(RunFolder(record.path)) if saved else None) or {}
     facts = _data(record, packing) | _training(record, packing) | _evaluation(record)
     return {name: text for name, text in facts.items() if text}
 
@@ -143,7 +143,7 @@ def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
 def _weights(run: RunFolder) -> Iterator[str]:
     """Yield a line with the hash of the weights used for inference; nothing where none are saved."""
     if any(run.checkpoints.glob("step-*")):
-        chosen = run.chosen()
+        chosen = run.inference_checkpoint()
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"
 
 

@@ -79,7 +79,7 @@ class CUT(Method):
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
         self.adversarial = adversarial()
         self.further = further
-        self.augment_b = further.augmented(dims, self.adversarial)
+        self.augment_b = further.discriminator_augment(dims, self.adversarial)
         self.weight = nce
         self.nce_identity = nce_identity and nce > 0
 

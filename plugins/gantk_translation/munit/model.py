@@ -98,7 +98,7 @@ class MUNIT(Method):
         self.weights = Weights(image, content, style, cycle, lesion)
         self.weighs_lesions = lesion != 1
         self.augment_a, self.augment_b = (
-            further.augmented(dims, self.adversarial) for _ in range(2)
+            further.discriminator_augment(dims, self.adversarial) for _ in range(2)
         )
         for name in "ab":
             # before any image: the mean of N(0, I)

@@ -85,7 +85,7 @@ def test_conditional_generators_make_the_class_asked_for():
         (8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small
     )
     engine = trained(method, labelled, 150, rule=partial(adam, lr=2e-3))
-    with engine.ema.applied(), torch.no_grad():
+    with engine.ema.averaged_weights(), torch.no_grad():
         method.eval()
         dark, bright = (method.sample(32, seed=0, labels=torch.full((32,), k)) for k in (0, 1))
         turns = method.sample(4, seed=0)
@@ -109,7 +109,7 @@ def test_averaged_weights_have_their_own_batch_statistics():
     norm.register_forward_hook(
         lambda layer, inputs, out: seen.update(x=(out - layer.bias[:, None, None]).detach())
     )
-    with engine.ema.applied(), torch.no_grad():
+    with engine.ema.averaged_weights(), torch.no_grad():
         method.eval().sample(16, seed=9)
     scaled = seen["x"] / norm.weight[:, None, None]
     assert scaled.mean().abs() < 0.2
