@@ -54,20 +54,20 @@ def dataset(tmp_path):
     return tmp_path
 
 
+def file_names(records, letter):
+    return [record.path.name for record in of(records, letter)]
+
+
 def test_bids_subjects_have_sessions_and_names(dataset):
     records = records_of(Bids, dataset, dims=3)
-    assert [r.key.rsplit("/", 1)[1] for r in of(records, "a")] == [
-        f"{name}_T1w.nii.gz" for name in ("sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2")
+    assert file_names(records, "a") == [
+        "sub-01_T1w.nii.gz",
+        "sub-02_T1w.nii.gz",
+        "sub-03_ses-1_T1w.nii.gz",
+        "sub-03_ses-2_T1w.nii.gz",
     ]
     assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"}
     assert len(complete_pairs(records)) == 4
-    enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
-    assert {r.path.name[6:] for r in of(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
-    every = records_of(Bids, dataset, dims=3, runs="all")
-    assert len(of(every, "a")) == 5
-    assert len(complete_pairs(every)) == 4
-    asked = records_of(Bids, dataset, ("x", "y"), a="run-2_T1w", b="T2w", runs="all", planes=(0, 1))
-    assert {record.path.name for record in of(asked, "a")} == {"sub-01_run-2_T1w.nii.gz"}
 
 
 def test_participants_tsv_gives_split_and_class(dataset):
@@ -256,45 +256,6 @@ def slices(tmp_path):
     return rows
 
 
-def test_split_and_slices_come_from_the_table(tmp_path, slices, monkeypatch):
-    (tmp_path / "t.csv").write_text(
-        "Path;DOMAIN; Patient ;Split;age\n"
-        + "".join(
-            f" {r['path']} ; {r['domain'].lower()};{r['patient']:g};{r['split'].title()};\n"
-            for r in slices
-        ),
-        "utf-8-sig",
-    )
-    monkeypatch.chdir(tmp_path)
-    frame = type(
-        "Frame", (), {"to_dict": lambda self, orient: slices if orient == "records" else None}
-    )()
-    for table in ({"name": "manifest", "path": "t.csv"}, source_of(slices), source_of(frame)):
-        data = load(table, domains=("CT", "MR"), split={"test": 0.3, "validation": 0.2})
-        assert {name: {r.subject for r in data.splits[name]} for name in data.splits} == {
-            "train": {"37"},
-            "validation": set(),
-            "test": {"41"},
-        }
-        pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
-        assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)]
-        assert data.leaks() is None
-    for n, row in enumerate(slices):  # no names in common, but positions; one row is left out
-        row |= {
-            "path": shutil.move(row["path"].replace("\\", "/"), f"{n}.png"),
-            "slice": str(n % 7 % 3),
-        }
-    slices[7]["split"] = "none"
-    data = load(source_of(slices), domains=("CT", "MR"))
-    assert [pair["a"].key + pair["b"].key for pair in data.pairs("test")] == [
-        "8.png11.png",
-        "9.png12.png",
-    ]
-    for wrong in ([], {"path": "x"}, ["x"]):
-        with pytest.raises(UserError, match="a list of dicts, or a data frame"):
-            source_of(wrong)
-
-
 # --- dicom
 
 
@@ -305,28 +266,80 @@ def export(root, patients=2):
     return root
 
 
+def test_bids_entities_tell_contrasts_and_runs(dataset):
+    enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
+    assert {name[6:] for name in file_names(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
+    every = records_of(Bids, dataset, dims=3, runs="all")
+    assert len(of(every, "a")) == 5
+    assert len(complete_pairs(every)) == 4
+    one_run = {"a": "run-2_T1w", "b": "T2w", "runs": "all"}
+    asked = records_of(Bids, dataset, ("x", "y"), planes=(0, 1), **one_run)
+    assert set(file_names(asked, "a")) == {"sub-01_run-2_T1w.nii.gz"}
+
+
+class Frame:
+    """A data frame, as far as it is asked for its rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def to_dict(self, orient):
+        return self.rows if orient == "records" else None
+
+
+def as_csv(rows):
+    lines = ["Path;DOMAIN; Patient ;Split;age"]
+    for row in rows:
+        split = row["split"].title()
+        lines.append(f" {row['path']} ; {row['domain'].lower()};{row['patient']:g};{split};")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("kind", ["a CSV", "a list", "a data frame"])
+def test_the_split_comes_from_the_table(tmp_path, slices, monkeypatch, kind):
+    (tmp_path / "t.csv").write_text(as_csv(slices), "utf-8-sig")
+    monkeypatch.chdir(tmp_path)
+    table = {
+        "a CSV": {"name": "manifest", "path": "t.csv"},
+        "a list": source_of(slices),
+        "a data frame": source_of(Frame(slices)),
+    }[kind]
+    data = load(table, domains=("CT", "MR"), split={"test": 0.3, "validation": 0.2})
+    subjects = {name: {r.subject for r in part} for name, part in data.splits.items()}
+    assert subjects == {"train": {"37"}, "validation": set(), "test": {"41"}}
+    pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
+    assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)]
+    assert data.leaks() is None
+
+
+def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n, row in enumerate(slices):  # no names in common, but positions
+        row["path"] = shutil.move(row["path"].replace("\\", "/"), f"{n}.png")
+        row["slice"] = str(n % 7 % 3)
+    slices[7]["split"] = "none"
+    data = load(source_of(slices), domains=("CT", "MR"))
+    keys = [(pair["a"].key, pair["b"].key) for pair in data.pairs("test")]
+    assert keys == [("8.png", "11.png"), ("9.png", "12.png")]
+
+
+@pytest.mark.parametrize("wrong", [[], {"path": "x"}, ["x"]], ids=str)
+def test_what_is_no_table_is_refused(wrong):
+    with pytest.raises(UserError, match="a list of dicts, or a data frame"):
+        source_of(wrong)
+
+
 def test_series_are_paired_by_their_headers(tmp_path):
     records = records_of(Dicom, export(tmp_path))
     patients = [pseudonym(f"P{n}") for n in range(2)]
-    assert {(r.domain, r.subject) for r in records} == {
-        (letter, patient) for letter in "ab" for patient in patients
-    }
+    for letter in "ab":
+        assert {r.subject for r in of(records, letter)} == set(patients)
+    assert len(complete_pairs(records)) == 2 * 4
     first = of(records, "b")[0]
     assert first.position == 2.0
+    assert len(first.files) == 8
     assert np.array_equal(first.read()[0], made.head(8, seed=1)[2])
     assert np.array_equal(first.scan()[0], made.head(8, seed=1))
-    assert len(first.files) == 8
-    assert len(complete_pairs(records)) == 2 * 4
-    source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
-    (said,) = source.about(records[:1])
-    assert said.keys() == {*source.columns()} >= {"scanner", "sex", "age"}
-    assert said["protocol"] == "t1_se_tra"
-    whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
-    assert {r.domain for r in whole} == {"image"}
-    assert len(whole) == 4
-    assert whole[0].read().shape == (1, 8, 24, 20)
-    coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
-    assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
 
 def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
@@ -445,19 +458,42 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
 # --- several sources as one
 
 
-def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
-    def mixed(*parts):
-        sources = [partial(Nifti, path=str(tree)), partial(Phantom, subjects=2, slices=3), *parts]
-        return Mixed(("T1", "T2"), 2, (16, 16), sources=sources).records()
+def test_headers_tell_of_scanner_and_patient(tmp_path):
+    records = records_of(Dicom, export(tmp_path))
+    source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
+    (facts,) = source.about(records[:1])
+    assert facts.keys() == {*source.columns()}
+    assert {"scanner", "sex", "age"} <= facts.keys()
+    assert facts["protocol"] == "t1_se_tra"
 
-    alone = Nifti(("T1", "T2"), 2, (16, 16), path=str(tree)).records()
-    heads = Phantom(("T1", "T2"), 2, (16, 16), subjects=2, slices=3).records()
-    both = mixed(partial(Nifti, path=str(tree)))
-    assert len({one.id for one in both}) == len(both) == 2 * len(alone) + len(heads)
-    assert len({one.subject for one in both}) == 2 * len({one.subject for one in alone}) + 2
-    for one, other in zip(both, [*alone, *heads, *alone], strict=True):
+
+def test_series_are_read_whole_and_in_any_plane(tmp_path):
+    whole = records_of(Dicom, export(tmp_path), ("brain",), dims=3)
+    assert {r.domain for r in whole} == {"image"}
+    assert len(whole) == 4
+    assert whole[0].read().shape == (1, 8, 24, 20)
+    coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
+    assert {record.read().shape for record in coronal} == {(1, 8, 20)}
+
+
+def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
+    size = (("T1", "T2"), 2, (16, 16))
+    volumes = Nifti(*size, path=str(tree)).records()
+    heads = Phantom(*size, subjects=2, slices=3).records()
+    sources = [
+        partial(Nifti, path=str(tree)),
+        partial(Phantom, subjects=2, slices=3),
+        partial(Nifti, path=str(tree)),
+    ]
+    mixed = Mixed(*size, sources=sources).records()
+    assert len({r.id for r in mixed}) == len(mixed)
+    assert len({r.subject for r in mixed}) == 2 * len({r.subject for r in volumes}) + 2
+    for one, other in zip(mixed, [*volumes, *heads, *volumes], strict=True):
         assert (one.pair is None) == (other.pair is None)
         assert np.array_equal(one.read(), other.read())
+
+
+def test_one_source_alone_is_not_mixed():
     with pytest.raises(UserError, match="joins sources"):
         Mixed(("T1", "T2"), 2, (16, 16), sources=[Phantom])
 

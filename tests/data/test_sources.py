@@ -206,26 +206,25 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
 
 
-def test_side_by_side_pictures_are_registered_halves(tmp_path):
+@pytest.fixture
+def side_by_side(tmp_path):
+    """Four pictures of a left half of about 50 and a right half of about 200."""
     for n, split in enumerate(("train", "train", "test", "test")):
         (tmp_path / split).mkdir(exist_ok=True)
         halves = [np.full((16, 16), value + n, np.uint8) for value in (50, 200)]
         PIL.Image.fromarray(np.hstack(halves)).save(tmp_path / split / f"{n}.png")
-    for order, values in (("AB", {"a": 50, "b": 200}), ("BA", {"a": 200, "b": 50})):
-        records = records_of(Aligned, tmp_path, order=order)
-        assert len(by_pair(records)) == 4
-        assert {record.split for record in records} == {
-            "train",
-            "test",
-        }
-        first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
-        assert first["a"].shape == (1, 16, 16)
-        assert {letter: half.max() for letter, half in first.items()} == values
-    tree(tmp_path, "train/odd.png", shape=(16, 33))
-    with pytest.raises(UserError, match="33 pixels wide"):
-        next(
-            record for record in records_of(Aligned, tmp_path) if record.key == "train/odd.png"
-        ).read()
+    return tmp_path
+
+
+@pytest.mark.parametrize("order, a, b", [("AB", 50, 200), ("BA", 200, 50)])
+def test_side_by_side_pictures_are_registered_halves(side_by_side, order, a, b):
+    records = records_of(Aligned, side_by_side, order=order)
+    assert len(by_pair(records)) == 4
+    assert {record.split for record in records} == {"train", "test"}
+    first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
+    assert first["a"].shape == (1, 16, 16)
+    assert first["a"].max() == a
+    assert first["b"].max() == b
 
 
 # --- classes
@@ -238,23 +237,20 @@ def classes(tmp_path, pictures):
     return tmp_path
 
 
-def test_the_first_folder_is_the_class_and_patients_lie_below(classes):
+def test_a_picture_without_halves_is_refused(tmp_path):
+    tree(tmp_path, "train/odd.png", "train/even.png", shape=(16, 33))
+    record = records_of(Aligned, tmp_path)[0]
+    with pytest.raises(UserError, match="33 pixels wide"):
+        record.read()
+
+
+def test_the_first_folder_is_the_class(classes):
     records = images(classes)
     assert Counter(record.label for record in records) == {"yes": 12, "no": 8}
     assert {r.subject for r in records} == {""}
     assert {record.label for record in images(classes, only="no")} == {"no"}
     with pytest.raises(UserError, match=r"class 'yess'.*no, yes.*Did you mean 'yes'\?"):
         images(classes, only="yess")
-    (classes / "yes").rename(classes / "patient1")
-    (classes / "no").rename(classes / "patient2")
-    assert {r.label for r in images(classes)} == {None}, "numbers are patients"
-    tree(
-        classes / "new",
-        *(f"{kind}/p{n}/{i}.png" for kind in ("ill", "well") for n in range(6) for i in range(2)),
-    )
-    records = images(classes / "new")
-    assert {r.subject for r in records} == {f"p{n}" for n in range(6)}
-    assert {r.label for r in records} == {"ill", "well"}
 
 
 def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
@@ -284,6 +280,21 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
 # --- lesion masks
 
 
+def test_numbered_folders_are_patients_and_no_classes(classes):
+    (classes / "yes").rename(classes / "patient1")
+    (classes / "no").rename(classes / "patient2")
+    assert {r.label for r in images(classes)} == {None}
+
+
+def test_patients_lie_below_classes(tmp_path):
+    for kind in ("ill", "well"):
+        for n in range(6):
+            tree(tmp_path, f"{kind}/p{n}/0.png", f"{kind}/p{n}/1.png")
+    records = images(tmp_path)
+    assert {r.subject for r in records} == {f"p{n}" for n in range(6)}
+    assert {r.label for r in records} == {"ill", "well"}
+
+
 @pytest.mark.parametrize(
     "name, masks",
     [
@@ -299,11 +310,14 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
         tree(tmp_path, f"p{n}/scan_T1.png", f"p{n}/scan_T2.png")
         if n != 3:
             tree(tmp_path, masks.format(n=n), lesion=n)
-    starts = [
-        (r.subject, r.mask and int(np.argmax(r.mask()[0].any(1))))
-        for r in folders(tmp_path, mask=name)
-    ]
-    assert Counter(starts) == {(f"p{n}", None if n == 3 else n): 2 for n in range(5)}
+    records = folders(tmp_path, mask=name)
+    assert Counter(r.subject for r in records) == {f"p{n}": 2 for n in range(5)}
+    for record in records:
+        if record.subject == "p3":
+            assert not record.mask
+        else:
+            first_row = np.argmax(record.mask()[0].any(1))
+            assert f"p{first_row}" == record.subject
 
 
 def test_a_mask_on_another_grid_is_named(tmp_path):

@@ -58,14 +58,12 @@ def test_every_source_of_volumes_takes_any_plane(tree, source, domains):
 def test_spacing_resamples_images_and_masks_alike(tmp_path):
     lesion = np.zeros((12, 14, 16), np.float32)
     lesion[4:8, 4:10, 4:12] = 3.0
+    affine = np.diag([-2.0, -2.0, 1.0, 1.0])
     for n in range(2):
-        for name, values in (("T1", None), ("T2", None), ("seg", lesion)):
-            volume(
-                tmp_path / f"p{n}" / f"{name}.nii",
-                n,
-                affine=np.diag([-2.0, -2.0, 1.0, 1.0]),
-                values=values,
-            )
+        patient = tmp_path / f"p{n}"
+        volume(patient / "T1.nii", n, affine=affine)
+        volume(patient / "T2.nii", n, affine=affine)
+        volume(patient / "seg.nii", affine=affine, values=lesion)
     view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
     assert records[0].read().shape == (1, 16, 24)
@@ -74,7 +72,8 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
     assert set(np.unique(mask)) == {0.0, 1.0}
     assert mask.shape == (1, 16, 24)
     assert mask.sum() == 8 * 8, "4 voxels of 2 mm are 8 of 1 mm"
-    assert nifti(tmp_path, dims=3, view=view, mask="seg")[0].mask().sum() == 6 * 8 * 8
+    whole = nifti(tmp_path, dims=3, view=view, mask="seg")[0]
+    assert whole.mask().sum() == 6 * 8 * 8
 
 
 # --- nifti
@@ -103,23 +102,31 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
         assert "T1" in pair["a"].key.upper()
 
 
-def test_domain_names_win_over_synonyms_and_options_over_both(tmp_path, tree):
+@pytest.fixture
+def several_contrasts(tmp_path):
+    """Two patients whose files are called by contrasts and by what was made of them."""
     for n in range(2):
         for name in ("T1", "T1w", "T2", "T2_FLAIR", "T1_to_T2"):
             volume(tmp_path / "x" / f"patient{n}" / f"{name}.nii", n)
+    return tmp_path / "x"
 
-    def found(*domains, **options):
-        return {(r.domain, r.path.stem) for r in nifti(tmp_path / "x", domains, dims=3, **options)}
 
-    assert found("T1", "T2") == {("a", "T1"), ("a", "T1_to_T2"), ("b", "T2")}
-    assert found("T1w", "FLAIR") == {("a", "T1w"), ("b", "T2_FLAIR")}
-    assert found("x", "y", a="t1w", b="T2 flair") == {("a", "T1w"), ("b", "T2_FLAIR")}
-    assert found("x", "y", a="*T1w.nii", b="**/T2.nii") == {("a", "T1w"), ("b", "T2")}
-    assert found("FLAIR") == {("image", "T2_FLAIR")} and len(found("MR")) == 5, (
-        "no file says MR: all are"
-    )
-    volume(tmp_path / "x" / "patient0" / "other.nii")
-    assert len(found("MR")) == 6, "whether their names say another contrast or none"
+@pytest.mark.parametrize(
+    "domains, options, expected",
+    [
+        (("T1", "T2"), {}, {("a", "T1"), ("a", "T1_to_T2"), ("b", "T2")}),
+        (("T1w", "FLAIR"), {}, {("a", "T1w"), ("b", "T2_FLAIR")}),
+        (("x", "y"), {"a": "t1w", "b": "T2 flair"}, {("a", "T1w"), ("b", "T2_FLAIR")}),
+        (("x", "y"), {"a": "*T1w.nii", "b": "**/T2.nii"}, {("a", "T1w"), ("b", "T2")}),
+        (("FLAIR",), {}, {("image", "T2_FLAIR")}),
+    ],
+    ids=str,
+)
+def test_domain_names_win_over_synonyms_and_options_over_both(
+    several_contrasts, domains, options, expected
+):
+    records = nifti(several_contrasts, domains, dims=3, **options)
+    assert {(r.domain, r.path.stem) for r in records} == expected
 
 
 @pytest.mark.parametrize(
@@ -152,19 +159,26 @@ def test_visit_folders_named_like_contrasts_are_refused(tmp_path):
         records_of(Folders, tmp_path)
 
 
-def test_one_file_of_several_volumes_serves_both_domains(tmp_path):
+def test_where_no_file_names_the_domain_all_are_taken(several_contrasts):
+    def stems():
+        return {record.path.stem for record in nifti(several_contrasts, ("MR",), dims=3)}
+
+    assert len(stems()) == 5
+    volume(several_contrasts / "patient0" / "other.nii")
+    assert len(stems()) == 6, "whether their names say another contrast or none"
+
+
+@pytest.mark.parametrize("onto", ["none", "a"])
+def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
     for n in range(2):
         volume(tmp_path / f"BRATS_{n:03d}.nii.gz", n, shape=(12, 14, 16, 4))
+    options = {"a": "BRATS", "b": "BRATS", "volumes": (0, 3), "onto": onto}
+    records = nifti(tmp_path, ("FLAIR", "T2"), **options)
+    assert len(complete_pairs(records)) == 2 * 8
+    assert {r.subject for r in records} == {"BRATS_000", "BRATS_001"}
     stored = nib.load(tmp_path / "BRATS_000.nii.gz").get_fdata(dtype=np.float32)
-    for onto in ("none", "a"):
-        records = nifti(tmp_path, ("FLAIR", "T2"), a="BRATS", b="BRATS", volumes=(0, 3), onto=onto)
-        assert len(complete_pairs(records)) == 2 * 8
-        assert {r.subject for r in records} == {
-            "BRATS_000",
-            "BRATS_001",
-        }
-        for letter, chosen in (("a", 0), ("b", 3)):
-            np.testing.assert_array_equal(of(records, letter)[0].scan()[0], stored[..., chosen].T)
+    np.testing.assert_array_equal(of(records, "a")[0].scan()[0], stored[..., 0].T)
+    np.testing.assert_array_equal(of(records, "b")[0].scan()[0], stored[..., 3].T)
 
 
 def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
@@ -200,36 +214,41 @@ def patients(tmp_path):
     mask[3:6, 4:7] = 4
     for n in range(6):
         folder = tmp_path / f"case{n}"
+        pattern = 1 + np.random.default_rng(n).random((10, 12, 9), dtype=np.float32)
         for kind, scale in CONTRASTS.items():
-            values = scale * (1 + np.random.default_rng(n).random((10, 12, 9), dtype=np.float32))
-            volume(folder / f"case{n}_{kind}.nii", values=values)
+            volume(folder / f"case{n}_{kind}.nii", values=scale * pattern)
         volume(folder / f"case{n}_seg.nii", values=mask)
     return tmp_path
 
 
 def test_every_contrast_is_a_channel_in_the_order_asked(patients):
+    records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
+    record = next(r for r in of(records, "a") if r.subject == "case2")
+    pixels = record.read()
+    assert pixels.shape == (3, 9, 12, 10)
+    assert [round(channel.min(), -2) for channel in pixels] == [100, 500, 2000]
+    names = [file.name for file in record.files]
+    assert names == ["case2_t1.nii", "case2_t1ce.nii", "case2_flair.nii"]
+    mask = record.mask()
+    assert mask.shape == (1, 9, 12, 10)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+
+
+def test_contrasts_of_a_patient_are_a_pair(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
     assert len(records) == 12
     assert len({r.pair for r in records}) == 6
     assert not any(r.missing for r in records)
-    one = next(r for r in of(records, "a") if r.subject == "case2")
-    assert one.read().shape == (3, 9, 12, 10)
-    assert [round(c.min(), -2) for c in one.read()] == [
-        100,
-        500,
-        2000,
-    ]
-    assert one.mask().shape == (1, 9, 12, 10)
-    assert set(np.unique(one.mask())) == {0.0, 1.0}
-    assert [file.name for file in one.files] == [
-        f"case2_{kind}.nii" for kind in ("t1", "t1ce", "flair")
-    ]
+
+
+def test_contrasts_are_sliced_and_divided_by_patient(patients):
     planes = records_of(Contrasts, patients, DOMAINS, planes=(0, 1))
     assert len(planes) == 12 * 9
     assert planes[0].read().shape == (3, 12, 10)
     assert planes[0].position == 0
-    assert split_records(planes)[0].by == "patient"
+    splits, _ = split_records(planes)
+    assert splits.by == "patient"
 
 
 def test_what_a_patients_folder_cannot_hold_is_named(patients):
