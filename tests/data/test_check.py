@@ -83,20 +83,16 @@ def named(result, *kinds):
 
 
 def test_a_good_folder_of_pictures_has_no_problems(pictures):
-    shares = []
-    result = check(pictures, progress=lambda share, what: shares.append(share))
+    result = check(pictures)
     assert result["problems"] == []
-    assert result["domains"] == {
-        name: {"files": 14, "images": 14, "patients": 14} for name in ("T1", "T2")
-    }
-    assert (result["images"], result["patients"], result["source"]["name"]) == (28, 14, "folders")
+    counts = {"files": 14, "images": 14, "patients": 14}
+    assert result["domains"] == {"T1": counts, "T2": counts}
+    assert result["images"] == 28
+    assert result["patients"] == 14
+    assert result["source"]["name"] == "folders"
     assert result["split"]["by"] == "patient"
     assert result["split"]["train"] > result["split"]["test"] > 0
     assert "14 registered" in result["summary"]["pairs"]
-    assert json.dumps(check(pictures)) == json.dumps(result, allow_nan=False), "the same again"
-    assert shares == sorted(shares)
-    assert shares[0] == 0
-    assert shares[-1] == 1
 
 
 def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
@@ -164,23 +160,31 @@ def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
     assert "13 reg" in result["summary"]["pairs"]
 
 
+def test_a_check_is_repeatable_json_and_tells_its_progress(pictures):
+    shares = []
+    result = check(pictures, progress=lambda share, what: shares.append(share))
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert json.dumps(check(pictures)) == json.dumps(result, allow_nan=False)
+
+
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
+    def path_of(patient, contrast):
+        return volumes / f"subject-00{patient}" / f"{contrast}.nii.gz"
+
     broken = np.pad([[[np.nan]]], ((3, 20),) * 3, constant_values=1.0)
-    volume(volumes / "subject-001/T1.nii.gz", broken, dtype=np.float32)
-    path = volumes / "subject-003/T1.nii.gz"
-    head = np.asarray(nib.load(path).dataobj)
-    nib.save(nib.Nifti1Image(np.stack([head, head // 2], -1), np.diag([2.0, 2, 2, 1])), path)
-    for n in range(6):
-        path = volumes / f"subject-00{n}/T2.nii.gz"
-        volume(path, np.asarray(nib.load(path).dataobj), (2, 6, 2) if n == 4 else (2, 2, 6))
+    volume(path_of(1, "T1"), broken, dtype=np.float32)
+    for patient in range(6):
+        path = path_of(patient, "T2")
+        spacing = (2, 6, 2) if patient == 4 else (2, 2, 6)
+        volume(path, np.asarray(nib.load(path).dataobj), spacing)
     result = check(volumes)
-    wrong = {"not-finite": "001/T1", "spacing": "004/T2", "planes": "004/T2"}
-    assert named(result, *wrong) == {
-        kind: [(f"subject-{file}.nii.gz",)] for kind, file in wrong.items()
+    assert named(result, "not-finite", "spacing", "planes") == {
+        "not-finite": [("subject-001/T1.nii.gz",)],
+        "spacing": [("subject-004/T2.nii.gz",)],
+        "planes": [("subject-004/T2.nii.gz",)],
     }
-    several = next(file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz")
-    assert several["shape"] == [24, 24, 24]
-    assert "2 volumes" in json.dumps(result["problems"])
 
 
 def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
@@ -224,21 +228,36 @@ def test_missing_partners_and_lone_patients_are_named(volumes):
     assert 'data.split.by = "block"' in alone["remedy"]
 
 
-def test_groups_folders_files_and_nothing_can_be_checked(tmp_path):
+def test_a_file_of_several_volumes_is_told(volumes):
+    path = volumes / "subject-003" / "T1.nii.gz"
+    head = np.asarray(nib.load(path).dataobj)
+    two = np.stack([head, head // 2], -1)
+    nib.save(nib.Nifti1Image(two, np.diag([2.0, 2, 2, 1])), path)
+    result = check(volumes)
+    (found,) = [file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz"]
+    assert found["shape"] == [24, 24, 24]
+    assert "2 volumes" in json.dumps(result["problems"])
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Seven pictures of cats and seven of dogs."""
     for number, image in enumerate(heads().values()):
-        save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
-    result = check(tmp_path / "pets")
+        kind = "cats" if number % 2 else "dogs"
+        save(tmp_path / kind / f"{number:02d}.png", image)
+    return tmp_path
+
+
+def test_groups_folders_and_files_can_be_checked(pets):
+    result = check(pets)
     assert set(result["domains"]) == {"A", "B"}
     assert "A (cats) and B (dogs)" in problem(result, "domains")["what"]
-    assert check(tmp_path / "pets" / "cats")["domains"]["images"]["images"] == 14
-    result = check(tmp_path / "pets" / "cats" / "03.png")
-    assert result["images"] == 1
-    assert problem(result, "source")
-    assert result["files"][0]["shape"] == [64, 64]
-    (tmp_path / "empty").mkdir()
-    for name, words in (("empty", "holds no images"), ("nowhere", "does not exist")):
-        with pytest.raises(UserError, match=words):
-            check(tmp_path / name)
+    folder = check(pets / "cats")
+    assert folder["domains"]["images"]["images"] == 14
+    file = check(pets / "cats" / "03.png")
+    assert file["images"] == 1
+    assert problem(file, "source")
+    assert file["files"][0]["shape"] == [64, 64]
 
 
 def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
@@ -265,10 +284,18 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("empty", "holds no images"), ("nowhere", "does not exist")]
+)
+def test_nothing_is_an_error_to_check(tmp_path, name, words):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=words):
+        check(tmp_path / name)
+
+
 def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
-    head = np.asarray(
-        nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii").dataobj, np.float32
-    )
+    stored = nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii")
+    head = np.asarray(stored.dataobj, np.float32)
     head *= 900 / head.max()
     for number in range(16):
         axial = np.rot90(head[:, :, 30 + 2 * number])
@@ -340,25 +367,21 @@ def test_each_picture_is_decoded_once(
     assert "14 train, 2 validation" in found["split"]
 
 
-def test_headers_of_pairs_in_a_table_are_read(study):
+@pytest.fixture
+def table_of_pairs(study):
+    """A table of 20 pairs of T1 and T2, each of a patient, and the source that reads it."""
     table = study(40)
     lines = [f"{n:05d}.png,{n + 1:05d}.png,p{n}" for n in range(0, 40, 2)]
     table.write_text("\n".join(["T1,T2,patient", *lines]))
-    source = Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
+    return table, Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
+
+
+def test_headers_of_pairs_in_a_table_are_read_without_pillow(table_of_pairs):
+    _, source = table_of_pairs
     with patch.object(Picture, "open") as opened:
-        assert {record.pair for record in source.records()} == {
-            f"{n:05d}.png" for n in range(0, 40, 2)
-        }
+        pairs = {record.pair for record in source.records()}
+    assert pairs == {f"{n:05d}.png" for n in range(0, 40, 2)}
     assert not opened.called
-    # a chunk before its pixels
-    Picture.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))
-    Picture.new("P", (16, 16)).save(table.parent / "00003.png")
-    Picture.new("L", (16, 18)).save(table.parent / "00005.png")
-    with patch.object(Picture, "open", wraps=Picture.open) as opened:
-        pairs = [record.pair for record in source.records()]
-    assert opened.call_count == 2
-    assert pairs.count("00002.png") == 2
-    assert "00004.png" not in pairs
 
 
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
@@ -384,20 +407,44 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert "file '0" in leaks[0]
 
 
-def test_equal_files_of_a_set_are_kept_on_one_side(study):
+def test_odd_headers_of_pairs_are_read_by_pillow(table_of_pairs):
+    table, source = table_of_pairs
+    folder = table.parent
+    with_chunk = folder / "00000.png"
+    Picture.open(with_chunk).save(with_chunk, dpi=(72, 72))  # a chunk before its pixels
+    Picture.new("P", (16, 16)).save(folder / "00003.png")
+    Picture.new("L", (16, 18)).save(folder / "00005.png")
+    with patch.object(Picture, "open", wraps=Picture.open) as opened:
+        pairs = [record.pair for record in source.records()]
+    assert opened.call_count == 2
+    assert pairs.count("00002.png") == 2
+    assert "00004.png" not in pairs
+
+
+@pytest.fixture
+def with_equal_files(study):
+    """Records of 40 pictures, of which 31 are one file."""
     from gantk.data.sources.images import Images
 
-    table = study(40)
-    for path in list(table.parent.glob("*.png"))[5:35]:
-        path.write_bytes((table.parent / "00000.png").read_bytes())
-    records = Images(("MR",), 2, (16, 16), path=str(table.parent)).records()
-    pairs = exact_copies(records)
+    folder = study(40).parent
+    content = (folder / "00000.png").read_bytes()
+    for path in sorted(folder.glob("*.png"))[5:35]:
+        path.write_bytes(content)
+    return Images(("MR",), 2, (16, 16), path=str(folder)).records()
+
+
+def test_equal_files_are_fewer_pairs_than_files(with_equal_files):
+    pairs = exact_copies(with_equal_files)
+    assert len(pairs) < len(with_equal_files)
     places = ["train"] * 20 + ["test"] * 20
-    assert len(pairs) < len(records)
     assert {places[i] for i, _ in around_held_out(pairs, places)} == {"test"}
-    splits, _ = split_records(records, by="block", gap=0)
-    sides = [{record.path.read_bytes() for record in splits[name]} for name in ("train", "test")]
-    assert not sides[0] & sides[1]
+
+
+def test_equal_files_of_a_set_are_kept_on_one_side(with_equal_files):
+    splits, _ = split_records(with_equal_files, by="block", gap=0)
+    trained = {record.path.read_bytes() for record in splits["train"]}
+    tested = {record.path.read_bytes() for record in splits["test"]}
+    assert not trained & tested
 
 
 @pytest.mark.parametrize(
@@ -418,12 +465,20 @@ def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
     assert len(str(told.value)) < 500
 
 
-def test_tables_are_read_row_by_row_with_bounded_settings(tmp_path, gantk):
+def test_tables_are_read_row_by_row(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("\n\n ; ;\nPath;Patient\na;Zoë\n;\n\n b;c;d\n".encode("utf-8-sig"))
-    rows = [(5, {"path": "a", "patient": "Zoë"}), (8, {"path": "b", "patient": "c"})]
-    assert read_rows(path) == (["path", "patient"], rows)
-    for setting in ("a." * 9000 + "b=1", "data.x={" + "a." * 9000 + "b=1}", "x" * 9000):
-        found = gantk("run", "dualgan_t1t2", "--set", setting)
-        assert found.code == 2
-        assert len(found.err) < 1000
+    columns, rows = read_rows(path)
+    assert columns == ["path", "patient"]
+    assert rows == [(5, {"path": "a", "patient": "Zoë"}), (8, {"path": "b", "patient": "c"})]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["a." * 9000 + "b=1", "data.x={" + "a." * 9000 + "b=1}", "x" * 9000],
+    ids=["keys", "keys of a table", "a word"],
+)
+def test_a_setting_of_thousands_of_keys_is_refused(gantk, setting):
+    found = gantk("run", "dualgan_t1t2", "--set", setting)
+    assert found.code == 2
+    assert len(found.err) < 1000
