@@ -82,14 +82,8 @@ def put(cache, key, kibibytes=64, used=None):
 def test_cached_images_are_not_decoded_again(study, cache, no_decoding, fit):
     plain = all_images(study, None, fit=fit)
     np.testing.assert_array_equal(all_images(study, cache, fit=fit), plain)
-    assert [np.load(entry).shape for entry in entries(cache)] == [(6, 1, *SIZE)] * 3, (
-        "all slices of a scan"
-    )
     no_decoding()
     np.testing.assert_array_equal(all_images(study, Cache.default(), fit=fit), plain)
-    rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
-    assert isinstance(rows, np.memmap)
-    assert not rows.flags.writeable
 
 
 def test_other_files_size_fit_or_source_are_other_entries(study, cache):
@@ -116,11 +110,11 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
 
 def test_a_raised_version_makes_other_entries(study, no_decoding, monkeypatch):
     source = {"name": "images", "path": str(study)}
-    load(source, **ONE)
+    load(source, **ONE_CONTRAST)
     no_decoding()
     monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
-        load(source, **ONE)
+        load(source, **ONE_CONTRAST)
 
 
 def test_whoever_changes_prepared_pixels_raises_the_version(study):
@@ -191,6 +185,15 @@ def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
     assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))
 
 
+def test_an_entry_holds_all_slices_of_a_scan_and_is_mapped(study, cache):
+    all_images(study, cache)
+    shapes = [np.load(entry).shape for entry in entries(cache)]
+    assert shapes == [(6, 1, *SIZE)] * 3
+    rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
+    assert isinstance(rows, np.memmap)
+    assert not rows.flags.writeable
+
+
 @pytest.mark.parametrize("years", [-20, 20])
 def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch, years):
     caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
@@ -198,31 +201,17 @@ def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch,
         put(caches[number % 4], key)
     now = caching.time.time() + years * 3.15e7
     monkeypatch.setattr(caching.time, "time", lambda: now)
-    for number, key in enumerate("ijklmnopqrstuvwx"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an hour's entries fill it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an hour's entries fill it
+        for number, key in enumerate("ijklmnopqrstuvwx"):
             put(caches[number % 4], key)
-    assert sum(entry.stat().st_size for entry in entries(caches[0])) <= caches[0].limit
-    assert (tmp_path / "images" / f"{'x' * 32}.npy").exists()
+    sizes = [entry.stat().st_size for entry in entries(caches[0])]
+    assert sum(sizes) <= caches[0].limit
+    newest = "x" * 32
+    assert (tmp_path / "images" / f"{newest}.npy").exists()
 
 
 # ---- where it cannot be written, and how large it gets
-
-
-@pytest.mark.parametrize("why", ["a file in the way", "a full disk"])
-def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeypatch, why):
-    if why == "a file in the way":
-        cache.folder.write_text("here")
-    else:
-        usage = caching.shutil.disk_usage(study)
-        monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
-    assert len(told) == 1
-    assert "takes no more images" in str(told[0].message)
-    assert "GANTK_CACHE" in str(told[0].message)
-    assert why == "a file in the way" or not list(cache.entries.iterdir())
 
 
 def test_least_recently_used_entries_are_dropped_first(tmp_path):
@@ -270,7 +259,28 @@ def test_a_user_id_unknown_to_the_system_trains_without_cache(
     assert getpass.getuser() == str(os.getuid())
 
 
-ONE = {
+def no_more_images_are_kept_and_it_is_said_once(study, cache):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
+    (warning,) = told
+    assert "takes no more images" in str(warning.message)
+    assert "GANTK_CACHE" in str(warning.message)
+
+
+def test_a_file_in_the_place_of_the_cache_is_said_once(study, cache):
+    cache.folder.write_text("here")
+    no_more_images_are_kept_and_it_is_said_once(study, cache)
+
+
+def test_a_full_disk_is_said_once_and_nothing_kept(study, cache, monkeypatch):
+    usage = caching.shutil.disk_usage(study)
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    no_more_images_are_kept_and_it_is_said_once(study, cache)
+    assert not list(cache.entries.iterdir())
+
+
+ONE_CONTRAST = {
     "method": FROM_NOISE,
     "domains": ("MR",),
     "split": {"test": 0.34, "validation": 0.0, "by": "patient"},
@@ -293,39 +303,47 @@ def seen(data):
     ]
 
 
+def data_with_cache(table, no_decoding):
+    """The data of a table with an empty cache, then with what was cached: those without a cache."""
+    table = table | {"memory": 1e-9}
+    plain = load(**table, cache=False)
+    expected = seen(plain)
+    assert not Path(os.environ["GANTK_CACHE"]).exists()
+    for run in range(2):
+        if run == 1:
+            no_decoding()
+        data = load(**table)
+        assert seen(data) == expected
+        assert data.intensity_state() == plain.intensity_state()
+        assert data.channels == plain.channels
+        yield data
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"intensity": "nyul", "fit": "crop"},
         {"neighbours": 1, "size": (20, 12)},
         {"dims": 3, "size": (8, 16, 16)},
-        {},
     ],
-    ids=["nyul", "neighbours", "volumes", "masks and missing contrasts"],
+    ids=["nyul", "neighbours", "volumes"],
 )
 def test_training_is_the_same_with_and_without_cache(study, options, no_decoding):
-    table = {"source": {"name": "images", "path": str(study)}, "memory": 1e-9} | ONE | options
-    if not options:
-        for number in range(6):
-            for k, name in enumerate(("T1", "T2", "FLAIR")[: 2 if number == 1 else 3]):
-                save(study / f"patient{number}" / f"{name}.nii", 10 * number + k)
-            save(study / f"patient{number}" / "seg.nii", 99 + number, above=700)
-        table |= {
-            "source": {"name": "contrasts", "path": str(study), "mask": "seg"},
-            "mask": True,
-            "missing": "mask",
-        }
-        table |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
-    plain = load(**table, cache=False)
-    expected = seen(plain)
-    states = plain.intensity_state()
-    assert not Path(os.environ["GANTK_CACHE"]).exists()
-    for run in range(2):
-        if run:
-            no_decoding()
-        data = load(**table)
-        assert seen(data) == expected
-        assert data.intensity_state() == states
-        assert data.channels == plain.channels
-        assert options == {} or data.leaks() is None
-    assert options or any(data.training_sets()["a"].image_and_mask(0)[1].flatten())
+    source = {"name": "images", "path": str(study)}
+    table = ONE_CONTRAST | options | {"source": source}
+    for data in data_with_cache(table, no_decoding):
+        assert data.leaks() is None
+
+
+def test_masks_and_missing_contrasts_are_cached(study, no_decoding):
+    for number in range(6):
+        patient = study / f"patient{number}"
+        contrasts = ("T1", "T2") if number == 1 else ("T1", "T2", "FLAIR")
+        for k, name in enumerate(contrasts):
+            save(patient / f"{name}.nii", 10 * number + k)
+        save(patient / "seg.nii", 99 + number, above=700)
+    source = {"name": "contrasts", "path": str(study), "mask": "seg"}
+    options = {"source": source, "mask": True, "missing": "mask"}
+    options |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
+    for data in data_with_cache(ONE_CONTRAST | options, no_decoding):
+        assert any(data.training_sets()["a"].image_and_mask(0)[1].flatten())
