@@ -105,6 +105,7 @@ class Method(nn.Module):
     hides: ClassVar[bool] = False
     conditional: bool = False  # whether `sample` makes images of given labels
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
+    progress: Tensor
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -264,9 +265,10 @@ def check_networks(
     whole = size in (None, method.geometry.size)
     size = size or method.geometry.size
     for name, network in method.named_children():
-        if hasattr(network, "check_size"):
+        check = getattr(network, "check_size", None)
+        if check is not None:
             try:
-                network.check_size(size)
+                check(size)
             except UserError as error:
                 error.where = f"{key if whole else 'size of a stage'} = {list(size)}, for {name}"
                 stages = (

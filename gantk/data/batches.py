@@ -69,9 +69,9 @@ class ImageSet:
         """
         record = self.records[index]
         mapping = self.intensity
-        kept_mapping, both = self._kept.get(index, (None, None))
-        if kept_mapping is mapping:
-            return both
+        kept = self._kept.get(index)
+        if kept is not None and kept[0] is mapping:
+            return kept[1]
         image = torch.from_numpy(self.preparation.image(record, mapping))
         mask = self.preparation.mask(record) if self.masks else None
         both = (
@@ -189,7 +189,7 @@ class Batches:
         if images.patch == images.size:
             return (...,)
         rng = np.random.default_rng([self.seed, WINDOWS, stream, position])
-        window = [...]
+        window: list[Any] = [...]
         for side, shown in zip(images.size, images.patch, strict=True):
             start = int(rng.integers(side - shown + 1))
             window.append(slice(start, start + shown))
@@ -222,10 +222,9 @@ class Prefetcher:
         self.batches = batches
         self.runtime = runtime
         self.dims = dims
+        self.stream: torch.cuda.Stream | None = None
         if pin and runtime.device.type == "cuda":
             self.stream = torch.cuda.Stream(runtime.device)
-        else:
-            self.stream = None
         self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy has begun ahead
 
     def at(self, step: int) -> Batch:
@@ -237,25 +236,27 @@ class Prefetcher:
         else:
             sent = self._sent
             self._sent = None
-            _, batch, event = sent if sent and sent[0] == step else self.send(step)
+            if sent is None or sent[0] != step:
+                sent = self.send(step, self.stream)
+            _, batch, event = sent
             if self.batches.ready(step + 1):
-                self._sent = self.send(step + 1)
+                self._sent = self.send(step + 1, self.stream)
             self.receive(batch, event)
         return Batch(
             {name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()}
         )
 
-    def send(self, step: int) -> tuple[int, Batch, Any]:
-        """Start copying a step's batch: returns the step, the batch on the device, and the event of
-        the copy's end.
+    def send(self, step: int, stream: torch.cuda.Stream) -> tuple[int, Batch, Any]:
+        """Start copying a step's batch on `stream`: returns the step, the batch on the device, and
+        the event of the copy's end.
         """
         batch = self.batches.at(step)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(stream):
             copies = {
                 name: x.pin_memory().to(self.runtime.device, non_blocking=True)
                 for name, x in batch.items()
             }
-            return step, Batch(copies), self.stream.record_event()
+            return step, Batch(copies), stream.record_event()
 
     def receive(self, batch: Batch, event: Any) -> None:
         """Make the current stream wait for the copy, and keep the batch's memory until that stream

@@ -163,7 +163,7 @@ class Cache:
 
 def _checksum(key: str, rows: np.ndarray) -> bytes:
     about = f"{key} {rows.dtype.str} {rows.shape}".encode()
-    return zlib.crc32(memoryview(rows).cast("B"), zlib.crc32(about)).to_bytes(4)
+    return zlib.crc32(rows.data.cast("B"), zlib.crc32(about)).to_bytes(4)
 
 
 def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:

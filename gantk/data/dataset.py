@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gantk.data.batches import ImageSet
+    from gantk.method import Method
     from gantk.recipe.tables import DataTable
 
 T = TypeVar("T")
@@ -56,7 +57,9 @@ class Data:
     method.
     """
 
-    def __init__(self, table: DataTable, method: type, known: Mapping[str, Any] | None = None):
+    def __init__(
+        self, table: DataTable, method: type[Method], known: Mapping[str, Any] | None = None
+    ):
         """`known` is a run's split.json, which is then used; images that it does not name are left
         out, with a note.
         """
@@ -65,7 +68,7 @@ class Data:
         self.letters = domain_letters(table.domains)
         # files that were listed below the source's path
         self.files = set[str]()
-        self.notes = []
+        self.notes: list[str] = []
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.with_listing_filter(
             lambda: source_and_records(table, method, "" if known else "ask")
@@ -170,7 +173,8 @@ class Data:
     @property
     def range(self) -> tuple[float, float]:
         """The network intensities of black and white."""
-        return tuple(map(float, next(iter(self.intensity.values())).range))
+        black, white = next(iter(self.intensity.values())).range
+        return float(black), float(white)
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them without neighbours."""
@@ -183,17 +187,22 @@ class Data:
 
         table = self.table
         sets = {}
-        options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
-        options["memory"] = table.memory / len(self.letters)
-        shares = table.weights and weights_of(
-            table.weights, [record.key for record in self.training]
-        )
+        shares: Mapping[str, float] = {}
+        if table.weights:
+            shares = weights_of(table.weights, [record.key for record in self.training])
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
                 weights = [shares[record.key] for record in records] if shares else ()
                 sets[letter] = ImageSet(
-                    records, self.intensity[letter], self.preparation, weights=weights, **options
+                    records,
+                    self.intensity[letter],
+                    self.preparation,
+                    memory=table.memory / len(self.letters),
+                    patch=table.patch,
+                    masks=table.mask,
+                    classes=self.classes,
+                    weights=weights,
                 )
         return sets
 
@@ -247,11 +256,13 @@ class Data:
         )
         if len(self.letters) == 2:
             what = "pairs"
-            count = self.pairs
+            validation = len(self.pairs("validation"))
+            test = len(self.pairs("test"))
         else:
             what = "images"
-            count = self.splits.get
-        held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
+            validation = len(self.splits["validation"])
+            test = len(self.splits["test"])
+        held = f"{validation} validation and {test} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
         lines += [
@@ -270,7 +281,8 @@ class Data:
         warning = warning_of_unlike_pairs(self)
         if warning:
             lines.append(f"warning  {warning}")
-        if (count := sum(map(len, self.splits.values()))) > MOST_COMPARED:
+        count = sum(map(len, self.splits.values()))
+        if count > MOST_COMPARED:
             lines.append(
                 f"note     copies were looked for in all {count} files, and in the pixels of some"
             )
@@ -342,14 +354,16 @@ def without_full_collections() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-def records_of(table: DataTable, method: type, ask: str | list[UserError] = "") -> list[Record]:
+def records_of(
+    table: DataTable, method: type[Method], ask: str | list[UserError] = ""
+) -> list[Record]:
     """All records of the source, in the recipe's plane and spacing; `ask` as in `FileSource.asks`."""
     return source_and_records(table, method, ask)[1]
 
 
 @without_full_collections()
 def source_and_records(
-    table: DataTable, method: type, ask: str | list[UserError]
+    table: DataTable, method: type[Method], ask: str | list[UserError]
 ) -> tuple[Any, list[Record]]:
     """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
@@ -411,7 +425,7 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
     return "; ".join(lines)
 
 
-def _expect(table: DataTable, method: type, records: list[Record]) -> None:
+def _expect(table: DataTable, method: type[Method], records: list[Record]) -> None:
     """UserError where records lack pairs, masks or contrasts that the recipe or the method needs."""
     needed = [record for record in records if record.domain in method.reads]
     if not needed:
@@ -478,7 +492,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     )
 
 
-def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:
+def training_of(table: DataTable, method: type[Method], records: list[Record]) -> list[Record]:
     """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired
     study.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from gantk.plugin.spec import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import TypeIs
 
     from gantk.data.resample import Resize
 
     Pixels = np.ndarray | Tensor
+    Numbers = Sequence[float] | np.ndarray
 
 Foreground = Literal[False, True, "otsu"]
 BINS = 256  # of the histogram for Otsu's threshold
@@ -35,11 +37,25 @@ SLAB = 2**22  # values that are mapped at a time
 # relative difference below which two values count as equal
 LEAST = float(BINS * np.finfo(np.float32).eps)
 LEVELS = 128  # bins of the histogram for finding air
-option_fields = dataclass(kw_only=True, eq=False)  # fields are options in recipes
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+def option_fields(kind: type[T]) -> type[T]:
+    """Make a class a dataclass whose fields are options in recipes."""
+    return dataclass(kw_only=True, eq=False)(kind)
+
+
+class _NoOptions:
+    """Attributes of every mapping that are no options of recipes, unless a subclass makes them so."""
+
+    name = ""
+    per = "set"
+    fitted: Any = None  # JSON
 
 
 @option_fields
-class Mapping:
+class Mapping(_NoOptions):
     """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never
     clipped.
 
@@ -54,10 +70,6 @@ class Mapping:
     has contrast; and `corners()`, native and network values.
     """
 
-    name: ClassVar[str] = ""
-    per: ClassVar[str] = "set"
-    fitted: ClassVar[Any] = None
-
     range: tuple[float, float] = (-1.0, 1.0)  # what the networks see
 
     def __init_subclass__(cls, name: str = "", **keywords: Any):
@@ -65,13 +77,30 @@ class Mapping:
         cls.name = name or cls.name
 
     def __post_init__(self):
-        self.range = tuple(map(float, self.range))
+        start, end = self.range
+        self.range = float(start), float(end)
         if not self.range[0] < self.range[1]:
             raise UserError(
                 f"range {list(self.range)} is empty",
                 where="data.intensity.range",
                 allowed="[start, end]",
             )
+
+    def measure(self, pixels: np.ndarray, /) -> list[float]:
+        """The figures of a scan (C, *spatial) that its mapping depends on."""
+        raise NotImplementedError
+
+    def fit_from(self, measured: Sequence[list[float]]) -> None:
+        """Set `fitted` from the figures of all training scans."""
+        raise NotImplementedError
+
+    def take(self, measured: list[float]) -> None:
+        """Map by the figures of one scan from now on, if it has contrast."""
+        raise NotImplementedError
+
+    def corners(self) -> tuple[Numbers, Numbers]:
+        """Native values and the network values that they are mapped to."""
+        raise NotImplementedError
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Fit to training images (C, *spatial) of this domain; UserError where all are constant."""
@@ -93,16 +122,16 @@ class Mapping:
         `image` alone.
         """
         if self.per != "set":
-            return self.for_scan(
-                self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)
-            ).forward(image)
+            pixels = image.detach().cpu().numpy() if is_tensor(image) else image
+            return self.for_scan(self.measure(pixels)).forward(image)
         return piecewise_linear(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
         """Map network values to native values, of the training set or of the scan that `of` was
         called with.
         """
-        return piecewise_linear(image, *reversed(self.corners()))
+        native, network = self.corners()
+        return piecewise_linear(image, network, native)
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
@@ -123,7 +152,7 @@ class Mapping:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
         """The mapping that `state` describes; UserError where its kind is not registered."""
-        kind = cls
+        kind: type[Mapping] = cls
         if state["name"] != cls.name:
             from gantk.plugin.loader import registry
 
@@ -148,17 +177,15 @@ class Linear(Mapping):
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Do nothing: only subclasses are fitted."""
 
-    def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        (low, high), (start, end), lowest = (
-            self.fitted[:2],
-            self.range,
-            self.fitted[3:] or self.fitted[:1],
-        )
-        if lowest[0] >= low - PADDING * (high - low):
+    def corners(self) -> tuple[Numbers, Numbers]:
+        low, high = self.fitted[:2]
+        start, end = self.range
+        lowest = self.fitted[3] if len(self.fitted) > 3 else low
+        if lowest >= low - PADDING * (high - low):
             return self.fitted[:2], self.range
         knee = low - FAINT * (high - low)
         step = FAINT * (end - start)
-        return np.array([lowest[0], knee, high]), np.array([start - 2 * step, start - step, end])
+        return np.array([lowest, knee, high]), np.array([start - 2 * step, start - step, end])
 
 
 @option_fields
@@ -177,6 +204,10 @@ class Learnt(Linear):
             self._set(self.measure(*images), len(images))
         else:
             Mapping.fit(self, images)
+
+    def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
+        """The native values of the two ends of the range."""
+        raise NotImplementedError
 
     def measure(self, *images: np.ndarray) -> list[float]:
         """The native values of the two ends, the share of the range where tissue begins, and the
@@ -199,7 +230,7 @@ class Learnt(Linear):
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         scans = [figures for figures in measured if rises(*figures[:2])] or [measured[0]]
-        self._set(np.mean(scans, axis=0), len(measured))
+        self._set(np.mean(scans, axis=0).tolist(), len(measured))
 
     def take(self, measured: list[float]) -> None:
         if rises(*measured[:2]):
@@ -210,7 +241,7 @@ class Learnt(Linear):
             else:
                 self.fitted = [float(figure) for figure in measured]
 
-    def _set(self, figures: Sequence[float], count: int) -> None:
+    def _set(self, figures: list[float], count: int) -> None:
         if not rises(*figures[:2]):
             raise no_contrast(count, *figures[:2])
         self.take(figures)
@@ -298,7 +329,8 @@ class PerChannel:
             for line, part in zip(self.lines, parts, strict=True)
         ]
 
-    of = Mapping.of
+    def of(self, pixels: np.ndarray) -> PerChannel:
+        return self.for_scan(self.measure(pixels)) if self.per == "volume" else self
 
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = [
@@ -349,6 +381,7 @@ class PerChannel:
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         axis = image.ndim - self.dims - 1
         count = len(functions)
+        whole: Any
         if is_tensor(image):
             whole = image.clone()
         else:
@@ -369,7 +402,8 @@ def mapping_from(state: dict[str, Any]) -> Any:
         from gantk.plugin.loader import registry
 
         mapping = registry().get("intensity", state["name"]).load().from_state(state)
-        native = np.asarray(mapping.inverse(np.linspace(*mapping.range, 9)[None, None]))
+        start, end = mapping.range
+        native = np.asarray(mapping.inverse(np.linspace(start, end, 9)[None, None]))
         if not (np.isfinite(native).all() and (np.diff(native) > 0).all()):
             raise ValueError("it does not rise")
     except UserError:
@@ -399,32 +433,42 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
     return done
 
 
-def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
+def piecewise_linear(image: Pixels, before: Numbers, after: Numbers) -> Pixels:
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
     extended.
     """
+    if is_tensor(image):
+        if len(before) == 2:
+            return (image - before[0]) * _slope(before, after) + after[0]
+        pieces = _pieces(image.detach().cpu().numpy(), before, after)
+        from_value, to_value, slope = map(image.new_tensor, pieces)
+        return to_value + (image - from_value) * slope
     # in parts: float64 takes memory
-    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:
-        whole = np.empty(image.shape, piecewise_linear(image.flat[:1], before, after).dtype)
+    if np.ndim(image) > 1 and np.size(image) > SLAB:
+        whole = np.empty(image.shape, np.float64 if image.dtype == np.float64 else np.float32)
         for part, done in zip(image, whole, strict=True):
             done[...] = piecewise_linear(part, before, after)
         return whole
-    values = image if is_tensor(image) else np.asarray(image, np.float64)
+    values = np.asarray(image, np.float64)
     if len(before) == 2:
-        done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
+        mapped = (values - before[0]) * _slope(before, after) + after[0]
     else:
-        host = image.detach().cpu().numpy() if is_tensor(image) else values
-        piece = np.searchsorted(before[1:-1], host, side="right")
-        slopes = np.diff(after) / np.diff(before)
-        corners = (np.asarray(numbers)[piece] for numbers in (before, after, slopes))
-        if is_tensor(image):
-            from_value, to_value, slope = map(image.new_tensor, corners)
-        else:
-            from_value, to_value, slope = corners
-        done = to_value + (values - from_value) * slope
-    if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
-        return done
-    return done.astype(np.float32)[()]
+        low, start, slopes = _pieces(values, before, after)
+        mapped = start + (values - low) * slopes
+    if getattr(image, "dtype", None) == np.float64:
+        return mapped
+    return mapped.astype(np.float32)[()]
+
+
+def _slope(before: Numbers, after: Numbers) -> float:
+    return (after[1] - after[0]) / (before[1] - before[0])
+
+
+def _pieces(values: np.ndarray, before: Numbers, after: Numbers) -> list[np.ndarray]:
+    """The piece that each value lies in: its lower end, what that is mapped to, and its slope."""
+    piece = np.searchsorted(before[1:-1], values, side="right")
+    slopes = np.diff(after) / np.diff(before)
+    return [np.asarray(numbers)[piece] for numbers in (before, after, slopes)]
 
 
 def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
@@ -536,7 +580,7 @@ def rises(low: float, high: float) -> bool:
     return bool(np.isfinite([low, high]).all() and high - low > LEAST * max(abs(low), abs(high)))
 
 
-def is_tensor(image: Any) -> bool:
+def is_tensor(image: object) -> TypeIs[Tensor]:
     """Whether this is a torch tensor; does not import torch."""
     return hasattr(image, "detach")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gantk.data.cache import Cache, digest
 from gantk.data.intensity import to_intensities
-from gantk.data.resample import Resize
+from gantk.data.resample import FitMode, Resize
 from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
@@ -84,7 +84,7 @@ class Preparation:
         self,
         records: Sequence[Record],
         size: tuple[int, ...],
-        fit: str,
+        fit: FitMode,
         cache: Cache | None = None,
         # JSON: the source's options, plane and spacing, versions of the code that reads
         about: Any = "",
@@ -99,7 +99,7 @@ class Preparation:
         self.intensity = intensity
         self.nearest = nearest
         # the slices of a record's image, see `neighbouring_slices`
-        self.stacks: dict[Hashable, list[Record]] = {}
+        self.stacks: dict[tuple[str, str], list[Record]] = {}
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
             if cache is not None and record.files:
@@ -157,24 +157,26 @@ class Preparation:
         """The JSON value of `make` for these records and the intensity options, cached by the
         records' files.
         """
-        stamps = all(record.files for record in records) and self._stamps(
-            f for record in records for f in record.files
-        )
+        if self.cache is None or not all(record.files for record in records):
+            return make()
+        stamps = self._stamps(f for record in records for f in record.files)
         if not stamps:
             return make()
         return self.cache.fact(digest(kind, self.about, self.intensity, stamps, key), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """The SHA-256 of each file; cached until one of the files changes."""
-        stamps = self._stamps(files := sorted(files))
-        make = lambda: [*map(sha256_of, files)]  # noqa: E731
-        return dict(
-            zip(
-                files,
-                self.cache.fact(digest("sha256", stamps), make) if stamps else make(),
-                strict=True,
-            )
-        )
+        files = sorted(files)
+        stamps = self._stamps(files)
+
+        def make() -> list[str]:
+            return [sha256_of(file) for file in files]
+
+        if self.cache is None or not stamps:
+            hashes = make()
+        else:
+            hashes = self.cache.fact(digest("sha256", stamps), make)
+        return dict(zip(files, hashes, strict=True))
 
     def from_cache(
         self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
@@ -185,21 +187,21 @@ class Preparation:
         One-dimensional arrays are padded with zeros to the longest. None where the record is not
         cached.
         """
-        group, row = self._places.get(record.id, (None, 0))
-        if group is None:
+        if record.id not in self._places:
             return None
+        group, row = self._places[record.id]
         entry = kind, group[0].id
         if entry not in self._names:
             stamps = self._stamps((*record.files, *(record.mask_files if kind == "masks" else ())))
             keys = [[*member.id, member.missing] for member in group]
-            self._names[entry] = stamps and digest(
-                kind, self.about, self.size, self.fit, stamps, keys
-            )
+            if stamps:
+                self._names[entry] = digest(kind, self.about, self.size, self.fit, stamps, keys)
+            else:
+                self._names[entry] = None
         name = self._names[entry]
-        if name:
-            rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
-        else:
-            rows = None
+        if self.cache is None or name is None:
+            return None
+        rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
         return None if rows is None else np.array(rows[row])
 
     def _load_or_make(
@@ -230,6 +232,8 @@ class Preparation:
         )
 
     def _mask(self, record: Record) -> np.ndarray:
+        if record.mask is None:
+            raise ValueError(f"'{record.key}' has no mask, unlike others of its file")
         mask = record.mask().astype(np.float32)
         return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
 
@@ -256,14 +260,16 @@ def code_of(parts: Iterable[Any]) -> str:
 
 def neighbouring_slices(
     records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int
-) -> dict[Hashable, list]:
+) -> dict[tuple[str, str], list[Record]]:
     """2.5-D: by record id, the 2k + 1 slices of its image, the lowest first.
 
     Neighbours are found among all `records` of one domain, subject and folder by `position`. A
     neighbour outside the record's own set is replaced by the nearest slice before it that is
     inside.
     """
-    if unplaced := [record for record in records if record.position is None]:
+    placed = [(record.position, record) for record in records if record.position is not None]
+    unplaced = [record for record in records if record.position is None]
+    if unplaced:
         what = (
             f"{len(unplaced)} of {len(records)} images have no place in a stack: the first is"
             f" '{unplaced[0].key}'"
@@ -271,7 +277,7 @@ def neighbouring_slices(
         remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
     stacks: dict[Hashable, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda one: one.position):
+    for _, record in sorted(placed, key=lambda one: one[0]):
         stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
     places = {
         record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)

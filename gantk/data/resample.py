@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
+FitMode = Literal["pad", "stretch", "crop"]
 # The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial
 # show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
@@ -105,8 +107,9 @@ class SamplingGrid:
         the file.
         """
         grid = []
-        wanted = self.spacing or ()
-        wanted = (None,) * (len(native) - len(wanted)) + wanted[-len(native) :]
+        asked = self.spacing or ()
+        as_in_file = (None,) * (len(native) - len(asked))
+        wanted = (*as_in_file, *asked[-len(native) :])
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
             side = native[axis - 1]
             step = 1.0 if mm is None else mm / float(spacing[axis - 1])
@@ -114,9 +117,9 @@ class SamplingGrid:
             grid.append(
                 (side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step)
             )
-        if np.prod([float(count) for count, _ in grid]) > max(LARGEST, np.prod(native)):
+        if prod(float(count) for count, _ in grid) > max(LARGEST, prod(native)):
             what = (
-                f"at a spacing of {list(self.spacing)} mm an image has"
+                f"at a spacing of {list(asked)} mm an image has"
                 f" {' x '.join(str(n) for n, _ in grid)} voxels"
             )
             raise UserError(what, where="data.spacing", remedy="choose a coarser one")
@@ -135,7 +138,7 @@ class Resize:
         self,
         native: tuple[int, ...],
         size: tuple[int, ...],
-        mode: Literal["pad", "stretch", "crop"] = "pad",
+        mode: FitMode = "pad",
     ):
         self.native = tuple(native)
         self.size = tuple(size)

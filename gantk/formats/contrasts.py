@@ -110,12 +110,11 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     found: list[tuple[str, int, int]] = []
     for i in range(len(words)):
         if i and words[i - 1].endswith("to"):
-            pairs = ()
-        else:
-            pairs = ((2, "".join(words[i : i + 2])), (1, words[i]))
-        found += [
-            (word, i, i + length) for length, word in pairs if word in wanted or word in CONTRASTS
-        ][:1]
+            continue
+        for length, word in ((2, "".join(words[i : i + 2])), (1, words[i])):
+            if word in wanted or word in CONTRASTS:
+                found.append((word, i, i + length))
+                break
     if not found:
         return None, name
     word, i, end = next(

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from gantk.errors import FailedOnOtherRank, GantkError, UserError
 from gantk.machine.launch import Launch
@@ -90,17 +92,22 @@ class Ranks:
         """`work()` on every rank. A GantkError on one stops all; the first to fail raises it,
         others Elsewhere.
         """
-        result = None
-        error = None
         try:
             result = work()
-        except GantkError as problem:
-            error = problem
-        codes = self.gather(error and error.exit_code)
-        failed = next((rank for rank, code in enumerate(codes) if code is not None), None)
-        if failed is not None:
-            raise error if self.rank == failed else FailedOnOtherRank(failed, codes[failed])
+        except GantkError as error:
+            failure = self._first_failure(error.exit_code)
+            if failure is None or failure[0] == self.rank:
+                raise
+            raise FailedOnOtherRank(*failure) from None
+        failure = self._first_failure(None)
+        if failure is not None:
+            raise FailedOnOtherRank(*failure)
         return result
+
+    def _first_failure(self, code: int | None) -> tuple[int, int] | None:
+        """The first rank that failed and its exit code, from every rank's `code`; None: none did."""
+        codes = self.gather(code)
+        return next(((rank, code) for rank, code in enumerate(codes) if code is not None), None)
 
     def agree(self, about: Mapping[str, Any]) -> None:
         """UserError if a rank was started with settings (`about`) that differ from rank 0's."""
@@ -165,21 +172,22 @@ class Reduction:
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
-            indices = [
-                number for number, parameter in enumerate(members) if parameter.grad is not None
-            ]
-            missing = set(range(len(members))).difference(indices)
             present.fill_(1.0)
-            for number in missing:
-                gradients[number].zero_()
-                present[number].zero_()
-            if indices:
-                torch._foreach_copy_(
-                    [gradients[n] for n in indices], [members[n].grad for n in indices]
-                )
+            targets: list[Tensor] = []
+            own: list[Tensor] = []
+            for number, parameter in enumerate(members):
+                if parameter.grad is None:
+                    gradients[number].zero_()
+                    present[number].zero_()
+                else:
+                    targets.append(gradients[number])
+                    own.append(parameter.grad)
+            if own:
+                torch._foreach_copy_(targets, own)
             dist.all_reduce(flat, group=self.group)
             flat /= self.world
-            has_gradient = (present > 0).tolist() if missing else [True] * len(members)
+            complete = len(own) == len(members)
+            has_gradient = [True] * len(members) if complete else (present > 0).tolist()
             for parameter, gradient, keep in zip(members, gradients, has_gradient, strict=True):
                 parameter.grad = gradient if keep else None
 
@@ -216,14 +224,14 @@ def meet(process: Launch) -> Ranks:
     if _met is not None:
         return _met
     try:
-        store, _, _ = next(
-            dist.rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT)
+        everyones, _, _ = next(
+            rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT)
         )
         # torchrun may keep keys of an earlier start
-        store = dist.PrefixStore(f"gantk/{process.restarts}", store)
+        store = PrefixStore(f"gantk/{process.restarts}", everyones)
         store.set(f"here/{process.rank}", "")
         store.wait([f"here/{rank}" for rank in range(process.world)], CONNECT_TIMEOUT)
-        hosts = dist.PrefixStore("hosts", store)
+        hosts = PrefixStore("hosts", store)
         dist.init_process_group(
             "gloo", store=hosts, rank=process.rank, world_size=process.world, timeout=WAIT_TIMEOUT
         )
@@ -246,7 +254,7 @@ def meet(process: Launch) -> Ranks:
 
 def _part() -> None:
     """Close the groups at the end of a process: torch warns about open ones."""
-    if dist.is_initialized() and not _met.broken:
+    if _met is not None and dist.is_initialized() and not _met.broken:
         dist.destroy_process_group()
 
 

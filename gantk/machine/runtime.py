@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks, Reduction
 
 T = TypeVar("T")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Runtime:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    @property
+    def _group(self) -> Any:
+        """The group of ranks for gradients; None where there are no others."""
+        return None if self.ranks is None else self.ranks.gradients
+
     def autocast(self):
         """Context manager: bf16 autocast if the precision is bf16, else nothing."""
         bf16 = self.precision == "bf16"
@@ -52,9 +58,18 @@ class Runtime:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
+    @overload
+    def place(self, thing: Tensor, dims: int) -> Tensor: ...
+    @overload
+    def place(self, thing: ModuleT, dims: int) -> ModuleT: ...
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
-        if not self.channels_last or (isinstance(thing, Tensor) and thing.ndim != dims + 2):
+        if not self.channels_last:
+            return thing.to(self.device)
+        if not isinstance(thing, Tensor):
+            layout: Any = {"memory_format": CHANNELS_LAST[dims]}  # torch's stubs of `to` lack it
+            return thing.to(self.device, **layout)
+        if thing.ndim != dims + 2:
             return thing.to(self.device)
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
@@ -66,18 +81,18 @@ class Runtime:
         """An object that averages the gradients of these parameters over all ranks."""
         from gantk.machine.ranks import Reduction
 
-        return Reduction(parameters, self.world, self.ranks and self.ranks.gradients)
+        return Reduction(parameters, self.world, self._group)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all ranks."""
         if self.world > 1:
-            dist.all_reduce(value, group=self.ranks and self.ranks.gradients)
+            dist.all_reduce(value, group=self._group)
         return value / self.world
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Copy rank 0's values to every rank, in place."""
         for tensor in tensors if self.world > 1 else ():
-            dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+            dist.broadcast(tensor, 0, group=self._group)
 
     def main_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rank 0's batch on every rank, so that what is computed from it once is the same
@@ -112,16 +127,17 @@ class Runtime:
         """The result of `work()` on rank 0, returned on all ranks; a GantkError in it stops all
         ranks.
         """
-        return self.gather(self.sync_errors(lambda: work() if self.main else None))[0]
+        results = self.gather(self.sync_errors(lambda: [work()] if self.main else []))
+        return results[0][0]
 
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
         """`work(part)` for every part, shared among the ranks; returns the results in order on rank
         0, else None.
         """
         results = self.collect([work(part) for part in parts[self.rank :: self.world]])
-        return results and [
-            results[number % self.world][number // self.world] for number in range(len(parts))
-        ]
+        if results is None:
+            return None
+        return [results[number % self.world][number // self.world] for number in range(len(parts))]
 
     def watch_connection(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""

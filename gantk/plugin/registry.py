@@ -49,7 +49,7 @@ class Entry:
     override: bool = False  # whether it takes the place of another distribution's entry
     replaced: str = ""  # the distribution whose entry it took the place of
 
-    def load(self) -> Callable[..., Any]:
+    def load(self) -> Any:
         """The target, imported first if it is a string; UserError that names the owner where that
         fails.
         """

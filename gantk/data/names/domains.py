@@ -376,6 +376,11 @@ def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]
     return {letter: sorted(own - both, key=natural) for letter, own in parts.items()}
 
 
+def _contrasts_said(paths: Collection[Path]) -> set[str]:
+    said = map(contrast_said, paths)
+    return {contrast for contrast in said if contrast is not None}
+
+
 def expect_no_other_contrast(
     groups: Mapping[str, Collection[Path]], domains: Mapping[str, str]
 ) -> None:
@@ -384,9 +389,7 @@ def expect_no_other_contrast(
 
     Only domains that are usual contrasts are checked: a domain may have any other name.
     """
-    contrasts = {
-        letter: set(map(contrast_said, paths)) - {None} for letter, paths in groups.items()
-    }
+    contrasts = {letter: _contrasts_said(paths) for letter, paths in groups.items()}
     common = set.intersection(*contrasts.values()) if len(contrasts) > 1 else set()
     unexpected = {letter: words - common for letter, words in contrasts.items()}
     for letter, words in unexpected.items():
@@ -440,7 +443,7 @@ def discover(
         expect_no_other_contrast(groups, names)
     if not letters:
         raise _cannot_tell(root, domains, images, folders)
-    kept = {}
+    kept: dict[Path, Match] = {}
     for letter in "ab":
         own = [image for image, match in letters.items() if match[0] == letter]
         kept |= {image: letters[image] for image in without_derived(own)}
@@ -551,7 +554,7 @@ def _best_of_patients(found: Mapping[Key, Scored]) -> dict[Key, Match]:
         else:
             patient = "/".join(each.folders[:1])
         groups[letter, patient].append(key)
-    best = {}
+    best: dict[Key, Match] = {}
     for (letter, _), keys in groups.items():
         own_best = max(found[key].points for key in keys)
         if own_best >= min(2, most_points[letter]):

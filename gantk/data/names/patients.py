@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from gantk.data.names.patient_folders import (
@@ -62,8 +61,8 @@ def reading_of(names: Sequence[str]) -> Reading | None:
     parts = [LAST.match(name) for name in names]
     if not names or not all(parts):
         return None
-    before = [part[1] for part in parts]
-    numbers = [part[2] for part in parts]
+    before = [part[1] for part in parts if part]
+    numbers = [part[2] for part in parts if part]
     if len(set(before)) > 1:
         return _by_field(names, before, numbers)
     return _by_digits(before[0], numbers)
@@ -172,9 +171,7 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
     short, the patient is read from `item.place` instead.
     """
     if how in ("folders", "numbered folders"):
-        shared = shared_folders({item.place for item in items})
-        patient_of = patient_folders if how == "folders" else patient_name
-        return without_visits([patient_of(item.place, shared) for item in items])
+        return _patients_of_folders([item.place for item in items], how == "folders")
     if any(is_volume(item.source) for item in items):
         return _patients_of_volumes(items)
     if any(parts_with_digits(item.place) for item in items):
@@ -192,6 +189,13 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
     return None
 
 
+def _patients_of_folders(places: Sequence[Parts], whole: bool) -> list[str]:
+    """The patient of each place: its folders, or, unless `whole`, the numbered one."""
+    shared = shared_folders(set(places))
+    patient_of = patient_folders if whole else patient_name
+    return without_visits([patient_of(place, shared) for place in places])
+
+
 def _patients_of_volumes(items: Sequence[Item]) -> list[str]:
     """The patient of each volume, by its own name; none for pictures."""
     are_volumes = [is_volume(item.source) for item in items]
@@ -202,6 +206,5 @@ def _patients_of_volumes(items: Sequence[Item]) -> list[str]:
 
 def patients_of(places: Iterable[Parts], how: str = "folders") -> dict[Parts, str]:
     """The patient of each place, its folders; see `patients_in_names`."""
-    items = [Item("image", Path(), place=place) for place in dict.fromkeys(places)]
-    patients = patients_in_names(items, how)
-    return {item.place: patient for item, patient in zip(items, patients, strict=True)}
+    unique = list(dict.fromkeys(places))
+    return dict(zip(unique, _patients_of_folders(unique, how == "folders"), strict=True))

@@ -47,7 +47,7 @@ class Aligned(FileSource):
         as wide as high.
         """
         items = of_one_domain(path, images_below(path))
-        if not items or any(item.place or io.is_volume(item.source) for item in items):
+        if not items or any(item.place or io.is_volume(item.display_path) for item in items):
             return None
         with suppress(UserError):
             sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]

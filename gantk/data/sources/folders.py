@@ -126,6 +126,7 @@ def set_keys_and_patients(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such
     as `patient07`.
     """
+    mode: str | list[UserError]
     by_folder = 2 * sum(bool(parts_with_digits(item.place)) for item in items) > len(items)
     if by_folder:
         mode = "folders"
@@ -135,7 +136,7 @@ def set_keys_and_patients(items: list[Item], source: FileSource) -> list[Item]:
         mode = source.asks
     subjects = None if source.pattern else patients_in_names(items, mode)
     for place, item in enumerate(items):
-        item.key = source.key_of(item.source)
+        item.key = source.key_of(item.display_path)
         item.subject = subjects[place] if subjects else ""
         if source.pattern:
             item.subject = names.patient_of(item.key, source.pattern)
@@ -150,7 +151,7 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
         what = f"{len(without)} of {len(needed)} images have no label: the first is '{without[0]}'"
         remedy = "put every image into a folder named after its class, or set data.labels = false"
         raise UserError(what, where="data.labels", remedy=remedy)
-    return tuple(sorted({record.label for record in needed}))
+    return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
 def nameless(path: Path, domains: Sequence[str]) -> str | None:

@@ -85,7 +85,7 @@ def find_masks(
     for mask in masks:
         alike[_bare_name(mask, name, domains)].append(mask)
         beside[mask.parent].append(mask)
-    images = Counter((item.letter, item.source.parent) for item in items)
+    images = Counter((item.letter, item.display_path.parent) for item in items)
     for item in items if masks else ():
         fitting = []
         for mask in alike[bare_stem(item.stem, domains)]:
@@ -95,13 +95,13 @@ def find_masks(
                 item.split is None or split_of(folders) in (None, item.split)
             ):
                 fitting.append(mask)
-        own = beside[item.source.parent]
-        if not fitting and len(own) == images[item.letter, item.source.parent] == 1:
+        own = beside[item.display_path.parent]
+        if not fitting and len(own) == images[item.letter, item.display_path.parent] == 1:
             fitting = own
         if fitting:
             item.mask = _clearest(fitting, item, domains, root)
             if one_grid:
-                expect_one_grid(item.mask, item.source)
+                expect_one_grid(item.mask, item.display_path)
 
 
 def expect_one_grid(mask: Path, image: Path) -> None:
@@ -146,11 +146,11 @@ def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: P
         parts = [*relative_to(mask, root).parts[:-1], stem_of(mask)]
         names = {domain for domain in domains for part in parts if domain_match(part, domain) >= 2}
         shared = sum(
-            one == other for one, other in zip(mask.parts, item.source.parts, strict=False)
+            one == other for one, other in zip(mask.parts, item.display_path.parts, strict=False)
         )
         return (own in names) - bool(names - {own}), shared
 
     best = max(map(score, masks))
     masks = [mask for mask in masks if score(mask) == best]
-    expect_one_mask(masks, item.source)
+    expect_one_mask(masks, item.display_path)
     return masks[0]

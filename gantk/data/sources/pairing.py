@@ -53,7 +53,7 @@ def _by_rows(
     """Set pairs by the rows of a table; returns False where no two columns hold paths of images of
     a and b.
     """
-    by_path = {item.source.resolve(): item for item in items}
+    by_path = {item.display_path.resolve(): item for item in items}
 
     def image(row: dict[str, str], column: str) -> Item | None:
         return by_path.get((root / row.get(column, "")).resolve())
@@ -107,8 +107,10 @@ def _are_registered(items: Sequence[Item]) -> bool:
     """Whether items are one of each domain; scans on different grids are not registered."""
     if sorted(item.letter for item in items) != ["a", "b"]:
         return False
-    scans = [item.source for item in items if is_volume(item.source)]
-    return len(scans) < 2 or difference(*scans) is None
+    if not all(is_volume(item.display_path) for item in items):
+        return True
+    one, other = items
+    return difference(one.source, other.source) is None
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:

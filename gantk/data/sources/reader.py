@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -54,7 +55,7 @@ class Item:
 
     @property
     def display_path(self) -> Path:
-        """The path to name in messages: its file, or the folder of its series."""
+        """Its file, or the folder of its series."""
         return self.source.path if isinstance(self.source, io.Scan) else self.source
 
     @property
@@ -62,9 +63,13 @@ class Item:
         """The files that are read for it: its own first, then those of the grid it is resampled
         onto.
         """
-        sources = filter(None, (self.source, *(self.contrasts or {}).values(), self.onto))
-        files = (each.files if isinstance(each, io.Scan) else (each,) for each in sources)
-        return tuple(dict.fromkeys(file for each in files for file in each))
+        files: list[Path] = []
+        for source in (self.source, *(self.contrasts or {}).values(), self.onto):
+            if isinstance(source, io.Scan):
+                files += source.files
+            elif source:
+                files.append(source)
+        return tuple(dict.fromkeys(files))
 
     @property
     def grid(self) -> Image:
@@ -115,11 +120,15 @@ class Reader:
 
         On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
+        file = item.mask
+        if file is None:
+            raise ValueError(f"'{item.key}' has no mask")
         if plane is None:
-            shares = self._mask(item)
+            shares = self._mask(item, file)
         else:
-            shares = self._read_cached((item.mask, item.onto), self._mask, item)[:, plane]
-        self._expect_dims(item.mask, shares)
+            read = partial(self._mask, file=file)
+            shares = self._read_cached((file, item.onto), read, item)[:, plane]
+        self._expect_dims(file, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
     def planes(self, item: Item, shares: tuple[float, float]) -> tuple[int | None, ...]:
@@ -142,14 +151,15 @@ class Reader:
         """
         if not item.contrasts:
             return self._fit_channels(item, read(item))
-        files = item.contrasts.values()
-        channels = [
-            file and self._fit_channels(item, read(replace(item, source=file, contrasts=None)))[0]
-            for file in files
-        ]
-        missing = np.full(
-            next(one.shape for one in channels if one is not None), np.nan, np.float32
-        )
+        channels: list[np.ndarray | None] = []
+        for file in item.contrasts.values():
+            if file is None:
+                channels.append(None)
+            else:
+                pixels = read(replace(item, source=file, contrasts=None))
+                channels.append(self._fit_channels(item, pixels)[0])
+        shape = next(one.shape for one in channels if one is not None)
+        missing = np.full(shape, np.nan, np.float32)
         return np.stack([missing if one is None else one for one in channels])
 
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
@@ -214,9 +224,9 @@ class Reader:
         image = io.read(item.source, item.volume)
         return self.view.forward(resample_onto(image, item.grid) if item.onto else image).pixels
 
-    def _mask(self, item: Item) -> np.ndarray:
+    def _mask(self, item: Item, file: Path) -> np.ndarray:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
-        image = io.read(item.mask)
+        image = io.read(file)
         image = resample_onto(image, item.grid, order=0) if item.onto else image
         return self.view.forward(
             replace(image, pixels=(image.pixels > 0).astype(np.float32))

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,9 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
     try:
         with (
-            StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="")
-        ) as file:
+            BytesIO(text.encode()) if text else path.open("rb") as stored,
+            TextIOWrapper(stored, "utf-8" if text else "utf-8-sig", newline="") as file,
+        ):
             header = next((line for line in file if line.strip()), "")
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
@@ -94,7 +95,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield line, [name.strip().lower() for name in first]
             for line, row in filled:
                 if not line % 1000 and not text:
-                    READING.get()(file.buffer.tell() / path.stat().st_size, line)
+                    READING.get()(stored.tell() / path.stat().st_size, line)
                 yield line, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else one_line(error)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -26,8 +26,33 @@ Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resamp
 Channels = Literal[1, 3] | None  # values of a source's option `channels`
 
 
+class _Defaults:
+    """What subclasses set, and defaults for options that a source lacks."""
+
+    # of all that accept a path the lowest is chosen; above 0: accepts by ambiguous names
+    rank: ClassVar[int] = 0
+    # a recipe of another number of domains takes it only where no other source accepts
+    found_for: ClassVar[tuple[int, ...]] = (1, 2)
+    # whether it may assign domains to images whose names do not contain them
+    guesses: ClassVar[bool] = False
+    # "ask": names that may contain patients are a UserError; a list collects it
+    asks: ClassVar[str | list[UserError]] = ""
+    one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
+    # whether names, no table or headers, say what is an image
+    by_names: ClassVar[bool] = True
+
+    notes: Sequence[str] = ()  # sentences on images that were left out
+    planes: tuple[float, float] = (0.0, 1.0)
+    channels: Channels = None
+    onto: Onto = "none"
+    patient: str = ""
+    mask: str = ""
+    a: str = ""
+    b: str = ""
+
+
 @dataclass
-class FileSource:
+class FileSource(_Defaults):
     """A source of files: its fields are its options; its `records` lists items and passes them to
     `records_of`.
 
@@ -40,25 +65,6 @@ class FileSource:
     size: tuple[int, ...]
     _: KW_ONLY
     path: str = ""  # folder below which the images lie
-
-    rank = 0  # of all that accept a path the lowest is chosen; above 0: accepts by ambiguous names
-    # a recipe of another number of domains takes it only where no other source accepts
-    found_for = (1, 2)
-    guesses = False  # whether it may assign domains to images whose names do not contain them
-    # "ask": names that may contain patients are a UserError; a list collects it
-    asks: ClassVar[str | list] = ""
-    one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
-    # whether names, no table or headers, say what is an image; sentences on those left out
-    by_names = True
-    notes = ()
-    # Defaults for sources that lack these options.
-    planes = (0.0, 1.0)
-    channels = None
-    onto = "none"
-    patient = ""
-    mask = ""
-    a = ""
-    b = ""
 
     def __post_init__(self):
         kind = type(self).__name__.lower()
@@ -96,7 +102,11 @@ class FileSource:
         return relative_to(path, self.root).as_posix()
 
     def nothing_of(
-        self, letter: str, what: str, allowed: object, said: Collection[str | None] = ()
+        self,
+        letter: str,
+        what: str,
+        allowed: str | Iterable[str],
+        said: Collection[str | None] = (),
     ) -> UserError:
         """The error for a domain without files; its remedy names an option, and the contrasts that
         names contain.
@@ -122,7 +132,7 @@ class FileSource:
         can be held out.
         """
         records = []
-        pictures: Counter = Counter()
+        pictures: Counter[tuple[str, str, str | None]] = Counter()
         if self.by_names:
             refuse_folders_of_visits(items, self)
             items, note = one_version(items, self.root)
@@ -154,7 +164,7 @@ class FileSource:
         remedy = "two or more are needed"
         raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
-    def _record(self, item: Item, plane: int | None, position: int | None) -> Record:
+    def _record(self, item: Item, plane: int | None, position: float | None) -> Record:
         tail = "" if plane is None else f"/plane-{plane:03d}"
         file, *others = item.files
         return Record(
