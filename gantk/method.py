@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,16 @@ class Stage:
     size: tuple[int, ...]
 
 
+class Images(Protocol):
+    """The training images (C, *size) of one domain."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
 # is pickled, so it must not hold the images
-Companions = Callable[[int, Mapping[str, Sequence[Tensor]]], Tensor]
+Companions = Callable[[int, Mapping[str, Images]], Tensor]
 
 
 class Method(nn.Module):
@@ -113,7 +121,7 @@ class Method(nn.Module):
         self.batched = True
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
+    def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
         """By domain a function of (index, sets) that returns a companion of that image, (channels,
         *size) on its grid.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gantk.data.preparation import Preparation, Record
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch
+from gantk.method import Batch, Companions
 
 AHEAD = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # random stream for the places of windows; the streams that shuffle are others
@@ -50,7 +50,7 @@ class ImageSet:
         self.masks = masks
         self.classes = tuple(classes)
         # see Method.companions
-        self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None
+        self.companions: Companions | None = None
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
         # (mapping, (image, mask)) by index
         self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
@@ -237,26 +237,26 @@ class Prefetcher:
             sent = self._sent
             self._sent = None
             if sent is None or sent[0] != step:
-                sent = self.send(step, self.stream)
+                sent = self.send(step)
             _, batch, event = sent
             if self.batches.ready(step + 1):
-                self._sent = self.send(step + 1, self.stream)
+                self._sent = self.send(step + 1)
             self.receive(batch, event)
         return Batch(
             {name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()}
         )
 
-    def send(self, step: int, stream: torch.cuda.Stream) -> tuple[int, Batch, Any]:
-        """Start copying a step's batch on `stream`: returns the step, the batch on the device, and
-        the event of the copy's end.
+    def send(self, step: int) -> tuple[int, Batch, Any]:
+        """Start copying a step's batch: returns the step, the batch on the device, and the event of
+        the copy's end.
         """
         batch = self.batches.at(step)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(self.stream):
             copies = {
                 name: x.pin_memory().to(self.runtime.device, non_blocking=True)
                 for name, x in batch.items()
             }
-            return step, Batch(copies), stream.record_event()
+            return step, Batch(copies), torch.cuda.current_stream().record_event()
 
     def receive(self, batch: Batch, event: Any) -> None:
         """Make the current stream wait for the copy, and keep the batch's memory until that stream

@@ -31,7 +31,7 @@ class Threads:
             or not all((PROC / name).exists() for name in ("stat", "self/cgroup"))
         )
         self.usual = torch.get_num_threads()
-        self.saved = None
+        self.saved: int | None = None  # a resumed save's number of threads
         self._last = () if self.fixed else cpu_times()
         self.reset = lambda: torch.set_num_threads(self.usual)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+BatchT = TypeVar("BatchT", bound=dict[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Runtime:
         for tensor in tensors if self.world > 1 else ():
             dist.broadcast(tensor, 0, group=self._group)
 
-    def main_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def main_batch(self, batch: BatchT) -> BatchT:
         """Rank 0's batch on every rank, so that what is computed from it once is the same
         everywhere.
         """

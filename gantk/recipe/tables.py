@@ -177,6 +177,14 @@ class TrainTable(spec.Table):
     # stop after so many saves without a better score in best.json; 0 = never
     patience: spec.Number = 0
 
+    def steps_in_all(self, steps_per_epoch: int) -> int:
+        """The number of steps of the whole training."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            raise ValueError("a recipe gives train.steps or train.epochs")
+        return round(self.epochs * steps_per_epoch)
+
     @field_validator("fast", mode="before")
     @classmethod
     def _all_or_nothing(cls, fast: Any) -> Any:

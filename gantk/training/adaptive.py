@@ -34,6 +34,10 @@ class DiscriminatorAugment(nn.Module):
     # real images in which p can go from 0 to 1; 500,000 of 25,000,000 in the paper
     SPEED: ClassVar[int] = 4000
 
+    p: Tensor  # share of images that are changed
+    signs: Tensor  # sum of the images' mean signs since the last update of p
+    images: Tensor  # number of images since then
+
     def __init__(
         self,
         augments: Sequence[Part],
@@ -56,9 +60,7 @@ class DiscriminatorAugment(nn.Module):
         self.target = target
         if target:
             self.undecided = undecided_logit(adversarial) if adversarial is not None else 0.0
-            # share of images that are changed; since its last update:
             for name in ("p", "signs", "images"):
-                # sum of the images' mean signs, number of images
                 self.register_buffer(name, torch.zeros(()))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -70,10 +70,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         batches = Batches(
             sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers
         )
-        if train.steps is not None:
-            batches.end = train.steps
-        else:
-            batches.end = round(train.epochs * batches.steps_per_epoch)
+        batches.end = train.steps_in_all(batches.steps_per_epoch)
         if method.weighs_lesions and not model.data.mask:
             remedy = (
                 "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask"
@@ -101,7 +98,8 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     )
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
-    engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
+    steps = train.steps_in_all(batches.steps_per_epoch)
+    engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)

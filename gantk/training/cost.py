@@ -121,7 +121,8 @@ def most_memory() -> float | None:
         free_memory(),
         *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards),
     ]
-    return None if None in rooms else max(rooms)
+    known = [room for room in rooms if room is not None]
+    return max(known) if len(known) == len(rooms) else None
 
 
 def require_memory(model: Model) -> None:

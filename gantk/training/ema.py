@@ -38,7 +38,7 @@ class EMA:
         }
         self._live = weights | buffers
         self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        self._weights = list(weights.values())
+        self._weights: list[Tensor] = list(weights.values())
         self._means = [self.average[name] for name in weights]
         self._buffers = list(buffers.values())
         self._copies = [self.average[name] for name in buffers]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,10 +56,9 @@ class Engine:
             name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()
         }
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
+        self.ema: EMA | None = None
         if table.ema and averaged:
             self.ema = EMA(method, averaged, table.ema, table.fast.fused)
-        else:
-            self.ema = None
         self._move_states()
         self._trained = list(
             dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name])
@@ -150,9 +150,9 @@ class Engine:
                 for parameter in self._trained:
                     parameter.requires_grad_(parameter in updated)
                 before = len(losses)
-                self.optimizers[phase.name].step(
-                    lambda phase=phase: self._closure(phase, batch, losses)
-                )
+                closure = partial(self._closure, phase, batch, losses)
+                # torch's stub wants a float, its optimizers take the loss
+                self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
                 if len(losses) == before:
                     what = (
                         f"the optimizer of the {phase.name} learns nothing: its step(closure) never"

@@ -58,12 +58,12 @@ class LiveView:
             os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         )
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
-        self.busy = None
+        self.busy: str | None = None  # what keeps the training from its next step
         self._doing = doing
         self._speed = ""
         self.write_error: OSError | None = None
         self._begun = self._printed = clock()
-        self._notebook_line = None  # handle of the line that the next one replaces
+        self._notebook_line: Any = None  # handle of the line that the next one replaces
         # (time, step) of the last minute, the newest step last
         self._recent: deque[tuple[float, int]] = deque()
         columns = BarColumn(None), _StatusColumn(self)

@@ -71,7 +71,7 @@ class Training:
         profile: StepProfile | None = None,
     ):
         self.parts = parts
-        self.run = run
+        self._run = run
         self.profile = profile
         self.engine = parts.engine
         self.runtime = parts.runtime
@@ -93,6 +93,13 @@ class Training:
         # time of the last report.html; seconds it took
         self._reported = time.perf_counter()
         self._report_cost = 0.0
+
+    @property
+    def run(self) -> Run:
+        """The run folder, which only rank 0 writes to."""
+        if self._run is None:
+            raise ValueError("this training has no run folder")
+        return self._run
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
@@ -234,6 +241,9 @@ class Training:
         # one synchronisation
         values = torch.stack(list(losses.values())).tolist() if losses else []
         optimizer = next(iter(self.engine.optimizers.values()))
+        named_losses = {
+            name: round(value, 6) for name, value in zip(losses, values, strict=True)
+        }
         line = {
             "step": step,
             "epoch": step // self.parts.batches.steps_per_epoch,
@@ -241,7 +251,7 @@ class Training:
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
             "lr": float(optimizer.param_groups[0]["lr"]),
-            "losses": {name: round(value, 6) for name, value in zip(losses, values, strict=True)},
+            "losses": named_losses,
         }
         self.run.add_to_log(line)
         for note in self.engine.notes[self._notes_logged :]:
@@ -249,7 +259,7 @@ class Training:
                 self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
         self._notes_logged = len(self.engine.notes)
-        view.update(step, images_per_s=speed, losses=line["losses"])
+        view.update(step, images_per_s=speed, losses=named_losses)
         load().hook.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
         )
@@ -358,7 +368,8 @@ class Training:
         one.
         """
         self.run.write_json("best.json", self.choice.state())
-        checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best}, self._regular)
+        best = set() if self.choice.best is None else {self.choice.best}
+        checkpoint.prune(self.run.checkpoints, self.table.keep, best, self._regular)
 
     @contextmanager
     def _clock_stopped(self):
@@ -451,7 +462,7 @@ class StepProfile:
                 remedy=f"set train.steps to {WARM_UP + count} or more",
             )
         kinds = torch.profiler.ProfilerActivity
-        self.lines = []
+        self.lines: list[str] = []
         self.kind = device.type
         if device.type != "cuda":
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU

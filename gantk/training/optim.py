@@ -60,43 +60,45 @@ class Untraced:
             cls.step = torch.no_grad()(inspect.unwrap(cls.step))
 
 
-class SameOrder(Untraced):
-    """Mixin for fused kernels, which read elements in storage order: copies each gradient whose
-    memory layout differs from its weight's, as hooks may leave it, into that layout.
-    """
+class Adam(Untraced, torch.optim.Adam):
+    """torch's Adam without the import of its compiler, fast on channels-last weights."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         complex_numbers = super()._init_group(group, params, gradients, *others)
-        for index, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
-            if not gradient.is_sparse and not same_order(gradient, weight):
-                gradients[index] = torch.empty_like(weight).copy_(gradient)
+        order_as_weights(params, gradients)
+        view_in_storage_order(params, gradients, *others)
         return complex_numbers
 
 
-class StorageOrder(SameOrder):
-    """Mixin for torch's Adam: passes weights, gradients and moments to the kernel as views in
-    storage order.
+class SGD(Untraced, torch.optim.SGD):
+    """torch's SGD without the import of its compiler."""
+
+    def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
+        sparse = super()._init_group(group, params, gradients, *others)
+        order_as_weights(params, gradients)
+        return sparse
+
+
+def order_as_weights(params: list[Tensor], gradients: list[Tensor]) -> None:
+    """For fused kernels, which read elements in storage order: copy each gradient whose memory
+    layout differs from its weight's, as hooks may leave it, into that layout.
+    """
+    for index, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
+        if not gradient.is_sparse and not same_order(gradient, weight):
+            gradients[index] = torch.empty_like(weight).copy_(gradient)
+
+
+def view_in_storage_order(params: list[Tensor], *others: list[Tensor]) -> None:
+    """Replace weights, gradients and moments by views in storage order, for torch's Adam.
 
     On a CPU the fused kernel would copy channels-last tensors. Every element is updated by itself,
     so any order is right that is the same for all four.
     """
-
-    def _init_group(self, group: dict, params: list, *others: list) -> bool:
-        complex_numbers = super()._init_group(group, params, *others)
-        orders = [storage_order(p) for p in params]
-        for tensors in (params, *others):
-            for index, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
-                if order is not None and tensor.ndim == len(order):
-                    tensors[index] = tensor.detach().permute(order)
-        return complex_numbers
-
-
-class Adam(StorageOrder, torch.optim.Adam):
-    """torch's Adam without the import of its compiler, fast on channels-last weights."""
-
-
-class SGD(SameOrder, torch.optim.SGD):
-    """torch's SGD without the import of its compiler."""
+    orders = [storage_order(p) for p in params]
+    for tensors in (params, *others):
+        for index, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
+            if order is not None and tensor.ndim == len(order):
+                tensors[index] = tensor.detach().permute(order)
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
@@ -233,7 +235,7 @@ def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.full_like(parameter, slope)
-        optimizer.step(lambda: torch.zeros(()))
+        optimizer.step(lambda: 0.0)
     return optimizer.state_dict()["state"]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gantk.plugin.spec import Count, Fraction, Share, Weight
-from gantk.training.optim import StorageOrder, Untraced
+from gantk.training.optim import Untraced, order_as_weights, view_in_storage_order
 
 
 def adamw(
@@ -47,8 +47,14 @@ def lbfgs(
     return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
-class AdamW(StorageOrder, torch.optim.AdamW):
+class AdamW(Untraced, torch.optim.AdamW):
     """torch's AdamW for weights in any memory layout."""
+
+    def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
+        complex_numbers = super()._init_group(group, params, gradients, *others)
+        order_as_weights(params, gradients)
+        view_in_storage_order(params, gradients, *others)
+        return complex_numbers
 
 
 class RMSprop(Untraced, torch.optim.RMSprop):

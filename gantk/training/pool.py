@@ -19,12 +19,15 @@ class ImagePool(nn.Module):
     with the same fakes.
     """
 
+    images: Tensor  # (capacity, channels, *size)
+    count: Tensor  # how many are stored
+    sides: Tensor  # of the images inside, which may be smaller than the store
+
     def __init__(self, capacity: int, channels: int, size: tuple[int, ...]):
         super().__init__()
         self.capacity = capacity
         self.register_buffer("images", torch.zeros(capacity, channels, *size))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        # of the images inside, which may be smaller than the store
         self.register_buffer("sides", torch.tensor(size))
 
     def expect(self, size: tuple[int, ...]) -> None:
@@ -50,7 +53,8 @@ class ImagePool(nn.Module):
         """
         if self.capacity == 0:
             return images
-        store = self.images[(slice(None), slice(None), *(slice(side) for side in images.shape[2:]))]
+        inside: list[slice] = [slice(side) for side in images.shape[2:]]
+        store = self.images[(slice(None), slice(None), *inside)]
         if self.images.is_contiguous():
             return self._exchange(images, store)
         # With channels-last memory, moving the channels to the last axis lets whole rows be copied.

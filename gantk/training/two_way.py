@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
-from gantk.method import Batch, Companions, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Companions, Geometry, Images, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Part, Share, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
@@ -121,7 +121,7 @@ class CycleMethod(Method):
         self.pool_a = ImagePool(pool, a, geometry.size)
         self.pool_b = ImagePool(pool, b, geometry.size)
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
+    def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
         """Similar images of the other domain for each image, if the option `pairs` is set; else {}."""
         return self.pairs.companions(sets) if self.pairs else {}
 
@@ -191,7 +191,7 @@ class CycleMethod(Method):
             with torch.no_grad():
                 batch["fake_b"] = self.g_ab(batch["a"])
                 batch["fake_a"] = self.g_ba(batch["b"])
-        losses = {}
+        losses: dict[str, Tensor] = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),
             ("b", self.d_b, self.pool_b, self.augment_b),

@@ -92,6 +92,8 @@ class CompiledLoss:
         ), tuple(own)
 
     def _run_compiled(self, batch: Batch) -> Losses:
+        if self._compiled_loss is None:
+            return self.phase.loss(batch)
         losses, left = self._compiled_loss(dict(batch))
         batch.update(left)
         return losses
@@ -107,9 +109,10 @@ class CompiledLoss:
             with torch._dynamo.config.patch(LIMITS), _silence_torch():
                 found = self._outcome(self._run_compiled, batch)
         except Exception as error:  # any error of the compiler: training continues uncompiled
-            while inner := getattr(error, "inner_exception", None) or error.__cause__:
-                error = inner
-            lines = [line.strip() for line in str(error).split("\n") if line.strip()] or [
+            cause: BaseException = error
+            while inner := getattr(cause, "inner_exception", None) or cause.__cause__:
+                cause = inner
+            lines = [line.strip() for line in str(cause).split("\n") if line.strip()] or [
                 "no message"
             ]
             first = next((line for line in lines if line.startswith("Explanation: ")), lines[0])
@@ -180,7 +183,9 @@ def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     # torch caches by code object: a copy of it has its own cache and its own limit of
     # recompilations.
     run.__code__ = run.__code__.replace(co_name=f"run_{id(run)}")
-    options = {"fallback_random": True} if backend == "inductor" else None
+    options: dict[str, Any] | None = None
+    if backend == "inductor":
+        options = {"fallback_random": True}
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 
@@ -207,7 +212,7 @@ def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5 / max(size, 1e-6)
 
 
-def _own_functions(kind: type = torch.autograd.Function) -> Iterator[type]:
+def _own_functions(kind: type[Any] = torch.autograd.Function) -> Iterator[type[Any]]:
     """Yield all subclasses of torch.autograd.Function outside torch."""
     for each in kind.__subclasses__():
         if not each.__module__.startswith("torch."):

@@ -43,7 +43,7 @@ class Graph:
     nothing.
     """
 
-    def __init__(self, stream: torch.cuda.Stream, pool: Any):
+    def __init__(self, stream: torch.cuda.Stream | None, pool: Any):
         self._stream = stream
         self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
@@ -89,10 +89,9 @@ class Capture:
                 )
         self.obstacle = next(iter(why), None)  # the reason why no step is recorded
         engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
+        self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)
-        else:
-            self._stream = None
         self._graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
 

@@ -8,7 +8,7 @@ numbers, autocast and buffers, and updates none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -58,8 +58,13 @@ class Recomputed:
             return self.forward(*args, **options)
         versions = [(tensor, tensor._version) for tensor in args if isinstance(tensor, Tensor)]
         buffers = Buffers(self.module)
-        own = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), buffers)}
-        result = checkpoint(self.forward, *args, **own, **options)
+        result = checkpoint(
+            self.forward,
+            *args,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), buffers),
+            **options,
+        )
         if any(tensor._version != version for tensor, version in versions):
             what = (
                 f"{type(self.module).__name__} changes its input in place, so that it cannot be"
@@ -105,13 +110,14 @@ def _divide(module: nn.Module) -> None:
     blocks = [child for child in children if _maps(child) > 1]
     for child in blocks:
         _divide(child)
-    if type(module).forward is nn.Sequential.forward and _maps(module) > LONG:
+    in_turn = type(module).forward is nn.Sequential.forward
+    if isinstance(module, nn.Sequential) and in_turn and _maps(module) > LONG:
         module.forward = _in_turn(list(_runs(module)))
     elif children and not blocks and _maps(module) > 1:
         module.forward = Recomputed(module, module.forward)
 
 
-def _in_turn(runs: list[Forward]) -> Forward:
+def _in_turn(runs: Sequence[Forward]) -> Forward:
     """A function that calls functions one after the other, as a Sequential does."""
 
     def forward(x: Any) -> Any:

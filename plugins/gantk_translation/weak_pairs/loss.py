@@ -58,7 +58,7 @@ class WeakPairs:
         self.stiffness = stiffness
         self.side = side
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
+    def companions(self, sets: Mapping[str, Images]) -> dict[str, Companions]:
         """For each image of `a` its candidates of `b`, concatenated as channels, and for `b` those
         of `a`.
         """
@@ -164,7 +164,7 @@ class Companions:
         self.like = like
         self.moves = moves
 
-    def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    def __call__(self, index: int, sets: Mapping[str, Images]) -> Tensor:
         images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
         if self.moves:
             images = sampled(images, grid(*(move[index] for move in self.moves), images.shape[2:]))
