@@ -296,7 +296,7 @@ class _Kept:
         return name
 
 
-def _elements(key: str, images: Any) -> Sequence[Any]:
+def _elements(key: str, images: Any) -> Sequence[Any] | np.ndarray:
     """The images of an array (N, ...), a tensor or a list, as a sequence; UserError for another
     type or shape.
     """

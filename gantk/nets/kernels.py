@@ -146,7 +146,7 @@ class Windows:
                 slice(i + taps.start, i + taps.start + s * (few - 1) + 1, s)
                 for i, taps, s, few in axes
             ]
-            out[(slice(None), *places)] += windows[(*[slice(None)] * first, *tap)]
+            out[(slice(None), *places)] += windows[(slice(None),) * first + tap]
         inner = [slice(p, p + many) for p, many in zip(self.padding, self.large, strict=True)]
         return blank(n, out.shape[-1], self.large, dtype).copy_(
             out[(slice(None), *inner)].movedim(-1, 1)

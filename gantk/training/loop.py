@@ -95,7 +95,7 @@ class Training:
         self._report_cost = 0.0
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunFolder:
         """The run folder, which only rank 0 writes to."""
         if self._run is None:
             raise ValueError("this training has no run folder")
@@ -241,9 +241,7 @@ class Training:
         # one synchronisation
         values = torch.stack(list(losses.values())).tolist() if losses else []
         optimizer = next(iter(self.engine.optimizers.values()))
-        named_losses = {
-            name: round(value, 6) for name, value in zip(losses, values, strict=True)
-        }
+        named_losses = {name: round(value, 6) for name, value in zip(losses, values, strict=True)}
         line = {
             "step": step,
             "epoch": step // self.parts.batches.steps_per_epoch,

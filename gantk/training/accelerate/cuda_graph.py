@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +43,7 @@ class Graph:
     nothing.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None, pool: Any):
+    def __init__(self, stream: torch.cuda.Stream, pool: Any):
         self._stream = stream
         self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
@@ -92,7 +92,7 @@ class Capture:
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)
-        self._graph = graph or (lambda: Graph(self._stream, self._pool))
+        self._make_graph = graph
         self.forget()
 
     def __call__(self, kind: Hashable, batch: Batch) -> Losses:
@@ -102,7 +102,7 @@ class Capture:
         if self.obstacle is not None:
             return self.engine.take(batch)
         key = kind, tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items())
-        with self._on_stream() if self._stream else nullcontext():
+        with self._on_stream():
             if key not in self.graphs:
                 taken = self._counts[key] = self._counts.get(key, 0) + 1
                 if taken <= WARM_UP or not self._record(key, batch):
@@ -122,6 +122,13 @@ class Capture:
         # a pool without graphs cannot be reused
         self._pool = torch.cuda.graph_pool_handle() if self._stream else None
 
+    def _new_graph(self) -> Graph:
+        if self._make_graph is not None:
+            return self._make_graph()
+        if self._stream is None:
+            raise ValueError("only a GPU records steps")
+        return Graph(self._stream, self._pool)
+
     def _record(self, key: Hashable, batch: Batch) -> bool:
         """Record a step, and compare two replays with two plain steps; returns success. Restores
         all state.
@@ -138,7 +145,7 @@ class Capture:
                 python.expect_same()
                 engine.set_time(0)
                 inside = Batch(inputs)
-                graph = self._graph()
+                graph = self._new_graph()
                 losses = graph.record(lambda: engine.take(inside))
                 before.restore()
                 why = _difference(
@@ -178,6 +185,9 @@ class Capture:
         """Run on the capture stream: graphs cannot be recorded on the default stream, and warm-up
         must use the same.
         """
+        if self._stream is None:
+            yield
+            return
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield

@@ -94,14 +94,14 @@ class Buffers:
         ]
 
     def __enter__(self) -> None:
-        self.for_scan = [owner[name] for owner, name, _ in self.values]
+        self.own = [owner[name] for owner, name, _ in self.values]
         for owner, name, value in self.values:
             owner[name] = value.clone()
 
     def __exit__(self, *exc: object) -> None:
-        for (owner, name, _), value in zip(self.values, self.for_scan, strict=True):
+        for (owner, name, _), value in zip(self.values, self.own, strict=True):
             owner[name] = value
-        del self.for_scan
+        del self.own
 
 
 def _divide(module: nn.Module) -> None:
@@ -110,9 +110,10 @@ def _divide(module: nn.Module) -> None:
     blocks = [child for child in children if _maps(child) > 1]
     for child in blocks:
         _divide(child)
+    layers = module if isinstance(module, nn.Sequential) else None
     in_turn = type(module).forward is nn.Sequential.forward
-    if isinstance(module, nn.Sequential) and in_turn and _maps(module) > LONG:
-        module.forward = _in_turn(list(_runs(module)))
+    if layers is not None and in_turn and _maps(module) > LONG:
+        module.forward = _in_turn(list(_runs(layers)))
     elif children and not blocks and _maps(module) > 1:
         module.forward = Recomputed(module, module.forward)
 

@@ -110,7 +110,7 @@ class AnyToAny(Method):
         logits = self.discriminator(self.augment(torch.cat([conditions, fake[drawn]], 1)))
         losses = {"adversarial": self.adversarial.generator(logits)}
         if self.l1:
-            hidden = self.there(batch["b"], self.targets) & ~(kept[:, None] & self.for_scan).any(2)
+            hidden = self.there(batch["b"], self.targets) & ~(kept[:, None] & self.own).any(2)
             compared = torch.where(hidden[:, None, :, *[None] * self.geometry.dims], fake, real)
             share = hidden.float().mean().clamp_min(1 / hidden.numel())
             losses[self.compared] = (
@@ -139,7 +139,7 @@ class AnyToAny(Method):
         device = present.device
         # present ones come first
         target = (torch.rand(available.shape, device=device) + available).argmax(1)
-        free = present & ~self.for_scan[target]
+        free = present & ~self.own[target]
         # free ones come first
         place = (torch.rand(free.shape, device=device) + ~free).argsort(1).argsort(1)
         count = 1 + (torch.rand(rows, 1, device=device) * free.sum(1, keepdim=True)).long()
@@ -175,7 +175,7 @@ class AnyToAny(Method):
     def made(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         target = torch.full((len(image),), number, device=image.device)
-        kept = self.there(image, self.sources) & ~self.for_scan[target]
+        kept = self.there(image, self.sources) & ~self.own[target]
         fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[
             :, :, number
         ]

@@ -75,7 +75,7 @@ class SPADEGAN(Method):
         )
         self.register_buffer("seen_in_use", noise, persistent=False)
         # the middle slice's planes
-        self.for_scan = slice(maps // 2 - classes // 2, maps // 2 - classes // 2 + classes)
+        self.own = slice(maps // 2 - classes // 2, maps // 2 - classes // 2 + classes)
         # sum of the noise's deviation in real images
         self.register_buffer("noise", torch.zeros(images, classes))
         # number of pixels in that sum, by class
@@ -195,7 +195,7 @@ class SPADEGAN(Method):
         """
         shrink = getattr(F, f"max_pool{maps.ndim - 2}d")
         axes = [0, *range(2, maps.ndim)]
-        maps = -shrink(-maps[:, self.for_scan], 3, 1, 1)
+        maps = -shrink(-maps[:, self.own], 3, 1, 1)
         # pi**0.5 / 2
         both = maps[..., 1:] * maps[..., :-1]
         steps = 0.8862 * real.float().diff(dim=-1).abs()
@@ -205,6 +205,6 @@ class SPADEGAN(Method):
     def _grained(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
         """With `grain`, add white noise, in each class as strong as measured."""
         deviation = torch.tensordot(
-            maps[:, self.for_scan], self.noise / self.pixels, ([1], [1])
+            maps[:, self.own], self.noise / self.pixels, ([1], [1])
         ).movedim(-1, 1)
         return image + deviation * noise if self.grain else image

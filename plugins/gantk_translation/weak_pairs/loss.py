@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.method import Images
 from gantk.plugin.spec import Count, Side, Weight
 from gantk_translation.weak_pairs.matching import (
     explained,
@@ -136,7 +137,7 @@ class Way:
         or the partners.
         """
         targets = self.moved(self.other, moves, 1) if moves else self.other[self.partner]
-        return 1 - float(explained(self.for_scan, targets))
+        return 1 - float(explained(self.own, targets))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
         """Each image's `count` candidates with the most explained variance, and their moves;
@@ -144,7 +145,7 @@ class Way:
         """
         if not moves:
             return (self.partner[:, None],)
-        sources = self.for_scan.repeat_interleave(self.like.shape[1], 0)
+        sources = self.own.repeat_interleave(self.like.shape[1], 0)
         shares = explained(
             sources, self.moved(self.other, moves, self.like.shape[1]), each=True
         ).view(self.like.shape)
