@@ -81,7 +81,7 @@ class Recorder(TorchDispatchMode):
         for product, name in (
             (p, n) for p in (winograd.Winograd, kernels.Product) for n in ("forward", "backward")
         ):
-            own = staticmethod(partial(self.for_scan, getattr(product, name)))
+            own = staticmethod(partial(self.own, getattr(product, name)))
             self.patches.enter_context(patch.object(product, name, own))
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):

@@ -66,7 +66,7 @@ class Fitted(nn.Module):
         if self.guided and content != native:
             made = self.with_detail(output, self.middle(seen), shown, content, native)
         else:
-            made = self.to_voxels(output, content, native)
+            made = self.enlarged(output, content, native)
         values = shown.flatten(2)
         empty = (values.amax(dim=2) == values.amin(dim=2)).all(dim=1)
         made[empty] = self.low
@@ -149,8 +149,8 @@ class Fitted(nn.Module):
             limit = limit.unsqueeze(-1)
         varied = variance > limit
         slope = torch.where(varied, covariance / torch.where(varied, variance, 1.0), 0.0)
-        remainder = self.to_voxels((y - slope * x).float(), content, size)
-        return remainder + self.to_voxels(slope.float(), content, size) * native
+        remainder = self.enlarged((y - slope * x).float(), content, size)
+        return remainder + self.enlarged(slope.float(), content, size) * native
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over small windows; borders are repeated."""
