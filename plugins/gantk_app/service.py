@@ -130,7 +130,7 @@ class Service:
             with self.turn(tell) as waited:
                 shutil.rmtree(made, ignore_errors=True)
                 out.mkdir(parents=True)
-                source = self._unpacked(upload, content) if packed else upload
+                source = self._unpack_zip(upload, content) if packed else upload
                 try:
                     translate(self.run, source, out if packed else out / upload.name, **options)
                 except GantkError as error:
@@ -168,7 +168,7 @@ class Service:
             file, [(kind, shortened(text.strip())) for kind, _, text in lines], views, waited
         )
 
-    def _unpacked(self, archive: Path, folder: Path) -> Path:
+    def _unpack_zip(self, archive: Path, folder: Path) -> Path:
         """Unpack a zip and return the folder; UserError where it is damaged, too large, or has
         paths outside of it.
         """

@@ -18,7 +18,7 @@ from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, one_word
-from gantk_bids.names import SUFFIXES, Named, parsed
+from gantk_bids.names import SUFFIXES, Named, parse_name
 
 
 @dataclass(kw_only=True)
@@ -68,10 +68,10 @@ class Bids(VolumeSource):
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
-        masks = list(filter(None, map(parsed, masks)))
+        masks = list(filter(None, map(parse_name, masks)))
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [
-            n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)
+            n for n in map(parse_name, images) if n and n.path.is_relative_to(self.root / n.subject)
         ]
         people = self._participants()
         items = []

@@ -19,7 +19,7 @@ from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk.formats.files import stem_of, suffix_of
-from gantk_bids.names import SUFFIXES, Named, parsed
+from gantk_bids.names import SUFFIXES, Named, parse_name
 
 VERSION = "1.9.0"  # version of BIDS
 # entities at the end, in order
@@ -37,7 +37,7 @@ def derivatives(
     They are BIDS images if one lies in its subject's folder, or if all have BIDS names. UserError
     where `target` holds a BIDS dataset that is not a derivative.
     """
-    named = {file: parsed(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
+    named = {file: parse_name(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
     scans = [scan for scan in named.values() if scan]
     if not scans or (
         len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)

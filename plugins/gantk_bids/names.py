@@ -45,7 +45,7 @@ class Named:
         return there and ("ce" in wanted or "ce" not in self.entities)
 
 
-def parsed(path: Path) -> Named | None:
+def parse_name(path: Path) -> Named | None:
     """Parse a file's name into entities and suffix; None if it is not a BIDS name."""
     *pairs, suffix = io.stem_of(path).split("_")
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)

@@ -45,7 +45,7 @@ class Dicom(SeriesFormat):
         per stack. Multi-frame files, single slices and unreadable files are separate scans. Files
         without an image (reports, segmentations, structure sets, DICOMDIR) are skipped.
         """
-        return room("slices").grouped(folder, files)
+        return room("slices").group_into_scans(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of

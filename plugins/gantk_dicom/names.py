@@ -53,16 +53,16 @@ class Pseudonym(str):
 
 def pseudonym(identifier: str) -> str:
     """Replace a patient's identifier by `patient-` and 8 digits of its hash; "" where it is empty."""
-    return Pseudonym(f"patient-{_hashed(identifier)}", identifier) if identifier else ""
+    return Pseudonym(f"patient-{_short_hash(identifier)}", identifier) if identifier else ""
 
 
 def study_pseudonym(patient: str, study: tuple[str, str]) -> str:
     """A pseudonym for a patient's study and frame of reference; "" where one of them is unknown."""
     raw = "/".join((getattr(patient, "of", patient), *study))
-    return Pseudonym(f"{patient}/{_hashed(raw)}", raw) if all(study) else ""
+    return Pseudonym(f"{patient}/{_short_hash(raw)}", raw) if all(study) else ""
 
 
-def _hashed(text: str) -> str:
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
@@ -94,7 +94,7 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
         return None
 
 
-def shown(dataset: Dataset, keyword: str) -> str:
+def description_without_names(dataset: Dataset, keyword: str) -> str:
     """A description's text without any word that occurs in the header's names and identifiers."""
     text = text_of(dataset, keyword)
     tags = [

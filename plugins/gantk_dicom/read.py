@@ -28,8 +28,16 @@ from pydicom.uid import (
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
-from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
-from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
+from gantk_dicom.names import description_without_names, first_number, pseudonym, text_of, value_of
+from gantk_dicom.slices import (
+    Slice,
+    Stack,
+    build_stack,
+    in_colour,
+    open_image,
+    readable,
+    separate_stacks,
+)
 from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
 # modalities whose frames are a time series
@@ -74,7 +82,9 @@ class Headers(list[Dataset]):
         return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
             "modality": text_of(self[0], "Modality") or None,
             "description": (
-                shown(self[0], "SeriesDescription") or shown(self[0], "ProtocolName") or None
+                description_without_names(self[0], "SeriesDescription")
+                or description_without_names(self[0], "ProtocolName")
+                or None
             ),
             "lossy": lossy == "01",
             "patient": pseudonym(patient),
@@ -94,10 +104,12 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     position, or where the files hold several stacks.
     """
     path = files[0] if len(files) == 1 else files[0].parent
-    read = {file: opened(file) for file in files}
+    read = {file: open_image(file) for file in files}
     slices = [each for _, own in read.values() for each in own]
     expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
-    stack = _chosen(path, slices, volume, {file: dataset for file, (dataset, _) in read.items()})
+    stack = _choose_stack(
+        path, slices, volume, {file: dataset for file, (dataset, _) in read.items()}
+    )
     headers = Headers(read[each.path][0] for each in stack.slices)
     if in_colour(headers[0]):
         return _picture(path, stack, headers, values)
@@ -108,7 +120,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     shape = (len(stack.slices), *stack.slices[0].shape)
     shifts = None
     if stack.drift is not None:
-        stack, shape, shifts = _straightened(stack, headers, path)
+        stack, shape, shifts = _straighten(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
     headers.shape = shape[::-1]
     headers.remarks = (*stack.remarks, *_lacking(path, headers, len(stack.slices)))
@@ -119,7 +131,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     with readable(path):
         pixels, dtype = _values(stack, headers)
         if shifts is not None:
-            pixels = _shifted(pixels, shape, shifts)
+            pixels = _shift_slices(pixels, shape, shifts)
         upright = pixels if affine is None else to_upright(pixels.transpose(2, 1, 0), affine)
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
 
@@ -135,7 +147,7 @@ def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
     return (f"'{path}': lacks {lacking} of the {written} that were written",)
 
 
-def _chosen(
+def _choose_stack(
     path: Path, slices: list[Slice], volume: int | None, headers: dict[Path, Dataset]
 ) -> Stack:
     """The only stack of these slices, or number `volume`; frames without a position are one stack
@@ -154,7 +166,7 @@ def _chosen(
                 " file's order"
             ),
         )
-    stacks = [slices] if unplaced else separated(slices)
+    stacks = [slices] if unplaced else separate_stacks(slices)
     what = f"{len(stacks)} stacks of different place, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
     if chosen[0].position is None:
@@ -166,7 +178,7 @@ def _chosen(
         ]
         return one.rescale == other.rescale and np.array_equal(*numbers)
 
-    return stacked(chosen, f"'{path}'", same_pixels)
+    return build_stack(chosen, f"'{path}'", same_pixels)
 
 
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
@@ -181,7 +193,7 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     if not values:
         return Image(zeros(3, rows, columns), None, path, None, headers)
     with readable(path):
-        (stored,) = _stored(stack, headers)
+        (stored,) = _stored_slices(stack, headers)
         if headers[0].PhotometricInterpretation == "PALETTE COLOR":
             deep = apply_color_lut(stored, headers[0])
             stored = deep >> 8 if deep.dtype == np.uint16 else deep
@@ -212,7 +224,9 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
     pixels = np.empty((len(stack.slices), *stack.slices[0].shape), dtype=np.float32)
     padding = np.zeros(pixels.shape, dtype=bool)
     kinds = set()
-    for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
+    for k, (stored, each) in enumerate(
+        zip(_stored_slices(stack, headers), stack.slices, strict=True)
+    ):
         dataset = headers[k if each.frame is None else 0]
         numbers = _used_bits(stored, dataset)
         kinds.add(numbers.dtype)
@@ -260,13 +274,13 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 # --- tilted gantries
 
 
-def _straightened(
+def _straighten(
     stack: Stack, headers: Headers, path: Path
 ) -> tuple[Stack, tuple[int, int, int], np.ndarray]:
     """Correct a tilted gantry: returns the stack on an orthogonal grid, its (slices, rows,
     columns), and shifts.
 
-    `_shifted` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0;
+    `_shift_slices` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0;
     the field of view grows so that nothing is cut off. Updates the headers' slice positions.
     """
     if headers.frames:
@@ -291,7 +305,9 @@ def _straightened(
     return stack, (count, rows, columns), shifts
 
 
-def _shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray) -> np.ndarray:
+def _shift_slices(
+    volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray
+) -> np.ndarray:
     """Shift the slices of a volume, linearly interpolated; float32 `shape`, uncovered pixels get
     the lowest value.
     """
@@ -309,7 +325,7 @@ def _shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray
 # --- decoding
 
 
-def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
+def _stored_slices(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
     """Yield the stored numbers of each slice, one at a time."""
     if headers.frames:
         yield from _frames(stack.slices[0].path, headers[0], headers.frames)

@@ -23,8 +23,8 @@ from gantk.errors import UserError, count_noun
 from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
-from gantk_dicom.names import shown, text_of, value_of
-from gantk_dicom.streams import MOST_FRAMES, Broken, declared, expect_short, header_of
+from gantk_dicom.names import description_without_names, text_of, value_of
+from gantk_dicom.streams import MOST_FRAMES, Broken, declared_bytes, expect_short, header_of
 
 # Files of real scanners often hold values that violate their type's rules; the elements used here
 # are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
@@ -151,7 +151,7 @@ def header(path: Path) -> Dataset:
         return dataset
 
 
-def opened(path: Path) -> tuple[Dataset, list[Slice]]:
+def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
     """Read header and slices of a file that holds a supported image; UserError for all others."""
     dataset = header(path)
     with readable(path):
@@ -184,7 +184,7 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
         expect_room(path, count)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            expect_held(path, declared(dataset), dataset.held)
+            expect_held(path, declared_bytes(dataset), dataset.held)
         return dataset, slices_of(dataset, path)
 
 
@@ -396,7 +396,7 @@ class Stack:
         return UPRIGHT @ affine
 
 
-def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
+def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Group slices into stacks of one orientation, shape and spacing, with each position once.
 
     Where positions repeat, differing header elements (echo, b-value, time, magnitude and phase)
@@ -436,7 +436,7 @@ def _by_marks(group: list[Slice]) -> list[list[Slice]]:
     return [group]
 
 
-def stacked(
+def build_stack(
     slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, Slice], bool]
 ) -> Stack:
     """Build one stack on an even grid; UserError for gaps, different slices at one position, or a
@@ -539,7 +539,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 # --- scans
 
 
-def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
+def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that
     separates stacks.
     """
@@ -562,7 +562,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
             scans.append(Scan(file, (file,), file.name))
     counts: Counter[str] = Counter()
     for dataset, slices in series.values():
-        stacks = separated(slices)
+        stacks = separate_stacks(slices)
         for stack in stacks:
             paths = tuple(each.path for each in stack)
             name = _series_name(dataset, stack, stacks)
@@ -579,8 +579,8 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
 def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> str:
     """NUMBER-DESCRIPTION of a series, with the mark that tells this stack from the others."""
     words = (
-        shown(dataset, "SeriesDescription")
-        or shown(dataset, "ProtocolName")
+        description_without_names(dataset, "SeriesDescription")
+        or description_without_names(dataset, "ProtocolName")
         or text_of(dataset, "Modality")
     )
     label = ""

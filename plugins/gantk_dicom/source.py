@@ -88,7 +88,7 @@ class Series:
         return self.said["SeriesDescription"], self.said["ProtocolName"]
 
     @property
-    def excluded(self) -> bool:
+    def is_excluded(self) -> bool:
         """Whether it is a localizer, a screen capture or written by gantk: then used only if a
         pattern matches it.
         """
@@ -203,7 +203,7 @@ class Dicom(VolumeSource):
                 one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))
             ]
         else:
-            scans = [series for series in found if not series.excluded]
+            scans = [series for series in found if not series.is_excluded]
             chosen = [series for series in scans if series.means(name)]
             if not chosen and len(self.domains) == 1:
                 if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans):
@@ -217,7 +217,7 @@ class Dicom(VolumeSource):
                 "a word or regular expression found in SeriesDescription, ProtocolName or the"
                 " folder"
             )
-            said = {one.said_contrast for one in found if not one.excluded}
+            said = {one.said_contrast for one in found if not one.is_excluded}
             raise self.nothing_of(
                 letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said
             )

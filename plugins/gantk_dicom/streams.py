@@ -67,8 +67,8 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
     reader, file meta).
     """
     with io.FileIO(path) as raw:
-        meta = _deflated(raw)
-        raw = inflated(raw, MOST_INFLATED) if meta is not None else raw
+        meta = _deflated_meta(raw)
+        raw = inflate_file(raw, MOST_INFLATED) if meta is not None else raw
         yield Bounded(raw, MOST_READS), meta
 
 
@@ -78,13 +78,13 @@ def whole(path: Path, dataset: Dataset) -> Iterator[Bounded]:
     declares.
     """
     with io.FileIO(path) as raw:
-        deflated = _deflated(raw) is not None
+        deflated = _deflated_meta(raw) is not None
         yield Bounded(
-            inflated(raw, dataset.begins + declared(dataset) + 2**16) if deflated else raw
+            inflate_file(raw, dataset.begins + declared_bytes(dataset) + 2**16) if deflated else raw
         )
 
 
-def inflated(file: BinaryIO, most: int) -> io.BytesIO:
+def inflate_file(file: BinaryIO, most: int) -> io.BytesIO:
     """Inflate a file from its current position, at most `most` bytes: a few bytes can expand to any
     number.
     """
@@ -106,7 +106,7 @@ def expect_short(dataset: Dataset) -> None:
             raise Broken(f"its element {element.tag} has {len(element.value)} bytes")
 
 
-def declared(dataset: Dataset) -> int:
+def declared_bytes(dataset: Dataset) -> int:
     """The uncompressed size in bytes of the pixels that a header declares."""
     count = int(dataset.get("NumberOfFrames") or 1) * int(dataset.Rows) * int(dataset.Columns)
     count *= int(dataset.get("SamplesPerPixel") or 1)
@@ -124,7 +124,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = (int(dataset.Rows), int(dataset.Columns))
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
-    most = 4 * declared(dataset) // frames + START
+    most = 4 * declared_bytes(dataset) // frames + START
     places = []
     lengths = []
     file.seek(dataset.begins + 12)
@@ -172,7 +172,7 @@ def _item(file: Bounded) -> int | None:
     return None
 
 
-def _deflated(raw: io.FileIO) -> FileMetaDataset | None:
+def _deflated_meta(raw: io.FileIO) -> FileMetaDataset | None:
     """File meta elements of a deflated file, positioned at its deflated part; None for others,
     positioned at 0.
     """

@@ -94,7 +94,7 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
     files.
     """
     with readable(image.path):
-        datasets, one = _derived(image, description)
+        datasets, one = _derive_datasets(image, description)
     if image.header.shape[2] > 1 and not one:
         what = f"one file cannot hold a series of {image.header.shape[2]} slices, each a file"
         raise UserError(what, where="OUTPUT", remedy="name a folder: a path without .dcm")
@@ -108,7 +108,7 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
     Other files in the folder stay. UserError where it holds other DICOM files, or is a mount point.
     """
     with readable(image.path):
-        datasets, _ = _derived(image, description)
+        datasets, _ = _derive_datasets(image, description)
     _replace_series(folder, _readable(datasets, image.path))
 
 
@@ -136,7 +136,7 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
             _save(dataset, made / f"IMG{number:04d}.dcm")
         if folder.exists():
             kept = partial(
-                shutil.copytree, symlinks=True, copy_function=_linked, dirs_exist_ok=True
+                shutil.copytree, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True
             )
             kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
 
@@ -153,7 +153,7 @@ def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
         yield dataset
 
 
-def _linked(source: str | os.DirEntry, target: str) -> None:
+def _link_or_copy(source: str | os.DirEntry, target: str) -> None:
     """Hard-link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
@@ -171,7 +171,7 @@ def modality_of(description: str, source: str) -> str:
     return "CT" if modalities == {"ct"} else "MR"
 
 
-def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
+def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
     """Return an iterator over the datasets of a derived series, and whether one file holds all
     slices.
 
@@ -196,7 +196,7 @@ def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
         raise UserError(what, remedy="bring them back to the input's size first")
     new = _new_elements(headers[0], description)
     if image.channels == 3 and image.affine is None and count == 1:
-        return _coloured(image, new), True
+        return _colour_dataset(image, new), True
     if image.channels != 1:
         raise UserError(
             f"an image of {image.channels} channels does not fit into a DICOM series", allowed="one"
@@ -213,10 +213,10 @@ def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
     )
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
     one = bool(headers.frames) and new.Modality == headers[0].get("Modality")
-    return (_framed if one else _sliced)(volume, image, new), one
+    return (_frames_dataset if one else _slice_datasets)(volume, image, new), one
 
 
-def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
+def _frames_dataset(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset with all slices as frames, on one scale."""
     source = image.header[0]
     rescales = image.header.rescales
@@ -229,7 +229,7 @@ def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
     yield dataset
 
 
-def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
+def _slice_datasets(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset per slice, with the source's instance numbers if they are unique."""
     headers = image.header
     # none for colour
@@ -253,7 +253,7 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
         yield dataset
 
 
-def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
+def _colour_dataset(image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset in colour with 8 bits per channel, or 16 where the values need them."""
     whole = np.rint(image.pixels)
     if whole.min() < 0 or whole.max() > 65535:

@@ -25,9 +25,9 @@ def gantk_find_model(address, say):
     """Download the model at hf://USER/NAME@REVISION; returns its folder, None for other addresses."""
     if not address.startswith("hf://"):
         return None
-    from gantk_models.hub.hub import fetched
+    from gantk_models.hub.hub import fetch_model
 
-    return fetched(address, say)
+    return fetch_model(address, say)
 
 
 @hookimpl

@@ -183,7 +183,7 @@ class Ensemble(TrainedModel):
                 mean = made
                 square = 0 * made
             else:
-                mean, square = _updated(made, mean, square, number)
+                mean, square = _update_moments(made, mean, square, number)
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5]) if options.uncertainty else mean
 
@@ -210,7 +210,7 @@ class Ensemble(TrainedModel):
                     square = np.broadcast_to(0, mean.shape)
                 continue
             for part in slabs(mean.shape[1:]):
-                mean[:, part], apart = _updated(
+                mean[:, part], apart = _update_moments(
                     made.pixels[:, part], mean[:, part], square[:, part], number
                 )
                 if options.uncertainty:
@@ -265,7 +265,7 @@ def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
     return frame.source, frame.target
 
 
-def _updated(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
+def _update_moments(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
     """Update the mean and the sum of squared deviations with the `number`th value (Welford 1962)."""
     apart = value - mean
     mean = mean + apart / number

@@ -27,7 +27,7 @@ from gantk.runs.schemas import read
 from gantk.runs.trained import inference_state
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
-from gantk_models.shipped_card import OURS, filled, text_of
+from gantk_models.shipped_card import OURS, fill_card, text_of
 
 AnyPath = str | os.PathLike[str]
 # keys of metrics.json without single patients
@@ -66,14 +66,16 @@ def pack(
     before = Translator.load(find_model(run, say), "cpu")
     source = before.run
     meta = checkpoint.load_meta(before.checkpoint)
-    noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _seen(source.split())
+    noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _training_hashes(
+        source.split()
+    )
     left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
     weights = {
         k: each
         for k, each in inference_state(before.checkpoint).items()
         if not k.startswith(tuple(left_out))
     }
-    weights = {f"model.{name}": _rounded(each, dtype) for name, each in weights.items()}
+    weights = {f"model.{name}": _to_dtype(each, dtype) for name, each in weights.items()}
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
     with whole_folder(out) as made:
@@ -84,7 +86,7 @@ def pack(
             key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES
         }:
             write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
-        write_file(made / CARD, filled(text, out.name, made, dtype).encode())
+        write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
         apart, on = _apart(before, Translator.load(made, "cpu"))
         if not apart < 1:
             what = (
@@ -115,7 +117,7 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
     ]
 
 
-def _seen(split: dict[str, Any]) -> dict[str, Any]:
+def _training_hashes(split: dict[str, Any]) -> dict[str, Any]:
     """Hashes of the split and of each training file: they identify the training images without
     names.
     """
@@ -124,7 +126,7 @@ def _seen(split: dict[str, Any]) -> dict[str, Any]:
     return {"split": split_hash(split), "seen": seen}
 
 
-def _rounded(tensor: Tensor, dtype: str) -> Tensor:
+def _to_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A float32 tensor as float16 where float16 holds every value, else unchanged."""
     small = tensor.half() if dtype == "float16" and tensor.dtype == torch.float32 else tensor
     return small if bool(small.isfinite().all()) else tensor

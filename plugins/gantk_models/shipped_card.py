@@ -33,7 +33,7 @@ def text_of(card: Path) -> str:
     return text
 
 
-def filled(text: str, name: str, model: Path, dtype: str) -> str:
+def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
     """Return a card's text with {name}, {summary}, {facts} and {scores} replaced by those of a
     packed model.
     """

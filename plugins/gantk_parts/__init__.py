@@ -45,9 +45,9 @@ def gantk_register(add) -> None:
 @hookimpl
 def gantk_before_training(model) -> None:
     """Refuse feature losses whose weights have changed since the run began."""
-    from gantk_parts.feature_loss.networks import opened, pin
+    from gantk_parts.feature_loss.networks import open_network, pin
 
-    opened.cache_clear()  # files may have changed
+    open_network.cache_clear()  # files may have changed
     pin(model.method.options, "method")
 
 

@@ -25,7 +25,7 @@ from gantk.inference.pipeline import Pipeline
 from gantk.inference.translator import Translator
 from gantk_models.monai.bundle import answers
 from gantk_models.monai.config import scaling
-from gantk_models.monai.torchscript import Fitted, compiled, loaded
+from gantk_models.monai.torchscript import Fitted, load_torchscript, torchscript_bytes
 from gantk_parts.ct.intensity import Window
 from gantk_parts.nyul import Nyul
 
@@ -423,7 +423,7 @@ def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     images[1] = 0.5
     images[3] = -0.97
     expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
-    found = loaded(compiled(Fitted(network, frame)))(torch.from_numpy(images))
+    found = load_torchscript(torchscript_bytes(Fitted(network, frame)))(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 

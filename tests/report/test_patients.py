@@ -20,7 +20,7 @@ import gantk
 from gantk.errors import Interrupted, UserError
 from gantk.report.patients.comparing import write_report
 from gantk.report.patients.section import encode_pixels
-from gantk_studies.viewer.section import embedded
+from gantk_studies.viewer.section import embed_volumes
 
 
 def refers_to_nothing(page: Page) -> bool:
@@ -116,7 +116,7 @@ def test_volumes_are_embedded_with_their_error(tmp_path):
         nibabel.save(
             nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"samples/test/x-{kind}.nii.gz"
         )
-    found = embedded(tmp_path, "x")
+    found = embed_volumes(tmp_path, "x")
     image = nibabel.Nifti1Image.from_bytes(
         gzip.decompress(base64.b64decode(found["files"]["error"]))
     )
@@ -124,7 +124,7 @@ def test_volumes_are_embedded_with_their_error(tmp_path):
     assert found["thin"] == 2
     assert np.abs(image.get_fdata() - error).max() < 0.002
     assert image.header.get_zooms() == (2, 2, 2)
-    assert embedded(tmp_path, "y") == {}
+    assert embed_volumes(tmp_path, "y") == {}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gantk_bench.child import GRACE, Child, End, attended, now, stopping
 from gantk_bench.plan import Job
-from gantk_cluster.ray.cluster import Room, connected
+from gantk_cluster.ray.cluster import Room, connect_cluster
 
 LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
 
@@ -23,7 +23,7 @@ def on_cluster(
     """Yields a function that starts a row's child, how many run at once (at most `jobs`), and the
     threads of each.
     """
-    with connected(address, threads, device, folder) as room:
+    with connect_cluster(address, threads, device, folder) as room:
         yield partial(RemoteChild, room), min(room.count, jobs or room.count), room.threads
 
 

@@ -33,7 +33,9 @@ QUIET = {
 
 
 @contextmanager
-def connected(address: str | None, threads: int, device: str | None, *seen: Path) -> Iterator[Room]:
+def connect_cluster(
+    address: str | None, threads: int, device: str | None, *seen: Path
+) -> Iterator[Room]:
     """Yields the `Room` of the Ray cluster at `address`; disconnects at the end of the block.
 
     `address`: "HOST:PORT"; "auto", the cluster that this machine belongs to; "local" or None start

@@ -12,7 +12,7 @@ from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.launch import ALONE
-from gantk_cluster.ray.cluster import Room, connected
+from gantk_cluster.ray.cluster import Room, connect_cluster
 
 LIVES = 3  # workers that may die on one file, or in a row while loading the model
 ENDING = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
@@ -59,7 +59,7 @@ def on_cluster(
 
     if not jobs:
         return
-    with connected(
+    with connect_cluster(
         address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]
     ) as room:
         work.say(f"cluster  {room}")

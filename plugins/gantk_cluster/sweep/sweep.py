@@ -26,7 +26,7 @@ from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
-from gantk_cluster.ray.cluster import Room, connected
+from gantk_cluster.ray.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import NOTED, TRIAL, scores_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
@@ -70,7 +70,7 @@ def sweep(
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
-    `connected`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a population
+    `connect_cluster`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a population
     of `trials`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
     """
     folder = Path(resume or out) if resume or out else None
@@ -82,7 +82,7 @@ def sweep(
                 remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`",
             )
         seeds = {} if seed is None else {"train.seed": seed}
-        asked = _asked(
+        asked = _shared_settings(
             *checked_recipe(recipe, data, set, profile, seeds), list(space), scheduler, score
         )
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
@@ -98,7 +98,7 @@ def sweep(
             )
         if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
             raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
-    with connected(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
+    with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
         folder = folder or new_folder(
             Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
         )
@@ -125,7 +125,7 @@ def sweep(
     return folder
 
 
-def _asked(
+def _shared_settings(
     loaded: Any, model: Any, space: list[str], scheduler: str, score: str | None
 ) -> dict[str, Any]:
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an

@@ -87,7 +87,7 @@ def deep_white() -> np.ndarray:
     ] + np.array(ORIGIN)
 
 
-def sampled(
+def sample_maps(
     maps: torch.Tensor, inside: torch.Tensor, margin: int = 0, spacing: float = 1.0
 ) -> torch.Tensor:
     """Interpolate maps (C, z, y, x) that reach `margin` mm beyond the template at (D, H, W, 3)
@@ -190,7 +190,7 @@ class Subject:
             + self.shift
             + self.deform * self.warp(points)
         )
-        shares = sampled(template_at(voxel), inside)
+        shares = sample_maps(template_at(voxel), inside)
         lesion = torch.zeros(shares.shape[1:])
         # from 1 inside to 0 outside within a fifth of their radius
         for place, axes in self.lesions:
@@ -199,7 +199,7 @@ class Subject:
         lesion = lesion * (shares[1] + shares[2])
         shares = torch.cat([shares * (1 - lesion), lesion[None]])
         if self.skull:
-            distance = sampled(brain_distance(), inside, MARGIN, spacing=2.0)[0]
+            distance = sample_maps(brain_distance(), inside, MARGIN, spacing=2.0)[0]
             thickness = self.thickness * (1 + 0.2 * self.uneven(inside)).clamp(0.5, 1.6)
             edges = thickness.cumsum(dim=-1).movedim(-1, 0)  # inner table, outer table, skin
             # edges about as wide as a pixel

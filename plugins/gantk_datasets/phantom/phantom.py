@@ -273,9 +273,9 @@ class Phantom:
                 where="data.source",
                 remedy="ask for more subjects, or change healthy and lesions",
             )
-        return self._counted(records) if self.counts else records
+        return self._pick_counts(records) if self.counts else records
 
-    def _counted(self, records: list[Record]) -> list[Record]:
+    def _pick_counts(self, records: list[Record]) -> list[Record]:
         """Records of `counts` images of each class, spread evenly over the subjects; UserError if
         there are too few.
         """

@@ -43,7 +43,7 @@ def unpack(archive: Path, folder: Path) -> None:
     names = {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
-        place = folder / _checked(name, names, source is None)
+        place = folder / _safe_path(name, names, source is None)
         room = room - size
         if room < 0 or number >= MEMBERS:
             raise Refused(f"it unpacks to more than {TIMES} times its size, or {MEMBERS} members")
@@ -67,7 +67,7 @@ def expect_sound(path: Path) -> None:
             room -= len(piece)
 
 
-def _checked(name: str, known: dict[str, str], folder: bool) -> str:
+def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
     """Check a member's name and return it as a relative path; Refused where it is invalid or taken
     on some system.
     """

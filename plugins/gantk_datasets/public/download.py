@@ -93,7 +93,7 @@ def fetch(
     target = Path(out or Path("data") / name).absolute()
     record = target.with_name(f"{target.name}.fetched.json")
     try:
-        with _locked(target.with_name(f".{target.name}.fetching")) as staging:
+        with _lock_folder(target.with_name(f".{target.name}.fetching")) as staging:
             earlier = _read_record(record)
             if target.exists() and (target.is_file() or any(target.iterdir())):
                 if earlier.get("name") == name:
@@ -111,7 +111,7 @@ def fetch(
                 )
                 for path, facts in known["files"].items()
             ]
-            unpacked = _unpacked(known["files"], staging)
+            unpacked = _unpack_files(known["files"], staging)
             if "prepare" in known:
                 import_module(known["prepare"]).prepare(unpacked)
             about = {
@@ -167,7 +167,7 @@ def _read_record(record: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(staging: Path) -> Iterator[Path]:
+def _lock_folder(staging: Path) -> Iterator[Path]:
     """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is
     empty.
     """
@@ -312,7 +312,7 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
             )
 
 
-def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
+def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     """Unpack the staged files into one folder and return it; a single top folder of an archive is
     dropped.
 

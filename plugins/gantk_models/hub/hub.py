@@ -36,7 +36,7 @@ tags: [gantk, medical-imaging, gan]
 """
 
 
-def fetched(address: str, say: Callable[[str], None]) -> Path:
+def fetch_model(address: str, say: Callable[[str], None]) -> Path:
     """Return the folder of the model at hf://USER/NAME[@REVISION] in the hub's cache, downloaded if
     necessary.
 

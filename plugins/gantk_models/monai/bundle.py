@@ -22,7 +22,13 @@ from gantk.inference.frame import OTHER
 from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
-from gantk_models.monai.torchscript import Fitted, Stacked, compiled, loaded, traced
+from gantk_models.monai.torchscript import (
+    Fitted,
+    Stacked,
+    load_torchscript,
+    torchscript_bytes,
+    trace_network,
+)
 
 LICENSE = """\
 No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).
@@ -90,9 +96,9 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
     direction.inputs = (pad_to_size(direction.inputs[0], size)[0],)
     for count in (2, 1):  # a network may trace only with a batch of one
         try:
-            plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))
+            plain = trace_network(direction.network, torch.from_numpy(direction.inputs[0][:count]))
             parity = direction.compare_outputs(
-                answers(loaded(compiled(plain))), "TorchScript", tolerance
+                answers(load_torchscript(torchscript_bytes(plain))), "TorchScript", tolerance
             )
             break
         except Exception as error:  # tracing can raise any exception of the network's code
@@ -101,7 +107,7 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
     module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
     if frame.neighbours:
         module = Stacked(module, frame.neighbours, translator.model.translate.batch)
-    return compiled(module), parity
+    return torchscript_bytes(module), parity
 
 
 def _windows(direction: Direction) -> bool:

@@ -186,7 +186,7 @@ class Stacked(nn.Module):
         return torch.stack(volumes)
 
 
-def traced(network: nn.Module, example: Tensor) -> Plain:
+def trace_network(network: nn.Module, example: Tensor) -> Plain:
     """Trace a network at the example's image size; if the example is a single image, images run one
     by one.
     """
@@ -200,7 +200,7 @@ def traced(network: nn.Module, example: Tensor) -> Plain:
         return Plain(torch.jit.trace(plain, (example,), check_trace=False), several)
 
 
-def compiled(network: nn.Module) -> bytes:
+def torchscript_bytes(network: nn.Module) -> bytes:
     """The bytes of TorchScript's file without its debug records, which contain paths of this
     machine.
     """
@@ -216,7 +216,7 @@ def compiled(network: nn.Module) -> bytes:
     return kept.getvalue()
 
 
-def loaded(content: bytes) -> torch.jit.ScriptModule:
+def load_torchscript(content: bytes) -> torch.jit.ScriptModule:
     """Load the network from the bytes of a TorchScript file, on the CPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import difference, weighted_mean
 from gantk.plugin.spec import Positive, Share, Side, Weight
-from gantk_parts.feature_loss.networks import opened
+from gantk_parts.feature_loss.networks import open_network
 
 
 class FeatureLoss:
@@ -57,7 +57,7 @@ class FeatureLoss:
         self.black = black
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        network = opened(*self.source)
+        network = open_network(*self.source)
         scale = (self.black, self.data_range)
         with torch.autocast(output.device.type, enabled=False):
             made = network(output, *scale)

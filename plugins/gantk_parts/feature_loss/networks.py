@@ -106,7 +106,9 @@ class Maps(nn.Module):
 
 
 @lru_cache(maxsize=8)
-def opened(network: str, weights: str | None, side: int | None, layers: tuple[str, ...]) -> Maps:
+def open_network(
+    network: str, weights: str | None, side: int | None, layers: tuple[str, ...]
+) -> Maps:
     """Load the network that a recipe names, see `FeatureLoss`; cached until the next training
     begins.
     """
@@ -146,7 +148,9 @@ def pin(value: object, where: str) -> None:
         table = value.options
         name = value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name
-        found = opened(*(table[key] for key in ("network", "weights", "side", "layers"))).sha256()
+        found = open_network(
+            *(table[key] for key in ("network", "weights", "side", "layers"))
+        ).sha256()
         if table["sha256"] not in ("", found):
             what = (
                 f"'{name}' has other weights than this training began with: their SHA-256 is"

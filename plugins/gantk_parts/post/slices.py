@@ -61,7 +61,7 @@ class AgreeingSlices:
         if made.shape[1] < 3 or self.strength == 0:
             return made
         given = given if len(given) == len(made) else given.mean(0, keepdim=True).expand_as(made)
-        filtered = guided(neighbour_mean(made, self.smooth), given, self.least)
+        filtered = guided_filter(neighbour_mean(made, self.smooth), given, self.least)
         strength = self.strength
         if strength == "auto":
             strength = least_strength(made, filtered, jump(given, self.level), self.level)
@@ -85,7 +85,7 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
     return high
 
 
-def guided(made: Tensor, given: Tensor, least: float) -> Tensor:
+def guided_filter(made: Tensor, given: Tensor, least: float) -> Tensor:
     """Guided filter: `made` (C, D, H, W) as a linear function of `given` in windows of 3 a side."""
     guide = window_mean(given)
     output = window_mean(made)

@@ -44,7 +44,7 @@ def timm_model(
         if weights == "random" or torch.empty(0).is_meta:
             model = timm.create_model(name, **options)
         else:
-            model = _pretrained(name, config, options)
+            model = _pretrained_network(name, config, options)
     return model.eval().requires_grad_(False)
 
 
@@ -71,7 +71,7 @@ def _config(name: str) -> Any:
     return config
 
 
-def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
+def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
     """Build the network with weights from $GANTK_WEIGHTS, the hub's cache or timm's download;
     UserError without any.
     """

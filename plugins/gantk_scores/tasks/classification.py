@@ -21,7 +21,7 @@ from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, halves, select_images
 from gantk.plugin.spec import Count, Seed
-from gantk_scores.tasks.small_networks import trained
+from gantk_scores.tasks.small_networks import train_network
 
 BATCH = 16  # images per training step
 TOO_FEW = "too few patients to learn from some and be tested on others"
@@ -81,12 +81,14 @@ class Judge:
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
-            return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
+            return F.cross_entropy(
+                network(vary_pictures(pictures[picked], generator)), labels[picked]
+            )
 
         rate = SMALL if self.backbone == "small" else RATE[self.weights]
         optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
         with torch.autocast(pictures.device.type, enabled=False):
-            network = trained(make, loss, self.steps, self.seed, optimizer)
+            network = train_network(make, loss, self.steps, self.seed, optimizer)
             with torch.no_grad():
                 parts = [
                     network(part).softmax(1)
@@ -136,7 +138,8 @@ class Classification(Judge):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         train, test, fake = (
-            labelled(*named) for named in (("training", train), ("test", test), ("made", fake))
+            labelled_images(*named)
+            for named in (("training", train), ("test", test), ("made", fake))
         )
         train = apart(train, test)
         classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
@@ -150,7 +153,7 @@ class Classification(Judge):
             select_images(g, torch.isin(g.labels, torch.tensor(classes)))
             for g in (train, test, fake)
         )
-        folds = crossed(fake, test)
+        folds = cross_folds(fake, test)
         halved = "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
         # Real training images of the classes that were not generated are added.
         lacking = [
@@ -158,22 +161,23 @@ class Classification(Judge):
         ]
         added = max(map(len, lacking))
         filled = [
-            (joined(made, real), asked) for (made, asked), real in zip(folds, lacking, strict=True)
+            (concatenate_groups(made, real), asked)
+            for (made, asked), real in zip(folds, lacking, strict=True)
         ]
-        both = [(joined(train, made), asked) for made, asked in folds]
+        both = [(concatenate_groups(train, made), asked) for made, asked in folds]
         if not all(len(made) for made, _ in folds):
             filled = both = []
         kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
         real = f"real={len(train)}"
         return {
-            self.name: self._tested(filled, kinds + halved, test, classes),
-            f"{self.name}_real": self._tested([(train, test)], real, test, classes),
-            f"{self.name}_both": self._tested(
+            self.name: self._test_folds(filled, kinds + halved, test, classes),
+            f"{self.name}_real": self._test_folds([(train, test)], real, test, classes),
+            f"{self.name}_both": self._test_folds(
                 both, f"{real}+synthetic={len(fake)}{halved}", test, classes
             ),
         }
 
-    def _tested(
+    def _test_folds(
         self,
         folds: list[tuple[ImageGroup, ImageGroup]],
         how: str,
@@ -283,7 +287,7 @@ class SmallConv(nn.Module):
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
-def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def vary_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Augment: mirror each picture at random and shift all by up to 1/8 of the side, against
     overfitting.
     """
@@ -294,7 +298,7 @@ def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.roll(pictures, shift, (2, 3))
 
 
-def labelled(which: str, group: ImageGroup) -> ImageGroup:
+def labelled_images(which: str, group: ImageGroup) -> ImageGroup:
     """The images whose class is known; UserError if there are none."""
     if group.labels is None or not (group.labels >= 0).any():
         what = (
@@ -328,7 +332,7 @@ def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
     return select_images(train, strangers(train, test))
 
 
-def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
+def cross_folds(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
     """Folds (generated images to train on, real images to test on) of different patients; each real
     image once.
 
@@ -341,7 +345,7 @@ def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageG
     return [(apart(fake, part), part) for part in halves(test) if len(part)]
 
 
-def joined(one: ImageGroup, other: ImageGroup) -> ImageGroup:
+def concatenate_groups(one: ImageGroup, other: ImageGroup) -> ImageGroup:
     """Concatenate two sets."""
     images = torch.cat([one.images, other.images.to(one.images.device)])
     return ImageGroup(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.plugin.spec import Count, Seed
-from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirrored, trained
+from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirror_randomly, train_network
 
 PASS = 2**20  # most positions of a batch at inference
 
@@ -53,17 +53,17 @@ class Regression:
             source, target = (
                 torch.stack(images) for images in zip(*(pairs[i] for i in chosen), strict=True)
             )
-            source, target = mirrored([source, target], generator)
-            target = runtime.place(self._scaled(target), dims)
+            source, target = mirror_randomly([source, target], generator)
+            target = runtime.place(self._to_unit_range(target), dims)
             with runtime.autocast():
-                output = network(self._seen(source))
+                output = network(self._network_input(source))
                 known = target.isfinite()
                 return (
                     (output.float() - target.nan_to_num()).abs() * known
                 ).sum() / known.sum().clamp_min(1)
 
         channels = [image.shape[0] for image in pairs[0]]
-        self.network = trained(
+        self.network = train_network(
             lambda: runtime.place(SmallUNet(*channels, dims, sizes[0]), dims), loss, steps, seed
         )
 
@@ -75,13 +75,13 @@ class Regression:
         made = []
         for part in sources.split(max(1, PASS // math.prod(sources.shape[2:]))):
             with self.runtime.autocast():
-                output = self.network(self._seen(part)).float().clamp(-1, 1)
+                output = self.network(self._network_input(part)).float().clamp(-1, 1)
             made.append((self.low + (output + 1) * (self.high - self.low) / 2).to(sources.device))
         return torch.cat(made)
 
-    def _seen(self, source: Tensor) -> Tensor:
+    def _network_input(self, source: Tensor) -> Tensor:
         """The network's input: a source on the device, scaled to -1 to 1, with NaN as black."""
-        return self.runtime.place(self._scaled(source).nan_to_num(nan=-1.0), self.dims)
+        return self.runtime.place(self._to_unit_range(source).nan_to_num(nan=-1.0), self.dims)
 
-    def _scaled(self, image: Tensor) -> Tensor:
+    def _to_unit_range(self, image: Tensor) -> Tensor:
         return 2 * (image.float() - self.low) / (self.high - self.low) - 1

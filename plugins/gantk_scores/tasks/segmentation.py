@@ -14,8 +14,14 @@ from gantk.errors import UserError
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, halves, select_images
 from gantk.plugin.spec import Count, Seed
-from gantk_scores.tasks.classification import TOO_FEW, LearntSide, crossed, strangers
-from gantk_scores.tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
+from gantk_scores.tasks.classification import TOO_FEW, LearntSide, cross_folds, strangers
+from gantk_scores.tasks.small_networks import (
+    BATCH,
+    WIDTH,
+    SmallUNet,
+    mirror_randomly,
+    train_network,
+)
 
 SIDE = {2: 96, 3: 48}  # longest side of a segmenter's input in pixels or voxels
 PASS = 2**20  # most positions of a batch at inference
@@ -70,12 +76,13 @@ class Segmentation:
         if train is test:
             train, test = halves(test)
         train, test, fake = (
-            _drawn(*named) for named in (("training", train), ("test", test), ("made", fake))
+            _images_with_masks(*named)
+            for named in (("training", train), ("test", test), ("made", fake))
         )
         keep = strangers(train, test) & strangers(train, fake)
         known = self._learned
         if known is None or known[0] is not source or not torch.equal(known[1], keep):
-            others = _drawn("training", select_images(train, keep))
+            others = _images_with_masks("training", select_images(train, keep))
             segmenter = self.make().fit(others.images, others.masks)
             ceiling, _ = agreement([(segmenter(test.images), test)])
             self._learned = known = source, keep, segmenter, len(others), ceiling
@@ -90,7 +97,7 @@ class Segmentation:
 
     def _taught(self, test: ImageGroup, fake: ImageGroup) -> Score:
         """The Dice on real images of segmenters trained on generated images of other patients."""
-        folds = list(crossed(fake, test))
+        folds = list(cross_folds(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
             return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
         answers = [
@@ -109,7 +116,7 @@ class Segmentation:
         )
 
 
-def _drawn(which: str, group: ImageGroup) -> ImageGroup:
+def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
     """The images with a mask; UserError where none shows a lesion."""
     known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
     if known is None or not (group.masks[known] > 0).any():
@@ -167,7 +174,7 @@ class Segmenter:
         drawn = (masks > 0).float()
         shows = drawn.flatten(1).any(1).long()
         share = (1 / torch.bincount(shows, minlength=2).clamp_min(1).float())[shows].cpu()
-        size = tuple(self._seen(images[:1]).shape[2:])
+        size = tuple(self._network_input(images[:1]).shape[2:])
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             picked = torch.multinomial(
@@ -175,14 +182,16 @@ class Segmenter:
             )
             image = images[picked.to(images.device)]
             mask = drawn[picked.to(drawn.device)].to(images.device)
-            image, mask = mirrored([self._seen(image), self._shrunk(mask)], generator)
+            image, mask = mirror_randomly(
+                [self._network_input(image), self._shrunk(mask)], generator
+            )
             return dice_loss(network(image), mask)
 
         def make() -> nn.Module:
             return SmallUNet(images.shape[1], 1, self.dims, size).to(images.device)
 
         with torch.autocast(images.device.type, enabled=False):
-            self.network = trained(make, loss, self.steps, self.seed)
+            self.network = train_network(make, loss, self.steps, self.seed)
         return self
 
     @torch.no_grad()
@@ -191,14 +200,14 @@ class Segmenter:
         mode = "bilinear" if self.dims == 2 else "trilinear"
         masks = []
         with torch.autocast(images.device.type, enabled=False):
-            for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
-                answer = self.network(self._seen(part))
+            for part in images.split(max(1, PASS // self._network_input(images[:1])[0, 0].numel())):
+                answer = self.network(self._network_input(part))
                 if answer.shape[2:] != part.shape[2:]:
                     answer = F.interpolate(answer, part.shape[2:], mode=mode)
                 masks.append(answer > 0)
         return torch.cat(masks)
 
-    def _seen(self, images: Tensor) -> Tensor:
+    def _network_input(self, images: Tensor) -> Tensor:
         """The network's input: at most `side` pixels a side, scaled to -1 to 1, with NaN as black."""
         return self._shrunk(2 * images.float() / self.data_range - 1).nan_to_num(nan=-1.0)
 

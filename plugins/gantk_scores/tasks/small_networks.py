@@ -52,7 +52,7 @@ class SmallUNet(nn.Module):
         return self.unet(larger)[(slice(None), slice(None), *box)]
 
 
-def trained(
+def train_network(
     make: Callable[[], nn.Module],
     loss: Callable[[nn.Module, torch.Generator], Tensor],
     steps: int,
@@ -90,7 +90,7 @@ def trained(
     return network.eval().requires_grad_(False)
 
 
-def mirrored(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+def mirror_randomly(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Mirror images of several batches along the last axis at random; images of the same index are
     treated alike.
     """

@@ -65,7 +65,7 @@ class Transfer(Judge):
             raise UserError(
                 f"the metric '{self.name}' {what}", where="evaluate.metrics", remedy="leave it out"
             )
-        known, labels = self._known(fake.to, test, fake)
+        known, labels = self._training_images(fake.to, test, fake)
         asked = torch.cat([fake.images, fake.inputs, test.images])
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
         made, before, real = np.split(right, np.cumsum([len(fake), len(fake)]))
@@ -74,10 +74,10 @@ class Transfer(Judge):
         how = f"{self.definition}/trained-on:real={len(known)}/n={len(fake)}"
         return {
             self.name: Score(value["value"], tuple(value["ci95"]), len(fake), how, details),
-            f"{self.name}_ssim": self._kept(fake),
+            f"{self.name}_ssim": self._kept_structure(fake),
         }
 
-    def _known(self, to: str, *asked: ImageGroup) -> tuple[ImageGroup, Tensor]:
+    def _training_images(self, to: str, *asked: ImageGroup) -> tuple[ImageGroup, Tensor]:
         """Real training images of patients not in `asked`, and their labels: 1 for domain `to`,
         else 0.
         """
@@ -106,7 +106,7 @@ class Transfer(Judge):
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]
         return ImageGroup(group.images[keep], kept), labels[keep]
 
-    def _kept(self, fake: ImageGroup) -> Score:
+    def _kept_structure(self, fake: ImageGroup) -> Score:
         """The SSIM of translations and inputs, outside the inputs' lesions."""
         metric = SSIM(self.data_range, self.dims)
         outside = None

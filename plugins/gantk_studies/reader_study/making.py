@@ -140,7 +140,7 @@ def page(
     )
 
 
-def chosen(
+def choose_couples(
     couples: Sequence, patients: Sequence[str], pairs: int | None, rng: Any, where: str
 ) -> list[Any]:
     """`pairs` random couples of images, one of every patient before a second of any; UserError for
@@ -176,7 +176,9 @@ def of_folders(
             " real one is drawn"
         )
     couples = [*zip(*names, strict=False)]
-    couples = chosen(couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}")
+    couples = choose_couples(
+        couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}"
+    )
     files = [
         scan_of[name] for couple in couples for scan_of, name in zip(both, couple, strict=True)
     ]
@@ -213,11 +215,13 @@ def of_run(
     if not couples:
         couples = [*zip(reals.records(split, letter), reals.records(split, source), strict=False)]
     patients = [record.subject or record.key for record, _ in couples]
-    records, sources = zip(*chosen(couples, patients, pairs, rng, f"the {split} set"), strict=True)
+    records, sources = zip(
+        *choose_couples(couples, patients, pairs, rng, f"the {split} set"), strict=True
+    )
     if letter == source:
-        made = _sampled(model, letter, records, rng)
+        made = _sample_each(model, letter, records, rng)
     else:
-        made = _translated(model, data, letter, reals.network_inputs(sources))
+        made = _translate_each(model, data, letter, reals.network_inputs(sources))
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
 
     names = model.contrasts(letter)
@@ -255,7 +259,7 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
     return letter, letter
 
 
-def _translated(model: Any, data: Any, letter: str, inputs: Any) -> list[Any]:
+def _translate_each(model: Any, data: Any, letter: str, inputs: Any) -> list[Any]:
     """Translations of network inputs, one at a time: post-steps take several for the slices of a
     volume.
     """
@@ -267,7 +271,7 @@ def _translated(model: Any, data: Any, letter: str, inputs: Any) -> list[Any]:
     return made
 
 
-def _sampled(model: Any, letter: str, records: Sequence[Any], rng: Any) -> list[Any]:
+def _sample_each(model: Any, letter: str, records: Sequence[Any], rng: Any) -> list[Any]:
     """Images from noise, of the classes of the records where the method knows classes."""
     made = []
     for record in records:

@@ -38,7 +38,7 @@ def section(record) -> dict[str, Any] | None:
     volumes = [
         {"patient": one["patient"], "label": record.label(key)} | made
         for key, one in listed[:MOST]
-        if (made := embedded(record.path, one["stem"]))
+        if (made := embed_volumes(record.path, one["stem"]))
     ]
     if not volumes:
         return None
@@ -50,7 +50,7 @@ def section(record) -> dict[str, Any] | None:
     return files | {"folder": HERE, "policy": POLICY, "volumes": volumes}
 
 
-def embedded(run: Path, stem: str) -> dict[str, Any]:
+def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     """Kind (and "error") -> a gzipped NIfTI file in base64, and display ranges; {} where a file is
     missing.
     """

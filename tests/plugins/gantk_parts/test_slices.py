@@ -13,7 +13,7 @@ import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
 from gantk_parts.post.bias_field import InputBiasField
-from gantk_parts.post.slices import AgreeingSlices, guided, jump
+from gantk_parts.post.slices import AgreeingSlices, guided_filter, jump
 
 LEVEL = -0.9
 
@@ -54,7 +54,7 @@ def test_slice_errors_go_and_edges_of_the_input_stay():
     assert jumps(smooth(made, examples_of(given))) < jumps(done)
     constant = torch.full_like(made, 0.3)
     torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
-    line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1e-8)
+    line = guided_filter((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1e-8)
     # a line of the input
     torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)
 

@@ -367,14 +367,14 @@ def test_transfer_scores_good_translations_above_copies():
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
     assert moved["transfer_ssim"].value < 0.5
     # these do not teach
-    known, labels = metric._known("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
+    known, labels = metric._training_images("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
     assert not {*known.patients} & {"p0", "p1"}
     assert labels.tolist() == [1] * 8 + [0] * 8
     x = plain.images[:2].repeat(1, 1, 2, 2)
     mask = torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
     about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
     outside, inside = (
-        metric._kept(replace(about, images=x + change)).value for change in (1 - mask, mask)
+        metric._kept_structure(replace(about, images=x + change)).value for change in (1 - mask, mask)
     )
     assert outside < inside
     ends = [share(np.arange(10) < count)["ci95"] for count in (0, 8)]
