@@ -374,7 +374,8 @@ def test_transfer_scores_good_translations_above_copies():
     mask = torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
     about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
     outside, inside = (
-        metric._kept_structure(replace(about, images=x + change)).value for change in (1 - mask, mask)
+        metric._kept_structure(replace(about, images=x + change)).value
+        for change in (1 - mask, mask)
     )
     assert outside < inside
     ends = [share(np.arange(10) < count)["ci95"] for count in (0, 8)]
