@@ -42,19 +42,19 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 def test_patchgan_sees_exactly_its_receptive_field(layers):
     field = RECEPTIVE_FIELDS[layers]
     network = PatchGAN(1, 2, width=2, receptive_field=field, norm="none")
-    for p in network.parameters():  # positive weights: no two contributions cancel
-        p.data.abs_().add_(0.05)
-    x = torch.zeros(
-        1, 1, field + 3 * 2 ** (layers - 2), field + 3 * 2 ** (layers - 2), requires_grad=True
-    )
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert network.convolutions == layers
+    assert len(convolutions) == layers
+    for parameter in network.parameters():  # positive weights: no two contributions cancel
+        parameter.data.abs_().add_(0.05)
+    side = field + 3 * 2 ** (layers - 2)
+    x = torch.zeros(1, 1, side, side, requires_grad=True)
     logits = network(x)
-    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
+    middle = logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2]
+    middle.backward()
     seen = x.grad[0, 0] != 0
     assert seen.any(0).sum() == field
     assert seen.any(1).sum() == field
-    assert (
-        network.convolutions == layers == sum(isinstance(m, nn.Conv2d) for m in network.modules())
-    )
 
 
 @pytest.mark.parametrize(
@@ -81,79 +81,127 @@ def test_wrong_sizes_and_options_name_those_that_fit(make, words):
         make()
 
 
-def test_pix2pix_generator_takes_noise_and_class():
+def pix2pix_with_noise_and_class():
     geometry = Geometry(2, (32, 32), {"a": 1, "b": 1}, ("healthy", "tumour"))
-    method = bind("method", {"name": "pix2pix", "noise": 2, "conditional": True})(geometry).eval()
-    seen = []
+    table = {"name": "pix2pix", "noise": 2, "conditional": True}
+    method = bind("method", table)(geometry).eval()
+    inputs = []
+    method.g_ab.register_forward_pre_hook(lambda module, given: inputs.append(given[0].detach()))
+    return method, inputs
+
+
+def test_pix2pix_generator_takes_noise_and_class():
+    method, inputs = pix2pix_with_noise_and_class()
     a = torch.rand(2, 1, 32, 32)
-    method.g_ab.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
     method.generator_losses(Batch(a=a, b=a, label=torch.tensor([1, 0])))
-    assert torch.equal(seen[0][:, :1], a)
-    assert seen[0][:, 3:].mean((2, 3)).tolist() == [
-        [0, 1],
-        [1, 0],
-    ]
-    assert seen[0][:, 1:3].std() > 0.9
-    assert not torch.equal(seen[0][0, 1:3], seen[0][1, 1:3])
+    image, noise, label = inputs[0].split([1, 2, 2], dim=1)
+    assert torch.equal(image, a)
+    assert label.mean((2, 3)).tolist() == [[0, 1], [1, 0]]
+    assert noise.std() > 0.9
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_pix2pix_translates_with_one_noise_and_no_class():
+    method, inputs = pix2pix_with_noise_and_class()
+    a = torch.rand(2, 1, 32, 32)
     assert torch.equal(method.translate(a, "b"), method.translate(a, "b"))
-    assert (seen[-1][:, 3:] == 0.5).all()
-    assert not torch.equal(*method.variants(a, "b", 2, 0))
+    assert (inputs[-1][:, 3:] == 0.5).all()
+    first, second = method.variants(a, "b", 2, 0)
+    assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(2, 3, 6, 5), (2, 8, 48, 48), (2, 4, 20, 20, 20)])
-@pytest.mark.parametrize("affine", [False, True])
-def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
-    ours = InstanceNorm(shape[1], affine=affine)
+instance_norms = pytest.mark.parametrize("affine", [False, True])
+norm_shapes = pytest.mark.parametrize("shape", [(2, 3, 6, 5), (2, 8, 48, 48), (2, 4, 20, 20, 20)])
+precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+def norm_and_images(shape, dtype, affine):
+    """Ours, and images with a large mean: statistics in bfloat16 would lose the variance."""
+    norm = InstanceNorm(shape[1], affine=affine)
     if affine:
-        nn.init.uniform_(ours.weight, 0.5, 1.0)
-        nn.init.normal_(ours.bias)
-    # a large mean: statistics in bfloat16 would lose the variance
-    x = (3 * torch.randn(shape) + 10).to(dtype)
-    x = x.to(memory_format=LAST[x.ndim - 2]).requires_grad_()
-    y = ours(x)
-    reference = F.instance_norm(x.float(), weight=ours.weight, bias=ours.bias)
+        nn.init.uniform_(norm.weight, 0.5, 1.0)
+        nn.init.normal_(norm.bias)
+    images = (3 * torch.randn(shape) + 10).to(dtype)
+    return norm, images.to(memory_format=LAST[images.ndim - 2]).requires_grad_()
+
+
+@precisions
+@norm_shapes
+@instance_norms
+def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
+    norm, x = norm_and_images(shape, dtype, affine)
+    y = norm(x)
+    reference = F.instance_norm(x.float(), weight=norm.weight, bias=norm.bias)
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=LAST[x.ndim - 2])
-    # bfloat16 rounds the output to 1 in 256; statistics in bfloat16 would be off by three times as
-    # much
-    allowed = 5e-5 if dtype == torch.float32 else 0.005 * reference.abs() + 0.002
+    if dtype == torch.float32:
+        allowed = 5e-5
+    else:
+        # bfloat16 rounds the output to 1 in 256; statistics in it would be off by three times that
+        allowed = 0.005 * reference.abs() + 0.002
     assert ((y.float() - reference).abs() <= allowed).all()
-    assert torch.equal(y[1:], ours(x[1:]))  # the other image makes no difference, to the last bit
+    assert torch.equal(y[1:], norm(x[1:]))  # the other image makes no difference, to the last bit
+
+
+@precisions
+@norm_shapes
+@instance_norms
+def test_gradients_of_instance_norm_equal_torchs(shape, dtype, affine):
+    norm, x = norm_and_images(shape, dtype, affine)
+    reference = F.instance_norm(x.float(), weight=norm.weight, bias=norm.bias)
     weight = torch.randn(shape)
-    mine = torch.autograd.grad((y.float() * weight).sum(), x)[0].float()
-    theirs = torch.autograd.grad((reference * weight).sum(), x)[0].float()
-    assert torch.allclose(mine, theirs, atol=1e-4 if dtype == torch.float32 else 3e-2)
+    (mine,) = torch.autograd.grad((norm(x).float() * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((reference * weight).sum(), x)
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    assert torch.allclose(mine.float(), theirs.float(), atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("shape", [(3, 16, 32, 32), (3, 8, 12, 20, 20)])
-def test_relu_matches_torch_with_both_gradients(shape, last, dtype):
-    form = LAST[len(shape) - 2] if last else torch.contiguous_format
-    drawn = [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
+def output_and_gradients(layer: nn.Module, drawn: list[Tensor]) -> list[Tensor]:
+    """Output of a layer, the gradient of its input, and both gradients of that gradient."""
+    x, gradient, again = (each.clone() for each in drawn)
+    y = layer(x.requires_grad_() * 1)
+    (once,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
+    (of_x,) = torch.autograd.grad(y, x, gradient.requires_grad_(), create_graph=True)
+    (twice,) = torch.autograd.grad(of_x, gradient, again)
+    return [y.detach(), once, of_x.detach(), twice]
 
-    def found(layer: nn.Module, part: slice = slice(None)) -> list[Tensor]:
-        x, gradient, again = (each[part].clone() for each in drawn)
-        y = layer(x.requires_grad_() * 1)
-        once = torch.autograd.grad(y, x, gradient, retain_graph=True)
-        (of_x,) = torch.autograd.grad(y, x, gradient.requires_grad_(), create_graph=True)
-        return [y.detach(), *once, of_x.detach(), *torch.autograd.grad(of_x, gradient, again)]
 
-    for layer in (InstanceNorm(shape[1]), ReLU()):
-        images = zip(*(found(layer, slice(i, i + 1)) for i in range(3)), strict=True)
-        assert all(
-            torch.equal(batch, torch.cat(each))
-            for batch, each in zip(found(layer), images, strict=True)
-        )
-    drawn[0][0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf]).view(
-        4, *[1] * (len(shape) - 2)
-    )
-    for mine, theirs in zip(found(ReLU()), found(nn.ReLU(inplace=True)), strict=True):
-        assert torch.equal(mine, theirs)
-        assert mine.stride() == theirs.stride()
-    drawn[0][0, :2] = torch.tensor([torch.nan, -torch.nan]).view(2, *[1] * (len(shape) - 2))
-    assert found(ReLU())[0][0, :2].isnan().all()  # nan is never hidden, whatever its sign
+def set_first_pixel(images: Tensor, values: list[float]) -> None:
+    """The first channels of the first image hold `values` everywhere."""
+    shape = [len(values)] + [1] * (images.ndim - 2)
+    images[0, : len(values)] = torch.tensor(values).view(shape)
+
+
+@pytest.fixture(params=[(3, 16, 32, 32), (3, 8, 12, 20, 20)], ids=["2d", "3d"])
+def relu_shape(request):
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["channels last", "contiguous"])
+def drawn(request, relu_shape, dtype):
+    """Images, and a gradient for each of two passes back."""
+    last = LAST[len(relu_shape) - 2]
+    form = last if request.param else torch.contiguous_format
+    return [torch.randn(relu_shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
+
+
+@precisions
+def test_relu_and_norm_of_a_batch_are_those_of_its_images(drawn, relu_shape):
+    for layer in (InstanceNorm(relu_shape[1]), ReLU()):
+        of_batch = output_and_gradients(layer, drawn)
+        of_images = [output_and_gradients(layer, [x[i : i + 1] for x in drawn]) for i in range(3)]
+        for number, batch in enumerate(of_batch):
+            assert torch.equal(batch, torch.cat([image[number] for image in of_images]))
+
+
+@precisions
+def test_relu_matches_torch_with_both_gradients(drawn):
+    set_first_pixel(drawn[0], [0.0, -0.0, torch.inf, -torch.inf])
+    mine = output_and_gradients(ReLU(), drawn)
+    theirs = output_and_gradients(nn.ReLU(inplace=True), drawn)
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -168,15 +216,24 @@ def test_kernels_larger_than_the_map_have_finite_gradients(dims):
         assert layer.weight.grad.isfinite().all() and x.grad.isfinite().all(), seed
 
 
+@precisions
+def test_relu_never_hides_nan(drawn):
+    set_first_pixel(drawn[0], [torch.nan, -torch.nan])
+    output, *_ = output_and_gradients(ReLU(), drawn)
+    assert output[0, :2].isnan().all()
+
+
 @pytest.mark.parametrize(("dims", "side"), [(2, 24), (2, 8), (3, 9), (3, 4)])
 def test_resize_convolution_is_repeating_then_convolving(dims, side):
     layer = ResizeConv(dims, 3, 4).double()
     x = image(dims, 2, 3, side, torch.float64)
+    inputs = (x, *layer.parameters())
     reference = layer.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
     assert torch.allclose(layer(x), reference, atol=1e-12)
-    mine = torch.autograd.grad(layer(x).square().sum(), (x, *layer.parameters()))
-    theirs = torch.autograd.grad(reference.square().sum(), (x, *layer.parameters()))
-    assert all(torch.allclose(m, t, atol=1e-9) for m, t in zip(mine, theirs, strict=True))
+    mine = torch.autograd.grad(layer(x).square().sum(), inputs)
+    theirs = torch.autograd.grad(reference.square().sum(), inputs)
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-9)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -241,38 +298,41 @@ def test_networks_have_the_published_number_of_parameters(make, published):
         assert sum(parameter.numel() for parameter in make().parameters()) == published
 
 
-def test_unet_first_norm_and_skip_options():
+def unet_by_hand(network: UNet, x: Tensor) -> Tensor:
     """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the
     skip as it was.
     """
+    maps = [x]
+    for level, block in enumerate(network.encoder):
+        y = F.conv2d(maps[-1], block[0].weight, block[0].bias, 2, 1)
+        if level < 2:
+            y = F.instance_norm(y)
+        maps.append(F.leaky_relu(y, 0.2))
+    y = maps.pop()
+    for block in network.decoder[:-1]:
+        y = F.conv_transpose2d(y, block[0].weight, None, 2, 1)
+        y = torch.cat([F.relu(F.instance_norm(y)), maps.pop()], 1)
+    last = network.decoder[-1]
+    return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
+
+
+def test_unet_first_norm_and_skip_options():
     torch.manual_seed(0)
-    network = UNet(
-        1, 1, 2, width=3, depth=3, up="transpose", norm_first=True, relu_skips=False
-    ).double()
+    options = {"width": 3, "depth": 3, "up": "transpose"}
+    network = UNet(1, 1, 2, **options, norm_first=True, relu_skips=False).double()
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64, requires_grad=True)
-
-    def expected(x: Tensor) -> Tensor:
-        maps = [x]
-        for level, block in enumerate(network.encoder):
-            y = F.conv2d(maps[-1], block[0].weight, block[0].bias, 2, 1)
-            maps.append(F.leaky_relu(F.instance_norm(y) if level < 2 else y, 0.2))
-        y = maps.pop()
-        for block in network.decoder[:-1]:
-            y = F.instance_norm(F.conv_transpose2d(y, block[0].weight, None, 2, 1))
-            y = torch.cat([F.relu(y), maps.pop()], 1)
-        last = network.decoder[-1]
-        return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
-
     mine = network(x)
-    theirs = expected(x)
+    theirs = unet_by_hand(network, x)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
     weight = torch.randn_like(mine)
-    slopes = [
-        torch.autograd.grad((y * weight).sum(), (x, *network.parameters())) for y in (mine, theirs)
-    ]
-    for one, other in zip(*slopes, strict=True):
+    inputs = (x, *network.parameters())
+    my_slopes = torch.autograd.grad((mine * weight).sum(), inputs)
+    their_slopes = torch.autograd.grad((theirs * weight).sum(), inputs)
+    for one, other in zip(my_slopes, their_slopes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
-    plain = UNet(1, 1, 2, width=3, depth=3, up="transpose").double()
+
+    plain = UNet(1, 1, 2, **options).double()
     plain.load_state_dict(network.state_dict(), strict=False)
     assert (plain(x) - mine).abs().max() > 1e-4
 
@@ -319,11 +379,8 @@ def layer(dims: int, shape: tuple, dtype: torch.dtype = torch.float32) -> nn.Mod
 def image(
     dims: int, n: int, channels: int, side: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    return (
-        channels_last(torch.randn(n, channels, *[side] * dims, dtype=dtype))
-        .detach()
-        .requires_grad_()
-    )
+    drawn = torch.randn(n, channels, *[side] * dims, dtype=dtype)
+    return channels_last(drawn).detach().requires_grad_()
 
 
 def passed(module: nn.Module, x: Tensor, bf16: bool = False) -> list[Tensor]:
@@ -342,6 +399,12 @@ def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
     ]
 
 
+def slope_of_slope(module: nn.Module, x: Tensor, inputs: tuple) -> tuple[Tensor, ...]:
+    """Gradients, by `inputs`, of the squared gradient of the squared output by `x`."""
+    (slope,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+    return torch.autograd.grad(slope.square().sum(), inputs)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", SHAPES)
 def test_products_are_torchs_convolutions(name, dims, always, multiplied):
@@ -349,19 +412,29 @@ def test_products_are_torchs_convolutions(name, dims, always, multiplied):
     module = layer(dims, SHAPES[name])
     x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
     assert "Product" in type(module(x).grad_fn).__name__
-    found = passed(module, x)
-    narrow = passed(module, x, bf16=True)
+    output, _, of_weight, *_ = found = passed(module, x)
+    plain = use_kernels(copy.deepcopy(module), False).double()
+    exact = passed(plain, x.detach().double().requires_grad_())
+    assert max(apart(found, exact)) < 1e-5
+    assert output.is_contiguous(memory_format=LAST[dims])
+    # autograd takes a gradient as it is only where it lies in memory as the weights do
+    assert of_weight.dtype == torch.float32
+    assert of_weight.stride() == module.weight.stride()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_products_in_bfloat16_are_as_exact_as_torchs(name, dims, always, multiplied):
+    torch.manual_seed(0)
+    module = layer(dims, SHAPES[name])
+    x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
+    mine = passed(module, x, bf16=True)
+    assert mine[0].dtype == torch.bfloat16
     plain = use_kernels(copy.deepcopy(module), False)
     theirs = passed(plain, x, bf16=True)
     exact = passed(plain.double(), x.detach().double().requires_grad_())
-    assert max(apart(found, exact)) < 1e-5
-    assert found[0].is_contiguous(memory_format=LAST[dims])
-    assert narrow[0].dtype == torch.bfloat16
-    # autograd takes a gradient as it is only where it lies in memory as the weights do
-    assert found[2].dtype == torch.float32
-    assert found[2].stride() == module.weight.stride()
-    for mine, other in zip(apart(narrow, exact), apart(theirs, exact), strict=True):
-        assert mine <= max(1.5 * other, 2**-7)  # bfloat16 rounds to 1 in 256
+    for my_error, their_error in zip(apart(mine, exact), apart(theirs, exact), strict=True):
+        assert my_error <= max(1.5 * their_error, 2**-7)  # bfloat16 rounds to 1 in 256
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -372,40 +445,46 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     torch.manual_seed(0)
     module = layer(dims, SHAPES[name], torch.float64)
     x = image(dims, 2, SHAPES[name][1], SHAPES[name][3], torch.float64)
-    found = []
-    for on in (True, False):
-        use_kernels(module, on)
-        slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
-        found.append(torch.autograd.grad(slope.square().sum(), (x, module.weight, module.bias)))
-    assert max(apart(*found)) < 1e-9
+    inputs = (x, module.weight, module.bias)
+    use_kernels(module, True)
+    mine = slope_of_slope(module, x, inputs)
+    use_kernels(module, False)
+    theirs = slope_of_slope(module, x, inputs)
+    assert max(apart(mine, theirs)) < 1e-9
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "padding"), [((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)]
-)
-def test_transformed_convolutions_are_torchs(size, kernel, padding, monkeypatch):
+@pytest.fixture(params=[((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)], ids=str)
+def transformed(request, monkeypatch):
+    """A convolution that is transformed in training, however small, and images."""
     monkeypatch.setattr(winograd, "LEAST", 0)
     monkeypatch.setattr(winograd, "NARROWEST", 5)
+    size, kernel, padding = request.param
     torch.manual_seed(0)
     module = layer(2, (False, 5, 6, 0, kernel, 1, padding))
-    x = channels_last(torch.randn(2, 5, *size)).requires_grad_()
+    return module, channels_last(torch.randn(2, 5, *size)).requires_grad_()
+
+
+def test_transformed_convolutions_are_torchs(transformed, monkeypatch):
+    module, x = transformed
     found = passed(module, x)
-    narrow = passed(module, x, bf16=True)
-    slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
-    found += torch.autograd.grad(slope.square().sum(), module.weight)
-    with torch.no_grad():
-        computed = module(x)
-    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
-    # in training alone
-    assert torch.equal(computed, module(x))
-    assert not torch.equal(found[0], computed)
-    assert all(map(torch.equal, narrow, passed(module, x, bf16=True)))  # and in float32
+    found += slope_of_slope(module, x, module.weight)
     assert found[2].stride() == module.weight.stride()
+    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
     module = module.double()
     x = x.detach().double().requires_grad_()
     exact = passed(module, x)
-    slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
-    assert (
-        max(apart(found, [*exact, *torch.autograd.grad(slope.square().sum(), module.weight)]))
-        < 2e-5
-    )
+    exact += slope_of_slope(module, x, module.weight)
+    assert max(apart(found, exact)) < 2e-5
+
+
+def test_convolutions_are_transformed_in_float32_training_only(transformed, monkeypatch):
+    module, x = transformed
+    trained = passed(module, x)[0]
+    narrow = passed(module, x, bf16=True)
+    with torch.no_grad():
+        computed = module(x)
+    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
+    assert torch.equal(computed, module(x))
+    assert not torch.equal(trained, computed)
+    for one, other in zip(narrow, passed(module, x, bf16=True), strict=True):
+        assert torch.equal(one, other)
