@@ -70,31 +70,28 @@ def lines_of(result: dict) -> str:
 # ---- translations
 
 
+def identity_error_by_patient(shown, truth):
+    """The mean absolute error of the shown images in the foreground, averaged over patients."""
+    difference = (shown - truth.images).abs() * truth.foreground
+    pixels = truth.foreground.flatten(1).sum(1)
+    errors = difference.flatten(1).sum(1) / pixels
+    of_patient = {}
+    for patient, error in zip(truth.patients, errors.tolist(), strict=True):
+        of_patient.setdefault(patient, []).append(error)
+    return np.mean([np.mean(each) for each in of_patient.values()])
+
+
 def test_pair_scores_share_one_foreground_with_baselines():
     scorer = scorer_of(Translates)
-    result = scorer.test()
-    rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
-    assert {key: list(found) for key, found in result["metrics"].items()} == {
-        "a_to_b": rows,
-        "b_to_a": rows,
-    }
-    assert {"identity", "histogram", "intensity_map"} == set(result["baselines"])
-    curves = scorer.validate()
-    assert {key: set(scores) for key, scores in curves.items()} == dict.fromkeys(
-        ("a_to_b", "b_to_a"), {"psnr", "ssim"}
-    )
     pairs = scorer.data.pairs("test")
     shown = scorer.reals.scored_images([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
     assert torch.equal(truth.foreground, inside)
     assert 0.05 < inside.float().mean() < 0.95
-    error = ((shown - truth.images).abs() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
-    by_patient = [
-        error[[q == p for q in truth.patients]].mean().item() for p in set(truth.patients)
-    ]
-    row = result["baselines"]["identity"]["a_to_b"]["mae_foreground"]
-    assert row["value"] == pytest.approx(np.mean(by_patient), abs=1e-5)
+    row = scorer.test()["baselines"]["identity"]["a_to_b"]["mae_foreground"]
+    expected = identity_error_by_patient(shown, truth)
+    assert row["value"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
@@ -110,38 +107,68 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
+def test_translations_are_scored_by_default_metrics_and_baselines():
+    scorer = scorer_of(Translates)
+    result = scorer.test()
+    rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
+    assert list(result["metrics"]["a_to_b"]) == rows
+    assert list(result["metrics"]["b_to_a"]) == rows
+    assert set(result["metrics"]) == {"a_to_b", "b_to_a"}
+    assert set(result["baselines"]) == {"identity", "histogram", "intensity_map"}
+    curves = {key: set(scores) for key, scores in scorer.validate().items()}
+    assert curves == {"a_to_b": {"psnr", "ssim"}, "b_to_a": {"psnr", "ssim"}}
+
+
 def test_lesions_are_scored_apart_for_model_and_baselines():
     result = scorer_of(Translates, source=LESIONS).test()
-    for row in (result["metrics"]["a_to_b"], result["baselines"]["identity"]["a_to_b"]):
-        assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(row)
-        assert row["psnr"]["images"] > row["psnr_lesion"]["images"] > 0
-        assert row["psnr_lesion"]["value"] != row["psnr"]["value"]
-    assert "psnr_lesion" in result["verdict"]["a_to_b"]
-    assert "lesion_contrast" not in result["verdict"]["a_to_b"]
-
-
-def test_sets_are_scored_beside_pairs_and_nan_never_wins():
-    scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
-    result = scorer.test()
-    rows = result["metrics"]["a_to_b"]
+    of_model = result["metrics"]["a_to_b"]
+    of_identity = result["baselines"]["identity"]["a_to_b"]
+    for rows in (of_model, of_identity):
+        assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(rows)
+        assert rows["psnr"]["images"] > rows["psnr_lesion"]["images"] > 0
+        assert rows["psnr_lesion"]["value"] != rows["psnr"]["value"]
     verdict = result["verdict"]["a_to_b"]
+    assert "psnr_lesion" in verdict
+    assert "lesion_contrast" not in verdict
+
+
+@pytest.fixture(scope="module")
+def broken():
+    """A scorer of a model that makes NaN, and what it found."""
+    scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
+    return scorer, scorer.test()
+
+
+def test_nan_has_no_score_and_no_victory(broken):
+    _, result = broken
+    rows = result["metrics"]["a_to_b"]
     assert rows["psnr"]["value"] is None
     assert "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
     assert rows["kid_random"]["value"] is None
     assert "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
-    assert verdict["psnr"]["better"] is False
-    assert verdict["psnr"]["without_pairs"]["better"] is False
+    verdict = result["verdict"]["a_to_b"]["psnr"]
+    assert verdict["better"] is False
+    assert verdict["without_pairs"]["better"] is False
+    assert "1 of 2 outputs hold NaN" in lines_of(result)
+
+
+def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
+    scorer, _ = broken
+    assert "psnr" not in scorer.validate().get("a_to_b", {})
+    held = scorer.sample_batch()
+    rung = {name for name, _ in alarms(scorer.outputs(held), held)}
+    assert rung == {"not-finite"}
+
+
+def test_sets_are_scored_beside_pairs(broken):
+    _, result = broken
     identity = result["baselines"]["identity"]["a_to_b"]
     assert set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
     assert identity["psnr"]["value"] > 0
-    assert set(result["baselines"]["real_split"]["a_to_b"]) == {"kid_random", "two_sample"}
     # two patients are tested here: too few for halves that share none, which is said instead of
     # failing
-    assert "1 of 2 outputs hold NaN" in lines_of(result)
+    assert set(result["baselines"]["real_split"]["a_to_b"]) == {"kid_random", "two_sample"}
     assert "real_split" in lines_of(result)
-    assert "psnr" not in scorer.validate().get("a_to_b", {})
-    held = scorer.sample_batch()
-    assert {name for name, _ in alarms(scorer.outputs(held), held)} == {"not-finite"}
 
 
 @pytest.mark.parametrize(
@@ -150,13 +177,12 @@ def test_sets_are_scored_beside_pairs_and_nan_never_wins():
 def test_native_units_are_those_of_the_files(name, per):
     scorer = scorer_of(Translates, intensity={"name": name, "per": per})
     pairs = scorer.data.pairs("test")
-    truth = scorer.reals.references(
-        pairs, "b", scorer.reals.scored_images([pair["a"] for pair in pairs])
-    )
-    files = torch.stack(
-        [torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs]
-    )
-    assert torch.allclose(truth.units.native(truth.images), files, atol=2e-3 * files.abs().max())
+    shown = scorer.reals.scored_images([pair["a"] for pair in pairs])
+    truth = scorer.reals.references(pairs, "b", shown)
+    to_size = scorer.data.preparation.to_size
+    files = torch.stack([torch.from_numpy(to_size(pair["b"])) for pair in pairs])
+    native = truth.units.native(truth.images)
+    assert torch.allclose(native, files, atol=2e-3 * files.abs().max())
     assert scorer.test()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
 
@@ -207,11 +233,14 @@ def test_baselines_learn_from_training_images_only(
 def test_neighbouring_slices_are_seen_but_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
     held = scorer.sample_batch()
+    inputs = held.inputs["a_to_b"]
     assert held.seen["a_to_b"].shape[1] == 3
-    assert held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
-    assert torch.equal(scorer.outputs(held)["a_to_b"], held.inputs["a_to_b"])
+    assert inputs.shape[1] == 1
+    assert held.truths["a_to_b"].shape[1] == 1
+    assert torch.equal(scorer.outputs(held)["a_to_b"], inputs)
     result = scorer.test()
-    assert result["metrics"]["a_to_b"]["psnr"] == result["baselines"]["identity"]["a_to_b"]["psnr"]
+    identity = result["baselines"]["identity"]["a_to_b"]
+    assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]
 
 
 # ---- images from noise
@@ -320,38 +349,48 @@ def test_what_cannot_be_scored_is_refused_before_training(method, metrics, table
     assert error.value.where == where
 
 
-@pytest.mark.parametrize("method", [Translates, Samples])
-def test_post_steps_are_scored_beside_the_networks_own_output(method):
-    key, metric = ("a_to_b", "psnr") if method is Translates else ("image", "kid_random")
+@pytest.mark.parametrize(
+    ("method", "key", "metric"),
+    [(Translates, "a_to_b", "psnr"), (Samples, "image", "kid_random")],
+)
+def test_post_steps_are_scored_beside_the_networks_own_output(method, key, metric):
     result = scorer_of(method, post=[Brighten]).test()
-    assert (
-        result["metrics"][key][metric]["value"] != result["metrics"][f"{key}_post"][metric]["value"]
-    )
+    own = result["metrics"][key][metric]
+    after = result["metrics"][f"{key}_post"][metric]
+    assert own["value"] != after["value"]
     assert f"{key}_post" in result["verdict"]
     assert "post-steps" in lines_of(result)
-    assert all(f"{key}_post" not in rows for rows in result["baselines"].values())
+    for rows in result["baselines"].values():
+        assert f"{key}_post" not in rows
 
 
-def test_alarms_ring_for_equal_or_unchanged_images_only():
+def alarms_of(images, batch):
+    return {name for name, _ in alarms(images, batch)}
+
+
+def test_alarms_ring_for_equal_samples_only():
     healthy = scorer_of(Samples)
-    dead = scorer_of(Alike)
     batch = healthy.sample_batch()
     assert batch.noise == 2
     assert batch.differences["image"] > 0.01
-    assert list(alarms(healthy.outputs(batch), batch)) == []
-    # real ones
-    assert (
-        list(alarms({"image": healthy.reals.sets("image", (32, 32))[1].images[:4] - 1}, batch))
-        == []
-    )
-    assert [name for name, _ in alarms(dead.outputs(batch), batch)] == ["collapse"]
+    assert alarms_of(healthy.outputs(batch), batch) == set()
+    real = healthy.reals.sets("image", (32, 32))[1]
+    assert alarms_of({"image": real.images[:4] - 1}, batch) == set()
+    assert alarms_of(scorer_of(Alike).outputs(batch), batch) == {"collapse"}
+
+
+def test_alarms_ring_for_equal_or_unchanged_translations_only():
     scorer = scorer_of(Translates)
     batch = scorer.sample_batch()
-    assert list(alarms(scorer.outputs(batch), batch)) == []
-    alike = {key: images[:1].expand_as(images) for key, images in scorer.outputs(batch).items()}
-    assert {name for name, _ in alarms(alike, batch)} == {"collapse"}
-    assert {name for name, _ in alarms(batch.inputs, batch)} == {"no-change"}
-    assert list(alarms({"image": torch.rand(1, 1, 5, 5)}, SampleBatch(noise=1))) == []
+    outputs = scorer.outputs(batch)
+    assert alarms_of(outputs, batch) == set()
+    alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}
+    assert alarms_of(alike, batch) == {"collapse"}
+    assert alarms_of(batch.inputs, batch) == {"no-change"}
+
+
+def test_one_sample_raises_no_alarm():
+    assert alarms_of({"image": torch.rand(1, 1, 5, 5)}, SampleBatch(noise=1)) == set()
 
 
 @pytest.mark.parametrize("name", registry().names("metric"))

@@ -38,64 +38,66 @@ def scored(output, truth, scorer=None, patients=None, **about) -> dict:
 def test_rows_of_regions_see_their_region_only():
     output, truth = pair((3, 1, 20, 20))
     inside = torch.zeros(3, 1, 20, 20)
-    lesion = torch.zeros(3, 1, 20, 20)
     inside[..., 5:15, 5:15] = 1
+    lesion = torch.zeros(3, 1, 20, 20)
     lesion[:2, :, 8:10, 8:10] = 1
-    rows = scored(output, truth, foreground=inside > 0, masks=lesion)
+    regions = {"foreground": inside > 0, "masks": lesion}
+    rows = scored(output, truth, **regions)
     spoiled = output.clone()
     spoiled[..., :5, :] = 0.9
-    again = scored(spoiled, truth, foreground=inside > 0, masks=lesion)
+    again = scored(spoiled, truth, **regions)
     for name in ("psnr", "mae", "nrmse"):
         assert rows[name]["value"] != again[name]["value"]
         assert rows[f"{name}_foreground"] == again[f"{name}_foreground"]
         assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
-    assert rows["mae_foreground"]["value"] == pytest.approx(
-        (output - truth)[..., 5:15, 5:15].abs().mean().item()
-    )
+    error = (output - truth)[..., 5:15, 5:15].abs().mean().item()
+    assert rows["mae_foreground"]["value"] == pytest.approx(error)
     assert rows["mae_lesion"]["n"] == 2
-    linear = torch.where(inside > 0, 0.5 * truth + 0.1, 0.9)
-    rows = scored(linear, truth, foreground=inside > 0)
-    assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
+
+
+def test_rows_of_regions_are_corrected_in_them():
+    _, truth = pair((3, 1, 20, 20))
+    inside = torch.zeros(3, 1, 20, 20, dtype=torch.bool)
+    inside[..., 5:15, 5:15] = True
+    linear = torch.where(inside, 0.5 * truth + 0.1, 0.9)
+    row = scored(linear, truth, foreground=inside)["mae_foreground"]
+    assert row["corrected"] < 1e-5 < row["value"]
 
 
 def test_errors_have_native_units_by_each_mapping():
     output, truth = pair((4, 1, 12, 12), error=0.05)
-    rows = scored(
-        output,
-        truth,
-        units=Units("HU", [Window(low=0, high=high) for high in (100, 200, 400, 800)]),
-    )
+    windows = [Window(low=0, high=high) for high in (100, 200, 400, 800)]
+    rows = scored(output, truth, units=Units("HU", windows))
     widths = torch.tensor([50.0, 100, 200, 400])
     error = (output - truth).flatten(1)
-    for name, each in (("mae", error.abs().mean(1)), ("nrmse", error.square().mean(1).sqrt())):
+    expected = {"mae": error.abs().mean(1), "nrmse": error.square().mean(1).sqrt()}
+    for name, of_images in expected.items():
         found = rows[name]["in_units"]
-        assert found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4)
         assert found["unit"] == "HU"
-        assert found["ci95"][0] < found["value"] < found["ci95"][1]
+        assert found["value"] == pytest.approx((of_images * widths).mean().item(), rel=1e-4)
+        low, high = found["ci95"]
+        assert low < found["value"] < high
     assert "in_units" not in rows["psnr"]
 
 
 def test_volume_psnr_pools_squared_errors_of_slices():
     output, truth = pair((6, 1, 12, 12))
     output[:3] = truth[:3] + torch.tensor([0.01, 0.1, 0.4])[:, None, None, None]
-    rows = scored(
-        output, truth, scorer_of(PSNR, MAE, batch=4), list("pppqqq"), volumes=list("vvvwww")
-    )
-    volumes = [
-        x.transpose(0, 1)[None]
-        for part in (slice(3), slice(3, 6))
-        for x in (output[part], truth[part])
-    ]
-    expected = [PSNR(2.0, 3)(*volumes[:2]).item(), PSNR(2.0, 3)(*volumes[2:]).item()]
-    found = rows["psnr"]["per"]
-    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
-    assert found["volume"]["n"] == 2
-    assert found["slice"]["value"] == pytest.approx(
-        PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4
-    )
-    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx(
-        (output - truth).abs().mean().item(), abs=1e-5
-    )
+    scorer = scorer_of(PSNR, MAE, batch=4)
+    rows = scored(output, truth, scorer, list("pppqqq"), volumes=list("vvvwww"))
+
+    def psnr_of_volume(part):
+        made, real = (slices[part].transpose(0, 1)[None] for slices in (output, truth))
+        return PSNR(2.0, 3)(made, real).item()
+
+    volume = rows["psnr"]["per"]["volume"]
+    expected = (psnr_of_volume(slice(3)) + psnr_of_volume(slice(3, 6))) / 2
+    assert volume["value"] == pytest.approx(expected, abs=1e-3)
+    assert volume["n"] == 2
+    of_slices = PSNR(2.0, 2)(output, truth).mean().item()
+    assert rows["psnr"]["per"]["slice"]["value"] == pytest.approx(of_slices, abs=1e-4)
+    error = (output - truth).abs().mean().item()
+    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx(error, abs=1e-5)
 
 
 def test_pair_scores_do_not_depend_on_the_batch():
@@ -114,34 +116,42 @@ def test_pair_scores_do_not_depend_on_the_batch():
 def test_nan_outputs_leave_no_plausible_score(wrong):
     output, truth = pair((4, 1, 16, 16))
     good = output.clone()
-    references = References(truth, list("pqrs"))
     output[1, 0, 3, 3] = wrong
     row = scored(output, truth)["psnr"]
-    assert (row["value"], row["ci95"], row["n"], row["images"]) == (None, None, 0, 0)
-    model, spoiled = (scorer_of(PSNR, MAE)(images, references) for images in (good, output))
-    assert pair_verdict(model, {"identity": spoiled}, SENSES) == {}  # no baseline to beat
+    assert row["value"] is None
+    assert row["ci95"] is None
+    assert row["n"] == 0
+    assert row["images"] == 0
+    references = References(truth, list("pqrs"))
+    model = scorer_of(PSNR, MAE)(good, references)
+    baseline = scorer_of(PSNR, MAE)(output, references)
+    assert pair_verdict(model, {"identity": baseline}, SENSES) == {}, "no baseline to beat"
+
+
+# ---- patients and intervals
+
+
+def test_an_infinite_score_of_one_image_leaves_none():
+    output, truth = pair((4, 1, 16, 16))
     output[1] = 1e30
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
     assert row["value"] is None
     assert "1 of 4 images score infinitely" in row["definition"]
 
 
-# ---- patients and intervals
-
-
-def test_patients_count_alike_however_many_images_they_have():
-    found = estimate([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"])
-    assert (found.value, found.n) == (2.5, 2)
-    every = estimate([1.0, 1.0, 1.0, 4.0], list("pppq"), alike=True)
-    assert (every.value, every.n) == (1.75, 4)
-    # who is not known may be of one head
-    unknown = estimate([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"])
-    assert (unknown.value, unknown.n) == (3.0, 2)
-    assert estimate([1.0, 2.0], ["", ""]).ci95 is None
-    for alike in (False, True):
-        assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
-        empty = estimate([math.nan], ["p"], alike=alike)
-        assert (empty.value, empty.ci95, empty.n) == (None, None, 0)
+@pytest.mark.parametrize(
+    ("values", "patients", "options", "value", "n"),
+    [
+        ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], {}, 2.5, 2),
+        ([1.0, 1.0, 1.0, 4.0], ["p", "p", "p", "q"], {"alike": True}, 1.75, 4),
+        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], {}, 3.0, 2),
+    ],
+    ids=["patients", "images", "unknown ones may be of one head"],
+)
+def test_patients_count_alike_however_many_images_they_have(values, patients, options, value, n):
+    found = estimate(values, patients, **options)
+    assert found.value == value
+    assert found.n == n
 
 
 @pytest.mark.parametrize("alike", [False, True])
@@ -159,19 +169,31 @@ def test_intervals_cover_the_true_mean_as_stated(alike):
     assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_patient_has_no_interval_and_nobody_no_value(alike):
+    assert estimate([1.0, 2.0], ["", ""]).ci95 is None
+    assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
+    empty = estimate([math.nan], ["p"], alike=alike)
+    assert empty.value is None
+    assert empty.ci95 is None
+    assert empty.n == 0
+
+
+def difference_of_means(x, y):
+    """A statistic of chosen members of two samples."""
+    return lambda a, b: x[a].mean() - y[b].mean()
+
+
 def test_leaving_out_patients_is_the_two_sample_jackknife():
     rng = np.random.default_rng(0)
     x = rng.normal(size=6)
     y = rng.normal(size=8)
-    difference = lambda a, b: x[a].mean() - y[b].mean()  # noqa: E731
-    value, (low, high) = left_out_interval(difference, [*"pqrstu"], [*"abcdefgh"])
+    value, interval = left_out_interval(difference_of_means(x, y), list("pqrstu"), list("abcdefgh"))
+    low, high = interval
     error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
     assert value == x.mean() - y.mean()
     assert high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
-    # one patient's; of nobody known; one image would be left
-    for real in (["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]):
-        assert left_out_interval(difference, real, [*"abcdefgh"])[1] is None
 
 
 # ---- verdicts
@@ -276,21 +298,49 @@ def test_uncertainty_scores_rank_perfect_above_inverted():
     assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
 
 
+@pytest.mark.parametrize(
+    "real",
+    [["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]],
+    ids=["one patient", "nobody known", "one image would be left"],
+)
+def test_without_patients_to_leave_out_there_is_no_interval(real):
+    rng = np.random.default_rng(0)
+    statistic = difference_of_means(rng.normal(size=6), rng.normal(size=8))
+    _, interval = left_out_interval(statistic, real, list("abcdefgh"))
+    assert interval is None
+
+
+def shuffled_errors():
+    """Three images (1, 10, 10) of the errors 1 to 100, each in an order of its own."""
+    sorted_errors = np.tile(np.arange(1.0, 101), (3, 1))
+    return np.random.default_rng(0).permuted(sorted_errors, axis=1).reshape(3, 1, 10, 10)
+
+
+def test_uncertainty_is_averaged_over_patients():
+    errors = shuffled_errors()
+    perfect_and_inverted = np.concatenate([errors[:2], -errors[2:]])
+    found = judged(errors, perfect_and_inverted, patients=["p", "p", "q"])["auroc"]
+    assert found["value"] == 0.5
+    assert found["n"] == 2
+    assert found["ci95"] == [0.0, 1.0]
+
+
 def test_uncertainty_counts_known_foreground_by_patient():
-    errors = (
-        np.random.default_rng(0)
-        .permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1)
-        .reshape(3, 1, 10, 10)
-    )
+    errors = shuffled_errors()
     uncertainties = np.concatenate([errors[:2], -errors[2:]])
-    inside = np.ones_like(errors)
-    found = judged(errors, uncertainties, patients=["p", "p", "q"])["auroc"]
-    assert (found["value"], found["n"], found["ci95"]) == (0.5, 2, [0.0, 1.0])
     uncertainties[2, :, :5] = errors[2, :, :5]
+    inside = np.ones_like(errors)
     inside[2, :, :5] = 0
     errors[0, 0, 9, 9] = np.nan
-    assert judged(errors, uncertainties, inside)["auroc"]["value"] == pytest.approx(2 / 3)
-    for nothing in (judged(errors, errors, 0 * inside), judged(0 * errors[1:], errors[1:])):
+    found = judged(errors, uncertainties, inside)
+    assert found["auroc"]["value"] == pytest.approx(2 / 3)
+
+
+def test_uncertainty_of_nothing_has_no_value():
+    errors = shuffled_errors()
+    outside = judged(errors, errors, 0 * errors)
+    without_errors = judged(0 * errors[1:], errors[1:])
+    for nothing in (outside, without_errors):
         assert nothing["auroc"]["value"] is None
         assert json.dumps(nothing, allow_nan=False)
 
