@@ -114,7 +114,7 @@ class Service:
             "progress": lambda share, name: tell(share, f"Translating to {to}"),
         }
 
-        def shortened(text: str) -> str:
+        def without_paths(text: str) -> str:
             text = (
                 text.replace(f"'{content}'", f"'{upload.name}'")
                 .replace("  (INPUT)", "")
@@ -158,14 +158,14 @@ class Service:
                     else (out / upload.name).rename(file)
                 )
         except GantkError as error:
-            raise type(error)(shortened(str(error))) from error
+            raise type(error)(without_paths(str(error))) from error
         lines = (
             line.partition(" ")
             for line in messages
             if line.startswith(("warning", "note", "clipped"))
         )
         return Result(
-            file, [(kind, shortened(text.strip())) for kind, _, text in lines], views, waited
+            file, [(kind, without_paths(text.strip())) for kind, _, text in lines], views, waited
         )
 
     def _unpack_zip(self, archive: Path, folder: Path) -> Path:

@@ -79,7 +79,7 @@ class Series:
         found = room("slices").header(scan.files[0])
         names = room("names")
         said = {name: names.value_of(found, name) for name in SUMMARY}
-        label = f"{names.text_of(found, 'Modality')} {names.shown(found, 'SeriesDescription')}"
+        label = f"{names.text_of(found, 'Modality')} {names.description_without_names(found, 'SeriesDescription')}"
         return cls(scan, scan.files[0].parent.relative_to(root).parts, said, label)
 
     @property

@@ -14,7 +14,14 @@ from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19
 from gantk_style.objective import DEFAULTS, How, Objective
-from gantk_style.transfer import bounds, check_channels, first_canvas, make_rule, shown, transfer
+from gantk_style.transfer import (
+    bounds,
+    check_channels,
+    first_canvas,
+    make_rule,
+    optimised_channels,
+    transfer,
+)
 
 
 class Canvas(nn.Module):
@@ -56,8 +63,12 @@ class Style(Method):
         contents, styles = (
             torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads
         )
-        check_channels(shown(contents, how.color), shown(styles, how.color))
-        self.canvas = Canvas(torch.zeros_like(shown(contents, how.color)), self._frozen[0])
+        check_channels(
+            optimised_channels(contents, how.color), optimised_channels(styles, how.color)
+        )
+        self.canvas = Canvas(
+            torch.zeros_like(optimised_channels(contents, how.color)), self._frozen[0]
+        )
         self.register_buffer("contents", contents)
         self.register_buffer("styles", styles)
         self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
@@ -83,13 +94,13 @@ class Style(Method):
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])
             self.canvas.image.data.copy_(
-                first_canvas(*self._shown(), self.how, self.geometry.range)
+                first_canvas(*self._optimised_channels(), self.how, self.geometry.range)
             )
             self.placed.fill_(1.0)
         self._objective = Objective(
-            *self._shown(), self._frozen[0].to(self.contents.device), self.how
+            *self._optimised_channels(), self._frozen[0].to(self.contents.device), self.how
         )
-        self._bounds = bounds(self._shown()[0], self.geometry.range)
+        self._bounds = bounds(self._optimised_channels()[0], self.geometry.range)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Content, style and variation losses, each the mean over the canvases; the batch is
@@ -110,5 +121,7 @@ class Style(Method):
             image, self.styles, encoder=self._frozen[0], how=self.how, steps=self.translate_steps
         )[0]
 
-    def _shown(self) -> tuple[Tensor, Tensor]:
-        return shown(self.contents, self.how.color), shown(self.styles, self.how.color)
+    def _optimised_channels(self) -> tuple[Tensor, Tensor]:
+        return optimised_channels(self.contents, self.how.color), optimised_channels(
+            self.styles, self.how.color
+        )

@@ -89,7 +89,7 @@ class Objective:
                 self.factors = {
                     layer: _factors(kept[layer], painted[layer], shared) for layer in kept
                 }
-            self.content = [self._scaled(kept, layer) for layer in how.content_layers]
+            self.content = [self._scaled_maps(kept, layer) for layer in how.content_layers]
             grams = self._grams(painted)
             self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
 
@@ -100,7 +100,7 @@ class Objective:
         losses = {}
         if how.content_weight:
             kept = _difference(
-                [self._scaled(maps, layer) for layer in how.content_layers], self.content
+                [self._scaled_maps(maps, layer) for layer in how.content_layers], self.content
             )
             losses["content"] = how.content_weight * kept
         if how.style_weight:
@@ -117,7 +117,7 @@ class Objective:
         with torch.autocast(image.device.type, enabled=False):
             return dict(zip(self.encoder.layers, self.encoder(image.float()), strict=True))
 
-    def _scaled(self, maps: dict[str, Tensor], layer: str) -> Tensor:
+    def _scaled_maps(self, maps: dict[str, Tensor], layer: str) -> Tensor:
         """A layer's maps, rescaled by the filters' factors."""
         found = maps[layer]
         factors = self.factors.get(layer)

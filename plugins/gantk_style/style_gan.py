@@ -155,7 +155,7 @@ class StyleTransferGAN(Method):
             raise UserError(
                 what, where="example", allowed=f"1 or {len(image)} images of {channels} channels"
             )
-        example = _resized(example, image).expand(len(image), *[-1] * (image.ndim - 1))
+        example = _resize_like(example, image).expand(len(image), *[-1] * (image.ndim - 1))
         return self._add(image, example).clamp(*self.geometry.range)
 
     def _add(self, plain: Tensor, example: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class StyleTransferGAN(Method):
         """For each image the stored example with the smallest difference at COARSE pixels; (N, C,
         *size).
         """
-        examples = _resized(self.examples.to(image), image)
+        examples = _resize_like(self.examples.to(image), image)
         squares = (COARSE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
         here, there = (
@@ -217,7 +217,7 @@ class StyleTransferGAN(Method):
             raise UserError(what, where="to", remedy="leave the example or the variants out")
 
 
-def _resized(example: Tensor, image: Tensor) -> Tensor:
+def _resize_like(example: Tensor, image: Tensor) -> Tensor:
     """Resize the example to the image's size."""
     if example.shape[2:] == image.shape[2:]:
         return example

@@ -53,7 +53,9 @@ def transfer(
     """
     if content.is_meta:  # the caller needs only shapes
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
-    start, painted = (shown(image, how.color).detach().float() for image in (content, style))
+    start, painted = (
+        optimised_channels(image, how.color).detach().float() for image in (content, style)
+    )
     check_channels(start, painted)
     for name, image in (("content", start), ("style", painted)):
         try:
@@ -71,7 +73,9 @@ def transfer(
         first_canvas(start, painted[:1] if shared else painted, how, encoder.range)
     )
     best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
-    return smooth_edges(_merged(content, best.to(content.dtype), how.color), how.smooth), history
+    return smooth_edges(
+        _merge_colours(content, best.to(content.dtype), how.color), how.smooth
+    ), history
 
 
 def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -173,14 +177,14 @@ def luminance(image: Tensor) -> Tensor:
     return (image * weights).sum(1, keepdim=True)
 
 
-def shown(image: Tensor, color: str) -> Tensor:
+def optimised_channels(image: Tensor, color: str) -> Tensor:
     """The channels of an image (N, C, *size) that are optimised: all, or only its brightness to
     keep the colours.
     """
     return image if color == "style" else luminance(image)
 
 
-def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
+def _merge_colours(content: Tensor, result: Tensor, color: str) -> Tensor:
     """The result in the content's channels: with its own colours, the content's, or none.
 
     With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel changes by the
@@ -208,10 +212,10 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
     share = (steepness / steep.view(-1, *[1] * (image.ndim - 2))).clamp(max=1.0).unsqueeze(1)
-    return image + share * (_blurred(image, sigma) - image)
+    return image + share * (_gaussian_blur(image, sigma) - image)
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
+def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur along every axis of (N, C, *size); edges are repeated."""
     reach = max(1, math.ceil(3 * sigma))
     offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)

@@ -42,8 +42,8 @@ class BackTranslation(Method):
         dims = geometry.dims
         self.g_ab = generator(a, b, dims)
         self.g_ba = generator(b, a, dims)
-        self.start_ab = frozen(generator(a, b, dims))
-        self.start_ba = frozen(generator(b, a, dims))
+        self.start_ab = freeze(generator(a, b, dims))
+        self.start_ba = freeze(generator(b, a, dims))
         self.register_buffer("begun", torch.zeros(()))  # 1 once these two have the starting weights
         self.compare = reconstruction()
         self.match = match
@@ -68,12 +68,12 @@ class BackTranslation(Method):
         """The loss between real images of domain `to` and their translation to the other domain and
         back.
         """
-        made = self.shown(to, batch)
+        made = self.back_translate(to, batch)
         back = self.g_ab if to == "b" else self.g_ba
         return {f"back_{to}": self.compare(back(made), batch[to])}
 
     @torch.no_grad()
-    def shown(self, to: str, batch: Batch) -> Tensor:
+    def back_translate(self, to: str, batch: Batch) -> Tensor:
         """Translate real images of domain `to` to the other one by the frozen generators, and
         change them randomly.
         """
@@ -84,7 +84,7 @@ class BackTranslation(Method):
             real = batch["a" if to == "b" else "b"]
             chosen = torch.rand(len(made), *[1] * (made.ndim - 1), device=made.device) < self.match
             made = torch.where(
-                chosen, matched(made.float(), real.float(), low + AIR * (high - low)), made
+                chosen, match_histogram(made.float(), real.float(), low + AIR * (high - low)), made
             )
         for change in self.vary:
             made = change(made)
@@ -95,7 +95,7 @@ class BackTranslation(Method):
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
 
-def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
+def match_histogram(image: Tensor, real: Tensor, air: float) -> Tensor:
     """Match the histogram of each image's channels to those of the real image; pixels up to `air`
     are left out.
 
@@ -112,7 +112,7 @@ def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
     return torch.where((pixels > air) & (last - darker > AIR * last), moved, pixels).view_as(image)
 
 
-def frozen(network: nn.Module) -> nn.Module:
+def freeze(network: nn.Module) -> nn.Module:
     """Turn a network's parameters into buffers, and return it: saved with a run, not trained, not
     in `train.start`.
     """

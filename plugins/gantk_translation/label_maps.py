@@ -111,7 +111,7 @@ def placed_anew(
     for _ in range(count):
         old = maps[rng.integers(len(maps))]
         nearest = distance_transform_edt(old == lesion, return_distances=False, return_indices=True)
-        one = moved(old[tuple(nearest)], rng, 10.0, 0.1)
+        one = move_randomly(old[tuple(nearest)], rng, 10.0, 0.1)
         parts = label(sick[rng.integers(len(sick))] == lesion)[0]
         tissue = np.isin(one, host)
         for number, box in enumerate(
@@ -119,7 +119,7 @@ def placed_anew(
         ):
             # so that turning and scaling crop nothing
             shape = np.pad(parts[box] == number, max(parts[box].shape))
-            shape = np.argwhere(moved(shape, rng, 180.0, 0.4))
+            shape = np.argwhere(move_randomly(shape, rng, 180.0, 0.4))
             places = np.argwhere(tissue)
             if len(shape) and len(places):
                 at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
@@ -129,7 +129,9 @@ def placed_anew(
     return new
 
 
-def moved(image: np.ndarray, rng: np.random.Generator, degrees: float, scale: float) -> np.ndarray:
+def move_randomly(
+    image: np.ndarray, rng: np.random.Generator, degrees: float, scale: float
+) -> np.ndarray:
     """Return a map (*size) mirrored at random along its last axis, turned by up to `degrees`,
     scaled by up to `scale`.
 

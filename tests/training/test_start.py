@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.method import Geometry
 from gantk.plugin.spec import bind
 from gantk.runs import checkpoint, trained
-from gantk_translation.back_translation import matched
+from gantk_translation.back_translation import match_histogram
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 LAST = "checkpoints/step-000004"
@@ -170,7 +170,7 @@ def test_the_start_translates_as_in_use_while_the_rest_trains():
     method = bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
     image = torch.rand(1, 1, 32, 32)
     method.begin(None, {})
-    assert method.shown("b", {"b": image}).equal(method.eval().translate(image, "a"))
+    assert method.back_translate("b", {"b": image}).equal(method.eval().translate(image, "a"))
 
 
 def test_gray_levels_match_the_real_image_in_order():
@@ -179,7 +179,7 @@ def test_gray_levels_match_the_real_image_in_order():
     made[:, :, :9] = -1.0
     real[:, :, :15] = -1.0
     real[1] = -1.0
-    moved = matched(made, real, air=0.0)
+    moved = match_histogram(made, real, air=0.0)
     tissue = moved[0][made[0] > 0]
     levels = real[0][real[0] > 0]
     assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(
@@ -188,7 +188,7 @@ def test_gray_levels_match_the_real_image_in_order():
     assert (moved[0].flatten()[made[0].flatten().argsort()].diff() >= 0).all()
     assert (moved[0, :, :9] == -1).all()
     assert moved[1].equal(made[1])  # nothing but air beside it
-    both = matched(torch.cat([made, made / 2], 1), torch.cat([real, real * 2], 1), air=0.0)
+    both = match_histogram(torch.cat([made, made / 2], 1), torch.cat([real, real * 2], 1), air=0.0)
     # each contrast apart
     assert both[:, :1].equal(moved)
-    assert both[:, 1:].equal(matched(made / 2, real * 2, air=0.0))
+    assert both[:, 1:].equal(match_histogram(made / 2, real * 2, air=0.0))

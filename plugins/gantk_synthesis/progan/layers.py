@@ -13,7 +13,7 @@ from gantk.nets.blocks import fits_or_float32, summed_kernel
 
 HE = math.sqrt(2.0)  # gain of a layer before a ReLU (He et al. 2015)
 leaky = partial(F.leaky_relu, negative_slope=0.2)
-doubled = partial(F.interpolate, scale_factor=2.0, mode="nearest")  # every pixel is repeated
+double = partial(F.interpolate, scale_factor=2.0, mode="nearest")  # every pixel is repeated
 
 
 class EqualLinear(nn.Module):
@@ -54,7 +54,7 @@ class EqualConv(nn.Module):
     def after_doubling(self, x: Tensor) -> Tensor:
         """Upsample `x` by 2 (nearest) and convolve (3 wide), computed without the large image."""
         if math.prod(x.shape[2:]) < 512:  # summing the kernel costs more than it saves
-            return self(doubled(x))
+            return self(double(x))
         transposed = F.conv_transpose2d if len(self.kernel_size) == 2 else F.conv_transpose3d
         return transposed(
             x, summed_kernel(self.weight * self.scale), self.bias, stride=2, padding=1
@@ -90,7 +90,7 @@ class MinibatchDeviation(nn.Module):
         return torch.cat([x, statistic], 1)
 
 
-def halved(x: Tensor) -> Tensor:
+def halve(x: Tensor) -> Tensor:
     """Downsample by 2: means of 2 x 2 (x 2) pixels."""
     # in 3-D, autocast on the CPU returns float32
     return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)

@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
-from gantk_synthesis.progan.layers import doubled, halved
+from gantk_synthesis.progan.layers import double, halve
 from gantk_synthesis.progan.networks import SMALLEST, Discriminator, Generator, filters_at
 
 AT_ONCE = 32  # images per forward pass of `sample`
@@ -150,7 +150,7 @@ class ProGAN(Method):
         alpha = self._fade_in()
         level = self._growth.level
         label = batch.get("label")
-        real = faded(batch["image"], alpha)
+        real = fade_real(batch["image"], alpha)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self.g(
@@ -158,7 +158,7 @@ class ProGAN(Method):
                 )
         real = self.augment(real)
         fake = self.augment(batch["fake"])
-        logits, of_fakes = self._judged(real, fake, label)
+        logits, of_fakes = self._judge_pair(real, fake, label)
         self.augment.observe(logits)
         losses = {"adversarial": self.adversarial.discriminator(logits, of_fakes)}
         penalty = self.adversarial.penalty(
@@ -191,7 +191,7 @@ class ProGAN(Method):
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
             made = self.g(noise, level, alpha, label)
             for _ in range(level, len(self.shares) - 1):
-                made = doubled(made)
+                made = double(made)
             return made.clamp(*self.geometry.range)
 
         return images
@@ -207,7 +207,9 @@ class ProGAN(Method):
         self.alpha.copy_(((self.progress - low) / (high - low)).clamp(0, 1))
         return self.alpha
 
-    def _judged(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _judge_pair(
+        self, real: Tensor, fake: Tensor, label: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Logits of real and fake images, in one pass if `batched`; the minibatch deviation is
         computed for each separately, as in the paper: over both together it would reveal the
         mixture.
@@ -227,11 +229,11 @@ class ProGAN(Method):
         )
 
 
-def faded(real: Tensor, alpha: Tensor | None) -> Tensor:
+def fade_real(real: Tensor, alpha: Tensor | None) -> Tensor:
     """Blur real images as the fade-in blurs fakes: blend halved-and-doubled images (alpha 0) with
     the originals (1).
     """
-    return real if alpha is None else torch.lerp(doubled(halved(real)), real, alpha)
+    return real if alpha is None else torch.lerp(double(halve(real)), real, alpha)
 
 
 def levels_of(size: tuple[int, ...]) -> int:

@@ -15,8 +15,8 @@ from gantk_synthesis.progan.layers import (
     EqualConv,
     EqualLinear,
     MinibatchDeviation,
-    doubled,
-    halved,
+    double,
+    halve,
     leaky,
 )
 
@@ -77,7 +77,7 @@ class Generator(nn.Module):
         image = self.to_image[level](x).float()
         if alpha is None or below is None:
             return image
-        return torch.lerp(doubled(self.to_image[level - 1](below).float()), image, alpha)
+        return torch.lerp(double(self.to_image[level - 1](below).float()), image, alpha)
 
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
         """The first block: feature maps of 4 pixels a side."""
@@ -128,9 +128,9 @@ class Discriminator(nn.Module):
         image = in_layout_of(self, image)
         x = leaky(self.from_image[level](image))
         for k in reversed(range(level)):
-            x = halved(leaky(self.shrink[k](leaky(self.refine[k](x)))))
+            x = halve(leaky(self.shrink[k](leaky(self.refine[k](x)))))
             if alpha is not None and k == level - 1:
-                x = torch.lerp(leaky(self.from_image[k](halved(image))), x, alpha.to(x.dtype))
+                x = torch.lerp(leaky(self.from_image[k](halve(image))), x, alpha.to(x.dtype))
         x = leaky(self.last(self.deviation(x, batches)))
         x = leaky(self.whole(x.flatten(1)))
         # bf16 is too coarse for logits far from 0

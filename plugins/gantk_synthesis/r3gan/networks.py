@@ -21,12 +21,12 @@ DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
 leaky = partial(F.leaky_relu, negative_slope=0.2)
 
 
-def doubled(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
     """(N, C, *size) interpolated linearly to sides twice as long."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear" if x.ndim == 4 else "trilinear")
 
 
-def halved(x: Tensor) -> Tensor:
+def halve(x: Tensor) -> Tensor:
     """(N, C, *size) interpolated linearly to sides half as long: means of 2 x 2 (x 2) pixels."""
     # autocast on the CPU answers in float32 in 3-D
     return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)
@@ -47,14 +47,14 @@ class Residual(nn.Module):
         self.mix = b.conv(dims, inner, inner, 3, groups=inner // gcd(inner, group))
         self.narrow = b.conv(dims, inner, width, 1, bias=False)
         for layer in (self.widen, self.mix):
-            drawn(layer, HE * blocks**-0.25)
+            draw_weights(layer, HE * blocks**-0.25)
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.narrow(leaky(self.mix(leaky(self.widen(x)))))
 
 
-def drawn(layer: nn.Module, gain: float = 1.0) -> nn.Module:
+def draw_weights(layer: nn.Module, gain: float = 1.0) -> nn.Module:
     """The layer with weights of deviation gain / sqrt(inputs of an output) and offsets of 0."""
     inner = getattr(layer, "conv", layer)  # of what doubles
     nn.init.normal_(inner.weight, 0.0, gain / sqrt(inner.weight[0].numel()))
@@ -97,7 +97,9 @@ class Body(b.Network):
         """Layers from so many filters to so many: 1x1 convolutions, or those that `plain` makes."""
         make, gain = (plain, HE) if self.plain else (partial(POINT, bias=False), 1.0)
         pairs = zip(inputs, outputs, strict=True)
-        return nn.ModuleList(drawn(make(self.dims, one, other), gain) for one, other in pairs)
+        return nn.ModuleList(
+            draw_weights(make(self.dims, one, other), gain) for one, other in pairs
+        )
 
 
 class Generator(Body):
@@ -119,9 +121,9 @@ class Generator(Body):
         super().__init__(size, **options)
         self.ends = ends
         self.basis = nn.Parameter(torch.randn(self.start[0], prod(self.start[1:])))
-        self.scale = drawn(nn.Linear(inputs, self.start[0], bias=False))
+        self.scale = draw_weights(nn.Linear(inputs, self.start[0], bias=False))
         self.narrow = self.changes(self.filters[:-1], self.filters[1:], DOUBLE)
-        self.to_image = drawn(
+        self.to_image = draw_weights(
             (DOUBLE if self.plain else POINT)(self.dims, self.filters[-1], channels)
         )
 
@@ -129,7 +131,7 @@ class Generator(Body):
         x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
-            x = change(leaky(b.pixel_norm(x))) if self.plain else level(doubled(change(x)))
+            x = change(leaky(b.pixel_norm(x))) if self.plain else level(double(change(x)))
         image, (low, high) = (
             self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(),
             self.ends,
@@ -147,19 +149,19 @@ class Discriminator(Body):
 
     def __init__(self, channels: int, size: tuple[int, ...], classes: int = 0, **options: int):
         super().__init__(size, **options)
-        self.from_image = drawn(
+        self.from_image = draw_weights(
             (HALVE if self.plain else POINT)(self.dims, channels, self.filters[-1])
         )
         self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1], HALVE)
         places = prod(self.start[1:])
         self.whole = nn.Parameter(torch.randn(self.start[0], places) / sqrt(places))
-        self.score = drawn(nn.Linear(self.start[0], max(1, classes), bias=False))
+        self.score = draw_weights(nn.Linear(self.start[0], max(1, classes), bias=False))
         self.classes = classes
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         x = self.levels[-1](self.from_image(b.in_layout_of(self, image)))
         for change, level in zip(self.widen, self.levels[-2::-1], strict=True):
-            x = change(leaky(x)) if self.plain else level(change(halved(x)))
+            x = change(leaky(x)) if self.plain else level(change(halve(x)))
         # logits far from 0 have no room for detail in bf16
         with torch.autocast(x.device.type, enabled=False):
             x = leaky(x.float()) if self.plain else x.float()

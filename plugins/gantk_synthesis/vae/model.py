@@ -111,7 +111,7 @@ class VAE(Method):
         With a discriminator: Larsen et al. 2016, algorithm 1; its gradient does not reach the
         encoder.
         """
-        image, label = self._seen(batch)
+        image, label = self._images_and_labels(batch)
         mean, log_variance = self.encode(image, label)
         count = len(image)
         parts = (
@@ -154,7 +154,7 @@ class VAE(Method):
         """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016,
         equation 8).
         """
-        image, label = self._seen(batch)
+        image, label = self._images_and_labels(batch)
         judge = lambda each: self._judge(each, label)[0]  # noqa: E731
         return self.real_fake_losses("image", judge, self.adversarial, image, batch["fake"])
 
@@ -211,7 +211,7 @@ class VAE(Method):
 
         return images
 
-    def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _images_and_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Images, clipped to the range of a decoder that ends in tanh, and labels."""
         return batch["image"].clamp(*self.geometry.range), batch.get("label")
 

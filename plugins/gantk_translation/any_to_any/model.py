@@ -169,10 +169,10 @@ class AnyToAny(Method):
         A contrast that is alone in its image is returned unchanged.
         """
         return torch.stack(
-            [self.made(image, number) for number in range(len(self.targets))], 2
+            [self.translate_to(image, number) for number in range(len(self.targets))], 2
         ).flatten(1, 2)
 
-    def made(self, image: Tensor, number: int) -> Tensor:
+    def translate_to(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         target = torch.full((len(image),), number, device=image.device)
         kept = self.there(image, self.sources) & ~self.own[target]

@@ -35,10 +35,12 @@ class NMI(PairMetric):
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         masks = [None] * len(output) if mask is None else mask
-        return torch.stack([shared(*each) for each in zip(output, reference, masks, strict=True)])
+        return torch.stack(
+            [normalised_information(*each) for each in zip(output, reference, masks, strict=True)]
+        )
 
 
-def shared(one: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
+def normalised_information(one: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
     """NMI of two images of one shape, inside the mask alone; nan where it is empty, 1 where an
     image is all alike.
     """

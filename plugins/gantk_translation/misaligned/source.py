@@ -79,12 +79,15 @@ class Misaligned:
     def _in(self, name: str, one: Record) -> Record:
         if name != "train" or one.domain != "b" or not self.pixels:
             return replace(one, split=name)
-        mask = one.mask and partial(self._moved, one.pair or one.key, one.mask, 1)
+        mask = one.mask and partial(self._warp_image, one.pair or one.key, one.mask, 1)
         return replace(
-            one, split=name, read=partial(self._moved, one.pair or one.key, one.read, 3), mask=mask
+            one,
+            split=name,
+            read=partial(self._warp_image, one.pair or one.key, one.read, 3),
+            mask=mask,
         )
 
-    def _moved(self, key: str, read, order: int) -> np.ndarray:
+    def _warp_image(self, key: str, read, order: int) -> np.ndarray:
         """Read (C, *spatial) and warp it by the field drawn for `key`, by splines of `order`, edges
         repeated.
 

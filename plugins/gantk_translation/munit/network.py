@@ -69,9 +69,11 @@ class ContentEncoder(nn.Module):
 
     def __init__(self, channels: int, dims: int, width: int, downs: int, blocks: int):
         super().__init__()
-        layers = [*normed(conv(dims, channels, width, 7, mode="reflect"), dims)]
+        layers = [*with_norm_and_relu(conv(dims, channels, width, 7, mode="reflect"), dims)]
         for level in range(downs):
-            layers += normed(halving(dims, width * 2**level, width * 2 ** (level + 1)), dims)
+            layers += with_norm_and_relu(
+                halving(dims, width * 2**level, width * 2 ** (level + 1)), dims
+            )
         layers += [ContentBlock(width * 2**downs, dims) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
 
@@ -85,7 +87,9 @@ class ContentBlock(nn.Module):
     def __init__(self, channels: int, dims: int):
         super().__init__()
         first, second = (conv(dims, channels, channels, 3, mode="reflect") for _ in range(2))
-        self.layers = nn.Sequential(*normed(first, dims), second, norm("instance", channels, dims))
+        self.layers = nn.Sequential(
+            *with_norm_and_relu(first, dims), second, norm("instance", channels, dims)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -240,7 +244,7 @@ def halving(dims: int, inputs: int, outputs: int) -> nn.Module:
     return conv(dims, inputs, outputs, 4, stride=2, padding=1, mode="reflect")
 
 
-def normed(layer: nn.Module, dims: int) -> list[nn.Module]:
+def with_norm_and_relu(layer: nn.Module, dims: int) -> list[nn.Module]:
     """The layers of a convolution, instance norm and ReLU."""
     return [layer, norm("instance", layer.out_channels, dims), nn.ReLU(inplace=True)]
 

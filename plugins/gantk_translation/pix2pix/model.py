@@ -78,7 +78,9 @@ class Pix2Pix(Regression):
             geometry, noise + self.classes, vary=vary, target_losses=target_losses, **options
         )
         self.register_buffer(
-            "seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False
+            "seen_in_use",
+            self._draw_seeded_noise(geometry.size, torch.Generator().manual_seed(0)),
+            False,
         )
         if l1 < 0:
             raise UserError(
@@ -115,7 +117,7 @@ class Pix2Pix(Regression):
         """Adversarial and L1 losses of each direction (equation 4, non-saturating as in section
         3.3).
         """
-        fakes = self.translated(batch)
+        fakes = self.translate_batch(batch)
         losses = self.further_losses(batch, fakes)
         for to, fake in fakes.items():
             batch[f"fake_{to}"] = fake.detach()
@@ -138,11 +140,11 @@ class Pix2Pix(Regression):
             )
         return losses
 
-    def translated(self, batch: Batch) -> dict[str, Tensor]:
+    def translate_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Translate the batch in every trained direction, each image with its own noise and class."""
-        images = {to: self.varied(batch[OTHER[to]]) for to in self.directions()}
+        images = {to: self.vary_images(batch[OTHER[to]]) for to in self.directions()}
         return {
-            to: self._generate(image, to, self._drawn(image), batch.get("label"))
+            to: self._generate(image, to, self._draw_noise(image), batch.get("label"))
             for to, image in images.items()
         }
 
@@ -168,11 +170,11 @@ class Pix2Pix(Regression):
             )
         return super()._generate(torch.cat(seen, 1) if len(seen) > 1 else image, to)
 
-    def _drawn(self, image: Tensor) -> Tensor | None:
+    def _draw_noise(self, image: Tensor) -> Tensor | None:
         shape = (len(image), self.noise, *image.shape[2:])
         return torch.randn(shape, device=image.device) if self.noise else None
 
-    def _seeded(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _draw_seeded_noise(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One image's noise, drawn on the CPU so that it is the same on every device."""
         return torch.randn(1, self.noise, *size, generator=generator, device="cpu")
 
@@ -183,7 +185,7 @@ class Pix2Pix(Regression):
         if not self.noise:
             return super().variants(image, to, n, seed)
         generator = torch.Generator().manual_seed(seed)
-        noises = [self._seeded(image.shape[2:], generator).to(image) for _ in range(n)]
+        noises = [self._draw_seeded_noise(image.shape[2:], generator).to(image) for _ in range(n)]
         return torch.stack([self._generate(image, to, noise) for noise in noises])
 
     def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:

@@ -83,7 +83,7 @@ class Regression(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The reconstruction loss (L1 by default) and the further losses of each direction."""
-        fakes = self.translated(batch)
+        fakes = self.translate_batch(batch)
         losses = {
             f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()
         }
@@ -94,11 +94,13 @@ class Regression(Method):
         named = [(name, to) for name in self.further for to in fakes]
         return {f"{name}_{to}": self.further[name](fakes[to], batch[to]) for name, to in named}
 
-    def translated(self, batch: Batch) -> dict[str, Tensor]:
+    def translate_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Translate the batch in every trained direction: {"b": fake_b, ...}."""
-        return {to: self.translate(self.varied(batch[OTHER[to]]), to) for to in self.directions()}
+        return {
+            to: self.translate(self.vary_images(batch[OTHER[to]]), to) for to in self.directions()
+        }
 
-    def varied(self, image: Tensor) -> Tensor:
+    def vary_images(self, image: Tensor) -> Tensor:
         """Training images after the random changes of `vary`, which imitate other scanners."""
         for change in self.vary:
             image = change(image)

@@ -22,7 +22,7 @@ from gantk.plugin.spec import (
     Weight,
     Width,
 )
-from gantk_translation.reggan.network import Registration, moved, roughness
+from gantk_translation.reggan.network import Registration, roughness, warp
 from gantk_translation.reggan.search import Search
 
 
@@ -119,7 +119,7 @@ class RegGAN(Method):
         else:
             field = self.r_ab(source, fake.detach(), real, self.progress)
         # linear ones blur, and y is sharp
-        laid = moved(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
+        laid = warp(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
         # where T saves little it would follow G's own errors, and G be free to make them
         if not self.learned:
             still, off = (

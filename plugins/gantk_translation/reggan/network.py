@@ -59,7 +59,7 @@ def roughness(field: Tensor) -> Tensor:
     return sum(field.diff(dim=axis).square().mean() for axis in range(2, field.ndim))
 
 
-def moved(image: Tensor, field: Tensor, mode: str = "bilinear") -> Tensor:
+def warp(image: Tensor, field: Tensor, mode: str = "bilinear") -> Tensor:
     """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to;
     float32, edges repeated.
 

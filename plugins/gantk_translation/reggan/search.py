@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.losses.edges import along_axes, edges, gaussian_blur
-from gantk_translation.reggan.network import moved
+from gantk_translation.reggan.network import warp
 
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight
 # lines; blur, pixels.
@@ -32,7 +32,7 @@ class Search(nn.Module):
 
     def __init__(self, steps: int, stiffness: float, limit: float):
         super().__init__()
-        self.registered = partial(registered, steps=steps, stiffness=stiffness, limit=limit)
+        self.registered = partial(find_field, steps=steps, stiffness=stiffness, limit=limit)
         self.refined = partial(self.registered, steps=(steps + 1) // 2, levels=LEVELS[-1:])
         self.register_buffer("zoom", torch.zeros(()))  # running mean over the fields of a training
 
@@ -52,7 +52,7 @@ class Search(nn.Module):
             source_grays = gray_levels(source)
             real_grays = gray_levels(real)
             for _ in range(2):  # the histogram follows the field
-                joint = real_grays.flatten(2) @ moved(source_grays, field).flatten(2).mT
+                joint = real_grays.flatten(2) @ warp(source_grays, field).flatten(2).mT
                 expected_real = likely(joint, source_grays)
                 expected_source = likely(joint.mT.contiguous(), real_grays)
                 image = [before / 2, progress * fake.float(), source_grays, expected_real]
@@ -60,7 +60,7 @@ class Search(nn.Module):
                 field = self.refined(torch.cat(image, 1), torch.cat(like, 1), field=field)
             inverse = -field
             for _ in range(4):  # fixed-point iterations
-                inverse = -moved(field, inverse)
+                inverse = -warp(field, inverse)
             forth, places = zoom(field, after)
             back, _ = zoom(inverse, before)
             self.zoom.lerp_((forth - back) / 2, 0.01)
@@ -89,7 +89,7 @@ def likely(joint: Tensor, grays: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def registered(
+def find_field(
     image: Tensor,
     like: Tensor,
     steps: int,
@@ -126,7 +126,9 @@ def registered(
         ]
         stiff = stiffness * bending(whole_lines)
         scales = [to / side for to, side in zip(small, size, strict=True)]
-        linearised = partial(expanded, small_image, small_like, small_lines, scales, stiff)
+        linearised = partial(
+            linearise_objective, small_image, small_like, small_lines, scales, stiff
+        )
         projections = [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole_lines]
         weights = levenberg_marquardt(linearised, along_axes(field, projections), stiff, steps)
         field = along_axes(weights, [line.mT for line in whole_lines])
@@ -165,7 +167,7 @@ def levenberg_marquardt(linearised, weights: Tensor, stiff: Tensor, steps: int) 
     return best[0]
 
 
-def expanded(
+def linearise_objective(
     image: Tensor, like: Tensor, lines: list, scales: list, stiff: Tensor, weights: Tensor
 ) -> list[Tensor]:
     """Linearise the objective at `weights`, (N, dims, *K); returns weights, value (N, 1, 1),
@@ -175,7 +177,7 @@ def expanded(
     count = lines[0].shape[1]
     field = along_axes(weights, [line.mT for line in lines])
     scaled = torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1)
-    at = moved(image, scaled)
+    at = warp(image, scaled)
     gradients = torch.gradient(at, dim=[*range(2, at.ndim)])
     slopes = [slope * by for slope, by in zip(gradients, scales, strict=True)]
     apart = like - at

@@ -107,8 +107,8 @@ class SPADEGAN(Method):
             apart = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
             losses["divergence_b"] = self.divergence * apart.sum(1).mean()
         self._measure(maps, real)
-        plain = self._made(maps, z)
-        fake = self._grained(plain, maps, torch.randn_like(real))
+        plain = self._generate_styled(maps, z)
+        fake = self._add_grain(plain, maps, torch.randn_like(real))
         batch["fake_b"] = fake.detach()
         seen = self.d_b(torch.cat([maps, fake], 1))
         losses["adversarial_b"] = sum(self.adversarial.generator(each[-1]) for each in seen) / len(
@@ -147,11 +147,11 @@ class SPADEGAN(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Generate the images of label maps in the style z = 0, with the grain of seed 0."""
-        return self._in_use(self._asked(image, to), image.new_zeros(1, self.style))
+        return self._in_use(self._label_planes(image, to), image.new_zeros(1, self.style))
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` images of each map, (n, N, C, *size), with styles and grains drawn with `seed`."""
-        planes = self._asked(image, to)
+        planes = self._label_planes(image, to)
         generator = torch.Generator().manual_seed(seed)
         shapes = (1, self.style), (1, self.geometry.channels["b"], *image.shape[2:])
         drawn = [
@@ -164,16 +164,16 @@ class SPADEGAN(Method):
         """Generate the images of label maps, each in the style of its example (N, C, *size)."""
         if self.e_b is None:
             return super().translate_like(image, to, example)
-        return self._in_use(self._asked(image, to), self.e_b(example)[:, 0])
+        return self._in_use(self._label_planes(image, to), self.e_b(example)[:, 0])
 
-    def _asked(self, image: Tensor, to: str) -> Tensor:
+    def _label_planes(self, image: Tensor, to: str) -> Tensor:
         if to != "b":
             raise UserError(
                 "spade makes images from label maps, not maps from images", where="--to"
             )
         return self.planes(image)
 
-    def _made(self, maps: Tensor, z: Tensor) -> Tensor:
+    def _generate_styled(self, maps: Tensor, z: Tensor) -> Tensor:
         z = z.reshape(len(z), self.style, *[1] * (maps.ndim - 2)).to(maps)
         return self.g_ab(torch.cat([maps, z.expand(len(maps), -1, *maps.shape[2:])], 1))
 
@@ -186,7 +186,7 @@ class SPADEGAN(Method):
             noise = noise.index_select(
                 axis, torch.arange(maps.shape[axis], device=maps.device) % noise.shape[axis]
             )
-        return self._grained(self._made(maps, z), maps, noise)
+        return self._add_grain(self._generate_styled(maps, z), maps, noise)
 
     @torch.no_grad()
     def _measure(self, maps: Tensor, real: Tensor) -> None:
@@ -202,7 +202,7 @@ class SPADEGAN(Method):
         self.noise += torch.stack([(both * step).sum(axes) for step in steps.split(1, 1)])
         self.pixels += both.sum(axes)
 
-    def _grained(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
+    def _add_grain(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
         """With `grain`, add white noise, in each class as strong as measured."""
         deviation = torch.tensordot(
             maps[:, self.own], self.noise / self.pixels, ([1], [1])

@@ -13,13 +13,13 @@ from gantk.errors import UserError
 from gantk.method import Images
 from gantk.plugin.spec import Count, Side, Weight
 from gantk_translation.weak_pairs.matching import (
-    explained,
+    explained_share,
     grid,
     most_alike,
     registrations,
-    sampled,
-    scaled,
-    seen,
+    sample_at,
+    shrink_means,
+    zoom_affine,
     zoom_inside,
 )
 
@@ -67,7 +67,7 @@ class WeakPairs:
             what = "like images are found among slices, not volumes"
             remedy = "leave out method.pairs"
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
-        whole = {letter: seen(images, self.side) for letter, images in sets.items()}
+        whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
         ways = [
             Way(small[one], small[other], *self._alike(whole[one], whole[other]))
@@ -80,7 +80,7 @@ class WeakPairs:
             ]
         pairs = zip(*kinds, strict=True)
         left = [
-            sum(way.unexplained(kind) for way, kind in zip(ways, each, strict=True))
+            sum(way.unexplained_share(kind) for way, kind in zip(ways, each, strict=True))
             for each in pairs
         ]
         best = min(range(len(left)), key=left.__getitem__)
@@ -88,17 +88,17 @@ class WeakPairs:
         # contrast makes one way larger and the other smaller; what both ways share is noise
         if moves[0]:
             nearest = (
-                way.moved(whole[other], move, 1)
+                way.move_candidates(whole[other], move, 1)
                 for other, way, move in zip("ba", ways, moves, strict=True)
             )
             here, there = map(zoom_inside, whole.values(), nearest)
             zooms = (here - there) / 2, (there - here) / 2
             moves = [
-                (scaled(affine, zoom), free)
+                (zoom_affine(affine, zoom), free)
                 for (affine, free), zoom in zip(moves, zooms, strict=True)
             ]
         return {
-            one: Companions(other, *way.chosen(move, self.candidates))
+            one: Companions(other, *way.best_candidates(move, self.candidates))
             for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
         }
 
@@ -125,29 +125,29 @@ class Way:
     like: Tensor  # (N, candidates): indices into `other`
     partner: Tensor  # (N,): index into `other`, from `most_alike`
 
-    def moved(self, images: Tensor, moves: tuple[Tensor, ...], count: int) -> Tensor:
+    def move_candidates(self, images: Tensor, moves: tuple[Tensor, ...], count: int) -> Tensor:
         """The `count` most similar of `images` of the other domain, registered by `moves`: (N x
         count, 1, H, W).
         """
         places = grid(*(move[:, :count].flatten(0, 1) for move in moves), images.shape[2:])
-        return sampled(images[self.like[:, :count].flatten()], places)
+        return sample_at(images[self.like[:, :count].flatten()], places)
 
-    def unexplained(self, moves: tuple[Tensor, ...]) -> float:
+    def unexplained_share(self, moves: tuple[Tensor, ...]) -> float:
         """The share of variance not explained by the images' intensities, of the nearest candidates
         or the partners.
         """
-        targets = self.moved(self.other, moves, 1) if moves else self.other[self.partner]
-        return 1 - float(explained(self.own, targets))
+        targets = self.move_candidates(self.other, moves, 1) if moves else self.other[self.partner]
+        return 1 - float(explained_share(self.own, targets))
 
-    def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    def best_candidates(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
         """Each image's `count` candidates with the most explained variance, and their moves;
         without moves partners.
         """
         if not moves:
             return (self.partner[:, None],)
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
-        shares = explained(
-            sources, self.moved(self.other, moves, self.like.shape[1]), each=True
+        shares = explained_share(
+            sources, self.move_candidates(self.other, moves, self.like.shape[1]), each=True
         ).view(self.like.shape)
         best = shares.topk(min(count, shares.shape[1])).indices
         rows = torch.arange(len(best))[:, None]
@@ -168,5 +168,7 @@ class Companions:
     def __call__(self, index: int, sets: Mapping[str, Images]) -> Tensor:
         images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
         if self.moves:
-            images = sampled(images, grid(*(move[index] for move in self.moves), images.shape[2:]))
+            images = sample_at(
+                images, grid(*(move[index] for move in self.moves), images.shape[2:])
+            )
         return images.flatten(0, 1)

@@ -33,7 +33,7 @@ MOST = 2**25
 FAR = 1.5
 
 
-def seen(images: Sequence[Tensor], side: int) -> Tensor:
+def shrink_means(images: Sequence[Tensor], side: int) -> Tensor:
     """The channel mean of each image (C, H, W), resized to a longer side of about `side` pixels:
     (N, 1, h, w).
     """
@@ -107,7 +107,7 @@ def grid(affine: Tensor, free: Tensor, size: Sequence[int]) -> Tensor:
     )
 
 
-def sampled(image: Tensor, places: Tensor) -> Tensor:
+def sample_at(image: Tensor, places: Tensor) -> Tensor:
     """Sample images (N, C, H, W) at positions from `grid`; edges are repeated."""
     return F.grid_sample(image, places, padding_mode="border", align_corners=False)
 
@@ -134,7 +134,9 @@ def registrations(
             optimizer = torch.optim.Adam(moved, lr=RATE)
             for step in range(steps):
                 optimizer.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / steps)
-                error = (sampled(other[its], grid(affine, free, one.shape[2:])) - one[own]).square()
+                error = (
+                    sample_at(other[its], grid(affine, free, one.shape[2:])) - one[own]
+                ).square()
                 bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
                 optimizer.zero_grad()
                 (error.mean((1, 2, 3)).sum() + stiffness * GRID**2 * bent).backward()
@@ -149,7 +151,7 @@ def registrations(
 
 def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     """The zoom that lays edges inside the bodies of images `moving` (N, 1, H, W) best on those of
-    `fixed`: `scaled`'s.
+    `fixed`: `zoom_affine`'s.
 
     Their rim is left out: fluid around the brain is as dark as air in T1 and bright in T2, so that
     outlines differ.
@@ -166,7 +168,7 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     wanted = edges(gaussian_blur(fixed, 1.0))
     costs = []
     for zoom in ZOOMS:
-        apart = edges(gaussian_blur(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
+        apart = edges(gaussian_blur(sample_at(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
     least = min(range(1, len(costs) - 1), key=costs.__getitem__)
     # and the least of the parabola through the three
@@ -175,7 +177,7 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     return float(ZOOMS[least] + step.clamp(-1, 1) * (ZOOMS[1] - ZOOMS[0]))
 
 
-def scaled(affine: Tensor, zoom: float) -> Tensor:
+def zoom_affine(affine: Tensor, zoom: float) -> Tensor:
     """Affine maps minus identity, (..., 2, 3), for `grid`, with 1 + zoom times the distance from
     the middle.
     """
@@ -183,7 +185,7 @@ def scaled(affine: Tensor, zoom: float) -> Tensor:
     return torch.cat([(1 + zoom) * whole[..., :2], whole[..., 2:]], -1) - torch.eye(2, 3)
 
 
-def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
+def explained_share(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
     """The share of the target's variance explained by a function of the source's intensity and
     blurred intensity.
 

@@ -106,11 +106,11 @@ def explain(
             rise = float(score(x) - score(blurred))
             return found[0].float().cpu(), made(x)[0].cpu(), rise
 
-    found, made, rise = attribution_of(model.method)
-    other = attribution_of(randomised(model.method))[0]
+    found, translate_middle, rise = attribution_of(model.method)
+    other = attribution_of(randomise_weights(model.method))[0]
     correlation = rank_correlation(found, other)
     magnitudes = rank_correlation(found.abs(), other.abs())
-    picture = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
+    picture = panels(*view.display_planes(x[0].cpu(), translate_middle, found), view.frame.range)
     result = Explanation(
         view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum())
     )
@@ -124,10 +124,10 @@ def explain(
         " magnitudes"
     )
     say(f"check    {verdict} the map of random weights: {figures}")
-    return replace(result, paths=_written(result, Path(out), say)) if out else result
+    return replace(result, paths=_write_result(result, Path(out), say)) if out else result
 
 
-def _written(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+def _write_result(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
     """Write OUT.png and OUT.nii.gz and return their paths; OUT may end with either suffix."""
     stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
     picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
@@ -146,7 +146,7 @@ def blur(seen: np.ndarray) -> np.ndarray:
     return gaussian_filter(seen, [0, *(side * BLUR for side in seen.shape[1:])], mode="nearest")
 
 
-def randomised(method: Any) -> Any:
+def randomise_weights(method: Any) -> Any:
     """A copy of a method with random weights, drawn per tensor from a normal distribution of the
     same deviation.
     """

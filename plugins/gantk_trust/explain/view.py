@@ -105,7 +105,7 @@ class View:
             self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False
         )
 
-    def shown(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
+    def display_planes(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
         """Input, translation, map and region as (H, W) in the file's size; for volumes the plane
         with most of the map.
 

@@ -31,8 +31,8 @@ def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
     tolerance is noise plus the slope of `other`: an edge shifted by half a pixel is not a lesion. 0
     means equal.
     """
-    apart = blurred(one - other, FINE) - blurred(one - other, COARSE)
-    excused = NOISE * span + EDGE * blurred(slope(blurred(other, FINE)), 1.5 * FINE)
+    apart = gaussian_blur(one - other, FINE) - gaussian_blur(one - other, COARSE)
+    excused = NOISE * span + EDGE * gaussian_blur(slope(gaussian_blur(other, FINE)), 1.5 * FINE)
     return (apart.abs() / excused).mean(1, keepdim=True)
 
 
@@ -48,7 +48,7 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
     for bins, share in ((below, 1 - part), (below + 1, part)):
         count.scatter_add_(1, bins, share)
         total.scatter_add_(1, bins, share * made)
-    total, count = (blurred(each[:, None], 1.0, 1)[:, 0] for each in (total, count))
+    total, count = (gaussian_blur(each[:, None], 1.0, 1)[:, 0] for each in (total, count))
     mean = total / count.clamp_min(1e-6)
     found = mean.gather(1, below) * (1 - part) + mean.gather(1, below + 1) * part
     return found.reshape(len(made), 1, *output.shape[2:])
@@ -94,7 +94,7 @@ class Suspicion:
         """
         plain = method.translate(image, to).float()
         spread = self.flips.spread(method, to, image, plain, others)
-        found = suspicion(method, to, image.float(), plain) + blurred(spread, FINE).mean(
+        found = suspicion(method, to, image.float(), plain) + gaussian_blur(spread, FINE).mean(
             1, keepdim=True
         )
         return plain, (found * self.scale).expand_as(plain)
@@ -125,7 +125,7 @@ def slope(image: Tensor) -> Tensor:
     ).sqrt()
 
 
-def blurred(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
+def gaussian_blur(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
     """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all spatial axes."""
     reach = max(1, round(3 * deviation))
     kernel = torch.exp(

@@ -41,11 +41,11 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
     """Write hallucinations.json: for each direction the patches that differ most from the truth,
     the worst first.
     """
-    found = {direction: _listed(one) for direction, one in tested.items()}
+    found = {direction: _patch_rows(one) for direction, one in tested.items()}
     RunFolder(run).write_json("hallucinations.json", found)
 
 
-def _listed(one: Tested) -> list[dict[str, Any]]:
+def _patch_rows(one: Tested) -> list[dict[str, Any]]:
     low, high = one.data.range
     images = [planes(each) for each in (one.inputs, one.made, one.references.images)]
     depth = len(images[0]) // len(one.made)

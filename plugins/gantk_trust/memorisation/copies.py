@@ -39,7 +39,7 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
     if network is not None and not scorer.method.conditional and "membership" in rows:
         low, high = scorer.data.range
         told = [
-            _asked(network, (group.images + low).clamp(low, high), scorer)
+            _discriminator_scores(network, (group.images + low).clamp(low, high), scorer)
             for group in (train, test)
         ]
         score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
@@ -80,7 +80,7 @@ def copying(rows: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def _asked(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
+def _discriminator_scores(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
     """The discriminator's score of each image: its mean logit over patches."""
     parts = images.to(scorer.runtime.device).split(scorer.batch)
     return torch.cat([network(part).float().flatten(1).mean(1) for part in parts]).cpu().numpy()

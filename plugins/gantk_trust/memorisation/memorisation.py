@@ -98,7 +98,9 @@ class Memorisation(InFeatures):
             ) -> np.ndarray:
                 own = between[np.ix_(kept[~side], kept[side])]
                 return np.array(
-                    compared(away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own)
+                    compare_distances(
+                        away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own
+                    )
                 )
 
             values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
@@ -152,7 +154,7 @@ class Memorisation(InFeatures):
         )
 
 
-def compared(
+def compare_distances(
     training: np.ndarray, held_out: np.ndarray, between: np.ndarray
 ) -> tuple[float, float]:
     """`copied` and `distance_ratio` from distances (F, N), (F, M) and (M, N); equal distances count

@@ -19,8 +19,8 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
-from gantk_synthesis.progan.layers import EqualConv, MinibatchDeviation, doubled, halved
-from gantk_synthesis.progan.model import faded
+from gantk_synthesis.progan.layers import EqualConv, MinibatchDeviation, double, halve
+from gantk_synthesis.progan.model import fade_real
 from gantk_synthesis.progan.networks import Discriminator, Generator, filters_at, pixel_norm
 
 # ---- DCGAN ---------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_convolving_after_doubling_never_needs_the_large_image(dims):
     layer = EqualConv(dims, 3, 4, 3).double()
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(2, 3, *([24] * 2 if dims == 2 else [8] * 3), dtype=torch.float64)
-    torch.testing.assert_close(layer.after_doubling(x), layer(doubled(x)))
+    torch.testing.assert_close(layer.after_doubling(x), layer(double(x)))
 
 
 def test_drift_is_the_mean_square_of_the_real_logits():
@@ -207,7 +207,7 @@ def test_drift_is_the_mean_square_of_the_real_logits():
 def test_fade_in_blends_the_level_below(dims):
     g = progan(16, dims).g
     z = torch.randn(2, 8)
-    old = doubled(g(z, 1))
+    old = double(g(z, 1))
     new = g(z, 2)
     assert not torch.allclose(old, new)
     assert torch.equal(g(z, 2, torch.tensor(0.0)), old)
@@ -215,12 +215,12 @@ def test_fade_in_blends_the_level_below(dims):
     torch.testing.assert_close(g(z, 2, torch.tensor(0.25)), 0.75 * old + 0.25 * new)
     d = progan(16, dims).d
     image = random_images(4, 1, (16,) * dims)
-    assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halved(image), 1))
+    assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halve(image), 1))
     assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
     assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
-    assert torch.equal(faded(image, None), image)
-    assert torch.equal(faded(image, torch.tensor(1.0)), image)
-    assert torch.equal(faded(image, torch.tensor(0.0)), doubled(halved(image)))
+    assert torch.equal(fade_real(image, None), image)
+    assert torch.equal(fade_real(image, torch.tensor(1.0)), image)
+    assert torch.equal(fade_real(image, torch.tensor(0.0)), double(halve(image)))
 
 
 def test_alpha_rises_evenly_during_fade_in():

@@ -16,8 +16,8 @@ from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
 from gantk_translation.misaligned.source import drawn_field
-from gantk_translation.reggan.network import moved, roughness
-from gantk_translation.reggan.search import Search, edges, gray_levels, likely, registered, zoom
+from gantk_translation.reggan.network import roughness, warp
+from gantk_translation.reggan.search import Search, edges, find_field, gray_levels, likely, zoom
 
 METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
 PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}
@@ -61,7 +61,7 @@ def test_search_moves_the_translation_where_it_helps(
     size = (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b").detach()
-    laid = moved(
+    laid = warp(
         fake, build(dims, **search).r_ab(batch["a"], fake, batch["b"], torch.zeros(())), mode
     )
     found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
@@ -84,9 +84,9 @@ def test_search_moves_the_translation_where_it_helps(
 def test_the_equations_on_tiny_tensors():
     image = torch.arange(12.0).view(1, 1, 3, 4)
     field = torch.zeros(1, 2, 3, 4)
-    torch.testing.assert_close(moved(image, field), image)
+    torch.testing.assert_close(warp(image, field), image)
     field[:, 1] = 1.0  # one pixel further along the last axis, the edge repeated
-    torch.testing.assert_close(moved(image, field), image[..., [1, 2, 3, 3]])
+    torch.testing.assert_close(warp(image, field), image[..., [1, 2, 3, 3]])
     places = zoom(torch.zeros(2, 2, 16, 16), share := F.pad(torch.ones(2, 1, 8, 8), (3, 5, 4, 4)))[
         1
     ]
@@ -95,7 +95,7 @@ def test_the_equations_on_tiny_tensors():
     assert roughness(field).item() == pytest.approx(0.5**2 / 2)
     volume = torch.rand(1, 1, 3, 4, 5)
     field = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 5)
-    torch.testing.assert_close(moved(volume, field)[:, :, :2], volume[:, :, 1:])
+    torch.testing.assert_close(warp(volume, field)[:, :, :2], volume[:, :, 1:])
 
 
 def test_registration_alone_learns_how_a_square_was_moved():
@@ -107,7 +107,7 @@ def test_registration_alone_learns_how_a_square_was_moved():
     optimizer = torch.optim.Adam(method.r_ab.parameters(), lr=2e-3)
     for _ in range(60):
         field = method.r_ab(fake, real)
-        losses.append((moved(fake, field) - real).abs().mean() + 0.1 * roughness(field))
+        losses.append((warp(fake, field) - real).abs().mean() + 0.1 * roughness(field))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -127,28 +127,28 @@ def test_registration_recovers_known_motion():
     field = np.stack(
         [4 * drawn_field(np.random.default_rng(seed), (64, 64)) for seed in range(len(t2))]
     )
-    head = (target := moved(t2, field := torch.from_numpy(field)))[:, 0] > -0.9
+    head = (target := warp(t2, field := torch.from_numpy(field)))[:, 0] > -0.9
     for most, pair in {0.25: (t2, target), 0.8: (edges(t1), edges(target))}.items():
-        off = (registered(*pair, 6, 0.1, 16.0) - field).square().sum(1).sqrt()
+        off = (find_field(*pair, 6, 0.1, 16.0) - field).square().sum(1).sqrt()
         assert (
             torch.stack(
                 [each[inside].mean() for each, inside in zip(off, head, strict=True)]
             ).median()
             < most
         )
-    assert registered(t2, target, 6, 0.1, 1.0).abs().max() <= 1
+    assert find_field(t2, target, 6, 0.1, 1.0).abs().max() <= 1
     # by which all heads are too small: the zoom, and not what random fields seem to have
     for planted in (0.0, 0.05):
-        small = moved(t2, planted * zoom(field, t2 + 1)[1])
+        small = warp(t2, planted * zoom(field, t2 + 1)[1])
         search = Search(6, 0.1, 32.0)
-        search(small, small, moved(t2, 2 * field), torch.ones(()))
+        search(small, small, warp(t2, 2 * field), torch.ones(()))
         assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.03)
     # dark and bright alike: gray levels that go together tell more than edges
     dented = 2 * t1.square() - 1
     found = Search(6, 0.1, 32.0)(
-        t1, torch.full_like(t1, -1.0), moved(dented, field / 2, "bicubic"), torch.zeros(())
+        t1, torch.full_like(t1, -1.0), warp(dented, field / 2, "bicubic"), torch.zeros(())
     )
-    by_edges = registered(edges(t1), edges(moved(dented, field / 2, "bicubic")), 6, 0.1, 32.0)
+    by_edges = find_field(edges(t1), edges(warp(dented, field / 2, "bicubic")), 6, 0.1, 32.0)
     off, before = ((each - field / 2).norm(dim=1)[head].mean() for each in (found, by_edges))
     assert off < 0.15
     assert off < 0.7 * before
@@ -159,7 +159,7 @@ def test_registration_recovers_known_motion():
     )
     lines = torch.meshgrid(*(torch.arange(16.0) - 7,) * 3, indexing="ij")
     ball = torch.exp(-sum(each.square() for each in lines) / 20)[None, None]
-    found = registered(ball, ball.roll(1, 3), 10, 0.1, 8.0)[..., 5:11, 5:11, 5:11].mean((2, 3, 4))
+    found = find_field(ball, ball.roll(1, 3), 10, 0.1, 8.0)[..., 5:11, 5:11, 5:11].mean((2, 3, 4))
     torch.testing.assert_close(found, torch.tensor([[0.0, -1.0, 0.0]]), atol=0.1, rtol=0)
 
 

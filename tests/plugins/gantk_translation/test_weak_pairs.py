@@ -19,7 +19,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
 from gantk_parts.ct.intensity import Window
 from gantk_translation.weak_pairs.loss import WeakPairs
-from gantk_translation.weak_pairs.matching import grid, sampled, scaled, zoom_inside
+from gantk_translation.weak_pairs.matching import grid, sample_at, zoom_affine, zoom_inside
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_most_similar_image_is_the_same_slice(heads):
 
 def test_a_moved_and_bent_image_is_registered(heads):
     affine = torch.tensor([[[0.05, 0.06, 0.04], [-0.06, -0.04, -0.05]]]).expand(6, 2, 3)
-    moved = sampled(heads["b"][:6], grid(affine, 0.04 * torch.randn(6, 2, 4, 4), (64, 64)))
+    moved = sample_at(heads["b"][:6], grid(affine, 0.04 * torch.randn(6, 2, 4, 4), (64, 64)))
     found = companions(WeakPairs(candidates=1), {"a": heads["a"][:6], "b": moved})["a"]
     apart = [(each - heads["b"][:6]).abs().mean() for each in (moved, torch.stack(found))]
     assert apart[1] < 0.6 * apart[0]
@@ -75,7 +75,7 @@ def test_zoom_is_found_inside_heads_of_any_contrast(heads):
     still = torch.zeros(12, 2, 3)
     free = torch.zeros(12, 2, 4, 4)
     for planted in (-0.03, 0.0, 0.02):
-        moved = sampled(heads["b"], grid(scaled(still, -planted), free, (64, 64)))
+        moved = sample_at(heads["b"], grid(zoom_affine(still, -planted), free, (64, 64)))
         there = zoom_inside(heads["a"], moved)
         back = zoom_inside(moved, heads["a"])
         assert (there - back) / 2 == pytest.approx(planted, abs=0.004)
