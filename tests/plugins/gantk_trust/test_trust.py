@@ -67,36 +67,49 @@ class Inverting:
         return 2 - image
 
 
-def test_ring_correlation_matches_its_formula():
+def rings_by_numpy(one: Tensor, other: Tensor, side: int) -> np.ndarray:
+    """Correlation of two windowed images at each spatial frequency but 0."""
+    window = np.outer(np.hanning(side), np.hanning(side))
+    a, b = (np.fft.fft2((x[0, 0] - x.mean()).numpy() * window) for x in (one, other))
+    rows, columns = np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side)
+    radius = np.round(np.hypot(rows, columns))
+
+    def of_rings(x, y):
+        power = (x * y.conj()).real
+        return np.array([power[radius == r].sum() for r in range(1, side // 2 + 1)])
+
+    return of_rings(a, b) / np.sqrt(of_rings(a, a) * of_rings(b, b))
+
+
+def test_ring_correlation_is_numpys():
     one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
-    window = np.outer(np.hanning(12), np.hanning(12))
-    a, b = (
-        np.fft.fft2((each[0, 0].numpy() - each.mean().item()) * window) for each in (one, other)
-    )
-    radius = np.round(np.hypot(*np.meshgrid(*[np.fft.fftfreq(12) * 12] * 2)))
-    sums = [
-        [(x * y.conj()).real[radius == r].sum() for r in range(1, 7)]
-        for x, y in ((a, b), (a, a), (b, b))
-    ]
-    wanted = np.array(sums[0]) / np.sqrt(np.array(sums[1]) * sums[2])
-    assert ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy() == pytest.approx(wanted, abs=1e-4)
+    found = ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy()
+    assert found == pytest.approx(rings_by_numpy(one, other, 12), abs=1e-4)
+
+
+def test_a_correlation_falls_where_it_crosses_the_threshold():
     curves = torch.tensor([[0.9, 0.5, 0.7], [0.5, 0.9, 0.9], [0.9, 0.9, 0.8]])
     assert crossing(curves, 0.7).tolist() == pytest.approx([1.5, 0.6, 4.0])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
-    truth = smooth(3, 1)
-    again = truth + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
-    planted = with_disc(again, 20, 30)
-    images = [each if dims == 2 else each.transpose(0, 1)[None] for each in (truth, again, planted)]
-    found = [SFRC(2.0, dims)(each, images[0]) for each in images]
-    assert found[0].max() == found[1].max() == 0 < found[2].min() <= 0.2
-    assert len(found[2]) == (3 if dims == 2 else 1)
-    mask = (torch.arange(48) < 12).expand_as(images[0]).float()  # far from the disc
-    assert SFRC(2.0, dims)(images[2], images[0], mask).max() == 0
+    slices = smooth(3, 1)
+    noise = 0.02 * torch.randn(slices.shape, generator=torch.Generator().manual_seed(2))
+    sets = [slices, slices + noise, with_disc(slices + noise, 20, 30)]
+    if dims == 3:
+        sets = [images.transpose(0, 1)[None] for images in sets]
+    truth, noisy, planted = sets
+    sfrc = SFRC(2.0, dims)
+    assert sfrc(truth, truth).max() == 0
+    assert sfrc(noisy, truth).max() == 0
+    counted = sfrc(planted, truth)
+    assert len(counted) == len(truth)
+    assert 0 < counted.min() <= 0.2
+    far_from_the_disc = (torch.arange(48) < 12).expand_as(truth).float()
+    assert sfrc(planted, truth, far_from_the_disc).max() == 0
     # as published: noise is not the truth's
-    assert SFRC(2.0, dims, floor=0.0)(images[1], images[0]).max() > 0
+    assert SFRC(2.0, dims, floor=0.0)(noisy, truth).max() > 0
 
 
 def test_inventions_are_the_first_candidates():
@@ -129,91 +142,98 @@ def test_inventions_are_the_first_candidates():
 
 
 def test_lost_and_invented_lesions_are_counted():
-    before, after = (torch.zeros(2, 1, 12, 12) for _ in range(2))
-    before[0, 0, 1:3, 1:3] = 1
-    before[0, 0, 6:9, 6:9] = 1
-    before[1, 0, 0, 0] = 1
-    # the large one is kept in part
-    after[0, 0, 8:10, 8:10] = 1
-    after[1, 0, 5:8, 5:8] = 1
-    after[1, 0, 5, 10] = 1
-    assert inventory(before > 0, after > 0, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
-    assert inventory(before > 0, after > 0).tolist()[1] == [1, 1, 2, 2]
+    before = torch.zeros(2, 1, 12, 12, dtype=torch.bool)
+    before[0, 0, 1:3, 1:3] = True
+    before[0, 0, 6:9, 6:9] = True
+    before[1, 0, 0, 0] = True
+    after = torch.zeros_like(before)
+    after[0, 0, 8:10, 8:10] = True  # the large one is kept in part
+    after[1, 0, 5:8, 5:8] = True
+    after[1, 0, 5, 10] = True
+    assert inventory(before, after, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
+    assert inventory(before, after)[1].tolist() == [1, 1, 2, 2]
 
 
 def group(images: torch.Tensor, name: str) -> ImageGroup:
     return ImageGroup(images, [f"{name} {number}" for number in range(len(images))])
 
 
-def test_a_copier_is_told_from_an_honest_generator():
+@pytest.fixture(scope="module")
+def memorised():
+    """The metric, and what it says of a copier and of an honest generator."""
     train = group(smooth(40, 4, 32), "t")
     held_out = group(smooth(40, 5, 32), "h")
     noise = 0.05 * torch.randn(30, 1, 32, 32, generator=torch.Generator().manual_seed(6))
-    # mirrored, moved, paler
-    copier = group(0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1 + noise, "c")
+    mirrored_moved_paler = 0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1
+    copier = group(mirrored_moved_paler + noise, "c")
+    honest = group(smooth(30, 7, 32), "f")
     metric = Memorisation(2.0, 2)
-    told = metric(train, held_out, copier)
-    honest = metric(train, held_out, group(smooth(30, 7, 32), "f"))
-    assert told["copied"].value == 1
-    assert told["copied"].ci95[0] > 0.5
-    assert told["distance_ratio"].value < 0.5
-    assert told["membership"].ci95[0] > 0.7
-    assert metric.nearest[0]["patient"].startswith("t ")
-    assert honest["copied"].ci95[0] < 0 < honest["copied"].ci95[1]
-    assert honest["distance_ratio"].ci95[0] < 1 < honest["distance_ratio"].ci95[1]
-    assert honest["membership"].ci95[0] < 0.5 < honest["membership"].ci95[1]
-    rows, fair = (
-        {name: vars(score) for name, score in scores.items()} for scores in (told, honest)
-    )
+    of_copier = metric(train, held_out, copier)
+    nearest = metric.nearest[0]
+    return of_copier, metric(train, held_out, honest), nearest
+
+
+def test_a_copier_is_told(memorised):
+    scores, _, nearest = memorised
+    assert scores["copied"].value == 1
+    assert scores["copied"].ci95[0] > 0.5
+    assert scores["distance_ratio"].value < 0.5
+    assert scores["membership"].ci95[0] > 0.7
+    assert nearest["patient"].startswith("t ")
+    rows = {name: vars(score) for name, score in scores.items()}
     assert "made images" in copying(rows)
     assert "AUC" in copying({"membership": rows["membership"]})
-    assert not copying(fair)
+
+
+@pytest.mark.parametrize(
+    ("name", "chance"), [("copied", 0), ("distance_ratio", 1), ("membership", 0.5)]
+)
+def test_an_honest_generator_is_no_copier(memorised, name, chance):
+    _, scores, _ = memorised
+    low, high = scores[name].ci95
+    assert low < chance < high
+    assert not copying({name: vars(score) for name, score in scores.items()})
+
+
+def test_copies_are_not_searched_without_held_out_images():
+    train = group(smooth(40, 4, 32), "t")
     with pytest.raises(UserError, match="held-out"):
-        metric(train, train, copier)
+        Memorisation(2.0, 2)(train, train, group(smooth(30, 7, 32), "f"))
 
 
-def test_calibrated_spread_holds_what_it_states():
+PATIENT_NAMES = [f"p{number // 2}" for number in range(8)]
+
+
+@pytest.fixture
+def overconfident():
+    """Spreads, errors that are three times larger, such errors of other images, and the whole."""
     draw = np.random.default_rng(0)
-    names = [f"p{number // 2}" for number in range(8)]
     spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
-    # three times what the spread says
-    errors, other = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))
-    inside = np.ones_like(errors)
-    alone = judge_uncertainty(errors, spread, inside, names, 2.0)
-    found = judge_uncertainty(errors, spread, inside, names, 2.0, (other, spread, inside, names))
-    assert alone["scale"]["factor"] is None
-    assert alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
+    errors, others = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))
+    return spread, errors, others, np.ones_like(errors)
+
+
+def test_a_spread_without_other_patients_is_not_scaled(overconfident):
+    spread, errors, _, inside = overconfident
+    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0)
+    assert found["scale"]["factor"] is None
+    assert found["coverage"]["value"] < 0.35
+    assert found["coverage"]["value"] == found["coverage"]["unscaled"]
+    without_threshold = judge_uncertainty(errors, spread, inside, PATIENT_NAMES)
+    assert "auroc_10" not in without_threshold
+
+
+def test_calibrated_spread_holds_what_it_states(overconfident):
+    spread, errors, others, inside = overconfident
+    calibration = (others, spread, inside, PATIENT_NAMES)
+    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0, calibration)
     assert found["scale"]["factor"] == pytest.approx(3, rel=0.05)
     assert found["scale"]["patients"] == 4
     assert found["coverage"]["value"] == pytest.approx(0.6827, abs=0.02)
+    assert found["coverage"]["unscaled"] < 0.35
     curves = found["reliability"]
     assert curves["observed"] == pytest.approx(curves["nominal"], abs=0.02)
     assert 0.5 < found["auroc_10"]["value"] < 0.9
-    assert "auroc_10" not in judge_uncertainty(errors, spread, inside, names)
-    # air, sure and right: found as much easier there
-    inside[:, :, 20:] = 0
-    errors[:, :, 20:] = 0
-    spread[:, :, 20:] = 0
-    air = judge_uncertainty(errors, spread, inside, names, 2.0)
-    assert air["auroc_10_whole"]["value"] > air["auroc_10"]["value"] + 0.05
-    assert air["auroc_10_whole"]["definition"].endswith("/whole")
-
-
-def test_inverted_contrast_raises_an_alarm():
-    truth = smooth(4, 8)
-    held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
-    assert [name for name, _ in alarms({"a_to_b": 2 - truth}, held)] == ["inverted"]
-    assert list(alarms({"a_to_b": truth}, held)) == []
-    from gantk.formats.contrasts import values_of
-
-    target = (truth**3).numpy()  # few pixels are bright
-    values = {"source": values_of(list(truth.numpy())), "target": values_of(list(target))}
-    frame = SimpleNamespace(values=values, target="T2")
-    top = values["target"]["high"] + values["target"]["low"]
-    assert doubt_of_result(truth[0].numpy(), target[0], frame) is None
-    assert "swapped" in doubt_of_result(truth[0].numpy(), top - target[0], frame)
-    same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
-    assert "nothing" in doubt_of_result(truth[0].numpy(), truth[0].numpy() + 0.001, same)
 
 
 def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
@@ -341,44 +361,85 @@ def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     assert torch.allclose(spread, next(parts), atol=1e-6)
 
 
+def test_errors_are_found_more_easily_where_air_counts(overconfident):
+    spread, errors, _, inside = overconfident
+    for array in (inside, errors, spread):  # air, sure and right
+        array[:, :, 20:] = 0
+    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0)
+    assert found["auroc_10_whole"]["value"] > found["auroc_10"]["value"] + 0.05
+    assert found["auroc_10_whole"]["definition"].endswith("/whole")
+
+
+def test_inverted_contrast_raises_an_alarm_in_training():
+    truth = smooth(4, 8)
+    held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
+    assert [name for name, _ in alarms({"a_to_b": 2 - truth}, held)] == ["inverted"]
+    assert list(alarms({"a_to_b": truth}, held)) == []
+
+
+def test_inverted_or_unchanged_contrast_of_a_translation_is_doubted():
+    from gantk.formats.contrasts import values_of
+
+    source = smooth(4, 8).numpy()
+    target = source**3  # few pixels are bright
+    values = {"source": values_of(list(source)), "target": values_of(list(target))}
+    frame = SimpleNamespace(values=values, target="T2")
+    inverted = values["target"]["high"] + values["target"]["low"] - target
+    assert doubt_of_result(source[0], target[0], frame) is None
+    assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
+    same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
+    assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
+
+
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
     method = Toy()
-    image = images(1, 1, 44, 70)
-    runtime = start("cpu", "fp32")
     method.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
-    method.geometry = SimpleNamespace(size=(32, 32))
-    method.translate = lambda image, to: method.eval().g(image)
     for part in method.g.parameters():
         part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    method.geometry = SimpleNamespace(size=(32, 32))
+    method.translate = lambda image, to: method.eval().g(image)
     others = [{name: 1.3 * weight for name, weight in method.state_dict().items()}]
-    found = []
-    for memory in (1e-9, 1.0):
+    image = images(1, 1, 44, 70)
+    runtime = start("cpu", "fp32")
+
+    def maps_with(memory: float):
         table = SimpleNamespace(statistics="image", overlap=0.25, batch=4, memory=memory)
         model = SimpleNamespace(translate=table, data=SimpleNamespace(dims=2))
-        found.append(maps(kind, AnySize(method, model, runtime), image, others=others))
-    for tiled, whole in zip(*found, strict=True):
-        assert torch.allclose(tiled, whole, atol=1e-4)
-    assert found[0][1].std() > 0.01
+        return maps(kind, AnySize(method, model, runtime), image, others=others)
+
+    tiled = maps_with(memory=1e-9)
+    whole = maps_with(memory=1.0)
+    for one, other in zip(tiled, whole, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    assert tiled[1].std() > 0.01
 
 
-def test_kinds_are_the_formulas_they_say():
+def test_uncertainty_by_flips_is_the_spread_of_mirrored_images():
     image = images(2, 1, 4, 5)
-    # columns mirrored in two of four
-    members = torch.stack([torch.arange(5.0)] * 2 + [torch.arange(5.0).flip(0)] * 2)
+    columns = torch.arange(5.0)
+    members = torch.stack([columns, columns, columns.flip(0), columns.flip(0)])
     flips = maps("flips", Slanted(), image)[1]
-    cycle = maps("cycle", Slanted(), image)[1]
-    one_way = Slanted(both=False)
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
-    assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
-    slope = torch.from_numpy(
-        np.linalg.norm(np.gradient(maps("auto", one_way, image)[0].numpy(), axis=(2, 3)), axis=0)
-    )
-    for toy, sums in ((one_way, 2 * flips + slope / 2), (Slanted(), 2 * flips + slope / 2 + cycle)):
-        assert torch.allclose(
-            maps("auto", toy, image)[1][..., 1:-1, 1:-1], F.avg_pool2d(sums, 3, 1)
-        )
+
+
+def test_uncertainty_by_cycle_is_the_difference_from_the_input():
+    image = images(2, 1, 4, 5)
+    cycle = maps("cycle", Toy(), image)[1]
+    assert torch.allclose(cycle, image / 3, atol=1e-6)  # 2 x / 3 against x
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
+    image = images(2, 1, 4, 5)
+    result = maps("auto", Slanted(both=False), image)[0].numpy()
+    slope = torch.from_numpy(np.linalg.norm(np.gradient(result, axis=(2, 3)), axis=0))
+    total = 2 * maps("flips", Slanted(), image)[1] + slope / 2
+    if both:
+        total += maps("cycle", Slanted(), image)[1]
+    found = maps("auto", Slanted(both=both), image)[1]
+    assert torch.allclose(found[..., 1:-1, 1:-1], F.avg_pool2d(total, 3, 1))
 
 
 def test_dropout_uncertainty_is_the_spread_of_seeded_passes(
