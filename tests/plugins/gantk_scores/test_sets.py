@@ -27,9 +27,10 @@ def blobs(
     images = []
     for _ in range(count * channels):
         centre = [rng.uniform(0.3, 0.7) * side for side in size]
-        radius = sum((grid - c) ** 2 for grid, c in zip(grids, centre, strict=True))
-        images.append(2 * np.exp(-radius / (2 * width**2)))
-    return torch.tensor(np.array(images), dtype=torch.float32).reshape(count, channels, *size)
+        squares = [(grid - c) ** 2 for grid, c in zip(grids, centre, strict=True)]
+        images.append(2 * np.exp(-sum(squares) / (2 * width**2)))
+    stacked = torch.tensor(np.array(images), dtype=torch.float32)
+    return stacked.reshape(count, channels, *size)
 
 
 def drawn(count: int, named: str = "drawn ") -> list[str]:
@@ -76,40 +77,62 @@ def test_the_frechet_distance_is_pytorch_fids(sets, monkeypatch):
     assert fid_of(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
 
 
+def mmd_by_formula(x: np.ndarray, y: np.ndarray) -> float:
+    """KID of sets of any sizes; torchmetrics' is of sets of one size."""
+
+    def kernel(a, b):
+        return (a @ b.T / 7 + 1) ** 3
+
+    def within(a):
+        products = kernel(a, a)
+        return (products.sum() - np.trace(products)) / (len(a) * (len(a) - 1))
+
+    return within(x) + within(y) - 2 * kernel(x, y).mean()
+
+
 @pytest.mark.parametrize("block", [1024, 7])
-def test_kid_matches_torchmetrics_and_its_formula(sets, block, monkeypatch):
+def test_kid_matches_torchmetrics(sets, block, monkeypatch):
     from torchmetrics.image.kid import poly_mmd
 
     monkeypatch.setattr("gantk.metrics.sets.BLOCK", block)
     real, fake = sets
-    assert squared_mmd(real, fake)[0] == pytest.approx(
-        poly_mmd(*map(torch.from_numpy, sets)).item(), rel=1e-9
+    expected = poly_mmd(torch.from_numpy(real), torch.from_numpy(fake)).item()
+    assert squared_mmd(real, fake)[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("block", [1024, 7])
+def test_kid_and_its_interval_match_the_formula(sets, block, monkeypatch):
+    monkeypatch.setattr("gantk.metrics.sets.BLOCK", block)
+    real = sets[0]
+    fake = sets[1][:40]
+    of_real = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)]
+    of_fake = drawn(40)
+    value, ci95 = squared_mmd(real, fake, of_real, of_fake)
+    expected, interval = left_out_interval(
+        lambda r, f: mmd_by_formula(real[r], fake[f]), of_real, of_fake
     )
-
-    def plain_mmd(x: np.ndarray, y: np.ndarray) -> float:  # torchmetrics' is of sets of one size
-        k_xx, k_yy, k_xy = ((a @ b.T / 7 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-        inside = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (k_xx, k_yy)]
-        return sum(inside) - 2 * k_xy.mean()
-
-    patients = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)], drawn(40)
-    value, ci95 = squared_mmd(real, fake[:40], *patients)
-    plain, expected = left_out_interval(lambda r, f: plain_mmd(real[r], fake[:40][f]), *patients)
-    assert value == pytest.approx(plain, rel=1e-9)
-    assert ci95 == pytest.approx(expected, rel=1e-9)
+    assert value == pytest.approx(expected, rel=1e-9)
+    assert ci95 == pytest.approx(interval, rel=1e-9)
 
 
-@pytest.mark.parametrize("subset", [0, 30])
-def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch):
-    trio = groups(*sets)
-    x = np.arcsinh(sets[0])
-    y = np.arcsinh(sets[1])
-    fid = Fid(2.0, 2)(*trio)
-    kid = Kid(2.0, 2, subset=subset)(*trio)
-    value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), drawn(60), drawn(60))
+def test_fid_is_the_formula_of_its_vectors(sets):
+    real = np.arcsinh(sets[0])
+    fake = np.arcsinh(sets[1])
+    value, interval = left_out_interval(lambda r, f: fid_of(real[r], fake[f]), drawn(60), drawn(60))
+    low, high = interval
+    fid = Fid(2.0, 2)(*groups(*sets))
     assert fid.value == pytest.approx(value, rel=1e-9)
     assert fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
-    assert kid.value == pytest.approx(squared_mmd(x, y)[0], rel=0.15 if subset else 1e-9)
-    assert kid.ci95[0] < squared_mmd(x, y)[0] < kid.ci95[1]
+
+
+@pytest.mark.parametrize(("subset", "tolerance"), [(0, 1e-9), (30, 0.15)])
+def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch):
+    trio = groups(*sets)
+    expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
+    kid = Kid(2.0, 2, subset=subset)(*trio)
+    assert kid.value == pytest.approx(expected, rel=tolerance)
+    low, high = kid.ci95
+    assert low < expected < high
     # subsets are drawn of sets of more than 1000
     monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
     assert Kid(2.0, 2)(*trio) == kid
@@ -122,16 +145,10 @@ def test_too_few_images_are_refused_without_harm(metric, least):
     for sets in ((few, enough), (enough, few)):
         with pytest.raises(UserError, match=f"{least} or more"):
             metric(2.0, 2)(enough, *sets)
-        row = next(iter(set_rows(metric(2.0, 2), enough, *sets).values()))
+        (row, *_) = set_rows(metric(2.0, 2), enough, *sets).values()
         assert row["value"] is None
         assert "not-computed" in row["definition"]
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
-    for kind, option, said in (
-        (Kid, {"subset": 9}, "9 or more.*subset = 0"),
-        (Prdc, {"k": 0}, "k = 0"),
-    ):
-        with pytest.raises(UserError, match=said):
-            kind(2.0, 2, **option)(enough, enough, group(blobs(8)))
 
 
 # ---- precision, recall, density, coverage
@@ -154,24 +171,30 @@ def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_prdc_shares_match_their_definitions(k):
+@pytest.mark.parametrize(
+    ("metric", "option", "words"),
+    [(Kid, {"subset": 9}, "9 or more.*subset = 0"), (Prdc, {"k": 0}, "k = 0")],
+)
+def test_options_that_do_not_fit_the_sets_are_refused(metric, option, words):
+    enough = group(blobs(8))
+    with pytest.raises(UserError, match=words):
+        metric(2.0, 2, **option)(enough, enough, enough)
+
+
+@pytest.fixture(params=[1, 5])
+def neighbourhood(request):
+    """A number of neighbours, and two sets of vectors that overlap."""
+    k = request.param
     rng = np.random.default_rng(k)
-    real = rng.normal(3, 1, (26, 3))
-    fake = rng.normal(3.4, 1.1, (21, 3))
-    assert len(set(naive(real, fake, k))) == 4
-    for kept in (
-        (np.ones(26, bool), np.ones(21, bool)),
-        (rng.random(26) < 0.7, rng.random(21) < 0.7),
-    ):
-        assert shares_of(real, fake, k)(*kept).tolist() == pytest.approx(
-            naive(real[kept[0]], fake[kept[1]], k)
-        )
-    scores = Prdc(2.0, 2, k=k)(*groups(real, fake))
-    expected = dict(zip(NAMES, naive(np.arcsinh(real), np.arcsinh(fake), k), strict=True))
-    assert {name: s.value for name, s in scores.items()} == pytest.approx(
-        {f"{n}_random": expected[n] for n in NAMES}
-    )
+    return k, rng.normal(3, 1, (26, 3)), rng.normal(3.4, 1.1, (21, 3))
+
+
+def test_prdc_shares_match_their_definitions(neighbourhood):
+    k, real, fake = neighbourhood
+    expected = naive(real, fake, k)
+    assert len(set(expected)) == 4
+    every = shares_of(real, fake, k)(np.ones(26, bool), np.ones(21, bool))
+    assert every.tolist() == pytest.approx(expected)
 
 
 def test_prdc_knows_noise_and_has_intervals_over_patients():
@@ -194,17 +217,37 @@ def test_prdc_knows_noise_and_has_intervals_over_patients():
 # ---- diversity
 
 
+def test_prdc_shares_leave_images_out(neighbourhood):
+    k, real, fake = neighbourhood
+    rng = np.random.default_rng(0)
+    kept_real = rng.random(26) < 0.7
+    kept_fake = rng.random(21) < 0.7
+    some = shares_of(real, fake, k)(kept_real, kept_fake)
+    assert some.tolist() == pytest.approx(naive(real[kept_real], fake[kept_fake], k))
+
+
+def test_prdc_scores_are_shares_of_its_vectors(neighbourhood):
+    k, real, fake = neighbourhood
+    scores = Prdc(2.0, 2, k=k)(*groups(real, fake))
+    values = {name: score.value for name, score in scores.items()}
+    names = [f"{name}_random" for name in NAMES]
+    shares = naive(np.arcsinh(real), np.arcsinh(fake), k)
+    assert values == pytest.approx(dict(zip(names, shares, strict=True)))
+
+
 @pytest.mark.parametrize("distance", ["ms_ssim", "l1"])
 def test_diversity_is_one_for_real_and_low_for_copies(distance):
     train = group(blobs(30, 0))
     test = group(blobs(30, 1))
-    copies = blobs(1, 2).repeat(20, 1, 1, 1) + 0.01 * torch.rand(20, 1, 32, 32)
     score = Diversity(2.0, 2, distance=distance)
-    assert score(train, test, group(blobs(30, 3))).value == pytest.approx(1, abs=0.15)
-    found = score(train, test, group(copies))
-    assert found.value < 0.1
-    assert found.ci95[1] < 0.5
-    assert score(train, test, group(2 * torch.rand(20, 1, 32, 32))).value > 1
+    real = group(blobs(30, 3))
+    assert score(train, test, real).value == pytest.approx(1, abs=0.15)
+    one_image = blobs(1, 2).repeat(20, 1, 1, 1)
+    of_copies = score(train, test, group(one_image + 0.01 * torch.rand(20, 1, 32, 32)))
+    assert of_copies.value < 0.1
+    assert of_copies.ci95[1] < 0.5
+    noise = group(2 * torch.rand(20, 1, 32, 32))
+    assert score(train, test, noise).value > 1
 
 
 def test_real_pairs_are_of_different_patients():
@@ -219,18 +262,23 @@ def test_real_pairs_are_of_different_patients():
 
 
 def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
-    frd_score, sitk, _ = map(pytest.importorskip, ("frd_score", "SimpleITK", "radiomics"))
+    frd_score = pytest.importorskip("frd_score")
+    sitk = pytest.importorskip("SimpleITK")
+    pytest.importorskip("radiomics")
     noise = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    sides = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
     paths = ([], [])
-    made = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
-    for side, images in enumerate(made):
+    for side, images in enumerate(sides):
         for number, image in enumerate(images):
-            paths[side].append(str(tmp_path / f"{side}-{number}.mha"))
-            sitk.WriteImage(sitk.GetImageFromArray((image[0] * 127.5).numpy()), paths[side][-1])
-    real, fake = map(group, made)
+            path = str(tmp_path / f"{side}-{number}.mha")
+            sitk.WriteImage(sitk.GetImageFromArray((image[0] * 127.5).numpy()), path)
+            paths[side].append(path)
+    published = frd_score.compute_frd(list(paths), num_workers=1)
+    real, fake = map(group, sides)
     score = Frd(2.0, 2)(real, real, fake)
-    assert score.value == pytest.approx(frd_score.compute_frd(list(paths), num_workers=1), rel=1e-3)
-    assert score.ci95[0] < score.value < score.ci95[1]
+    assert score.value == pytest.approx(published, rel=1e-3)
+    low, high = score.ci95
+    assert low < score.value < high
     assert score.value > Frd(2.0, 2)(real, real, real).value + 5
 
 
