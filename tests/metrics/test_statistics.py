@@ -1,6 +1,7 @@
 """Statistics: known p-values, corrections, errors of the first kind, power, ranks, subgroups."""
 
 import json
+import re
 from itertools import product
 
 import numpy as np
@@ -15,17 +16,20 @@ from gantk.metrics.statistics.subgroups import group_names
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import systems
 
+GAINS = np.array([1.0, -0.5, 2.0, 2.0, 0.0, 0.25, -0.25, 1.5])  # with ties and a zero
 
-def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs(monkeypatch):
-    gains = np.array([1.0, -0.5, 2.0, 2.0, 0.0, 0.25, -0.25, 1.5])  # with ties and a zero
+
+def p_of_all_signs(gains: np.ndarray) -> float:
     sums = [abs(np.dot(signs, gains)) for signs in product((1, -1), repeat=len(gains))]
-    p = np.mean([each >= abs(gains.sum()) for each in sums])
-    assert paired.sign_flip_p(gains) == p
+    return np.mean([total >= abs(gains.sum()) for total in sums])
+
+
+def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs():
+    p = p_of_all_signs(GAINS)
     assert 0.01 < p < 0.2
+    assert paired.sign_flip_p(GAINS) == p
     assert paired.sign_flip_p(np.ones(3)) == 2 / 2**3
     assert paired.sign_flip_p(np.zeros(4)) == 1
-    monkeypatch.setattr(paired, "MAX_EXACT_PATIENTS", 4)
-    assert paired.sign_flip_p(gains) == pytest.approx(p, abs=4 * (p / paired.FLIPS) ** 0.5)
     assert paired.paired_test([1.0]) is None
 
 
@@ -52,16 +56,26 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
     }
 
 
+def test_of_many_patients_sign_flips_are_drawn(monkeypatch):
+    monkeypatch.setattr(paired, "MAX_EXACT_PATIENTS", 4)
+    p = p_of_all_signs(GAINS)
+    error = (p / paired.FLIPS) ** 0.5
+    assert paired.sign_flip_p(GAINS) == pytest.approx(p, abs=4 * error)
+
+
 def test_comparisons_find_chance_differences_rarely():
     rng = np.random.default_rng(0)
     senses = dict.fromkeys(("m0", "m1", "m2", "m3"), True)
     runs = 400
-    found = [gantk.compare_systems(systems_of(rng), senses)["tests"] for _ in range(runs)]
-    single = np.mean([tests[0]["p"] < 0.05 for tests in found])
-    any_of_them = np.mean([min(test["holm"] for test in tests) < 0.05 for tests in found])
+    of_one = []
+    of_any = []
+    for _ in range(runs):
+        tests = gantk.compare_systems(systems_of(rng), senses)["tests"]
+        of_one.append(tests[0]["p"] < 0.05)
+        of_any.append(min(test["holm"] for test in tests) < 0.05)
     error = (0.05 * 0.95 / runs) ** 0.5
-    assert abs(single - 0.05) < 3 * error
-    assert 0.005 < any_of_them < 0.05 + 3 * error
+    assert abs(np.mean(of_one) - 0.05) < 3 * error
+    assert 0.005 < np.mean(of_any) < 0.05 + 3 * error
 
 
 def test_effect_size_and_power_match_the_textbook():
@@ -142,48 +156,73 @@ def test_values_become_groups_ages_in_bands_of_twenty_years():
 
 
 def study(folder) -> dict:
-    """A recipe of 24 patients in a table, half of them tested; the truth of those of scanner B is
+    """A recipe of 24 patients in a table, 14 of them tested; the truth of those of scanner B is
     another image.
     """
-    a, b = (draw_pictures(folder / name, 24, seed=seed) for name, seed in (("T1", 0), ("T2", 0)))
+    a = draw_pictures(folder / "T1", 24, seed=0)
+    b = draw_pictures(folder / "T2", 24, seed=0)
     other = draw_pictures(folder / "other", 24, seed=5)
     rows = ["T1,T2,patient,Scanner,sex,split"]
     for n in range(24):
-        truth, scanner = (other[n], "B") if n % 2 else (b[n], "C" if n == 0 else "A")
-        rows.append(
-            f"{a[n]},{truth},p{n},{scanner},{'FM'[n % 4 > 1]},{'test' if n < 14 else 'train'}"
-        )
+        if n % 2:
+            truth, scanner = other[n], "B"
+        else:
+            truth, scanner = b[n], "C" if n == 0 else "A"
+        sex = "FFMM"[n % 4]
+        split = "test" if n < 14 else "train"
+        rows.append(f"{a[n]},{truth},p{n},{scanner},{sex},{split}")
     (folder / "study.csv").write_text("\n".join(rows))
     source = {"name": "manifest", "path": str(folder / "study.csv")}
     data = TINY["data"] | {"source": source, "split": {"test": 0.5, "validation": 0.0}}
-    return TINY | {
-        "data": data,
-        "evaluate": {"metrics": ["psnr"], "samples": 1, "by": ["scanner", "sex"]},
-    }
+    evaluate = {"metrics": ["psnr"], "samples": 1, "by": ["scanner", "sex"]}
+    return TINY | {"data": data, "evaluate": evaluate}
 
 
-def test_subgroups_come_from_columns_of_the_table(tmp_path):
-    run = gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None)
+@pytest.fixture(scope="module")
+def scored_by_scanner(tmp_path_factory):
+    """A run of that study, scored again by scanner alone, and the lines that were said."""
+    folder = tmp_path_factory.mktemp("study")
+    run = gantk.run(study(folder), out=folder / "run", device="cpu", say=lambda line: None)
     lines = []
     gantk.evaluate(run, by=["scanner"], device="cpu", say=lines.append)
-    said = json.loads((run.path / "metrics.json").read_text("utf-8"))
-    row = said["subgroups"]["a_to_b"]["scanner"]["psnr"]
-    assert {name: group["n"] for name, group in row["groups"].items()} == {"A": 6, "B": 7, "C": 1}
-    kept = json.loads((run.path / "patients.json").read_text("utf-8"))["a_to_b"]["patients"]
-    of_b = [each["scores"]["psnr"] for each in kept if int(each["patient"][1:]) % 2]
-    assert row["groups"]["B"]["value"] == pytest.approx(np.mean(of_b))
+    return run, lines
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_subgroups_come_from_columns_of_the_table(scored_by_scanner):
+    run, _ = scored_by_scanner
+    metrics = read_json(run.path / "metrics.json")
+    row = metrics["subgroups"]["a_to_b"]["scanner"]["psnr"]
+    groups = row["groups"]
+    assert {name: group["n"] for name, group in groups.items()} == {"A": 6, "B": 7, "C": 1}
     assert row["too_few"] == ["C"]
-    gap = abs(row["groups"]["A"]["value"] - row["groups"]["B"]["value"])
+    assert {row["worst"], row["best"]} == {"A", "B"}
+    gap = abs(groups["A"]["value"] - groups["B"]["value"])
     assert row["gap"] == pytest.approx(gap)
     assert row["holm"] >= row["p"]
-    assert {row["worst"], row["best"]} == {*"AB"}
-    test = said["verdict"]["a_to_b"]["psnr"]["test"]
+    patients = read_json(run.path / "patients.json")["a_to_b"]["patients"]
+    of_b = [one["scores"]["psnr"] for one in patients if int(one["patient"][1:]) % 2]
+    assert groups["B"]["value"] == pytest.approx(np.mean(of_b))
+
+
+def test_every_verdict_is_tested(scored_by_scanner):
+    run, _ = scored_by_scanner
+    metrics = read_json(run.path / "metrics.json")
+    test = metrics["verdict"]["a_to_b"]["psnr"]["test"]
     assert test["n"] == 14
     assert test["exact"]
     assert test["of"] == 4
-    assert '"gains"' not in json.dumps(said)
-    assert any("by scanner" in line and "too few (under 5): C" in line for line in lines)
-    assert any("sign flips over 14 patients, Holm over 4 comparisons" in line for line in lines)
+    assert '"gains"' not in json.dumps(metrics)
+
+
+def test_subgroups_and_tests_are_told_and_reported(scored_by_scanner):
+    run, lines = scored_by_scanner
+    said = "\n".join(lines)
+    assert re.search("by scanner.*too few \\(under 5\\): C", said)
+    assert "sign flips over 14 patients, Holm over 4 comparisons" in said
     words = Page(gantk.write_report(run)).words
     assert "by scanner" in words
     assert "best baseline" in words
