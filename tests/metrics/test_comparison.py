@@ -26,45 +26,28 @@ def volumes(tmp_path) -> list[tuple[np.ndarray, np.ndarray]]:
     made = []
     for number in range(3):
         rng = np.random.default_rng(number)
-        truth = volume(
-            tmp_path / "truth" / f"case-{number}.nii.gz", rng.random((12, 13, 14)) * 900 - 300
-        )
-        shown = volume(
-            tmp_path / "pred" / f"case-{number}.nii.gz", truth + 30 * rng.random(truth.shape)
-        )
-        made.append((shown, truth))
+        name = f"case-{number}.nii.gz"
+        truth = volume(tmp_path / "truth" / name, rng.random((12, 13, 14)) * 900 - 300)
+        predicted = volume(tmp_path / "pred" / name, truth + 30 * rng.random(truth.shape))
+        made.append((predicted, truth))
     return made
 
 
 def rows_of(folder: Path, *metrics: str) -> dict:
-    return compare_folders(folder / "pred", folder / "truth", list(metrics))["metrics"][
-        "pred_to_truth"
-    ]
+    compared = compare_folders(folder / "pred", folder / "truth", list(metrics))
+    return compared["metrics"]["pred_to_truth"]
 
 
-def test_files_are_matched_by_name_and_sets_are_not(tmp_path, volumes):
-    whole = rows_of(tmp_path, "mae")["mae"]
-    (tmp_path / "truth" / "sorted").mkdir()
-    for path in sorted((tmp_path / "truth").glob("*.nii.gz")):
-        path.rename(path.parent / "sorted" / path.name)
+def test_files_are_matched_by_name_where_folders_differ(tmp_path, volumes):
+    before = rows_of(tmp_path, "mae")["mae"]
+    truth = tmp_path / "truth"
+    files = sorted(truth.glob("*.nii.gz"))
+    (truth / "sorted").mkdir()
+    for path in files:
+        path.rename(truth / "sorted" / path.name)
     # what rounding does to a grid
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)
-    assert rows_of(tmp_path, "mae")["mae"] == whole
-    sides = (tmp_path / "pred", tmp_path / "truth")
-    said = []
-    one = gantk.compare(*sides, metrics=["mae"], patient="(case)", say=said.append)["metrics"][
-        "pred_to_truth"
-    ]["mae"]
-    assert (one["n"], one["ci95"]) == (1, None)
-    assert one["value"] == pytest.approx(whole["value"])
-    gantk.compare(*sides, metrics=["mae"], say=said.append)
-    assert "--patient" in said[-1]
-    files = tmp_path / "pred" / "case-0.nii.gz", tmp_path / "truth" / "sorted" / "case-1.nii.gz"
-    # one file needs no name
-    row = compare_folders(*files, ["mae"])["metrics"]["pred_to_truth"]["mae"]
-    assert row["value"] == pytest.approx(np.abs(volumes[0][0] - volumes[1][1]).mean(), rel=1e-4)
-    files[0].rename(tmp_path / "pred" / "another.nii.gz")
-    assert rows_of(tmp_path, "kid")["kid_random"]["n"] == 3
+    assert rows_of(tmp_path, "mae")["mae"] == before
 
 
 @pytest.mark.parametrize(
@@ -109,12 +92,37 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     assert result["scale"]["slope"] * slope == pytest.approx(1, rel=0.02)
 
 
+def test_patients_of_compared_files_come_from_a_pattern(tmp_path, volumes):
+    sides = (tmp_path / "pred", tmp_path / "truth")
+    said = []
+    options = {"metrics": ["mae"], "say": said.append}
+    one_patient = gantk.compare(*sides, patient="(case)", **options)
+    row = one_patient["metrics"]["pred_to_truth"]["mae"]
+    assert row["n"] == 1
+    assert row["ci95"] is None
+    assert row["value"] == pytest.approx(rows_of(tmp_path, "mae")["mae"]["value"])
+    gantk.compare(*sides, **options)
+    assert "--patient" in said[-1]
+
+
+def test_single_files_and_sets_need_no_equal_names(tmp_path, volumes):
+    predicted = tmp_path / "pred" / "case-0.nii.gz"
+    truth = tmp_path / "truth" / "case-1.nii.gz"
+    row = compare_folders(predicted, truth, ["mae"])["metrics"]["pred_to_truth"]["mae"]
+    error = np.abs(volumes[0][0] - volumes[1][1]).mean()
+    assert row["value"] == pytest.approx(error, rel=1e-4)
+    predicted.rename(tmp_path / "pred" / "another.nii.gz")
+    assert rows_of(tmp_path, "kid")["kid_random"]["n"] == 3
+
+
 def test_matching_does_not_flatter_unrelated_images(tmp_path):
     rng = np.random.default_rng(0)
-    for side in ("pred", "truth"):
-        volume(tmp_path / side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
-    sides = tmp_path / "pred", tmp_path / "truth"
-    plain, fitted = (compare_folders(*sides, ["rmse"], match=each) for each in (False, True))
-    values = [each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, fitted)]
-    assert values[1] == pytest.approx(values[0], rel=0.1)
+    predicted = tmp_path / "pred"
+    truth = tmp_path / "truth"
+    for side in (predicted, truth):
+        volume(side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
+    plain = compare_folders(predicted, truth, ["rmse"], match=False)
+    matched = compare_folders(predicted, truth, ["rmse"], match=True)
+    before, after = (each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, matched))
+    assert after == pytest.approx(before, rel=0.1)
     assert not plain["scale"]["another"]

@@ -91,8 +91,6 @@ def test_good_translations_win_over_all_that_are_none(study):
     assert copied["structure"] < 0.5 * good["structure"]
     assert copied["cycle"] < good["cycle"]
     assert entries["other patients"]["a_to_b"]["kid_random"] < good["kid_random"]
-    with pytest.raises(UserError, match="NaN"):
-        criterion_of(Translates, model, data, {to: lambda x: x * torch.nan for to in "ab"})()
 
 
 def test_the_choice_knows_neither_the_pairs_nor_the_test_images(study):
@@ -221,7 +219,16 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     assert [line | clock for line in run.read_log()] == [line | clock for line in left.read_log()]
 
 
-def test_patience_ends_a_training_and_a_resume_agrees(tiny_recipe, tmp_path):
+def test_a_model_that_makes_nan_cannot_be_chosen(study):
+    model, data, _ = study
+    to_nan = {to: lambda x: x * torch.nan for to in "ab"}
+    with pytest.raises(UserError, match="NaN"):
+        criterion_of(Translates, model, data, to_nan)()
+
+
+@pytest.fixture
+def stopped_run(tiny_recipe, tmp_path):
+    """A run of 40 steps that saves every second and stopped, as no save was better than the first."""
     tiny_recipe["train"] |= {
         "steps": 40,
         "save_every": 2,
@@ -229,25 +236,36 @@ def test_patience_ends_a_training_and_a_resume_agrees(tiny_recipe, tmp_path):
         "sample_every": 3,
         "patience": 2,
         "ema": 0.0,
+        "optimizer": {"name": "adam", "lr": 0.0},
     }
-    # no save is better than the first
-    tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}
-    run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
-    (stopped,) = [line for line in run.read_log() if "stopped" in line]
+    return gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+
+
+def stops_of(run) -> list[dict]:
+    return [line for line in run.read_log() if "stopped" in line]
+
+
+def test_patience_ends_a_training(stopped_run):
+    (stopped,) = stops_of(stopped_run)
     assert stopped["step"] == 6
     assert "no better score than at step 2 in 2 saves" in stopped["stopped"]
-    last = [
-        line["step"] for line in run.read_log() for what in ("losses", "validation") if what in line
-    ][-2:]
-    assert last == [6, 6]
+    log = stopped_run.read_log()
+    assert [line["step"] for line in log if "losses" in line][-1] == 6
+    assert [line["step"] for line in log if "validation" in line][-1] == 6
+    assert stopped_run.latest().name == "step-000006"
+    assert stopped_run.best().name == "step-000002"
+    report = (stopped_run.path / "report.html").read_text("utf-8")
+    assert "Stopped early, after step 6" in report
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed before"])
+def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
+    run = stopped_run
+    stops = stops_of(run)
+    weights = (run.latest() / "weights.safetensors").read_bytes()
+    if killed:
+        shutil.rmtree(checkpoint.path_of(run.checkpoints, 6))
+    gantk.resume(run.path, **QUIET)
     assert run.latest().name == "step-000006"
-    assert run.best().name == "step-000002"
-    assert "Stopped early, after step 6" in (run.path / "report.html").read_text("utf-8")
-    whole = (run.latest() / "weights.safetensors").read_bytes()
-    for step in (None, 6):  # of a finished one, and of one that was killed before
-        if step:
-            shutil.rmtree(checkpoint.path_of(run.checkpoints, step))
-        gantk.resume(run.path, **QUIET)
-        assert run.latest().name == "step-000006"
-        assert (run.latest() / "weights.safetensors").read_bytes() == whole
-        assert [line for line in run.read_log() if "stopped" in line] == [stopped]
+    assert (run.latest() / "weights.safetensors").read_bytes() == weights
+    assert stops_of(run) == stops

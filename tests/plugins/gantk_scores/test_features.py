@@ -43,24 +43,16 @@ def tiny() -> nn.Module:
 # ---- built in
 
 
-def test_random_features_see_contrasts_and_planes_apart():
+def test_random_features_see_contrasts_apart():
     state = torch.get_rng_state()
-    two = blobs(4, channels=2)
+    images = blobs(4, channels=2)
     features = Features("random", 2.0, 2)
-    apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
-    assert apart.shape == (4, 512)
+    vectors = features(images)
+    apart = np.concatenate([features(images[:, :1]), features(images[:, 1:])], 1)
+    assert vectors.shape == (4, 512)
     assert apart.dtype == np.float64
-    assert np.allclose(features(two), apart, atol=1e-6)
+    assert np.allclose(vectors, apart, atol=1e-6)
     assert torch.equal(state, torch.get_rng_state())
-    assert np.allclose(features(two)[2:3], Features("random", 1.0, 2)(two[2:3] / 2), atol=1e-5)
-    volumes = blobs(2, size=(12, 14, 16))
-    solid = Features("random", 2.0, 3)
-    slices = volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8]
-    assert np.allclose(
-        solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6
-    )
-    large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
-    assert np.allclose(features(large), features(large[..., ::2, ::2]), atol=1e-5)
 
 
 def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
@@ -125,25 +117,40 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     onnx.save(model, str(path))
 
 
+def test_random_features_do_not_depend_on_the_range_or_the_batch():
+    images = blobs(4, channels=2)
+    vectors = Features("random", 2.0, 2)(images)
+    halved = Features("random", 1.0, 2)(images[2:3] / 2)
+    assert np.allclose(vectors[2:3], halved, atol=1e-5)
+
+
+def test_random_features_see_three_middle_slices_of_a_volume():
+    volumes = blobs(2, size=(12, 14, 16))
+    features = Features("random", 2.0, 2)
+    slices = (volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8])
+    apart = np.concatenate([features(plane) for plane in slices], 1)
+    assert np.allclose(Features("random", 2.0, 3)(volumes), apart, atol=1e-6)
+
+
+def test_random_features_see_large_images_smaller():
+    small = blobs(2, size=(128, 128), width=20)
+    large = torch.nn.functional.interpolate(small, scale_factor=2)
+    features = Features("random", 2.0, 2)
+    assert np.allclose(features(large), features(small), atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize(
     ("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"]
 )
 def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     onnx_file(weights / "medical.onnx", batch=batch, size=size, pool=pool)
-    onnx_file(weights / "colour.onnx", channels=3)
     images = blobs(5)
-    colours = blobs(4, channels=3)
-    seen = Features("colour.onnx", 2.0, 2, side=32)(colours[:, :2])[:, ::2]  # each channel as gray
-    assert np.allclose(seen, (colours[:, :2] / 2).mean((2, 3)).numpy(), atol=1e-6)
     means = (images / 2).mean((1, 2, 3)).numpy()
     found = Features("medical.onnx", 2.0, 2, side=32)(images)
     assert np.allclose(found, np.stack([means, 3 * means + 1], 1), atol=1e-6)
     scaled = Features("medical.onnx", 2.0, 2, mean=[0.5], std=[0.25], side=32)
     assert np.allclose(scaled(images)[:, 0], (means - 0.5) / 0.25, atol=1e-5)
-    metric = Kid(2.0, 2, features="medical.onnx", side=32)
-    assert metric.name == "kid_medical"
-    assert "medical.onnx-sha256:" in metric.definition
 
 
 # ---- weights for a timm network
@@ -308,12 +315,31 @@ def same(model, state) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
+def test_an_onnx_file_of_colour_sees_each_channel_as_gray(weights):
+    onnx_file(weights / "colour.onnx", channels=3)
+    images = blobs(4, channels=3)[:, :2]
+    found = Features("colour.onnx", 2.0, 2, side=32)(images)[:, ::2]
+    assert np.allclose(found, (images / 2).mean((2, 3)).numpy(), atol=1e-6)
+
+
+def test_a_metric_by_an_onnx_file_names_it(weights):
+    onnx_file(weights / "medical.onnx")
+    metric = Kid(2.0, 2, features="medical.onnx", side=32)
+    assert metric.name == "kid_medical"
+    assert "medical.onnx-sha256:" in metric.definition
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
-    save = save_file if suffix == ".safetensors" else torch.save
-    wrapped = {"state_dict": trained, "epoch": 3}  # as training scripts do
-    save(wrapped if suffix == ".pth" else trained, weights / f"{NAME}{suffix}")
-    assert weights_file(NAME) == weights_file(NAME + suffix) == weights / f"{NAME}{suffix}"
+    file = weights / f"{NAME}{suffix}"
+    if suffix == ".safetensors":
+        save_file(trained, file)
+    elif suffix == ".pth":
+        torch.save({"state_dict": trained, "epoch": 3}, file)  # as training scripts do
+    else:
+        torch.save(trained, file)
+    assert weights_file(NAME) == file
+    assert weights_file(NAME + suffix) == file
     assert weights_file("vgg") is None
     for options in ({}, {"num_classes": 0}):  # with its classifier and without
         model = timm_model(NAME, **options)
