@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gantk.errors import GantkError, UserError, count_noun, machine_failure
 from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
+    from gantk.data.resample import Plane
     from gantk.inference.model import TrainedModel
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
@@ -386,7 +387,7 @@ def translate(
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
-    planes: str | None = None,
+    planes: Plane | Literal["all"] | None = None,
     uncertainty: str | None = None,
     tta: bool = False,
     volume: int | None = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
-from gantk.data.intensity import PerChannel, mapping_from
+from gantk.data.intensity import IntensityMapping, PerChannel, mapping_from, network_range
 from gantk.data.names.domains import relative_to
 from gantk.data.preparation import (
     Preparation,
@@ -90,7 +90,7 @@ class Data:
         self._records = records
         # ("T1", "FLAIR")
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))
-        self.intensity: dict[str, Any] = {}  # per domain: its mapping
+        self.intensity: dict[str, IntensityMapping] = {}  # per domain: its mapping
         self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
         # per domain: range and distribution of the training images' values
         self.values: dict[str, dict[str, Any]] = {}
@@ -173,8 +173,7 @@ class Data:
     @property
     def range(self) -> tuple[float, float]:
         """The network intensities of black and white."""
-        black, white = next(iter(self.intensity.values())).range
-        return float(black), float(white)
+        return network_range(self.intensity.values())
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them without neighbours."""
@@ -269,11 +268,8 @@ class Data:
             f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}",
             f"split    {self.how}",
         ]
-        fitted = [
-            f"{names[x]}: {each.note}"
-            for x, each in self.intensity.items()
-            if getattr(each, "note", "")
-        ]
+        notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
+        fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
         lines += [
             f"note     {x}"
             for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)

@@ -5,7 +5,7 @@ numpy alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
@@ -392,7 +392,16 @@ class PerChannel:
         return whole
 
 
-def mapping_from(state: dict[str, Any]) -> Any:
+IntensityMapping = Mapping | PerChannel  # of one contrast, or of several
+
+
+def network_range(mappings: Iterable[IntensityMapping]) -> tuple[float, float]:
+    """The network intensities of black and white, the same for all domains."""
+    black, white = next(iter(mappings)).range
+    return float(black), float(white)
+
+
+def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     """The intensity mapping that `state` describes, of one contrast or of several; UserError if it
     is invalid.
     """

@@ -78,7 +78,7 @@ def with_names_of_data(recipe: Recipe) -> Recipe:
 
 
 def checked_recipe(
-    recipe: str | Path | Mapping[str, Any],
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     data: Any,
     settings: Settings,
     profile: str | None,

@@ -17,6 +17,7 @@ from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
 FitMode = Literal["pad", "stretch", "crop"]
+Plane = Literal["axial", "coronal", "sagittal"]
 # The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial
 # show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
@@ -36,7 +37,7 @@ class SamplingGrid:
     first column.
     """
 
-    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    plane: Plane = "axial"
     spacing: tuple[float, ...] | None = None
 
     def __post_init__(self):

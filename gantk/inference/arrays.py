@@ -41,10 +41,11 @@ def translate_arrays(
     if grad:
         what = f"gradients are of tensors, and this is {_type_name(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
+    back: objects.Back = objects.nothing
     if isinstance(images, Image):
-        image, back = images, objects.nothing
+        image = images
     elif isinstance(images, (str, Path)):
-        image, back = read(images), objects.nothing
+        image = read(images)
     else:
         taken = objects.from_library_image(images)
         if taken is None:

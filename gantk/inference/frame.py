@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
 
 OTHER = {"a": "b", "b": "a"}
-PLANES = ("axial", "coronal", "sagittal")
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class TranslateOptions:
     seed: int = 0  # ... with this seed
     example: Image | None = None  # or one result in the style of this image of the target domain
     # the slices of a volume for a 2-D network; "all": the median over the three planes
-    planes: str | None = None
+    planes: Plane | Literal["all"] | None = None
     uncertainty: str | None = None  # the kind of uncertainty returned as a second map
     tta: bool = False  # whether to average with the result for the mirrored image
 
@@ -36,9 +38,9 @@ class Frame:
     size: tuple[int, ...]  # of the network's input
     channels: int  # of one native image: contrasts, or 3 for colour
     range: tuple[float, float]  # network intensities of black and white
-    fit: str = "pad"
+    fit: FitMode = "pad"
     neighbours: int = 0  # slices on each side given as further channels
-    plane: str = "axial"
+    plane: Plane = "axial"
     spacing: tuple[float, ...] | None = None  # mm
     missing: str = "refuse"  # what to do if a patient lacks a contrast
     batch: int = 16  # slices per pass

@@ -19,7 +19,7 @@ from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.processing import FLAT, WINDOW
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import pad_to_size, tiles
+from gantk.inference.windows import Box, at, pad_to_size, tiles
 
 
 def differentiable(model: Any, images: Tensor, to: str | None, options: TranslateOptions) -> Tensor:
@@ -156,11 +156,11 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
         plan = tiling.plan(tuple(images.shape[1:]))
         framed, inside = pad_to_size(images, plan.size)
         if plan.window == plan.size:
-            return straight(framed)[(..., *inside)]
+            return straight(framed)[at(inside)]
         shared = [part - max(1, int(part * (1 - table.overlap))) for part in plan.window]
         total: Any = 0
         for tile in tiles(plan.size, plan.window, shared, (1,) * dims):
-            made = straight(framed[(..., *tile.box)])
+            made = straight(framed[at(tile.box)])
             for axis, weights in enumerate(tile.weights, 1):
                 made = made * torch.from_numpy(weights).to(made.device).reshape(
                     -1, *[1] * (dims - axis)
@@ -170,7 +170,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
                 for place, side in zip(tile.box, plan.size, strict=True)
             ]
             total = total + F.pad(made, [n for pair in reversed(around) for n in pair])
-        return total[(..., *inside)]
+        return total[at(inside)]
 
     return run
 
@@ -187,25 +187,25 @@ def _resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
     return images
 
 
-def _place_in_canvas(part: Tensor, window: tuple, size: tuple[int, ...], images: Tensor) -> Tensor:
+def _place_in_canvas(part: Tensor, window: Box, size: tuple[int, ...], images: Tensor) -> Tensor:
     if tuple(part.shape[2:]) == tuple(size):
         return part
     least = images.amin(dim=tuple(range(2, images.ndim)), keepdim=True)
     canvas = least.expand(*part.shape[:2], *size).clone()
-    canvas[(..., *window)] = part
+    canvas[at(window)] = part
     return canvas
 
 
 def _forward(images: Tensor, grid: Resize) -> Tensor:
     return _place_in_canvas(
-        _resize(images[(..., *grid.shown)], grid.content), grid.window, grid.size, images
+        _resize(images[at(grid.shown)], grid.content), grid.window, grid.size, images
     )
 
 
 def _inverse(images: Tensor, grid: Resize) -> Tensor:
     sides = tuple(place.stop - place.start for place in grid.shown)
     return _place_in_canvas(
-        _resize(images[(..., *grid.window)], sides), grid.shown, grid.native, images
+        _resize(images[at(grid.window)], sides), grid.shown, grid.native, images
     )
 
 

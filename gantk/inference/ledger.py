@@ -30,7 +30,7 @@ class Ledger:
     def __init__(self, folder: Path, head: dict[str, Any]):
         self.folder = folder
         self.head = json.loads(json.dumps(head))
-        self.done = {}
+        self.done: dict[str, Any] = {}  # by a job's name: its inputs and results
         name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
         self.path = folder.absolute().parent / f".{name}.translation.json"
         self.begun = False

@@ -27,6 +27,8 @@ def load_model(
     from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
     if from_plugin is not None:
         return from_plugin
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"no plugin loads several models as one, such as {model}")
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
     # an exporter that reads its files is named by their suffix

@@ -25,7 +25,7 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
     None where the corners of (C, *spatial) differ.
     """
     corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
-    corners = pixels[(slice(None), *corner_places)].reshape(len(pixels), -1)
+    corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
     if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
         return None
     planes = _planes(pixels)

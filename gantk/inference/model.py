@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.formats.image import Image
-from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress
 
 
@@ -22,8 +23,11 @@ class TrainedModel:
     domain: Callable[[str | None], str]
     pipeline: Callable[..., Pipeline]
     contrasts: Callable[[str], list[str]]  # of a domain, one channel each
+    frame: Callable[[str], Frame]  # what the network to a domain sees
+    identity: Callable[[], dict[str, str]]  # shared by models of the same weights only
     # (n, seed, label) of a run that makes images from noise: (n, C, *size)
     sample: Callable[..., np.ndarray]
+    sample_to: Callable[..., list[Path]]  # the same, written to files
 
     def part(self, letter: str, to: str | None) -> slice:
         """The channels of a domain that `to` names: that of one contrast, or all if it is not one

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.intensity import PerChannel, some_of
-from gantk.data.resample import SamplingGrid, slabs
+from gantk.data.resample import Plane, SamplingGrid, slabs
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
@@ -34,6 +34,7 @@ from gantk.machine.usage import free_memory
 WHOLE = 512  # slices per batch for post-steps that need whole volumes
 CROPPED = 5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
+MapKind = Literal["image", "spread"]
 Network = Callable[[np.ndarray], np.ndarray]  # (N, C, *size) -> (N, maps x D, *size)
 
 
@@ -69,19 +70,22 @@ class Pipeline:
         frame: Frame,  # what the network sees
         source: Any,  # the fitted intensity mappings of both domains
         target: Any,
-        network: Network | None,  # in network intensities
+        network: Network,  # in network intensities
         # in order; "spread": a deviation from the image
-        maps: Sequence[Literal["image", "spread"]] = ("image",),
+        maps: Sequence[MapKind] = ("image",),
         tta: bool = False,  # whether to average over mirrored images
     ):
         self.frame = frame
         self.source = source
         self.target = target
         self.maps = tuple(maps)
-        self.network = MirroredMean(network) if tta and network else network
+        self.network = MirroredMean(network) if tta else network
 
     def images(
-        self, image: Image, planes: str | None = None, progress: Progress | None = None
+        self,
+        image: Image,
+        planes: Plane | Literal["all"] | None = None,
+        progress: Progress | None = None,
     ) -> list[Image]:
         """Translate one file's image; returns an image on its own grid for each of `maps`.
 
@@ -130,7 +134,7 @@ class Pipeline:
                 raise UserError(what, where="INPUT", remedy=remedy)
 
     def _along(
-        self, image: Image, plane: str, mapping: Any, progress: Progress | None, own: bool
+        self, image: Image, plane: Plane, mapping: Any, progress: Progress | None, own: bool
     ) -> list[np.ndarray]:
         """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one
         may overwrite it.

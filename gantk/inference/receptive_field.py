@@ -22,7 +22,9 @@ from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
 FARTHEST = 512  # the largest receptive field searched for, in pixels
-Crops = dict[tuple[int, int], Any]  # by (number of a call, position of the argument)
+# by (number of a call, position of the argument)
+Crops = dict[tuple[int, int], Tensor]
+CropFactors = dict[tuple[int, int], tuple[int, ...]]
 
 
 class Unfit(Exception):
@@ -43,13 +45,20 @@ class Call:
     groups: int | None
 
     @property
+    def map_factors(self) -> tuple[int, ...]:
+        """The `factors` of a call that makes a map."""
+        if self.factors is None:
+            raise Unfit(f"{type(self.layer).__name__} makes something else than a map")
+        return self.factors
+
+    @property
     def ratio(self) -> float:
         """Voxels of the image per voxel of the map; 0 if the output is not a map."""
         return math.prod(self.factors) if self.factors else 0
 
     def empty(self, images: int, size: Sequence[int], **options: Any) -> Tensor:
         """An uninitialised map as this call makes it of `images` images of `size`."""
-        sides = [side // factor for side, factor in zip(size, self.factors, strict=True)]
+        sides = [side // factor for side, factor in zip(size, self.map_factors, strict=True)]
         return torch.empty(images, self.channels, *sides, dtype=self.dtype, **options)
 
 
@@ -61,7 +70,7 @@ class Split:
 
     level: float  # infinite: all maps are computed in tiles
     gathered: frozenset[int]  # calls that make small maps from large ones, assembled from tiles
-    crops: Crops  # factors of small maps that enter calls which make large ones: tiles crop these
+    crops: CropFactors  # of small maps that enter calls which make large ones: tiles crop these
     bytes_per_voxel: float  # bytes per image voxel: peak memory of the small maps
     # tiles begin at multiples of these, so that they share whole pixels of every map
     align: tuple[int, ...]
@@ -121,10 +130,10 @@ class Requirements:
                 layer.forward = stand_in(layer, forward)
             return self.function(x)
         finally:
-            for layer, forward in before.items():
+            for layer, outer in before.items():
                 vars(layer).pop("forward", None)
-                if forward is not None:  # another run's stand-in
-                    layer.forward = forward
+                if outer is not None:  # another run's stand-in
+                    layer.forward = outer
 
     def image(self, size: Sequence[int]) -> Tensor:
         """A placed image of noise in [-1, 1]."""
@@ -213,19 +222,20 @@ class Requirements:
         return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)
 
     def _split(self, level: float) -> Split:
-        gathered = set()
-        crops = {}
+        gathered: set[int] = set()
+        crops: CropFactors = {}
 
         def on_zeros(size: tuple[int, ...]) -> None:
-            def gather(number: int, found: Crops) -> Tensor | None:
-                call = self.calls[number]
-                if call.ratio < level:
-                    return None
+            def gather(number: int, found: Crops) -> Tensor:
                 gathered.add(number)
-                return self.place(call.empty(1, size).zero_())
+                return self.place(self.calls[number].empty(1, size).zero_())
 
-            found = self.run_whole(size, level, gather)
-            crops.update({key: factors_of(crop, size) for key, crop in found.items()})
+            for key, crop in self.run_whole(
+                size, level, gather, lambda number, found: None
+            ).items():
+                factors = factors_of(crop, size)
+                if factors:
+                    crops[key] = factors
 
         try:
             need = self._bytes_per_voxel(on_zeros)
@@ -235,19 +245,24 @@ class Requirements:
                 f"large and small maps meet outside of its layers ({one_line(error)})"
             ) from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
-        shared += [self.calls[number].factors for number in gathered] + list(crops.values())
+        shared += [self.calls[number].map_factors for number in gathered]
+        shared += crops.values()
         split = Split(level, frozenset(gathered), crops, need, self._common(shared))
         return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
     def run_whole(
-        self, size: tuple[int, ...], level: float, gather: Callable[[int, Crops], Tensor | None]
+        self,
+        size: tuple[int, ...],
+        level: float,
+        gather: Callable[[int, Crops], Tensor],
+        measure: Callable[[int, Crops], None],
     ) -> Crops:
         """Run the network for an image of `size`, computing only maps of 1/level of its voxels or
         less; returns crops.
 
         Larger maps are meta tensors, without values. `gather(number, crops)` is called where large
-        maps are needed: it returns the small map that a call makes of them; for a norm its result
-        is unused. Crops are the small maps that enter calls which make large ones: all that tiles
+        maps are needed: it returns the small map that a call makes of them. `measure(number, crops)`
+        is called at norms of large maps. Crops are the small maps that enter calls which make large ones: all that tiles
         need to know of the rest of the image.
         """
         crops: Crops = {}
@@ -264,20 +279,28 @@ class Requirements:
             for place, arg in enumerate(args):
                 if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, size):
                     crops[number, place] = arg.clone()  # later layers may change it in place
-            made = gather(number, crops) if call.ratio >= level or call.groups is not None else None
-            return made if call.ratio >= level else call.empty(1, size, device="meta")
+            if call.ratio >= level:
+                return gather(number, crops)
+            if call.groups is not None:
+                measure(number, crops)
+            return call.empty(1, size, device="meta")
 
         self.run(torch.empty(1, self.channels, *size, device="meta"), output_of)
         return crops
 
     def run_part(
-        self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable
+        self,
+        x: Tensor,
+        split: Split,
+        crop: Callable[[int, int, Tensor], Tensor],
+        visit: Callable[[int, Callable[[], Tensor]], None],
+        norm: Callable[[int, Tensor], Tensor],
     ) -> Tensor:
         """Run the network for tiles of an image, (n, channels, *size); returns its result for them.
 
-        `crop(number, place, arg)` returns the tiles' part of a small map. `visit(number, call,
-        args, forward)` is called for gathered calls and for norms of large maps, of which it
-        returns the output.
+        `crop(number, place, arg)` returns the tiles' part of a small map. `visit(number, output)`
+        is called for gathered calls, whose output `output()` computes. `norm(number, x)` returns
+        the output of a norm of a large map `x`.
         """
 
         def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
@@ -288,13 +311,12 @@ class Requirements:
                 crop(number, k, arg) if (number, k) in split.crops else arg
                 for k, arg in enumerate(args)
             )
-            large = call.ratio < split.level
-            normalised = None
-            if number in split.gathered or (large and call.groups is not None):
-                normalised = visit(number, call, args, forward)
-            if not large:  # not needed: nan, so that any use is noticed
-                return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
-            return forward(*args) if call.groups is None else normalised
+            if call.ratio < split.level:
+                return forward(*args) if call.groups is None else norm(number, args[0])
+            if number in split.gathered:
+                visit(number, partial(forward, *args))
+            # not needed: nan, so that any use is noticed
+            return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
 
         return self.run(x, output_of)
 
@@ -315,25 +337,29 @@ class Requirements:
         def record_reach(x: Tensor, factors: tuple[int, ...]) -> None:
             clean = x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero()
             quarter = x.shape[2 + axis] // 4
+            inwards = math.inf
             if len(clean):
                 inwards = max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max()))
-            else:
-                inwards = math.inf
             reached.append(inwards * factors[axis])
 
-        def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor:
-            record_reach(forward(*args) if number in split.gathered else args[0], call.factors)
-            return args[0].clamp(-1, 1)
+        def visit(number: int, output: Callable[[], Tensor]) -> None:
+            record_reach(output(), self.calls[number].map_factors)
+
+        def norm(number: int, x: Tensor) -> Tensor:
+            record_reach(x, self.calls[number].map_factors)
+            return x.clamp(-1, 1)
 
         span = 4 * self.base[axis]
         while span <= max(4 * FARTHEST, 4 * self.base[axis]):
             size = [span if a == axis else side for a, side in enumerate(self.base)]
-            reached = [0]
+            reached: list[float] = [0]
             image = self.place(nan_at_ends(torch.zeros(1, self.channels, *size)))
-            result = self.run_part(image, split, lambda number, place, arg: nan_at_ends(arg), visit)
+            result = self.run_part(
+                image, split, lambda number, place, arg: nan_at_ends(arg), visit, norm
+            )
             record_reach(result, (1,) * self.dims)
             if max(reached) < math.inf:
-                return max(reached)
+                return int(max(reached))
             span *= 2
         raise Unfit("large maps depend on the whole image in a way that cannot be followed")
 
@@ -366,7 +392,7 @@ class Memory(TorchDispatchMode):
         super().__init__()
         # bytes by storage
         self.peak = 0
-        self._held = {}
+        self._held: dict[int, int] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

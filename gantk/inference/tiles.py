@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantk.inference.receptive_field import Call, Crops, Requirements, Split, Unfit
-from gantk.inference.windows import Tile, by_windows, pad_to_size, shrunk, tiles
+from gantk.inference.receptive_field import Crops, Requirements, Split, Unfit
+from gantk.inference.windows import Tile, at, by_windows, pad_to_size, shrunk, tiles
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.blocks import memory_format
@@ -113,7 +113,8 @@ class TiledNetwork:
             plan = self.plan(tuple(images.shape[1:]))
             framed, inside = pad_to_size(images.cpu(), plan.size)
             if plan.split:
-                parts = [_in_tiles(self._requirements, plan, image) for image in framed.split(1)]
+                needs = self._requirements_of(images.shape[1], images.ndim - 2)
+                parts = [_in_tiles(needs, plan, plan.split, image) for image in framed.split(1)]
                 done = torch.cat(parts)
             elif plan.window != plan.size:
                 blended = by_windows(
@@ -122,7 +123,7 @@ class TiledNetwork:
                 done = torch.from_numpy(blended)
             else:
                 done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
-            return done[(..., *inside)]
+            return done[at(inside)]
 
     def _run(self, images: Tensor) -> Tensor:
         with self.autocast():
@@ -146,35 +147,38 @@ class TiledNetwork:
                 self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch)
         return self._plans[shape]
 
+    def _requirements_of(self, channels: int, dims: int) -> Requirements:
+        needs = self._requirements
+        if needs is None or needs.channels != channels:
+            needs = Requirements(self._run_placed, self.module, channels, dims, self.place)
+            self._requirements = needs
+        return needs
+
     def _make_plan(self, channels: int, size: tuple[int, ...]) -> Plan:
         if self.window:
             raise Unfit("as asked for")
-        if self._requirements is None or self._requirements.channels != channels:
-            self._requirements = Requirements(
-                self._run_placed, self.module, channels, len(size), self.place
-            )
-        needs = self._requirements
+        needs = self._requirements_of(channels, len(size))
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
-        need = math.prod(size) * DEAREST
+        need: float = math.prod(size) * DEAREST
         if need > self.memory:
             need = math.prod(size) * needs.bytes_per_voxel
         if need <= self.memory:
             return Plan(size, size, max(1, min(self.batch, int(self.memory / need))))
-        split = self._split(math.prod(size))
+        split = self._split(needs, math.prod(size))
         room = self.memory - split.bytes_per_voxel * math.prod(size)  # for a call of the network
-        window = self._window(size, split, room / needs.bytes_per_voxel)
+        window = self._window(needs.multiple, size, split, room / needs.bytes_per_voxel)
         batch = int(room // (needs.bytes_per_voxel * math.prod(window)))
         return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
 
-    def _split(self, voxels: int) -> Split:
+    def _split(self, needs: Requirements, voxels: int) -> Split:
         """Split at the lowest level that memory allows: lower levels mean fewer passes and less
         overlap of tiles.
         """
-        levels = sorted({call.ratio for call in self._requirements.calls if call.ratio > 1})
+        levels = sorted({call.ratio for call in needs.calls if call.ratio > 1})
         for level in [*levels, math.inf] if self.level is None else [self.level]:
             try:
-                split = self._requirements.split(level)
+                split = needs.split(level)
             except Unfit:
                 if level in (self.level, math.inf):
                     raise
@@ -183,11 +187,12 @@ class TiledNetwork:
                 break
         return split
 
-    def _window(self, size: tuple[int, ...], split: Split, voxels: float) -> tuple[int, ...]:
+    def _window(
+        self, multiple: tuple[int, ...], size: tuple[int, ...], split: Split, voxels: float
+    ) -> tuple[int, ...]:
         """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner
         part.
         """
-        multiple = self._requirements.multiple
         around = split.overlap
         window = size
         counts = [1] * len(size)
@@ -215,21 +220,30 @@ class _Reached(Exception):
     """Ends a pass at its target call; the argument is that call's input or output."""
 
 
-def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
+def _in_tiles(needs: Requirements, plan: Plan, split: Split, image: Tensor) -> Tensor:
     """Run a network on an image (1, C, *size) in tiles; returns (1, D, *size), float32.
 
     The network runs for the whole image, but computes small maps only. Whatever it needs of large
     maps, the statistics of a norm or a small map made from them, comes from a pass over the tiles
     up to that call.
     """
-    split = plan.split
-    all_tiles = tiles(plan.size, plan.window, plan.split.overlap, plan.split.align)
-    known = {}
+    all_tiles = tiles(plan.size, plan.window, split.overlap, split.align)
+    known: dict[int, Moments] = {}  # by the number of a norm
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
         """Yield each tile with the target call's input (norm) or output (gathered); target None:
         the result.
         """
+
+        def visit(number: int, output: Callable[[], Tensor]) -> None:
+            if number == target:
+                raise _Reached(output())
+
+        def norm(number: int, x: Tensor) -> Tensor:
+            if number == target:
+                raise _Reached(x)
+            return apply_norm(needs.calls[number].layer, x, known[number])
+
         for first in range(0, len(all_tiles), plan.batch):
             batch = all_tiles[first : first + plan.batch]
 
@@ -238,39 +252,31 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
                     return arg
                 return torch.cat(
                     [
-                        crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))]
+                        crops[number, k][at(shrunk(tile.box, split.crops[number, k]))]
                         for tile in batch
                     ]
                 )
 
-            def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor | None:
-                if number == target:
-                    raise _Reached(forward(*args) if number in split.gathered else args[0])
-                if number in split.gathered:
-                    return None
-                return apply_norm(call.layer, args[0], known[number])
-
-            placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in batch]))
+            placed = needs.place(torch.cat([image[at(tile.box)] for tile in batch]))
             try:
-                made = needs.run_part(placed, split, crop, visit)
+                made = needs.run_part(placed, split, crop, visit, norm)
             except _Reached as reached:
                 made = reached.args[0]
             if len(made) != len(batch):
                 raise Unfit(f"it makes {len(made)} images of {len(batch)}")
             yield from zip(batch, made.split(1), strict=True)
 
-    def gather(number: int, crops: Crops) -> Tensor | None:
-        call = needs.calls[number]
-        total = None
-        if number in split.gathered:
-            return _assemble_map(parts(number, crops), plan.size, call.factors)
-        for tile, part in parts(number, crops):
-            found: Moments = moments(part[(..., *shrunk(tile.local, call.factors))], call.groups)
-            total = found if total is None else total + found
-        known[number] = total
-        return None
+    def gather(number: int, crops: Crops) -> Tensor:
+        return _assemble_map(parts(number, crops), plan.size, needs.calls[number].map_factors)
 
-    crops = needs.run_whole(plan.size, split.level, gather)
+    def measure(number: int, crops: Crops) -> None:
+        call = needs.calls[number]
+        for tile, part in parts(number, crops):
+            local = part[at(shrunk(tile.local, call.map_factors))]
+            found = moments(local, call.groups or 1)
+            known[number] = known[number] + found if number in known else found
+
+    crops = needs.run_whole(plan.size, split.level, gather, measure)
     last = ((tile, part.float().cpu()) for tile, part in parts(None, crops))
     return _assemble_map(last, plan.size, (1,) * len(plan.size))
 
@@ -279,7 +285,7 @@ def _assemble_map(
     parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]
 ) -> Tensor:
     """Assemble the map of the whole image from the inner parts of the tiles' maps."""
-    whole = None
+    whole: Tensor | None = None
     for tile, part in parts:
         if whole is None:
             shape = (
@@ -290,7 +296,9 @@ def _assemble_map(
             whole = torch.empty(
                 shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part)
             )
-        whole[(..., *shrunk(tile.inner, factors))] = part[(..., *shrunk(tile.local, factors))]
+        whole[at(shrunk(tile.inner, factors))] = part[at(shrunk(tile.local, factors))]
+    if whole is None:
+        raise ValueError("there are no tiles")
     return whole
 
 

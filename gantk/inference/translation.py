@@ -197,7 +197,7 @@ class Translation:
             self._expect_possible_names(jobs)
             new = [job for job in jobs if done[job] is None]
             if self.workers:
-                outcomes = done | self._shared_out(new, len(jobs), ledger)
+                outcomes = done | self._shared_out(self.workers, new, len(jobs), ledger)
             else:
                 shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
                 outcomes = done | self._translate_overlapped(new, shares, ledger)
@@ -293,15 +293,17 @@ class Translation:
         (outcome,) = self._translate_overlapped([job], {job: 0.0}, None).values()
         return outcome, dict(self.notes), self.clipped
 
-    def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
+    def _shared_out(
+        self, workers: Callable[..., None], jobs: list[Job], count: int, ledger: Any
+    ) -> dict[Job, Any]:
         """Let workers translate the jobs; returns what `_translate_overlapped` returns.
 
         Workers get a copy of this object without its model, call `one` for a job, and pass job and
         results to `done`.
         """
         clone = copy(self)
-        results = {}
-        clone.model = None
+        results: dict[Job, tuple[Any, dict, list]] = {}
+        clone.model = TrainedModel()  # each worker loads its own
         clone.workers = None
         clone.say = print
         clone.progress = lambda share, name: None
@@ -312,8 +314,8 @@ class Translation:
                 ledger.add(job, outcome)
             self.progress(1 - (len(jobs) - len(results)) / count, job.name)
 
-        self.workers(self, clone, jobs, done)
-        for _, texts, clipped in map(results.get, jobs):
+        workers(self, clone, jobs, done)
+        for _, texts, clipped in (results[job] for job in jobs):
             self.clipped += clipped
             for line, names in texts.items():
                 self.notes[line] += names
@@ -355,8 +357,9 @@ class Translation:
         return outcomes
 
     def _read(self, job: Job) -> Image:
-        if len(job.scans) == 1:
-            return read(job.scans[0], self.volume)
+        first = job.scans[0]
+        if len(job.scans) == 1 and first is not None:
+            return read(first, self.volume)
         present = [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan]
         if present == self.outputs:
             what = f"nothing but {self.outputs[0]} to make it from"
@@ -494,7 +497,7 @@ class Translation:
             return path, image, None
         rounded = np.rint(image.pixels)
         clipped = Clipped(
-            beyond=np.count_nonzero((rounded < least) | (rounded > most)),
+            beyond=int(np.count_nonzero((rounded < least) | (rounded > most))),
             values=rounded.size,
             low=float(image.pixels.min()),
             high=float(image.pixels.max()),
@@ -525,7 +528,7 @@ class Translation:
         from gantk.data.sources.reader import LUMA
 
         if image.channels == 1:
-            weights = np.ones((3, 1))  # (channels after, channels before)
+            weights: np.ndarray = np.ones((3, 1))  # (channels after, channels before)
             line = "gray, taken as colour"
         else:
             weights = LUMA[None]
@@ -584,7 +587,8 @@ def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing
     first = next(image for image in images if image is not None)
     absent = [name for name, image in zip(contrasts, images, strict=True) if image is None]
     if absent and missing == "refuse":
-        what = f"{' and '.join(absent)} missing in '{first.path.parent}'"
+        folder = next(scan.path.parent for scan in parts if scan is not None)
+        what = f"{' and '.join(absent)} missing in '{folder}'"
         remedy = 'add the files, or train with data.missing = "mask"'
         raise UserError(what, where="INPUT", remedy=remedy)
     channels = []
@@ -611,7 +615,9 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
         first = next(filter(None, found.values()))
         name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
         place = target if folder == source else target / folder.parent.relative_to(source)
-        parts = tuple(file and Scan(file, (file,), file.name) for file in found.values())
+        parts = tuple(
+            None if file is None else Scan(file, (file,), file.name) for file in found.values()
+        )
         jobs.append(Job(parts, place / name, folder.name))
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.intensity import mapping_from, to_network
+from gantk.data.intensity import IntensityMapping, mapping_from, network_range, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
@@ -23,7 +23,7 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import WHOLE, Pipeline
+from gantk.inference.pipeline import WHOLE, MapKind, Pipeline
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
@@ -44,7 +44,7 @@ class Translator(TrainedModel):
 
     model: Model
     method: Method
-    intensity: dict[str, object]  # by domain, fitted on the training split
+    intensity: dict[str, IntensityMapping]  # by domain, fitted on the training split
     runtime: Runtime
     checkpoint: Path
     # by domain, of the training images; empty in old runs
@@ -83,8 +83,8 @@ class Translator(TrainedModel):
                 intensity = {
                     letter: mapping_from(state) for letter, state in meta["intensity"].items()
                 }
-                span = tuple(map(float, next(iter(intensity.values())).range))
-                method = load_method(model, saved, meta, span, runtime)
+                black_and_white = network_range(intensity.values())
+                method = load_method(model, saved, meta, black_and_white, runtime)
                 break
             except UserError:
                 # else a running training has replaced it: try the newer one
@@ -176,10 +176,9 @@ class Translator(TrainedModel):
         # the uncertainty "checkpoints" loads other weights
         if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
+        maps: list[MapKind] = ["image"] * (options.variants or 1)
         if options.uncertainty:
-            maps = ("image", "spread")
-        else:
-            maps = ("image",) * (options.variants or 1)
+            maps = ["image", "spread"]
         network = partial(self._run, self._network(letter, options), letter, maps)
         frame = self.frame(letter)
         if self._posts.whole:
@@ -214,11 +213,12 @@ class Translator(TrainedModel):
         """
         method = self.method
         if options.uncertainty:
-            return self._uncertain_network(letter, options)
-        if options.variants is not None:
+            return self._uncertain_network(letter, options.uncertainty, options.seed)
+        count = options.variants
+        if count is not None:
 
             def network(x: Tensor) -> Tensor:
-                variants = method.variants(x, letter, options.variants, options.seed)
+                variants = method.variants(x, letter, count, options.seed)
                 return variants.movedim(0, 1).flatten(1, 2)
 
         elif options.example is not None:
@@ -232,16 +232,14 @@ class Translator(TrainedModel):
             network = partial(method.translate, to=letter)
         return TiledNetwork.of_method(network, method, self.model, self.runtime)
 
-    def _uncertain_network(
-        self, letter: str, options: TranslateOptions
-    ) -> Callable[[Tensor], Tensor]:
+    def _uncertain_network(self, letter: str, kind: str, seed: int) -> Callable[[Tensor], Tensor]:
         """A function that returns the translation and its uncertainty as channels."""
-        maker = registry().get("uncertainty", options.uncertainty).load()(seed=options.seed)
+        maker = registry().get("uncertainty", kind).load()(seed=seed)
         others = []
-        if options.uncertainty == "checkpoints":
+        if kind == "checkpoints":
             others = earlier_weights(self.checkpoint)
         maker.check(self.method, 1 + len(others))
-        factor, _ = self.spread_scale(letter, options.uncertainty)
+        factor, _ = self.spread_scale(letter, kind)
         maker.scale = factor or 1.0
         method = AnySize(self.method, self.model, self.runtime)
         return lambda x: torch.cat(maker.maps(method, letter, x, others), dim=1)
@@ -259,7 +257,8 @@ class Translator(TrainedModel):
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
         # from the style's domain
-        pipeline = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
+        own = self.intensity[letter]
+        pipeline = Pipeline(self.frame(OTHER[letter]), own, own, lambda seen: seen)
         pipeline.check_channels(image, "--style")
         pixels = image.pixels
         data = self.model.data

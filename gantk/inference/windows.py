@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,11 @@ def shrunk(box: Box, factors: Sequence[int]) -> Box:
     )
 
 
+def at(box: Box) -> tuple[slice | EllipsisType, ...]:
+    """The index of a box of images (..., *size)."""
+    return (..., *box)
+
+
 def by_windows(
     images: np.ndarray,
     window: Sequence[int],
@@ -99,16 +105,18 @@ def by_windows(
     places = list(
         itertools.product(range(len(images)), tiles(size, window, shared, (1,) * len(size)))
     )
-    total = None
+    total: np.ndarray | None = None
     for first in range(0, len(places), batch):
         chosen = places[first : first + batch]
-        made = function(np.stack([images[n][(..., *tile.box)] for n, tile in chosen]))
+        made = function(np.stack([images[n][at(tile.box)] for n, tile in chosen]))
         if total is None:
             total = np.zeros((len(images), made.shape[1], *size), np.float32)
         for (n, tile), part in zip(chosen, made, strict=True):
             for axis, weights in enumerate(tile.weights, 1):
                 part = part * weights.reshape(-1, *[1] * (len(size) - axis))
-            total[n][(..., *tile.box)] += part
+            total[n][at(tile.box)] += part
+    if total is None:
+        raise ValueError("there are no images")
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,19 +38,6 @@ class Moments:
     def variance(self) -> Tensor:
         """The mean squared deviation, as norms divide by it."""
         return self.squares / self.count
-
-
-class PositionNorm(Protocol):
-    """A layer that norms by mean and variance over all positions, see `groups`."""
-
-    @property
-    def weight(self) -> Tensor | None: ...
-
-    @property
-    def bias(self) -> Tensor | None: ...
-
-    @property
-    def eps(self) -> float: ...
 
 
 def groups(norm: nn.Module, channels: int) -> int | None:
@@ -111,7 +98,7 @@ def _part_moments(part: Tensor) -> Moments:
     return Moments(count, mean.double(), (deviation.double() ** -2 - eps).clamp_min(0) * count)
 
 
-def apply_norm(norm: PositionNorm, x: Tensor, moments: Moments) -> Tensor:
+def apply_norm(norm: Any, x: Tensor, moments: Moments) -> Tensor:
     """Apply a norm layer to images (N, C, *size) with the given statistics in place of their own.
 
     One pass in the input's precision and layout; the arithmetic is float32.

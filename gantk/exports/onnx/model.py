@@ -17,7 +17,7 @@ from gantk.exports.onnx.metadata import AGAIN, read_metadata
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.windows import by_windows, pad_to_size
+from gantk.inference.windows import at, by_windows, pad_to_size
 from gantk.machine.usage import GIB, free_memory
 
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
@@ -126,7 +126,8 @@ class OnnxModel(TrainedModel):
             raise UserError(
                 what, where=option, remedy="use the run folder that it was exported from"
             )
-        return Pipeline(self._frame, *self._mappings, self.run, tta=options.tta)
+        source, target = self._mappings
+        return Pipeline(self._frame, source, target, self.run, tta=options.tta)
 
     def sample_to(self, *options: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
@@ -165,9 +166,8 @@ class OnnxModel(TrainedModel):
                 raise UserError(what, allowed=str(list(expected)), remedy=AGAIN)
             return made
 
-        return by_windows(framed, window, self.meta["overlap"], forward, len(images))[
-            (..., *inside)
-        ]
+        made = by_windows(framed, window, self.meta["overlap"], forward, len(images))
+        return made[at(inside)]
 
 
 def open_session(model: Path | bytes) -> Any:
