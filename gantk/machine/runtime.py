@@ -68,8 +68,9 @@ class Runtime:
         if not self.channels_last:
             return thing.to(self.device)
         if not isinstance(thing, Tensor):
-            layout: Any = {"memory_format": CHANNELS_LAST[dims]}  # torch's stubs of `to` lack it
-            return thing.to(self.device, **layout)
+            layout = CHANNELS_LAST[dims]
+            # torch's stubs lack this signature
+            return thing.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if thing.ndim != dims + 2:
             return thing.to(self.device)
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])

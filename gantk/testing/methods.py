@@ -4,6 +4,7 @@ the right form.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -229,9 +230,8 @@ class MethodContract(Contract):
         self.train(self.engine(parts, rule=sgd, microbatch=1), until=1)
         for name, tensor in parts.state_dict().items():
             expected = whole.state_dict()[name]
-            torch.testing.assert_close(
-                tensor, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            named = partial("{}: {}".format, name)
+            torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5, msg=named)
 
     def _products(self, method: Method) -> list[Tensor]:
         """The method's outputs: the translations of every direction, or samples."""

@@ -55,11 +55,10 @@ class NetworkContract(Contract):
     Without `options` the network has its defaults; gantk's own networks have small ones.
     """
 
-    options: ClassVar[dict[str, Any] | None] = None
-
     def part(self, kind: str, name: str) -> Part:
         """The registered network with the contract's options."""
-        return small_part(kind, name, SMALL.get(name, {}) if self.options is None else self.options)
+        given = self.options is not Contract.options
+        return small_part(kind, name, self.options if given else SMALL.get(name, {}))
 
     def build(self, inputs: int, dims: int) -> nn.Module:
         """Build a network for images of `inputs` channels, in training mode."""
@@ -95,16 +94,15 @@ class NetworkContract(Contract):
             output = network(self.images(2, 1, d))
         assert torch.isfinite(output.float()).all(), BF16
         output.float().square().mean().backward()
-        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad), (
-            BF16
-        )
+        gradients = [p.grad for p in network.parameters() if p.requires_grad]
+        assert all(each is not None and torch.isfinite(each).all() for each in gradients), BF16
 
     def test_memory_format_does_not_change_the_result(self, d):
         network = self.build(2, d).eval()
         images = self.images(2, 2, d)
         with torch.no_grad():
             expected = network(images)
-            network.to(memory_format=CHANNELS_LAST[d])
+            _to_channels_last(network, d)
             found = network(images.to(memory_format=CHANNELS_LAST[d]))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -112,8 +110,9 @@ class NetworkContract(Contract):
         network = self.build(1, d)
         for side in (7, 16, 17, 20, 24):
             try:
-                if hasattr(network, "check_size"):
-                    network.check_size((side,) * d)
+                check = getattr(network, "check_size", None)
+                if check is not None:
+                    check((side,) * d)
             except UserError as error:
                 assert str(side) in str(error), "a refusal names the size that was given"
                 continue
@@ -159,7 +158,7 @@ class GeneratorContract(NetworkContract):
         assert torch.isfinite(result).all()
 
     def test_channels_last_images_come_out_channels_last(self, d):
-        network = self.build(2, d).to(memory_format=CHANNELS_LAST[d])
+        network = _to_channels_last(self.build(2, d), d)
         result = network(self.images(2, 2, d).to(memory_format=CHANNELS_LAST[d]))
         assert result.is_contiguous(memory_format=CHANNELS_LAST[d]), LAYOUT
 
@@ -264,3 +263,8 @@ class LossContract(Contract):
 
 def _map(value: Any, change: Any) -> Any:
     return change(value) if isinstance(value, Tensor) else [change(item) for item in value]
+
+
+def _to_channels_last(network: nn.Module, dims: int) -> nn.Module:
+    # torch's stubs lack this signature
+    return network.to(memory_format=CHANNELS_LAST[dims])  # type: ignore[call-overload]

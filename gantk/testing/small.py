@@ -30,7 +30,7 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
     """The registered part with `options`; networks and the image pool among its defaults are made
     small.
     """
-    shrunk = {}
+    shrunk: dict[str, Any] = {}
     for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
         if any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL:
             shrunk[key] = {"name": field.default} | SMALL[field.default]
@@ -64,7 +64,7 @@ def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0)
 class Contract:
     """Base of all contracts: each test runs in 2-D and in 3-D."""
 
-    options: ClassVar[dict[str, Any] | None] = {}  # of the part, as in a recipe
+    options: ClassVar[dict[str, Any]] = {}  # of the part, as in a recipe
     dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions that the part supports
     # image size by dimension; else 32 x 32 and 16 x 16 x 16
     sizes: ClassVar[dict[int, tuple[int, ...]]] = {}
