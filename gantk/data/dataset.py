@@ -233,7 +233,7 @@ class Data:
         """The error for leaks between the sets of the split, or the domains of an unpaired study;
         None without any.
         """
-        splits = self.splits | {"train": self.training}
+        splits = self.splits.with_training(self.training)
         # drawn heads are alike without being copies
         near = not getattr(self.table.source.target, "drawn", False)
         if sum(map(bool, splits.values())) > 1:
@@ -298,7 +298,7 @@ class Data:
         """The contents of split.json: every image of every set, the hash of every file, and all
         files listed.
         """
-        sets = self.splits | {"train": self.training}
+        sets = self.splits.with_training(self.training)
         seen = {record.id for record in self.training}
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}

@@ -47,7 +47,7 @@ def option_fields(kind: type[T]) -> type[T]:
 
 
 class _NoOptions:
-    """Attributes of every mapping that are no options of recipes, unless a subclass makes them so."""
+    """Attributes of every mapping: options of recipes only where a subclass makes them so."""
 
     name = ""
     per = "set"

@@ -185,8 +185,8 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     images = []
     extents = []
     for scan in [*stacks.values()][:: _step(len(stacks), MAX_VOLUMES)]:
-        planes, extent = _full_planes(scan()[0])
-        images += planes
+        full_planes, extent = _full_planes(scan()[0])
+        images += full_planes
         extents.append(extent)
     if not stacks:
         for record in records[:: _step(len(records), MAX_PICTURES)]:

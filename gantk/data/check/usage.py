@@ -267,7 +267,7 @@ def _check_leakage(usage: Usage, splits: Splits) -> None:
     training = training_of(table, usage.method, splits["train"])
     trained = [record for record in training if record.domain in usage.method.reads]
     same_patient = usage.method.paired or table.same_patient
-    check_leakage(splits | {"train": trained}, same_patient=same_patient)
+    check_leakage(splits.with_training(trained), same_patient=same_patient)
 
 
 def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:

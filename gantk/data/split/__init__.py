@@ -2,8 +2,8 @@
 copies.
 """
 
+from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.split import (
-    SETS,
     Splits,
     consequences,
     describe_images,

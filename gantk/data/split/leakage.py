@@ -6,8 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import exact_copies, fingerprint, near_copies, sample_indices
-from gantk.data.split.split import SETS
+from gantk.data.split.near_duplicates import (
+    SETS,
+    exact_copies,
+    fingerprint,
+    near_copies,
+    sample_indices,
+)
 from gantk.errors import UserError
 
 SHOWN = 10  # leaks that an error lists

@@ -15,7 +15,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 from zlib import crc32
 
@@ -78,12 +78,10 @@ def fingerprint(
     The network image is then prepared and cached too, so that the first epoch decodes nothing
     again.
     """
-    row = (
-        preparation.from_cache("fingerprints", record, _fingerprint_bytes)
-        if preparation and near
-        else None
-    )
-    if row is None:
+    row = None
+    if preparation is not None and near:
+        row = preparation.from_cache("fingerprints", record, _fingerprint_bytes)
+    if preparation is None or row is None:
         return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
     digest = row[:DIGEST]
@@ -130,7 +128,7 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     content = content_box(gray)
     if any(high - low < LEAST for low, high in content):
         return None
-    frame = [(0, side) for side in gray.shape]
+    frame: list[tuple[float, float]] = [(0, side) for side in gray.shape]
     images = np.array(
         [[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)]
     )
@@ -146,7 +144,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
     channels = []
     factors = [max(1, side // ENOUGH) for side in pixels.shape[1:]]
     for channel in pixels:
-        small = np.float32(channel)
+        small: np.ndarray = channel.astype(np.float32)
         if max(factors) > 1:
             from torch import from_numpy, nn
 
@@ -158,7 +156,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
             high = small.max()
         if np.isfinite(low) and high > low:
             channels.append(((small - low) / (high - low)).clip(0, 1))
-    return np.mean(channels, axis=0, dtype=np.float32) if channels else None
+    return np.stack(channels).mean(axis=0, dtype=np.float32) if channels else None
 
 
 def background(gray: np.ndarray) -> float:
@@ -252,13 +250,13 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
         return all(1 - score <= (1 - likeness[stack]) / 3 for stack in stacks)
 
     places: dict[str, list[int]] = defaultdict(list)
-    for n, one in enumerate(images):
-        if one.thumbnails is not None:
-            places[one.digest].append(n)
+    thumbnails_of: dict[str, np.ndarray] = {}
+    for n, image in enumerate(images):
+        if image.thumbnails is not None and image.digest is not None:
+            places[image.digest].append(n)
+            thumbnails_of.setdefault(image.digest, image.thumbnails)
     copies = []
-    for one, other, score in _alike(
-        {digest: images[at[0]].thumbnails for digest, at in places.items()}
-    ):
+    for one, other, score in _alike(thumbnails_of):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
             first = images[i]
             second = images[j]
@@ -299,21 +297,19 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 
     Low where its images have no order, such as pictures collected from the web.
     """
-    members = [
-        one
-        for one in images
-        if one.thumbnails is not None and not one.subject and one.stack == stack
-    ]
-    ordered = sorted(
-        (one for one in members if one.position is not None), key=lambda one: one.position
-    )
-    neighbours = [
-        (one.thumbnails, other.thumbnails)
-        for one, other in zip(ordered, ordered[1:], strict=False)
-        if one.digest != other.digest and one.thumbnails.shape == other.thumbnails.shape
-    ]
+    placed = []
+    for one in images:
+        if one.thumbnails is None or one.position is None:
+            continue
+        if not one.subject and one.stack == stack:
+            placed.append((one.position, one.digest, one.thumbnails))
+    ordered = sorted(placed, key=lambda each: each[0])
+    neighbours = []
+    for (_, digest, first), (_, other_digest, second) in pairwise(ordered):
+        if digest != other_digest and first.shape == second.shape:
+            neighbours.append((first, second))
     pairs = neighbours[:: max(1, len(neighbours) // SAMPLED)]
-    scores = [(_detail(one) * _detail(other)).sum(axis=1).max() for one, other in pairs]
+    scores = [(_detail(first) * _detail(second)).sum(axis=1).max() for first, second in pairs]
     return float(np.percentile(scores, 75)) if scores else 0.0
 
 
@@ -368,7 +364,9 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
     for n, record in enumerate(records):
-        digests = tuple(digest_of.get(inodes.get(path)) for path in record.files)
+        digests = tuple(
+            digest_of[inodes[path]] if path in inodes else None for path in record.files
+        )
         if digests and None not in digests:
             is_plane = record.scan_key or is_volume(record.files[0])
             first = firsts.setdefault((digests, record.position if is_plane else None), n)
@@ -434,7 +432,7 @@ def with_near_copies(
     these records.
     """
     moved = places
-    order = range(len(records))
+    order = list(range(len(records)))
     while target := _copies_of_held_out(moved, pairs):  # by index, the set to move to
         # the order of earlier versions
         order = [n for name in SETS for n in order if moved[n] == name]

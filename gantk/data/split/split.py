@@ -44,8 +44,9 @@ class Splits(Sets):
         # by domain and key, of images that were read for the split
         self.fingerprints = dict(fingerprints)
 
-    def __or__(self, other: Sets) -> Splits:
-        return Splits({**self, **other}, self.by, self.made, self.fingerprints)
+    def with_training(self, records: list[Record]) -> Splits:
+        """The same split with other training images."""
+        return Splits({**self, "train": records}, self.by, self.made, self.fingerprints)
 
 
 def split_records(
@@ -240,7 +241,7 @@ def _counts(sets: Sets) -> str:
     return text
 
 
-def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
+def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> By:
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
     asked for.
     """
@@ -430,7 +431,7 @@ def _by_block(
         slices: dict[str, list[Record]] = {
             domain: [] for domain in sorted({r.domain for r in stack})
         }
-        for record in sorted(stack, key=lambda record: record.position):
+        for record in sorted(stack, key=lambda record: record.position or 0.0):
             slices[record.domain].append(record)
         place |= _blocks_of_stack(slices, shares, seed, gap, blocks)
     return [place[id(record)] for record in records]
@@ -445,7 +446,9 @@ def _blocks_of_stack(
     place: dict[int, str] = {}
     for domain, own in slices.items():
         if domain == "b" and paired:
-            of_pair = {r.pair: place[id(r)] for r in slices["a"] if r.pair is not None}
+            of_pair: dict[str | None, str] = {
+                r.pair: place[id(r)] for r in slices["a"] if r.pair is not None
+            }
             names = [of_pair.get(record.pair, "train") for record in own]
         else:
             # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
@@ -582,11 +585,12 @@ def split_json(
     pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
-    files_of_record, hashes = _files_behind(sum(sets.values(), []), sha256)
+    listed = [record for records in sets.values() for record in records]
+    files_of_record, hashes = _files_behind(listed, sha256)
     file = {path: {"path": str(path), "sha256": digest} for path, digest in hashes.items()}
 
     def entry(record: Record) -> dict[str, Any]:
-        known = {
+        known: dict[str, Any] = {
             "domain": record.domain,
             "key": record.key,
             "subject": record.subject,
@@ -613,19 +617,19 @@ def _files_behind(
     """All files that are read for an image, by the id of its file's first record; and the hashes of
     these files.
     """
-    first_of_file = {}
+    first_of_file: dict[tuple[str, Path], Record] = {}
     for record in records:
         if record.path:
             first_of_file.setdefault((record.domain, record.path), record)
     files = {}
     paths: set[Path] = set()
-    for record in first_of_file.values():
+    for (_, path), record in first_of_file.items():
         parts: set[Path] = set()
         for file in (*record.files, *record.mask_files):
             parts |= set(files_of(file))
         parts -= set(record.files)
-        files[record.id] = {"path": [record.path], "others": record.others, "parts": sorted(parts)}
-        paths |= {record.path, *record.others, *parts}
+        files[record.id] = {"path": [path], "others": record.others, "parts": sorted(parts)}
+        paths |= {path, *record.others, *parts}
     return files, sha256(paths)
 
 
