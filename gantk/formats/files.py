@@ -49,7 +49,7 @@ def formats() -> dict[str, Format]:
     """Suffix -> format, plugins' included; UserError where two formats claim one suffix."""
     registered = registry()
     if "formats" not in registered.cache:
-        by_suffix = {}
+        by_suffix: dict[str, Format] = {}
         broken = []
         for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
             try:
@@ -164,8 +164,8 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     """
     folder = Path(folder)
     scanned = []
-    series = {}
-    forms = {}
+    series: dict[tuple[Path, SeriesFormat], list[Path]] = {}
+    forms: dict[Path, SeriesFormat | None] = {}
 
     def is_readable(path: Path) -> bool:
         forms[path] = series_format(path)  # opens files whose suffix no format claims
@@ -250,7 +250,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         )
     form = writer_of(path, image)
     try:
-        if suffix_of(path) not in formats():
+        if isinstance(form, SeriesFormat) and suffix_of(path) not in formats():
             form.write_series(path, image, description)
         elif path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -349,7 +349,9 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
             remedy="leave it out",
         )
     try:
-        return form.read_series(scan.files, values) if series else form.read(path, volume, values)
+        if series and isinstance(form, SeriesFormat):
+            return form.read_series(scan.files, values)
+        return form.read(path, volume, values)
     except MemoryError as error:
         raise UserError(
             f"'{path}' does not fit into memory", remedy="close other programs, or crop it"
@@ -428,7 +430,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
     files = []
     visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        parents = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
+        parents = [os.path.realpath(each) for each in (place, *Path(place).absolute().parents)]
         visits[parents[0]] += 1
         if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
             what = (

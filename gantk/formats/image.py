@@ -82,10 +82,10 @@ class Image:
         sides = tuple(int(n) for n in getattr(self.header, "get_data_shape", tuple)()[:3])
         spatial = _above_one(self.pixels.shape[1:])
         if sides and sorted(_above_one(sides)) == sorted(spatial):
-            return sides + (1,) * (3 - len(sides))
+            return three_sides(sides)
         affine = UPRIGHT if self.affine is None else self.affine
-        sides = self.pixels.shape[1:] + (1,) * (3 - self.dims)
-        for shape in sorted(set(permutations(sides)), key=lambda shape: shape[2] != 1):
+        orders = set(permutations(three_sides(self.pixels.shape[1:])))
+        for shape in sorted(orders, key=lambda shape: shape[2] != 1):
             if _above_one(upright_sides(shape, affine)) == spatial:
                 return shape
         raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
@@ -224,9 +224,15 @@ def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
+def three_sides(sides: Sequence[int]) -> tuple[int, int, int]:
+    """The first three sides; a missing one is 1."""
+    first, second, third = (*sides, 1, 1, 1)[:3]
+    return first, second, third
+
+
 def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
     """(D, H, W) of the upright pixels of a file of this shape (i, j, k)."""
-    return tuple(int(shape[axis]) for axis in _upright_axes(shape, affine))
+    return three_sides([int(shape[axis]) for axis in _upright_axes(shape, affine)])
 
 
 def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -249,7 +255,7 @@ def in_file_order(
         .transpose(2, 1, 0)
         .transpose(axes[:, 0].astype(int))
     )
-    return np.flip(view, [axis for axis in range(3) if axes[axis, 1] < 0])
+    return np.flip(view, tuple(axis for axis in range(3) if axes[axis, 1] < 0))
 
 
 def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -> None:

@@ -27,6 +27,7 @@ from gantk.formats.image import (
     Image,
     expect_grid,
     in_file_order,
+    three_sides,
     upright_sides,
     zeros,
 )
@@ -83,7 +84,7 @@ class ItkHeader:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along three axes: a picture has 1 along the third."""
-        return (*self.size, 1)[:3]
+        return three_sides(self.size)
 
     @property
     def affine(self) -> np.ndarray:
@@ -111,6 +112,14 @@ class Itk(Format):
     """
 
     volumes = several = True
+
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
+        """Parse the start of a file, see above."""
+        raise NotImplementedError
+
+    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
+        """The header as text."""
+        raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
         """The header's file and the file that holds the voxels, often the same one."""
@@ -163,8 +172,9 @@ class Itk(Format):
             )
         expect_grid(image, header.shape, header.affine)
         views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
-        stored = [as_integers(view, image.dtype) for view in views]
-        stored = np.stack(views if any(part is None for part in stored) else stored)
+        integers = [as_integers(view, image.dtype) for view in views]
+        whole = [part for part in integers if part is not None]
+        stored = np.stack(whole if len(whole) == len(views) else views)
         data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
         if header.compressed:
             if suffix in (".nrrd", ".nhdr"):
@@ -448,15 +458,14 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
         text = header.decode("latin-1")
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
     # runs in linear time
-    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]
-    if None in found:
-        raise Broken(
-            f"line {found.index(None) + 1} of its header is broken, without remarks and empty lines"
-        )
-    return [
-        (name.strip(), separator, value.strip())
-        for name, separator, value in map(re.Match.groups, found)
-    ]
+    parts = []
+    for number, line in enumerate(lines, 1):
+        found = re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line)
+        if found is None:
+            raise Broken(f"line {number} of its header is broken, without remarks and empty lines")
+        name, separator, value = found.groups()
+        parts.append((name.strip(), separator, value.strip()))
+    return parts
 
 
 def _floats(text: str) -> list[float]:

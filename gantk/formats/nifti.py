@@ -27,6 +27,7 @@ from gantk.formats.image import (
     Image,
     expect_grid,
     in_file_order,
+    three_sides,
     upright_sides,
     zeros,
 )
@@ -53,12 +54,13 @@ class Nifti(Format):
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
         header, affine, stored = _open_volume(path, volume)
-        sides = upright_sides(stored.shape, affine)
+        shape = three_sides(stored.shape)
+        sides = upright_sides(shape, affine)
         upright = zeros(*sides)
         if values:
             expect_room(path, int(np.prod(stored.shape, dtype=object)))
             upright = np.empty(sides, np.float32)
-            stored.decode(in_file_order(upright, stored.shape, affine))
+            stored.decode(in_file_order(upright, shape, affine))
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
@@ -72,11 +74,13 @@ class Nifti(Format):
         affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
         header = image.header if isinstance(image.header, nib.Nifti1Header) else None
         sides = image.file_shape if header is None else tuple(map(int, header.get_data_shape()))
-        shape = (*sides, 1, 1)[:3]
+        shape = three_sides(sides)
         expect_grid(image, shape, affine)
         voxels = in_file_order(image.pixels[0], shape, affine)
-        slope, inter = (None, None) if header is None else header.get_slope_inter()
-        slope, inter = (1.0, 0.0) if slope is None else (slope, inter)
+        slope = 1.0
+        inter = 0.0
+        if header is not None and header.get_slope_inter()[0] is not None:
+            slope, inter = header.get_slope_inter()
         data = as_integers(voxels, image.dtype, slope, inter)
         if data is None:
             data = voxels.astype(np.float32, copy=False)
@@ -96,7 +100,7 @@ class Nifti(Format):
         nifti.to_filename(path)
 
 
-def _kinds(path: Path) -> tuple[type, type]:
+def _kinds(path: Path) -> tuple[Any, Any]:
     """nibabel's classes for NIfTI-1 and -2 with this suffix."""
     import nibabel as nib
 

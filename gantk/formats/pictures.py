@@ -17,6 +17,8 @@ from types import ModuleType
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gantk.errors import UserError
 from gantk.formats.files import expect_room
@@ -110,8 +112,8 @@ class Picture(Format):
             )
         array = _to_file_type(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
-        if array.ndim == 3 and array.dtype != np.uint8:
-            sitk = _simpleitk()
+        sitk = _simpleitk() if array.ndim == 3 and array.dtype != np.uint8 else None
+        if sitk is not None:
             sitk.WriteImage(
                 sitk.GetImageFromArray(array, isVector=True),
                 str(path),
@@ -140,17 +142,17 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
     return (3 if colour else 1, height, width) if usual else None
 
 
-def _is_deep(picture: PIL.Image.Image) -> bool:
+def _is_deep(picture: ImageFile) -> bool:
     """Whether a picture has several channels of more than 8 bits, which Pillow would silently
     reduce to 8.
     """
     if picture.format == "PNG":  # how its rows are stored, such as "RGB;16B"
         return ";16" in str(picture.tile[0][3]) and picture.mode in ("RGB", "RGBA", "LA")
-    bits = picture.tag_v2.get(BITS, (8,)) if picture.format == "TIFF" else ()
+    bits = picture.tag_v2.get(BITS, (8,)) if isinstance(picture, TiffImageFile) else ()
     return len(bits) > 1 and max(bits) > 8
 
 
-def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
+def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
     sitk = _simpleitk()
     if sitk is None:
@@ -216,11 +218,11 @@ def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.n
     raise UserError(what, allowed=allowed, remedy="write to a .tif or .nii.gz file instead")
 
 
-def _expect_one_page(path: Path, picture: PIL.Image.Image) -> None:
+def _expect_one_page(path: Path, picture: ImageFile) -> None:
     """UserError for several pages. A TIFF may have a million: they are not counted. An MPO's second
     page is the view of the other eye.
     """
-    if picture.format == "TIFF":
+    if isinstance(picture, TiffImageFile):
         several = bool(picture.tag_v2.next)
     else:
         several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
@@ -229,9 +231,9 @@ def _expect_one_page(path: Path, picture: PIL.Image.Image) -> None:
         raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
 
 
-def _shape_of(picture: PIL.Image.Image) -> tuple[int, ...]:
+def _shape_of(picture: ImageFile) -> tuple[int, ...]:
     """The shape (C, H, W) that a picture is read with, from its header alone."""
-    if picture.format == "TIFF":
+    if isinstance(picture, TiffImageFile):
         width, height = (picture.tag_v2[side] for side in SIDES)
     else:
         width, height = picture.size
@@ -241,14 +243,14 @@ def _shape_of(picture: PIL.Image.Image) -> tuple[int, ...]:
     return channels, height, width
 
 
-def _array_of(path: Path, picture: PIL.Image.Image) -> np.ndarray:
+def _array_of(path: Path, picture: ImageFile) -> np.ndarray:
     """The values of a picture: (H, W) or (H, W, 3), upright."""
     if _is_deep(picture):
         array = _by_simpleitk(path, picture)
     else:
         upright = PIL.ImageOps.exif_transpose(picture) if picture.format in JPEGS else picture
         array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
-    if picture.format != "TIFF":
+    if not isinstance(picture, TiffImageFile):
         return array
     # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
     tags = picture.tag_v2

@@ -16,7 +16,6 @@ import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class Stored:
                 )
             stream.read(SLACK)  # padding, and after the last volume the stream's checksum
 
-    def _unpack(self, file: BinaryIO) -> BinaryIO:
+    def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
             return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
         if self.packing == "gzip":
