@@ -5,9 +5,10 @@ exit code 130.
 import os
 import signal
 import sys
+from typing import NoReturn
 
 
-def leave() -> None:
+def leave() -> NoReturn:
     """Show the cursor again and exit with 130 at once; nothing is lost, since unfinished files have
     hidden names.
     """
@@ -29,7 +30,9 @@ def interrupt(number, frame) -> None:
             leave()
         working = working or code.co_qualname == "Commands.invoke"
         frame = frame.f_back
-    raise KeyboardInterrupt if working else leave()
+    if not working:
+        leave()
+    raise KeyboardInterrupt
 
 
 def main() -> None:

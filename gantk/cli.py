@@ -64,19 +64,19 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             sys.exit(130)
         except (OSError, MemoryError, ImportError, RuntimeError, UnicodeEncodeError) as error:
-            stop = error
-            while stop and not isinstance(stop, Interrupted):
+            stop: BaseException | None = error
+            while stop is not None and not isinstance(stop, Interrupted):
                 stop = stop.__context__
-            if not stop and isinstance(error, BrokenPipeError):  # `gantk list | head`
+            if stop is not None:  # its message could not be printed: the terminal is closed
+                _drop_output()
+                self._leave(stop)
+            if isinstance(error, BrokenPipeError):  # `gantk list | head`
                 sys.stderr.close()
                 sys.exit(0)
             message = machine_failure(error)
-            if not stop and message is None:
+            if message is None:
                 raise
-            # drops unwritten output, which Python would flush at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if stop:  # its message could not be printed: the terminal is closed
-                self._leave(stop)
+            _drop_output()
             complain(f"[bold red]error[/]  {escape(message)}")
             sys.exit(1)
 
@@ -96,7 +96,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # its message quotes an argument
-            error.message = printable(error.message)
+            _reword(error, printable(error.message))
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
@@ -110,10 +110,12 @@ class Commands(click.Group):
         edge.
         """
         with formatter.section("Commands"):
-            commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-            formatter.write_dl(
-                [(name, command.get_short_help_str(limit=400)) for name, command in commands]
-            )
+            rows = []
+            for name in self.list_commands(ctx):
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    rows.append((name, command.get_short_help_str(limit=400)))
+            formatter.write_dl(rows)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         try:
@@ -123,8 +125,18 @@ class Commands(click.Group):
             if not getattr(error, "possibilities", None):
                 hint = did_you_mean(args[0], self.list_commands(ctx))
                 if hint:
-                    error.message += f" {hint}"
+                    _reword(error, f"{error.message} {hint}")
             raise
+
+
+def _drop_output() -> None:
+    """Drop unwritten output, which Python would flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _reword(error: click.ClickException, message: str) -> None:
+    """Replace an error's message, which click declares final."""
+    vars(error)["message"] = message
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings=SETTINGS)
@@ -346,11 +358,18 @@ def evaluate(run, pred, truth, match, patient, metrics, uncertainty, by, json_fi
         return
     if uncertainty or by:
         raise click.UsageError("--uncertainty and --by are for a RUN")
-    from gantk.metrics.compare_folders import compare
+    from gantk.metrics.compare_folders import PAIR_METRICS, compare
 
-    chosen = {"metrics": names} if names else {}
-    options = {"match": match, "patient": patient or "", "device": device}
-    write_json(json_file, compare(pred, truth, **chosen, **options, say=speak))
+    scores = compare(
+        pred,
+        truth,
+        metrics=names or PAIR_METRICS,
+        match=match,
+        patient=patient or "",
+        device=device,
+        say=speak,
+    )
+    write_json(json_file, scores)
 
 
 # ---- images

@@ -114,6 +114,7 @@ class Method(nn.Module):
     conditional: bool = False  # whether `sample` makes images of given labels
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
     progress: Tensor
+    latent: int  # length of the noise vectors that a method with `sampler` makes images from
 
     def __init__(self, geometry: Geometry):
         super().__init__()

@@ -108,7 +108,11 @@ class Mapping(_NoOptions):
 
     def of(self, pixels: np.ndarray) -> Mapping:
         """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
-        return self.for_scan(self.measure(pixels)) if self.per == "volume" else self
+        return self.fitted_to(pixels) if self.per == "volume" else self
+
+    def fitted_to(self, pixels: np.ndarray) -> Mapping:
+        """The mapping of one scan (C, *spatial) by its own figures."""
+        return self.for_scan(self.measure(pixels))
 
     def for_scan(self, measured: list[float]) -> Mapping:
         """The mapping of a scan by its figures; the fitted mapping where it has no contrast."""
@@ -330,7 +334,10 @@ class PerChannel:
         ]
 
     def of(self, pixels: np.ndarray) -> PerChannel:
-        return self.for_scan(self.measure(pixels)) if self.per == "volume" else self
+        return self.fitted_to(pixels) if self.per == "volume" else self
+
+    def fitted_to(self, pixels: np.ndarray) -> PerChannel:
+        return self.for_scan(self.measure(pixels))
 
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = [

@@ -122,7 +122,9 @@ class Direction:
         if self.samples:
             classes = len(method.geometry.classes) if method.conditional else 0
             noise = np.random.default_rng(0).standard_normal((4, method.latent)).astype(np.float32)
-            self.inputs = (noise, np.arange(4, dtype=np.int64) % classes) if classes else (noise,)
+            self.inputs: tuple[np.ndarray, ...] = (noise,)
+            if classes:
+                self.inputs = (noise, np.arange(4, dtype=np.int64) % classes)
             self.on = "4 vectors of normal noise"
             title = f"{model.data.domains[0]} from noise"
         else:

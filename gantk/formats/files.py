@@ -430,7 +430,8 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
     files = []
     visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        parents = [os.path.realpath(each) for each in (place, *Path(place).absolute().parents)]
+        parents = [os.path.realpath(place)]
+        parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
         if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
             what = (

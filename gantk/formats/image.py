@@ -84,7 +84,7 @@ class Image:
         if sides and sorted(_above_one(sides)) == sorted(spatial):
             return three_sides(sides)
         affine = UPRIGHT if self.affine is None else self.affine
-        orders = set(permutations(three_sides(self.pixels.shape[1:])))
+        orders = set(map(three_sides, permutations(three_sides(self.pixels.shape[1:]))))
         for shape in sorted(orders, key=lambda shape: shape[2] != 1):
             if _above_one(upright_sides(shape, affine)) == spatial:
                 return shape
@@ -130,6 +130,7 @@ class Format:
     """
 
     name: str = ""  # in messages; "" = the name it is registered by
+    owner: str = ""  # the distribution that registered it
     # in the list of formats; "" = name and suffixes, None = not listed (gantk's own files)
     listed: str | None = ""
     allowed: str = ""  # what the error for a broken file names as allowed, beside `name`

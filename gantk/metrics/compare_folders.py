@@ -51,11 +51,14 @@ class Line:
         return intensities * self.slope + self.offset
 
 
+PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
+
+
 def compare(
     predicted: str | Path,
     truth: str | Path,
     *,
-    metrics: Iterable[str] = ("psnr", "ssim", "mae"),
+    metrics: Iterable[str] = PAIR_METRICS,
     match: bool = False,
     patient: str = "",
     device: str | None = None,

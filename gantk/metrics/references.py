@@ -313,9 +313,7 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
         return None
     if getattr(intensity, "per", "set") == "image":
-        mappings = [
-            intensity.for_scan(intensity.measure(preparation.to_size(record))) for record in records
-        ]
+        mappings = [intensity.fitted_to(preparation.to_size(record)) for record in records]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]
     domain = data.table.domains[data.letters.index(letter)]

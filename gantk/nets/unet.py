@@ -69,17 +69,18 @@ class UNet(b.Network):
         self.stem = nn.Sequential(*layers)
 
         inputs_of_level = [width if stem else in_channels, *filters]
-        self.encoder = nn.ModuleList()
+        halvings: list[nn.Sequential] = []
         for level in range(depth):
             normed = level != depth - 1 and (norm_first or level > 0)
             halving = units.down(
                 inputs_of_level[level], filters[level], 4, normed=normed, stride=2, padding=1
             )
-            self.encoder.append(nn.Sequential(*halving))
+            halvings.append(nn.Sequential(*halving))
         # at the end of a level, so that decoder and skip get its result
         for level in sorted(set(attention)):
-            place = self.encoder[level - 1] if level else self.stem
+            place = halvings[level - 1] if level else self.stem
             place.append(b.SelfAttention(dims, inputs_of_level[level]))
+        self.encoder = nn.ModuleList(halvings)
 
         self.decoder = nn.ModuleList()
         for level in reversed(range(depth)):
@@ -152,11 +153,20 @@ class Units:
         return b.norm(self.norm, channels, self.dims, affine=self.affine)
 
     def down(
-        self, inputs: int, outputs: int, kernel: int, *, normed: bool, **shape: int
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        normed: bool,
+        stride: int = 1,
+        padding: int | None = None,
     ) -> list[nn.Module]:
         """A convolution, its norm if `norm_layer`, and LeakyReLU."""
         bias = self.bias_before_norm if normed else self.bias
-        layers = [b.conv(self.dims, inputs, outputs, kernel, bias=bias, **shape)]
+        layers = [
+            b.conv(self.dims, inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
+        ]
         if normed:
             layers.append(self.norm_layer(outputs))
         return [*layers, nn.LeakyReLU(0.2, inplace=True)]

@@ -114,7 +114,7 @@ def look(
         )
     names = (Path(each["path"]) for each in scans.found["files"])
     there = {usual_contrast(stem_of(name)) or usual_contrast(name.parent.name) for name in names}
-    named = (name.upper() for name in there - {None, *scans.kinds})
+    named = (name.upper() for name in there - {*scans.kinds} if name is not None)
     scans.others = sorted(
         named, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
     )

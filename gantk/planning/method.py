@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from gantk.data.check.pixels import Fit
 from gantk.planning.look import Scans
 
 UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
@@ -38,18 +39,16 @@ def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
     """The lines of [method], with networks of the smallest width."""
     if len(seen.domains) == 1:
         return _noise(seen)
-    if seen.suits_paired:
-        return _paired_lines(seen)
+    if seen.suits_paired and seen.fit is not None:
+        return _paired_lines(seen, seen.fit)
     return _unpaired_lines(seen, hours, dims)
 
 
-def _paired_lines(seen: Scans) -> list[Line]:
+def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
     back = f"{seen.domains[1]} -> {seen.domains[0]} too, with networks of its own"
-    fit = f"{seen.fit}: they fit, and a paired method learns from them"
-    if seen.fit.rough:
-        fit = (
-            f"{seen.fit}: they fit roughly, enough for a paired method; if they show two patients: "
-        )
+    fit = f"{found}: they fit, and a paired method learns from them"
+    if found.rough:
+        fit = f"{found}: they fit roughly, enough for a paired method; if they show two patients: "
         fit += (
             "--set data.source.pairs=none"
             if "pairs" in seen.source
@@ -153,7 +152,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
 
 
 def _noise(seen: Scans) -> list[Line]:
-    classes = sorted({record.label for record in seen.records} - {None})
+    classes = sorted({record.label for record in seen.records if record.label is not None})
     told = f"the folders are classes, and images of each can be asked for: {', '.join(classes)}"
     heart = (
         f"of all that the discriminator sees: {len(seen.records)} images are few enough to be"

@@ -41,7 +41,7 @@ class Rung(NamedTuple):
     chosen.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     fit: str
     width: int
     why: str
@@ -191,7 +191,7 @@ def _one_grid(seen: Scans) -> bool:
         files = [file for file in files if seen.domains[0] in file["domains"]]
     shapes = {tuple(file["shape"][-2:]) for file in files}
     grids = {tuple(file["spacing"] or ()) for file in files}
-    return len(shapes) == 1 or (seen.volumes and len(grids) == 1)
+    return len(shapes) == 1 or (seen.volumes > 0 and len(grids) == 1)
 
 
 def _resized_rungs(seen: Scans, width: int) -> list[Rung]:

@@ -82,7 +82,7 @@ class Trial:
 
 
 def predict(
-    recipe: str | Path | Mapping[str, Any],
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     data: Any = None,
     set: Settings = (),

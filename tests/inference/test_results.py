@@ -15,6 +15,7 @@ from gantk import api
 from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
+from gantk.inference import load
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -58,7 +59,7 @@ class Stretched(TrainedModel):
 def model(monkeypatch):
     """`model(...)` is what `api.translate` loads from then on."""
     return lambda *values: monkeypatch.setattr(
-        api, "_load", lambda run, device=None, say=None: Stretched(*values)
+        load, "load_model", lambda run, device=None, say=None: Stretched(*values)
     )
 
 
@@ -249,7 +250,7 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, per, for
     scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
     model = Stretched(RANGE)
     model.pipeline = lambda letter, options: Pipeline(model.frame("b"), scale, scale, lambda x: x)
-    monkeypatch.setattr(api, "_load", lambda run, device=None, say=None: model)
+    monkeypatch.setattr(load, "load_model", lambda run, device=None, say=None: model)
     # resized, one value is not quite one any more
     for name, value in (("a", 0), ("b", 250), ("c", 251)):
         (tmp_path / "in").mkdir(exist_ok=True)

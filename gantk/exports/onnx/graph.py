@@ -46,11 +46,15 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     network = exact_norms(direction.network) if large else direction.network
     sizes = None if direction.samples else sizes_of(method)
     failure = GantkError(f"{direction.name} could not be exported")
-    for batch, free in [(True, True)] * (sizes is not None) + [(True, False), (False, False)]:
+    # (whether any number of images, which sizes): the freest that works
+    ways = [(True, sizes), (True, None), (False, None)]
+    if sizes is None:
+        del ways[0]
+    for batch, free in ways:
         try:
-            model = to_onnx(network, direction, batch, sizes if free else None)
+            model = to_onnx(network, direction, batch, free)
             session = open_session(model.SerializeToString())
-            larger = sizes["multiple"] if free else 0
+            larger = free["multiple"] if free else 0
             parity = direction.compare_outputs(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
                 "ONNX file",
@@ -61,7 +65,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
         except GantkError as error:  # a graph with fixed batch or size may still pass
             failure = error
             continue
-        takes = {"batch": batch, "sizes": sizes if free else None}
+        takes = {"batch": batch, "sizes": free}
         entry = model.metadata_props.add()
         about = {
             "format": FORMAT,
@@ -75,7 +79,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
         if free:
-            rule = f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}"
+            rule = f"every side a multiple of {free['multiple']}, at least {free['smallest']}"
         else:
             rule = "at one size"
         return (
@@ -182,6 +186,8 @@ def _export_model(network: nn.Module, inputs: tuple, input_names: tuple, shapes:
                 opset_version=OPSET,
                 verbose=False,
             )
+        if written is None:
+            raise RuntimeError("torch.onnx.export wrote nothing")
         return written.model_proto
     except Exception as error:  # export can raise any exception of the network's code
         # left by torch.export; it would break every later torch.compile
