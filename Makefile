@@ -24,9 +24,7 @@ run: $(VENV)/ready  ## install into .venv, train the DualGAN recipe and write it
 # In the order of their names, as a file of few tests that take long, which xdist would take last, leaves one waiting.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests on two cores
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check --quiet
+test: lint  ## install into .venv, check style and types, and run the quick tests on two cores
 	@$(PYTEST) -m "not slow and not bench" $(ARGS)
 
 test-bench: $(VENV)/ready-dev  ## run the tests of benchmarks/
@@ -48,12 +46,13 @@ docs: $(VENV)/ready-docs  ## build the documentation into build/site, which open
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "Written: $(CURDIR)/build/site/index.html"
 
-lint: $(VENV)/ready-dev  ## check the style only
+lint: $(VENV)/ready-dev  ## check style and types only
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/python -m mypy --no-error-summary
 
 clean:  ## remove .venv and everything that was built; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
 # Each stamp says that an installation was finished; it is renewed when what is to be installed changes.
