@@ -11,14 +11,14 @@ import re
 import shlex
 from collections.abc import Iterable, Sized
 
-FULL = "Free some space, or name a folder on another disk."
-DENIED = "Write to a folder that is yours, or have its permissions changed."
+DISK_FULL_REMEDY = "Free some space, or name a folder on another disk."
+DENIED_REMEDY = "Write to a folder that is yours, or have its permissions changed."
 REMEDIES = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EACCES: DENIED,
-    errno.EPERM: DENIED,
-    errno.EROFS: DENIED,
+    errno.ENOSPC: DISK_FULL_REMEDY,
+    errno.EDQUOT: DISK_FULL_REMEDY,
+    errno.EACCES: DENIED_REMEDY,
+    errno.EPERM: DENIED_REMEDY,
+    errno.EROFS: DENIED_REMEDY,
 }
 REMEDIES |= {errno.EFBIG: "A limit of the system (ulimit -f) forbids files of this size: raise it."}
 

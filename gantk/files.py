@@ -33,7 +33,9 @@ from gantk.errors import UserError, printable
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which another machine's unfinished file counts as abandoned
-SPILLED = 2**27  # arrays of at least so many bytes are kept on the disk, where a folder is given
+MIN_SPILLED_BYTES = (
+    2**27
+)  # arrays of at least so many bytes are kept on the disk, where a folder is given
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
 _swept: set[Path] = set()
 # folders that this process has locked, with the locking thread
@@ -109,7 +111,7 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 
     if (
         folder is not None
-        and (size := 4 * math.prod(shape)) >= SPILLED
+        and (size := 4 * math.prod(shape)) >= MIN_SPILLED_BYTES
         and hasattr(os, "posix_fallocate")
     ):
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -19,7 +19,7 @@ from gantk.data.preparation import Preparation, Record
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Companions
 
-AHEAD = 2  # batches that are read ahead, for each worker
+BATCHES_AHEAD_PER_WORKER = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # random stream for the places of windows; the streams that shuffle are others
 
 
@@ -137,7 +137,7 @@ class Batches:
         self._pool = self._pool or ThreadPoolExecutor(
             self.workers, thread_name_prefix="gantk-reader"
         )
-        last = step + AHEAD * self.workers
+        last = step + BATCHES_AHEAD_PER_WORKER * self.workers
         last = last if self.end is None else min(last, self.end - 1)
         for wanted in range(step, max(step, last) + 1):
             if wanted not in self._ahead:

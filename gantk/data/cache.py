@@ -29,7 +29,7 @@ from gantk.errors import UserError, one_line
 from gantk.files import sweep, temporary_beside
 
 IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
-SPARE = 2**30  # bytes that the cache leaves free on its disk
+MIN_FREE_BYTES = 2**30  # bytes that the cache leaves free on its disk
 
 
 class Cache:
@@ -156,8 +156,8 @@ class Cache:
                 self._until = self._size + max(needed, (self.limit - self._size) // 8)
             if self._size + needed > self.limit:
                 raise OSError(f"what was used within the hour fills its {self.limit / 2**30:g} GiB")
-            if shutil.disk_usage(self.entries).free < needed + SPARE:
-                raise OSError(f"less than {SPARE / 2**30:g} GiB would be left on the disk")
+            if shutil.disk_usage(self.entries).free < needed + MIN_FREE_BYTES:
+                raise OSError(f"less than {MIN_FREE_BYTES / 2**30:g} GiB would be left on the disk")
             self._size += needed
 
 

@@ -35,10 +35,10 @@ from gantk.data.split import (
     unpair,
 )
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sample_indices
+from gantk.data.split.near_duplicates import MAX_ALL_COMPARED, fingerprint, sample_indices
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
-from gantk.formats.contrasts import SOME, values_of
+from gantk.formats.contrasts import MAX_SAMPLED_IMAGES, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import DataTable
 
 T = TypeVar("T")
-FITTED = 256  # training images, or scans, that an intensity mapping is fitted to ...
-FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
+MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
+MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
 
 class Data:
@@ -136,7 +136,7 @@ class Data:
             training = list(
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
-        training = _evenly_spaced(training, FITTED)
+        training = _evenly_spaced(training, MAX_FITTED_IMAGES)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
@@ -154,7 +154,8 @@ class Data:
             images = [
                 r.read()
                 for r in _evenly_spaced(
-                    training, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes)
+                    training,
+                    MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
                 )
             ]
             if by_scan:
@@ -278,7 +279,7 @@ class Data:
         if warning:
             lines.append(f"warning  {warning}")
         count = sum(map(len, self.splits.values()))
-        if count > MOST_COMPARED:
+        if count > MAX_ALL_COMPARED:
             lines.append(
                 f"note     copies were looked for in all {count} files, and in the pixels of some"
             )

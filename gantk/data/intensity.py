@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     Numbers = Sequence[float] | np.ndarray
 
 Foreground = Literal[False, True, "otsu"]
-BINS = 256  # of the histogram for Otsu's threshold
-HISTOGRAM = 2**20  # values in this histogram, at most
-SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sampled
-SAMPLES = 2_000_000  # values of all images for a percentile; more are sampled
+OTSU_BINS = 256  # of the histogram for Otsu's threshold
+MAX_HISTOGRAM_VALUES = 2**20  # values in this histogram, at most
+MAX_SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sampled
+MAX_PERCENTILE_VALUES = 2_000_000  # values of all images for a percentile; more are sampled
 # share of air to top by which the range starts below air, since a tanh reaches its end slowly
 MARGIN = 0.025
-AIR = 0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
-FAINT = 0.02  # share of the range below its start, from which on padding is compressed ...
+AIR_SHARE = (
+    0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
+)
+COMPRESSION_SHARE = (
+    0.02  # share of the range below its start, from which on padding is compressed ...
+)
 PADDING = 0.25  # ... if the lowest value is further below the start than this share
 SLAB = 2**22  # values that are mapped at a time
 # relative difference below which two values count as equal
-LEAST = float(BINS * np.finfo(np.float32).eps)
+MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
 LEVELS = 128  # bins of the histogram for finding air
 T = TypeVar("T")
 
@@ -150,7 +154,9 @@ class Mapping(_NoOptions):
     def tissue(self) -> list[float]:
         """The network intensity of each contrast above which an image shows tissue, not air."""
         start, end = self.range
-        share = self.fitted[2] if isinstance(self.fitted, list) and len(self.fitted) > 2 else AIR
+        share = (
+            self.fitted[2] if isinstance(self.fitted, list) and len(self.fitted) > 2 else AIR_SHARE
+        )
         return [start + share * (end - start)]
 
     @classmethod
@@ -187,8 +193,8 @@ class Linear(Mapping):
         lowest = self.fitted[3] if len(self.fitted) > 3 else low
         if lowest >= low - PADDING * (high - low):
             return self.fitted[:2], self.range
-        knee = low - FAINT * (high - low)
-        step = FAINT * (end - start)
+        knee = low - COMPRESSION_SHARE * (high - low)
+        step = COMPRESSION_SHARE * (end - start)
         return np.array([lowest, knee, high]), np.array([start - 2 * step, start - step, end])
 
 
@@ -226,10 +232,12 @@ class Learnt(Linear):
         if getattr(self, "low", 1) == 0 and not self.foreground:
             lowest = min(low, float(min(image.min() for image in images)))
         air = span[0] if span and lowest < low else low
-        start = AIR + (1 - AIR) * (air - low) / (high - low)
+        start = AIR_SHARE + (1 - AIR_SHARE) * (air - low) / (high - low)
         # too much noisy air would be above 5 %
-        if span and span[1] > air + 0.8 * AIR * (high - air):
-            start = min(0.9, (max(span[2], span[1] + AIR * (high - span[1])) - low) / (high - low))
+        if span and span[1] > air + 0.8 * AIR_SHARE * (high - air):
+            start = min(
+                0.9, (max(span[2], span[1] + AIR_SHARE * (high - span[1])) - low) / (high - low)
+            )
         return [low, high, float(start), lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
@@ -507,11 +515,11 @@ def otsu(values: np.ndarray) -> float:
     Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th
     percentile.
     """
-    values = some_of(values, HISTOGRAM)
+    values = some_of(values, MAX_HISTOGRAM_VALUES)
     low = values.min()
     top = np.percentile(values, 99.9, method="lower")
     top = top if rises(low, top) else values.max()
-    counts, edges = np.histogram(np.minimum(values, top), BINS, (float(low), float(top)))
+    counts, edges = np.histogram(np.minimum(values, top), OTSU_BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     weighted = np.cumsum(counts * centres)
@@ -593,7 +601,10 @@ def rises(low: float, high: float) -> bool:
     """Whether two ends differ by more than the rounding that resizing in float32 leaves of one
     value.
     """
-    return bool(np.isfinite([low, high]).all() and high - low > LEAST * max(abs(low), abs(high)))
+    return bool(
+        np.isfinite([low, high]).all()
+        and high - low > MIN_RELATIVE_CONTRAST * max(abs(low), abs(high))
+    )
 
 
 def is_tensor(image: object) -> TypeIs[Tensor]:
@@ -602,14 +613,14 @@ def is_tensor(image: object) -> TypeIs[Tensor]:
 
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
-    """The foreground values of all images in one row, sampled to SAMPLES."""
-    share = max(1, SAMPLES // len(images))
+    """The foreground values of all images in one row, sampled to MAX_PERCENTILE_VALUES."""
+    share = max(1, MAX_PERCENTILE_VALUES // len(images))
     rng = np.random.default_rng(0)
     rows = [split_values(image, foreground)[0] for image in images]
     return np.concatenate([row if row.size <= share else rng.choice(row, share) for row in rows])
 
 
-def some_of(values: np.ndarray, count: int = SCAN_VALUES) -> np.ndarray:
+def some_of(values: np.ndarray, count: int = MAX_SCAN_VALUES) -> np.ndarray:
     """The values in one row; of more than `count` a random sample of that size, always the same."""
     values = np.ravel(values)
     if values.size <= count:

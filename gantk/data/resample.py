@@ -21,9 +21,11 @@ Plane = Literal["axial", "coronal", "sagittal"]
 # The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial
 # show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
-LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
+MAX_RESAMPLED_VOXELS = 2**30  # voxels that a resampled volume may have: 4 GiB
 SLAB = 2**22  # voxels of a volume that are computed at a time
-UNMOVED = 0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
+MAX_IGNORED_SHIFT_VOXELS = (
+    0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
+)
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,13 @@ class SamplingGrid:
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
             side = native[axis - 1]
             step = 1.0 if mm is None else mm / float(spacing[axis - 1])
-            kept = side * abs(step - 1) < 2 * UNMOVED
+            kept = side * abs(step - 1) < 2 * MAX_IGNORED_SHIFT_VOXELS
             grid.append(
-                (side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step)
+                (side, 1.0)
+                if kept
+                else (max(1, int(np.ceil(side / step - 2 * MAX_IGNORED_SHIFT_VOXELS))), step)
             )
-        if prod(float(count) for count, _ in grid) > max(LARGEST, prod(native)):
+        if prod(float(count) for count, _ in grid) > max(MAX_RESAMPLED_VOXELS, prod(native)):
             what = (
                 f"at a spacing of {list(asked)} mm an image has"
                 f" {' x '.join(str(n) for n, _ in grid)} voxels"
@@ -341,6 +345,9 @@ def resample_onto(
             )
             # The outermost voxels reach half a voxel beyond their centres.
             np.copyto(
-                done, outside, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED)
+                done,
+                outside,
+                where=(place < -0.5 - MAX_IGNORED_SHIFT_VOXELS)
+                | (place > side - 0.5 + MAX_IGNORED_SHIFT_VOXELS),
             )
     return replace(kept, pixels=out)

@@ -21,7 +21,7 @@ from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta
 from gantk.runs.models import data_of
 
-IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
+COMPARED_IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
 # taken from the first set with images
 SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}
 TOLERANCE = 1e-3  # of the range; two float32 implementations usually differ by a thousandth of that
@@ -99,9 +99,9 @@ class Network(nn.Module):
 class Direction:
     """One direction of a trained model, or its sampling from noise, as an exporter needs it.
 
-    `network` is the module to export; `inputs` are arrays (N > 1), `torch_outputs(*inputs)` PyTorch's
-    outputs for them; `name` describes the direction, `on` the inputs, `why` the reason for drawn
-    inputs; `saved` is meta.json's content.
+    `network` is the module to export; `inputs` are arrays (N > 1), `torch_outputs(*inputs)`
+    PyTorch's outputs for them; `name` describes the direction, `on` the inputs, `why` the reason
+    for drawn inputs; `saved` is meta.json's content.
     """
 
     def __init__(self, translator: Translator, to: str | None):
@@ -141,7 +141,7 @@ class Direction:
         model = self.translator.model
         method = self.translator.method
         other = OTHER[self.letter]
-        count = IMAGES[model.data.dims]
+        count = COMPARED_IMAGES[model.data.dims]
         size = method.geometry.size
         try:
             data = data_of(self.translator.run, model.data, type(method))

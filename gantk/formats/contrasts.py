@@ -35,10 +35,9 @@ SYNONYMS = {
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
-# equal shares of an image's values; images from which a domain's distribution is computed
-BINS = 32
-SOME = 64
-AIR = 0.1  # of an image's range: what is darker is air
+QUANTILE_BINS = 32  # equal shares of an image's values
+MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
+AIR_SHARE = 0.1  # of an image's range: what is darker is air
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 # Order of preference among several contrasts, where the user has chosen none.
@@ -101,8 +100,8 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
 
     `wanted` are further words, in lower case, that count as contrasts. A word after `to`
     (`regtoFLAIR`, `T1_to_T2`) is the image's registration target, not its contrast. MR counts if
-    there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside other words.
-    Without a contrast: None and the whole name.
+    there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside
+    other words. Without a contrast: None and the whole name.
     """
     pieces = WORD_ENDS.split(name)
     places = [i for i in range(0, len(pieces), 2) if pieces[i]]
@@ -146,7 +145,7 @@ def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
     95 % of single images keep within.
     """
     images = [image[np.isfinite(image)] for image in images]
-    tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // SOME)]]
+    tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // MAX_SAMPLED_IMAGES)]]
     middle = np.mean(tissue, axis=0)
     return {
         "low": float(min(image.min() for image in images)),
@@ -158,11 +157,14 @@ def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def tissue_quantiles(values: np.ndarray) -> np.ndarray:
-    """Quantiles of the values that are not air: 1 %, the middles of BINS equal shares, and 99 %."""
+    """Quantiles of the values that are not air: 1 %, the middles of QUANTILE_BINS equal shares, and
+    99 %.
+    """
     values = values[:: max(1, values.size // 200_000)]
     low, high = np.percentile(values, [1, 99.5])
     return np.quantile(
-        values[values >= low + AIR * (high - low)], [0.01, *(np.arange(BINS) + 0.5) / BINS, 0.99]
+        values[values >= low + AIR_SHARE * (high - low)],
+        [0.01, *(np.arange(QUANTILE_BINS) + 0.5) / QUANTILE_BINS, 0.99],
     )
 
 

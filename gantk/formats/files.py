@@ -27,11 +27,12 @@ from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
 # filters each listing
-LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)
+LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar(
+    "LISTING_FILTER", default=list
+)
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
-# folders above a file; how often links may lead to one folder
-DEEPEST = 128
-MOST_VISITS = 64
+MAX_FOLDER_DEPTH = 128  # folders above a file
+MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
 @dataclass(frozen=True)
@@ -433,10 +434,8 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         parents = [os.path.realpath(place)]
         parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
-        if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
-            what = (
-                f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
-            )
+        if len(parents) > MAX_FOLDER_DEPTH or visits[parents[0]] > MAX_FOLDER_VISITS:
+            what = f"folders below '{folder}' are {MAX_FOLDER_DEPTH} deep, or {MAX_FOLDER_VISITS} links lead to one"
             raise UserError(what, remedy="remove links from folders to folders")
         is_run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
         if is_run:

@@ -21,7 +21,9 @@ from gantk.errors import UserError
 if TYPE_CHECKING:
     from gantk.formats.files import Scan
 
-APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
+GRID_TOLERANCE = (
+    0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
+)
 # the affine of a picture that has none; also LPS to RAS and back
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -290,11 +292,11 @@ def same_grid(image: Image, other: Image) -> bool:
     if image.affine is None or other.affine is None:
         return True
     if image.dims != 3:
-        return np.allclose(image.affine, other.affine, atol=APART)
+        return np.allclose(image.affine, other.affine, atol=GRID_TOLERANCE)
     change = np.linalg.solve(upright_affine(other), upright_affine(image))
     ends = np.array(image.pixels.shape[:0:-1]) - 1
     corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T
-    return bool(np.abs(change @ corners - corners).max() < APART)
+    return bool(np.abs(change @ corners - corners).max() < GRID_TOLERANCE)
 
 
 def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

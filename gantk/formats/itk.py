@@ -49,13 +49,18 @@ TYPES = {
 }
 # NRRD's encoding -> compression
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-MOST_AXES = 16  # the limit of NRRD
+MAX_AXES = 16  # the limit of NRRD
 # NRRD's kinds of axes that run over voxels, not over values
 DOMAINS = ("domain", "space", "time", "none", "???")
 # NRRD's own fields that are kept as remarks
-KEPT = ("content", "measurement frame", "sample units")
+REMARK_FIELDS = ("content", "measurement frame", "sample units")
 # signs of x, y to LPS
-TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}
+SIGNS_TO_LPS = {
+    "right-anterior": (-1, -1),
+    "ras": (-1, -1),
+    "left-anterior": (1, -1),
+    "las": (1, -1),
+}
 # Fields of MetaImage that are written from the image; all other fields are remarks.
 GRID = """
 NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
@@ -245,13 +250,13 @@ class Nrrd(Itk):
             elif separator == ":":
                 fields[name.replace(" ", "").lower()] = value
         for name, separator, value in lines:
-            if separator == ":" and name in KEPT:
+            if separator == ":" and name in REMARK_FIELDS:
                 metadata[f"NRRD_{name}"] = value
 
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
-        axes_known = len(sides) == int(fields["dimension"]) <= MOST_AXES
+        axes_known = len(sides) == int(fields["dimension"]) <= MAX_AXES
         if encoding not in PACKINGS or not kinds or not axes_known:
             raise Broken(
                 f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
@@ -325,11 +330,7 @@ class MetaImage(Itk):
             for kind, (name, _) in TYPES.items()
             if name == fields["ElementType"].removesuffix("_ARRAY")
         ]
-        if (
-            not kinds
-            or not n == int(fields["NDims"]) <= MOST_AXES
-            or not true("BinaryData", "true")
-        ):
+        if not kinds or not n == int(fields["NDims"]) <= MAX_AXES or not true("BinaryData", "true"):
             raise Broken(
                 f"its {n} axes hold values of a type that is not read, or hold them as text"
             )
@@ -442,7 +443,7 @@ def _space_of_nrrd(
         vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
     origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
     space = re.sub("-superior.*", "", fields.get("space", "").lower())
-    for axis, sign in enumerate(TURNED.get(space, ())):
+    for axis, sign in enumerate(SIGNS_TO_LPS.get(space, ())):
         vectors[axis] *= sign
         origin[axis] *= sign
     return vectors, origin

@@ -33,7 +33,7 @@ from gantk.formats.image import (
 )
 from gantk.formats.voxels import Stored, as_integers
 
-LONGEST = 8 * 2**20  # bytes of a header with its extensions
+MAX_HEADER_BYTES = 8 * 2**20  # bytes of a header with its extensions
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
 # hides what nibabel repairs in a header
@@ -177,7 +177,7 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
         raise ValueError("it has no such header")
     first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
     length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
-    if length > LONGEST:
+    if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header declares {length} bytes before the voxels")
     whole = start + file.read(max(0, length - len(start)))
     return kinds[0].from_fileobj(io.BytesIO(whole), check=False)

@@ -46,7 +46,7 @@ ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 JPEGS = ("JPEG", "MPO")  # formats whose EXIF data turn the picture
-SIDES = (256, 257)
+SIDE_TAGS = (256, 257)
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
 
@@ -234,7 +234,7 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
 def _shape_of(picture: ImageFile) -> tuple[int, ...]:
     """The shape (C, H, W) that a picture is read with, from its header alone."""
     if isinstance(picture, TiffImageFile):
-        width, height = (picture.tag_v2[side] for side in SIDES)
+        width, height = (picture.tag_v2[side] for side in SIDE_TAGS)
     else:
         width, height = picture.size
     if picture.format in (*JPEGS, "TIFF") and picture.getexif().get(ORIENTATION) in range(5, 9):

@@ -21,16 +21,21 @@ import numpy as np
 
 from gantk.errors import UserError
 
-CHUNK = 8 * 2**20  # bytes that are decoded at a time
-SLACK = 2**20  # bytes that are read beyond the last volume
-MOST = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}  # largest possible compression
+CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
+SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
+MAX_COMPRESSION = {
+    "": 1,
+    "gzip": 1032,
+    "zlib": 1032,
+    "bzip2": 1_500_000,
+}  # largest possible compression
 
 
 def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
     """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
     its voxels.
     """
-    if declared > held * MOST[packing]:
+    if declared > held * MAX_COMPRESSION[packing]:
         what = (
             f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels"
             f" and holds {held}"
@@ -63,7 +68,7 @@ class Stored:
         truncated or damaged.
         """
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
-        planes = max(1, CHUNK // plane)
+        planes = max(1, CHUNK_BYTES // plane)
         with self.path.open("rb") as file:
             file.seek(self.opens)
             stream = self._unpack(file)
@@ -82,11 +87,11 @@ class Stored:
                 voxels[:, :, first : first + count] = slab.reshape(
                     *self.shape[:2], count, order="F"
                 )
-            stream.read(SLACK)  # padding, and after the last volume the stream's checksum
+            stream.read(SLACK_BYTES)  # padding, and after the last volume the stream's checksum
 
     def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
-            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
+            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK_BYTES))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
         return bz2.BZ2File(file) if self.packing == "bzip2" else file

@@ -18,7 +18,7 @@ from gantk.inference.array_shapes import as_batch, check_values, own_mapping, re
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.masks import outside_of
 from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import WHOLE, Pipeline
+from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
 
@@ -82,7 +82,7 @@ def _array(
     check_values(pixels, pipeline.frame)
 
     mapping = own_mapping(pipeline, pixels, kind)
-    if kind == "batch" and pipeline.frame.batch == WHOLE:
+    if kind == "batch" and pipeline.frame.batch == SLICES_PER_POST_BATCH:
         # alone: a post-step would treat them as a volume
         singles = [pipeline.stack(one, mapping, progress) for one in np.split(pixels, len(pixels))]
         maps = [np.concatenate(parts) for parts in zip(*singles, strict=True)]

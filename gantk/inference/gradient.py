@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.processing import FLAT, WINDOW
+from gantk.inference.processing import MIN_VARIANCE_SHARE, WINDOW_SIDE
 from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import Box, at, pad_to_size, tiles
 
@@ -222,7 +222,9 @@ def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> 
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
 
     def mean(values: Tensor) -> Tensor:
-        return pool(F.pad(values, [WINDOW // 2] * (2 * dims), mode="replicate"), WINDOW, stride=1)
+        return pool(
+            F.pad(values, [WINDOW_SIDE // 2] * (2 * dims), mode="replicate"), WINDOW_SIDE, stride=1
+        )
 
     mean_x = mean(x)
     variance = mean(mean(x * x) - mean_x * mean_x)
@@ -230,7 +232,7 @@ def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> 
     spatial = tuple(range(1, x.ndim))
     textured = (
         variance
-        > FLAT
+        > MIN_VARIANCE_SHARE
         * (x.detach().amax(spatial, keepdim=True) - x.detach().amin(spatial, keepdim=True)) ** 2
     )
     slope = torch.where(textured, covariance / torch.where(textured, variance, 1.0), 0.0)

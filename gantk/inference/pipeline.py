@@ -31,8 +31,10 @@ from gantk.inference.processing import (
 )
 from gantk.machine.usage import free_memory
 
-WHOLE = 512  # slices per batch for post-steps that need whole volumes
-CROPPED = 5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
+SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
+CROP_MEMORY_VOLUMES = (
+    5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
+)
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 MapKind = Literal["image", "spread"]
 Network = Callable[[np.ndarray], np.ndarray]  # (N, C, *size) -> (N, maps x D, *size)
@@ -124,7 +126,7 @@ class Pipeline:
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
         if frame.dims == 3 and frame.fit == "crop":
             free = free_memory()
-            need = CROPPED * image.pixels.nbytes / 2**30
+            need = CROP_MEMORY_VOLUMES * image.pixels.nbytes / 2**30
             if free is not None and need > free:
                 what = (
                     f"'{image.path}' needs {need:.1f} GiB of memory more, and {free:.1f} GiB are"

@@ -20,8 +20,12 @@ from gantk.files import zeros_beside
 if TYPE_CHECKING:
     from gantk.inference.frame import Frame
 
-WINDOW = 3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
-FLAT = 1e-10  # share of the squared range: windows with less variance than this get slope 0
+WINDOW_SIDE = (
+    3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
+)
+MIN_VARIANCE_SHARE = (
+    1e-10  # share of the squared range: windows with less variance than this get slope 0
+)
 
 
 class Preprocess:
@@ -153,13 +157,13 @@ def line_of(
 
     if len(seen) != len(output):
         seen = seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
-    flat = FLAT * (float(seen.max()) - float(seen.min())) ** 2
+    flat = MIN_VARIANCE_SHARE * (float(seen.max()) - float(seen.min())) ** 2
     rest = zeros_beside(spill, output.shape)
     slopes = zeros_beside(spill, output.shape)
-    reach = 2 * (WINDOW // 2)  # of two means
+    reach = 2 * (WINDOW_SIDE // 2)  # of two means
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
+        return uniform_filter(values, size=(1, *[WINDOW_SIDE] * (values.ndim - 1)), mode="nearest")
 
     for part in slabs(output.shape[1:]):
         begin = max(0, part.start - reach)

@@ -21,7 +21,7 @@ from gantk.errors import UserError, one_line
 from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
-FARTHEST = 512  # the largest receptive field searched for, in pixels
+MAX_RECEPTIVE_FIELD_PIXELS = 512  # the largest receptive field searched for, in pixels
 # by (number of a call, position of the argument)
 Crops = dict[tuple[int, int], Tensor]
 CropFactors = dict[tuple[int, int], tuple[int, ...]]
@@ -261,9 +261,9 @@ class Requirements:
         less; returns crops.
 
         Larger maps are meta tensors, without values. `gather(number, crops)` is called where large
-        maps are needed: it returns the small map that a call makes of them. `measure(number, crops)`
-        is called at norms of large maps. Crops are the small maps that enter calls which make large ones: all that tiles
-        need to know of the rest of the image.
+        maps are needed: it returns the small map that a call makes of them. `measure(number,
+        crops)` is called at norms of large maps. Crops are the small maps that enter calls which
+        make large ones: all that tiles need to know of the rest of the image.
         """
         crops: Crops = {}
 
@@ -350,7 +350,7 @@ class Requirements:
             return x.clamp(-1, 1)
 
         span = 4 * self.base[axis]
-        while span <= max(4 * FARTHEST, 4 * self.base[axis]):
+        while span <= max(4 * MAX_RECEPTIVE_FIELD_PIXELS, 4 * self.base[axis]):
             size = [span if a == axis else side for a, side in enumerate(self.base)]
             reached: list[float] = [0]
             image = self.place(nan_at_ends(torch.zeros(1, self.channels, *size)))

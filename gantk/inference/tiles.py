@@ -22,10 +22,10 @@ from gantk.nets.statistics import Moments, apply_norm, moments
 from gantk.recipe.tables import Model
 
 # bytes per voxel, above any network's need: an image that fits even so is not measured
-DEAREST = 4096
-SHARE = 0.75  # largest share of the memory for the small maps of the whole image
+UPPER_BOUND_BYTES_PER_VOXEL = 4096
+MAX_MAP_MEMORY_SHARE = 0.75  # largest share of the memory for the small maps of the whole image
 # times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
-TOO_OFTEN = 8
+MAX_PASSES_PER_VOXEL = 8
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class TiledNetwork:
         needs = self._requirements_of(channels, len(size))
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
-        need: float = math.prod(size) * DEAREST
+        need: float = math.prod(size) * UPPER_BOUND_BYTES_PER_VOXEL
         if need > self.memory:
             need = math.prod(size) * needs.bytes_per_voxel
         if need <= self.memory:
@@ -183,7 +183,7 @@ class TiledNetwork:
                 if level in (self.level, math.inf):
                     raise
                 continue
-            if split.bytes_per_voxel * voxels <= SHARE * self.memory:
+            if split.bytes_per_voxel * voxels <= MAX_MAP_MEMORY_SHARE * self.memory:
                 break
         return split
 
@@ -209,7 +209,7 @@ class TiledNetwork:
             if (
                 counts[axis] > size[axis]
                 or min(inner) <= 0
-                or math.prod(smaller) > TOO_OFTEN * math.prod(inner)
+                or math.prod(smaller) > MAX_PASSES_PER_VOXEL * math.prod(inner)
             ):
                 break
             window = smaller

@@ -23,7 +23,7 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import WHOLE, MapKind, Pipeline
+from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
@@ -182,7 +182,7 @@ class Translator(TrainedModel):
         network = partial(self._run, self._network(letter, options), letter, maps)
         frame = self.frame(letter)
         if self._posts.whole:
-            frame = replace(frame, batch=WHOLE)
+            frame = replace(frame, batch=SLICES_PER_POST_BATCH)
         source = self.intensity[OTHER[letter]]
         target = self.intensity[letter]
         pipeline = Pipeline(frame, source, target, network, maps, options.tta)

@@ -11,19 +11,30 @@ from gantk import __version__
 from gantk.errors import count_noun, one_line
 from gantk.plugin.loader import installed_version, load
 
-NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
-EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
+NEEDED_PACKAGES = (
+    "torch",
+    "kornia",
+    "timm",
+    "pydantic",
+    "nibabel",
+    "safetensors",
+    "pytorch-fid",
+    "lpips",
+)
+EXTRA_PACKAGES = {"dicom": "pydicom", "onnx": "onnxruntime"}
 
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
     """Yield a line for each check: (name, state, problem or None)."""
     yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
-    for name in NEEDED:
+    for name in NEEDED_PACKAGES:
         found = installed_version(name)
         yield name, found or "-", None if found else f"not installed: pip install {name}"
     yield from _torch()
-    missing = [extra for extra, package in EXTRAS.items() if installed_version(package) is None]
+    missing = [
+        extra for extra, package in EXTRA_PACKAGES.items() if installed_version(package) is None
+    ]
     yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     problem = "less than 2 GiB: checkpoints may not fit" if free < 2 else None

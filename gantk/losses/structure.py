@@ -19,8 +19,10 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Loss, Positive, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
-AIR = 0.05  # share of the data range above black: windows with nothing brighter hold no tissue
-BLACK = 0.01  # share of the data range: below it there is no signal at all
+AIR_SHARE = (
+    0.05  # share of the data range above black: windows with nothing brighter hold no tissue
+)
+NO_SIGNAL_SHARE = 0.01  # share of the data range: below it there is no signal at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,8 @@ def local_ncc_and_flat_region(
         sign = 1 if contrast == "inverted" else -1
         air = (
             box_mean(
-                (source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window
+                (source[None] < black + AIR_SHARE * data_range).float().amax(2, keepdim=True),
+                window,
             )[0]
             > 0
         )
@@ -175,8 +178,8 @@ def air_left_empty(
     all nearly black (noise). Images are (N, C, *size), of one size.
     """
     brightest = source.detach().float().amax(1, keepdim=True) - black
-    tissue = dilate((brightest >= AIR * data_range).float(), window // 2)
-    air = ((tissue == 0) | (brightest < BLACK * data_range)).float()
+    tissue = dilate((brightest >= AIR_SHARE * data_range).float(), window // 2)
+    air = ((tissue == 0) | (brightest < NO_SIGNAL_SHARE * data_range)).float()
     return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
 
 

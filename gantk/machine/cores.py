@@ -13,9 +13,8 @@ import torch
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-# cores that daemons may use at no cost in threads; least seconds measured
-SPARED = 0.3
-SHORTEST = 0.2
+SPARED_CORES = 0.3  # cores that daemons may use at no cost in threads
+MIN_MEASURED_SECONDS = 0.2
 
 
 class Threads:
@@ -52,7 +51,7 @@ class Threads:
             readings = 2
         for _ in range(readings):
             if number < current:
-                time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
+                time.sleep(max(0.0, self._last[0] + MIN_MEASURED_SECONDS - time.perf_counter()))
                 before = self._last
                 self._last = cpu_times()
                 busy, number = threads_beside(before, self._last, min(self.usual, cgroup_quota()))
@@ -71,7 +70,7 @@ def threads_beside(before: tuple, now: tuple, most: int) -> tuple[float, int]:
     cores = now[4]
     busy = max(0.0, cores - (own + idle) / passed)
     is_plausible = 0.8 < total / passed / cores < 1.2  # a sandbox may hide the machine
-    return busy, max(1, min(most, int(cores - busy + SPARED))) if is_plausible else 0
+    return busy, max(1, min(most, int(cores - busy + SPARED_CORES))) if is_plausible else 0
 
 
 def cpu_times() -> tuple[float, ...]:

@@ -28,7 +28,7 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
 # bytes: what glibc's threshold for mmap'ed blocks reaches in a training (mallopt(3))
-LARGEST = 32 << 20
+MMAP_THRESHOLD_BYTES = 32 << 20
 
 
 def cuda_trouble() -> str | None:
@@ -180,7 +180,11 @@ def keep_memory(keep: bool, device: str = "cpu") -> bool:
         return False
     set_option = ctypes.CDLL(None).mallopt
     # glibc's defaults
-    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}
+    options = {
+        M_MMAP_MAX: 65536,
+        M_MMAP_THRESHOLD: MMAP_THRESHOLD_BYTES,
+        M_TRIM_THRESHOLD: 2 * MMAP_THRESHOLD_BYTES,
+    }
     if keep:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1: never, as the size is unsigned
     return all(set_option(name, value) for name, value in options.items())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 
-DRAWS = 2000
+BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 
 Interval = tuple[float, float] | None
@@ -68,7 +68,7 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
 
 
 def estimate(
-    values: Values, patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS
+    values: Values, patients: Sequence[str], *, alike: bool = False, draws: int = BOOTSTRAP_DRAWS
 ) -> Estimate:
     """Mean over images, then over patients, with a percentile interval from resampling patients
     (Efron, 1979).
@@ -106,7 +106,7 @@ def probability_better(
     gains = patient_gains(model, baseline, patients, higher_is_better=higher_is_better)
     if len(gains) < 2:
         return None
-    drawn = gains[_draws(len(gains), DRAWS)].mean(axis=1)
+    drawn = gains[_draws(len(gains), BOOTSTRAP_DRAWS)].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
 
 

@@ -21,7 +21,9 @@ CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS = 5
 SIGMA = 1.5
 RING = 5  # width in pixels of the surroundings of a lesion
-FAINT = 0.02  # share of the data range: lesions with less contrast in the reference are not scored
+MIN_LESION_CONTRAST = (
+    0.02  # share of the data range: lesions with less contrast in the reference are not scored
+)
 
 
 class PairMetric:
@@ -223,9 +225,7 @@ class LesionContrast(PairMetric):
     name = "lesion_contrast"
     unit = ""
     higher_is_better = None
-    in_mask = (
-        f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{FAINT:g}-of-range"
-    )
+    in_mask = f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-of-range"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
@@ -242,7 +242,9 @@ class LesionContrast(PairMetric):
         made = contrasts(output)
         real = contrasts(reference)
         factor = (made * real).sum(1) / real.square().sum(1)
-        return torch.where(real.abs().amax(1) < FAINT * self.data_range, torch.nan, factor)
+        return torch.where(
+            real.abs().amax(1) < MIN_LESION_CONTRAST * self.data_range, torch.nan, factor
+        )
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

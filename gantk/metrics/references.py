@@ -31,7 +31,9 @@ FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
 CT = re.compile(
     r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)"
 )  # "CT", "sCT", "CBCT", "low-dose CT"
-AIR = -200.0  # a scale with black below this is in Hounsfield units: fat ends at about -120
+HOUNSFIELD_BLACK = (
+    -200.0
+)  # a scale with black below this is in Hounsfield units: fat ends at about -120
 
 
 class RealImages:
@@ -333,4 +335,4 @@ def _black_is_air(mappings: Sequence[Any]) -> bool:
     blacks = [
         float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16]
     ]
-    return max(blacks, default=0.0) < AIR
+    return max(blacks, default=0.0) < HOUNSFIELD_BLACK

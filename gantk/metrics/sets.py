@@ -29,7 +29,7 @@ from gantk.plugin.spec import Number, Side
 
 SUBSET = 1000  # images, as published; smaller sets are compared whole
 SUBSETS = 100
-BLOCK = 1024  # vectors per side of a block of the kernel matrix
+VECTORS_PER_BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW_IMAGES = 32  # definitions say so if there are fewer images
 WARNING = (
     f"fewer than {FEW_IMAGES} images: unbiased, but chance weighs much; read the interval, not the"
@@ -292,10 +292,12 @@ def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
     1024 pairs: for 10,000 images a side the three whole matrices would take 2.4 GB.
     """
     sums = np.zeros((of_x.shape[1], of_y.shape[1]))
-    for i in range(0, len(x), BLOCK):
-        for j in range(0, len(y), BLOCK):
-            kernel = (x[i : i + BLOCK] @ y[j : j + BLOCK].T / x.shape[1] + 1) ** 3
+    for i in range(0, len(x), VECTORS_PER_BLOCK):
+        for j in range(0, len(y), VECTORS_PER_BLOCK):
+            kernel = (
+                x[i : i + VECTORS_PER_BLOCK] @ y[j : j + VECTORS_PER_BLOCK].T / x.shape[1] + 1
+            ) ** 3
             if x is y and i == j:
                 np.fill_diagonal(kernel, 0)
-            sums += of_x[i : i + BLOCK].T @ kernel @ of_y[j : j + BLOCK]
+            sums += of_x[i : i + VECTORS_PER_BLOCK].T @ kernel @ of_y[j : j + VECTORS_PER_BLOCK]
     return sums

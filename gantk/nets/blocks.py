@@ -167,7 +167,9 @@ CONV_TRANSPOSE: dict[int, type[ConvTranspose2d | ConvTranspose3d]] = {
     3: ConvTranspose3d,
 }
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-LARGE = 1 << 16  # positions up to which torch's norm kernels sum accurately on a CPU
+MAX_TORCH_NORM_POSITIONS = (
+    1 << 16
+)  # positions up to which torch's norm kernels sum accurately on a CPU
 
 
 def conv(
@@ -240,7 +242,7 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
         return y.contiguous(memory_format=memory_format(x))
 
     def _of_one(self, image: Tensor) -> Tensor:
-        if image.shape[2:].numel() > LARGE and not torch.is_grad_enabled():
+        if image.shape[2:].numel() > MAX_TORCH_NORM_POSITIONS and not torch.is_grad_enabled():
             return apply_norm(self, image, moments(image, self.channels))
         return F.batch_norm(image, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
@@ -254,7 +256,11 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
+        if (
+            not kernels.usable(x)
+            or x.shape[2:].numel() <= MAX_TORCH_NORM_POSITIONS
+            or torch.is_grad_enabled()
+        ):
             return super().forward(x)
         return _image_by_image(
             x, lambda image: apply_norm(self, image, moments(image, self.num_groups))

@@ -22,13 +22,12 @@ from torch.autograd import Function
 
 from gantk.machine.device import CHANNELS_LAST
 
-# by the number of spatial dimensions
 # weights per position of the smaller map, over all images, from which a matrix product is used
-HEAVY = 4096
+MIN_WEIGHTS_PER_POSITION = 4096
 TAPS = range(17, 65)  # taps of a kernel with one output for which a matrix product is used
-STRIP = 32  # rows of the weights per product, see `_in_strips`
+STRIP_ROWS = 32  # rows of the weights per product, see `_in_strips`
 # positions up to which products are float32, on CPUs that multiply bfloat16 and others
-FEW = {True: 16, False: 256}
+MAX_FLOAT32_POSITIONS = {True: 16, False: 256}
 
 
 class HasKernels:
@@ -170,7 +169,7 @@ def gather(
 ) -> Tensor:
     """Multiply windows of the large map by the weights: a convolution's rows of the small map."""
     if _in_strips(unfolded, matrix):
-        y = torch.cat([unfolded @ strip.t() for strip in matrix.split(STRIP)], 1, out=out)
+        y = torch.cat([unfolded @ strip.t() for strip in matrix.split(STRIP_ROWS)], 1, out=out)
         return y if bias is None else y.add_(bias)
     if bias is None:
         return torch.mm(unfolded, matrix.t(), out=out)
@@ -183,7 +182,7 @@ def spread(small: Tensor, matrix: Tensor) -> Tensor:
     """
     if _in_strips(small, matrix):
         y = small.new_zeros(len(small), matrix.shape[1])
-        for part, strip in zip(small.split(STRIP, 1), matrix.split(STRIP), strict=True):
+        for part, strip in zip(small.split(STRIP_ROWS, 1), matrix.split(STRIP_ROWS), strict=True):
             y.addmm_(part, strip)
         return y
     single = matrix.shape[1] < TAPS.stop  # rows of pixels are longer than rows of taps
@@ -194,7 +193,11 @@ def _in_strips(few: Tensor, matrix: Tensor) -> bool:
     """Whether to multiply by a few rows of the weights at a time, in memory order: twice as fast in
     float32.
     """
-    return few.dtype == torch.float32 and len(few) <= FEW[True] and len(matrix) > STRIP
+    return (
+        few.dtype == torch.float32
+        and len(few) <= MAX_FLOAT32_POSITIONS[True]
+        and len(matrix) > STRIP_ROWS
+    )
 
 
 def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Tensor) -> Tensor:
@@ -202,7 +205,7 @@ def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Ten
     them a gradient.
     """
     # bfloat16 would be converted to float32 afterwards
-    if len(small) <= 2 * FEW[multiplies_bfloat16()]:
+    if len(small) <= 2 * MAX_FLOAT32_POSITIONS[multiplies_bfloat16()]:
         small = _at_least_float32(small)
         unfolded = _at_least_float32(unfolded)
     return windows.weights(small.t() @ unfolded, like)
@@ -229,7 +232,7 @@ class Product(Function):
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool
     ) -> Tensor:
         dtype = precision(x)
-        few = len(x) * prod(windows.small) <= FEW[multiplies_bfloat16()]
+        few = len(x) * prod(windows.small) <= MAX_FLOAT32_POSITIONS[multiplies_bfloat16()]
         inner = torch.float32 if few and weight.dtype == torch.float32 else dtype  # of the product
         with torch.autocast("cpu", enabled=False):
             matrix = windows.matrix(weight, inner)
@@ -405,7 +408,9 @@ def transposed_convolution(
     large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
     if usable(x) and x.stride(1) == 1:
         narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
-        if narrow or heavy(weight, len(x) * prod(small), HEAVY // 2):  # oneDNN is slower at these
+        if narrow or heavy(
+            weight, len(x) * prod(small), MIN_WEIGHTS_PER_POSITION // 2
+        ):  # oneDNN is slower at these
             return Product.apply(
                 x, weight, bias, Windows(large, small, kernel, stride, padding), True
             )
@@ -438,6 +443,6 @@ def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
     time.
     """
     return (
-        weight.numel() >= (HEAVY if least is None else least) * positions
+        weight.numel() >= (MIN_WEIGHTS_PER_POSITION if least is None else least) * positions
         and weight.movedim(1, -1).is_contiguous()
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gantk.machine.device import CHANNELS_LAST
 
-CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
+CHUNK_POSITIONS = 1 << 14  # positions whose sums float32 holds to 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def moments(image: Tensor, groups: int) -> Moments:
             image.shape[2:].numel(), mean.double(), variance.double() * image.shape[2:].numel()
         )
     else:
-        rows = max(1, CHUNK // image.shape[3:].numel())
+        rows = max(1, CHUNK_POSITIONS // image.shape[3:].numel())
         chunks = (_part_moments(part) for part in image.split(rows, dim=2))
         found = next(chunks)
         for chunk in chunks:

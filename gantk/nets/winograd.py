@@ -21,10 +21,9 @@ from gantk.nets import kernels
 
 # interpolation points, with infinity: the most accurate of those tried
 POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])
-WINDOW = 6  # side of a window in pixels
-# least channels on both sides; least product of these and an image's positions
-NARROWEST = 64
-LEAST = 1 << 24
+WINDOW_SIDE = 6  # side of a window in pixels
+MIN_CHANNELS = 64  # on both sides
+MIN_PRODUCTS = 1 << 24  # inputs x outputs x an image's positions
 
 
 def convolution(
@@ -41,13 +40,13 @@ def convolution(
     if (
         kernel in ([3, 3], [4, 4])
         and set(stride) == {1}
-        and min(outputs, inputs) >= NARROWEST
+        and min(outputs, inputs) >= MIN_CHANNELS
         and kernels.usable(x)
     ):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
         exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
         # of one image: equal for any ranks and microbatches
-        large = outputs * inputs * small[0] * small[1] >= LEAST
+        large = outputs * inputs * small[0] * small[1] >= MIN_PRODUCTS
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
             y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
             if bias is None:
@@ -64,9 +63,9 @@ def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
     others = [np.delete(POINTS, place) for place in range(len(POINTS))]
     windows = np.array([[*np.poly(other)[::-1], 0.0] for other in others] + [np.poly(POINTS)[::-1]])
     # last row: the point at infinity
-    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])
+    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW_SIDE), np.zeros(WINDOW_SIDE)])
     kernels = powers[:, :kernel].copy()
-    outputs = powers[:, : WINDOW + 1 - kernel].copy()
+    outputs = powers[:, : WINDOW_SIDE + 1 - kernel].copy()
     kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[
         :, None
     ]
@@ -85,7 +84,7 @@ class Tiles:
         self.small = small
         self.kernel = kernel
         self.padding = padding
-        self.side = WINDOW + 1 - kernel
+        self.side = WINDOW_SIDE + 1 - kernel
         # the last ones may reach beyond the map
         self.counts = [-(-size // self.side) for size in small]
 
@@ -117,7 +116,7 @@ class Tiles:
         out = kernels.blank(n, channels, whole, pixels.dtype).zero_()
         places = out.movedim(1, -1).view(n, high + over, side, wide + over, side, channels)
         windows = (
-            pixels.unflatten(1, (WINDOW if over else side, -1))
+            pixels.unflatten(1, (WINDOW_SIDE if over else side, -1))
             .unflatten(0, (n, high, wide))
             .transpose(2, 3)
         )
@@ -152,7 +151,7 @@ class Winograd(Function):
         ctx.transposed = transposed
         ctx.save_for_backward(x, weight, bias)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
-        large = transform_windows(of_windows, windows.cut(x, WINDOW, windows.padding))
+        large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
         made = torch.einsum(
             "npc,dpc->npd",
             large,
@@ -177,7 +176,7 @@ class Winograd(Function):
                 transform_windows(of_windows.t(), made), len(x), x.shape[2:], windows.padding
             )
         if ctx.needs_input_grad[1]:
-            large = transform_windows(of_windows, windows.cut(x, WINDOW, windows.padding))
+            large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
             taps = transform_windows(of_kernels.t(), torch.einsum("npd,npc->dpc", small, large))
             gradients[1] = taps.unflatten(1, (windows.kernel,) * 2).movedim(-1, 1).detach()
         return tuple(gradients)

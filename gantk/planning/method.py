@@ -16,7 +16,7 @@ EDGES = (
     " more time"
 )
 # images of which each is compared with all of the other domain; a tenth of a second for each
-MOST_COMPARED = 4000
+MAX_COMPARED_IMAGES = 4000
 ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 
 
@@ -105,7 +105,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     )
     air = f"{100 * seen.empty:.0f} % of the pixels and more are exactly empty, and stay so"
     # the search for like images takes a tenth of the time at most
-    most = min(MOST_COMPARED, 3600 * hours)
+    most = min(MAX_COMPARED_IMAGES, 3600 * hours)
     # of few heads none is like another
     like = dims == 2 and (mr or ct) and not heads and len(seen.records) <= most
     found = (

@@ -19,17 +19,23 @@ from gantk.plugin.spec import options_model, toml
 from gantk.recipe.load import Recipe, parse_setting
 from gantk.terminal import duration
 
-WIDE = 120  # columns of the recipe's lines
+RECIPE_COLUMNS = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
-# of shipped recipes
-WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}
-# limits of the steps: times the usual number, and epochs; more gain little
-MOST = 10
-PASSES = 1000
+# steps of the shipped recipes, by method
+USUAL_STEPS = {
+    "pix2pix": 1200,
+    "regression": 1200,
+    "dualgan": 2400,
+    "cyclegan": 2400,
+    "dcgan": 3000,
+}
+# more steps gain little, unless they are fewer than MAX_EPOCHS epochs
+MAX_TIMES_USUAL_STEPS = 10
+MAX_EPOCHS = 1000
 # problems of `data check` that the recipe solves
-ANSWERED = ("channels", "split", "patients", "same-patient")
-# of what networks see, not of how scans are read
-NETWORK = ("data.dims", "data.size", "data.patch", "data.fit")
+SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
+# keys of what networks see, not of how scans are read
+NETWORK_KEYS = ("data.dims", "data.size", "data.patch", "data.fit")
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -68,7 +74,9 @@ def plan(
     """
     tell = progress or (lambda share, what: None)
     settings = list(set)
-    reads = [each for each in settings if each.startswith("data.") and not each.startswith(NETWORK)]
+    reads = [
+        each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
+    ]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing real steps")
     decided = dict(map(parse_setting, settings))
@@ -100,7 +108,7 @@ def _choose_size(
     """
     from gantk.training.trial import predict
 
-    wanted = WANTED.get(lines[0].value, 2400)
+    wanted = USUAL_STEPS.get(lines[0].value, 2400)
     rungs = _rungs(seen)
     seconds = 0.9 * 3600 * hours
 
@@ -134,7 +142,7 @@ def _choose_size(
 
     step = 3600 * best.hours / wanted
     count = _count(seen)
-    most = int(min(MOST * wanted, max(wanted, PASSES * count / _batch(seen))))
+    most = int(min(MAX_TIMES_USUAL_STEPS * wanted, max(wanted, MAX_EPOCHS * count / _batch(seen))))
     steps = int(min(most, max(50, seconds / step)))
     why = (
         f"{1000 * step:.0f} ms each on {best.device}, tried: {duration(steps * step)} of"
@@ -342,7 +350,7 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         if key != "split":
             out += _comment(f"{key:9} {text}")
     for problem in seen.found["problems"]:
-        if problem["severity"] != "note" and problem["kind"] not in ANSWERED:
+        if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:9} {problem['what']}")
     summary = f"Planned: {' and '.join(seen.domains)}, {kind}."
     out += ["", "format = 1", f"summary = {toml(summary)}"]
@@ -366,12 +374,12 @@ def _key_lines(line: Line) -> list[str]:
     if not line.why:
         return [text]
     beside = f"{text} # {line.why}"
-    if len(text) + len(line.why) + 3 <= WIDE:
+    if len(text) + len(line.why) + 3 <= RECIPE_COLUMNS:
         return [beside]
     return [*_comment(line.why), text]
 
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDE, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
+        text, RECIPE_COLUMNS, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
     )

@@ -49,7 +49,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
-DOTTED = re.compile(
+TOO_DOTTED = re.compile(
     r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
 )
 
@@ -247,7 +247,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
             content = file.read(MAX_FILE_BYTES + 1)
         # Windows editors write a byte-order mark
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        if len(content) > MAX_FILE_BYTES or DOTTED.search(text):
+        if len(content) > MAX_FILE_BYTES or TOO_DOTTED.search(text):
             raise RecursionError
         return text, tomllib.loads(text)
     except OSError as error:
@@ -394,7 +394,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
             remedy="for example --set train.steps=200",
         )
     try:
-        if DOTTED.search(value):
+        if TOO_DOTTED.search(value):
             raise RecursionError
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):

@@ -27,7 +27,7 @@ from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import SURE, best_checkpoint, cards, headline, verdicts
+from gantk.report.scores import MIN_PROBABILITY_BETTER, best_checkpoint, cards, headline, verdicts
 from gantk.report.statistics import section as statistics_section
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
@@ -160,7 +160,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "summary": run.recipe.get("summary") or "",
         "headline": sentence,
         "tone": tone,
-        "sure": round(100 * SURE),
+        "sure": round(100 * MIN_PROBABILITY_BETTER),
         "verdicts": all_verdicts,
         "cards": cards(run),
         "steps": steps,

@@ -12,7 +12,7 @@ from gantk.report.run_record import Points
 from gantk.report.words import number
 
 # side of the SVG viewBox; the page stretches it, so text and dots are HTML placed by percentage
-SIDE = 1000
+VIEW_BOX_SIDE = 1000
 MAX_POINTS = 500  # longer curves are averaged in bins; the page states the bin size
 
 
@@ -98,9 +98,11 @@ class Chart:
         """Axis name -> SVG path through the finite values."""
         finite = np.isfinite(row)
         paths = {}
-        across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]]
+        across = [
+            VIEW_BOX_SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]
+        ]
         for name, axis in self.axes.items():
-            points = zip(across, SIDE * axis.place(row[finite]), strict=True)
+            points = zip(across, VIEW_BOX_SIDE * axis.place(row[finite]), strict=True)
             paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
             if len(across) == 1:
                 paths[name] += "h0"  # a dot

@@ -38,7 +38,7 @@ INFERNO = (
     (242, 230, 97),
     (252, 255, 164),
 )
-SMALL = 192  # pixels of a preview
+PREVIEW_PIXELS = 192  # pixels of a preview
 # "output" and "error": data URIs, "" where a file is missing; "mean": mean errors
 Frame = dict[str, list[str]]
 
@@ -90,7 +90,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
                     picture, value = error_map(first, second)
                 error = preview(picture) if small else _encode_image(picture, "png", optimize=True)
                 mean = f"{value:.1f}"
-            frame["output"].append(data_uri(output, SMALL if small else None))
+            frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
         frames.append(frame)
@@ -155,7 +155,7 @@ def data_uri(path: Path | None, side: int | None = None) -> str:
         return preview(image, side)
 
 
-def preview(image: Image.Image, side: int = SMALL) -> str:
+def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
     """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of
     long or large runs.
     """

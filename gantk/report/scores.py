@@ -14,7 +14,7 @@ from gantk.runs.folder import flat
 
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 # share of bootstrap draws that must favour the model before the page says that it beats a baseline
-SURE = 0.95
+MIN_PROBABILITY_BETTER = 0.95
 # by tone
 COMPARISONS = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
@@ -129,7 +129,7 @@ def tone_of(judged: dict[str, Any]) -> str:
         return ""
     if not better:
         return "bad"
-    if chance is not None and chance >= SURE:
+    if chance is not None and chance >= MIN_PROBABILITY_BETTER:
         return "good"
     return "near"
 

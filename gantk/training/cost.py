@@ -20,7 +20,7 @@ from gantk.method import Geometry
 if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
-LARGE = 2**20  # bytes: tensors above this size are built on the device "meta"
+MAX_ALLOCATED_BYTES = 2**20  # bytes: tensors above this size are built on the device "meta"
 MAKING = ("empty", "zeros", "ones", "rand", "randn")
 DRAWING = (
     "normal_",
@@ -50,7 +50,7 @@ class Hollow(TorchFunctionMode):
                 return drawn
         if name in MAKING:
             size = options.get("size", args[0] if args and isinstance(args[0], Sequence) else args)
-            if all(isinstance(side, int) for side in size) and 4 * prod(size) > LARGE:
+            if all(isinstance(side, int) for side in size) and 4 * prod(size) > MAX_ALLOCATED_BYTES:
                 return torch.empty(size, device="meta", dtype=options.get("dtype"))
         return call(*args, **options)
 

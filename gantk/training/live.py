@@ -20,7 +20,7 @@ from rich.text import Text
 from gantk.errors import printable
 from gantk.terminal import duration
 
-SHORT = {"generators": "g", "discriminators": "d"}
+SHORT_NAMES = {"generators": "g", "discriminators": "d"}
 # seconds: window of the speed estimate; a step beyond this shows what it computes
 SPEED_WINDOW = 60.0
 SLOW_STEP = 10.0
@@ -120,7 +120,9 @@ class LiveView:
         phases: dict[str, list[str]] = {}
         for full, value in (losses or {}).items():
             phase, _, name = full.rpartition("/")
-            phases.setdefault(SHORT.get(phase, phase or "loss"), []).append(f"{name} {value:.3g}")
+            phases.setdefault(SHORT_NAMES.get(phase, phase or "loss"), []).append(
+                f"{name} {value:.3g}"
+            )
         metrics: dict[str, list[str]] = {}
         for direction, scores in (validation or {}).items():
             for metric, value in scores.items():

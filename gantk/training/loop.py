@@ -35,7 +35,7 @@ from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
-REPEAT = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
+REPEAT_SECONDS = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
 # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 WARM_UP = 3
 
@@ -409,7 +409,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     (closed terminal).
 
     A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be
-    repeated, up to `REPEAT` seconds after the end. It raises nothing: an exception could interrupt
+    repeated, up to `REPEAT_SECONDS` after the end. It raises nothing: an exception could interrupt
     the writing of a file or the start of a child process.
     """
     stopped: list[int] = []
@@ -417,7 +417,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if ended and time.monotonic() - ended[0] > REPEAT:
+        if ended and time.monotonic() - ended[0] > REPEAT_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopped.append(number)

@@ -32,16 +32,18 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import Model
     from gantk.training.engine import Engine
 
-LARGE = 2**30  # bytes: larger optimizer moments are added to the result and not allocated
-STEPS = 3  # steps of each stage; the first one, which loads and compiles, is not timed
-SOME = 2**22  # weights with which the time of an update is measured
+MAX_ALLOCATED_MOMENT_BYTES = (
+    2**30
+)  # bytes: larger optimizer moments are added to the result and not allocated
+STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
+TIMED_WEIGHTS = 2**22  # weights with which the time of an update is measured
 # bytes below the limit at which starting a library or a thread may already fail
-SPARE = 128 * 2**20
+SPARE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Memory and time of `STEPS` steps of every stage of a training on this machine.
+    """Memory and time of `STEPS_PER_STAGE` steps of every stage of a training on this machine.
 
     step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and
       saving. peak_gib:
@@ -133,7 +135,7 @@ def _in_child(
 
 
 def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
-    """Run `STEPS` steps of every stage in this process."""
+    """Run `STEPS_PER_STAGE` steps of every stage in this process."""
     from gantk.machine.runtime import start
 
     model = Recipe(tables).check()
@@ -141,7 +143,7 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     on_cpu = runtime.device.type == "cpu"
     free = memory or free_memory(runtime.device)
     cost = cost_of(model)
-    moments = cost.moments if on_cpu and cost.moments > LARGE else 0
+    moments = cost.moments if on_cpu and cost.moments > MAX_ALLOCATED_MOMENT_BYTES else 0
     if on_cpu and free:
         _limit(free - moments / GIB)
     try:
@@ -176,7 +178,7 @@ def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple
         engine.step = first
         took = []
         began = time.perf_counter()
-        for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
+        for _ in islice(engine.fit(training.batch_at), min(STEPS_PER_STAGE, stage.steps)):
             runtime.synchronize()
             took.append(time.perf_counter() - began)
             began = time.perf_counter()
@@ -190,7 +192,7 @@ def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple
 def _without_moments(engine: Engine) -> float:
     """Turn off an engine's weight updates, so that no memory is allocated for the moments.
 
-    Returns the seconds per step that the updates would take, extrapolated from `SOME` weights.
+    Returns the seconds per step that the updates would take, extrapolated from `TIMED_WEIGHTS`.
     """
     import torch
 
@@ -198,15 +200,15 @@ def _without_moments(engine: Engine) -> float:
     for phase in engine.phases:
         rule = engine.optimizers[phase.name]
         count = sum(p.numel() for p in engine.parameters[phase.name])
-        some = torch.nn.Parameter(torch.zeros(SOME))
+        some = torch.nn.Parameter(torch.zeros(TIMED_WEIGHTS))
         took = []
-        some.grad = torch.zeros(SOME)
+        some.grad = torch.zeros(TIMED_WEIGHTS)
         tried = type(rule)([some], **rule.defaults)
-        for _ in range(STEPS):
+        for _ in range(STEPS_PER_STAGE):
             began = time.perf_counter()
             tried.step()
             took.append(time.perf_counter() - began)
-        later += min(took) * count / SOME / phase.every
+        later += min(took) * count / TIMED_WEIGHTS / phase.every
         vars(rule)["step"] = lambda closure: closure()  # in place of its class's
     return later
 
@@ -220,7 +222,7 @@ def _limit(gib: float) -> None:
 
 
 def _is_at_limit() -> bool:
-    """Whether this process is within `SPARE` bytes of its limit: any failure is then taken as lack
+    """Whether this process is within `SPARE_BYTES` of its limit: any failure is then taken as lack
     of memory.
 
     A refused allocation has many symptoms: a library that cannot be mapped or seems broken, or a
@@ -235,7 +237,7 @@ def _is_at_limit() -> bool:
         )
         return (
             limit != resource.RLIM_INFINITY
-            and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
+            and limit - 1024 * int(status["VmData"].split()[0]) < SPARE_BYTES
         )
     return False
 

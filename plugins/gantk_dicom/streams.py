@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
-from gantk.formats.voxels import CHUNK
+from gantk.formats.voxels import CHUNK_BYTES
 
 MOST_READS = 1_000_000  # read calls per header: an element takes two
 # bytes of a sequence, and of any other element that is not binary
@@ -90,7 +90,7 @@ def inflate_file(file: BinaryIO, most: int) -> io.BytesIO:
     """
     found = io.BytesIO()
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
+    while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK_BYTES)):
         found.write(inflate.decompress(packed, most - found.tell()))
     found.seek(0)
     return found

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.intensity import (
-    AIR,
+    AIR_SHARE,
     Foreground,
     Linear,
     Mapping,
@@ -85,7 +85,7 @@ class Nyul(Mapping, name="nyul"):
             air = np.percentile(values, 5)
             above = values[values > air]
             if above.size:
-                values = above[above > air + AIR * (np.percentile(above, 99) - air)]
+                values = above[above > air + AIR_SHARE * (np.percentile(above, 99) - air)]
         else:
             values, others = split_values(pixels, self.foreground)
             air = np.median(others) if others.size else values.min()

@@ -385,8 +385,8 @@ def test_headers_of_pairs_in_a_table_are_read_without_pillow(table_of_pairs):
 
 
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 30)
-    monkeypatch.setattr(near_duplicates, "SOME", 10)
+    monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 30)
+    monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)
     table = study(60)
     found = check(table)
     assert found["images"] == 60

@@ -245,7 +245,7 @@ def test_foreground_excludes_air_for_every_mapping(foreground, kind, options):
 def test_foreground_excludes_air_where_values_are_drawn(foreground, monkeypatch):
     zero = np.float64(0)
     mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
-    monkeypatch.setattr(intensity, "SAMPLES", 600)
+    monkeypatch.setattr(intensity, "MAX_PERCENTILE_VALUES", 600)
     drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
     assert drawn != mean
     assert drawn == pytest.approx(mean, rel=0.2)

@@ -23,8 +23,8 @@ from gantk.data.sources.images import Images
 from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
-    COPY,
-    COPY_OF_UNKNOWN,
+    COPY_CORRELATION,
+    COPY_CORRELATION_OF_UNKNOWN,
     fingerprint_of,
     near_copies,
     thumbnails,
@@ -523,7 +523,7 @@ def test_changed_copies_are_found_and_other_heads_are_not(size, change, known):
     subjects = [f"{n}" if known else "" for n in range(10)]
     pairs = found(images, subjects)
     assert set(pairs) == {(n, n + 5) for n in range(5)}
-    assert min(pairs.values()) > (COPY if known else COPY_OF_UNKNOWN)
+    assert min(pairs.values()) > (COPY_CORRELATION if known else COPY_CORRELATION_OF_UNKNOWN)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -17,7 +17,7 @@ from gantk.inference.receptive_field import Memory
 from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import by_windows, pad_to_size
 from gantk.nets.blocks import (
-    LARGE,
+    MAX_TORCH_NORM_POSITIONS,
     GroupNorm,
     InstanceNorm,
     channels_last,
@@ -108,7 +108,7 @@ def whole(network: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
+    monkeypatch.setattr("gantk.inference.tiles.MAX_PASSES_PER_VOXEL", 20)
 
 
 def tiled(network: nn.Module, **options) -> TiledNetwork:
@@ -265,7 +265,7 @@ def test_norms_are_right_over_millions_of_positions(make):
     """torch's kernels add up in float32 and lose 1 in 1,000 and more of the deviation there."""
     norm = make().requires_grad_(False)
     norm.weight.uniform_(0.5, 1.5), norm.bias.normal_()
-    x = channels_last(torch.randn(1, 4, 4 * LARGE // 256, 256) + 3)
+    x = channels_last(torch.randn(1, 4, 4 * MAX_TORCH_NORM_POSITIONS // 256, 256) + 3)
     exact = x.double().reshape(1, groups(norm, 4), -1)
     exact = (exact - exact.mean(-1, keepdim=True)) / (
         exact.var(-1, keepdim=True, correction=0) + norm.eps

@@ -182,7 +182,7 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     # which draws at most 64 MB of a volume, more than this one has
     made.own_scale = lambda pixels: SCALE
     expected = made.images(Image(pixels, affine=np.eye(4)), planes)
-    monkeypatch.setattr("gantk.files.SPILLED", 2**16)
+    monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.data.resample.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), own=True, spill=tmp_path)
     tracemalloc.start()
@@ -214,7 +214,7 @@ def test_a_full_disk_is_an_error_before_the_reserve_is_used(
     def refuse(*args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("gantk.files.SPILLED", 0)
+    monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 0)
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
     words = [
         tiny_run,

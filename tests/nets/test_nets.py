@@ -357,7 +357,7 @@ SHAPES = {
 @pytest.fixture
 def always(monkeypatch):
     """Every layer is a matrix product, however small."""
-    monkeypatch.setattr(kernels, "HEAVY", 0)
+    monkeypatch.setattr(kernels, "MIN_WEIGHTS_PER_POSITION", 0)
     monkeypatch.setattr(kernels, "TAPS", range(1, 65))
 
 
@@ -456,8 +456,8 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
 @pytest.fixture(params=[((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)], ids=str)
 def transformed(request, monkeypatch):
     """A convolution that is transformed in training, however small, and images."""
-    monkeypatch.setattr(winograd, "LEAST", 0)
-    monkeypatch.setattr(winograd, "NARROWEST", 5)
+    monkeypatch.setattr(winograd, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 5)
     size, kernel, padding = request.param
     torch.manual_seed(0)
     module = layer(2, (False, 5, 6, 0, kernel, 1, padding))
@@ -469,7 +469,7 @@ def test_transformed_convolutions_are_torchs(transformed, monkeypatch):
     found = passed(module, x)
     found += slope_of_slope(module, x, module.weight)
     assert found[2].stride() == module.weight.stride()
-    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
+    monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
     module = module.double()
     x = x.detach().double().requires_grad_()
     exact = passed(module, x)
@@ -483,7 +483,7 @@ def test_convolutions_are_transformed_in_float32_training_only(transformed, monk
     narrow = passed(module, x, bf16=True)
     with torch.no_grad():
         computed = module(x)
-    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
+    monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
     assert torch.equal(computed, module(x))
     assert not torch.equal(trained, computed)
     for one, other in zip(narrow, passed(module, x, bf16=True), strict=True):

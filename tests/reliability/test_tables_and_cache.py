@@ -89,8 +89,8 @@ def test_table_cost_grows_linearly_with_rows(pictures):
 
 
 def test_a_check_of_a_large_table_opens_few_files_twice(pictures, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 1000)
-    monkeypatch.setattr(near_duplicates, "SOME", 200)
+    monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 1000)
+    monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 200)
     opened = []
     table_of_all = table(pictures, 8000)
     sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)

@@ -98,8 +98,8 @@ def test_replaced_files_in_memory_do_not_add_up():
 
 def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
     code = (
-        "from gantk.files import held; import pathlib, sys\nwith"
-        f" held(pathlib.Path({str(tmp_path)!r})):"
+        "from gantk.files import lock_folder; import pathlib, sys\nwith"
+        f" lock_folder(pathlib.Path({str(tmp_path)!r})):"
     )
     holder = subprocess.Popen(
         [

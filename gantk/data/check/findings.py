@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
-from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
+from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
 from gantk.formats.contrasts import CONTRASTS, one_word
 
@@ -156,7 +156,7 @@ PER_VOLUME = (
 )
 # kind, function from an image's facts to numbers or None, largest ratio to the median, words,
 # remedy
-FAR = (
+OUTLIER_RULES = (
     ("spacing", lambda facts: facts["spacing"], 1.2, "mm", "set data.spacing, or leave them out"),
     (
         "scale",
@@ -189,7 +189,7 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Finds spacings and intensity ranges that are far from the domain's median."""
-    for kind, value, ratio, words, remedy in FAR:
+    for kind, value, ratio, words, remedy in OUTLIER_RULES:
         for dims in (1, 2, 3):
             some = [item for item in items if len(value(item.facts) or ()) == dims]
             if not some:
@@ -233,7 +233,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     frames, contents = np.array(thumbnails, np.float32).swapaxes(0, 1)
     symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
     # height and width of the content
-    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE
+    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / THUMBNAIL_SIDE
     height, width = (boxes * [item.facts["shape"] for item in pictures]).T
     area = boxes.prod(axis=1)
     aspect = height / width
@@ -370,7 +370,7 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
     for view in thumbnails[1].astype(np.float32) / 255:
         inside = view[np.abs(view - background(view)) > 0.1]
         quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
-        places = view.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3))
+        places = view.reshape(8, THUMBNAIL_SIDE // 8, 8, THUMBNAIL_SIDE // 8).mean(axis=(1, 3))
         traits += [quantiles, places.ravel()]
     return np.concatenate(traits).astype(np.float32)
 

@@ -14,14 +14,14 @@ from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
 
-SIDE = 128  # side in pixels at which pairs are compared
+COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 # Upper bounds of what is measured of a domain.
 MAX_PAIRS = 16
 MAX_PICTURES = 16
 MAX_VOLUMES = 3
 MIN_PAIRS = 4  # for telling chance
 ALIKE = 0.75  # least share of comparisons that pairs of one anatomy win
-SHIFT = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
+SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
     gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
     low, high = np.percentile(gray, [1, 99.5])
     gray = ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
-    return Resize(gray.shape, (SIDE, SIDE), "pad").forward(gray[None])[0]
+    return Resize(gray.shape, (COMPARED_SIDE, COMPARED_SIDE), "pad").forward(gray[None])[0]
 
 
 def _shift(one: np.ndarray, other: np.ndarray) -> float:
@@ -156,11 +156,11 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
         edges = gaussian_gradient_magnitude(image, 1.0)
         spectra.append(np.fft.fft2(edges - edges.mean()))
     correlation = np.fft.fftshift(np.fft.ifft2(spectra[0] * spectra[1].conj()).real)
-    farthest = SIDE // 8
-    centre = slice(SIDE // 2 - farthest, SIDE // 2 + farthest + 1)
+    farthest = COMPARED_SIDE // 8
+    centre = slice(COMPARED_SIDE // 2 - farthest, COMPARED_SIDE // 2 + farthest + 1)
     near = correlation[centre, centre]
     best = np.array(np.unravel_index(near.argmax(), near.shape)) - farthest
-    return 100 * float(np.hypot(*best)) / SIDE
+    return 100 * float(np.hypot(*best)) / COMPARED_SIDE
 
 
 def _gain(one: np.ndarray, other: np.ndarray) -> float:

@@ -20,9 +20,9 @@ from gantk.formats.image import Image, SeriesFormat
 
 Source = Path | io.Scan  # what a source names as one image: a file, or the files of a DICOM series
 
-SMALLEST = 8  # pixels on each side
+MIN_SIDE_PIXELS = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-ROOM = 2**30  # bytes of decoded volumes that are kept for reading their planes
+MAX_CACHED_BYTES = 2**30  # bytes of decoded volumes that are kept for reading their planes
 
 
 @dataclass(slots=True)
@@ -177,11 +177,11 @@ class Reader:
         """The pixels in gray or colour, as set; UserError for too few, or other channels than the
         domain's first.
         """
-        if min(pixels.shape[1:]) < SMALLEST and self.dims == pixels.ndim - 1:
+        if min(pixels.shape[1:]) < MIN_SIDE_PIXELS and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(
                 f"'{item.display_path}' is only {shape} pixels",
-                allowed=f"{SMALLEST} or more on each side",
+                allowed=f"{MIN_SIDE_PIXELS} or more on each side",
             )
         if self.channels == 3 and len(pixels) == 1:
             pixels = np.repeat(pixels, 3, axis=0)
@@ -212,7 +212,7 @@ class Reader:
                 self._volumes.move_to_end(key)
                 while (
                     len(self._volumes) > 1
-                    and sum(each.nbytes for each in self._volumes.values()) > ROOM
+                    and sum(each.nbytes for each in self._volumes.values()) > MAX_CACHED_BYTES
                 ):
                     self._volumes.popitem(last=False)
             return value

@@ -15,7 +15,7 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.errors import UserError
 
-SHOWN = 10  # leaks that an error lists
+MAX_LISTED_LEAKS = 10  # leaks that an error lists
 
 
 def check_leakage(
@@ -114,7 +114,7 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
 
 
 def join_first(found: Sequence[str], between: str = ", ") -> str:
-    """The first SHOWN of these names, and how many more there are."""
-    return between.join(found[:SHOWN]) + (
-        f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    """The first MAX_LISTED_LEAKS of these names, and how many more there are."""
+    return between.join(found[:MAX_LISTED_LEAKS]) + (
+        f" and {len(found) - MAX_LISTED_LEAKS} more" if len(found) > MAX_LISTED_LEAKS else ""
     )

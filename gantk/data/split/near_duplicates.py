@@ -25,22 +25,22 @@ from gantk.data.preparation import Preparation, Record
 from gantk.files import sha256_of
 from gantk.formats.files import is_volume
 
-SIDE = 32  # pixels of a thumbnail's side
-ENOUGH = 128  # pixels of a side, to which larger images are averaged down first
-SMALLEST = 16  # pixels of an image's side ...
-LEAST = 10  # ... and of its content's, below which everything looks alike
-# share of a thumbnail's contrast that is detail, below which there is nothing to compare: ramps,
-# blurs
-DETAIL = 0.02
-EDGE = 2  # pixels at a thumbnail's edge that are not compared
-COPY = 0.92  # correlation above which images of different known patients are copies ...
-COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
-SAMPLED = 64  # neighbours of a stack that are compared to measure how alike its slices are
-BLOCK = 512  # images compared with all others at once
-# most images that are all compared by pixels; how many are of a larger set
-MOST_COMPARED = 20_000
-SOME = 2_000
-DIGEST = 32  # bytes of a SHA-256
+THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
+MAX_REDUCED_SIDE = 128  # pixels of a side, to which larger images are averaged down first
+MIN_IMAGE_SIDE = 16  # pixels; in smaller images everything looks alike
+MIN_CONTENT_SIDE = 10  # pixels of the part that is not background
+# least share of a thumbnail's contrast that is detail; ramps and blurs have nothing to compare
+MIN_DETAIL_SHARE = 0.02
+EDGE_PIXELS = 2  # pixels at a thumbnail's edge that are not compared
+COPY_CORRELATION = 0.92  # correlation above which images of different known patients are copies ...
+COPY_CORRELATION_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
+MAX_SAMPLED_NEIGHBOURS = (
+    64  # neighbours of a stack that are compared to measure how alike its slices are
+)
+IMAGES_PER_BLOCK = 512  # images compared with all others at once
+MAX_ALL_COMPARED = 20_000  # images of a set of which the pixels of all are compared
+SAMPLE_OF_LARGE_SET = 2_000  # images of a larger set of which the pixels are compared
+DIGEST_BYTES = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
 _last_call: dict[str, Any] = {"digests": None}  # arguments and result of `_alike`
@@ -84,8 +84,8 @@ def fingerprint(
     if preparation is None or row is None:
         return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
-    digest = row[:DIGEST]
-    images = row[DIGEST:].reshape(2, -1, SIDE, SIDE)
+    digest = row[:DIGEST_BYTES]
+    images = row[DIGEST_BYTES:].reshape(2, -1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     known = Fingerprint(
         record.key,
         digest.tobytes().hex() if digest.any() else None,
@@ -99,7 +99,7 @@ def _fingerprint_bytes(record: Record) -> np.ndarray:
     one = fingerprint(record)
     content = b"" if one.thumbnails is None else one.thumbnails.tobytes()
     return np.frombuffer(
-        (bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + content, np.uint8
+        (bytes.fromhex(one.digest) if one.digest else bytes(DIGEST_BYTES)) + content, np.uint8
     )
 
 
@@ -123,18 +123,18 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     side, or nothing but a ramp.
     """
     gray = _gray(pixels)
-    if gray is None or min(gray.shape) < SMALLEST:
+    if gray is None or min(gray.shape) < MIN_IMAGE_SIDE:
         return None
     content = content_box(gray)
-    if any(high - low < LEAST for low, high in content):
+    if any(high - low < MIN_CONTENT_SIDE for low, high in content):
         return None
     frame: list[tuple[float, float]] = [(0, side) for side in gray.shape]
     images = np.array(
         [[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)]
     )
-    inner = images[..., EDGE:-EDGE, EDGE:-EDGE].astype(np.float32)
+    inner = images[..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
-    return images if share.mean(axis=1).min() >= DETAIL else None
+    return images if share.mean(axis=1).min() >= MIN_DETAIL_SHARE else None
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray | None:
@@ -142,7 +142,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
     down to 128 pixels or more on each side; None without contrast.
     """
     channels = []
-    factors = [max(1, side // ENOUGH) for side in pixels.shape[1:]]
+    factors = [max(1, side // MAX_REDUCED_SIDE) for side in pixels.shape[1:]]
     for channel in pixels:
         small: np.ndarray = channel.astype(np.float32)
         if max(factors) > 1:
@@ -205,7 +205,11 @@ def _thumbnail(plane: np.ndarray, box: list[tuple[float, float]]) -> np.ndarray:
     (top, bottom), (left, right) = box
     picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     small = np.asarray(
-        picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        picture.resize(
+            (THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+            Image.Resampling.BILINEAR,
+            box=(left, top, right, bottom),
+        )
     )
     return np.round((small - small.min()) * (255 / max(np.ptp(small), 1e-12))).astype(np.uint8)
 
@@ -216,7 +220,9 @@ def _high_pass(images: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     pixels = images.astype(np.float32)
-    return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[..., EDGE:-EDGE, EDGE:-EDGE]
+    return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[
+        ..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS
+    ]
 
 
 def _detail(images: np.ndarray) -> np.ndarray:
@@ -261,7 +267,9 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
             first = images[i]
             second = images[j]
             known = first.subject and second.subject
-            apart = first.subject != second.subject if known else score >= COPY_OF_UNKNOWN
+            apart = (
+                first.subject != second.subject if known else score >= COPY_CORRELATION_OF_UNKNOWN
+            )
             if apart and stands_out(first, second, score):
                 copies.append((i, j, score))
     return sorted(copies)
@@ -276,15 +284,18 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
     pairs = []
     for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
-        parts = (names[start : start + BLOCK] for start in range(0, len(names), BLOCK))
+        parts = (
+            names[start : start + IMAGES_PER_BLOCK]
+            for start in range(0, len(names), IMAGES_PER_BLOCK)
+        )
         detail = np.concatenate(
             [_detail(np.stack([thumbnails[name] for name in part])) for part in parts]
         )
-        for start in range(0, len(names), BLOCK):
+        for start in range(0, len(names), IMAGES_PER_BLOCK):
             scores = np.maximum(
-                *(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1))
+                *(detail[start : start + IMAGES_PER_BLOCK, k] @ detail[start:, k].T for k in (0, 1))
             )
-            rows, columns = np.nonzero(scores >= COPY)
+            rows, columns = np.nonzero(scores >= COPY_CORRELATION)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
             pairs += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
     _last_call.update(digests={*thumbnails}, alike=pairs)
@@ -308,7 +319,7 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
     for (_, digest, first), (_, other_digest, second) in pairwise(ordered):
         if digest != other_digest and first.shape == second.shape:
             neighbours.append((first, second))
-    pairs = neighbours[:: max(1, len(neighbours) // SAMPLED)]
+    pairs = neighbours[:: max(1, len(neighbours) // MAX_SAMPLED_NEIGHBOURS)]
     scores = [(_detail(first) * _detail(second)).sum(axis=1).max() for first, second in pairs]
     return float(np.percentile(scores, 75)) if scores else 0.0
 
@@ -317,13 +328,13 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 
 
 def sample_indices(keys: Sequence[str]) -> list[int]:
-    """The indices of images whose pixels are compared: all up to MOST_COMPARED, else SOME, by a
-    hash of their keys.
+    """The indices of images whose pixels are compared: all up to MAX_ALL_COMPARED, else
+    SAMPLE_OF_LARGE_SET, by a hash of their keys.
     """
-    if len(keys) <= MOST_COMPARED:
+    if len(keys) <= MAX_ALL_COMPARED:
         return list(range(len(keys)))
     by_hash = sorted(range(len(keys)), key=lambda n: crc32(keys[n].encode()))
-    return sorted(by_hash[:SOME])
+    return sorted(by_hash[:SAMPLE_OF_LARGE_SET])
 
 
 def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:

@@ -21,14 +21,13 @@ from gantk.errors import UserError, count_noun
 from gantk.formats.files import files_of
 
 By = Literal["auto", "patient", "block", "image"]
-# of fewer patients `auto` keeps none for validation, unless the share asked for rounds to one or
-# more
-FEW = 4
-BLOCK = (
+# `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
+MIN_PATIENTS_FOR_VALIDATION = 4
+USE_BLOCKS = (
     'set data.split.by = "block" to hold out slices of each head, which tells how it does within'
     " these heads alone"
 )
-NAME = (
+NAME_PATIENTS = (
     "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient"
     " (`gantk data check SCANS --table scans.csv` writes it) name them"
 )
@@ -212,7 +211,7 @@ def _expect_every_domain(
             what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
             remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
             if by == "patient" and not folds:
-                remedy = BLOCK
+                remedy = USE_BLOCKS
             raise UserError(what, where="data.split", remedy=remedy)
 
 
@@ -263,11 +262,11 @@ def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) ->
     if by == "patient" and nameless:
         what = "the source does not know which image is of which patient"
         allowed = "'block' or 'image' for such images"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME)
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
     if by == "block" and not placed:
         what = "the source does not know the order of the images"
         allowed = "'patient' or 'image' for such images"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME)
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
     return by
 
 
@@ -280,7 +279,7 @@ def _expect_patients(
             f"{len(nameless)} of {len(records)} images say no patient, and the others do:"
             f" '{nameless[0]}'"
         )
-        remedy = f"leave them out, or name theirs: {NAME}"
+        remedy = f"leave them out, or name theirs: {NAME_PATIENTS}"
         raise UserError(what, where="data.split.by", remedy=remedy)
     if alone:
         what = (
@@ -290,7 +289,7 @@ def _expect_patients(
         allowed = (
             "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
         )
-        remedy = f"{NAME}; else {BLOCK if placed else 'add patients'}"
+        remedy = f"{NAME_PATIENTS}; else {USE_BLOCKS if placed else 'add patients'}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
 
 
@@ -314,7 +313,7 @@ def _for_validation(
     if largest <= 1 + tested:
         return kinds, False
     asked = requested != "auto" or not tested
-    return kinds, asked or largest >= FEW or round(share * largest) > 0
+    return kinds, asked or largest >= MIN_PATIENTS_FOR_VALIDATION or round(share * largest) > 0
 
 
 # --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each
@@ -566,7 +565,7 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
             "no image says its patient: training and test may show one head, so that scores hold"
             " within it and "
         )
-        lines.append(f"{line}count as one patient's; {NAME}")
+        lines.append(f"{line}count as one patient's; {NAME_PATIENTS}")
     return lines
 
 

@@ -29,9 +29,11 @@ from gantk.method import Method, check_networks
 from gantk.nets.blocks import InstanceNorm
 
 OPSET = 18  # the first with every operator that our networks need; onnxruntime runs it from 1.14 on
-LARGE = 2**14  # positions of a map from which on onnxruntime's own norms are not accurate enough
-LONGEST = 16384  # largest side in pixels that is declared for a network of any size
-PROBED = 128  # pixels: the largest multiple that is tried as a network's rule for sizes
+MAX_NATIVE_NORM_POSITIONS = (
+    2**14
+)  # positions of a map from which on onnxruntime's own norms are not accurate enough
+MAX_SIDE_PIXELS = 16384  # largest side in pixels that is declared for a network of any size
+MAX_SIDE_MULTIPLE = 128  # pixels: the largest multiple that is tried as a network's rule for sizes
 AXES = ("depth", "height", "width")
 
 
@@ -42,7 +44,11 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     method = direction.network.method
     data = direction.translator.model.data
     window = tuple(method.geometry.size)
-    large = np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
+    large = (
+        np.prod(window) > MAX_NATIVE_NORM_POSITIONS
+        or data.fit == "crop"
+        or window != tuple(data.size)
+    )
     network = exact_norms(direction.network) if large else direction.network
     sizes = None if direction.samples else sizes_of(method)
     failure = GantkError(f"{direction.name} could not be exported")
@@ -126,18 +132,18 @@ def sizes_of(method: Method) -> dict[str, int] | None:
     """
     size = tuple(method.geometry.size)
 
-    def taken(change: int) -> bool:
+    def accepts(change: int) -> bool:
         try:
             check_networks(method, tuple(side + change for side in size))
         except UserError:
             return False
         return min(size) + change > 0
 
-    multiple = next((step for step in range(1, PROBED + 1) if taken(step)), None)
+    multiple = next((step for step in range(1, MAX_SIDE_MULTIPLE + 1) if accepts(step)), None)
     if multiple is None or any(side % multiple for side in size):
         return None
     smallest = min(size)
-    while taken(smallest - multiple - min(size)):
+    while accepts(smallest - multiple - min(size)):
         smallest -= multiple
     smallest = max(smallest, 2 * multiple)
     return {"multiple": multiple, "smallest": smallest} if smallest <= min(size) else None
@@ -156,7 +162,7 @@ def to_onnx(
     if sizes:
         step = sizes["multiple"]
         least = max(2, sizes["smallest"] // step)
-        most = LONGEST // step
+        most = MAX_SIDE_PIXELS // step
         for axis, name in enumerate(AXES[5 - inputs[0].ndim :], 2):
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
             axis_names[axis] = name

@@ -13,8 +13,8 @@ from gantk.plugin.spec import Few, Share, check
 from gantk.recipe.tables import require_bounded
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
-LONGEST = 2**20  # most characters of the metadata
-AGAIN = "export or copy it again"
+MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
+REMEDY = "export or copy it again"
 Name = Annotated[str, Field(max_length=1000)]
 Pixels = Annotated[int, Field(ge=4, le=2**14)]  # a side of the network's input
 Sides = Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=3)]
@@ -120,8 +120,8 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
     model only samples.
     """
     try:
-        if len(text) > LONGEST:
-            raise UserError(f"it has more than {LONGEST:,} characters")
+        if len(text) > MAX_METADATA_CHARACTERS:
+            raise UserError(f"it has more than {MAX_METADATA_CHARACTERS:,} characters")
         found = json.loads(text)
         require_bounded(found, lambda key: "")
         if not isinstance(found, dict) or type(found.get("format")) is not int:
@@ -157,11 +157,11 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         return found | meta.model_dump()
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"what '{path}' says of itself is damaged: {one_line(error)}", remedy=AGAIN
+            f"what '{path}' says of itself is damaged: {one_line(error)}", remedy=REMEDY
         ) from None
     except UserError as error:
         if error.where in ("format", "kind"):
             raise
         key = ".".join(map(str, error.path))
         what = f"what '{path}' says of itself is damaged: {f'{key}: ' if key else ''}{error.what}"
-        raise UserError(what, allowed=error.allowed, remedy=AGAIN) from None
+        raise UserError(what, allowed=error.allowed, remedy=REMEDY) from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
-from gantk.exports.onnx.metadata import AGAIN, read_metadata
+from gantk.exports.onnx.metadata import REMEDY, read_metadata
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -21,18 +21,17 @@ from gantk.inference.windows import at, by_windows, pad_to_size
 from gantk.machine.usage import GIB, free_memory
 
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
-# pixels (128 x 128 x 128): larger images are processed in windows even if the network takes any
-# size
-WHOLE = 2**21
+# 128 x 128 x 128; larger images are processed in windows even if the network takes any size
+MAX_WHOLE_IMAGE_PIXELS = 2**21
 EXTRA = 'pip install "gantk[onnx]"'
 
 
 class OnnxModel(TrainedModel):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
-    `session` is onnxruntime's, `meta` the file's metadata, checked by `gantk.exports.onnx.metadata`.
-    UserError where its intensity mappings are damaged, or its network's input does not fit the
-    metadata.
+    `session` is onnxruntime's, `meta` the file's metadata, checked by
+    `gantk.exports.onnx.metadata`. UserError where its intensity mappings are damaged, or its
+    network's input does not fit the metadata.
     """
 
     def __init__(self, session: Any, meta: dict[str, Any], path: Path):
@@ -57,7 +56,7 @@ class OnnxModel(TrainedModel):
                 what = (
                     f"what '{path}' says of itself is damaged: intensity.{end}: {one_line(error)}"
                 )
-                raise UserError(what, remedy=AGAIN) from None
+                raise UserError(what, remedy=REMEDY) from None
         (given, *more), frame = session.get_inputs(), self._frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
@@ -68,7 +67,7 @@ class OnnxModel(TrainedModel):
                 f"what '{path}' says of itself is damaged: frame, window: its network takes"
                 f" {given.shape}"
             )
-            raise UserError(what, allowed=str(shape[1:]), remedy=AGAIN)
+            raise UserError(what, allowed=str(shape[1:]), remedy=REMEDY)
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -138,9 +137,9 @@ class OnnxModel(TrainedModel):
     def run(self, images: np.ndarray) -> np.ndarray:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
 
-        If the network accepts any size, images of at most WHOLE pixels are processed at once,
-        padded by reflection to a size that it accepts. Others are processed in overlapping windows,
-        each with its own norm statistics.
+        If the network accepts any size, images of at most MAX_WHOLE_IMAGE_PIXELS pixels are
+        processed at once, padded by reflection to a size that it accepts. Others are processed in
+        overlapping windows, each with its own norm statistics.
         """
         window = self._window
         size = images.shape[2:]
@@ -149,7 +148,7 @@ class OnnxModel(TrainedModel):
             sizes
             and size != window
             and self.meta["statistics"] == "image"
-            and np.prod(size) <= WHOLE
+            and np.prod(size) <= MAX_WHOLE_IMAGE_PIXELS
         ):
             step = sizes["multiple"]
             least = sizes["smallest"]
@@ -163,7 +162,7 @@ class OnnxModel(TrainedModel):
                 what = (
                     f"the network of the .onnx file makes {list(made.shape)} of {list(part.shape)}"
                 )
-                raise UserError(what, allowed=str(list(expected)), remedy=AGAIN)
+                raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
             return made
 
         made = by_windows(framed, window, self.meta["overlap"], forward, len(images))
@@ -227,9 +226,9 @@ def require_own_weights(path: Path) -> None:
     here = path.parent.resolve()
     for name in map(os.fsdecode, names):
         if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
-            raise UserError(f"'{path}' names weights outside its folder", remedy=AGAIN)
+            raise UserError(f"'{path}' names weights outside its folder", remedy=REMEDY)
     if repeats:
-        raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=AGAIN)
+        raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=REMEDY)
 
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
@@ -249,5 +248,5 @@ def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndar
             said = str(error)  # it starts with a position in onnxruntime's source
             why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
             what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
-            raise UserError(what, remedy=AGAIN) from None
+            raise UserError(what, remedy=REMEDY) from None
     return np.concatenate(parts)

@@ -14,7 +14,7 @@ from gantk.metrics.pair_scores import FOREGROUND
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
 from gantk.metrics.verdict import title_of
 
-DRAWS = 2000
+BOOTSTRAP_DRAWS = 2000
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
@@ -86,7 +86,9 @@ def _ranks(
     """Yield a row of ranks for each system from values (systems, patients), the best mean first."""
     from scipy.stats import rankdata
 
-    picks = np.random.default_rng(0).integers(0, values.shape[1], (DRAWS, values.shape[1]))
+    picks = np.random.default_rng(0).integers(
+        0, values.shape[1], (BOOTSTRAP_DRAWS, values.shape[1])
+    )
     places = rankdata(-sign * values[:, picks].mean(2), axis=0)
     means = values.mean(1)
     for place in np.argsort(-sign * means, kind="stable"):

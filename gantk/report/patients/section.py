@@ -41,7 +41,7 @@ CASE = table(
     units=UNITS,
 )
 VOLUME = table("patient", "stem", patient=str, stem=Part)
-KEPT = table(
+DIRECTION = table(
     "patients",
     "cases",
     patients=list_of(PATIENT),
@@ -49,7 +49,7 @@ KEPT = table(
     volumes=list_of(VOLUME),
     higher=bool,
 )
-PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(KEPT, key=Part), ...))
+PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(DIRECTION, key=Part), ...))
 MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 

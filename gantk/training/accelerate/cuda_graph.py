@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
-# a new graph is tested over this many steps, at most this many steps later in the training
-TRIED = 2
-AHEAD = 1000
-# relative differences of losses, and of a step's changes (rounding affects Adam)
-TOLERANCE = 0.05
-MOVED = 0.5
+TESTED_STEPS = 2  # steps over which a new graph is compared with uncaptured ones
+MAX_STEPS_AHEAD = 1000  # steps later in the training at which it is tested too
+LOSS_TOLERANCE = 0.05  # relative difference of losses
+CHANGE_TOLERANCE = 0.5  # relative difference of a step's changes; rounding affects Adam
 Losses = dict[str, Tensor]
 After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors after them
 
@@ -171,10 +169,12 @@ class Capture:
         """Run a few steps as if later in the training; returns losses and tensors after them, and
         restores `before`.
         """
-        self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
+        self.engine.set_time(
+            max(1, min(MAX_STEPS_AHEAD, (self.engine.steps - self.engine.step) // 2))
+        )
         torch.manual_seed(0)
         losses = torch.stack(
-            [torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)]
+            [torch.stack([loss.float() for loss in step().values()]) for _ in range(TESTED_STEPS)]
         )
         after = _tensors_of(self.engine)
         before.restore()
@@ -216,12 +216,12 @@ def _difference(wanted: After, found: After, before: TensorState) -> str | None:
     agree.
     """
     near = torch.allclose(
-        found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True
+        found[0], wanted[0], rtol=LOSS_TOLERANCE, atol=LOSS_TOLERANCE / 1000, equal_nan=True
     )
     apart = found[1].distances(wanted[1])
     moved = wanted[1].distances(before)
     wrong = ([] if near else ["losses"]) + [
-        k for k in moved if not apart[k] <= MOVED * max(moved[k], 1e-12)
+        k for k in moved if not apart[k] <= CHANGE_TOLERANCE * max(moved[k], 1e-12)
     ]
     what = (
         "of replayed steps differ from those of others: something in it follows what only Python"

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from gantk.errors import GantkError
 from gantk.method import Method
 
-CHEAP = (
+CHEAP_LAYERS = (
     nn.Identity,
     nn.ReLU,
     nn.LeakyReLU,
@@ -31,7 +31,7 @@ CHEAP = (
     nn.PReLU,
     nn.Flatten,
 )
-LONG = 3  # a Sequential with more layers than this is divided into several blocks
+MAX_LAYERS_PER_BLOCK = 3  # a Sequential with more layers than this is divided into several blocks
 Forward = Callable[..., Any]
 
 
@@ -112,7 +112,7 @@ def _divide(module: nn.Module) -> None:
         _divide(child)
     layers = module if isinstance(module, nn.Sequential) else None
     in_turn = type(module).forward is nn.Sequential.forward
-    if layers is not None and in_turn and _maps(module) > LONG:
+    if layers is not None and in_turn and _maps(module) > MAX_LAYERS_PER_BLOCK:
         module.forward = _in_turn(list(_runs(layers)))
     elif children and not blocks and _maps(module) > 1:
         module.forward = Recomputed(module, module.forward)
@@ -152,7 +152,7 @@ def _runs(layers: nn.Sequential) -> Iterator[Forward]:
 def _maps(module: nn.Module) -> int:
     """The number of layers of a module that store a map for the backward pass."""
     children = _children(module)
-    return sum(map(_maps, children)) if children else not isinstance(module, CHEAP)
+    return sum(map(_maps, children)) if children else not isinstance(module, CHEAP_LAYERS)
 
 
 def _children(module: nn.Module) -> list[nn.Module]:

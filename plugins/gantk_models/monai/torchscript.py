@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gantk.data.intensity import AIR
+from gantk.data.intensity import AIR_SHARE
 from gantk.inference.frame import Frame
-from gantk.inference.processing import FLAT, WINDOW
+from gantk.inference.processing import MIN_VARIANCE_SHARE, WINDOW_SIDE
 
 
 class Plain(nn.Module):
@@ -47,15 +47,15 @@ class Fitted(nn.Module):
     def __init__(self, network: nn.Module, frame: Frame, tissue: Sequence[float] = ()):
         super().__init__()
         start, end = frame.range
-        self.tissue = [float(level) for level in tissue or [start + AIR * (end - start)]]
+        self.tissue = [float(level) for level in tissue or [start + AIR_SHARE * (end - start)]]
         self.network = network
         self.reach = frame.neighbours
         self.low = float(frame.range[0])
         self.size = [*frame.size]
         self.stretch = frame.fit == "stretch"
         self.guided = frame.detail == "guided"
-        self.box = WINDOW
-        self.flat = FLAT
+        self.box = WINDOW_SIDE
+        self.flat = MIN_VARIANCE_SHARE
 
     def forward(self, image: Tensor) -> Tensor:
         native = image.shape[2:]

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from gantk.files import write_file
-from gantk.metrics.intervals import DRAWS, drawn_interval
+from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import HERE, Rows, items, load
 
@@ -70,7 +70,7 @@ def over_both(
     """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's,
     over cases only.
     """
-    weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, DRAWS)
+    weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, BOOTSTRAP_DRAWS)
     values, drawn = (
         np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights)
     )
@@ -78,7 +78,7 @@ def over_both(
     own = [
         {"value": float(value), "ci95": ci95} for value, ci95 in zip(values[0], ends, strict=True)
     ]
-    readers = np.random.default_rng(1).integers(len(own), size=(DRAWS, len(own)))
+    readers = np.random.default_rng(1).integers(len(own), size=(BOOTSTRAP_DRAWS, len(own)))
     ci95 = np.percentile(np.take_along_axis(drawn, readers, 1).mean(1), ENDS).tolist()
     return {"value": float(values.mean()), "ci95": ci95, "readers": len(own), "cases": cases}, own
 
@@ -149,7 +149,9 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
         return None
     value = fleiss(labels)
     count = labels.shape[1]
-    ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), [*map(str, range(count))], DRAWS)
+    ci95 = drawn_interval(
+        lambda drawn: fleiss(labels[:, drawn]), [*map(str, range(count))], BOOTSTRAP_DRAWS
+    )
     fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
     weights = "quadratic" if kind == "rating" else None
     cohen = {}

@@ -93,24 +93,24 @@ def explain(
     inside = view.inside.to(x.device)
 
     def attribution_of(network: Any) -> tuple[Tensor, Tensor, float]:
-        def made(images: Tensor) -> Tensor:
+        def translate_middle(images: Tensor) -> Tensor:
             return view.middle(
                 network.translate(model.runtime.place(images, view.frame.dims), letter).float()
             )
 
         def score(images: Tensor) -> Tensor:
-            return made(images)[:, :, inside].flatten(1).mean(1)
+            return translate_middle(images)[:, :, inside].flatten(1).mean(1)
 
         found = attribute(score, x, blurred, view.frame.batch)
         with torch.no_grad():
             rise = float(score(x) - score(blurred))
-            return found[0].float().cpu(), made(x)[0].cpu(), rise
+            return found[0].float().cpu(), translate_middle(x)[0].cpu(), rise
 
-    found, translate_middle, rise = attribution_of(model.method)
+    found, made, rise = attribution_of(model.method)
     other = attribution_of(randomise_weights(model.method))[0]
     correlation = rank_correlation(found, other)
     magnitudes = rank_correlation(found.abs(), other.abs())
-    picture = panels(*view.display_planes(x[0].cpu(), translate_middle, found), view.frame.range)
+    picture = panels(*view.display_planes(x[0].cpu(), made, found), view.frame.range)
     result = Explanation(
         view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum())
     )

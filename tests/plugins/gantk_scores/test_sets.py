@@ -94,7 +94,7 @@ def mmd_by_formula(x: np.ndarray, y: np.ndarray) -> float:
 def test_kid_matches_torchmetrics(sets, block, monkeypatch):
     from torchmetrics.image.kid import poly_mmd
 
-    monkeypatch.setattr("gantk.metrics.sets.BLOCK", block)
+    monkeypatch.setattr("gantk.metrics.sets.VECTORS_PER_BLOCK", block)
     real, fake = sets
     expected = poly_mmd(torch.from_numpy(real), torch.from_numpy(fake)).item()
     assert squared_mmd(real, fake)[0] == pytest.approx(expected, rel=1e-9)
@@ -102,7 +102,7 @@ def test_kid_matches_torchmetrics(sets, block, monkeypatch):
 
 @pytest.mark.parametrize("block", [1024, 7])
 def test_kid_and_its_interval_match_the_formula(sets, block, monkeypatch):
-    monkeypatch.setattr("gantk.metrics.sets.BLOCK", block)
+    monkeypatch.setattr("gantk.metrics.sets.VECTORS_PER_BLOCK", block)
     real = sets[0]
     fake = sets[1][:40]
     of_real = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)]

@@ -393,7 +393,7 @@ def test_inverted_or_unchanged_contrast_of_a_translation_is_doubted():
 
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
-    monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
+    monkeypatch.setattr("gantk.inference.tiles.MAX_PASSES_PER_VOXEL", 20)
     method = Toy()
     method.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
     for part in method.g.parameters():
