@@ -129,28 +129,46 @@ def test_an_identity_network_gives_the_volume_back(planes):
     np.testing.assert_allclose(done, pixels, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(6, 40, 40), (1, 40, 40), (40, 40)])
-def test_masked_out_voxels_stay_and_holes_are_translated(shape):
-    pixels = np.random.default_rng(0).uniform(20, 90, (1, *shape)).astype(np.float32)
+def plate_with_holes(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels that are 5 outside of a plate and in its holes; what lies outside, with the holes that
+    are open to it; the holes that are closed.
+    """
     outside = np.ones(shape, bool)
     outside[..., 8:-4, 8:-4] = False
-    closed, opened = np.zeros((2, *shape), bool)
+    closed = np.zeros(shape, bool)
     closed[..., 12:15, 12:15] = True
+    opened = np.zeros(shape, bool)
     opened[..., 20:24, 20:24] = True
-    # closed at both ends, one but for a voxel; a third hole goes up and down on its way out
     if shape[0] == 6:
-        closed[[0, -1]] = opened[[0, -1]] = False
-        opened[1:5, 30, 30] = opened[4, 30:34, 30] = opened[1:5, 33, 30] = opened[1, 33, 30:] = True
+        # closed at both ends, one but for a voxel; a third goes up and down on its way out
+        closed[[0, -1]] = False
+        opened[[0, -1]] = False
         opened[0, 21, 21] = True
+        opened[1:5, 30, 30] = True
+        opened[4, 30:34, 30] = True
+        opened[1:5, 33, 30] = True
+        opened[1, 33, 30:] = True
     else:
         opened[..., 24:, 21] = True
+    pixels = np.random.default_rng(0).uniform(20, 90, (1, *shape)).astype(np.float32)
     pixels[:, outside | closed | opened] = 5.0
-    brighter = (pipeline(lambda batch: batch + 0.2, masked=masked) for masked in (False, True))
-    free, masked = (each.images(Image(pixels))[0].pixels[0] for each in brighter)
-    outside |= opened
+    return pixels, outside | opened, closed
+
+
+@pytest.mark.parametrize("shape", [(6, 40, 40), (1, 40, 40), (40, 40)])
+def test_masked_out_voxels_stay_and_holes_are_translated(shape):
+    pixels, outside, closed = plate_with_holes(shape)
+
+    def brightened(masked: bool) -> np.ndarray:
+        brighter = pipeline(lambda batch: batch + 0.2, masked=masked)
+        return brighter.images(Image(pixels))[0].pixels[0]
+
+    free = brightened(masked=False)
+    masked = brightened(masked=True)
     np.testing.assert_allclose(masked[outside], 5.0, atol=1e-4)
     assert free[outside].mean() > 10
     assert np.array_equal(masked[~outside], free[~outside])
+    assert masked[closed].mean() > 10
 
 
 WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes
@@ -163,36 +181,52 @@ WAYS = {  # options of the frame, planes, maps, memory beside the input in volum
 }
 
 
+def framed_block() -> np.ndarray:
+    """A volume of 72 x 96 x 96 of noise between dark borders."""
+    pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
+    pixels[:, 7] = 20.0
+    pixels[:, :, :4] = 20.0
+    pixels[:, :, -4:] = 20.0
+    pixels[..., :4] = 20.0
+    pixels[..., -4:] = 20.0
+    return pixels
+
+
+def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
+    """A pipeline whose network gives paler images, and 0.1 everywhere for other maps."""
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        made = []
+        for number, kind in enumerate(maps):
+            paler = batch * (1 - 0.1 * number)
+            made.append(paler if kind == "image" else np.full_like(batch, 0.1))
+        return np.concatenate(made, 1)
+
+    frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options)
+    made = Pipeline(frame, SCALE, SCALE, run, maps)
+    # which draws at most 64 MB of a volume, more than this one has
+    made.own_scale = lambda pixels: SCALE
+    return made
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
     options, planes, maps, most = WAYS[way]
-    pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
-    pixels[:, 7] = pixels[:, :, :4] = pixels[:, :, -4:] = pixels[..., :4] = pixels[..., -4:] = 20.0
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        made = [
-            batch * (1 - 0.1 * k) if kind == "image" else 0 * batch + 0.1
-            for k, kind in enumerate(maps)
-        ]
-        return np.concatenate(made, 1)
-
-    made = Pipeline(
-        Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options), SCALE, SCALE, run, maps
-    )
-    # which draws at most 64 MB of a volume, more than this one has
-    made.own_scale = lambda pixels: SCALE
+    pixels = framed_block()
+    made = pipeline_of_maps(maps, options)
     expected = made.images(Image(pixels, affine=np.eye(4)), planes)
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.data.resample.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), own=True, spill=tmp_path)
     tracemalloc.start()
     done = made.images(image, planes)
-    peak = tracemalloc.get_traced_memory()[1] / pixels.nbytes
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    volumes = peak / pixels.nbytes
+    assert volumes < most, f"{volumes:.2f} volumes beside the input"
     assert np.may_share_memory(done[0].pixels, image.pixels)
     for one, other in zip(done, expected, strict=True):
         np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
-    assert peak < most, f"{peak:.2f} volumes beside the input"
     assert not list(tmp_path.iterdir())
 
 
@@ -234,7 +268,7 @@ def test_a_full_disk_is_an_error_before_the_reserve_is_used(
 # ---- several answers, several contrasts, neighbours, samples
 
 
-def test_all_slices_get_one_style(multimodal, tmp_path):
+def test_all_slices_get_one_style(multimodal):
     model = toolkit.load(multimodal, device="cpu")
     options = TranslateOptions(variants=2, seed=3)
     pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
@@ -242,39 +276,33 @@ def test_all_slices_get_one_style(multimodal, tmp_path):
     alone = model.translate(pixels[3:4], options=options)
     assert whole.shape == (2, 5, 1, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
-    bright, dark = (
-        volume(tmp_path / f"{factor}.nii.gz", seed=1, factor=factor) for factor in (1.0, 0.3)
-    )
-    made = [
-        translate(multimodal, bright, tmp_path / f"by-{style.name}", style=style)
-        for style in (bright, dark)
-    ]
-    assert not np.array_equal(*(values(path) for (path,) in made))
 
 
-def test_contrasts_of_a_patient_make_one_file(contrasts, tmp_path):
+def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
+    bright = volume(tmp_path / "bright.nii.gz", seed=1, factor=1.0)
+    dark = volume(tmp_path / "dark.nii.gz", seed=1, factor=0.3)
+    (as_bright,) = translate(multimodal, bright, tmp_path / "as-bright", style=bright)
+    (as_dark,) = translate(multimodal, bright, tmp_path / "as-dark", style=dark)
+    assert not np.array_equal(values(as_bright), values(as_dark))
+
+
+@pytest.fixture
+def two_patients(tmp_path) -> Path:
+    """A folder of two patients with T1 and FLAIR."""
     for patient in ("p1", "p2"):
         volume(tmp_path / "in" / patient / "t1.nii.gz", seed=1)
         volume(tmp_path / "in" / patient / "flair.nii.gz", seed=2)
-    written = translate(contrasts, tmp_path / "in", tmp_path / "out")
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
-        "p1_T2.nii.gz",
-        "p2_T2.nii.gz",
-    ]
-    assert nib.load(written[0]).shape == SHAPE
-    np.testing.assert_array_equal(nib.load(written[0]).affine, np.diag([2.0, 2, 3, 1]))
-    model = toolkit.load(contrasts, device="cpu")
-    pixels = np.random.default_rng(0).uniform(0, 600, (2, 2, 32, 32)).astype(np.float32)
-    assert not np.allclose(model.translate(pixels), model.translate(pixels[:, ::-1]))
-    (tmp_path / "in" / "p1" / "flair.nii.gz").unlink()
-    with pytest.raises(GantkError, match="FLAIR missing in .*p1"):
-        translate(contrasts, tmp_path / "in", tmp_path / "out")
-    # it learnt to do without
-    run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
-    assert all(
-        np.isfinite(values(path)).all()
-        for path in translate(run, tmp_path / "in", tmp_path / "masked")
-    )
+    return tmp_path / "in"
+
+
+def test_contrasts_of_a_patient_make_one_file(contrasts, two_patients, tmp_path):
+    out = tmp_path / "out"
+    written = translate(contrasts, two_patients, out)
+    names = [path.relative_to(out).as_posix() for path in written]
+    assert names == ["p1_T2.nii.gz", "p2_T2.nii.gz"]
+    first = nib.load(written[0])
+    assert first.shape == SHAPE
+    np.testing.assert_array_equal(first.affine, np.diag([2.0, 2, 3, 1]))
 
 
 def test_neighbouring_slices_are_used_for_the_middle_one(tmp_path):
@@ -295,17 +323,36 @@ def test_neighbouring_slices_are_used_for_the_middle_one(tmp_path):
     assert not np.array_equal(done[0][:, :, 3], done[1][:, :, 3])
 
 
+def test_contrasts_go_in_by_their_order(contrasts):
+    model = toolkit.load(contrasts, device="cpu")
+    pixels = np.random.default_rng(0).uniform(0, 600, (2, 2, 32, 32)).astype(np.float32)
+    assert not np.allclose(model.translate(pixels), model.translate(pixels[:, ::-1]))
+
+
+def test_a_missing_contrast_needs_a_run_that_learnt_without(contrasts, two_patients, tmp_path):
+    (two_patients / "p1" / "flair.nii.gz").unlink()
+    with pytest.raises(GantkError, match="FLAIR missing in .*p1"):
+        translate(contrasts, two_patients, tmp_path / "out")
+    run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
+    for path in translate(run, two_patients, tmp_path / "masked"):
+        assert np.isfinite(values(path)).all()
+
+
 def test_samples_say_their_class_and_are_not_written_over(tmp_path):
-    small = {"width": 4, "depth": 3, "name": "dcgan"}
-    method = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": small, "conditional": True}
+    discriminator = {"width": 4, "depth": 3, "name": "dcgan"}
+    method = {"name": "dcgan", "width": 4, "latent": 8, "conditional": True}
+    method |= {"discriminator": discriminator}
     source = {"lesions": 1, "healthy": 0.5}
-    options = {"device": "cpu", "say": lambda line: None}
     run = small_run(tmp_path, method, domains=["FLAIR"], labels=True, source=source)
     out = tmp_path / "out"
+    options = {"device": "cpu", "say": lambda line: None}
     paths = toolkit.sample(run, n=3, out=out, **options)
-    assert all(np.asarray(Picture.open(path)).shape == (32, 32) for path in paths)
-    classes = zip([path.name for path in paths], ["healthy", "tumour", "healthy"], strict=True)
-    assert list(csv.reader((out / "labels.csv").open())) == [["file", "label"], *map(list, classes)]
+    assert {np.asarray(Picture.open(path)).shape for path in paths} == {(32, 32)}
+    with (out / "labels.csv").open() as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "label"]
+    assert [name for name, _ in rows] == [path.name for path in paths]
+    assert [label for _, label in rows] == ["healthy", "tumour", "healthy"]
     with pytest.raises(UserError, match="holds samples already"):
         toolkit.sample(run, n=1, out=out, **options)
 
@@ -361,28 +408,16 @@ def scan(tmp_path_factory) -> Path:
 
 def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
     paths = [runs["first"], runs["second"], runs["first"]]
-    single = np.stack(
-        [toolkit.load(path, device="cpu").translate(nib.load(scan)).get_fdata() for path in paths]
-    )
+    names = ",".join(map(str, paths))
+    out = tmp_path / "out.nii.gz"
     options = ["--uncertainty", "members", "--device", "cpu"]
-    assert (
-        gantk("translate", ",".join(map(str, paths)), scan, tmp_path / "out.nii.gz", *options).code
-        == 0
-    )
-    for tail, wanted in (("", single.mean(0)), ("_uncertainty", single.std(0, ddof=1))):
-        np.testing.assert_allclose(
-            nib.load(tmp_path / f"out{tail}.nii.gz").get_fdata(), wanted, rtol=1e-3, atol=0.05
-        )
-    together = toolkit.load(paths, device="cpu")
-    array = nib.load(scan).get_fdata().T.astype(np.float32)
-    expected = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
-    mean, deviation = together.translate(array, options=TranslateOptions(uncertainty="auto"))
-    np.testing.assert_allclose(mean, expected.mean(0), rtol=1e-4, atol=0.01)
-    np.testing.assert_allclose(deviation, expected.std(0, ddof=1), rtol=1e-3, atol=0.02)
-    tensor = torch.tensor(array, requires_grad=True)
-    together.translate([tensor], grad=True)[0].sum().backward()
-    assert deviation.max() > 1
-    assert tensor.grad.abs().max() > 0
+    assert gantk("translate", names, scan, out, *options).code == 0
+    models = [toolkit.load(path, device="cpu") for path in paths]
+    single = np.stack([model.translate(nib.load(scan)).get_fdata() for model in models])
+    close = {"rtol": 1e-3, "atol": 0.05}
+    np.testing.assert_allclose(nib.load(out).get_fdata(), single.mean(0), **close)
+    spread = nib.load(tmp_path / "out_uncertainty.nii.gz").get_fdata()
+    np.testing.assert_allclose(spread, single.std(0, ddof=1), **close)
 
 
 CANNOT = [
@@ -409,63 +444,101 @@ def test_what_several_runs_cannot_do_is_one_error(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_tta_commutes_with_mirroring(runs):
+def test_several_runs_translate_arrays_and_pass_gradients(runs, scan):
+    paths = [runs["first"], runs["second"], runs["first"]]
+    together = toolkit.load(paths, device="cpu")
+    array = nib.load(scan).get_fdata().T.astype(np.float32)
+    single = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
+    mean, deviation = together.translate(array, options=TranslateOptions(uncertainty="auto"))
+    np.testing.assert_allclose(mean, single.mean(0), rtol=1e-4, atol=0.01)
+    np.testing.assert_allclose(deviation, single.std(0, ddof=1), rtol=1e-3, atol=0.02)
+    assert deviation.max() > 1
+    tensor = torch.tensor(array, requires_grad=True)
+    together.translate([tensor], grad=True)[0].sum().backward()
+    assert tensor.grad.abs().max() > 0
+
+
+def test_tta_averages_over_mirrored_images():
     scale = Window(low=0.0, high=100.0)
     ramp = np.linspace(0.5, 1.0, 32, dtype=np.float32)
     pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
     frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
-    made = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True).stack(pixels, scale)[
-        0
-    ]
-    np.testing.assert_allclose(
-        scale.forward(made), scale.forward(pixels) * (ramp + ramp[::-1]) / 2, atol=1e-5
-    )
+    mirrored = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True)
+    made = mirrored.stack(pixels, scale)[0]
+    expected = scale.forward(pixels) * (ramp + ramp[::-1]) / 2
+    np.testing.assert_allclose(scale.forward(made), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tta", [True, False])
+def test_tta_commutes_with_mirroring(runs, tta):
     model = toolkit.load(runs["first"], device="cpu")
-    sides = (pixels[0, 0], pixels[0, 0, :, ::-1].copy())
-    for tta in (True, False):
-        one, other = (model.translate(each, options=TranslateOptions(tta=tta)) for each in sides)
-        assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
+    pixels = np.random.default_rng(0).uniform(5, 95, (32, 32)).astype(np.float32)
+    options = TranslateOptions(tta=tta)
+    one = model.translate(pixels, options=options)
+    other = model.translate(pixels[:, ::-1].copy(), options=options)
+    assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
 
 
-def test_folds_score_patients_they_did_not_see(scan, tmp_path):
-    out = tmp_path / "cv"
+# a recipe whose weights' hash a run adds to it
+FOLDED = {
+    "method": PIX2PIX | {"target_losses": ["feature"]},
+    "data": SMALL,
+    "train": {"steps": 2, "batch": 2},
+    "evaluate": {"samples": 1},
+}
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """A folder of three folds, of which one was there before; the lines said."""
+    out = tmp_path_factory.mktemp("folds") / "cv"
     said = []
+    one_fold = {"data.split.folds": 3, "data.split.fold": 1}
     options = {"device": "cpu", "say": lambda line: None}
-    # whose weights' hash a run adds to its recipe
-    method = PIX2PIX | {"target_losses": ["feature"]}
-    recipe = {
-        "method": method,
-        "data": SMALL,
-        "train": {"steps": 2, "batch": 2},
-        "evaluate": {"samples": 1},
-    }
-    toolkit.run(
-        recipe, set={"data.split.folds": 3, "data.split.fold": 1}, out=out / "fold-1", **options
-    )
+    toolkit.run(FOLDED, set=one_fold, out=out / "fold-1", **options)
     with pytest.raises(UserError, match="holds 1 of 3 folds"):  # as a kill had left it
         toolkit.load(out)
     before = (out / "fold-1" / "report.html").stat().st_mtime_ns
-    toolkit.cross_validate(recipe, 3, out=out, device="cpu", say=said.append)
-    found = json.loads((out / "folds.json").read_text())["scores"]["a_to_b"]["psnr"]
-    splits = [json.loads((out / f"fold-{k}/split.json").read_text())["splits"] for k in range(3)]
-    assert [(each["folds"], each["fold"]) for each in splits] == [(3, 0), (3, 1), (3, 2)]
-    rows = [
-        json.loads((out / f"fold-{k}/patients.json").read_text())["a_to_b"]["patients"]
-        for k in range(3)
-    ]
-    patients = {row["patient"]: row["scores"]["psnr"] for each in rows for row in each}
-    assert len(patients) == found["n"] == 6
-    assert found["value"] == pytest.approx(np.mean([*patients.values()]))
-    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before
+    toolkit.cross_validate(FOLDED, 3, out=out, device="cpu", say=said.append)
+    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before, "not trained again"
+    return out, said
+
+
+def test_folds_score_patients_they_did_not_see(folds):
+    out, said = folds
+    score = read_json(out / "folds.json")["scores"]["a_to_b"]["psnr"]
+    patients = {}
+    for k in range(3):
+        split = read_json(out / f"fold-{k}" / "split.json")["splits"]
+        assert split["folds"] == 3
+        assert split["fold"] == k
+        for row in read_json(out / f"fold-{k}" / "patients.json")["a_to_b"]["patients"]:
+            patients[row["patient"]] = row["scores"]["psnr"]
+    assert len(patients) == 6
+    assert score["n"] == 6
+    assert score["value"] == pytest.approx(np.mean([*patients.values()]))
     assert any("6 patients" in line for line in said)
-    models = [out, str(out / "fold-*"), [out / f"fold-{k}" for k in range(3)]]
-    made = [
-        toolkit.translate(each, scan, tmp_path / f"{k}.nii.gz", **options)[0]
-        for k, each in enumerate(models)
-    ]
-    assert len({nib.load(path).get_fdata().tobytes() for path in made}) == 1
+
+
+def test_folds_are_one_model_however_they_are_named(folds, scan, tmp_path):
+    out, _ = folds
+    names = [out, str(out / "fold-*"), [out / f"fold-{k}" for k in range(3)]]
+    images = set()
+    for number, name in enumerate(names):
+        (path,) = translate(name, scan, tmp_path / f"{number}.nii.gz")
+        images.add(nib.load(path).get_fdata().tobytes())
+    assert len(images) == 1
+
+
+def test_folds_of_another_recipe_are_refused(folds):
+    out, _ = folds
+    other = {"train.steps": 3}
     with pytest.raises(UserError, match="another recipe"):
-        toolkit.cross_validate(recipe, 3, set={"train.steps": 3}, out=out, **options)
+        toolkit.cross_validate(FOLDED, 3, set=other, out=out, device="cpu", say=lambda line: None)
 
 
 @pytest.mark.parametrize(
