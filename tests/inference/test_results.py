@@ -15,7 +15,6 @@ from gantk import api
 from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
-from gantk.inference import load
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -59,7 +58,7 @@ class Stretched(TrainedModel):
 def model(monkeypatch):
     """`model(...)` is what `api.translate` loads from then on."""
     return lambda *values: monkeypatch.setattr(
-        load, "load_model", lambda run, device=None, say=None: Stretched(*values)
+        "gantk.inference.load.load_model", lambda run, device=None, say=None: Stretched(*values)
     )
 
 
@@ -79,28 +78,35 @@ def translate(source: Path, target: Path, **options) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+def mixed_folder(tmp_path):
+    """Six pictures of several kinds, one without dark and bright values, one of 16 bits."""
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    picture(folder / "sub" / "b ä.bmp")
+    picture(folder / "c.tif")
+    picture(folder / "d.jpg", colour=True)
+    picture(folder / "calm.png", 60, 190)
+    picture(folder / "deep.tif", 0, 250, np.uint16)
+    return folder
+
+
+kept_ranges = pytest.mark.parametrize(
     "values", [(), (RANGE,)], ids=["a run of before", "a run that kept its range"]
 )
-def test_clipping_in_a_folder_is_told_once(tmp_path, model, values):
+
+
+@kept_ranges
+def test_clipping_in_a_folder_is_told_once(tmp_path, mixed_folder, model, values):
     model(*values)
-    for name in ("a.png", "sub/b ä.bmp", "c.tif", "d.jpg"):
-        picture(tmp_path / "in" / name, colour=name == "d.jpg")
-    picture(tmp_path / "in" / "calm.png", 60, 190)
-    picture(tmp_path / "in" / "deep.tif", 0, 250, np.uint16)
-    said = translate(tmp_path / "in", tmp_path / "out", variants=2)
-    assert len([path for path in (tmp_path / "out").rglob("*-[12].*")]) == 12
+    said = translate(mixed_folder, tmp_path / "out", variants=2)
+    note, clipped, _ = said
     assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
-    assert "colour, taken as gray (1 of 6 images: d.jpg)" in said[0]
-    assert (
+    assert "colour, taken as gray (1 of 6 images: d.jpg)" in note
+    words = (
         "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images, which run from -41.67 to 291"
-        in said[1]
     )
-    made = np.asarray(Picture.open(tmp_path / "out" / "a-1.png"))
-    expected = (np.asarray(Picture.open(tmp_path / "in" / "a.png")) - 125.0) * 4 / 3 + 125
-    assert made.dtype == np.uint8
-    assert np.array_equal(made, np.clip(np.rint(expected), 0, 255))
-    assert {Picture.open(path).mode for path in (tmp_path / "out").glob("deep*")} == {"I;16"}
+    assert words in clipped
 
 
 def test_without_clipping_only_float_formats_are_written(tmp_path, model):
@@ -137,30 +143,44 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     assert not (tmp_path / "new").exists()
 
 
+@kept_ranges
+def test_results_are_of_the_kind_of_their_input_and_clipped(tmp_path, mixed_folder, model, values):
+    model(*values)
+    out = tmp_path / "out"
+    translate(mixed_folder, out, variants=2)
+    assert len(list(out.rglob("*-[12].*"))) == 12
+    made = np.asarray(Picture.open(out / "a-1.png"))
+    source = np.asarray(Picture.open(mixed_folder / "a.png"))
+    stretched = (source - 125.0) * 4 / 3 + 125
+    assert made.dtype == np.uint8
+    assert np.array_equal(made, np.clip(np.rint(stretched), 0, 255))
+    assert {Picture.open(path).mode for path in out.glob("deep*")} == {"I;16"}
+
+
 @pytest.mark.parametrize(("low", "high", "whole"), [(-1000.0, 2000.0, True), (0.0, 1.0, False)])
 def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, low, high, whole):
     model(RANGE | {"low": low, "high": high, "whole": whole})
-    said = translate((source := picture(tmp_path / "in" / "a.png")).parent, tmp_path / "out")
-    assert (
-        f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif"
-        in "".join(said)
-    )
+    source = picture(tmp_path / "in" / "a.png")
+    said = translate(source.parent, tmp_path / "out")
+    words = f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif"
+    assert words in "".join(said)
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
-    picture(tmp_path / "in" / "a.bmp")  # would become a.tif too
-    with pytest.raises(GantkError, match=r"1 of 2 files could not(.|\n)*a.png(.|\n)*--format tif"):
-        translate(tmp_path / "in", tmp_path / "two")
     with pytest.raises(UserError, match="--format tif"):
         translate(source, tmp_path / "b.png")
+    picture(tmp_path / "in" / "a.bmp")  # would become a.tif too
+    with pytest.raises(GantkError, match=r"1 of 2 files could not(.|\n)*a.png(.|\n)*--format tif"):
+        translate(source.parent, tmp_path / "two")
 
 
 def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, shared_data):
     model()
-    (tmp_path / "in").mkdir()
-    Picture.fromarray(np.diag([9] + 63 * [0]).astype(np.uint8)).save(tmp_path / "in" / "blank.png")
-    (tmp_path / "in" / "colour.dcm").write_bytes(
-        (shared_data / "io" / "dicom" / "color-pl.dcm").read_bytes()
-    )
-    assert "written  2 files" in translate(tmp_path / "in", tmp_path / "out")[-1]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    almost_blank = np.diag([9] + 63 * [0]).astype(np.uint8)
+    Picture.fromarray(almost_blank).save(folder / "blank.png")
+    colour = shared_data / "io" / "dicom" / "color-pl.dcm"
+    (folder / "colour.dcm").write_bytes(colour.read_bytes())
+    assert "written  2 files" in translate(folder, tmp_path / "out")[-1]
 
 
 def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
@@ -199,76 +219,95 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
     assert "Hounsfield" in no_anatomy(bright[0], values_of(bright) | {"low": -1000.0})
 
 
-def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
+BIDS_NAMES = [
+    "sub-01/ses-1/anat/sub-01_ses-1_acq-a_T1w",
+    "sub-02/anat/sub-02_space-MNI_desc-brain_T1w",
+]
+
+
+@pytest.fixture
+def bids(tmp_path, model):
+    """A BIDS tree of two T1w images and others, and a model that changes nothing of them."""
     # in shares of these the stretched image is the same
     model(RANGE | {"low": -125 / 3, "high": 875 / 3}, RANGE)
     root = tmp_path / "bids"
-    out = tmp_path / "bids" / "derivatives" / "gantk"
-    names = [
-        "sub-01/ses-1/anat/sub-01_ses-1_acq-a_T1w",
-        "sub-02/anat/sub-02_space-MNI_desc-brain_T1w",
-    ]
-    for name in (*names, "sub-02/anat/sub-02_FLAIR", "derivatives/other/sub-02/anat/sub-02_T1w"):
+    others = ["sub-02/anat/sub-02_FLAIR", "derivatives/other/sub-02/anat/sub-02_T1w"]
+    ramp = np.linspace(0, 250, 162, dtype=np.float32).reshape(9, 9, 2)
+    for name in BIDS_NAMES + others:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        ramp = np.linspace(0, 250, 162, dtype=np.float32).reshape(9, 9, 2)
         nib.save(nib.Nifti1Image(ramp, np.eye(4)), root / f"{name}.nii.gz")
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
-    assert "left out, not called T1 (2 of 4 images" in translate(root, out, variants=2)[0]
-    made = [
-        "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk{}_T2w",
-        "sub-02/anat/sub-02_space-MNI_desc-gantk{}_T2w",
-    ]
-    expected = {
-        f"{name.format(k)}{suffix}"
-        for name in made
-        for k in (1, 2)
-        for suffix in (".nii.gz", ".json")
-    }
-    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert found == {*expected, "dataset_description.json"}
-    sidecar = json.loads((out / f"{made[1].format(1)}.json").read_text())
-    assert sidecar["Sources"] == [f"bids:raw:{names[1]}.nii.gz"]
-    assert sidecar["SkullStripped"]
-    assert sidecar["Warnings"] == ["became nearly what it was: the translation changed nothing"]
-    assert sidecar["SpatialReference"] == sidecar["Sources"][0]
+    return root
+
+
+def test_a_bids_tree_becomes_a_derivative(bids):
+    out = bids / "derivatives" / "gantk"
+    said = translate(bids, out, variants=2)
+    assert "left out, not called T1 (2 of 4 images" in said[0]
+    expected = {"dataset_description.json"}
+    for k in (1, 2):
+        for suffix in (".nii.gz", ".json"):
+            first = f"sub-01_ses-1_acq-a_space-T1w_desc-gantk{k}_T2w{suffix}"
+            second = f"sub-02_space-MNI_desc-gantk{k}_T2w{suffix}"
+            expected |= {f"sub-01/ses-1/anat/{first}", f"sub-02/anat/{second}"}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == expected
     described = json.loads((out / "dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"
     assert described["DatasetLinks"] == {"raw": "../.."}
     assert described["GeneratedBy"][0]["Name"] == "gantk"
-    (one,) = api.translate(
-        "run", root / f"{names[0]}.nii.gz", tmp_path / "one", say=lambda line: None
-    )
-    assert one.relative_to(tmp_path / "one").as_posix() == f"{made[0].format('')}.nii.gz"
+
+
+def test_a_bids_sidecar_names_source_space_and_warnings(bids):
+    out = bids / "derivatives" / "gantk"
+    translate(bids, out)
+    path = out / "sub-02" / "anat" / "sub-02_space-MNI_desc-gantk_T2w.json"
+    sidecar = json.loads(path.read_text())
+    assert sidecar["Sources"] == [f"bids:raw:{BIDS_NAMES[1]}.nii.gz"]
+    assert sidecar["SpatialReference"] == sidecar["Sources"][0]
+    assert sidecar["SkullStripped"]
+    assert sidecar["Warnings"] == ["became nearly what it was: the translation changed nothing"]
+
+
+def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
+    source = bids / f"{BIDS_NAMES[0]}.nii.gz"
+    (result,) = api.translate("run", source, tmp_path / "one", say=lambda line: None)
+    name = "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk_T2w.nii.gz"
+    assert result.relative_to(tmp_path / "one").as_posix() == name
+
+
+def test_bids_results_are_not_written_among_raw_images(bids):
     with pytest.raises(UserError, match="no derivative.*derivatives/gantk"):
-        translate(root / "sub-01", root)
+        translate(bids / "sub-01", bids)
 
 
-@pytest.mark.parametrize("per", ["set", "volume", "image"])
-@pytest.mark.parametrize("foreground", [False, "otsu"])
-def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, per, foreground):
-    scale = Percentile(per=per, foreground=foreground)
-    scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
+@pytest.fixture(params=["set", "volume", "image"])
+def scale(request, foreground):
+    fitted = Percentile(per=request.param, foreground=foreground)
+    fitted.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
+    return fitted
+
+
+foregrounds = pytest.mark.parametrize("foreground", [False, "otsu"])
+
+
+@foregrounds
+def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
     model = Stretched(RANGE)
     model.pipeline = lambda letter, options: Pipeline(model.frame("b"), scale, scale, lambda x: x)
-    monkeypatch.setattr(load, "load_model", lambda run, device=None, say=None: model)
-    # resized, one value is not quite one any more
+    monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
+    folder = tmp_path / "in"
+    picture(folder / "d.png")
     for name, value in (("a", 0), ("b", 250), ("c", 251)):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        Picture.fromarray(np.full((40, 50), value, np.uint8)).save(tmp_path / "in" / f"{name}.png")
-    picture(tmp_path / "in" / "d.png")
-    said = translate(tmp_path / "in", tmp_path / "out")
-    assert any(
-        "blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)" in s
-        for s in said
-    )
-    made = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
-    assert [np.ptp(each) for each in made[:3]] == [0, 0, 0]
-    assert made[0][0, 0] <= made[1][0, 0] < 200
-    almost = (
-        np.float32(3000)
-        + np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
-    )
-    assert np.isfinite(scale.forward(almost)).all()  # of what differs by less than float32 can tell
+        blank = np.full((40, 50), value, np.uint8)
+        Picture.fromarray(blank).save(folder / f"{name}.png")
+    said = translate(folder, tmp_path / "out")
+    words = "blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)"
+    assert any(words in line for line in said)
+    results = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    # resized, one value is not quite one any more
+    assert [np.ptp(result) for result in results[:3]] == [0, 0, 0]
+    assert results[0][0, 0] <= results[1][0, 0] < 200
 
 
 def test_overlong_result_names_are_refused_first(tmp_path, model):
@@ -285,22 +324,30 @@ def test_overlong_result_names_are_refused_first(tmp_path, model):
     )
 
 
+@foregrounds
+def test_almost_constant_values_are_mapped_to_finite_ones(scale):
+    steps = np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
+    almost = np.float32(3000) + steps  # differs by less than float32 can tell
+    assert np.isfinite(scale.forward(almost)).all()
+
+
 def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from score_volumes import score
 
-    rng = np.random.default_rng(0)
+    def save(name, voxels, affine):
+        path = str(tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+        return path
+
     head = np.zeros((40, 36, 12))
-    head[6:34, 6:30] = rng.uniform(100, 1000, (28, 24, 12))
+    head[6:34, 6:30] = np.random.default_rng(0).uniform(100, 1000, (28, 24, 12))
     affine = np.diag([-2.0, 2.0, 3.0, 1.0])
     order = np.array([[0, 1, 0, 0], [0, 0, -1, 35], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(head, affine), tmp_path / "truth.nii.gz")
-    nib.save(
-        nib.Nifti1Image(head[:, ::-1].transpose(2, 0, 1), affine @ order), tmp_path / "same.nii.gz"
-    )
-    nib.save(nib.Nifti1Image(1100 * (head > 0) - head, affine), tmp_path / "inverted.nii.gz")
-    found = score(*(str(tmp_path / f"{name}.nii.gz") for name in ("same", "truth", "inverted")))
+    truth = save("truth", head, affine)
+    same = save("same", head[:, ::-1].transpose(2, 0, 1), affine @ order)
+    inverted = save("inverted", 1100 * (head > 0) - head, affine)
+    found = score(same, truth, inverted)
     assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)
-    assert found["input"][0] < 10 and found["map"][0] > found["input"][0], (
-        "a falling map undoes the inversion in part"
-    )
+    assert found["input"][0] < 10
+    assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"
