@@ -69,29 +69,30 @@ def expect_valid(dataset) -> None:
 # --- reading
 
 
-@pytest.mark.parametrize("plane", ["AXIAL", "CORONAL", "SAGITTAL", "OBLIQUE"])
-def test_series_match_simpleitk_and_come_back(tmp_path, plane):
+def affine_by_itk(image) -> np.ndarray:
+    """Where voxels lie, to the right, front and top, by what SimpleITK has read."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
+planes = pytest.mark.parametrize("plane", ["AXIAL", "CORONAL", "SAGITTAL", "OBLIQUE"])
+
+
+@planes
+def test_series_match_simpleitk(tmp_path, plane):
     paths = made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
+    assert paths != sorted(paths)
     (scan,) = io.scans(tmp_path / "in")
-    assert list(scan.files) == paths != sorted(paths)
+    assert list(scan.files) == paths
     image = io.read(scan)
     other = by_itk(tmp_path / "in")
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(other.GetDirection()).reshape(3, 3) * np.array(other.GetSpacing())
-    affine[:3, 3] = other.GetOrigin()
-    affine = np.diag([-1, -1, 1, 1]) @ affine
-    values = to_upright(sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64), affine)
-    np.testing.assert_allclose(image.pixels[0], values, rtol=1e-6)
+    affine = affine_by_itk(other)
+    voxels = sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64)
+    np.testing.assert_allclose(image.pixels[0], to_upright(voxels, affine), rtol=1e-6)
     np.testing.assert_allclose(image.affine, affine, atol=1e-5)
     assert same_grid(io.outline(scan), image)
-    io.write(tmp_path / "out", image)
-    again = io.read(tmp_path / "out")
-    assert np.array_equal(again.pixels, image.pixels)
-    assert np.array_equal(again.affine, image.affine)
-    if plane == "AXIAL":  # from below, and from anterior right
-        assert np.array_equal(image.pixels[0], made.head())
-        assert image.spacing == pytest.approx((3.0, 1.5, 1.25))
-        assert image.file_shape == (20, 24, 5)
 
 
 def test_stored_numbers_become_values(tmp_path):
@@ -159,18 +160,35 @@ def test_deflated_and_headless_files_are_read(tmp_path):
     assert np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
 
 
+@planes
+def test_series_come_back(tmp_path, plane):
+    made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
+    image = io.read(tmp_path / "in")
+    io.write(tmp_path / "out", image)
+    again = io.read(tmp_path / "out")
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.array_equal(again.affine, image.affine)
+
+
+def test_axial_slices_run_from_below_and_from_anterior_right(tmp_path):
+    made.series(tmp_path / "in", made.head())
+    image = io.read(tmp_path / "in")
+    assert np.array_equal(image.pixels[0], made.head())
+    assert image.spacing == pytest.approx((3.0, 1.5, 1.25))
+    assert image.file_shape == (20, 24, 5)
+
+
+def test_a_header_that_contradicts_the_spacing_is_remarked(tmp_path):
+    made.series(tmp_path, made.head(), SpacingBetweenSlices=1.0)
+    assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path).remarks[0]
+
+
 def test_unevenly_spaced_slices_are_refused(tmp_path):
-    made.series(tmp_path / "every second", made.head(), SpacingBetweenSlices=1.0)
-    assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path / "every second").remarks[0]
-    made.series(tmp_path / "uneven", made.head(4), prefix="low")
-    made.series(
-        tmp_path / "uneven", made.head(4, seed=1), origin=(-30, -40, 23.0), step=5.0, prefix="high"
-    )
+    made.series(tmp_path, made.head(4), prefix="low")
+    higher = {"origin": (-30, -40, 23.0), "step": 5.0}
+    made.series(tmp_path, made.head(4, seed=1), prefix="high", **higher)
     with pytest.raises(UserError, match=r"is not evenly spaced: .* 5 %"):
-        io.read(tmp_path / "uneven")
-    for k, path in enumerate(made.series(tmp_path / "even", made.head())):  # to a twentieth
-        change(path, ImagePositionPatient=[-30, -40, 10 + 3 * k + 0.07 * (-1) ** k])
-    assert io.read(tmp_path / "even").spacing[0] == pytest.approx(3.0, abs=0.05)
+        io.read(tmp_path)
 
 
 def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
@@ -188,32 +206,42 @@ def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
         io.read(tmp_path)
 
 
-@pytest.mark.parametrize("degrees", [12.0, -20.0])
-def test_tilted_stacks_are_resampled_to_a_right_angled_grid(tmp_path, degrees):
-    """Values are a linear function of the place in the patient, so linear resampling has to give
-    just them back.
+def test_slices_that_are_even_to_a_twentieth_are_read(tmp_path):
+    for k, path in enumerate(made.series(tmp_path, made.head())):
+        deviation = 0.07 * (-1) ** k
+        change(path, ImagePositionPatient=[-30, -40, 10 + 3 * k + deviation])
+    assert io.read(tmp_path).spacing[0] == pytest.approx(3.0, abs=0.05)
+
+
+def tilted(folder: Path, degrees: float) -> float:
+    """A tilted stack whose values are a linear function of the place in the patient, so that linear
+    resampling has to give just them back; how far a slice leans.
     """
     lean = 3.0 * np.tan(np.radians(degrees))
     k, y, _ = np.mgrid[:6, :40, :30].astype(float)
-    numbers = np.rint(100 * (20 + 1.5 * y + lean * k) + 100 * (10 + 3.0 * k)).astype(np.int16)
-    made.series(tmp_path / "in", numbers, lean=(0, lean, 0), GantryDetectorTilt=degrees)
-    image = io.read(tmp_path / "in")
+    to_the_front = 20 + 1.5 * y + lean * k
+    to_the_top = 10 + 3.0 * k
+    numbers = np.rint(100 * to_the_front + 100 * to_the_top).astype(np.int16)
+    made.series(folder, numbers, lean=(0, lean, 0), GantryDetectorTilt=degrees)
+    return lean
+
+
+tilts = pytest.mark.parametrize("degrees", [12.0, -20.0])
+
+
+@tilts
+def test_tilted_stacks_are_resampled_to_a_right_angled_grid(tmp_path, degrees):
+    lean = tilted(tmp_path, degrees)
+    image = io.read(tmp_path)
     assert f"tilted by {abs(degrees)} degrees" in image.remarks[0]
-    d, h, w = np.mgrid[tuple(map(slice, image.pixels.shape[1:]))].astype(float)
-    where = np.tensordot(image.affine, np.stack([w, h, d, np.ones_like(w)]), axes=1)
-    inside = (
-        (-where[1] > -40 + lean * d + 0.1)
-        & (-where[1] < -40 + 1.5 * 39 + lean * d - 0.1)
-        & (w < 30)
-    )
-    expected = 100 * (60 - where[1]) + 100 * where[2]
+    d, h, w = np.indices(image.pixels.shape[1:]).astype(float)
+    _, y, z = np.tensordot(image.affine, np.stack([w, h, d, np.ones_like(w)]), axes=1)[:3]
+    first_row = -40 + lean * d
+    last_row = first_row + 1.5 * 39
+    inside = (-y > first_row + 0.1) & (-y < last_row - 0.1) & (w < 30)
     assert inside.mean() > 0.6
+    expected = 100 * (60 - y) + 100 * z
     assert np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
-    io.write(tmp_path / "out", image)
-    again = io.read(tmp_path / "out")
-    assert not again.remarks
-    assert np.allclose(again.affine, image.affine)
-    assert np.abs(again.pixels - image.pixels).max() < 0.2
 
 
 def test_planes_echoes_and_series_are_separate_scans(tmp_path):
@@ -255,33 +283,25 @@ def test_planes_echoes_and_series_are_separate_scans(tmp_path):
         assert np.array_equal(io.read(scans[name]).pixels[0], made.head(seed=echo))
 
 
+@tilts
+def test_tilted_stacks_are_written_straight(tmp_path, degrees):
+    tilted(tmp_path / "in", degrees)
+    image = io.read(tmp_path / "in")
+    io.write(tmp_path / "out", image)
+    again = io.read(tmp_path / "out")
+    assert not again.remarks
+    assert np.allclose(again.affine, image.affine)
+    assert np.abs(again.pixels - image.pixels).max() < 0.2
+
+
 def test_enhanced_frames_are_sorted_and_rescaled(tmp_path):
     numbers = made.head()
-    image = io.read(made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1]))
+    path = made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1])
+    image = io.read(path)
     assert np.array_equal(image.pixels[0], 2 * numbers + np.arange(5)[:, None, None])
     assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1])
     assert list(image.affine[:3, 3]) == [30, 40, 10]
-    assert same_grid(io.outline(tmp_path / "in.dcm"), image)
-    io.write(tmp_path / "out.dcm", image)
-    again = io.read(tmp_path / "out.dcm")
-    result = dcmread(tmp_path / "out.dcm")
-    assert np.array_equal(again.pixels, image.pixels)
-    assert np.array_equal(again.affine, image.affine)
-    assert (
-        result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType[0]
-        == "DERIVED"
-    )
-    assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
-    io.write(tmp_path / "ct", image, "CT")  # another modality: classic slices
-    again = io.read(tmp_path / "ct")
-    assert np.array_equal(again.pixels, image.pixels)
-    assert np.allclose(again.affine, image.affine)
-    for result in written(tmp_path / "ct"):
-        expect_valid(result)
-    path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
-    with pytest.raises(UserError, match=r"holds 2 stacks .* Choose one of 0 to 1 with --volume"):
-        io.read(path)
-    assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
+    assert same_grid(io.outline(path), image)
 
 
 def test_frames_without_position_keep_the_file_order(tmp_path):
@@ -356,40 +376,71 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
 # --- writing
 
 
+def test_enhanced_frames_come_back_as_one_derived_file(tmp_path):
+    image = io.read(made.enhanced(tmp_path / "in.dcm", made.head(), order=[3, 0, 4, 2, 1]))
+    path = tmp_path / "out.dcm"
+    io.write(path, image)
+    again = io.read(path)
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.array_equal(again.affine, image.affine)
+    result = dcmread(path)
+    frame_type = result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0]
+    assert frame_type.FrameType[0] == "DERIVED"
+    assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
+
+
+def test_enhanced_frames_become_classic_slices_of_another_modality(tmp_path):
+    image = io.read(made.enhanced(tmp_path / "in.dcm", made.head()))
+    io.write(tmp_path / "ct", image, "CT")
+    again = io.read(tmp_path / "ct")
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.allclose(again.affine, image.affine)
+    for result in written(tmp_path / "ct"):
+        expect_valid(result)
+
+
+def test_one_of_several_enhanced_stacks_is_chosen(tmp_path):
+    path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
+    with pytest.raises(UserError, match=r"holds 2 stacks .* Choose one of 0 to 1 with --volume"):
+        io.read(path)
+    assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
+
+
 @pytest.mark.parametrize(
     "slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5), (60, 0), (1, -900)], ids=str
 )
 def test_values_are_kept_to_half_a_step(tmp_path, slope, offset):
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")
-    pixels = np.where(image.pixels == 0, max(offset, 0), image.pixels * slope + offset).astype(
-        np.float32
-    )
-    io.write(tmp_path / "out", replace(image, pixels=pixels), "T2")
-    largest = np.abs(pixels).max()
-    step = largest / (32767 if pixels.min() < 0 else 65535)
+    air = max(offset, 0)
+    values = np.where(image.pixels == 0, air, image.pixels * slope + offset).astype(np.float32)
+    io.write(tmp_path / "out", replace(image, pixels=values), "T2")
+    largest = np.abs(values).max()
+    step = largest / (32767 if values.min() < 0 else 65535)
+    rounding = 1e-7 * largest
+    stored_as_themselves = slope in (1, 60)  # whole numbers beyond the source's range
     again = io.read(tmp_path / "out").pixels
-    whole = slope in (1, 60)  # beyond the source's range, and stored as themselves
-    assert np.abs(again - pixels).max() <= (0 if whole else 0.51 * step + 1e-7 * largest)
-    assert np.array_equal(again == 0, pixels == 0)
+    error = np.abs(again - values).max()
+    assert error <= (0 if stored_as_themselves else 0.51 * step + rounding)
+    assert np.array_equal(again == 0, values == 0)
     other = sitk.GetArrayFromImage(by_itk(tmp_path / "out"))
-    np.testing.assert_allclose(other, again[0], atol=1e-3 * step + 1e-7 * largest)
+    np.testing.assert_allclose(other, again[0], atol=1e-3 * step + rounding)
 
 
-@pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_derived_series_say_so_and_drop_source_details(tmp_path, modality):
-    extra = {
-        "modality": modality,
-        "WindowCenter": 400,
-        "WindowWidth": 800,
-        "SmallestImagePixelValue": 0,
-    }
-    path = made.series(tmp_path / "in", made.head(), **extra)[0]
+@pytest.fixture(params=["MR", "CT"])
+def derived(request, tmp_path):
+    """Headers of a series made from one of MR or CT that has windows and private elements."""
+    extra = {"WindowCenter": 400, "WindowWidth": 800, "SmallestImagePixelValue": 0}
+    path = made.series(tmp_path / "in", made.head(), modality=request.param, **extra)[0]
     with_private = dcmread(path)
     with_private.add_new(0x00190010, "LO", "SECRET")
     with_private.save_as(path)
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
-    for result in written(tmp_path / "out"):
+    return written(tmp_path / "out")
+
+
+def test_derived_series_say_so(derived):
+    for result in derived:
         expect_valid(result)
         assert result.Modality == "MR"
         assert result.SOPClassUID == made.CLASSES["MR"]
@@ -398,6 +449,10 @@ def test_derived_series_say_so_and_drop_source_details(tmp_path, modality):
         assert result.SeriesDescription == "synthetic T2 (gantk)"
         assert result.SeriesNumber == 1003
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
+
+
+def test_derived_series_drop_source_details(derived):
+    for result in derived:
         assert "SmallestImagePixelValue" not in result
         assert "ProtocolName" not in result
         assert result.EchoTime is None
