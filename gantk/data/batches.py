@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Preparation, Record
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Companions
@@ -31,7 +32,7 @@ class ImageSet:
     def __init__(
         self,
         records: Sequence[Record],
-        intensity: Any,  # the domain's intensity mapping
+        intensity: IntensityMapping,  # of the domain
         preparation: Preparation,  # how records become images
         memory: float = 8.0,  # GiB of prepared images that are kept
         *,

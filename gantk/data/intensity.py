@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform, overload
 
 import numpy as np
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from gantk.data.resample import Resize
 
-    Pixels = np.ndarray | Tensor
     Numbers = Sequence[float] | np.ndarray
 
 Foreground = Literal[False, True, "otsu"]
@@ -42,6 +41,7 @@ SLAB = 2**22  # values that are mapped at a time
 MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
 LEVELS = 128  # bins of the histogram for finding air
 T = TypeVar("T")
+Pixels = TypeVar("Pixels", np.ndarray, "Tensor")  # what comes in also comes out
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -130,8 +130,7 @@ class Mapping(_NoOptions):
         `image` alone.
         """
         if self.per != "set":
-            pixels = image.detach().cpu().numpy() if is_tensor(image) else image
-            return self.for_scan(self.measure(pixels)).forward(image)
+            return self.fitted_to(_on_host(image)).forward(image)
         return piecewise_linear(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
@@ -394,15 +393,11 @@ class PerChannel:
             getattr(line, method)(present)
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
-        axis = image.ndim - self.dims - 1
-        count = len(functions)
-        whole: Any
-        if is_tensor(image):
-            whole = image.clone()
-        else:
-            whole = image.astype(np.result_type(image.dtype, np.float32))
+        # the axes before the channels
+        before: tuple[slice, ...] = (slice(None),) * (image.ndim - self.dims - 1)
+        whole: Any = _float_copy(image)
         for number, function in enumerate(functions):
-            place = (*[slice(None)] * axis, slice(number, None, count))
+            place = (*before, slice(number, None, len(functions)))
             whole[place] = function(image[place])
         return whole
 
@@ -440,14 +435,14 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     return mapping
 
 
-def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:
+def to_network(pixels: np.ndarray, intensity: IntensityMapping, resize: Resize) -> np.ndarray:
     """Native pixels (C, *native) as network input: resized to `resize.size`, then `to_intensities`."""
     return to_intensities(
         resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity
     )
 
 
-def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
+def to_intensities(image: np.ndarray, intensity: IntensityMapping) -> np.ndarray:
     """An image (C, *size) in network intensities, float32; a contrast that is NaN (a patient lacks
     it) is black.
     """
@@ -457,14 +452,20 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
     return done
 
 
-def piecewise_linear(image: Pixels, before: Numbers, after: Numbers) -> Pixels:
+@overload
+def piecewise_linear(image: np.ndarray, before: Numbers, after: Numbers) -> np.ndarray: ...
+@overload
+def piecewise_linear(image: Tensor, before: Numbers, after: Numbers) -> Tensor: ...
+def piecewise_linear(
+    image: np.ndarray | Tensor, before: Numbers, after: Numbers
+) -> np.ndarray | Tensor:
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
     extended.
     """
     if is_tensor(image):
         if len(before) == 2:
             return (image - before[0]) * _slope(before, after) + after[0]
-        pieces = _pieces(image.detach().cpu().numpy(), before, after)
+        pieces = _pieces(_on_host(image), before, after)
         from_value, to_value, slope = map(image.new_tensor, pieces)
         return to_value + (image - from_value) * slope
     # in parts: float64 takes memory
@@ -482,6 +483,16 @@ def piecewise_linear(image: Pixels, before: Numbers, after: Numbers) -> Pixels:
     if getattr(image, "dtype", None) == np.float64:
         return mapped
     return mapped.astype(np.float32)[()]
+
+
+def _on_host(image: np.ndarray | Tensor) -> np.ndarray:
+    return image.detach().cpu().numpy() if is_tensor(image) else image
+
+
+def _float_copy(image: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    if is_tensor(image):
+        return image.clone()
+    return image.astype(np.result_type(image.dtype, np.float32))
 
 
 def _slope(before: Numbers, after: Numbers) -> float:

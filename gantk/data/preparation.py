@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.cache import Cache, digest
-from gantk.data.intensity import to_intensities
+from gantk.data.intensity import IntensityMapping, to_intensities
 from gantk.data.resample import FitMode, Resize
 from gantk.errors import UserError
 from gantk.files import sha256_of
@@ -110,7 +110,7 @@ class Preparation:
         self._names: dict[Hashable, str | None] = {}  # of cache entries
         self._measured: dict[Hashable, Any] = {}
 
-    def image(self, record: Record, intensity: Any) -> np.ndarray:
+    def image(self, record: Record, intensity: IntensityMapping) -> np.ndarray:
         """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has
         its own.
         """
@@ -135,7 +135,7 @@ class Preparation:
             return self._load_or_make("masks", record, self._mask)
         return self._mask(record)
 
-    def mapping(self, record: Record, intensity: Any) -> Any:
+    def mapping(self, record: Record, intensity: IntensityMapping) -> Any:
         """The intensity mapping of the scan that a record belongs to: its own where the recipe says
         so.
         """
@@ -143,7 +143,7 @@ class Preparation:
             return intensity
         return intensity.for_scan(self.scan_figures(record, intensity))
 
-    def scan_figures(self, record: Record, intensity: Any) -> Any:
+    def scan_figures(self, record: Record, intensity: IntensityMapping) -> Any:
         """The figures of a record's scan that its mapping depends on; measured once, then cached."""
         scan = record.domain, record.scan_key or record.key
         if scan not in self._measured:

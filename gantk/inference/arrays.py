@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.intensity import IntensityMapping
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
@@ -99,7 +100,11 @@ def _array(
 
 
 def _mask(
-    pipeline: Pipeline, pixels: np.ndarray, maps: list[np.ndarray], mapping: Any, kind: str
+    pipeline: Pipeline,
+    pixels: np.ndarray,
+    maps: list[np.ndarray],
+    mapping: IntensityMapping,
+    kind: str,
 ) -> None:
     """Fill, in place, what is masked out of each scan: of a batch, each image."""
     scans = [slice(None)]

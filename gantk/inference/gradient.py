@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gantk.data.intensity import IntensityMapping
 from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
 from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
@@ -71,7 +72,12 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
 
 
 def _batch(
-    pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable
+    pipeline: Pipeline,
+    mapping: IntensityMapping,
+    images: Tensor,
+    missing: Tensor,
+    part: Tensor,
+    run: Callable,
 ) -> Tensor:
     """Do what `Pipeline.stack` does for the images with indices `part`; missing contrasts are
     black.
@@ -122,7 +128,7 @@ def _is_blank(image: Tensor, missing: Tensor) -> bool:
     return not bool(there.max() > there.min())
 
 
-def _apply_mapping(mapping: Any, function: Callable, images: Tensor) -> Tensor:
+def _apply_mapping(mapping: IntensityMapping, function: Callable, images: Tensor) -> Tensor:
     """Apply a function of an intensity mapping to images; one by one where each image has its own
     mapping.
     """

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.intensity import PerChannel, some_of
+from gantk.data.intensity import IntensityMapping, PerChannel, some_of
 from gantk.data.resample import Plane, SamplingGrid, slabs
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
@@ -70,8 +70,8 @@ class Pipeline:
     def __init__(
         self,
         frame: Frame,  # what the network sees
-        source: Any,  # the fitted intensity mappings of both domains
-        target: Any,
+        source: IntensityMapping,  # the fitted intensity mappings of both domains
+        target: IntensityMapping,
         network: Network,  # in network intensities
         # in order; "spread": a deviation from the image
         maps: Sequence[MapKind] = ("image",),
@@ -136,7 +136,12 @@ class Pipeline:
                 raise UserError(what, where="INPUT", remedy=remedy)
 
     def _along(
-        self, image: Image, plane: Plane, mapping: Any, progress: Progress | None, own: bool
+        self,
+        image: Image,
+        plane: Plane,
+        mapping: IntensityMapping,
+        progress: Progress | None,
+        own: bool,
     ) -> list[np.ndarray]:
         """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one
         may overwrite it.
@@ -197,7 +202,7 @@ class Pipeline:
     def stack(
         self,
         images: np.ndarray,
-        mapping: Any,
+        mapping: IntensityMapping,
         progress: Progress | None = None,
         own: bool = False,
         spill: Path | None = None,
@@ -301,7 +306,9 @@ class Pipeline:
             )
             raise UserError(what, where=where, remedy=remedy)
 
-    def mask(self, results: Sequence[np.ndarray], outside: Outside, mapping: Any) -> None:
+    def mask(
+        self, results: Sequence[np.ndarray], outside: Outside, mapping: IntensityMapping
+    ) -> None:
         """Fill, in place, the region masked out of the input with the target's value for it."""
         for result, kind in zip(results, self.maps, strict=True):
             level = np.zeros(len(result))

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gantk.data.intensity import to_network
+from gantk.data.intensity import IntensityMapping, to_network
 from gantk.data.resample import Resize, slabs
 from gantk.files import zeros_beside
 
@@ -31,7 +31,7 @@ MIN_VARIANCE_SHARE = (
 class Preprocess:
     """Images in native intensities to a network's input."""
 
-    def __init__(self, frame: Frame, mapping: Any, native: tuple[int, ...]):
+    def __init__(self, frame: Frame, mapping: IntensityMapping, native: tuple[int, ...]):
         """`mapping`: the source's intensity mapping for these images; `native`: their sides."""
         self.frame = frame
         self.mapping = mapping
@@ -64,7 +64,7 @@ class Preprocess:
 class Postprocess:
     """The inverse of a `Preprocess`: a network's results to the target's native intensities."""
 
-    def __init__(self, preprocess: Preprocess, target: Any, maps: Sequence[str]):
+    def __init__(self, preprocess: Preprocess, target: IntensityMapping, maps: Sequence[str]):
         """`target`: the target's intensity mapping; `maps`: the kind of each result, "image" or
         "spread", a deviation from the image before it.
         """
@@ -127,7 +127,11 @@ class Postprocess:
 
 
 def target_level(
-    frame: Frame, source: Any, target: Any, level: np.ndarray, channels: int
+    frame: Frame,
+    source: IntensityMapping,
+    target: IntensityMapping,
+    level: np.ndarray,
+    channels: int,
 ) -> np.ndarray:
     """The target's value per channel for the source value `level`; black if it cannot be mapped."""
     flat = np.full((channels, *[1] * frame.dims), frame.range[0], dtype=np.float32)
