@@ -24,7 +24,7 @@ from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
 from gantk_dicom.names import description_without_names, text_of, value_of
-from gantk_dicom.streams import MOST_FRAMES, Broken, declared_bytes, expect_short, header_of
+from gantk_dicom.streams import MAX_FRAMES, Broken, declared_bytes, expect_short, header_of
 
 # Files of real scanners often hold values that violate their type's rules; the elements used here
 # are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
@@ -75,12 +75,12 @@ FRAME_MARKS = (
     ("FrameContentSequence", "FrameAcquisitionNumber"),
     ("FrameContentSequence", "DimensionIndexValues"),
 )
-UNIT = 0.01  # tolerance for directions of length 1 at right angles
-EVEN = 0.05  # tolerance for a distance between slices, as a share of the median
-SAME = 0.01  # mm within which two slices have the same position
-TILT = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
+DIRECTION_TOLERANCE = 0.01  # tolerance for directions of length 1 at right angles
+SPACING_TOLERANCE = 0.05  # tolerance for a distance between slices, as a share of the median
+SAME_POSITION_MM = 0.01  # mm within which two slices have the same position
+MAX_SHIFT_PIXELS = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
 # stacks that a slice is compared with: bounds the time for a tree of damaged files
-MOST_STACKS = 1000
+MAX_COMPARED_STACKS = 1000
 # plane of slices along the patient's first, second, third axis
 PLANES = ("sagittal", "coronal", "axial")
 
@@ -144,9 +144,9 @@ def header(path: Path) -> Dataset:
             raise Broken(
                 "its header is cut short" if uid else "it has none of the elements of a DICOM file"
             )
-        if (frames := _frames_of(dataset)) > min(MOST_FRAMES, max(1, dataset.held)):
+        if (frames := _frames_of(dataset)) > min(MAX_FRAMES, max(1, dataset.held)):
             raise Broken(
-                f"it declares {frames} frames: it is cut short, or has more than {MOST_FRAMES}"
+                f"it declares {frames} frames: it is cut short, or has more than {MAX_FRAMES}"
             )
         return dataset
 
@@ -332,7 +332,7 @@ def _axes(place: Dataset) -> np.ndarray | None:
     if numbers is None:
         return None
     axes = np.array(numbers).reshape(2, 3)
-    if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT:
+    if np.abs(axes @ axes.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
         raise Broken("its ImageOrientationPatient is not two directions at a right angle")
     return axes
 
@@ -405,7 +405,9 @@ def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
     """
     groups: list[list[Slice]] = []
     for each in slices:
-        mine = next((group for group in groups[-MOST_STACKS:] if group[0].alike(each)), None)
+        mine = next(
+            (group for group in groups[-MAX_COMPARED_STACKS:] if group[0].alike(each)), None
+        )
         if mine is None:
             groups.append([each])
         else:
@@ -463,7 +465,11 @@ def build_stack(
     _expect_even(kept, steps, where)
     apart = float(steps.mean())
     stated = first.apart
-    if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
+    if (
+        stated
+        and apart > 1.5 * stated
+        and abs(apart - stated - first.thickness) > SPACING_TOLERANCE * apart
+    ):
         remarks.append(
             f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm"
             f" apart, and their header says {stated:.4g} mm"
@@ -478,7 +484,7 @@ def _without_copies(
     kept = [slices[0]]
     copies = []
     for each in slices[1:]:
-        same_place = np.linalg.norm(each.position - kept[-1].position) <= SAME
+        same_place = np.linalg.norm(each.position - kept[-1].position) <= SAME_POSITION_MM
         if same_place and same_pixels(each, kept[-1]):
             copies.append(each.name)
         else:
@@ -488,15 +494,15 @@ def _without_copies(
 
 def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None:
     """UserError where one of the steps between slices differs from the usual one."""
-    usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
+    usual = float(np.median([step for step in steps if step > SAME_POSITION_MM] or [1.0]))
     worst = int(np.argmax(np.abs(steps - usual)))
     step = steps[worst]
-    if abs(step - usual) <= EVEN * usual:
+    if abs(step - usual) <= SPACING_TOLERANCE * usual:
         return
     what = "is not evenly spaced"
     remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
     missing = round(float(step / usual)) - 1
-    whole_steps = abs(step - (missing + 1) * usual) <= 2 * EVEN * usual
+    whole_steps = abs(step - (missing + 1) * usual) <= 2 * SPACING_TOLERANCE * usual
     if whole_steps and missing < 0:
         what = "holds two different slices at one place"
         remedy = (
@@ -523,11 +529,11 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
         [places @ first.axes[1] / first.spacing[0], places @ first.axes[0] / first.spacing[1]],
         axis=1,
     )
-    if np.abs(shifts).max() <= TILT:
+    if np.abs(shifts).max() <= MAX_SHIFT_PIXELS:
         return None
     drift = shifts[-1] / (len(slices) - 1)
     offsets = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
-    if offsets.max() > TILT:
+    if offsets.max() > MAX_SHIFT_PIXELS:
         raise UserError(
             f"{where} is no straight stack: {slices[int(offsets.argmax())].name} lies"
             f" {offsets.max():.1f} pixels aside",

@@ -20,13 +20,12 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from gantk.formats.voxels import CHUNK_BYTES
 
-MOST_READS = 1_000_000  # read calls per header: an element takes two
-# bytes of a sequence, and of any other element that is not binary
-MOST_ITEMS = 2**25
-MOST_TEXT = 2**22
-MOST_INFLATED = 64 * 2**20  # bytes of a deflated header
-MOST_FRAMES = 65_536  # frames of one file
-START = 2**17  # leading bytes of a compressed picture that must state its size
+MAX_READS = 1_000_000  # read calls per header: an element takes two
+MAX_SEQUENCE_BYTES = 2**25
+MAX_TEXT_BYTES = 2**22  # of any other element that is not binary
+MAX_INFLATED_BYTES = 64 * 2**20  # bytes of a deflated header
+MAX_FRAMES = 65_536  # frames of one file
+PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
 # markers of JPEG and JPEG-LS that precede a size
 SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
@@ -54,7 +53,7 @@ class Bounded(io.BufferedReader):
         """Read at most `size` bytes; None or -1: the rest. Broken after too many calls."""
         self.reads -= 1
         if self.reads < 0:
-            raise Broken(f"its header has more than {MOST_READS // 2} elements")
+            raise Broken(f"its header has more than {MAX_READS // 2} elements")
         if size is None or not 0 <= size <= io.DEFAULT_BUFFER_SIZE:
             rest = max(0, self.size - self.tell())
             size = rest if size is None or size < 0 else min(size, rest)
@@ -68,8 +67,8 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
     """
     with io.FileIO(path) as raw:
         meta = _deflated_meta(raw)
-        raw = inflate_file(raw, MOST_INFLATED) if meta is not None else raw
-        yield Bounded(raw, MOST_READS), meta
+        raw = inflate_file(raw, MAX_INFLATED_BYTES) if meta is not None else raw
+        yield Bounded(raw, MAX_READS), meta
 
 
 @contextmanager
@@ -101,7 +100,7 @@ def expect_short(dataset: Dataset) -> None:
     for element in dataset.values():
         kind = (element.VR or "UN") if isinstance(element, RawDataElement) else "OB"
         if kind[0] != "O" and len(element.value or b"") > (
-            MOST_ITEMS if kind in ("SQ", "UN") else MOST_TEXT
+            MAX_SEQUENCE_BYTES if kind in ("SQ", "UN") else MAX_TEXT_BYTES
         ):
             raise Broken(f"its element {element.tag} has {len(element.value)} bytes")
 
@@ -124,7 +123,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = (int(dataset.Rows), int(dataset.Columns))
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
-    most = 4 * declared_bytes(dataset) // frames + START
+    most = 4 * declared_bytes(dataset) // frames + PICTURE_START_BYTES
     places = []
     lengths = []
     file.seek(dataset.begins + 12)
@@ -133,7 +132,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     base = file.tell()
     while (length := _item(file)) is not None:
         start = file.tell()
-        stated = None if rle else stated_size(file.read(min(length, START)))
+        stated = None if rle else stated_size(file.read(min(length, PICTURE_START_BYTES)))
         if stated != size and not rle and (stated or not places):
             raise Broken(f"its pixels are {stated or 'of no size'}, and its header says {size}")
         places.append(start - 8 - base)

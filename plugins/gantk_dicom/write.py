@@ -39,8 +39,8 @@ from gantk_dicom.read import Headers
 from gantk_dicom.slices import header, kind_of, readable
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # file name of a slice in a folder
-WINDOW = (0.5, 99.5)  # percentiles of the values for a viewer's initial black and white
-WHOLE = 1e-3  # tolerance for whole numbers
+WINDOW_PERCENTILES = (0.5, 99.5)  # percentiles of the values for a viewer's initial black and white
+WHOLE_NUMBER_TOLERANCE = 1e-3  # tolerance for whole numbers
 MARK = "(gantk)"  # ends the SeriesDescription of everything that is written here
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
@@ -49,7 +49,7 @@ LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, ui
 # Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests,
 # procedure, PET).
 GROUPS = (0x0010, 0x0012, 0x0032, 0x0040, 0x0054)
-KEPT = """
+KEPT_KEYWORDS = """
 SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime AcquisitionDateTime
 AccessionNumber ReferringPhysicianName StudyDescription PhysiciansOfRecord InstitutionName InstitutionalDepartmentName
 StationName OperatorsName ProcedureCodeSequence ReferencedStudySequence AdmittingDiagnosesDescription ConversionType
@@ -63,7 +63,7 @@ LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
 MEANT = (
     "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"
 )
-FRAMED = (
+FRAME_KEYWORDS = (
     f"{MEANT} ResonantNucleus DimensionOrganizationSequence DimensionIndexSequence"
     " DimensionOrganizationType"
 )
@@ -73,7 +73,7 @@ EMPTY = """
 PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
 PositionReferenceIndicator
 """
-SLICED = {
+SLICE_KEYWORDS = {
     "MR": (
         "ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength SliceThickness"
         " PatientPosition"
@@ -207,7 +207,7 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
         volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(
             2, 1, 0
         )
-    low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW)
+    low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
     new.WindowCenter, new.WindowWidth = _texts(
         [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
     )
@@ -300,8 +300,14 @@ def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> 
     exact = (values.astype(np.float64) - intercept) / slope
     low, high = (-32768, 32767) if signed else (0, 65535)
     blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
-    within = exact.min() >= low - WHOLE and exact.max() <= high + WHOLE
-    return bool(within and blur < 0.25 and np.abs(exact - np.rint(exact)).max() <= max(WHOLE, blur))
+    within = (
+        exact.min() >= low - WHOLE_NUMBER_TOLERANCE and exact.max() <= high + WHOLE_NUMBER_TOLERANCE
+    )
+    return bool(
+        within
+        and blur < 0.25
+        and np.abs(exact - np.rint(exact)).max() <= max(WHOLE_NUMBER_TOLERANCE, blur)
+    )
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
@@ -387,7 +393,7 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
     `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
     dataset = Dataset()
-    keywords = {*KEPT.split(), *(FRAMED.split() if framed else ())}
+    keywords = {*KEPT_KEYWORDS.split(), *(FRAME_KEYWORDS.split() if framed else ())}
     for tag in list(source.keys()):
         if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
             with suppress(Exception):  # pydicom can raise any exception for a damaged value
@@ -431,7 +437,7 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
             # research mode
             dataset.ScanningSequence = "RM"
             dataset.SequenceVariant = "NONE"
-        for keyword in SLICED[new.Modality].split():
+        for keyword in SLICE_KEYWORDS[new.Modality].split():
             dataset.setdefault(keyword, None)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian

@@ -25,7 +25,9 @@ from gantk.plugin.spec import Weight
 
 # share of the range: a landmark nearer than this to the one before is left out of the scale
 NARROW = 1 / 500
-SAME = 1e-6  # share of a scan's span: landmarks nearer than this to each other are merged
+MIN_LANDMARK_DISTANCE = (
+    1e-6  # share of a scan's span: landmarks nearer than this to each other are merged
+)
 
 
 @option_fields
@@ -129,7 +131,7 @@ class Nyul(Mapping, name="nyul"):
             middle, (start, end) = self.fitted["kept"].index(self.place), self.range
             native = np.append(native, native[-1] + native[middle] - native[0])
             network = np.append(network, network[-1] + (end - start) / 2)
-        apart = np.diff(native) > SAME * (native[-1] - native[0])
+        apart = np.diff(native) > MIN_LANDMARK_DISTANCE * (native[-1] - native[0])
         group = np.concatenate([[0], np.cumsum(apart)])
         count = np.bincount(group)
         return np.bincount(group, native) / count, np.bincount(group, network) / count

@@ -13,8 +13,8 @@ from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, metric_row
 from gantk.metrics.pairs import MAE, SSIM
 
-EDGE = 2  # pixels by which a tumour's mask is dilated, to include its edge
-AIR = 0.1  # share of the intensity range below which a pixel is air, where no tumour can be
+EDGE_PIXELS = 2  # pixels by which a tumour's mask is dilated, to include its edge
+AIR_SHARE = 0.1  # share of the intensity range below which a pixel is air, where no tumour can be
 
 
 def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
@@ -43,8 +43,8 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     made = torch.cat(made)
     tumour = masks.nan_to_num(0.0)
     patients = [record.subject for record in plain[:count]]
-    inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
-    outside = 1 - dilate(tumour, EDGE)
+    inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR_SHARE * scorer.span)
+    outside = 1 - dilate(tumour, EDGE_PIXELS)
     rows = result["metrics"]["a_to_b"]
     images = f"with-examples={count}"
     for metric, truth, region, where in (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-BOLDER = 4.0  # factor on the step length where the curvature is zero or negative
+STEP_FACTOR = 4.0  # factor on the step length where the curvature is zero or negative
 
 
 class ImageLBFGS(torch.optim.Optimizer):
@@ -79,7 +79,7 @@ class ImageLBFGS(torch.optim.Optimizer):
         square = (turn * turn).sum(1, keepdim=True)
         curved = product > 1e-10 * square
         state["scale"] = torch.where(
-            curved, product / square.clamp(min=1e-30), BOLDER * state["scale"]
+            curved, product / square.clamp(min=1e-30), STEP_FACTOR * state["scale"]
         )
         state["inverse"] = [*state["inverse"], torch.where(curved, 1 / product, 0.0)][-history:]
         state["moves"] = [*state["moves"], move][-history:]

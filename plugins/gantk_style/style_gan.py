@@ -16,7 +16,7 @@ from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Weight
 
-COARSE = 8  # side in pixels at which images are compared with the stored examples
+COMPARED_SIDE = 8  # side in pixels at which images are compared with the stored examples
 Kept = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -197,11 +197,12 @@ class StyleTransferGAN(Method):
         self.kept.add_(len(images)).clamp_(max=len(self.examples))
 
     def _most_alike(self, image: Tensor) -> Tensor:
-        """For each image the stored example with the smallest difference at COARSE pixels; (N, C,
+        """For each image the stored example with the smallest difference at COMPARED_SIDE pixels;
+        (N, C,
         *size).
         """
         examples = _resize_like(self.examples.to(image), image)
-        squares = (COARSE,) * self.geometry.dims
+        squares = (COMPARED_SIDE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
         here, there = (
             pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples)

@@ -25,7 +25,7 @@ from gantk_style.transfer import Watch, luminance
 
 # options of the post-step that do not apply to two files
 OF_GENERATORS = ("image", "role", "styles")
-LINES = 5  # lines of progress that are printed
+PROGRESS_LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
 
 
@@ -193,7 +193,7 @@ def _read(path: Path, gray: bool) -> Image:
 def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:
     """A callback that prints a few times how far the objective has fallen."""
     means: list[float] = []
-    due = {round(steps * k / LINES) for k in range(1, LINES + 1)}
+    due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
 
     def watch(step: int, objective: torch.Tensor) -> None:
         mean = float(objective.mean())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Generator, Loss, Share
 
-AIR = 0.05  # share of the range above black; darker pixels keep their gray level
+AIR_SHARE = 0.05  # share of the range above black; darker pixels keep their gray level
 
 
 class BackTranslation(Method):
@@ -84,7 +84,9 @@ class BackTranslation(Method):
             real = batch["a" if to == "b" else "b"]
             chosen = torch.rand(len(made), *[1] * (made.ndim - 1), device=made.device) < self.match
             made = torch.where(
-                chosen, match_histogram(made.float(), real.float(), low + AIR * (high - low)), made
+                chosen,
+                match_histogram(made.float(), real.float(), low + AIR_SHARE * (high - low)),
+                made,
             )
         for change in self.vary:
             made = change(made)
@@ -109,7 +111,9 @@ def match_histogram(image: Tensor, real: Tensor, air: float) -> Tensor:
     # 0 for the darkest tissue, 1 for the brightest
     share = (rank - dark).clamp(min=0) / (last - dark).clamp(min=1)
     moved = levels.gather(1, darker + (share * (last - darker)).long())
-    return torch.where((pixels > air) & (last - darker > AIR * last), moved, pixels).view_as(image)
+    return torch.where((pixels > air) & (last - darker > AIR_SHARE * last), moved, pixels).view_as(
+        image
+    )
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -17,9 +17,13 @@ from gantk.plugin.spec import Part
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXACT = ("hflip", "vflip", "rot90")  # augmentations that move pixels without mixing their classes
+EXACT_AUGMENTS = (
+    "hflip",
+    "vflip",
+    "rot90",
+)  # augmentations that move pixels without mixing their classes
 # share of the voxels around lesions: lesions grow in a class that holds more than this
-TOUCHING = 0.1
+MIN_HOST_SHARE = 0.1
 
 
 @option_fields
@@ -74,13 +78,13 @@ class LabelMap(Linear, name="label_map"):
 def expect_exact(augment: Sequence[Part]) -> None:
     """Raise UserError if an augmentation would change or mix the values of label maps."""
     for part in augment:
-        if part.name not in EXACT and not part.options.get("nearest"):
+        if part.name not in EXACT_AUGMENTS and not part.options.get("nearest"):
             what = (
                 f"the augmentation '{part.name}' would change the values of label maps, which are"
                 " classes"
             )
             raise UserError(
-                what, where="data.augment", allowed=[*EXACT, "affine with nearest = true"]
+                what, where="data.augment", allowed=[*EXACT_AUGMENTS, "affine with nearest = true"]
             )
 
 
@@ -107,7 +111,7 @@ def placed_anew(
         )
         raise UserError(what, allowed=sorted({f"{x}" for each in maps for x in np.unique(each)}))
     around = np.concatenate([one[binary_dilation(one == lesion) & (one != lesion)] for one in sick])
-    host = [each for each in range(1, around.max() + 1) if (around == each).mean() > TOUCHING]
+    host = [each for each in range(1, around.max() + 1) if (around == each).mean() > MIN_HOST_SHARE]
     for _ in range(count):
         old = maps[rng.integers(len(maps))]
         nearest = distance_transform_edt(old == lesion, return_distances=False, return_indices=True)

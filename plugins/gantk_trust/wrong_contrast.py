@@ -18,15 +18,17 @@ from gantk.formats.contrasts import (
 )
 from gantk.formats.image import Image
 
-ALIKE = 0.5  # least correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
-# least spread of tissue values relative to the training images': 741 heads have 0.55 or more,
-# bottles 0.4
-EVEN = 0.5
-PLANES = 8  # planes of a volume in which neighbours are compared
-# shares of a domain's range: a difference below SAME is none, tissue is above TISSUE
-SAME = 0.01
-TISSUE = 0.1
-FARTHER = 1.5  # an image looks like another domain if its own is this many times as far away
+MIN_NEIGHBOUR_CORRELATION = (
+    0.5  # least correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
+)
+# spread of tissue values over the training images': 741 heads have 0.55 or more, bottles 0.4
+MIN_RELATIVE_SPREAD = 0.5
+COMPARED_PLANES = 8  # planes of a volume in which neighbours are compared
+SAME_SHARE = 0.01  # share of a domain's range: a smaller difference is none
+TISSUE_SHARE = 0.1  # share of a domain's range: tissue is above it
+MIN_DISTANCE_RATIO = (
+    1.5  # an image looks like another domain if its own is this many times as far away
+)
 
 
 def doubt(image: Image, frame: Any) -> str | None:
@@ -88,14 +90,14 @@ def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str,
     like its own's.
 
     That is: as near to the other's as 95 % of these are, farther from its own than 95 % of those,
-    and FARTHER times as far from its own as from the other's. On 8 sets of heads, none of 327
-    images of a trained domain was misclassified, and 20 of 3,092 of other scanners (whole heads for
-    stripped ones); of 327 of the other domain, 228 were found.
+    and MIN_DISTANCE_RATIO times as far from its own as from the other's. On 8 sets of heads, none
+    of 327 images of a trained domain was misclassified, and 20 of 3,092 of other scanners (whole
+    heads for stripped ones); of 327 of the other domain, 228 were found.
     """
     some = pixels.reshape(-1)[:: max(1, pixels.size // 200_000)]
     tissue = tissue_quantiles(some[np.isfinite(some)])
     far, near = (distance(tissue, np.array(each["quantiles"])) for each in (own, other))
-    return bool(near <= other["near"] and far > own["near"] and far > FARTHER * near)
+    return bool(near <= other["near"] and far > own["near"] and far > MIN_DISTANCE_RATIO * near)
 
 
 def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
@@ -116,8 +118,10 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
         (each - low) / max(span, 1e-9)
         for each, (low, span) in zip((given, made), ends, strict=True)
     ]
-    tissue = np.any(shown[0] > TISSUE, axis=0) if len(given) == len(made) else np.zeros(0, bool)
-    if tissue.any() and np.abs(shown[0] - shown[1])[:, tissue].mean() < SAME:
+    tissue = (
+        np.any(shown[0] > TISSUE_SHARE, axis=0) if len(given) == len(made) else np.zeros(0, bool)
+    )
+    if tissue.any() and np.abs(shown[0] - shown[1])[:, tissue].mean() < SAME_SHARE:
         return "became nearly what it was: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
@@ -125,7 +129,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
     middle = np.array(values["target"]["quantiles"])
     swapped = quantiles[0] + quantiles[-1] - quantiles[::-1]
     near = values["target"]["near"]
-    if distance(quantiles, middle) > FARTHER * max(near, distance(swapped, middle)):
+    if distance(quantiles, middle) > MIN_DISTANCE_RATIO * max(near, distance(swapped, middle)):
         return (
             f"became an image whose bright and dark are swapped, as {frame.target} never was in"
             " training"
@@ -140,11 +144,14 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     `own` are the values of the model's training images, None where they are not known. Other organs
     and photographs with edges and several brightnesses are not recognised: see `docs/translate.md`.
     """
-    gray = pixels[:, :: max(1, pixels.shape[1] // PLANES)] if pixels.ndim == 4 else pixels
+    gray = pixels[:, :: max(1, pixels.shape[1] // COMPARED_PLANES)] if pixels.ndim == 4 else pixels
     gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
     if not np.ptp(gray) > 0:
         return ""  # blank: reported elsewhere
-    if max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim)) < ALIKE:
+    if (
+        max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim))
+        < MIN_NEIGHBOUR_CORRELATION
+    ):
         return "is noise: neighbouring pixels have nothing in common"
     if own is None:
         return ""
@@ -154,7 +161,9 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
         return "has values far below 0, as Hounsfield units have"
     if own["low"] < -0.1 * reach and own["low"] <= -200 and gray.min() >= 0:
         return "has no value below 0, where Hounsfield units have air"
-    if _spread(tissue_quantiles(gray.reshape(-1))) < EVEN * _spread(np.array(own["quantiles"])):
+    if _spread(tissue_quantiles(gray.reshape(-1))) < MIN_RELATIVE_SPREAD * _spread(
+        np.array(own["quantiles"])
+    ):
         return "is of one even material, as a bottle or a mask"
     return ""
 

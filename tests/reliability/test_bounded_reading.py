@@ -219,7 +219,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_small_files_are_bounded_in_time_and_memory(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("gantk_dicom.streams.MOST_READS", 20_000)
+    monkeypatch.setattr("gantk_dicom.streams.MAX_READS", 20_000)
     make, words = HOSTILE[name]
     make(tmp_path / name)
     assert re.search(words, said := read_within_bounds(tmp_path / name)) and said[0] != "!", said

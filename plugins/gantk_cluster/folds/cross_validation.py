@@ -27,7 +27,7 @@ from gantk.training.checks import check_training
 
 SUMMARY = "folds.json"
 ROW = table("patient", "scores", patient=str, scores=dict[str, float | None])
-KEPT = table("patients", patients=list[ROW])  # one direction of patients.json
+PATIENTS_OF_DIRECTION = table("patients", patients=list[ROW])  # one direction of patients.json
 
 
 def cross_validate(
@@ -144,7 +144,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """
     values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
-        schema = RootModel[dict[str, KEPT]]
+        schema = RootModel[dict[str, PATIENTS_OF_DIRECTION]]
         remedy = f"gantk eval {argument(place)} writes it again"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:

@@ -17,12 +17,12 @@ from gantk import __version__
 from gantk.errors import UserError, count_noun
 from gantk.files import temporary_beside, write_file
 
-PATIENCE = 5.0  # seconds to wait for a cluster to answer
+ANSWER_SECONDS = 5.0  # seconds to wait for a cluster to answer
 # seconds until a new file is visible on every node; a node has ten times as long to start a worker
-LATE = 5.0
+FILE_DELAY_SECONDS = 5.0
 # the first bytes of HTTP/2 (gRPC)
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-QUIET = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",  # the priority that a process has without Ray
@@ -43,7 +43,7 @@ def connect_cluster(
     cluster answers, no worker fits, or the nodes do not see the files `seen`, of which the first is
     a folder to write to.
     """
-    os.environ |= QUIET | os.environ
+    os.environ |= ENVIRONMENT | os.environ
     try:
         import ray
     except ImportError:
@@ -55,7 +55,7 @@ def connect_cluster(
     if address not in ("auto", "local"):  # Ray itself retries for minutes
         host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as line:
+            with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as line:
                 line.sendall(HELLO)
                 if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
                     raise OSError
@@ -142,7 +142,7 @@ class Room:
                 task.options(scheduling_strategy=On(node, soft=False)).remote(needed)
                 for node in self.nodes
             ]
-            wrong = next(filter(None, self.ray.get(found, timeout=10 * LATE)), "")
+            wrong = next(filter(None, self.ray.get(found, timeout=10 * FILE_DELAY_SECONDS)), "")
         except self.ray.exceptions.RayError as error:
             wrong = f"a node starts no worker: {str(error).strip().splitlines()[-1][:200]}"
         except OSError as error:
@@ -162,7 +162,7 @@ def unusable(needed: list[str]) -> str:
     version.
     """
     name = f"the node {os.uname().nodename}"
-    until = time.monotonic() + LATE
+    until = time.monotonic() + FILE_DELAY_SECONDS
     while missing := [path for path in needed if not os.access(path, os.R_OK)]:
         if time.monotonic() > until:
             return f"{name} does not see '{missing[0]}'"

@@ -14,8 +14,8 @@ from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.launch import ALONE
 from gantk_cluster.ray.cluster import Room, connect_cluster
 
-LIVES = 3  # workers that may die on one file, or in a row while loading the model
-ENDING = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
+MAX_WORKER_DEATHS = 3  # workers that may die on one file, or in a row while loading the model
+ENDING_SECONDS = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
 
 
 class Worker:
@@ -76,7 +76,7 @@ def on_cluster(
                 sharing.turn()
         except BaseException:
             sharing.waiting.clear()
-            until = time.monotonic() + ENDING
+            until = time.monotonic() + ENDING_SECONDS
             while sharing.working() and time.monotonic() < until:
                 sharing.turn()
             raise
@@ -126,10 +126,10 @@ class Sharing:
     def _lost(self, job: Job | None) -> None:
         self.deaths[job] += 1
         what = (
-            f"{LIVES} workers ended while they {'had it' if job else 'loaded the model'}: killed,"
+            f"{MAX_WORKER_DEATHS} workers ended while they {'had it' if job else 'loaded the model'}: killed,"
             " perhaps for memory"
         )
-        if self.deaths[job] < LIVES:
+        if self.deaths[job] < MAX_WORKER_DEATHS:
             self.waiting.extendleft([job] if job else [])
             self.room = Room(self.room.ray, self.room.threads, self.room.device)
         elif job:

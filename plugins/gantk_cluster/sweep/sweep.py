@@ -27,16 +27,16 @@ from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.ray.cluster import Room, connect_cluster
-from gantk_cluster.sweep.trial import NOTED, TRIAL, scores_of, train
+from gantk_cluster.sweep.trial import TRIAL_FILE, TRIAL_SCHEMA, scores_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
 SCHEDULERS = ("asha", "pbt", "none")
 # Settings that may change within a training; networks, data and the number of steps may not.
-CHANGEABLE = ("train.optimizer.", "train.optimizers.", "method.")
-FIXED = ("method.name", "method.generator", "method.discriminator")
+CHANGEABLE_KEYS = ("train.optimizer.", "train.optimizers.", "method.")
+FIXED_KEYS = ("method.name", "method.generator", "method.discriminator")
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
-ASKED = "sweep.json"
+SWEEP_FILE = "sweep.json"
 KINDS = {
     "name": str,
     "recipe": dict[str, Any],
@@ -44,7 +44,7 @@ KINDS = {
     "scheduler": Literal[SCHEDULERS],
 }
 KINDS |= dict.fromkeys(("steps", "every", "trials", "cpus"), int)
-KEPT = table(*KINDS, **KINDS, score=str, hours=float, device=str, gpus=float)
+SWEEP_SCHEMA = table(*KINDS, **KINDS, score=str, hours=float, device=str, gpus=float)
 
 
 def sweep(
@@ -70,8 +70,9 @@ def sweep(
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
-    `connect_cluster`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a population
-    of `trials`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
+    `connect_cluster`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a
+    population of `trials`. Returns the folder: trials/*, each a run; best.toml, sweep.html,
+    sweep.jsonl.
     """
     folder = Path(resume or out) if resume or out else None
     if resume is None:
@@ -96,7 +97,7 @@ def sweep(
                 where="--resume",
                 remedy="leave the rest out",
             )
-        if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
+        if not (asked := read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")):
             raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
     with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
         folder = folder or new_folder(
@@ -104,7 +105,7 @@ def sweep(
         )
         folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder):
-            write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
+            write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
             rows, rule = write_report(folder)
     if not ended:
@@ -137,7 +138,7 @@ def _shared_settings(
         )
     for axis in axes_of(space):
         if scheduler == "pbt" and (
-            axis.key.startswith(FIXED) or not axis.key.startswith(CHANGEABLE)
+            axis.key.startswith(FIXED_KEYS) or not axis.key.startswith(CHANGEABLE_KEYS)
         ):
             what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"
             allowed = "train.optimizer.*, train.optimizers.*, and the method's own numbers"
@@ -261,12 +262,12 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is
     scored.
     """
-    asked = read(folder / ASKED, KEPT)
+    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA)
     rows = []
     rule = ""
     higher = False
-    for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL}")):
-        known = read(run / TRIAL, NOTED)
+    for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL_FILE}")):
+        known = read(run / TRIAL_FILE, TRIAL_SCHEMA)
         scores = {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])

@@ -25,10 +25,10 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read, table
 from gantk_cluster.sweep.reporting import REPORTING
 
-WORST = 1e30  # the loss of a trial without a score
+LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
 # in a trial's run folder: its name, its settings with their first step, and why it failed
-TRIAL = "trial.json"
-NOTED = table("trial", "values", trial=str, values=list[Any], error=str)
+TRIAL_FILE = "trial.json"
+TRIAL_SCHEMA = table("trial", "values", trial=str, values=list[Any], error=str)
 LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
 
 
@@ -60,7 +60,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if read(Path(folder) / TRIAL, NOTED)["trial"] != trial.name:
+                if read(Path(folder) / TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
                     with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
@@ -76,7 +76,9 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         report.note(config, str(error) if isinstance(error, GantkError) else one_line(error))
         if not isinstance(error, GantkError):
             raise  # Ray retries it three times
-        tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
+        tune.report(
+            {"loss": LOSS_WITHOUT_SCORE, "score": None, "step": asked["steps"], "done": True}
+        )
     finally:
         del REPORTING[trial]
 
@@ -96,11 +98,11 @@ class Reporter:
         why it failed.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        known = read(self.run / TRIAL, NOTED).get("values", [])
+        known = read(self.run / TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
         write_file(
-            self.run / TRIAL,
+            self.run / TRIAL_FILE,
             json.dumps({"trial": self.run.name, "values": known, "error": error}).encode(),
         )
 
@@ -115,7 +117,7 @@ class Reporter:
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         found = {
-            "loss": WORST if score is None else -score if higher else score,
+            "loss": LOSS_WITHOUT_SCORE if score is None else -score if higher else score,
             "score": score,
             "step": step,
         }

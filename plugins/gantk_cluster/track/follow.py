@@ -19,7 +19,7 @@ from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
 FILE = "track.json"
-KEPT = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
+STATE_SCHEMA = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
 _open: dict[Path, list[Follower]] = {}
 
 
@@ -45,7 +45,7 @@ class Follower:
         self.part = part
         self.last = -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
-        self.state: dict[str, Any] = read(run / FILE, KEPT).get(part.name, {})
+        self.state: dict[str, Any] = read(run / FILE, STATE_SCHEMA).get(part.name, {})
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
         # buffers in memory.
         self.brought = self.state["brought"] = self.state.pop(
@@ -117,7 +117,9 @@ class Follower:
             self._remember()
 
     def _remember(self) -> None:
-        self.run.write_json(FILE, read(self.run.path / FILE, KEPT) | {self.part.name: self.state})
+        self.run.write_json(
+            FILE, read(self.run.path / FILE, STATE_SCHEMA) | {self.part.name: self.state}
+        )
 
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -27,12 +27,11 @@ TISSUES = ("csf", "gray", "white", "lesion")
 SHELLS = ("bone", "scalp")  # around the brain, from the inside out
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
-SHOWN = 4  # fewest pixels of lesion for the label "tumour"
-ROOM = 2**28  # bytes of the cache of heads
-# voxels a head; images; voxels computed for labels
-MOST_VOXELS = 2**24
-MOST_IMAGES = 100_000
-MOST_DRAWN = 2**27
+MIN_LESION_PIXELS = 4  # fewest pixels of lesion for the label "tumour"
+MAX_CACHED_BYTES = 2**28  # bytes of the cache of heads
+MAX_HEAD_VOXELS = 2**24
+MAX_IMAGES = 100_000
+MAX_LABEL_VOXELS = 2**27  # voxels that are computed for labels
 
 # At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
 RELAXATION = {
@@ -66,7 +65,7 @@ HOUNSFIELD = {
     "bone": 1000.0,
     "scalp": -20.0,
 }
-AIR = -1000.0  # HU
+AIR_HOUNSFIELD = -1000.0  # HU
 CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
 CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # the index seeds the noise: append new ones
 CLASSES = ["healthy", "tumour"]
@@ -164,15 +163,20 @@ class Phantom:
             (
                 "subjects x slices",
                 subjects * slices,
-                dims == 3 or subjects * slices <= MOST_IMAGES,
-                f"{MOST_IMAGES:,}",
+                dims == 3 or subjects * slices <= MAX_IMAGES,
+                f"{MAX_IMAGES:,}",
             ),
-            ("slices x data.size", voxels, voxels <= MOST_VOXELS, f"{MOST_VOXELS:,} voxels a head"),
+            (
+                "slices x data.size",
+                voxels,
+                voxels <= MAX_HEAD_VOXELS,
+                f"{MAX_HEAD_VOXELS:,} voxels a head",
+            ),
             (
                 "subjects x slices x data.size",
                 drawn,
-                drawn <= MOST_DRAWN,
-                f"{MOST_DRAWN:,} where there are lesions",
+                drawn <= MAX_LABEL_VOXELS,
+                f"{MAX_LABEL_VOXELS:,} where there are lesions",
             ),
             ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
             (
@@ -295,14 +299,15 @@ class Phantom:
     def _labels(self, number: int) -> list[str | None]:
         """The class of each slice, or of the volume, in a list."""
         if self.dims == 3:
-            shown = [SHOWN * len(self._subject(number).lesions)]
+            shown = [MIN_LESION_PIXELS * len(self._subject(number).lesions)]
         else:
             shown = [
                 self._mask(number, level).sum() if self.lesions else 0
                 for level in range(len(self.levels))
             ]
         return [
-            ("tumour" if count >= SHOWN else "healthy") if self.lesions else None for count in shown
+            ("tumour" if count >= MIN_LESION_PIXELS else "healthy") if self.lesions else None
+            for count in shown
         ]
 
     def _points(self) -> Tensor:
@@ -330,7 +335,7 @@ class Phantom:
         tissue = self._tissue.get(number)
         if tissue is None:
             tissue = self._subject(number).tissue(self._points(), self.voxel)
-            kept = max(1, ROOM // tissue.nbytes)
+            kept = max(1, MAX_CACHED_BYTES // tissue.nbytes)
             for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - kept)]:
                 self._tissue.pop(oldest, None)  # another thread may have removed it
             self._tissue[number] = tissue
@@ -377,9 +382,9 @@ class Phantom:
             return likely.argmax(0)
         if contrast == "CT":
             above_air = np.array(
-                [HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32
+                [HOUNSFIELD[tissue] - AIR_HOUNSFIELD for tissue in self.tissues], dtype=np.float32
             )
-            clean = AIR + np.tensordot(above_air, shares, axes=1)
+            clean = AIR_HOUNSFIELD + np.tensordot(above_air, shares, axes=1)
             return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(
                 clean.shape, dtype=np.float32
             )
@@ -399,7 +404,7 @@ class Phantom:
         """TR, TE and inversion time in ms, the same for all slices of a head."""
         if self.sequences == "standard" or contrast not in RANDOM:
             return SEQUENCES[contrast]
-        rng = np.random.default_rng([*seed[:3], MOST_IMAGES])
+        rng = np.random.default_rng([*seed[:3], MAX_IMAGES])
         kinds = RANDOM[contrast]
         times = rng.uniform(*kinds[rng.integers(len(kinds))])
         return (*times, None)[:3]

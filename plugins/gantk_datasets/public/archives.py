@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-PIECE = 2**20  # bytes
-TIMES = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
-MEMBERS = 1_000_000
+PIECE_BYTES = 2**20  # bytes
+MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
+MAX_MEMBERS = 1_000_000
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Names that Windows or macOS do not allow or treat as another name, and invalid characters.
 UNREADABLE = re.compile(
@@ -36,21 +36,23 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
     Raises Refused, or an error of zipfile or tarfile, where the archive is damaged, a checksum is
-    wrong, it holds links or devices, it unpacks to more than `TIMES` its size, or two names are
-    invalid or equal on some system.
+    wrong, it holds links or devices, it unpacks to more than `MAX_COMPRESSION` its size, or two
+    names are invalid or equal on some system.
     """
-    room = TIMES * archive.stat().st_size + PIECE
+    room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
     names = {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
         place = folder / _safe_path(name, names, source is None)
         room = room - size
-        if room < 0 or number >= MEMBERS:
-            raise Refused(f"it unpacks to more than {TIMES} times its size, or {MEMBERS} members")
+        if room < 0 or number >= MAX_MEMBERS:
+            raise Refused(
+                f"it unpacks to more than {MAX_COMPRESSION} times its size, or {MAX_MEMBERS} members"
+            )
         (place if source is None else place.parent).mkdir(parents=True, exist_ok=True)
         if source is not None:
             with open(place, "xb") as file:
-                while piece := source.read(min(PIECE, size + 1)):
+                while piece := source.read(min(PIECE_BYTES, size + 1)):
                     size -= len(piece)
                     file.write(piece)
             if size:
@@ -61,9 +63,9 @@ def expect_sound(path: Path) -> None:
     """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
     damaged.
     """
-    room = 2 * 1032 * path.stat().st_size + PIECE
+    room = 2 * 1032 * path.stat().st_size + PIECE_BYTES
     with gzip.open(path) as file:
-        while room > 0 and (piece := file.read(PIECE)):
+        while room > 0 and (piece := file.read(PIECE_BYTES)):
             room -= len(piece)
 
 
@@ -135,5 +137,5 @@ def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, BinaryIO | Non
             if not (member.isdir() or member.isreg()) or member.issparse():
                 raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")
             yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
-        while room > 0 and (piece := stream.read(PIECE)):
+        while room > 0 and (piece := stream.read(PIECE_BYTES)):
             room -= len(piece)

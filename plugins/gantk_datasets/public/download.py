@@ -26,8 +26,8 @@ from gantk_datasets.public.archives import ENDINGS, expect_sound, unpack
 
 TRIES = 4  # consecutive attempts without a new byte before giving up
 PAUSE = 1.0  # seconds between two attempts
-PATIENCE = (10.0, 60.0)  # timeouts in seconds: to connect, and between two pieces
-PIECE = 2**16  # bytes per write; at most this much is lost when a connection breaks
+TIMEOUTS_SECONDS = (10.0, 60.0)  # timeouts in seconds: to connect, and between two pieces
+PIECE_BYTES = 2**16  # bytes per write; at most this much is lost when a connection breaks
 MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -291,7 +291,7 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
     # ranges do not fit compressed content
     headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}
     headers |= {"Range": f"bytes={here}-"} if here else {}
-    with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS) as answer:
         if answer.status_code == 416:  # the file is complete
             return
         if answer.status_code not in (200, 206):
@@ -302,7 +302,7 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
         rest = answer.headers.get("Content-Length", "")
         total = here + int(rest) if rest.isdigit() else size
         with open(part, "ab" if here else "wb") as file:
-            for piece in answer.iter_content(PIECE):
+            for piece in answer.iter_content(PIECE_BYTES):
                 here += len(piece)
                 file.write(piece)
                 report(here / total if total else 0.0)

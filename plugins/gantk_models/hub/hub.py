@@ -23,9 +23,15 @@ from gantk.runs.models import CARD, card, find_model, pack_record, weights_hash
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
 COMMIT = r"[0-9a-f]{40}"
-SAVED = "checkpoints/step-*/"
+CHECKPOINT_PATTERN = "checkpoints/step-*/"
 # downloaded
-FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]
+FILES = [
+    "recipe.toml",
+    "metrics.json",
+    CARD,
+    f"{CHECKPOINT_PATTERN}meta.json",
+    f"{CHECKPOINT_PATTERN}weights.safetensors",
+]
 HEAD = """\
 ---
 library_name: gantk

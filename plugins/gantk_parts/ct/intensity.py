@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Intensity
 
 PADDING = 200.0  # values more than this many HU below air are padding
-FAINT = 0.01  # share of the range for padding, and for the values between padding and air
+FAINT_SHARE = 0.01  # share of the range for padding, and for the values between padding and air
 
 
 @option_fields
@@ -102,7 +102,10 @@ class Windows(Mapping, name="ct"):
             raise UserError(what, where="data.intensity", remedy=remedy)
         self._set_corners()
         if low < self.air - PADDING:
-            (native, places, tissue), step = self.fitted, FAINT * (self.range[1] - self.range[0])
+            (native, places, tissue), step = (
+                self.fitted,
+                FAINT_SHARE * (self.range[1] - self.range[0]),
+            )
             places = [places[0] - 2 * step, places[0] - step, *places]
             self.fitted = [[low, self.air - PADDING / 4, *native], places, tissue]
 

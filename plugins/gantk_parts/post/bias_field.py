@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from gantk.runs.trained import Examples
-from gantk_parts.post.volumes import AIR, each_volume
+from gantk_parts.post.volumes import AIR_SHARE, each_volume
 
 # Gaussians of the mixture; rounds of expectation and maximisation
 TISSUES = 6
 ROUNDS = 30
-LEAST = 0.02  # deviation of a Gaussian, in the logarithm: no tissue is a single value
-# voxels of tissue: fewer are left alone, of more an even part is taken
-ENOUGH = 500
-MOST = 40_000
+MIN_DEVIATION = 0.02  # deviation of a Gaussian, in the logarithm: no tissue is a single value
+MIN_TISSUE_VOXELS = 500  # fewer are left alone
+MAX_TISSUE_VOXELS = 40_000  # of more an even part is taken
 
 
 class InputBiasField:
@@ -47,10 +46,10 @@ class InputBiasField:
         output, source = (
             ((each - self.low) / (self.high - self.low)).mean(0) for each in (made, given)
         )
-        tissue = ((output > AIR) & (source > AIR)).nonzero()
-        if len(tissue) < ENOUGH:
+        tissue = ((output > AIR_SHARE) & (source > AIR_SHARE)).nonzero()
+        if len(tissue) < MIN_TISSUE_VOXELS:
             return made
-        sample = tuple(tissue[:: -(-len(tissue) // MOST)].T)
+        sample = tuple(tissue[:: -(-len(tissue) // MAX_TISSUE_VOXELS)].T)
         axes = (torch.arange(float(side), device=made.device) for side in output.shape)
         # of all voxels, from the middle of the tissue
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
@@ -73,7 +72,7 @@ def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
     ranks = (torch.arange(TISSUES, device=values.device) + 0.5) / TISSUES
     means = values.quantile(ranks)
     shares = torch.full_like(ranks, 1 / TISSUES)
-    deviations = torch.full_like(ranks, float(values.std()) / TISSUES + LEAST)
+    deviations = torch.full_like(ranks, float(values.std()) / TISSUES + MIN_DEVIATION)
     slopes = values.new_zeros(3)
     ridge = 1e-3 * len(values) * torch.eye(3, device=values.device)
     for _ in range(ROUNDS):
@@ -84,7 +83,9 @@ def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
         shares = count / count.sum()
         means = (belongs * even[:, None]).sum(0) / count
         deviations = (
-            ((belongs * (even[:, None] - means).square()).sum(0) / count).sqrt().clamp_min(LEAST)
+            ((belongs * (even[:, None] - means).square()).sum(0) / count)
+            .sqrt()
+            .clamp_min(MIN_DEVIATION)
         )
         weights = belongs / deviations.square()
         left = (weights * (values[:, None] - means)).sum(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantk.plugin.spec import Few, Positive, Share
 from gantk.runs.trained import Examples
-from gantk_parts.post.volumes import AIR, each_volume
+from gantk_parts.post.volumes import AIR_SHARE, each_volume
 
 HALVINGS = 10  # bisection steps of the search for the strength
 
@@ -50,7 +50,7 @@ class AgreeingSlices:
         self.smooth = smooth
         span = range[1] - range[0]
         self.least = (floor * span) ** 2
-        self.level = range[0] + AIR * span
+        self.level = range[0] + AIR_SHARE * span
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Filter the images volume by volume; UserError where there is no input as the guide."""

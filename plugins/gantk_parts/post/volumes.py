@@ -14,7 +14,7 @@ from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
 
-AIR = 0.05  # share of the range up to which a voxel is air
+AIR_SHARE = 0.05  # share of the range up to which a voxel is air
 
 
 def each_volume(

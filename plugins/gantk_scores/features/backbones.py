@@ -24,7 +24,7 @@ from gantk.plugin.spec import Side
 from gantk_scores.features.timm_networks import timm_model
 
 WHERE = "evaluate.metrics"
-SIDE = 224  # pixels, unless the file or the recipe states another size
+DEFAULT_SIDE = 224  # pixels, unless the file or the recipe states another size
 WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
 # ImageNet's, where timm states none
 MEAN = (0.485, 0.456, 0.406)
@@ -124,7 +124,7 @@ def onnx_backbone(
     path = found_file(name)
     network = OnnxNetwork(path)
     fixed = all(isinstance(length, int) for length in network.shape[2:])
-    size = tuple(network.shape[2:]) if fixed else (side or SIDE,) * 2
+    size = tuple(network.shape[2:]) if fixed else (side or DEFAULT_SIDE,) * 2
     if side is not None and size != (side, side):
         raise UserError(
             f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE
@@ -158,7 +158,11 @@ def timm_backbone(
         network = timm_with(name, path)
     config = network.pretrained_cfg
     channels = network.state_dict()[_stem(network)].shape[1]
-    size = config.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
+    size = (
+        config.get("input_size", (3, DEFAULT_SIDE, DEFAULT_SIDE))[1:]
+        if side is None
+        else (side, side)
+    )
     scale = mean or config.get("mean", MEAN), std or config.get("std", STD)
     return Backbone(
         network.to(memory_format=torch.channels_last), channels, size, *scale, name, path

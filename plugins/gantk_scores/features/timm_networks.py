@@ -16,7 +16,7 @@ from torch import nn
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.nets.pretrained import VARIABLE, read_state, weights_file
 
-PATIENCE = 5.0  # timeout in seconds for the hub's first answer; a download has no limit
+ANSWER_SECONDS = 5.0  # timeout in seconds for the hub's first answer; a download has no limit
 
 
 def timm_model(
@@ -136,7 +136,7 @@ def _unreachable(config: Any) -> str | None:
     address = constants.ENDPOINT if config.hf_hub_id else config.url
     try:
         urllib.request.urlopen(
-            urllib.request.Request(address, method="HEAD"), timeout=PATIENCE
+            urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS
         ).close()
     except urllib.error.HTTPError:  # any answer shows that the server can be reached
         return None

@@ -12,7 +12,7 @@ from gantk.metrics.intervals import left_out_interval, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, enough
 from gantk_scores.sets.ms_ssim import MSSSIM
 
-PAIRS = 512  # most pairs of images that are compared
+MAX_PAIRS = 512  # most pairs of images that are compared
 
 
 class Diversity:
@@ -80,11 +80,11 @@ def different_pairs(patients: list[str]) -> np.ndarray:
     is one patient.
     """
     count = len(patients)
-    if count * (count - 1) // 2 <= 16 * PAIRS:
+    if count * (count - 1) // 2 <= 16 * MAX_PAIRS:
         pairs = np.array(list(itertools.combinations(range(count), 2)))
     else:
-        pairs = np.random.default_rng(0).integers(0, count, (16 * PAIRS, 2))
+        pairs = np.random.default_rng(0).integers(0, count, (16 * MAX_PAIRS, 2))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     numbers = patient_numbers(patients)
     apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
-    return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:PAIRS]
+    return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:MAX_PAIRS]

@@ -7,12 +7,11 @@ import numpy as np
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
-# below this number of images there is a warning: fewer than Inception's features, no full
-# covariance
-FEW = 2048
-LEAST = 8  # fewest images
+# fewer images than Inception's features have no full covariance: there is a warning
+MIN_RELIABLE_IMAGES = 2048
+MIN_IMAGES = 8  # fewest images
 WARNING = (
-    f"fewer than {FEW} images: the value is too high by chance, the more so the fewer they are; "
+    f"fewer than {MIN_RELIABLE_IMAGES} images: the value is too high by chance, the more so the fewer they are; "
     "compare it between sets of the same size only, or use kid, which has no such bias"
 )
 
@@ -30,7 +29,7 @@ class Fid(InFeatures):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         remedy = "compare more images, or use kid, which has no such bias"
-        enough(self.name, test, fake, least=LEAST, remedy=remedy)
+        enough(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
         real, made = self.vectors(train, test, fake)
         whole = gaussian(real), gaussian(made)
 
@@ -39,8 +38,8 @@ class Fid(InFeatures):
             return frechet(*(fit if keep.all() else gaussian(x[keep]) for x, fit, keep in sides))
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        few = min(len(real), len(made)) < FEW
-        how = f"biased-upwards-below-{FEW}-images" if few else "gaussians"
+        few = min(len(real), len(made)) < MIN_RELIABLE_IMAGES
+        how = f"biased-upwards-below-{MIN_RELIABLE_IMAGES}-images" if few else "gaussians"
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
         ci95 = ci95 and (max(0.0, float(ci95[0])), float(ci95[1]))
         return Score(value, ci95, len(fake), definition, {"warning": WARNING} if few else {})

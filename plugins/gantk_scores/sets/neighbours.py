@@ -14,7 +14,7 @@ from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 from gantk.plugin.spec import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
-FEW = 1000  # below this number of images there is a warning
+MIN_RELIABLE_IMAGES = 1000  # below this number of images there is a warning
 WARNING = (
     "these depend on the number of images: with few, neighbours are far and each ball takes in much"
     " of the space; compare them between sets of the same size only, and with what real images get"
@@ -56,13 +56,13 @@ class Prdc(InFeatures):
         enough(self.name, test, fake, least=self.k + 1)
         statistic = shares_of(*self.vectors(train, test, fake), self.k)
         values, ci95 = left_out_interval(statistic, test.patients, fake.patients, least=self.k + 1)
-        few = min(len(test), len(fake)) < FEW
+        few = min(len(test), len(fake)) < MIN_RELIABLE_IMAGES
         alike = {"density": 1.0, "coverage": expected_coverage(len(test), len(fake), self.k)}
         scores = {}
         for place, name in enumerate(NAMES):
             definition = f"{name}/k={self.k}/{self.seen}/n={len(fake)},real={len(test)}"
             definition += f"/if-alike={alike[name]:.3f}" if name in alike else ""
-            definition += f"/depends-on-n-below-{FEW}-images" if few else ""
+            definition += f"/depends-on-n-below-{MIN_RELIABLE_IMAGES}-images" if few else ""
             details = {"if_alike": alike[name]} if name in alike else {}
             details |= {"warning": WARNING} if few else {}
             low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)

@@ -25,8 +25,8 @@ from gantk_scores.tasks.small_networks import train_network
 
 BATCH = 16  # images per training step
 TOO_FEW = "too few patients to learn from some and be tested on others"
-SMALL = 3e-3  # AdamW's learning rate for the small network, with cosine decay to 0
-RATE = {"random": 1e-3, "pretrained": 1e-4}  # and for timm's networks
+SMALL_NETWORK_RATE = 3e-3  # AdamW's learning rate for the small network, with cosine decay to 0
+TIMM_RATES = {"random": 1e-3, "pretrained": 1e-4}  # and for timm's networks
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
@@ -85,7 +85,7 @@ class Judge:
                 network(vary_pictures(pictures[picked], generator)), labels[picked]
             )
 
-        rate = SMALL if self.backbone == "small" else RATE[self.weights]
+        rate = SMALL_NETWORK_RATE if self.backbone == "small" else TIMM_RATES[self.weights]
         optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
         with torch.autocast(pictures.device.type, enabled=False):
             network = train_network(make, loss, self.steps, self.seed, optimizer)

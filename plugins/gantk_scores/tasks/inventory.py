@@ -15,11 +15,11 @@ from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
 from gantk.metrics.sets import ImageGroup, Score, select_images
 from gantk.plugin.spec import Count, Seed
-from gantk_scores.tasks.segmentation import SIDE, Segmenter
+from gantk_scores.tasks.segmentation import INPUT_SIDES, Segmenter
 
 # share of real lesions; above it there is a warning, because the segmenter misses too many
-MISSED = 0.5
-BLIND = (
+MAX_MISSED_SHARE = 0.5
+MISSING_WARNING = (
     "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter"
     " of your own"
 )
@@ -79,8 +79,8 @@ class Inventory:
             rows[:, 3],
         ]
         estimates = [estimate(each, fakes.patients) for each in values]
-        if real[0] is not None and real[0] > MISSED:
-            blind = {"warning": BLIND.format(real[0])}
+        if real[0] is not None and real[0] > MAX_MISSED_SHARE:
+            blind = {"warning": MISSING_WARNING.format(real[0])}
         else:
             blind = {}
         about = zip(NAMES, estimates, real, strict=True)
@@ -101,7 +101,7 @@ class Inventory:
                 ) from error
             return lambda images: given(images / self.data_range)
         learn = select_images(train, train.masks.flatten(1).isfinite().all(1))
-        judge = Segmenter(self.dims, self.steps, SIDE[self.dims], self.seed, self.data_range)
+        judge = Segmenter(self.dims, self.steps, INPUT_SIDES[self.dims], self.seed, self.data_range)
         return judge.fit(learn.images, learn.masks)
 
 

@@ -13,7 +13,7 @@ from gantk.machine.runtime import Runtime
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirror_randomly, train_network
 
-PASS = 2**20  # most positions of a batch at inference
+MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 
 
 class Regression:
@@ -73,7 +73,7 @@ class Regression:
         independently.
         """
         made = []
-        for part in sources.split(max(1, PASS // math.prod(sources.shape[2:]))):
+        for part in sources.split(max(1, MAX_BATCH_POSITIONS // math.prod(sources.shape[2:]))):
             with self.runtime.autocast():
                 output = self.network(self._network_input(part)).float().clamp(-1, 1)
             made.append((self.low + (output + 1) * (self.high - self.low) / 2).to(sources.device))

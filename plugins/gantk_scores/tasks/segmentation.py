@@ -23,8 +23,8 @@ from gantk_scores.tasks.small_networks import (
     train_network,
 )
 
-SIDE = {2: 96, 3: 48}  # longest side of a segmenter's input in pixels or voxels
-PASS = 2**20  # most positions of a batch at inference
+INPUT_SIDES = {2: 96, 3: 48}  # longest side of a segmenter's input in pixels or voxels
+MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class Segmentation:
     higher_is_better = True
 
     def __post_init__(self) -> None:
-        side = SIDE[self.dims] if self.side is None else self.side
+        side = INPUT_SIDES[self.dims] if self.side is None else self.side
         self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
         # cache: training images, which are used, segmenter, their number, `real`
         self._learned = None
@@ -200,7 +200,9 @@ class Segmenter:
         mode = "bilinear" if self.dims == 2 else "trilinear"
         masks = []
         with torch.autocast(images.device.type, enabled=False):
-            for part in images.split(max(1, PASS // self._network_input(images[:1])[0, 0].numel())):
+            for part in images.split(
+                max(1, MAX_BATCH_POSITIONS // self._network_input(images[:1])[0, 0].numel())
+            ):
                 answer = self.network(self._network_input(part))
                 if answer.shape[2:] != part.shape[2:]:
                     answer = F.interpolate(answer, part.shape[2:], mode=mode)

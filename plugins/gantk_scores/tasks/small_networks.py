@@ -15,7 +15,7 @@ from gantk.plugin.spec import bind_or_raise
 WIDTH = 16
 DEPTH = 3
 BATCH = {2: 8, 3: 2}  # images per training step, by dimensions
-RATE = 5e-3  # Adam's learning rate
+LEARNING_RATE = 5e-3  # Adam's learning rate
 
 
 class SmallUNet(nn.Module):
@@ -77,7 +77,7 @@ def train_network(
         torch.default_generator.manual_seed(seed)
         network = make().train()
         build = optimizer or bind_or_raise(
-            "optimizer", {"name": "adam", "lr": RATE, "betas": [0.9, 0.999]}
+            "optimizer", {"name": "adam", "lr": LEARNING_RATE, "betas": [0.9, 0.999]}
         )
         optimizer = build(network.parameters())
         rate = optimizer.param_groups[0]["lr"]

@@ -20,7 +20,7 @@ from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_scores.tasks.classification import Judge, strangers
 
-EDGE = 2  # pixels by which a lesion's mask is dilated, to include its edge
+EDGE_PIXELS = 2  # pixels by which a lesion's mask is dilated, to include its edge
 
 
 @dataclass(eq=False, kw_only=True)
@@ -111,9 +111,11 @@ class Transfer(Judge):
         metric = SSIM(self.data_range, self.dims)
         outside = None
         if fake.masks is not None:
-            outside = 1 - dilate(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
+            outside = 1 - dilate(fake.masks.nan_to_num(0.0).float(), EDGE_PIXELS).to(
+                fake.images.device
+            )
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
-        region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE}"
+        region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
 
 

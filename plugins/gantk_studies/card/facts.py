@@ -32,7 +32,7 @@ MISSING = {
     "refuse": "images that lack a contrast are refused",
     "mask": "training does without contrasts that lack",
 }
-TRAINED = (
+TRAINING_OPTIONS = (
     "steps",
     "epochs",
     "batch",
@@ -44,7 +44,7 @@ TRAINED = (
     "patience",
     "seed",
 )
-SHOWN = ("dims", "size", "fit", "plane", "spacing", "patch", "neighbours", "intensity")
+DATA_OPTIONS = ("dims", "size", "fit", "plane", "spacing", "patch", "neighbours", "intensity")
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
 PATIENTS = RootModel[
     dict[str, table("patients", patients=list[table("scores", scores=dict[str, float | None])])]
@@ -117,7 +117,7 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         "source": _options({"source": source}, ["source"]) if source else "",
         "licence": " ".join(licences.partition("\n## ")[0].split()),
         "counts": _join(*_counts(sets)),
-        "preprocessing": _options(data, SHOWN),
+        "preprocessing": _options(data, DATA_OPTIONS),
         "missing": MISSING.get(data.get("missing")),
         "augmentation": data and (_options(data, ["augment"]) or "no augmentation"),
         "split": _join(run.split.get("how"), f"seed {sets['seed']}" if "seed" in sets else ""),
@@ -161,7 +161,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         facts["technique"] = f"deep learning, method '{method.get('name')}': {summary}"
         facts["model"] = _options({"method": method}, ["method"])
     if train:
-        facts["training"] = _options(train, TRAINED)
+        facts["training"] = _options(train, TRAINING_OPTIONS)
         if train.get("start"):
             facts["start"] = f"the weights of {Path(train['start']).name}"
         else:

@@ -22,7 +22,7 @@ from gantk.formats.files import read, scans, stem_of
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import CHOICES, HERE
 
-PAIRS = 60  # default number of pairs, if there are as many
+DEFAULT_PAIRS = 60  # default number of pairs, if there are as many
 REPEATS = 10  # one question in this many is repeated
 # percentiles of a folder's values that become black and white, if files are not 8-bit
 ENDS = (0.5, 99.5)
@@ -146,7 +146,7 @@ def choose_couples(
     """`pairs` random couples of images, one of every patient before a second of any; UserError for
     too few.
     """
-    pairs = pairs or max(1, min(PAIRS, len(patients)))
+    pairs = pairs or max(1, min(DEFAULT_PAIRS, len(patients)))
     if len(patients) < pairs:
         what = (
             f"{where} has {count_noun(patients, 'image')} that can be judged, and {pairs} are"
@@ -169,7 +169,7 @@ def of_folders(
     """
     both = [{stem_of(scan.name): scan for scan in scans(folder)} for folder in (real, fake)]
     names = [sorted(both[0].keys() & both[1].keys())] * 2
-    if len(names[0]) < (pairs or min(PAIRS, *map(len, both))):
+    if len(names[0]) < (pairs or min(DEFAULT_PAIRS, *map(len, both))):
         names = [list(map(str, rng.permutation(sorted(each)))) for each in both]
         say(
             "note     the two folders share too few names: which made image stands beside which"

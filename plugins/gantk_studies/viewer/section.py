@@ -17,10 +17,10 @@ from gantk.runs.schemas import Part, inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
-SIDE = 96  # most voxels along a side; larger volumes are thinned, which the page states
+MAX_SIDE_VOXELS = 96  # most voxels along a side; larger volumes are thinned, which the page states
 LEVELS = 4095  # steps of intensity between a volume's darkest and brightest voxel
 VOLUME = table("patient", "stem", patient=str, stem=Part)
-MOST = 2  # volumes on a page
+MAX_VOLUMES = 2  # volumes on a page
 # NiiVue loads its own font from a data URI, and decompresses volumes in a web worker and
 # WebAssembly.
 POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
@@ -37,7 +37,7 @@ def section(record) -> dict[str, Any] | None:
     listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
     volumes = [
         {"patient": one["patient"], "label": record.label(key)} | made
-        for key, one in listed[:MOST]
+        for key, one in listed[:MAX_VOLUMES]
         if (made := embed_volumes(record.path, one["stem"]))
     ]
     if not volumes:
@@ -67,7 +67,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
         voxels["error"] = abs(voxels["output"] - voxels["truth"])
     except Exception:  # damaged: the section of the patients reports it
         return {}
-    thin = -(-max(voxels["truth"].shape) // SIDE)
+    thin = -(-max(voxels["truth"].shape) // MAX_SIDE_VOXELS)
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}
     for kind, each in voxels.items():

@@ -16,7 +16,7 @@ from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fr
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.dcgan.network import DCGANGenerator
 
-CHUNK = 16  # images generated at once
+IMAGES_PER_CALL = 16  # images generated at once
 GOLDEN = 0.618034  # multiples of the golden ratio, modulo 1, fill the unit interval evenly
 NORM_IMAGES = 128  # images for computing batch norm's statistics for inference
 
@@ -164,7 +164,11 @@ class DCGAN(Method):
         classes in turn.
         """
         noise = self._noise(n, seed)
-        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
+        parts = zip(
+            noise.split(IMAGES_PER_CALL),
+            self.labels_of(n, labels).split(IMAGES_PER_CALL),
+            strict=True,
+        )
         return torch.cat([self._generate(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:

@@ -15,7 +15,7 @@ from gantk.nets import discriminators
 from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
 
-SMALLEST = 4  # side of the discriminator's last map
+LAST_MAP_SIDE = 4  # side of the discriminator's last map
 
 
 def activation(slope: float) -> nn.Module:
@@ -119,16 +119,20 @@ class DCGANDiscriminator(b.Network):
             dims, in_channels, filters, strides, norm, affine, spectral
         )
         self.layers = nn.Sequential(*layers)
-        self.verdict = b.conv(dims, filters[-1], 1, SMALLEST, padding=0, spectral=spectral)
+        self.verdict = b.conv(dims, filters[-1], 1, LAST_MAP_SIDE, padding=0, spectral=spectral)
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
         who = f"a DCGAN discriminator of depth {self.depth}"
-        b.require_size(size, 1, SMALLEST * 2**self.halvings, who, "lower the discriminator's depth")
+        b.require_size(
+            size, 1, LAST_MAP_SIDE * 2**self.halvings, who, "lower the discriminator's depth"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(b.in_layout_of(self, x))
-        if any(side != SMALLEST for side in x.shape[2:]):
-            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, SMALLEST)
+        if any(side != LAST_MAP_SIDE for side in x.shape[2:]):
+            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(
+                x, LAST_MAP_SIDE
+            )
         return self.verdict(x).flatten(1)

@@ -18,7 +18,7 @@ from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.progan.layers import double, halve
-from gantk_synthesis.progan.networks import SMALLEST, Discriminator, Generator, filters_at
+from gantk_synthesis.progan.networks import FIRST_SIDE, Discriminator, Generator, filters_at
 
 AT_ONCE = 32  # images per forward pass of `sample`
 
@@ -223,7 +223,7 @@ class ProGAN(Method):
         return first, second
 
     def _stage(self, level: int, steps: int, fade: tuple[float, float] | None) -> Growth:
-        side = SMALLEST * 2**level
+        side = FIRST_SIDE * 2**level
         return Growth(
             f"{side} fade" if fade else str(side), steps, (side,) * self.geometry.dims, level, fade
         )
@@ -249,7 +249,7 @@ def levels_of(size: tuple[int, ...]) -> int:
     )
     remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
     raise UserError(
-        f"images of {' x '.join(map(str, size))} cannot be grown by doubling from {SMALLEST} pixels"
+        f"images of {' x '.join(map(str, size))} cannot be grown by doubling from {FIRST_SIDE} pixels"
         " a side",
         where="data.size",
         allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024",
@@ -261,7 +261,7 @@ def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
     if shares is None:
         return [0.5] + [1.0] * (levels - 1)
     if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
-        sizes = ", ".join(str(SMALLEST * 2**level) for level in range(levels))
+        sizes = ", ".join(str(FIRST_SIDE * 2**level) for level in range(levels))
         what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
         raise UserError(
             what,

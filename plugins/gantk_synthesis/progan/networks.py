@@ -20,14 +20,14 @@ from gantk_synthesis.progan.layers import (
     leaky,
 )
 
-SMALLEST = 4  # side of level 0's images; level k has 4 * 2**k
+FIRST_SIDE = 4  # side of level 0's images; level k has 4 * 2**k
 
 
 def filters_at(levels: int, base: int, width: int) -> list[int]:
     """Filters at each size from 4 on: base / (size / 2), at most `width`; 8192 and 512 in the
     paper.
     """
-    return [max(1, min(base // (SMALLEST * 2**level // 2), width)) for level in range(levels)]
+    return [max(1, min(base // (FIRST_SIDE * 2**level // 2), width)) for level in range(levels)]
 
 
 class Generator(nn.Module):
@@ -49,7 +49,7 @@ class Generator(nn.Module):
         self.classes = classes
         # The paper's 4x4 convolution of a 1x1 map, as a linear layer; He's constant is that of the
         # convolution.
-        area = SMALLEST**dims
+        area = FIRST_SIDE**dims
         self.first = EqualLinear(
             latent + classes, filters[0] * area, gain=HE / math.sqrt(area), bias=False
         )
@@ -83,7 +83,7 @@ class Generator(nn.Module):
         """The first block: feature maps of 4 pixels a side."""
         z = with_class(pixel_norm(latent), label, self.classes)
         ones = [1] * self.dims
-        x = self.first(z).unflatten(1, (-1, *[SMALLEST] * self.dims)) + self.first_bias.view(
+        x = self.first(z).unflatten(1, (-1, *[FIRST_SIDE] * self.dims)) + self.first_bias.view(
             1, -1, *ones
         )
         x = pixel_norm(leaky(in_layout_of(self, x)))
@@ -109,7 +109,7 @@ class Discriminator(nn.Module):
         self.deviation = MinibatchDeviation()
         self.last = EqualConv(dims, filters[0] + 1, filters[0], 3)
         # the paper's 4x4 convolution to 1x1
-        self.whole = EqualLinear(filters[0] * SMALLEST**dims, filters[0])
+        self.whole = EqualLinear(filters[0] * FIRST_SIDE**dims, filters[0])
         self.score = EqualLinear(filters[0], max(1, classes), gain=1.0)
 
     def forward(

@@ -17,10 +17,10 @@ from gantk.nets.blocks import UpKind, with_class
 from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
 from gantk_synthesis.vae.network import Decoder, Encoder
 
-CHUNK = 16  # images per forward pass of `sample`
-KEPT = 0.99  # decay of the moving average of the codes' moments
+IMAGES_PER_CALL = 16  # images per forward pass of `sample`
+MOMENT_DECAY = 0.99  # decay of the moving average of the codes' moments
 # added to a mean square error (squared network intensities), so that its logarithm is finite
-LEAST = 1e-6
+EPSILON = 1e-6
 
 
 class VAE(Method):
@@ -124,14 +124,14 @@ class VAE(Method):
         if self.fitted:
             seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
             # a matmul may use bf16
-            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)
+            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
         output = self.decode(code, label)
         compared = [image, output]
         if self.compare == "features":
             compared = [self._judge(each, label)[1] for each in compared]
         error = (compared[0].float() - compared[1].float()).square().mean()
         if self.sigma is None:
-            losses = {"reconstruction": 0.5 * (error + LEAST).log()}
+            losses = {"reconstruction": 0.5 * (error + EPSILON).log()}
         else:
             losses = {"reconstruction": error / (2 * self.sigma**2)}
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
@@ -187,7 +187,11 @@ class VAE(Method):
         generator = torch.Generator().manual_seed(seed)
         rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
         noise = torch.stack(rows).to(self.progress.device)
-        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
+        parts = zip(
+            noise.split(IMAGES_PER_CALL),
+            self.labels_of(n, labels).split(IMAGES_PER_CALL),
+            strict=True,
+        )
         make = self.sampler()
         return torch.cat([make(*part) for part in parts])
 
@@ -196,7 +200,7 @@ class VAE(Method):
         current moments.
         """
         moments = self.moments.double().cpu()
-        factor = torch.linalg.cholesky(moments + LEAST * torch.eye(len(moments)))[1:].to(
+        factor = torch.linalg.cholesky(moments + EPSILON * torch.eye(len(moments)))[1:].to(
             self.moments
         )
         # the first column is the mean, the rest the covariance's root

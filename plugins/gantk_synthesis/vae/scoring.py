@@ -14,10 +14,9 @@ from gantk.metrics.references import fitting, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
 
-# most test images that are scored; their bytes; images shown
-IMAGES = 256
-BYTES = 2**29
-SHOWN = 8
+MAX_SCORED_IMAGES = 256
+MAX_SCORED_BYTES = 2**29
+SHOWN_IMAGES = 8
 
 
 def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
@@ -31,9 +30,10 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     known = [
         r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes
     ]
-    records = spread(known, fitting(IMAGES, BYTES, data.table.size))
+    records = spread(known, fitting(MAX_SCORED_IMAGES, MAX_SCORED_BYTES, data.table.size))
     others = spread(
-        scorer.reals.records("train", "image"), fitting(MAX_BASELINE_IMAGES, BYTES, data.table.size)
+        scorer.reals.records("train", "image"),
+        fitting(MAX_BASELINE_IMAGES, MAX_SCORED_BYTES, data.table.size),
     )
     if not records:
         return
@@ -59,7 +59,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     result["metrics"]["reconstruction"] = pairs.rows(scores)
     result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
     result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
-    rows = [torch.cat(spread(list(each), SHOWN), -1) for each in (truth, output)]
+    rows = [torch.cat(spread(list(each), SHOWN_IMAGES), -1) for each in (truth, output)]
     RunFolder.open(run).write_picture(
         "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high
     )

@@ -20,7 +20,7 @@ from gantk.plugin.spec import Seed, Source
 
 Pixels = Annotated[float, Field(ge=0, le=256)]
 Held = Annotated[float, Field(gt=0, lt=1)]
-CONTROL = 4  # points along each side at which the smooth part of a field is drawn
+CONTROL_POINTS = 4  # points along each side at which the smooth part of a field is drawn
 
 
 class Misaligned:
@@ -123,11 +123,11 @@ def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     turn[one] = middle[other]
     turn[other] = -middle[one]
     points = np.stack(
-        np.meshgrid(*(np.linspace(0, CONTROL - 1, side) for side in size), indexing="ij")
+        np.meshgrid(*(np.linspace(0, CONTROL_POINTS - 1, side) for side in size), indexing="ij")
     )
     bend = np.stack(
         [
-            map_coordinates(rng.standard_normal([CONTROL] * dims), points, mode="nearest")
+            map_coordinates(rng.standard_normal([CONTROL_POINTS] * dims), points, mode="nearest")
             for _ in size
         ]
     )

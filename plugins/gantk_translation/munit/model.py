@@ -20,7 +20,7 @@ from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.network import Autoencoder
 
-MEMORY = 100  # about how many of the last real images the mean style averages
+STYLE_MEMORY_IMAGES = 100  # about how many of the last real images the mean style averages
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,14 @@ class MUNIT(Method):
     @torch.no_grad()
     def _remember(self, name: str, codes: Tensor) -> None:
         """Add style codes to a domain's mean style, image by image, so that microbatches give the
-        same mean as a whole batch: a plain mean of the first MEMORY codes, then a moving average.
+        same mean as a whole batch: a plain mean of the first STYLE_MEMORY_IMAGES codes, then a
+        moving average.
         """
         mean = getattr(self, f"style_{name}")
         seen = getattr(self, f"styles_seen_{name}")
         numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
         # each image's weight in the mean when it is added
-        share = numbers.clamp_max(MEMORY).reciprocal()
+        share = numbers.clamp_max(STYLE_MEMORY_IMAGES).reciprocal()
         # share of the mean before each image that is left at the end
         kept = (1 - share).flip(0).cumprod(0).flip(0)
         share[:-1] *= kept[1:]

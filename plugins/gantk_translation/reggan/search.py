@@ -16,8 +16,8 @@ from gantk_translation.reggan.network import warp
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight
 # lines; blur, pixels.
 LEVELS = ((4, 0, 3.0), (4, 1, 2.0), (4, 2, 1.0), (2, 2, 1.5), (2, 3, 0.7), (1, 3, 0.7), (1, 3, 0.0))
-LEAST = 0.1  # differences below count by their squares, those above by themselves
-GRAYS = 8  # gray levels of the joint histogram of x and y
+HUBER_WIDTH = 0.1  # differences below count by their squares, those above by themselves
+GRAY_LEVELS = 8  # gray levels of the joint histogram of x and y
 
 
 class Search(nn.Module):
@@ -68,15 +68,15 @@ class Search(nn.Module):
 
 
 def gray_levels(image: Tensor) -> Tensor:
-    """Shares of GRAYS levels of an image's own range in each of its pixels: (N, C, *size) to (N,
-    GRAYS, *size).
+    """Shares of GRAY_LEVELS levels of an image's own range in each of its pixels: (N, C, *size) to
+    (N, GRAY_LEVELS, *size).
     """
     gray = image.float().mean(1, keepdim=True)
     axes = [*range(1, gray.ndim)]
     low = gray.amin(axes, keepdim=True)
     high = gray.amax(axes, keepdim=True)
-    levels = torch.arange(float(GRAYS), device=gray.device).view(-1, *[1] * (gray.ndim - 2))
-    level = (gray - low) / (high - low).clamp_min(1e-6) * (GRAYS - 1)
+    levels = torch.arange(float(GRAY_LEVELS), device=gray.device).view(-1, *[1] * (gray.ndim - 2))
+    level = (gray - low) / (high - low).clamp_min(1e-6) * (GRAY_LEVELS - 1)
     return (1 - (level - levels).abs()).clamp_min(0)
 
 
@@ -185,12 +185,14 @@ def linearise_objective(
     # the value: a Huber norm of the differences, and the bending of the field
     pull = weights.flatten(2) @ stiff
     length = apart.square().sum(1, keepdim=True).sqrt()
-    huber = torch.where(length < LEAST, length.square() / LEAST, 2 * length - LEAST)
+    huber = torch.where(
+        length < HUBER_WIDTH, length.square() / HUBER_WIDTH, 2 * length - HUBER_WIDTH
+    )
     value = huber.flatten(1).mean(1)[:, None, None]
     value = value + (weights.flatten(2) * pull).sum((1, 2), keepdim=True)
 
     # reweighted least squares: each pixel counts by its share
-    share = 1 / length.clamp_min(LEAST) / like[0, 0].numel()
+    share = 1 / length.clamp_min(HUBER_WIDTH) / like[0, 0].numel()
     down = torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1)
     down = along_axes(down, lines).flatten(2) - pull
     products = []

@@ -11,7 +11,7 @@ from gantk.errors import UserError
 from gantk.nets import blocks as b
 from gantk.plugin.spec import Part
 
-MOST = 16  # a layer has at most this many times `width` filters
+MAX_WIDTH_FACTOR = 16  # a layer has at most this many times `width` filters
 
 
 class SPADE(nn.Module):
@@ -75,7 +75,7 @@ class Generator(b.Network):
     ):
         super().__init__()
         self.ups = ups
-        filters = [width * min(2**level, MOST) for level in reversed(range(ups + 1))]
+        filters = [width * min(2**level, MAX_WIDTH_FACTOR) for level in reversed(range(ups + 1))]
         self.first = b.conv(dims, planes, filters[0], 3)
         self.last = b.conv(dims, width, outputs, 3)
         pairs = zip([filters[0], *filters], filters, strict=False)

@@ -18,9 +18,9 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Share
 from gantk_translation.unpaired.outline import body
 
-STREAM = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
-SIDE = 24  # side in pixels at which outlines are compared
-ROWS = 1024  # images per batch of the comparison
+DRAW_SEED = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
+OUTLINE_SIDE = 24  # side in pixels at which outlines are compared
+IMAGES_PER_BATCH = 1024  # images per batch of the comparison
 
 
 class Matched:
@@ -108,7 +108,7 @@ class Pairing:
         epoch, row = divmod(place, len(self.near))
         first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
         ends = np.cumsum(self.shares[self.near[first]])
-        drawn = np.random.default_rng([self.seed, STREAM, place]).random() * ends[-1]
+        drawn = np.random.default_rng([self.seed, DRAW_SEED, place]).random() * ends[-1]
         other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
         return dict(zip(self.letters, (first, int(other)), strict=True))
 
@@ -137,22 +137,22 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
 
 
 def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
-    """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of
-    similar height.
+    """Masks of the body of each image at OUTLINE_SIDE pixels, (N, pixels): similar for head slices
+    of similar height.
     """
     intensity = getattr(images, "intensity", None)
     low, high = intensity.range if intensity else (-1.0, 1.0)
     masks = []
     for image in images:
         mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
-        masks.append(F.interpolate(mask, (SIDE,) * (image.ndim - 1), mode="area").flatten())
+        masks.append(F.interpolate(mask, (OUTLINE_SIDE,) * (image.ndim - 1), mode="area").flatten())
     return torch.stack(masks)
 
 
 def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndarray]:
     """For each row of `own` the indices of the `count` nearest rows of `others`, with all ties."""
     indices = []
-    for rows in own.split(ROWS):
+    for rows in own.split(IMAGES_PER_BATCH):
         distances = torch.cdist(rows, others, p=1)
         limit = distances.kthvalue(count, keepdim=True).values + 1e-6
         indices += [each.nonzero().flatten().numpy() for each in distances <= limit]

@@ -24,7 +24,7 @@ from gantk_translation.weak_pairs.matching import (
 )
 
 # a registration is used only if it reduces the unexplained variance to less than this share
-GAIN = 0.6
+MAX_LEFT_SHARE = 0.6
 
 
 class WeakPairs:
@@ -84,7 +84,9 @@ class WeakPairs:
             for each in pairs
         ]
         best = min(range(len(left)), key=left.__getitem__)
-        moves = [kind[best] for kind in kinds] if left[best] < GAIN * left[0] else [(), ()]
+        moves = (
+            [kind[best] for kind in kinds] if left[best] < MAX_LEFT_SHARE * left[0] else [(), ()]
+        )
         # contrast makes one way larger and the other smaller; what both ways share is noise
         if moves[0]:
             nearest = (

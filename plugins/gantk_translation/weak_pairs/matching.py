@@ -14,23 +14,26 @@ from torch import Tensor
 from gantk.losses.edges import edges, gaussian_blur
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
-SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
-# threshold of the body above black, share of the range; weight of its mask beside MIND
-BODY = 0.06
-BODY_WEIGHT = 3.0
-GRID = 8  # control points along a side of a deformation
-# affine and free steps of a registration; learning rate in half images
-AFFINE = 15
-FREE = 25
-RATE = 0.01
-RIM = 0.09  # depth of a rim, share of a side
+NEIGHBOUR_PAIRS = (
+    (0, 1),
+    (1, 2),
+    (2, 3),
+    (3, 0),
+    (0, 2),
+    (1, 3),
+)  # pairs of neighbours that are compared
+BODY_THRESHOLD = 0.06  # of the body, above black: share of the range
+BODY_WEIGHT = 3.0  # weight of the body's mask beside MIND
+GRID_POINTS = 8  # control points along a side of a deformation
+AFFINE_STEPS = 15  # of a registration
+FREE_STEPS = 25
+LEARNING_RATE = 0.01  # in half images
+RIM_SHARE = 0.09  # depth of a rim, share of a side
 ZOOMS = torch.linspace(-0.04, 0.04, 8)  # none is 0, which would not blur
-# batch sizes: pairs registered; images compared with all others
-TOGETHER = 512
-ROWS = 256
-# most distances of an assignment; a partner's largest distance, relative to the nearest's
-MOST = 2**25
-FAR = 1.5
+PAIRS_PER_BATCH = 512  # that are registered
+IMAGES_PER_BATCH = 256  # that are compared with all others
+MAX_ASSIGNED_DISTANCES = 2**25  # of an assignment
+MAX_DISTANCE_RATIO = 1.5  # a partner's distance over the nearest image's
 
 
 def shrink_means(images: Sequence[Tensor], side: int) -> Tensor:
@@ -55,7 +58,7 @@ def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
     around = F.pad(image, (1,) * 4, mode="replicate")
     shifted = [around[:, :, 1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in NEIGHBOURS]
     apart = gaussian_blur(
-        torch.cat([(shifted[i] - shifted[j]).square() for i, j in SIX], 1), deviation
+        torch.cat([(shifted[i] - shifted[j]).square() for i, j in NEIGHBOUR_PAIRS], 1), deviation
     )
     apart = apart - apart.amin(1, keepdim=True)
     noise = apart.mean(1, keepdim=True)
@@ -72,7 +75,7 @@ def body(image: Tensor) -> Tensor:
     """
     low = image.min()
     high = image.max()
-    return gaussian_blur((image > low + BODY * (high - low)).float(), 1.0)
+    return gaussian_blur((image > low + BODY_THRESHOLD * (high - low)).float(), 1.0)
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -81,18 +84,18 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Partners are a one-to-one assignment of least total distance (Kuhn 1955), because neighbouring
     slices share the same similar images. Where the assigned image is far away, as for heads that
-    the other domain does not show, and where there are more than MOST distances, the partner is the
-    most similar image.
+    the other domain does not show, and where there are more than MAX_ASSIGNED_DISTANCES distances,
+    the partner is the most similar image.
     """
     one, other = (gaussian_blur(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
-    distances = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
+    distances = torch.cat([torch.cdist(rows, other) for rows in one.split(IMAGES_PER_BATCH)])
     near, places = distances.topk(count, 1, largest=False)
     partners = places[:, 0].clone()
-    if distances.numel() <= MOST:
+    if distances.numel() <= MAX_ASSIGNED_DISTANCES:
         rows, columns = (
             torch.from_numpy(each) for each in linear_sum_assignment(distances.numpy())
         )
-        fits = distances[rows, columns] <= FAR * near[rows, 0]
+        fits = distances[rows, columns] <= MAX_DISTANCE_RATIO * near[rows, 0]
         partners[rows[fits]] = columns[fits]
     return places, partners
 
@@ -119,27 +122,29 @@ def registrations(
     and the free steps.
 
     Returns two pairs of arguments of `grid`, by image and candidate. Minimises squared differences
-    of MIND and body masks; `stiffness` is the weight of differences between neighbours of the GRID
-    x GRID control points.
+    of MIND and body masks; `stiffness` is the weight of differences between neighbours of the
+    GRID_POINTS x GRID_POINTS control points.
     """
     one, other = (torch.cat([mind(each), BODY_WEIGHT * body(each)], 1) for each in (fixed, moving))
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
     results: tuple[list, list] = [], []
-    for own, its in zip(rows.split(TOGETHER), like.flatten().split(TOGETHER), strict=True):
+    for own, its in zip(
+        rows.split(PAIRS_PER_BATCH), like.flatten().split(PAIRS_PER_BATCH), strict=True
+    ):
         affine = torch.zeros(len(own), 2, 3, requires_grad=True)
-        free = torch.zeros(len(own), 2, GRID, GRID, requires_grad=True)
+        free = torch.zeros(len(own), 2, GRID_POINTS, GRID_POINTS, requires_grad=True)
         for kept, steps, moved in zip(
-            results, (AFFINE, FREE), ([affine], [affine, free]), strict=True
+            results, (AFFINE_STEPS, FREE_STEPS), ([affine], [affine, free]), strict=True
         ):
-            optimizer = torch.optim.Adam(moved, lr=RATE)
+            optimizer = torch.optim.Adam(moved, lr=LEARNING_RATE)
             for step in range(steps):
-                optimizer.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / steps)
+                optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.9 * step / steps)
                 error = (
                     sample_at(other[its], grid(affine, free, one.shape[2:])) - one[own]
                 ).square()
                 bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
                 optimizer.zero_grad()
-                (error.mean((1, 2, 3)).sum() + stiffness * GRID**2 * bent).backward()
+                (error.mean((1, 2, 3)).sum() + stiffness * GRID_POINTS**2 * bent).backward()
                 optimizer.step()
             kept.append((affine.detach().clone(), free.detach().clone()))
     whole = [
@@ -157,8 +162,8 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     outlines differ.
     """
     # enough for a mean
-    fixed, moving = (images[:: -(-len(images) // TOGETHER)] for images in (fixed, moving))
-    depth = round(RIM * max(fixed.shape[2:]))
+    fixed, moving = (images[:: -(-len(images) // PAIRS_PER_BATCH)] for images in (fixed, moving))
+    depth = round(RIM_SHARE * max(fixed.shape[2:]))
     inside = 1 - F.max_pool2d(1 - (body(fixed) > 0.5).float(), 2 * depth + 1, 1, depth)
     if not inside.any():
         return 0.0

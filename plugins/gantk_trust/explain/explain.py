@@ -22,7 +22,7 @@ from gantk.formats.image import UPRIGHT, Image
 from gantk_trust.explain.picture import panels, png
 from gantk_trust.explain.view import View
 
-STEPS = 32  # steps of the integral from the blurred image to the image
+INTEGRAL_STEPS = 32  # steps of the integral from the blurred image to the image
 WINDOWS = 10  # occlusion windows per side of the image
 BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
 ALIKE = 0.5  # rank correlation with the map of random weights above which a warning is printed
@@ -182,7 +182,11 @@ def _captum(method: str) -> Callable[..., Tensor]:
 
     def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
         if method == "gradients":
-            options = {"baselines": blurred, "n_steps": STEPS, "internal_batch_size": batch}
+            options = {
+                "baselines": blurred,
+                "n_steps": INTEGRAL_STEPS,
+                "internal_batch_size": batch,
+            }
             return IntegratedGradients(score).attribute(x, **options).detach()
         window = [max(2, side // WINDOWS) for side in x.shape[2:]]
         strides = (x.shape[1], *(max(1, side // 2) for side in window))

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 RED = np.array([255, 40, 20])
 BLUE = np.array([30, 90, 255])
 OUTLINE = np.array([255, 210, 0])
-FULL = 99.5  # percentile of the map's magnitudes above which colours are saturated
+SATURATION_PERCENTILE = 99.5  # percentile of the map's magnitudes above which colours are saturated
 
 
 def panels(
@@ -27,7 +27,7 @@ def panels(
     ]
     left, middle = (np.repeat(each, 3, axis=2) for each in gray)
     middle[region & ~binary_erosion(region)] = OUTLINE
-    top = np.percentile(np.abs(found), FULL) or np.abs(found).max() or 1.0
+    top = np.percentile(np.abs(found), SATURATION_PERCENTILE) or np.abs(found).max() or 1.0
     share = np.clip(np.abs(found) / top, 0, 1)[..., None]
     right = (1 - share) * 0.7 * left + share * np.where(found[..., None] > 0, RED, BLUE)
     return np.concatenate([left, middle, right], axis=1).round().astype(np.uint8)

@@ -15,11 +15,10 @@ from gantk.plugin.loader import registry
 from gantk.plugin.spec import Seed
 
 # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
-FINE = 1.0
-COARSE = 6.0
-# tolerated difference: a share of the range for noise, and this factor times the local slope
-NOISE = 0.025
-EDGE = 0.5
+FINE_PIXELS = 1.0
+COARSE_PIXELS = 6.0
+NOISE_SHARE = 0.025  # share of the range: a difference of that size is noise
+SLOPE_FACTOR = 0.5  # times the local slope: a difference of that size is tolerated
 BINS = 24  # intensity bins for averaging the usual output
 
 
@@ -31,8 +30,10 @@ def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
     tolerance is noise plus the slope of `other`: an edge shifted by half a pixel is not a lesion. 0
     means equal.
     """
-    apart = gaussian_blur(one - other, FINE) - gaussian_blur(one - other, COARSE)
-    excused = NOISE * span + EDGE * gaussian_blur(slope(gaussian_blur(other, FINE)), 1.5 * FINE)
+    apart = gaussian_blur(one - other, FINE_PIXELS) - gaussian_blur(one - other, COARSE_PIXELS)
+    excused = NOISE_SHARE * span + SLOPE_FACTOR * gaussian_blur(
+        slope(gaussian_blur(other, FINE_PIXELS)), 1.5 * FINE_PIXELS
+    )
     return (apart.abs() / excused).mean(1, keepdim=True)
 
 
@@ -94,9 +95,9 @@ class Suspicion:
         """
         plain = method.translate(image, to).float()
         spread = self.flips.spread(method, to, image, plain, others)
-        found = suspicion(method, to, image.float(), plain) + gaussian_blur(spread, FINE).mean(
-            1, keepdim=True
-        )
+        found = suspicion(method, to, image.float(), plain) + gaussian_blur(
+            spread, FINE_PIXELS
+        ).mean(1, keepdim=True)
         return plain, (found * self.scale).expand_as(plain)
 
 

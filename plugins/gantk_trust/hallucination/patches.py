@@ -17,10 +17,9 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import Part, Preview, Step, table
 from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
 
-# patches listed per direction, and those of them that are drawn
-LISTED = 20
-SHOWN = 4
-REACH = 16  # pixels drawn on each side of a patch's centre
+MAX_LISTED_PATCHES = 20  # per direction
+MAX_DRAWN_PATCHES = 4
+REACH_PIXELS = 16  # pixels drawn on each side of a patch's centre
 KINDS = ("input", "output", "truth")
 PATCH = table(
     "patient",
@@ -51,12 +50,12 @@ def _patch_rows(one: Tested) -> list[dict[str, Any]]:
     depth = len(images[0]) // len(one.made)
     rows = []
     found = against_truth(*images[1:], high - low)
-    for patch in candidates(found, LISTED, REACH // 2):
+    for patch in candidates(found, MAX_LISTED_PATCHES, REACH_PIXELS // 2):
         at, plane = divmod(patch["image"], depth)
         record = one.pairs[at][one.to]
         about = {"patient": record.subject or record.key, "image": at, "plane": plane}
         patch |= about | {"score": round(patch["score"], 4)}
-        if len(rows) < SHOWN:
+        if len(rows) < MAX_DRAWN_PATCHES:
             cut = [each[at * depth + plane].mean(0).numpy() for each in images]
             seen = [
                 _picture((each - low) / (high - low), patch["row"], patch["column"]) for each in cut
@@ -70,13 +69,17 @@ def _picture(image: np.ndarray, row: int, column: int) -> str:
     """Cut out the surroundings of a pixel of an image (H, W, 0 to 1), black beyond the border; an
     enlarged data URI.
     """
-    padded = np.pad(image, REACH)[row : row + 2 * REACH + 1, column : column + 2 * REACH + 1]
+    padded = np.pad(image, REACH_PIXELS)[
+        row : row + 2 * REACH_PIXELS + 1, column : column + 2 * REACH_PIXELS + 1
+    ]
     levels = (padded.clip(0, 1) * 255).round().astype(np.uint8)
     return preview(Image.fromarray(levels.repeat(5, 0).repeat(5, 1)))
 
 
 def section(record) -> dict[str, Any] | None:
-    """Build the dict that the hook `gantk_report_section` returns; None where no patches were saved."""
+    """Build the dict that the hook `gantk_report_section` returns; None where no patches were
+    saved.
+    """
     found = record.read("hallucinations.json", RootModel[dict[Part, list[PATCH]]])
     directions = [
         {"label": record.label(key), "patches": rows} for key, rows in found.items() if rows

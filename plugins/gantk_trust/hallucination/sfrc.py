@@ -15,7 +15,7 @@ from gantk.metrics.pairs import PairMetric, region_mean
 from gantk.plugin.spec import Positive, Share, Window
 from gantk_trust.hallucination.maps import disagreement
 
-STEP = 4  # stride of the patches in pixels
+STRIDE_PIXELS = 4  # stride of the patches in pixels
 RESTS = 64  # images per batch, to limit the patches in memory
 
 
@@ -78,7 +78,7 @@ class SFRC(PairMetric):
                     at : at + one.shape[2] - self.patch + 1,
                     at : at + one.shape[3] - self.patch + 1,
                 ]
-                inside.append(middle[..., ::STEP, ::STEP] > 0)
+                inside.append(middle[..., ::STRIDE_PIXELS, ::STRIDE_PIXELS] > 0)
         shape = (len(output), 1, -1)
         mask = torch.cat(inside).reshape(shape) if inside else None
         return region_mean(torch.cat(flagged).reshape(shape), mask)
@@ -99,7 +99,7 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
     window = hann[:, None] * hann
 
     def spectra(images: Tensor) -> Tensor:
-        patches = images.unfold(2, patch, STEP).unfold(3, patch, STEP)
+        patches = images.unfold(2, patch, STRIDE_PIXELS).unfold(3, patch, STRIDE_PIXELS)
         return torch.fft.rfft2((patches - patches.mean((-1, -2), keepdim=True)) * window)
 
     rows = torch.fft.fftfreq(patch) * patch
@@ -152,9 +152,9 @@ def against_truth(
     lost = 1 - rings[..., : max(1, patch // 4)].mean(-1)
     hann = torch.hann_window(patch, periodic=False, device=output.device) + 1e-3
     weights = (hann[:, None] * hann).reshape(1, -1, 1)
-    size = [STEP * (side - 1) + patch for side in lost.shape[1:]]
+    size = [STRIDE_PIXELS * (side - 1) + patch for side in lost.shape[1:]]
     sums = [
-        F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STEP)
+        F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STRIDE_PIXELS)
         for each in (lost, torch.ones_like(lost))
     ]
     rest = [0, output.shape[3] - size[1], 0, output.shape[2] - size[0]]

@@ -17,13 +17,13 @@ from gantk.report.pictures import preview
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import Preview, table
 
-# Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of
-# `membership`'s > MEMBER.
-COPIED = 0.1
-NEAR = 0.8
-MEMBER = 0.6
+# Alarm: `copied` > MAX_COPIED with its whole interval, or with the ratio's < MIN_DISTANCE_RATIO; or
+# the whole of `membership`'s > MAX_MEMBERSHIP.
+MAX_COPIED = 0.1
+MIN_DISTANCE_RATIO = 0.8
+MAX_MEMBERSHIP = 0.6
 KINDS = ("made", "training", "held out")
-KEPT = table(
+MEMORISATION_SCHEMA = table(
     "cases",
     cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])],
 )
@@ -65,14 +65,18 @@ def copying(rows: dict[str, Any]) -> str:
     """What the scores of `memorisation` say of a model that copies its training images, or ""."""
     for end in ("", "_features"):
         copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
-        sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
-        if sure and copied["value"] > COPIED:
+        sure = (
+            copied
+            and copied["ci95"]
+            and (copied["ci95"][0] > MAX_COPIED or ratio["ci95"][1] < MIN_DISTANCE_RATIO)
+        )
+        if sure and copied["value"] > MAX_COPIED:
             return (
                 f"{copied['value']:.0%} of the made images lie nearer to a training image than"
                 " chance explains"
             )
     member = rows.get("membership")
-    if member and member["ci95"] and member["ci95"][0] > MEMBER:
+    if member and member["ci95"] and member["ci95"][0] > MAX_MEMBERSHIP:
         return (
             f"images lie nearer to made images if they were trained on (AUC {member['value']:.2f})"
         )
@@ -97,7 +101,7 @@ def _picture(image: Tensor) -> str:
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where no copies were saved."""
-    found = record.read("memorisation.json", KEPT)
+    found = record.read("memorisation.json", MEMORISATION_SCHEMA)
     about = {
         "folder": Path(__file__).parent,
         "template": "copies.html.j2",

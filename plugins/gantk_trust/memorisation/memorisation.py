@@ -18,9 +18,9 @@ from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, fitting
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
-SIDE = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
-LEAST = 8  # fewest training and held-out images for a score
-BYTES = 2**30  # most bytes of training images that are compared
+COMPARED_SIDES = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
+MIN_IMAGES = 8  # fewest training and held-out images for a score
+MAX_COMPARED_BYTES = 2**30  # most bytes of training images that are compared
 
 
 @dataclass(eq=False, kw_only=True)
@@ -72,7 +72,7 @@ class Memorisation(InFeatures):
         """The training images, at most 1 GiB of them."""
         reals = RealImages(self.data, torch.device("cpu"))
         records = reals.records("train", self.data.letters[0])
-        records = records[: fitting(len(records), BYTES, self.data.table.size)]
+        records = records[: fitting(len(records), MAX_COMPARED_BYTES, self.data.table.size)]
         return reals.group(reals.scored_images(records), records)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
@@ -81,7 +81,7 @@ class Memorisation(InFeatures):
                 "no held-out images say what is usual", remedy="set data.split.test above 0"
             )
         train = self.training() if hasattr(self, "data") else train
-        enough(self.name, train, test, least=LEAST)
+        enough(self.name, train, test, least=MIN_IMAGES)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
         groups = (train, test, fake)
         found = {}
@@ -103,7 +103,7 @@ class Memorisation(InFeatures):
                     )
                 )
 
-            values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
+            values, ends = left_out_interval(scores, real, fake.patients, least=MIN_IMAGES)
             if ends is None:
                 ends = None
             else:
@@ -188,7 +188,7 @@ def pixel_distances(
 
 
 def _small(images: Tensor) -> Tensor:
-    scale = min(1.0, SIDE[images.ndim - 2] / max(images.shape[2:]))
+    scale = min(1.0, COMPARED_SIDES[images.ndim - 2] / max(images.shape[2:]))
     return F.interpolate(
         images.float().cpu(),
         [max(1, round(side * scale)) for side in images.shape[2:]],

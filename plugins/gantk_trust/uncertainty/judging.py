@@ -18,14 +18,16 @@ from gantk.metrics.intervals import estimate, patient_numbers
 from gantk.runs.schemas import read
 
 # 100 % of the pixels, 95 %, ... down to 5 %
-KEPT = np.array([round(1 - step / 20, 2) for step in range(20)])
+KEPT_SHARES = np.array([round(1 - step / 20, 2) for step in range(20)])
 NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # nominal coverages
 # coverage of one spread for normal errors, to which the scale is fitted
 ONE = NOMINAL.index(0.6827)
 # number of spreads for each coverage
-REACH = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])
-LARGE = 0.1  # share of the data range above which an error is large
-WORST = 0.9  # quantile of a patient's errors above which an error should have high uncertainty
+SPREADS_FOR_NOMINAL = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])
+LARGE_ERROR_SHARE = 0.1  # share of the data range above which an error is large
+WORST_QUANTILE = (
+    0.9  # quantile of a patient's errors above which an error should have high uncertainty
+)
 
 Map = np.ndarray | Tensor
 
@@ -78,18 +80,25 @@ def judge_uncertainty(
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
         auroc, auroc_10 = (
-            _auroc(large, u) for large in (e > np.quantile(e, WORST), e > LARGE * (span or np.inf))
+            _auroc(large, u)
+            for large in (
+                e > np.quantile(e, WORST_QUANTILE),
+                e > LARGE_ERROR_SHARE * (span or np.inf),
+            )
         )
         rejected, oracle, random = curve = (
             _rejection(e, u),
             _rejection(e, e),
-            np.full(len(KEPT), e.mean()),
+            np.full(len(KEPT_SHARES), e.mean()),
         )
         spearman = spearmanr(e, u).statistic if varied else np.nan
         scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
         curves.append(curve)
         covered.append(
-            [(e[:, None] <= REACH * u[:, None] * factor).mean(0) for factor in (scale or 1.0, 1.0)]
+            [
+                (e[:, None] <= SPREADS_FOR_NOMINAL * u[:, None] * factor).mean(0)
+                for factor in (scale or 1.0, 1.0)
+            ]
         )
         owners.append(patient)
     columns = np.array(scores, dtype=float).reshape(-1, 5).T
@@ -113,7 +122,7 @@ def judge_uncertainty(
     if span:
         name = "auroc/error-above-10-percent-of-range"
         images = _by_patient(errors, uncertainties, 1, patients)
-        whole = {patient: _auroc(e > LARGE * span, u) for patient, e, u in images}
+        whole = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in images}
         of_whole = estimate([*whole.values()], [*whole])
         large = {
             "auroc_10": row(auroc_10, name, True),
@@ -127,7 +136,7 @@ def judge_uncertainty(
         | {"random": guessed.value},
         "spearman": row(spearman, "spearman/error-uncertainty", True),
         "rejection": {
-            "kept": KEPT.tolist(),
+            "kept": KEPT_SHARES.tolist(),
             "error": mean[0],
             "oracle": mean[1],
             "random": mean[2],
@@ -182,12 +191,12 @@ def _scale(
 
 
 def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Mean error of the shares KEPT with the lowest `order`; pixels of equal order count with their
-    mean error.
+    """Mean error of the shares KEPT_SHARES with the lowest `order`; pixels of equal order count
+    with their mean error.
     """
     _, places, counts = np.unique(order, return_inverse=True, return_counts=True)
     shared = np.repeat(np.bincount(places, errors) / counts, counts)
-    kept = np.maximum(np.rint(KEPT * len(errors)).astype(int), 1)
+    kept = np.maximum(np.rint(KEPT_SHARES * len(errors)).astype(int), 1)
     return np.cumsum(shared)[kept - 1] / kept
 
 

@@ -54,7 +54,7 @@ def cluster(tmp_path_factory):
     put_distribution(folder, "spy", "spy", SPY)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (
-            ray_cluster.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}
+            ray_cluster.ENVIRONMENT | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}
         ).items():
             patch.setenv(name, value)
         for _ in range(2):
@@ -192,7 +192,7 @@ def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
 
 
 def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "LATE", 0.0)
+    monkeypatch.setattr(ray_cluster, "FILE_DELAY_SECONDS", 0.0)
     probe = tmp_path / "probe"
     probe.write_text("0.0.9")
     node = f"the node {os.uname().nodename}"
@@ -222,7 +222,7 @@ def test_without_ray_the_error_says_what_to_install(
 
 def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 0.2)
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         hangs = f"127.0.0.1:{silent.getsockname()[1]}"
         told = [gantk("bench", tiny_file, "--address", address) for address in (hangs, "127.0.0.1")]

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk_datasets.phantom.phantom import RELAXATION, SHOWN, Phantom, contrast_of, signal
+from gantk_datasets.phantom.phantom import (
+    MIN_LESION_PIXELS,
+    RELAXATION,
+    Phantom,
+    contrast_of,
+    signal,
+)
 
 MIDDLE = "subject-001/slice-001"
 
@@ -138,7 +144,7 @@ def test_contrasts_are_the_same_alone_and_together():
 def test_a_label_says_whether_the_slice_shows_a_lesion():
     options = dict(domains=("FLAIR",), lesions=2, subjects=6, slices=5, size=(64, 64))
     records = phantom(**options).records()
-    assert all((r.label == "tumour") == (r.mask().sum() >= SHOWN) for r in records)
+    assert all((r.label == "tumour") == (r.mask().sum() >= MIN_LESION_PIXELS) for r in records)
     for wanted in ("tumour", "healthy"):
         kept = [r.key for r in phantom(**options, only=wanted).records()]
         assert kept == [r.key for r in records if r.label == wanted]
