@@ -70,9 +70,13 @@ def test_pix2pix_generator_loss_matches_the_paper(channels, dims):
     fake = method.g_ab(batch["a"])
     assert fake.shape[1] == channels[1]
     logits = method.d_ab(torch.cat([batch["a"], fake], 1))
-    l1 = float((double(fake) - double(batch["b"])).abs().mean())
-    expected = {"adversarial_b": cross_entropy(logits, real=True), "l1_b": 100 * l1}
-    assert values(method.generator_losses(batch)) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    difference = double(fake) - double(batch["b"])
+    expected = {
+        "adversarial_b": cross_entropy(logits, real=True),
+        "l1_b": 100 * float(difference.abs().mean()),
+    }
+    found = values(method.generator_losses(batch))
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_pix2pix_discriminator_loss_matches_the_paper():
@@ -94,22 +98,13 @@ def test_pix2pix_discriminator_loss_matches_the_paper():
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "regression"])
-def test_one_way_is_the_default_and_both_ways_are_an_option(name):
-    one = build(name, channels=(2, 1))
-    two = build(name, channels=(2, 1), both=True)
-    batch = pairs((2, 1))
-    assert one.directions() == ["b"]
-    assert not hasattr(one, "g_ba")
-    assert one.paired
-    assert two.directions() == ["b", "a"]
-    assert two.translate(batch["a"], "b").shape[1] == 1
-    assert torch.equal(two.translate(batch["b"], "a"), two.g_ba(batch["b"]))
-    kinds = {"l1"} if name == "regression" else {"l1", "adversarial"}
-    assert set(two.generator_losses(batch)) == {f"{kind}_{to}" for kind in kinds for to in "ab"}
-    updated = {id(module) for phase in two.phases() for module in phase.updates}
-    assert updated == {id(module) for child, module in two.named_children() if child[0] in "gd"}
+def test_one_way_is_the_default(name):
+    method = build(name, channels=(2, 1))
+    assert method.paired
+    assert method.directions() == ["b"]
+    assert not hasattr(method, "g_ba")
     with pytest.raises(UserError, match=r"method\.both = true"):
-        one.translate(batch["b"], "a")
+        method.translate(pairs((2, 1))["b"], "a")
 
 
 def test_dropout_is_the_noise_if_the_recipe_wants_it():
@@ -133,46 +128,57 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
 # ---- weights of lesions --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(4, 5), (3, 4, 2)])
 @pytest.mark.parametrize(
-    ("loss", "formula"),
-    [
-        (L1(), lambda d: abs(d)),
-        (L2(), lambda d: d * d),
-        (Cycle(), lambda d: abs(d)),
-        (Identity(norm="l2"), lambda d: d * d),
-    ],
-    ids=["l1", "l2", "cycle", "identity"],
+    ("name", "kinds"), [("pix2pix", {"l1", "adversarial"}), ("regression", {"l1"})]
 )
+def test_both_ways_are_an_option(name, kinds):
+    method = build(name, channels=(2, 1), both=True)
+    batch = pairs((2, 1))
+    assert method.directions() == ["b", "a"]
+    assert method.translate(batch["a"], "b").shape[1] == 1
+    assert torch.equal(method.translate(batch["b"], "a"), method.g_ba(batch["b"]))
+    expected = {f"{kind}_{to}" for kind in kinds for to in "ab"}
+    assert set(method.generator_losses(batch)) == expected
+    networks = {id(module) for name, module in method.named_children() if name[0] in "gd"}
+    updated = {id(module) for phase in method.phases() for module in phase.updates}
+    assert updated == networks
+
+
+WEIGHED = {
+    "l1": (L1(), torch.abs),
+    "l2": (L2(), torch.square),
+    "cycle": (Cycle(), torch.abs),
+    "identity": (Identity(norm="l2"), torch.square),
+}
+
+
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 2)])
+@pytest.mark.parametrize(("loss", "formula"), WEIGHED.values(), ids=WEIGHED)
 def test_a_weight_says_how_often_a_pixel_counts(loss, formula, size):
-    output, target, weight = (
-        random_images(2, count, size, seed=k) for k, count in enumerate((3, 3, 1))
-    )
-    weight = (weight + 1) / 2
+    output = random_images(2, 3, size, seed=0)
+    target = random_images(2, 3, size, seed=1)
+    weight = (random_images(2, 1, size, seed=2) + 1) / 2
     # each image by itself: sum of w x loss over sum of w
     wide = weight.double().expand_as(output).flatten(2)
-    differences = formula((output.double() - target.double()).flatten(2))
-    expected = float(((wide * differences).sum(2) / wide.sum(2)).mean())
-    assert loss(output, target, weight).item() == pytest.approx(expected, rel=1e-5)
-    assert loss(output, target, 7.0 * weight).item() == pytest.approx(expected, rel=1e-5)
+    differences = formula(output.double() - target.double()).flatten(2)
+    of_images = (wide * differences).sum(2) / wide.sum(2)
+    expected = pytest.approx(float(of_images.mean()), rel=1e-5)
+    assert loss(output, target, weight).item() == expected
+    assert loss(output, target, 7.0 * weight).item() == expected
 
 
-@pytest.mark.parametrize("name", ["pix2pix", "regression"])
-def test_lesions_of_pairs_count_as_often_as_said(name):
+@pytest.mark.parametrize(("name", "factor"), [("pix2pix", 100), ("regression", 1)])
+@pytest.mark.parametrize(("source", "to"), [("a", "b"), ("b", "a")])
+def test_lesions_of_pairs_count_as_often_as_said(name, factor, source, to):
     """L1 with the weights 1 + (lesion - 1) mask, divided by their mean."""
     method = build(name, lesion=4.0, both=True)
     batch = pairs()
     losses = method.generator_losses(batch)
-    for to, source in (("b", "a"), ("a", "b")):
-        weight = 1 + 3 * double(batch[f"mask_{to}"])
-        difference = (double(method.translate(batch[source], to)) - double(batch[to])).abs()
-        expected = (100 if name == "pix2pix" else 1) * float(
-            (weight / weight.mean() * difference).mean()
-        )
-        assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
-    del batch["mask_b"]  # one mask serves both images of a pair
-    batch["mask_a"] = batch["mask_a"].flip(2)
-    assert torch.equal(method.generator_losses(batch)["l1_b"], losses["l1_b"])
+    weight = 1 + 3 * double(batch[f"mask_{to}"])
+    difference = double(method.translate(batch[source], to)) - double(batch[to])
+    weighted = weight / weight.mean() * difference.abs()
+    expected = factor * float(weighted.mean())
+    assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_lesion_weighs_what_the_recipe_says():
@@ -234,6 +240,16 @@ def run(tmp_path_factory):
     )
 
 
+@pytest.mark.parametrize("name", ["pix2pix", "regression"])
+def test_one_mask_serves_both_images_of_a_pair(name):
+    method = build(name, lesion=4.0, both=True)
+    batch = pairs()
+    losses = method.generator_losses(batch)
+    mask = batch.pop("mask_b")
+    batch["mask_a"] = mask
+    assert torch.equal(method.generator_losses(batch)["l1_b"], losses["l1_b"])
+
+
 def test_a_target_is_never_shown_and_every_number_of_others_is():
     method = built()
     images = random_images(2000, 4, (4, 4))
@@ -242,26 +258,22 @@ def test_a_target_is_never_shown_and_every_number_of_others_is():
     assert set(target.tolist()) == {0, 1, 2}
     assert not kept[:, 3].any()
     assert not kept[torch.arange(2000), target].any()
-    assert (kept.sum(1).bincount() / 2000).tolist() == pytest.approx([0, 0.5, 0.5], abs=0.05)
+    shares = kept.sum(1).bincount() / 2000
+    assert shares.tolist() == pytest.approx([0, 0.5, 0.5], abs=0.05)
 
 
 @pytest.mark.parametrize("planes", [1, 3])
 def test_a_contrast_is_made_from_the_others_alone(planes):
     method = built(planes=planes).eval()
     images = random_images(2, 4 * planes, (16, 16))
-    other = images.clone()
-    # another FLAIR, neighbouring slices and all
-    other[:, 2::4] = random_images(2, planes, (16, 16), seed=9)
+    with_other_flair = images.clone()  # neighbouring slices and all
+    with_other_flair[:, 2::4] = random_images(2, planes, (16, 16), seed=9)
     with torch.no_grad():
         before = method.translate(images, "b")
-        after = method.translate(other, "b")
-        alone = method.translate(
-            torch.where(torch.arange(4 * planes).view(1, -1, 1, 1) % 4 == 1, images, -1.0), "b"
-        )
+        after = method.translate(with_other_flair, "b")
     assert torch.equal(before[:, 2::4], after[:, 2::4])
-    assert not any(torch.equal(before[:, n::4], after[:, n::4]) for n in (0, 1, 3))
-    # there is nothing to make the only one from
-    assert torch.equal(alone[:, 1::4], images[:, 1::4])
+    for contrast in (0, 1, 3):
+        assert not torch.equal(before[:, contrast::4], after[:, contrast::4])
 
 
 def test_contrasts_are_scored_from_one_and_from_all_others(run):
@@ -287,37 +299,67 @@ def test_contrasts_are_scored_from_one_and_from_all_others(run):
     )
 
 
+@pytest.mark.parametrize("planes", [1, 3])
+def test_the_only_contrast_is_kept_as_it_is(planes):
+    method = built(planes=planes).eval()
+    images = random_images(2, 4 * planes, (16, 16))
+    only_t2 = torch.full_like(images, -1.0)
+    only_t2[:, 1::4] = images[:, 1::4]
+    with torch.no_grad():
+        made = method.translate(only_t2, "b")
+    assert torch.equal(made[:, 1::4], images[:, 1::4])
+
+
 def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, gantk):
     for patient, names in {"p1": NAMES, "p2": ("T1", "PD"), "p3": ("FLAIR",)}.items():
         for number, name in enumerate(names):
             volume(tmp_path / "in" / patient / f"{name}.nii.gz", number, (32, 32, 4))
-    done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "flair")
+    out = tmp_path / "out"
+    done = gantk("translate", run, tmp_path / "in", out, "--to", "flair")
     assert done.code == 1
     assert "1 of 3 patients" in done.err
     assert "nothing but FLAIR" in done.err
-    made = sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz"))
-    assert made == ["p1_FLAIR.nii.gz", "p2_FLAIR.nii.gz"]
-    assert read(next((tmp_path / "out").rglob("p2*.nii.gz"))).pixels.shape == (1, 4, 32, 32)
-    done = gantk("translate", run, tmp_path / "in", tmp_path / "other", "--to", "CT")
+    made = {path.name: path for path in out.rglob("*.nii.gz")}
+    assert set(made) == {"p1_FLAIR.nii.gz", "p2_FLAIR.nii.gz"}
+    assert read(made["p2_FLAIR.nii.gz"]).pixels.shape == (1, 4, 32, 32)
+
+
+def test_a_contrast_that_a_run_does_not_know_is_refused(run, tmp_path, gantk):
+    volume(tmp_path / "in" / "p1" / "T1.nii.gz", 0, (32, 32, 4))
+    done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "CT")
     assert done.code == 2
-    assert all(name in done.err for name in ("'CT'", *NAMES))
-    assert "--to" in done.err
-    assert not (tmp_path / "other").exists()
+    for word in ("'CT'", "--to", *NAMES):
+        assert word in done.err
+    assert not (tmp_path / "out").exists()
 
 
-def test_incomplete_patients_are_trained_on_but_not_scored(tmp_path):
+@pytest.fixture
+def incomplete_study(tmp_path):
+    """The [data] options of six patients, and those of them who lack a contrast."""
     lacking = {(1, "T2"), (2, "FLAIR"), (3, "T1")}
     for number in range(6):
         for place, name in enumerate(("T1", "T2", "FLAIR")):
             if (number, name) not in lacking:
                 volume(tmp_path / f"patient{number}" / f"{name}.nii.gz", 10 * number + place)
-    source = {"name": "contrasts", "path": str(tmp_path)}
-    method = type(built())
-    options = {"domains": ["T1+T2+FLAIR"] * 2, "split": {"test": 0.5, "validation": 0.0}}
-    data = load(source, method, missing="mask", **options)
-    incomplete = {f"patient{number}" for number, _ in lacking}
+    options = {
+        "source": {"name": "contrasts", "path": str(tmp_path)},
+        "domains": ["T1+T2+FLAIR"] * 2,
+        "split": {"test": 0.5, "validation": 0.0},
+    }
+    return options, {f"patient{number}" for number, _ in lacking}
+
+
+def test_incomplete_patients_are_trained_on_but_not_scored(incomplete_study):
+    options, incomplete = incomplete_study
+    data = load(method=type(built()), missing="mask", **options)
     assert {record.subject for record in data.training} & incomplete
     tested = {record.subject for record in data.splits["test"]}
-    assert {pair["b"].subject for pair in data.pairs("test")} == tested - incomplete < tested
+    scored = {pair["b"].subject for pair in data.pairs("test")}
+    assert scored == tested - incomplete
+    assert scored < tested
+
+
+def test_incomplete_patients_are_refused_unless_asked_for(incomplete_study):
+    options, _ = incomplete_study
     with pytest.raises(UserError, match=r"lack a contrast.*data\.missing"):
-        load(source, method, **options)
+        load(method=type(built()), **options)
