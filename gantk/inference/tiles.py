@@ -271,9 +271,11 @@ def _in_tiles(needs: Requirements, plan: Plan, split: Split, image: Tensor) -> T
 
     def measure(number: int, crops: Crops) -> None:
         call = needs.calls[number]
+        if call.groups is None:  # no norm
+            return
         for tile, part in parts(number, crops):
             local = part[at(shrunk(tile.local, call.map_factors))]
-            found = moments(local, call.groups or 1)
+            found = moments(local, call.groups)
             known[number] = known[number] + found if number in known else found
 
     crops = needs.run_whole(plan.size, split.level, gather, measure)
