@@ -16,7 +16,6 @@ from gantk.plugin.spec import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from typing_extensions import TypeIs
 
     from gantk.data.resample import Resize
 
@@ -395,7 +394,7 @@ class PerChannel:
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         # the axes before the channels
         before: tuple[slice, ...] = (slice(None),) * (image.ndim - self.dims - 1)
-        whole: Any = _float_copy(image)
+        whole = _float_copy(image)
         for number, function in enumerate(functions):
             place = (*before, slice(number, None, len(functions)))
             whole[place] = function(image[place])
@@ -456,9 +455,7 @@ def to_intensities(image: np.ndarray, intensity: IntensityMapping) -> np.ndarray
 def piecewise_linear(image: np.ndarray, before: Numbers, after: Numbers) -> np.ndarray: ...
 @overload
 def piecewise_linear(image: Tensor, before: Numbers, after: Numbers) -> Tensor: ...
-def piecewise_linear(
-    image: np.ndarray | Tensor, before: Numbers, after: Numbers
-) -> np.ndarray | Tensor:
+def piecewise_linear(image: Any, before: Numbers, after: Numbers) -> Any:
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
     extended.
     """
@@ -485,11 +482,11 @@ def piecewise_linear(
     return mapped.astype(np.float32)[()]
 
 
-def _on_host(image: np.ndarray | Tensor) -> np.ndarray:
+def _on_host(image: Any) -> np.ndarray:
     return image.detach().cpu().numpy() if is_tensor(image) else image
 
 
-def _float_copy(image: np.ndarray | Tensor) -> np.ndarray | Tensor:
+def _float_copy(image: Any) -> Any:
     if is_tensor(image):
         return image.clone()
     return image.astype(np.result_type(image.dtype, np.float32))
@@ -618,7 +615,7 @@ def rises(low: float, high: float) -> bool:
     )
 
 
-def is_tensor(image: object) -> TypeIs[Tensor]:
+def is_tensor(image: object) -> bool:
     """Whether this is a torch tensor; does not import torch."""
     return hasattr(image, "detach")
 

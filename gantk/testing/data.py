@@ -25,7 +25,7 @@ class MetricContract(Contract):
     metric: ClassVar[str]
 
     def test_it_is_one_number_an_image_whatever_stands_beside_it_and_best_for_equal_images(self, d):
-        metric = bind_or_raise("metric", {"name": self.metric} | self.options)(2.0, d)
+        metric = bind_or_raise("metric", {"name": self.metric} | (self.options or {}))(2.0, d)
         one, other = (random_images(3, 1, self.size(d), seed=seed) for seed in (1, 2))
         scores = metric(one, other)
         assert scores.shape == (3,), (
@@ -63,7 +63,9 @@ class SourceContract(Contract):
 
     def test_records_are_images_of_known_domains_under_names_of_their_own(self, d, tmp_path):
         self.write(tmp_path)
-        part = bind_or_raise("source", {"name": self.source, "path": str(tmp_path)} | self.options)
+        part = bind_or_raise(
+            "source", {"name": self.source, "path": str(tmp_path)} | (self.options or {})
+        )
         records = part(self.domains, d, self.size(d)).records()
         assert {record.domain for record in records} == set(
             "ab" if len(self.domains) == 2 else ("image",)

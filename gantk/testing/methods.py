@@ -47,7 +47,7 @@ class MethodContract(Contract):
         capacity `pool`.
         """
         torch.manual_seed(seed)
-        part = small_part("method", self.method, self.options, pool)
+        part = small_part("method", self.method, self.options or {}, pool)
         return part(
             Geometry(
                 dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes

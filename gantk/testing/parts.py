@@ -57,8 +57,7 @@ class NetworkContract(Contract):
 
     def part(self, kind: str, name: str) -> Part:
         """The registered network with the contract's options."""
-        given = self.options is not Contract.options
-        return small_part(kind, name, self.options if given else SMALL.get(name, {}))
+        return small_part(kind, name, SMALL.get(name, {}) if self.options is None else self.options)
 
     def build(self, inputs: int, dims: int) -> nn.Module:
         """Build a network for images of `inputs` channels, in training mode."""
@@ -216,7 +215,7 @@ class LossContract(Contract):
     loss: ClassVar[str]
 
     def part(self) -> Part:
-        return bind_or_raise("loss", {"name": self.loss} | self.options)
+        return bind_or_raise("loss", {"name": self.loss} | (self.options or {}))
 
     def inputs(self, dims: int) -> tuple[Any, Any]:
         """An output and its target: two different batches of images."""

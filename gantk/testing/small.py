@@ -64,7 +64,8 @@ def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0)
 class Contract:
     """Base of all contracts: each test runs in 2-D and in 3-D."""
 
-    options: ClassVar[dict[str, Any]] = {}  # of the part, as in a recipe
+    # of the part, as in a recipe; None: its defaults
+    options: ClassVar[dict[str, Any] | None] = None
     dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions that the part supports
     # image size by dimension; else 32 x 32 and 16 x 16 x 16
     sizes: ClassVar[dict[int, tuple[int, ...]]] = {}
