@@ -18,7 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ("gantk.__main__", "gantk.cli")
 ENTRIES = {
-    "translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"),
+    "translate": (
+        *COMMAND,
+        "gantk.api:translate",
+        "gantk.inference.load:load_model",
+        "gantk.formats.nifti",
+    ),
     "run": (*COMMAND, "gantk.api:run"),
 }
 
