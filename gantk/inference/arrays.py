@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,16 +16,33 @@ from gantk.formats.files import read
 from gantk.formats.image import Image
 from gantk.inference import array_types as objects
 from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
-from gantk.inference.frame import TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.masks import outside_of
-from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
+from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline, Progress
 
 KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
 
 
+class ArrayModel(Protocol):
+    """What the translation of arrays needs of a TrainedModel."""
+
+    def domain(self, name: str | None, /) -> str: ...
+
+    def part(self, letter: str, to: str | None) -> slice: ...
+
+    def pipeline(self, letter: str, options: TranslateOptions) -> Pipeline: ...
+
+    def images(
+        self,
+        image: Image,
+        to: str | None = None,
+        options: TranslateOptions = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+    ) -> list[Image]: ...
+
+
 def translate_arrays(
-    model: TrainedModel,
+    model: ArrayModel,
     images: Any,
     to: str | None,
     options: TranslateOptions,
@@ -66,7 +83,7 @@ def _type_name(value: Any) -> str:
 
 
 def _array(
-    model: TrainedModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
+    model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
     if not hasattr(array, "__array__"):
         what = f"{_type_name(array)} is no image that can be translated"
@@ -118,7 +135,7 @@ def _mask(
 
 
 def _tensor(
-    model: TrainedModel,
+    model: ArrayModel,
     images: Any,
     to: str | None,
     options: TranslateOptions,

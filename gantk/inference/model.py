@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gantk.formats.image import Image
+from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress
 
@@ -85,8 +86,6 @@ class TrainedModel:
         NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
         type or values do not fit.
         """
-        from gantk.inference.arrays import translate_arrays
-
         return translate_arrays(self, images, to, options, progress, grad)
 
     def images(
@@ -99,7 +98,8 @@ class TrainedModel:
         """Translate one file's image; returns one image, or one for each variant, or the image and
         its uncertainty.
         """
-        pipeline = self.pipeline(letter := self.domain(to), options)
+        letter = self.domain(to)
+        pipeline = self.pipeline(letter, options)
         part = self.part(letter, to)
         pipeline.check_channels(image)
         return [

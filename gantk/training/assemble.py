@@ -24,17 +24,7 @@ from gantk.runs.folder import RunFolder
 from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
 from gantk.training.restart import identity_of
-
-
-@dataclass(frozen=True)
-class Start:
-    """Result of loading `train.start`: lines to print, a record for environment.json, and a leakage
-    error or None.
-    """
-
-    lines: tuple[str, ...] = ()
-    record: dict[str, Any] = field(default_factory=dict)
-    leaks: UserError | None = None  # set if the start was trained on images that are held out here
+from gantk.training.start import Start, start_from
 
 
 @dataclass
@@ -83,8 +73,6 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
             )
         start = Start()
         if train.start and known is None and runtime.main:
-            from gantk.training.start import start_from
-
             start = start_from(train.start, method, data)
         return data, method, batches, Scorer(model, data, method, runtime), start
 

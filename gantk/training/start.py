@@ -4,6 +4,7 @@ rest as drawn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,20 @@ from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model
 from gantk.runs.schemas import read
-from gantk.training.assemble import Start
 
 WHERE = "train.start"
 MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
+
+
+@dataclass(frozen=True)
+class Start:
+    """Result of loading `train.start`: lines to print, a record for environment.json, and a leakage
+    error or None.
+    """
+
+    lines: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    leaks: UserError | None = None  # set if the start was trained on images that are held out here
 
 
 def find_weights(name: str) -> Path:
