@@ -172,7 +172,7 @@ class Service:
         """Unpack a zip and return the folder; UserError where it is damaged, too large, or has
         paths outside of it.
         """
-        from gantk import unpack
+        from gantk.formats.archives import unpack
 
         try:
             with zipfile.ZipFile(archive) as opened:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gantk import timm_model
+from gantk.nets.timm_networks import timm_model
 from gantk.errors import UserError, did_you_mean
 
 VGG = "vgg19.tv_in1k"

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from gantk.errors import GantkError, UserError, did_you_mean, one_line
 from gantk.files import write_file
-from gantk_datasets.public.archives import ENDINGS, expect_sound, unpack
+from gantk.formats.archives import ENDINGS, expect_sound, unpack
 
 TRIES = 4  # consecutive attempts without a new byte before giving up
 PAUSE = 1.0  # seconds between two attempts

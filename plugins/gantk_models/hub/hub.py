@@ -108,7 +108,7 @@ def push(
         if card is None and pack_record(RunFolder.open(path)) is not None:
             shutil.copytree(path, made)
         else:
-            from gantk import pack
+            from gantk_models.packing import pack
 
             pack(path, made, card=card, say=lambda line: None)
         write_file(made / "README.md", _readme(made, license).encode())

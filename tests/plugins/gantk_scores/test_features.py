@@ -19,7 +19,7 @@ from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import weights_file
 from gantk_scores.features.inception import FILE, Inception
-from gantk_scores.features.timm_networks import timm_model
+from gantk.nets.timm_networks import timm_model
 
 TINY = "test_resnet"  # timm's smallest
 
@@ -382,7 +382,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     def fails(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("gantk_scores.features.timm_networks._unreachable", lambda config: None)
+    monkeypatch.setattr("gantk.nets.timm_networks._unreachable", lambda config: None)
     monkeypatch.setattr("timm.create_model", fails)
     with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
         timm_model(NAME)
