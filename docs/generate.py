@@ -278,9 +278,17 @@ def commands() -> str:
 def python() -> str:
     """The public names of `gantk`, from their signatures and docstrings."""
     import gantk
+    from gantk.plugin.loader import registry
+    from gantk.plugin.public import PUBLIC_MODULES
 
     said = [(ROOT / "docs/python.intro").read_text("utf-8")]
-    for module, names in [*gantk._PUBLIC.items(), TESTING, ("gantk.plugin.hookspecs", None)]:
+    said += ["## Modules for plugins", module_table(PUBLIC_MODULES)]
+    of_plugins: dict[str, list[str]] = {}
+    for name in registry().names("function"):
+        module, _, function = registry().entries["function", name].target.partition(":")
+        of_plugins.setdefault(module, []).append(function)
+    public = gantk._PUBLIC | of_plugins
+    for module, names in [*public.items(), TESTING, ("gantk.plugin.hookspecs", None)]:
         loaded = importlib.import_module(module)
         names = names or [name for name in vars(loaded) if name.startswith("gantk_")]  # the hooks
         said.append(f"## {module}")
@@ -297,6 +305,15 @@ def python() -> str:
                 if inspect.isfunction(value) and not member.startswith("_") and value.__doc__:
                     said.append(f"**{name}.{member}**\n\n{described(value, member)}")
     return "\n\n".join(said)
+
+
+def module_table(modules) -> str:
+    """A table of modules with the first paragraphs of their docstrings."""
+    rows = []
+    for name in modules:
+        docstring = inspect.getdoc(importlib.import_module(name)) or ""
+        rows.append((code(name), " ".join(docstring.split("\n\n")[0].split())))
+    return table(("module", "holds"), rows)
 
 
 def described(thing, name: str) -> str:

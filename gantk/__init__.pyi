@@ -12,6 +12,7 @@ from gantk.data.preparation import Record as Record
 from gantk.errors import GantkError as GantkError
 from gantk.errors import Interrupted as Interrupted
 from gantk.errors import UserError as UserError
+from gantk.formats.archives import unpack as unpack
 from gantk.method import Batch as Batch
 from gantk.method import Geometry as Geometry
 from gantk.method import Method as Method
@@ -20,6 +21,7 @@ from gantk.method import Stage as Stage
 from gantk.metrics.compare_folders import compare as compare
 from gantk.metrics.statistics.comparing import compare_systems as compare_systems
 from gantk.metrics.statistics.comparing import correct_tests as correct_tests
+from gantk.nets.timm_networks import timm_model as timm_model
 from gantk.planning.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
@@ -31,6 +33,8 @@ from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
+from gantk.report.markdown import markdown_table as markdown_table
+from gantk.report.markdown import score_table as score_table
 from gantk.report.notebook import Run as Run
 from gantk.report.patients.comparing import write_report as write_report
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
@@ -38,20 +42,9 @@ from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.trial import predict as predict
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
-from gantk_app.service import app as app
-from gantk_cluster.folds.cross_validation import cross_validate as cross_validate
-from gantk_datasets.public.archives import unpack as unpack
-from gantk_datasets.public.download import fetch as fetch
-from gantk_datasets.public.download import public_sets as public_sets
-from gantk_models.packing import pack as pack
-from gantk_scores.features.timm_networks import timm_model as timm_model
-from gantk_studies.card.card import markdown_table as markdown_table
-from gantk_studies.card.card import score_table as score_table
-from gantk_studies.card.card import write_card as write_card
-from gantk_studies.reader_study.making import new_study as new_study
-from gantk_studies.reader_study.scoring import score_study as score_study
-from gantk_trust.explain.explain import explain as explain
 
 __version__: str
-PLUGIN_ROOMS: tuple[str, ...]
 __all__: list[str]
+
+# functions of plugins, such as gantk.explain
+def __getattr__(name: str): ...

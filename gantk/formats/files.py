@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gantk.errors import UserError, one_line
 from gantk.files import sync, temporary_beside
-from gantk.formats.image import Format, Image, SeriesFormat, same_grid
+from gantk.formats.image import Format, Image, Scan, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
 # filters each listing
@@ -33,17 +33,6 @@ LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar(
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What `read` reads as one image: a file, or the files of one DICOM series."""
-
-    path: Path  # the file, or the folder of the series
-    files: tuple[Path, ...]  # that file, or the series' files sorted by position
-    # relative name of the result: the file's path, for a series its folder or
-    # folder/NUMBER-DESCRIPTION
-    name: str
 
 
 def formats() -> dict[str, Format]:

@@ -12,20 +12,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gantk.errors import UserError
 
-if TYPE_CHECKING:
-    from gantk.formats.files import Scan
-
-GRID_TOLERANCE = (
-    0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
-)
+# voxels, or mm of single slices, by which equal grids may differ: headers are rounded
+GRID_TOLERANCE = 0.1
 # the affine of a picture that has none; also LPS to RAS and back
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What `read` reads as one image: a file, or the files of one DICOM series."""
+
+    path: Path  # the file, or the folder of the series
+    files: tuple[Path, ...]  # that file, or the series' files sorted by position
+    # relative name of the result: the file's path, for a series its folder or
+    # folder/NUMBER-DESCRIPTION
+    name: str
 
 
 @dataclass(frozen=True, eq=False)

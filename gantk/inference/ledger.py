@@ -8,13 +8,28 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gantk.files import LOCK, lock_folder, write_file
+from gantk.formats.image import Scan
 
-if TYPE_CHECKING:
-    from gantk.inference.translation import Job
+
+@dataclass(frozen=True)
+class Job:
+    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of
+    the result.
+    """
+
+    scans: tuple[Scan | None, ...]
+    target: Path
+    name: str  # of the input, relative to the input folder
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the input."""
+        return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
 class Ledger:

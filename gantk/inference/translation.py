@@ -23,10 +23,10 @@ import numpy as np
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import sweep
 from gantk.formats import files
-from gantk.formats.files import Scan, read, suffix_of
-from gantk.formats.image import Image, same_grid
+from gantk.formats.files import read, suffix_of
+from gantk.formats.image import Image, Scan, same_grid
 from gantk.inference.frame import OTHER, TranslateOptions
-from gantk.inference.ledger import Ledger
+from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
 from gantk.plugin.loader import load
 
@@ -35,22 +35,6 @@ MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fra
 MAX_NAME_BYTES = 255  # of a file on common file systems
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
 OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of
-    the result.
-    """
-
-    scans: tuple[Scan | None, ...]
-    target: Path
-    name: str  # of the input, relative to the input folder
-
-    @property
-    def files(self) -> list[Path]:
-        """All files of the input."""
-        return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
 @dataclass(frozen=True)

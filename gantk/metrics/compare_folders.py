@@ -15,7 +15,8 @@ import torch
 from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.names.patient_folders import parts_with_digits
 from gantk.errors import UserError
-from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
+from gantk.formats.files import difference, read, readable, scans, suffix_of
+from gantk.formats.image import Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
 from gantk.metrics.sets import ImageGroup, set_rows

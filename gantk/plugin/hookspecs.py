@@ -27,8 +27,8 @@ def gantk_register(add: Add) -> None:
     a `"package.module:attribute"` string, imported at first use.
     `add.recipes("my_package.recipes")` registers a package of TOML recipes,
     `add.suites("my_package.suites")` one of `gantk bench` suites, `add.models("my_package.models")`
-    one of folders made by `gantk pack`. `--data PATH` chooses among the sources that have a class
-    method `accepts(path)`.
+    one of folders made by `gantk pack`. `add.function("mine", "my_package.mine:mine")` makes
+    `gantk.mine`. `--data PATH` chooses among the sources that have a class method `accepts(path)`.
     """
 
 

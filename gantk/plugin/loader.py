@@ -11,6 +11,7 @@ import re
 import sys
 import tomllib
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,9 +66,31 @@ def use_settings_beside(recipe_folder: Path | None) -> None:
     _recipe_folder = recipe_folder
 
 
+def function(name: str) -> Callable[..., Any] | None:
+    """The function that a plugin adds to the Python interface, as `gantk.NAME`; None if no plugin
+    has one of that name, or while plugins are being imported.
+    """
+    if _loading:
+        return None
+    entry = registry().entries.get(("function", name))
+    return entry.load() if entry else None
+
+
+_loading = False
+
+
 @functools.cache
 def load() -> Loaded:
     """Load every plugin, once per process; a plugin that fails is recorded, and the others load."""
+    global _loading
+    _loading = True
+    try:
+        return _load()
+    finally:
+        _loading = False
+
+
+def _load() -> Loaded:
     disabled = disabled_plugins(_recipe_folder)
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)

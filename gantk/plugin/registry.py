@@ -33,6 +33,7 @@ KINDS = {
     "schedule": "the learning rate over the training",
 }
 
+FUNCTION = "function"  # of the Python interface, `gantk.NAME`; no part of a recipe
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
 
 
@@ -159,7 +160,7 @@ class Add:
     def __getattr__(self, kind: str) -> Callable[..., None]:
         if kind in PACKAGES:
             return lambda package: self._packages.append((kind, package))
-        if kind not in KINDS:
+        if kind not in (*KINDS, FUNCTION):
             raise AttributeError(
                 f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}"
             )

@@ -116,29 +116,39 @@ class Training:
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 view.step(self.engine.step)
                 due = self._due(stop=bool(stopped or view.write_error))
-                if not due.anything and not self.profile and self.used.first_step is not None:
-                    continue
-                with self._clock_stopped():
-                    if self.used.first_step is None:
-                        self.used.first_step = since_start()
-                    if due.log:
-                        self._log(view, stage, batch, losses)
-                    if due.samples:
-                        self._samples(view)
-                    if due.save:
-                        self._save(view)
-                    if self.runtime.main and not due.stop:
-                        self._renew_report(view)
-                    if self.profile is not None:
-                        view.print(*self.profile.step())
-                    if due.save_in_between and self._out_of_patience(view):
-                        if not due.log:
-                            self._log(view, stage, batch, losses)
-                        if not due.samples:
-                            self._samples(view)
+                if due.anything or self.profile or self.used.first_step is None:
+                    with self._clock_stopped():
+                        ended = self._do(due, view, stage, batch, losses)
+                    if ended:
                         return
                 if due.stop:
                     self._interrupt(view, stopped)
+
+    def _do(
+        self, due: Due, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]
+    ) -> bool:
+        """Do what is due after a step; returns whether the training ends here for want of a better
+        score.
+        """
+        if self.used.first_step is None:
+            self.used.first_step = since_start()
+        if due.log:
+            self._log(view, stage, batch, losses)
+        if due.samples:
+            self._samples(view)
+        if due.save:
+            self._save(view)
+        if self.runtime.main and not due.stop:
+            self._renew_report(view)
+        if self.profile is not None:
+            view.print(*self.profile.step())
+        if not due.save_in_between or not self._out_of_patience(view):
+            return False
+        if not due.log:
+            self._log(view, stage, batch, losses)
+        if not due.samples:
+            self._samples(view)
+        return True
 
     def _choose_among_earlier_saves(self) -> None:
         """Find the best save in the log: a kill during a save may have lost best.json."""

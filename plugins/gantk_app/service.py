@@ -24,7 +24,8 @@ import numpy as np
 
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import temporary_beside, write_file
-from gantk.formats.files import Scan, formats, read, scans, stem_of, suffix_of
+from gantk.formats.files import formats, read, scans, stem_of, suffix_of
+from gantk.formats.image import Scan
 
 WAITING = 16  # translations that run or wait; a further one is refused
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)

@@ -10,6 +10,7 @@ def gantk_register(add) -> None:
 
     for library, cls in TRACKERS.items():
         add.tracker(library, f"gantk_cluster.track.trackers:{cls}")
+    add.function("cross_validate", "gantk_cluster.folds.cross_validation:cross_validate")
 
 
 @hookimpl

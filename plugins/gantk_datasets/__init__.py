@@ -7,6 +7,8 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """Register the source phantom."""
     add.source("phantom", "gantk_datasets.phantom.phantom:Phantom")
+    add.function("fetch", "gantk_datasets.public.download:fetch")
+    add.function("public_sets", "gantk_datasets.public.download:public_sets")
 
 
 @hookimpl

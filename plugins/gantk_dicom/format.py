@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from gantk.errors import UserError
-from gantk.formats.files import Scan, series_format
-from gantk.formats.image import Image, SeriesFormat
+from gantk.formats.files import series_format
+from gantk.formats.image import Image, Scan, SeriesFormat
 
 
 class Dicom(SeriesFormat):

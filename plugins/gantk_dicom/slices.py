@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import Scan, expect_room, natural
-from gantk.formats.image import UPRIGHT
+from gantk.formats.files import expect_room, natural
+from gantk.formats.image import UPRIGHT, Scan
 from gantk.formats.voxels import expect_held
 from gantk_dicom.names import description_without_names, text_of, value_of
 from gantk_dicom.streams import MAX_FRAMES, Broken, declared_bytes, expect_short, header_of

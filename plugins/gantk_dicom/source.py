@@ -34,6 +34,7 @@ from gantk.formats.contrasts import (
     usual_contrast,
     words_of,
 )
+from gantk.formats.image import Scan
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
@@ -68,13 +69,13 @@ EXCLUDED = re.compile(
 class Series:
     """One scan of a tree, with texts from its header."""
 
-    scan: io.Scan
+    scan: Scan
     place: Parts  # its folders below the root
     said: dict[str, str]  # the elements in SUMMARY as text, "" where absent
     label: str  # modality and description for messages, without names
 
     @classmethod
-    def of(cls, scan: io.Scan, root: Path) -> Series:
+    def of(cls, scan: Scan, root: Path) -> Series:
         """Read the header of a scan's first file; UserError where it cannot be read."""
         found = room("slices").header(scan.files[0])
         names = room("names")

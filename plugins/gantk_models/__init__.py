@@ -8,6 +8,7 @@ def gantk_register(add) -> None:
     """Register the models in the folder `shipped`, by their folders' names, and the MONAI exporter."""
     add.models("gantk_models.shipped")
     add.exporter("monai", "gantk_models.monai.bundle:Monai")
+    add.function("pack", "gantk_models.packing:pack")
 
 
 @hookimpl

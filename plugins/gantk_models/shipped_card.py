@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gantk import markdown_table, score_table
 from gantk.errors import UserError, one_line
 from gantk.recipe.load import mapping, read_toml
+from gantk.report.markdown import markdown_table, score_table
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import pack_record, weights_hash
 from gantk.runs.schemas import read

@@ -4,6 +4,14 @@ from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
+def gantk_register(add) -> None:
+    """Register the functions of the Python interface."""
+    add.function("write_card", "gantk_studies.card.card:write_card")
+    add.function("new_study", "gantk_studies.reader_study.making:new_study")
+    add.function("score_study", "gantk_studies.reader_study.scoring:score_study")
+
+
+@hookimpl
 def gantk_commands(cli) -> None:
     """Add `gantk card` and `gantk study`."""
     from gantk_studies.card.command import command as card

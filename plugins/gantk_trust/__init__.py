@@ -13,6 +13,7 @@ def gantk_register(add) -> None:
     add.metric("sfrc", "gantk_trust.hallucination.sfrc:SFRC")
     add.uncertainty("suspicion", "gantk_trust.hallucination.maps:Suspicion")
     add.metric("memorisation", "gantk_trust.memorisation.memorisation:Memorisation")
+    add.function("explain", "gantk_trust.explain.explain:explain")
 
 
 @hookimpl

@@ -26,7 +26,7 @@ from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import around_held_out, exact_copies
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
-from gantk.formats.files import Scan
+from gantk.formats.image import Scan
 from gantk_datasets.phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}

@@ -11,7 +11,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import torch
 from import_closure import ENTRIES, closure
 from tiny import ROOT, draw_pictures
@@ -19,17 +18,6 @@ from tiny import ROOT, draw_pictures
 from gantk.cli import cli
 
 CORE = ROOT / "gantk"
-ABOVE = {  # each room with those it never imports
-    "machine": "training inference metrics exports report data",
-    "formats": "training inference metrics exports report nets runs machine data",
-    "nets": "training inference metrics exports report data formats runs",
-    "losses": "training inference metrics exports report data formats runs",
-    "data": "training inference exports report",
-    "runs": "training inference metrics exports report",
-    "metrics": "training exports report",
-    "inference": "training exports report",
-    "report": "training inference exports nets losses",
-}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MODULES = {
     "pillow": "PIL",
@@ -75,21 +63,6 @@ def imported(path: Path, inside_functions: bool) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
-
-
-@pytest.mark.parametrize("room", ABOVE)
-def test_a_room_does_not_know_those_above_it(room):
-    known = {
-        name
-        for path in (CORE / room).rglob("*.py")
-        for name in imported(path, inside_functions=False)
-    }
-    assert not {
-        name
-        for above in ABOVE[room].split()
-        for name in known
-        if f"{name}.".startswith(f"gantk.{above}.")
-    }
 
 
 def module(distribution: str) -> str:

@@ -2,7 +2,6 @@
 public names.
 """
 
-import ast
 import importlib
 import inspect
 import pkgutil
@@ -319,28 +318,3 @@ def test_public_names_survive_importing_every_module():
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     assert {name: getattr(gantk, name) for name in gantk.__all__} == public
-
-
-@pytest.mark.parametrize(
-    "package", sorted(path.name for path in (ROOT / "plugins").glob("gantk_*"))
-)
-def test_bundled_plugins_use_public_names_only(package):
-    others = {path.name for path in (ROOT / "plugins").glob("gantk_*")} - {package}
-    for path in (ROOT / "plugins" / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                assert not {alias.name.split(".")[0] for alias in node.names} & {
-                    "gantk",
-                    *others,
-                }, path
-            elif isinstance(node, ast.ImportFrom):
-                room = node.module or ""
-                taken = [alias.name for alias in node.names]
-                assert room.split(".")[0] not in others, path
-                if room == "gantk":
-                    assert set(taken) <= {*gantk.__all__, "__version__"}, path
-                elif room.split(".")[0] == "gantk":
-                    assert any(
-                        f"{room}.".startswith(f"{known}.") for known in gantk.PLUGIN_ROOMS
-                    ), (path, room)
-                    assert not [name for name in taken if name.startswith("_")], path

@@ -30,6 +30,7 @@ from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
+from gantk.formats.image import Scan
 
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
@@ -73,7 +74,7 @@ def check(
         usage = _usage_of_table(path, recipe, set, report)
         scans = _scans_of_records(usage.records)
     elif path.is_file():
-        scans = [io.Scan(path, (path,), path.name)]
+        scans = [Scan(path, (path,), path.name)]
     else:
         scans = io.scans(path)
     if not scans:
@@ -145,13 +146,13 @@ def _usage_of_files(
     return usage_by_recipe(path, recipe, settings)
 
 
-def _scans_of_records(records: Iterable[Record]) -> list[io.Scan]:
+def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
     """The scans that the rows of a table name, each once; a series is named by its folder."""
     scans = {}
     for record in records:
         first = record.files[0]
         place = first if len(record.files) == 1 else first.parent
-        scans[record.files] = io.Scan(place, record.files, record.scan_key or record.key)
+        scans[record.files] = Scan(place, record.files, record.scan_key or record.key)
     return list(scans.values())
 
 

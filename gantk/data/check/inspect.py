@@ -14,7 +14,7 @@ from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
-from gantk.formats.image import Image
+from gantk.formats.image import Image, Scan
 
 # plane of slices along the z, y or x axis of an upright volume
 AXES = ("axial", "coronal", "sagittal")
@@ -30,7 +30,7 @@ class Inspected:
     be read.
     """
 
-    scan: io.Scan
+    scan: Scan
     facts: dict[str, Any]
     error: UserError | None = None
     seen: Fingerprint | None = None
@@ -46,7 +46,7 @@ class Inspected:
         return self.scan.name
 
 
-def inspect(scan: io.Scan) -> Inspected:
+def inspect(scan: Scan) -> Inspected:
     """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
     is not raised.
 

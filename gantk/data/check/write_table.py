@@ -17,6 +17,7 @@ from gantk.errors import UserError, count_noun
 from gantk.files import write_file
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, join_contrast_words, words_of
+from gantk.formats.image import Scan
 
 
 @dataclass
@@ -45,7 +46,7 @@ def expect_new_table(table: Path) -> None:
 def write_table(
     table: Path,
     path: Path,
-    scans: Sequence[io.Scan],
+    scans: Sequence[Scan],
     usage: Usage | None,
     items: Sequence[Inspected],
 ) -> str:
@@ -78,7 +79,7 @@ def write_table(
     )
 
 
-def _rows_left_out(usage: Usage, scans: Sequence[io.Scan]) -> Iterator[Row]:
+def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
     used = set()
     for record in usage.records:
@@ -88,7 +89,7 @@ def _rows_left_out(usage: Usage, scans: Sequence[io.Scan]) -> Iterator[Row]:
             yield Row(str(scan.path), _contrast_of(scan.name), split=LEFT_OUT[0])
 
 
-def _rows_of_records(usage: Usage, scans: Sequence[io.Scan]) -> list[Row]:
+def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
     """A row for each image that is used, in the order of the records."""
     place_of = {scan.files[0]: scan.path for scan in scans}  # of a DICOM series its folder
     complete = complete_pairs(usage.records)
@@ -112,7 +113,7 @@ def _rows_of_records(usage: Usage, scans: Sequence[io.Scan]) -> list[Row]:
     return list(rows.values())
 
 
-def _rows_of_names(path: Path, scans: Sequence[io.Scan], items: Sequence[Inspected]) -> list[Row]:
+def _rows_of_names(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]) -> list[Row]:
     """A row for each image whose use is not known: a contrast or patient that is not sure is empty.
 
     A patient is a folder with a number of its own or a word for a person in the path; a DICOM

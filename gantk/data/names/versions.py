@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patient_folders import VERSION, Parts
@@ -19,9 +18,6 @@ from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
-
-if TYPE_CHECKING:
-    from gantk.data.sources.source import FileSource
 
 # The least liked versions first: brains without skull, then what is as it was scanned.
 UNLIKED = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
@@ -44,12 +40,14 @@ class Version:
         return self.words[0] + self.words[1]
 
 
-def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
+def refuse_folders_of_visits(items: Sequence[Item], names: dict[str, str], root: Path) -> None:
     """UserError where most files of a domain lie in folders whose file names end in several
     contrasts: `T1/P1_T1_FLAIR` beside `T1/P1_T1_T2` is of the first visit, not of T1. `T1_to_T2`
     and `T2_in_T1` end in no contrast of their own.
+
+    `names` are the domains by letter, `root` is the folder of all images.
     """
-    for letter, name in source.names.items():
+    for letter, name in names.items():
         own = usual_contrast(name)
         if not own:
             continue
@@ -68,7 +66,7 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
             if len(said) > 1 and any(exclude(contrast.lower(), own) for contrast in said):
                 mixed.append(folder)
         if 2 * sum(counts[folder] for folder in mixed) > counts.total():
-            raise _mixed_folder(ends[mixed[0]], name, source)
+            raise _mixed_folder(ends[mixed[0]], name, names, root)
 
 
 def _contrast_at_end(item: Item) -> str | None:
@@ -81,11 +79,12 @@ def _contrast_at_end(item: Item) -> str | None:
     return CONTRASTS[words[-1]].upper()
 
 
-def _mixed_folder(said: dict[str, Item], name: str, source: FileSource) -> UserError:
-    first = relative_to(next(iter(said.values())).display_path, source.root).as_posix()
+def _mixed_folder(said: dict[str, Item], name: str, names: dict[str, str], root: Path) -> UserError:
+    """The error for a folder whose file names end in several contrasts."""
+    first = relative_to(next(iter(said.values())).display_path, root).as_posix()
     contrasts = ", ".join(sorted(said))
     what = f"files that would count as {name} end in {contrasts}: '{first}' and others"
-    ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items())
+    ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in names.items())
     remedy = f"name the files of each domain: {ways}. {FILL_IN_TABLE}"
     return UserError(what, where="data.source", remedy=remedy)
 

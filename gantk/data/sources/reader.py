@@ -16,9 +16,9 @@ import numpy as np
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Image, SeriesFormat
+from gantk.formats.image import Image, Scan, SeriesFormat
 
-Source = Path | io.Scan  # what a source names as one image: a file, or the files of a DICOM series
+Source = Path | Scan  # what a source names as one image: a file, or the files of a DICOM series
 
 MIN_SIDE_PIXELS = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -56,7 +56,7 @@ class Item:
     @property
     def display_path(self) -> Path:
         """Its file, or the folder of its series."""
-        return self.source.path if isinstance(self.source, io.Scan) else self.source
+        return self.source.path if isinstance(self.source, Scan) else self.source
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -65,7 +65,7 @@ class Item:
         """
         files: list[Path] = []
         for source in (self.source, *(self.contrasts or {}).values(), self.onto):
-            if isinstance(source, io.Scan):
+            if isinstance(source, Scan):
                 files += source.files
             elif source:
                 files.append(source)
@@ -235,7 +235,7 @@ class Reader:
 
 def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
-    if isinstance(source, io.Scan):
+    if isinstance(source, Scan):
         return True
     form = io.formats().get(io.suffix_of(source))
     if form:

@@ -134,7 +134,7 @@ class FileSource(_Defaults):
         records = []
         pictures: Counter[tuple[str, str, str | None]] = Counter()
         if self.by_names:
-            refuse_folders_of_visits(items, self)
+            refuse_folders_of_visits(items, self.names, self.root)
             items, note = one_version(items, self.root)
             self.notes = [note] if note else []
         _pair_studies(items, self.onto)

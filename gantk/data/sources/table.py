@@ -25,6 +25,7 @@ from gantk.data.split.split_file import first_columns
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
+from gantk.formats.image import Scan
 
 # Wrong cells of one mistake that a message quotes, and that are kept to be counted.
 MAX_QUOTED_CELLS = 5
@@ -273,7 +274,7 @@ class Manifest(VolumeSource):
         resampled.
         """
         mask, _ = self._source(text)
-        if isinstance(mask, io.Scan):
+        if isinstance(mask, Scan):
             raise UserError("is a folder, and no mask", where=text)
         differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
         if all(differ):

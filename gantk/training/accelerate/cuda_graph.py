@@ -14,17 +14,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Hashable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gantk.errors import one_line
-from gantk.method import Batch
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch, Method
 from gantk.training.accelerate.state import PythonState, TensorState
-
-if TYPE_CHECKING:
-    from gantk.training.engine import Engine
 
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
@@ -34,6 +32,22 @@ LOSS_TOLERANCE = 0.05  # relative difference of losses
 CHANGE_TOLERANCE = 0.5  # relative difference of a step's changes; rounding affects Adam
 Losses = dict[str, Tensor]
 After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors after them
+
+
+class RecordableEngine(Protocol):
+    """What a recording needs of an Engine."""
+
+    runtime: Runtime
+    method: Method
+    optimizers: dict[str, torch.optim.Optimizer]
+    ema: Any
+    notes: list[str]
+    step: int
+    steps: int
+
+    def take(self, batch: Batch) -> Losses: ...
+
+    def set_time(self, ahead: int) -> None: ...
 
 
 class Graph:
@@ -70,7 +84,7 @@ class Capture:
     CUDA graph.
     """
 
-    def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
+    def __init__(self, engine: RecordableEngine, graph: Callable[[], Graph] | None = None):
         self.engine = engine
         self.device = engine.runtime.device
         if engine.runtime.world > 1:
@@ -194,7 +208,7 @@ class Capture:
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _tensors_of(engine: Engine) -> TensorState:
+def _tensors_of(engine: RecordableEngine) -> TensorState:
     """All tensors that an engine's step changes."""
     states = [
         state for optimizer in engine.optimizers.values() for state in optimizer.state.values()

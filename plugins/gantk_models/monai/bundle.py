@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk import __version__, score_table
+from gantk import __version__
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.files import whole_folder
 from gantk.inference.frame import OTHER
 from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
+from gantk.report.markdown import score_table
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import (
     Fitted,

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.nets.pretrained import read_state, weights_file
+from gantk.nets.timm_networks import timm_model
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Side
-from gantk.nets.timm_networks import timm_model
 
 WHERE = "evaluate.metrics"
 DEFAULT_SIDE = 224  # pixels, unless the file or the recipe states another size

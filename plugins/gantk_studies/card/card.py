@@ -7,17 +7,17 @@ from __future__ import annotations
 import json as json_module
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gantk.files import expect_file, write_file
+from gantk.report.markdown import markdown_table, score_table
 from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
 from gantk_studies.card.facts import facts_of
 
 ITEMS = Path(__file__).with_name("items.toml")
-HEADS = ("direction", "score", "value [95 % interval]", "n", "best baseline")
 AnyPath = str | os.PathLike[str]
 
 
@@ -64,48 +64,6 @@ def write_card(
         )
     )
     return found
-
-
-def score_table(found: dict[str, Any]) -> str:
-    """A Markdown table of metrics.json: each score with its interval, beside the best baseline's
-    score.
-    """
-    rows = []
-    names = dict(zip("ab", found.get("domains") or "ab", strict=False))
-    for direction, metrics in (found.get("metrics") or {}).items():
-        way = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
-        for name, row in metrics.items():
-            others = {
-                each: known.get(direction, {}).get(name)
-                for each, known in found.get("baselines", {}).items()
-            }
-            values = {
-                each: other["value"]
-                for each, other in others.items()
-                if (other or {}).get("value") is not None
-            }
-            best = (max if row.get("higher_is_better", True) else min)(
-                values, key=values.get, default=None
-            )
-            beside = f"{_number(others[best])} ({best})" if best else "-"
-            rows.append((way, name, _number(row), row.get("n") or "-", beside))
-    if rows:
-        return markdown_table(HEADS, rows)
-    return "It was not scored: the run has no metrics.json."
-
-
-def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def _number(row: dict[str, Any]) -> str:
-    ends = row.get("ci95") or [None]
-    interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
-    if row.get("value") is None:
-        return "-"
-    return f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
 
 
 def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:

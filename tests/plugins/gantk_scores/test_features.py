@@ -18,8 +18,8 @@ from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import weights_file
-from gantk_scores.features.inception import FILE, Inception
 from gantk.nets.timm_networks import timm_model
+from gantk_scores.features.inception import FILE, Inception
 
 TINY = "test_resnet"  # timm's smallest
 
