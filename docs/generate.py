@@ -284,8 +284,8 @@ def python() -> str:
     said = [(ROOT / "docs/python.intro").read_text("utf-8")]
     said += ["## Modules for plugins", module_table(PUBLIC_MODULES)]
     of_plugins: dict[str, list[str]] = {}
-    for name in registry().names("function"):
-        module, _, function = registry().entries["function", name].target.partition(":")
+    for _, entry in sorted(registry().functions.items()):
+        module, _, function = entry.target.partition(":")
         of_plugins.setdefault(module, []).append(function)
     public = gantk._PUBLIC | of_plugins
     for module, names in [*public.items(), TESTING, ("gantk.plugin.hookspecs", None)]:

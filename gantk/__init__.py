@@ -52,7 +52,9 @@ def __getattr__(name: str):
     if name == "__version__":
         from gantk.plugin.loader import installed_version
 
-        return installed_version("gantk") or "0.1.0+source"  # run from a checkout that is not installed
+        return (
+            installed_version("gantk") or "0.1.0+source"
+        )  # run from a checkout that is not installed
     if not name.startswith("_"):
         from gantk.plugin.loader import function
 
@@ -65,4 +67,4 @@ def __getattr__(name: str):
 def __dir__() -> list[str]:
     from gantk.plugin.loader import registry
 
-    return [*__all__, *registry().names("function"), "__version__"]
+    return [*__all__, *(name for _, name in registry().functions), "__version__"]

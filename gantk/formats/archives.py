@@ -12,9 +12,9 @@ import stat
 import tarfile
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, Self
 
 PIECE_BYTES = 2**20  # bytes
 MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
@@ -25,7 +25,11 @@ UNREADABLE = re.compile(
     r'[<>:"|?*\\\0-\x1f\x7f-\x9f\ud800-\udfff]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I
 )
 # first two bytes -> reader
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+OPENERS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
 
 
 class Refused(ValueError):
@@ -39,8 +43,13 @@ def unpack(archive: Path, folder: Path) -> None:
     wrong, it holds links or devices, it unpacks to more than `MAX_COMPRESSION` its size, or two
     names are invalid or equal on some system.
     """
+<<<<<<< HEAD
     room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
     names = {}
+=======
+    room = TIMES * archive.stat().st_size + PIECE
+    names: dict[str, str] = {}
+>>>>>>> 8ce5125 (Keep functions of plugins apart from parts; contracts without options take defaults)
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
         place = folder / _safe_path(name, names, source is None)
@@ -91,7 +100,7 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
     return "/".join(parts)
 
 
-def _of_zip(archive: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:
+def _of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """Yield name, size and content (None for a folder) of each member; reading a content to its end
     checks it.
     """
@@ -112,10 +121,10 @@ class _Header(tarfile.TarInfo):
     """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # missing in the stubs
             raise
         except tarfile.HeaderError as error:
             raise Refused(
@@ -123,7 +132,7 @@ class _Header(tarfile.TarInfo):
             ) from error
 
 
-def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, BinaryIO | None]]:
+def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at
     its end.
     """

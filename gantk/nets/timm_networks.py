@@ -119,7 +119,8 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     except (RuntimeError, KeyError) as error:
         what = f"'{path}' does not hold the weights of '{name}': {one_line(error)}"
         raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
-    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
+    kept: Any = model.pretrained_cfg
+    kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
     return model
 
 

@@ -21,7 +21,7 @@ import pluggy
 
 from gantk.errors import did_you_mean, one_line
 from gantk.plugin import builtins, hookspecs
-from gantk.plugin.registry import Add, Registry
+from gantk.plugin.registry import FUNCTION, Add, Registry
 from gantk.plugin.settings import disabled_plugins
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def function(name: str) -> Callable[..., Any] | None:
     """
     if _loading:
         return None
-    entry = registry().entries.get(("function", name))
+    entry = registry().functions.get((FUNCTION, name))
     return entry.load() if entry else None
 
 

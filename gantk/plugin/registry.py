@@ -82,6 +82,8 @@ class Registry:
     """All entries, by kind and name."""
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    # functions that plugins add to the Python interface: no parts of a recipe
+    functions: dict[tuple[str, str], Entry] = field(default_factory=dict)
     # name registered twice -> by whom
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     packages: dict[str, list[tuple[str, str]]] = field(
@@ -98,18 +100,20 @@ class Registry:
         """
         key = (entry.kind, entry.name)
         self.cache.clear()
+        entries = self.functions if entry.kind == FUNCTION else self.entries
         if key in self.contested:
             self.contested[key].append(entry.owner)
-        elif key in self.entries and entry.override and not self.entries[key].override:
-            self.entries[key] = replace(entry, replaced=self.entries[key].owner)
-        elif key in self.entries:
-            self.contested[key] = [self.entries.pop(key).owner, entry.owner]
+        elif key in entries and entry.override and not entries[key].override:
+            entries[key] = replace(entry, replaced=entries[key].owner)
+        elif key in entries:
+            self.contested[key] = [entries.pop(key).owner, entry.owner]
         else:
-            self.entries[key] = entry
+            entries[key] = entry
 
     def overrides(self) -> list[Entry]:
         """The entries that took the place of another distribution's, by kind and name."""
-        return [entry for _, entry in sorted(self.entries.items()) if entry.replaced]
+        entries = sorted((self.entries | self.functions).items())
+        return [entry for _, entry in entries if entry.replaced]
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
