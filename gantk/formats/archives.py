@@ -43,13 +43,8 @@ def unpack(archive: Path, folder: Path) -> None:
     wrong, it holds links or devices, it unpacks to more than `MAX_COMPRESSION` its size, or two
     names are invalid or equal on some system.
     """
-<<<<<<< HEAD
     room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
-    names = {}
-=======
-    room = TIMES * archive.stat().st_size + PIECE
     names: dict[str, str] = {}
->>>>>>> 8ce5125 (Keep functions of plugins apart from parts; contracts without options take defaults)
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
         place = folder / _safe_path(name, names, source is None)
