@@ -102,29 +102,36 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     assert gantk("eval", run, "--device", "cpu").code == 0
 
 
-def test_list_names_every_part_and_show_its_options(gantk):
-    rows = {tuple(line.rstrip().split(maxsplit=3)) for line in gantk("list").out.splitlines()}
-    sentences = {e: first_sentence(inspect.getdoc(e.load())) for e in registry().entries.values()}
-    # read without an import
-    assert {(e.kind, e.name, e.owner, says) for e, says in sentences.items()} <= rows
-    # a plural that no trailing s explains
+def test_list_names_every_part_with_its_owner_and_sentence(gantk):
+    lines = gantk("list").out.splitlines()  # read without an import
+    rows = {tuple(line.rstrip().split(maxsplit=3)) for line in lines}
+    for entry in registry().entries.values():
+        sentence = first_sentence(inspect.getdoc(entry.load()))
+        assert (entry.kind, entry.name, entry.owner, sentence) in rows
+
+
+def test_list_and_show_of_a_kind_take_singular_and_plural(gantk):
     assert gantk("list", "losses").out == gantk("list", "loss").out
-    shown = {
-        part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")
-    }
-    assert re.search(r'^norm +"instance" \| "batch"', shown["generator unet"], re.M)
-    assert re.search(r"^width +int >= 1, <= \d+ +64 +\S", shown["generator unet"], re.M)
-    assert "(N, in_channels, *size)" in shown["generator unet"]
-    one_kind = gantk("list", "generator").out
-    assert gantk("show", "generators").out == gantk("list", "generators").out == one_kind
-    names = [line.split()[:2] for line in one_kind.splitlines()[1:]]
+    of_kind = gantk("list", "generator").out
+    assert gantk("list", "generators").out == of_kind
+    assert gantk("show", "generators").out == of_kind
+    names = [line.split()[:2] for line in of_kind.splitlines()[1:]]
     assert names == [["generator", name] for name in sorted(registry().names("generator"))]
-    for line in (
-        "generator +generator ",
-        "augment +list of augment ",
-        r"cycle_b +float >= 0 \| none ",
-    ):
-        assert re.search(f"^{line}", shown["method dualgan"], re.M), line
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("generator unet", r'^norm +"instance" \| "batch"'),
+        ("generator unet", r"^width +int >= 1, <= \d+ +64 +\S"),
+        ("generator unet", r"\(N, in_channels, \*size\)"),
+        ("method dualgan", "^generator +generator "),
+        ("method dualgan", "^augment +list of augment "),
+        ("method dualgan", r"^cycle_b +float >= 0 \| none "),
+    ],
+)
+def test_show_explains_the_options_of_a_part(gantk, part, line):
+    assert re.search(line, gantk("show", *part.split()).out, re.MULTILINE)
 
 
 def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkeypatch):

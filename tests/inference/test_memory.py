@@ -253,24 +253,31 @@ def test_untrainable_data_are_refused_and_leave_nothing(tmp_path, data, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_runs_describe_themselves_as_text_and_html(tiny_run, model):
+def test_runs_describe_themselves_as_text(tiny_run, model):
     run = toolkit.Run(tiny_run)
     assert len(repr(run)) < 200
     assert "psnr" in repr(run)
     assert len(repr(model)) < 200
+
+
+def test_runs_describe_themselves_as_html(tiny_run):
+    page = toolkit.Run(tiny_run)._repr_html_()
+    assert page.count("data:image/png;base64,") == 6
+    assert "T1\u00a0→\u00a0T2" in page
+    assert "intensity_map" in page
+    # the notebook's own colours, light or dark
+    assert "color: #" not in page
+    assert "background: #" not in page
+
+
+def test_runs_give_their_report_samples_model_and_log(tiny_run):
+    run = toolkit.Run(tiny_run)
     assert run.report.is_file()
     assert list(run.samples) == [0, 4]
     assert run.load("cpu").translate(SCAN).shape == SCAN.shape
     assert [row["step"] for row in run.log] == [0, 1, 2, 3, 4]
     assert isinstance(run.log[-1]["losses.generators/cycle_a"], float)
     assert "validation.a_to_b.psnr" in run.log[0]
-    page = run._repr_html_()
-    assert page.count("data:image/png;base64,") == 6
-    assert "T1\u00a0→\u00a0T2" in page
-    assert "intensity_map" in page
-    # the notebook's own, light or dark
-    assert "color: #" not in page
-    assert "background: #" not in page
 
 
 def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
