@@ -318,39 +318,3 @@ def test_public_names_survive_importing_every_module():
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     assert {name: getattr(gantk, name) for name in gantk.__all__} == public
-
-
-PLUGIN_FAMILIES = sorted(path.name for path in (ROOT / "plugins").glob("gantk_*"))
-
-
-def imports_of(package: str) -> list[tuple[Path, str, list[str]]]:
-    """(file, module, names) of every import in a package; `import x` takes no names."""
-    found = []
-    for path in (ROOT / "plugins" / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                found += [(path, alias.name, []) for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                found.append((path, node.module or "", [alias.name for alias in node.names]))
-    return found
-
-
-@pytest.mark.parametrize("package", PLUGIN_FAMILIES)
-def test_bundled_plugins_do_not_know_each_other(package):
-    others = {*PLUGIN_FAMILIES} - {package}
-    for path, module, _ in imports_of(package):
-        assert module.split(".")[0] not in others, path
-
-
-@pytest.mark.parametrize("package", PLUGIN_FAMILIES)
-def test_bundled_plugins_use_public_names_only(package):
-    public = {*gantk.__all__, "__version__"}
-    for path, module, names in imports_of(package):
-        if not names:  # import gantk.room
-            assert module.split(".")[0] != "gantk", path
-        elif module == "gantk":
-            assert set(names) <= public, path
-        elif module.startswith("gantk."):
-            rooms = [room for room in gantk.PLUGIN_ROOMS if f"{module}.".startswith(f"{room}.")]
-            assert rooms, (path, module)
-            assert not [name for name in names if name.startswith("_")], path
