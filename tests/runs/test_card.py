@@ -4,26 +4,39 @@ does not.
 
 import json
 
+import pytest
+
 from gantk.files import sha256_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import split_hash
 
 
-def test_cards_say_what_is_known_and_name_nobody(tiny_run, tmp_path, gantk):
+@pytest.fixture
+def card(tiny_run, tmp_path, gantk):
+    """The card of a run as text and as items, and what the command printed."""
     done = gantk("card", tiny_run, "--out", tmp_path / "card.md", "--json", tmp_path / "card.json")
-    assert done.code == 0 and "CLAIM: " in done.out, done.err
+    assert done.code == 0, done.err
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
-    text = (tmp_path / "card.md").read_text("utf-8")
+    return (tmp_path / "card.md").read_text("utf-8"), found, done.out
+
+
+def test_cards_answer_or_leave_open_every_item(card):
+    _, found, printed = card
+    assert "CLAIM: " in printed
     numbers = [(item["guideline"], item["number"]) for item in found["items"]]
-    assert [n for name, n in numbers if name == "CLAIM"] == [str(n) for n in range(1, 45)]
     assert len(set(numbers)) == 96
-    assert all(item["answers"] or item["open"] for item in found["items"])
+    of_claim = [number for guideline, number in numbers if guideline == "CLAIM"]
+    assert of_claim == [str(number) for number in range(1, 45)]
+    for item in found["items"]:
+        assert item["answers"] or item["open"]
+
+
+def test_cards_state_what_the_run_knows(card, tiny_run):
+    text, found, _ = card
     facts = found["facts"]
     run = RunFolder(tiny_run)
-    for digest in (
-        split_hash(run.split()),
-        sha256_of(run.inference_checkpoint() / "weights.safetensors"),
-    ):
+    weights = run.inference_checkpoint() / "weights.safetensors"
+    for digest in (split_hash(run.split()), sha256_of(weights)):
         assert digest in facts["hashes"]
         assert digest in text
     score = run.metrics["a_to_b"]["psnr"]
@@ -32,12 +45,16 @@ def test_cards_say_what_is_known_and_name_nobody(tiny_run, tmp_path, gantk):
     assert "seed 0" in facts["training"]
     assert "gantk" in facts["software"]
     assert "by patient" in facts["disjoint"]
+
+
+def test_cards_name_what_is_open_and_nobody(card, tiny_run):
+    text, _, _ = card
     assert "**to be filled in: scanners, sequences and their parameters**" in text
-    people = {
-        image["subject"] for each in ("train", "test") for image in run.split()["splits"][each]
-    }
+    splits = RunFolder(tiny_run).split()["splits"]
+    people = {image["subject"] for image in splits["train"] + splits["test"]}
     assert people
-    assert not any(name in text for name in people)
+    for name in people:
+        assert name not in text
 
 
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):

@@ -81,20 +81,53 @@ def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
 
 @KINDS
 @pytest.mark.parametrize("pairs", [1, 7, 60])
-def test_sides_are_balanced_and_some_questions_repeat(kind, pairs):
-    whole = questions(kind, pairs, 0, 3)
-    two = kind == "2afc"
-    first, other = ([q for q in questions(kind, pairs, reader, 3) if not q[2]] for reader in (0, 1))
-    before = dict(q[:2] for q in first[:pairs])  # of single images the first of each pair
-    assert sorted(before) == list(range(pairs))
-    assert abs(2 * sum(before.values()) - pairs) <= 1
-    assert all(before[case] != which for case, which, _ in other[:pairs])
-    assert all(before[case] != which for case, which, _ in first[pairs:])
-    assert len(first) == pairs * (2 - two)
-    again = [(place, q) for place, q in enumerate(whole) if q[2]]
-    assert len(again) == round(len(first) / 10)
-    for place, (case, which, _) in again:
-        assert [case, 1 - which if two else which, 0] in whole[: place - len(whole) // 8]
+def test_sides_are_balanced_and_turned_for_the_next_reader(kind, pairs):
+    def asked_once(reader):
+        every = questions(kind, pairs, reader, 3)
+        return [(case, which) for case, which, repeated in every if not repeated]
+
+    first = asked_once(reader=0)
+    other = asked_once(reader=1)
+    sides = dict(first[:pairs])  # of single images the first of each pair
+    assert sorted(sides) == list(range(pairs))
+    assert abs(2 * sum(sides.values()) - pairs) <= 1
+    assert len(first) == (pairs if kind == "2afc" else 2 * pairs)
+    for case, which in other[:pairs] + first[pairs:]:
+        assert sides[case] != which
+
+
+@KINDS
+@pytest.mark.parametrize("pairs", [1, 7, 60])
+def test_one_question_in_ten_comes_again_later(kind, pairs):
+    every = questions(kind, pairs, 0, 3)
+    again = [place for place, (_, _, repeated) in enumerate(every) if repeated]
+    assert len(again) == round((len(every) - len(again)) / 10)
+    for place in again:
+        case, which, _ = every[place]
+        first_side = 1 - which if kind == "2afc" else which
+        long_before = every[: place - len(every) // 8]
+        assert [case, first_side, 0] in long_before
+
+
+PAGE_KEYS = {"study", "reader", "kind", "target", "height", "width", "images", "questions"}
+
+
+def images_of(page: Page) -> list[np.ndarray]:
+    return [np.frombuffer(base64.b64decode(image), np.uint8) for image in page.data["images"]]
+
+
+@KINDS
+def test_a_page_names_neither_patients_nor_the_seed(kind, study):
+    folder, key = study(kind)
+    digest = sha256((folder / "key.json").read_bytes()).hexdigest()
+    for name in key["readers"]:
+        page = Page(folder / "pages" / f"{name}.html")
+        assert page.data["study"] == digest
+        assert set(page.data) == PAGE_KEYS
+        assert "patient-" not in page.source
+        assert str(key["seed"]) not in page.source
+    sizes = [path.stat().st_size for path in (folder / "pages").iterdir()]
+    assert np.ptp(sizes) < 40
 
 
 @KINDS
@@ -103,30 +136,16 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
     places = []
     for name, asked in key["readers"].items():
         page = Page(folder / "pages" / f"{name}.html")
-        data = page.data
-        assert data["study"] == sha256((folder / "key.json").read_bytes()).hexdigest()
-        assert "patient-" not in page.source
-        assert str(key["seed"]) not in page.source
-        assert set(data) == {
-            "study",
-            "reader",
-            "kind",
-            "target",
-            "height",
-            "width",
-            "images",
-            "questions",
-        }
-        images = [np.frombuffer(base64.b64decode(one), np.uint8) for one in data["images"]]
-        assert {len(one) for one in images} == {data["height"] * data["width"]} == {36 * 32}
-        real = [image.mean() < 110 for image in images]
+        images = images_of(page)
+        assert {len(image) for image in images} == {36 * 32}
+        assert page.data["height"] * page.data["width"] == 36 * 32
+        real = [bool(image.mean() < 110) for image in images]
         places += [place / len(real) for place in np.flatnonzero(real)]
-        for (_, which, _), shown in zip(asked, data["questions"], strict=True):
-            assert [real[one] for one in shown] == (
-                [not which, bool(which)] if kind == "2afc" else [not which]
-            )
-    assert abs(np.mean(places) - 0.5) < 4 * 0.29 / len(places) ** 0.5  # real ones stand anywhere
-    assert np.ptp([path.stat().st_size for path in (folder / "pages").iterdir()]) < 40
+        for (_, which, _), shown in zip(asked, page.data["questions"], strict=True):
+            expected = [not which, bool(which)] if kind == "2afc" else [not which]
+            assert [real[image] for image in shown] == expected
+    error = 0.29 / len(places) ** 0.5
+    assert abs(np.mean(places) - 0.5) < 4 * error, "real ones stand anywhere"
 
 
 def simulated(kind, skills, rng, hard=0.0, slope=0.0):
@@ -211,51 +230,63 @@ def test_kappa_and_auc_match_the_textbook(gantk, study):
         assert found["readers"][name]["same_again"]["value"] == 1
 
 
-def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
+@pytest.fixture
+def partly_damaged(study):
+    """The folder of a study, two files of readers who take all for real, and files with mistakes."""
     folder, key = study("yesno")
     fooled = [
         answered(folder, key, name, lambda case, which: 1) for name in ("reader-1", "reader-2")
     ]
-    good = json.loads(fooled[0].read_text())
-    wrong = {
-        "cut.json": fooled[0].read_text()[:-9],
+    text = fooled[0].read_text()
+    good = json.loads(text)
+    seven = {"question": 0, "answer": 7, "seconds": 1}
+    far = {"question": 999, "answer": 1, "seconds": 1}
+    damaged = {
+        "cut.json": text[:-9],
         "other.json": json.dumps(good | {"study": "0" * 64}),
         "stranger.json": json.dumps(good | {"reader": "reader-9"}),
         "half.json": json.dumps(good | {"answers": good["answers"][:5]}),
-        "seven.json": json.dumps(good | {"answers": [{"question": 0, "answer": 7, "seconds": 1}]}),
-        "far.json": json.dumps(good | {"answers": [{"question": 999, "answer": 1, "seconds": 1}]}),
+        "seven.json": json.dumps(good | {"answers": [seven]}),
+        "far.json": json.dumps(good | {"answers": [far]}),
     }
-    for name, text in wrong.items():
-        (folder / name).write_text(text)
+    for name, content in damaged.items():
+        (folder / name).write_text(content)
     fooled[1].write_text("\ufeff" + fooled[1].read_text(), "utf-8")  # as an editor saves it
-    done = gantk(
-        "study", "score", folder, *fooled, *(folder / name for name in wrong), folder / "gone.json"
-    )
+    return folder, fooled, [folder / name for name in (*damaged, "gone.json")]
+
+
+def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
+    folder, fooled, damaged = partly_damaged
+    done = gantk("study", "score", folder, *fooled, *damaged)
     assert done.code == 0
-    words = [
-        "damaged",
-        "another study",
-        "'reader-9', whom",
-        "reader-1 too",
-        "7 is no answer",
-        "not asked",
-        "not there",
-    ]
-    for name, word in zip([*wrong, "gone.json"], words, strict=True):
-        assert any(name in line and word in line for line in done.out.splitlines()), (
-            name,
-            done.out,
-        )
-    found = json.loads((folder / "scores.json").read_text())
-    assert found["pooled"]["accuracy"] == {
-        "value": 0.5,
-        "ci95": [0.5, 0.5],
-        "readers": 2,
-        "cases": 12,
+    words = {
+        "cut.json": "damaged",
+        "other.json": "another study",
+        "stranger.json": "'reader-9', whom",
+        "half.json": "reader-1 too",
+        "seven.json": "7 is no answer",
+        "far.json": "not asked",
+        "gone.json": "not there",
     }
-    assert len(found["fooled"]) == 12
-    assert "took for real: 12" in (said := (folder / "scores.md").read_text())
-    assert f"- '{folder / 'cut.json'}' is left out" in said
+    lines = done.out.splitlines()
+    for name, word in words.items():
+        assert [line for line in lines if name in line and word in line], (name, done.out)
+    report = (folder / "scores.md").read_text()
+    assert f"- '{folder / 'cut.json'}' is left out" in report
+
+
+def test_answers_beside_damaged_ones_are_scored(gantk, partly_damaged):
+    folder, fooled, damaged = partly_damaged
+    assert gantk("study", "score", folder, *fooled, *damaged).code == 0
+    scores = json.loads((folder / "scores.json").read_text())
+    expected = {"value": 0.5, "ci95": [0.5, 0.5], "readers": 2, "cases": 12}
+    assert scores["pooled"]["accuracy"] == expected
+    assert len(scores["fooled"]) == 12
+    assert "took for real: 12" in (folder / "scores.md").read_text()
+
+
+def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
+    folder, fooled, _ = partly_damaged
     done = gantk("study", "score", folder, folder / "cut.json")
     assert done.code == 2
     assert "no answers can be scored" in done.err
