@@ -2,6 +2,7 @@
 folder holds.
 """
 
+import copy
 import importlib.util
 import io
 import json
@@ -10,6 +11,7 @@ import struct
 
 import pytest
 from rich.console import Console
+from tiny import TINY
 
 from gantk.api import resume, run
 from gantk.errors import UserError
@@ -176,49 +178,71 @@ def of_tensorboard(folder):
     return numbers, pictures, said == str(folder / "report.html"), True
 
 
+def chunks_of(data: bytes):
+    """(kind, content) of the parts of records in a LevelDB log, blocks of 32 KiB with headers of 7."""
+    at = 7
+    while at + 7 <= len(data):
+        left_in_block = 32768 - at % 32768
+        if left_in_block < 7:
+            at += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        at += 7
+        yield kind, data[at : at + length]
+        at += length
+
+
+def records_of(data: bytes):
+    """The records of a LevelDB log, put together from their parts."""
+    whole_record, last_part = 1, 4
+    record = b""
+    for kind, content in chunks_of(data):
+        record += content
+        if kind in (whole_record, last_part):
+            yield record
+            record = b""
+
+
+class WandbHistory:
+    """What the rows of an offline run hold: numbers and pictures by name, with their steps."""
+
+    def __init__(self):
+        self.numbers: dict[str, list] = {}
+        self.pictures: dict[str, list] = {}
+        self.rows: list[int] = []
+
+    def add(self, row: dict) -> None:
+        # brought again after a kill: the server leaves it out by its number
+        if not row or row["_step"] in self.rows:
+            return
+        self.rows.append(row["_step"])
+        for name, value in row.items():
+            if name.endswith("/_type"):
+                series = self.pictures.setdefault(name.removesuffix("/_type"), [])
+                series.append(row["step"])
+            elif not name.startswith(("_", "samples/")) and name != "step":
+                self.numbers.setdefault(name, []).append((row["step"], value))
+
+
 def of_wandb(folder):
     """Read from its offline files, LevelDB logs of protocol buffers, which `wandb sync` uploads."""
     messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    numbers = {}
-    pictures = {}
-    ids = set()
-    rows = []
+    history = WandbHistory()
     reports = 0
     codes = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        data = file.read_bytes()
-        at = 7
-        whole = b""
-        ids.add(file.stem)
-        while at + 7 <= len(data):
-            if 32768 - at % 32768 < 7:
-                at += 32768 - at % 32768
-                continue
-            _, length, kind = struct.unpack_from("<IHB", data, at)
-            whole = whole + data[at + 7 : at + 7 + length]
-            at = at + 7 + length
-            if kind in (1, 4):  # whole, or the last part
-                record = messages.Record.FromString(whole)
-                whole = b""
-                row = {
-                    "/".join(i.nested_key) or i.key: json.loads(i.value_json)
-                    for i in record.history.item
-                }
-                # brought again after a kill: the server leaves it out by its number
-                if row and row["_step"] in rows:
-                    continue
-                rows += [row["_step"]] if row else []
-                for name, value in row.items():
-                    if name.endswith("/_type"):
-                        pictures.setdefault(name.removesuffix("/_type"), []).append(row["step"])
-                    elif not name.startswith(("_", "samples/")) and name != "step":
-                        numbers.setdefault(name, []).append((row["step"], value))
-                reports += record.artifact.type == "report"
-                codes += [record.exit.exit_code] if record.HasField("exit") else []
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    for file in files:
+        for content in records_of(file.read_bytes()):
+            record = messages.Record.FromString(content)
+            items = record.history.item
+            history.add({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
+            reports += record.artifact.type == "report"
+            if record.HasField("exit"):
+                codes.append(record.exit.exit_code)
     # one run, whose sittings follow upon each other
-    assert len(ids) == 1
-    assert rows == sorted(rows)
-    return numbers, pictures, reports == 1, codes[-1] == 0
+    assert len({file.stem for file in files}) == 1
+    assert history.rows == sorted(history.rows)
+    return history.numbers, history.pictures, reports == 1, codes[-1] == 0
 
 
 def of_mlflow(folder):
@@ -266,13 +290,33 @@ def no_accounts(monkeypatch, tmp_path):
 LATE = [pytest.param(name, marks=pytest.mark.slow) for name in ("wandb", "mlflow")]
 
 
-@pytest.mark.parametrize("name", ["tensorboard", *LATE])
-def test_trackers_hold_each_number_once_after_a_resume(name, tiny_recipe, tmp_path, monkeypatch):
+def series_of(folder) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every number that a run folder holds, by the name that trackers give it."""
+    series: dict[str, list] = {}
+    for line in folder.read_log():
+        step = line["step"]
+        for name, value in line.get("losses", {}).items():
+            series.setdefault(f"losses/{name}", []).append((step, value))
+        for to, scores in line.get("validation", {}).items():
+            for metric, score in scores.items():
+                series.setdefault(f"validation/{to}/{metric}", []).append((step, score))
+    metrics = json.loads((folder.path / "metrics.json").read_text("utf-8"))
+    for to, scores in metrics["metrics"].items():
+        for metric, score in scores.items():
+            series[f"scores/{to}/{metric}"] = [(8, score["value"])]
+    return series
+
+
+@pytest.fixture(scope="module", params=["tensorboard", *LATE])
+def tracked(request, tmp_path_factory):
+    """A tracker's name, and a run that broke off after step 5 and was resumed from step 3."""
+    name = request.param
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}: pip install gantk[track]")
     from gantk.training.loop import Training
 
-    tiny_recipe["train"] |= {"steps": 8, "sample_every": 2, "save_every": 3}
+    recipe = copy.deepcopy(TINY)
+    recipe["train"] |= {"steps": 8, "sample_every": 2, "save_every": 3}
     log = Training._log
 
     def broken_off(self, *given):
@@ -280,38 +324,39 @@ def test_trackers_hold_each_number_once_after_a_resume(name, tiny_recipe, tmp_pa
         if self.engine.step == 5:  # after the save of step 3: 4 and 5 are computed twice
             raise RuntimeError("a power cut")
 
-    with monkeypatch.context() as patch:
+    out = tmp_path_factory.mktemp("tracked") / "runs" / "one"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_log", broken_off)
         with pytest.raises(RuntimeError):
-            run(tiny_recipe, out=tmp_path / "runs" / "one", track=[name], **QUIET)
-    folder = resume(tmp_path / "runs" / "one", **QUIET)
-    numbers, pictures, report, finished = READERS[name](folder.path)
+            run(recipe, out=out, track=[name], **QUIET)
+    return name, resume(out, **QUIET)
+
+
+def test_trackers_hold_each_number_once_after_a_resume(tracked):
+    name, folder = tracked
+    numbers, *_ = READERS[name](folder.path)
+    for series, wanted in series_of(folder).items():
+        steps, values = zip(*numbers[series], strict=True)
+        wanted_steps, wanted_values = zip(*wanted, strict=True)
+        assert steps == wanted_steps, series
+        assert values == pytest.approx(wanted_values, rel=1e-6)
+    assert [step for step, _ in numbers["losses/generators/cycle_a"]] == list(range(1, 9))
+
+
+def test_trackers_hold_pictures_and_the_report(tracked):
+    name, folder = tracked
+    _, pictures, report, finished = READERS[name](folder.path)
     assert report
     assert finished
-    wanted: dict[str, list] = {}
-    for line in folder.read_log():
-        for kind in ("losses", "validation"):
-            for one, value in line.get(kind, {}).items():
-                for metric, score in value.items() if kind == "validation" else [("", value)]:
-                    wanted.setdefault(f"{kind}/{one}/{metric}".rstrip("/"), []).append(
-                        (line["step"], score)
-                    )
-    metrics = json.loads((folder.path / "metrics.json").read_text("utf-8"))
-    for to, scores in metrics["metrics"].items():
-        wanted |= {
-            f"scores/{to}/{metric}": [(8, score["value"])] for metric, score in scores.items()
-        }
-    for series, values in wanted.items():
-        assert [step for step, _ in numbers[series]] == [step for step, _ in values], series
-        assert [value for _, value in numbers[series]] == pytest.approx(
-            [value for _, value in values], rel=1e-6
-        )
-    assert [step for step, _ in numbers["losses/generators/cycle_a"]] == list(range(1, 9))
     for series in ("samples/a_to_b-0", "samples/a_to_b-0/input", "samples/b_to_a-0/truth"):
         assert pictures[series] == [0, 2, 4, 6, 8]
-    before = READERS[name](folder.path)
-    resume(folder.path, **QUIET)  # a finished run is only scored again
-    assert READERS[name](folder.path)[:2] == before[:2]
+
+
+def test_a_finished_run_is_tracked_no_further(tracked):
+    name, folder = tracked
+    numbers, pictures, *_ = READERS[name](folder.path)
+    resume(folder.path, **QUIET)  # it is only scored again
+    assert READERS[name](folder.path)[:2] == (numbers, pictures)
 
 
 BROKEN = """
