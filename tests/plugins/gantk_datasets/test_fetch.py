@@ -320,60 +320,101 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     assert names(tmp_path) == {"heads/mine.txt"}
 
 
-def test_a_known_set_says_what_it_is_and_how_it_is_checked():
-    for own in download.known_sets().values():
-        assert own["about"]
-        assert own["licence"]
-        assert own["cite"]
-        assert ("ask" in own) != ("files" in own)
-        assert (own.get("ask") or own["base"]).startswith("https://")
-        assert "use" in own or "ask" in own
-        for file in own.get("files", {}).values():
-            assert re.fullmatch(
-                r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?", file["checksum"]
-            )
-    table = {row[0]: row for row in gantk.public_sets()}
-    assert table["horse2zebra"][2] == "116.9 MB"
-    assert table["brats"][2] == "on request"
-    assert all(len(row) == 5 and all(row) for row in table.values())
+CHECKSUM = r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?"
 
 
-def test_t1t2_pairs_keep_voxels_places_and_sides(
-    tmp_path,
-):
-    published = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+@pytest.mark.parametrize("name", download.known_sets())
+def test_a_known_set_says_what_it_is_and_how_it_is_checked(name):
+    known = download.known_sets()[name]
+    assert known["about"]
+    assert known["licence"]
+    assert known["cite"]
+    if "ask" in known:
+        assert "files" not in known
+        assert known["ask"].startswith("https://")
+    else:
+        assert known["base"].startswith("https://")
+        assert "use" in known
+        for file in known["files"].values():
+            assert re.fullmatch(CHECKSUM, file["checksum"])
+
+
+def test_public_sets_are_listed_with_their_size():
+    rows = gantk.public_sets()
+    for row in rows:
+        assert len(row) == 5
+        assert all(row)
+    size_of = {name: size for name, _, size, *_ in rows}
+    assert size_of["horse2zebra"] == "116.9 MB"
+    assert size_of["brats"] == "on request"
+
+
+PUBLISHED = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+
+
+@pytest.fixture
+def t1t2_set(tmp_path):
+    """The prepared set, of volumes that all hold the same numbers, and its tables by name."""
     thick = np.diag([1.0, 1.0, 3.0, 1.0])
     # of points, to the left, in mm
-    moved = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
+    transform = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
     for path in download.known_sets()["t1t2"]["files"]:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".txt"):
-            file.write_text(moved.format(2 if "T2W" in path else 0))
+            file.write_text(transform.format(2 if "T2W" in path else 0))
         elif path.endswith(".mat"):
-            scipy.io.savemat(file, {"image": published.astype(float)})
+            scipy.io.savemat(file, {"image": PUBLISHED.astype(float)})
         elif path.endswith(".gz"):
-            nib.save(nib.Nifti1Image(published, thick), file)
+            nib.save(nib.Nifti1Image(PUBLISHED, thick), file)
     t1t2.prepare(tmp_path)
-    tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.glob("*.csv")}
+    tables = {}
+    for path in tmp_path.glob("*.csv"):
+        with path.open() as file:
+            tables[path.stem] = list(csv.DictReader(file))
+    return tmp_path, tables
+
+
+def test_t1t2_tables_leave_nobody_on_two_sides(t1t2_set):
+    _, tables = t1t2_set
     counts = {name: len(rows) for name, rows in tables.items()}
     assert counts == {"whole": 12, "whole_train": 8, "hku": 4, "stripped": 4, "tumour": 14}
     sides = {(row["patient"], row["split"]) for rows in tables.values() for row in rows}
-    assert len(sides) == len(dict(sides)) == 28
-    assert list(dict(sides).values()).count("test") == 6
+    assert len(sides) == 28
+    assert len({patient for patient, _ in sides}) == 28
+    assert [split for _, split in sides].count("test") == 6
+
+
+def pairs_of_t1t2(t1t2_set):
+    """(patient, T1, T2) of every pair of volumes."""
+    folder, tables = t1t2_set
     for row in tables["whole"] + tables["stripped"] + tables["tumour"]:
-        t1, t2 = (nib.load(tmp_path / row[name]) for name in ("T1", "T2"))
+        yield row["patient"], nib.load(folder / row["T1"]), nib.load(folder / row["T2"])
+
+
+def test_t1t2_pairs_keep_voxels_and_places(t1t2_set):
+    for patient, t1, t2 in pairs_of_t1t2(t1t2_set):
         assert np.array_equal(t1.dataobj, t2.dataobj)
-        # ITK's transform says where in T2 a point lies: 2 mm too far left
-        if row["patient"].startswith("lesjak-lo"):
-            assert np.array_equal(t2.dataobj, published)
-            assert np.allclose(t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0])
-        # rows run to the back, columns to the left, slices down; 230 mm in all
-        elif row["patient"].startswith("hku"):
-            assert nib.aff2axcodes(t1.affine) == ("L", "P", "I")
-            assert t1.shape == (3, 2, 4)
-            middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
-            assert np.allclose(middle, 0, atol=1e-4)
-            assert np.isclose(t1.header.get_zooms()[2], 10)
-        else:
+        if not patient.startswith(("lesjak-lo", "hku")):
             assert np.array_equal(t1.affine, t2.affine)
+
+
+def test_t1t2_pairs_lie_where_published_transforms_say(t1t2_set):
+    moved = [pair for pair in pairs_of_t1t2(t1t2_set) if pair[0].startswith("lesjak-lo")]
+    assert moved
+    for _, t1, t2 in moved:
+        assert np.array_equal(t2.dataobj, PUBLISHED)
+        # ITK's transform says where in T2 a point lies: 2 mm too far left
+        assert np.allclose(t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0])
+
+
+def test_t1t2_pairs_of_matrices_get_a_grid(t1t2_set):
+    of_matrices = [t1 for name, t1, _ in pairs_of_t1t2(t1t2_set) if name.startswith("hku")]
+    assert of_matrices
+    for t1 in of_matrices:
+        # rows run to the back, columns to the left, slices down; 230 mm in all
+        assert nib.aff2axcodes(t1.affine) == ("L", "P", "I")
+        assert t1.shape == (3, 2, 4)
+        middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
+        assert np.allclose(middle, 0, atol=1e-4)
+        assert np.isclose(t1.header.get_zooms()[2], 10)

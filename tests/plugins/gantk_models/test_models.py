@@ -186,48 +186,51 @@ class Hub(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = self.path.partition("?")[0].split("/")
-        files = self.files
-        host = f"http://{self.headers['Host']}/me/tiny"
-        code = 200
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
-        told = {}
         if "gone" in parts:
-            code = 404
-            headers = {"X-Error-Code": "RepoNotFound"}
-        elif parts[-1] == "create":
-            told = {"url": host}
-        elif "preupload" in parts:
-            paths = [each["path"] for each in json.loads(body)["files"]]
-            told = {
-                "files": [
-                    {"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths
-                ]
-            }
-        elif "commit" in parts:
-            sent = [json.loads(line) for line in body.splitlines()]
-            files |= {
-                e["value"]["path"]: base64.b64decode(e["value"]["content"])
-                for e in sent
-                if e["key"] == "file"
-            }
-            told = {"commitUrl": f"{host}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
-        elif "tree" in parts:
-            told = [
-                {"type": "file", "path": path, "size": len(each), "oid": "0"}
-                for path, each in files.items()
-            ]
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            return
+        if "resolve" in parts:
+            content = self.files["/".join(parts[5:])]
         else:
-            told = {
-                "id": "me/tiny",
-                "sha": COMMIT,
-                "siblings": [{"rfilename": path} for path in files],
-            }
-        content = files["/".join(parts[5:])] if "resolve" in parts else json.dumps(told).encode()
+            content = json.dumps(self.reply(parts, body)).encode()
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
+        self.answer(200, content, headers)
+
+    def answer(self, code: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(code)
-        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content if self.command != "HEAD" else b"")
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def reply(self, parts: list[str], body: bytes) -> dict | list:
+        """What the hub answers as JSON to a request for a path."""
+        repository = f"http://{self.headers['Host']}/me/tiny"
+        if parts[-1] == "create":
+            return {"url": repository}
+        if "preupload" in parts:
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            return {"files": [{"path": file["path"]} | mode for file in json.loads(body)["files"]]}
+        if "commit" in parts:
+            self.keep(body)
+            url = f"{repository}/commit/{COMMIT}"
+            return {"commitUrl": url, "commitOid": COMMIT, "success": True}
+        if "tree" in parts:
+            return [
+                {"type": "file", "path": path, "size": len(content), "oid": "0"}
+                for path, content in self.files.items()
+            ]
+        siblings = [{"rfilename": path} for path in self.files]
+        return {"id": "me/tiny", "sha": COMMIT, "siblings": siblings}
+
+    def keep(self, body: bytes) -> None:
+        """Take the files of a commit."""
+        for line in body.splitlines():
+            sent = json.loads(line)
+            if sent["key"] == "file":
+                self.files[sent["value"]["path"]] = base64.b64decode(sent["value"]["content"])
 
     do_POST = do_HEAD = do_GET
 
@@ -275,36 +278,42 @@ def hub(tmp_path, monkeypatch):
     server.server_close()
 
 
+ON_CPU = ["--device", "cpu"]
+
+
+def test_a_model_is_pushed_with_its_cards_and_licence(hub, tiny_run):
+    ((code, said),) = hub(["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"])
+    assert code == 0
+    assert f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said
+    names = "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
+    assert sorted(path.rpartition("/")[2] for path in Hub.files) == names.split()
+    readme = Hub.files["README.md"]
+    assert readme.startswith(b"---\nlibrary_name: gantk\n")
+    assert b"\nlicense: cc-by-4.0\n---\n" in readme
+    assert readme.endswith(Hub.files["card.md"])
+
+
 def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
     push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]
-    (code, said), first = hub(
-        push, ["translate", "hf://me/tiny", picture, "one.png", "--device", "cpu"]
-    )
-    assert code == 0 and f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said, said
-    files = Hub.files
-    names = "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
-    assert sorted(path.rpartition("/")[2] for path in files) == names.split()
-    assert files["README.md"].startswith(b"---\nlibrary_name: gantk\n")
-    assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"]
-    assert files["README.md"].endswith(files["card.md"])
-    (weights,), (code, said) = (tmp_path / "hf").rglob("weights.safetensors"), first
-    assert (
-        code == 0
-        and f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits " in said
-    ), said
-    assert (
-        len(
-            [each for each in Hub.asked if "weights.safetensors" in each and each.startswith("GET")]
-        )
-        == 1
-    )
+    _, (code, said) = hub(push, ["translate", "hf://me/tiny", picture, "one.png", *ON_CPU])
+    assert code == 0
+    (weights,) = (tmp_path / "hf").rglob("weights.safetensors")
+    address = f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits "
+    assert address in said
+    downloads = [one for one in Hub.asked if one.startswith("GET") and "weights.safetensors" in one]
+    assert len(downloads) == 1
     assert not list((tmp_path / "hf").rglob("setup.py"))
-    again = ["translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", "--device", "cpu"]
-    (code, said), refused = hub(again, ["translate", "hf://me/gone", picture, "three.png"])
-    assert code == 0 and not [each for each in Hub.asked if "gone" not in each], said
+
+    ((code, said),) = hub(["translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", *ON_CPU])
+    assert code == 0
+    assert Hub.asked == [], said
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    code, said = refused
+
+
+def test_a_model_that_the_hub_does_not_have_is_one_error(hub, pictures, tmp_path):
+    (picture,) = pictures(tmp_path / "in", 1)
+    ((code, said),) = hub(["translate", "hf://me/gone", picture, "out.png"])
     assert code == 1
     assert said.startswith("error  'hf://me/gone' cannot be fetched: 404")
     assert "Traceback" not in said
