@@ -5,7 +5,7 @@ PyTorch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,32 +190,29 @@ class Direction:
         low, high = self.target.range
         count = len(self.inputs[0])
         batch_sizes = sorted({1, min(3, count), count} if batches else {1})
-        starts = [(first, n) for n in batch_sizes for first in range(0, count - n + 1, n)]
-        calls = [tuple(array[first : first + n] for array in self.inputs) for first, n in starts]
+        calls = self._batches_of(batch_sizes)
         if larger:
-            widths = [
-                (0, 0),
-                (0, 0),
-                *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)],
-            ]
-            calls.append(tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs))
-        outputs = [(found(*call), self.torch_outputs(*call)) for call in calls]
-        diffs = [
-            np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf
-            for one, other in outputs
-        ]
-        largest = float(np.max([np.max(diff) for diff in diffs]))
-        mean = float(np.mean([np.mean(diff) for diff in diffs]))
+            calls.append(self._enlarged_input(larger))
+        largest_of_call = []
+        mean_of_call = []
+        for call in calls:
+            output = found(*call)
+            expected = self.torch_outputs(*call)
+            same_shape = output.shape == expected.shape
+            difference = np.abs(output - expected) / (high - low) if same_shape else np.inf
+            largest_of_call.append(np.max(difference))
+            mean_of_call.append(np.mean(difference))
+        largest = float(np.max(largest_of_call))
+        mean = float(np.mean(mean_of_call))
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
         line = (
             f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"
-            " batches of "
+            f" batches of {', '.join([*map(str, batch_sizes), *sizes])}"
         )
-        line += ", ".join([*map(str, batch_sizes), *sizes])
         if not largest <= tolerance:
-            what = f"the {what} of {self.name} does not answer as PyTorch does: {line}"
             raise GantkError(
-                f"{what}. The tolerance is {tolerance:g} of the range. No file was written."
+                f"the {what} of {self.name} does not answer as PyTorch does: {line}. The tolerance"
+                f" is {tolerance:g} of the range. No file was written."
             )
         return {
             "largest": largest,
@@ -225,6 +222,23 @@ class Direction:
             "sizes": sizes,
             "line": line,
         }
+
+    def _batches_of(self, batch_sizes: Sequence[int]) -> list[tuple[np.ndarray, ...]]:
+        """The test images in batches of each size."""
+        count = len(self.inputs[0])
+        batches = []
+        for size in batch_sizes:
+            for first in range(0, count - size + 1, size):
+                batches.append(tuple(array[first : first + size] for array in self.inputs))
+        return batches
+
+    def _enlarged_input(self, larger: int) -> tuple[np.ndarray, ...]:
+        """The first test image with its edges repeated: by `larger` along the first axis, twice
+        that along the second, and so on.
+        """
+        axes = self.inputs[0].ndim - 2
+        widths = [(0, 0), (0, 0), *((0, larger * (axis + 1)) for axis in range(axes))]
+        return tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs)
 
 
 def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:

@@ -215,7 +215,6 @@ class Pipeline:
         """
         preprocess = Preprocess(self.frame, mapping, images.shape[2:])
         postprocess = Postprocess(preprocess, self.target, self.maps)
-        reach = self.frame.neighbours
         total = len(images)
         filled = [n for n in range(total) if np.nanmax(images[n]) > np.nanmin(images[n])]
         canvases: list[np.ndarray] = []
@@ -223,22 +222,17 @@ class Pipeline:
         for first in range(0, len(filled) or 1, self.frame.batch):
             # all blank: the first gives the channel count
             numbers = filled[first : first + self.frame.batch] or [0]
-            natives, inputs = zip(*[preprocess(images, n) for n in numbers], strict=True)
-            result = self.network(np.stack(inputs))
-            outputs = [
-                preprocess.middle(output, axis=1)
-                for output in np.split(result, len(self.maps), axis=1)
-            ]
+            results = self._run_network(images, numbers, preprocess)
             if not canvases:
-                canvases = self._canvases(images, outputs[0].shape[1], own, spill)
+                canvases = self._canvases(images, results[0].outputs[0].shape[0], own, spill)
             if filled:
-                for n, native, seen, *own_outputs in zip(
-                    numbers, natives, inputs, *outputs, strict=True
-                ):
-                    waiting.append(_Result(n, native, seen, own_outputs))
+                waiting += results
             is_last = first + self.frame.batch >= len(filled)
-            following = total + reach if is_last else filled[first + self.frame.batch]
-            while waiting and waiting[0].number + reach < following:
+            if is_last:
+                unneeded = total
+            else:
+                unneeded = filled[first + self.frame.batch] - self.frame.neighbours
+            while waiting and waiting[0].number < unneeded:
                 one = waiting.pop(0)
                 places = [canvas[one.number] for canvas in canvases]
                 postprocess.write(one.native, one.seen, one.outputs, places)
@@ -247,6 +241,21 @@ class Pipeline:
         for number in sorted(set(range(total)) - set(filled)):
             postprocess.write_blank(images[number], [canvas[number] for canvas in canvases])
         return canvases
+
+    def _run_network(
+        self, images: np.ndarray, numbers: Sequence[int], preprocess: Preprocess
+    ) -> list[_Result]:
+        """Run the network on one batch: these images, each with its neighbours."""
+        natives, inputs = zip(*[preprocess(images, n) for n in numbers], strict=True)
+        result = self.network(np.stack(inputs))
+        maps = [
+            preprocess.middle(each, axis=1) for each in np.split(result, len(self.maps), axis=1)
+        ]
+        results = []
+        for place, number in enumerate(numbers):
+            outputs = [each[place] for each in maps]
+            results.append(_Result(number, natives[place], inputs[place], outputs))
+        return results
 
     def _canvases(
         self, images: np.ndarray, channels: int, own: bool, spill: Path | None

@@ -185,16 +185,23 @@ class Translation:
             else:
                 shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
                 outcomes = done | self._translate_overlapped(new, shares, ledger)
+            return self._finish(outcomes, folder, len(jobs) - len(new))
 
-            failed = {job: outcomes[job] for job in jobs if isinstance(outcomes[job], Exception)}
-            if failed and not folder:
-                raise next(iter(failed.values()))
-            written = [path for job in jobs if job not in failed for path in outcomes[job]]
-            self.progress(1.0, "")
-            self._say_results(written, folder, len(jobs), len(jobs) - len(new))
-            if failed:
-                raise self._failure(failed, len(jobs))
-            return written
+    def _finish(
+        self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
+    ) -> list[Path]:
+        """Say what was written and return it; the first error is raised, or one that counts those of
+        a folder.
+        """
+        failed = {job: each for job, each in outcomes.items() if isinstance(each, Exception)}
+        if failed and not folder:
+            raise next(iter(failed.values()))
+        written = [path for job, paths in outcomes.items() if job not in failed for path in paths]
+        self.progress(1.0, "")
+        self._say_results(written, folder, len(outcomes), done_before)
+        if failed:
+            raise self._failure(failed, len(outcomes))
+        return written
 
     def _identity(self) -> dict[str, Any]:
         """What two calls must have in common, so that one's results are the other's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,21 +63,9 @@ class UNet(b.Network):
         self.relu_skips = relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
         units = Units(dims, norm, affine, bias)
-
-        layers: list[nn.Module] = []
-        for number in range(stem):
-            inputs = width if number else in_channels
-            layers += units.down(inputs, width, 3, normed=norm_first or number > 0)
-        self.stem = nn.Sequential(*layers)
-
+        self.stem = units.stem(stem, in_channels, width, norm_first)
         inputs_of_level = [width if stem else in_channels, *filters]
-        halvings: list[nn.Sequential] = []
-        for level in range(depth):
-            normed = level != depth - 1 and (norm_first or level > 0)
-            halving = units.down(
-                inputs_of_level[level], filters[level], 4, normed=normed, stride=2, padding=1
-            )
-            halvings.append(nn.Sequential(*halving))
+        halvings = units.halvings(inputs_of_level, norm_first)
         # at the end of a level, so that decoder and skip get its result
         for level in sorted(set(attention)):
             place = halvings[level - 1] if level else self.stem
@@ -92,15 +82,7 @@ class UNet(b.Network):
             outputs = filters[level - 1] if level else width
             drop = dropout if level >= depth - 3 else 0.0
             self.decoder.append(units.up(up, inputs, outputs, drop))
-
-        layers = []
-        inputs = 2 * width if stem else width
-        for _ in range(head - 1):
-            layers += [*units.plain(inputs, width), b.ReLU()]
-            inputs = width
-        if head:
-            layers.append(b.conv(dims, inputs, out_channels, 3))
-        self.head = nn.Sequential(*layers)
+        self.head = units.head(head, 2 * width if stem else width, width, out_channels)
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -183,6 +165,38 @@ class Units:
         """A 3x3 convolution and its norm."""
         layer = b.conv(self.dims, inputs, outputs, 3, bias=self.bias_before_norm)
         return [layer, self.norm_layer(outputs)]
+
+    def stem(self, count: int, inputs: int, width: int, norm_first: bool) -> nn.Sequential:
+        """3x3 convolutions at full resolution, before the first halving."""
+        layers: list[nn.Module] = []
+        for number in range(count):
+            normed = norm_first or number > 0
+            layers += self.down(width if number else inputs, width, 3, normed=normed)
+        return nn.Sequential(*layers)
+
+    def halvings(self, channels: Sequence[int], norm_first: bool) -> list[nn.Sequential]:
+        """The encoder: 4x4 convolutions of stride 2 from each number of channels to the next. The
+        innermost has no norm: its map may be one pixel.
+        """
+        depth = len(channels) - 1
+        halvings = []
+        for level in range(depth):
+            normed = level != depth - 1 and (norm_first or level > 0)
+            layers = self.down(
+                channels[level], channels[level + 1], 4, normed=normed, stride=2, padding=1
+            )
+            halvings.append(nn.Sequential(*layers))
+        return halvings
+
+    def head(self, count: int, inputs: int, width: int, outputs: int) -> nn.Sequential:
+        """3x3 convolutions at full resolution, after the last doubling."""
+        layers: list[nn.Module] = []
+        for _ in range(count - 1):
+            layers += [*self.plain(inputs, width), b.ReLU()]
+            inputs = width
+        if count:
+            layers.append(b.conv(self.dims, inputs, outputs, 3))
+        return nn.Sequential(*layers)
 
 
 class Join(torch.autograd.Function):

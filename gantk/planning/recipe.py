@@ -139,22 +139,28 @@ def _choose_size(
             break
         place -= 1
         best = cheapest
+    steps, why = _choose_steps(seen, best, wanted, hours)
+    return _complete_lines(seen, lines, rungs[place], steps, why)
 
-    step = 3600 * best.hours / wanted
+
+def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tuple[int, str]:
+    """The number of steps that fits 90 % of the time, and the reason for it."""
+    step = 3600 * predicted.hours / usual
     count = _count(seen)
-    most = int(min(MAX_TIMES_USUAL_STEPS * wanted, max(wanted, MAX_EPOCHS * count / _batch(seen))))
-    steps = int(min(most, max(50, seconds / step)))
+    enough = max(usual, MAX_EPOCHS * count / _batch(seen))
+    most = int(min(MAX_TIMES_USUAL_STEPS * usual, enough))
+    steps = int(min(most, max(50, 0.9 * 3600 * hours / step)))
     why = (
-        f"{1000 * step:.0f} ms each on {best.device}, tried: {duration(steps * step)} of"
+        f"{1000 * step:.0f} ms each on {predicted.device}, tried: {duration(steps * step)} of"
         f" {duration(3600 * hours)}"
     )
-    if steps < wanted:
-        why += f"; {wanted} are usual, so more time would help"
+    if steps < usual:
+        why += f"; {usual} are usual, so more time would help"
     if steps == most:
         why += f"; more gain little of {count_noun(count, 'image')}"
-    if best.peak_gib:
-        why += f"; {best.peak_gib:.1f} GiB"
-    return _complete_lines(seen, lines, rungs[place], steps, why)
+    if predicted.peak_gib:
+        why += f"; {predicted.peak_gib:.1f} GiB"
+    return steps, why
 
 
 def _work(rung: Rung) -> float:

@@ -125,15 +125,7 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
     """
     cuda = device.type == "cuda"
     for group in optimizer.param_groups:
-        if not fused:
-            for key in ("fused", "foreach"):
-                if key in group:
-                    group[key] = False
-        if "capturable" in group:
-            group["capturable"] = fused and cuda
-        rate = float(group["lr"])
-        on_device = fused and (group.get("fused") or group.get("capturable"))
-        group["lr"] = torch.tensor(rate, device=device) if on_device else rate
+        _prepare_group(group, device, fused)
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor):
@@ -144,6 +136,17 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
             elif name == "step" and cuda:
                 state[name] = value.to(device)
     optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
+
+
+def _prepare_group(group: dict[str, Any], device: torch.device, fused: bool) -> None:
+    """Choose how a group of parameters is updated, and put its learning rate where that needs it."""
+    if not fused:
+        group.update({key: False for key in ("fused", "foreach") if key in group})
+    if "capturable" in group:
+        group["capturable"] = fused and device.type == "cuda"
+    rate = float(group["lr"])
+    on_device = fused and (group.get("fused") or group.get("capturable"))
+    group["lr"] = torch.tensor(rate, device=device) if on_device else rate
 
 
 def state_to_load(
