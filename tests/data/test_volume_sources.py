@@ -120,7 +120,7 @@ def several_contrasts(tmp_path):
         (("x", "y"), {"a": "*T1w.nii", "b": "**/T2.nii"}, {("a", "T1w"), ("b", "T2")}),
         (("FLAIR",), {}, {("image", "T2_FLAIR")}),
     ],
-    ids=str,
+    ids=["own names", "synonyms", "words", "patterns", "one domain"],
 )
 def test_domain_names_win_over_synonyms_and_options_over_both(
     several_contrasts, domains, options, expected
