@@ -13,7 +13,7 @@ from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
-from gantk.report.pictures import data_uri, evenly
+from gantk.report.pictures import data_uri, pick_evenly
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
 from gantk.report.words import baseline_name, digits, metric_name
 from gantk.terminal import duration
@@ -342,7 +342,7 @@ def _strip(
     if samples.has_truth:
         kinds["truth"] = "truth"
     rows = []
-    for i in evenly(range(direction.count), count)[:count]:
+    for i in pick_evenly(range(direction.count), count)[:count]:
         files = [samples.picture(kind, direction, i) for kind in kinds.values()]
         rows.append(tuple(data_uri(file, side) for file in files))
     heads = tuple(kinds)

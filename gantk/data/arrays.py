@@ -111,7 +111,7 @@ class _Kept:
         )
         for letter, each in images.items():
             about = {
-                key: self._about(key, data[key], letter, counts)
+                key: self._metadata_of(key, data[key], letter, counts)
                 for key in (*ABOUT, "mask")
                 if key in data
             }
@@ -206,7 +206,7 @@ class _Kept:
                 f"the data have no images of {' and '.join(lacking)}", where="data", allowed=KINDS
             )
 
-    def _about(
+    def _metadata_of(
         self, key: str, values: Any, letter: str, counts: Mapping[str, int]
     ) -> Sequence[Any]:
         """The metadata `key` of each image of a domain, from one list for all domains or one for

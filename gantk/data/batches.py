@@ -145,7 +145,7 @@ class Batches:
                 self._ahead[wanted] = self._pool.submit(self._gather, wanted)
         return self._ahead.pop(step).result()
 
-    def ready(self, step: int) -> bool:
+    def is_ready(self, step: int) -> bool:
         """Whether a step's batch has been read without an error, so that `at` would not wait."""
         future = self._ahead.get(step)
         return future is not None and future.done() and future.exception() is None
@@ -240,7 +240,7 @@ class Prefetcher:
             if sent is None or sent[0] != step:
                 sent = self.send(step)
             _, batch, event = sent
-            if self.batches.ready(step + 1):
+            if self.batches.is_ready(step + 1):
                 self._sent = self.send(step + 1)
             self.receive(batch, event)
         return Batch(

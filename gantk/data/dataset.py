@@ -14,6 +14,7 @@ from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
 from gantk.data.intensity import IntensityMapping, PerChannel, mapping_from, network_range
 from gantk.data.names.domains import relative_to
+from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -71,7 +72,7 @@ class Data:
         self.notes: list[str] = []
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.with_listing_filter(
-            lambda: source_and_records(table, method, "" if known else "ask")
+            lambda: source_and_records(table, method, "ignore" if known else "raise")
         )
         if known:
             records = self._read_known(known, records)
@@ -83,7 +84,7 @@ class Data:
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
             # records by set; how, in words
-            self.splits, self.how = split_records(records, **table.split.model_dump())
+            self.splits, self.split_description = split_records(records, **table.split.model_dump())
             training = training_of(table, method, self.splits["train"])
             # for the method: maybe unpaired
             self.training = [r for r in training if r.domain in method.reads]
@@ -103,7 +104,7 @@ class Data:
 
     def _read_known(self, known: Mapping[str, Any], present: list[Record]) -> list[Record]:
         """Take the splits of a run's split.json; returns all records that it names."""
-        self.how = known.get("how") or ""
+        self.split_description = known.get("how") or ""
         sha256 = _preparation(self.table, present).sha256
         self.splits, self.training, records = read_splits(known["splits"], present, sha256)
         named_ids = {record.id for record in records}
@@ -267,7 +268,7 @@ class Data:
         lines = [f"found    {self.found}"]
         lines += [
             f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}",
-            f"split    {self.how}",
+            f"split    {self.split_description}",
         ]
         notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
         fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
@@ -305,7 +306,7 @@ class Data:
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self._records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256)
-        return {"how": self.how, "splits": listing, "files": sorted(self.files)}
+        return {"how": self.split_description, "splits": listing, "files": sorted(self.files)}
 
     def with_listing_filter(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json;
@@ -352,15 +353,15 @@ def without_full_collections() -> Iterator[None]:
 
 
 def records_of(
-    table: DataTable, method: type[Method], ask: str | list[UserError] = ""
+    table: DataTable, method: type[Method], on_ambiguous: OnAmbiguous = "ignore"
 ) -> list[Record]:
-    """All records of the source, in the recipe's plane and spacing; `ask` as in `FileSource.asks`."""
-    return source_and_records(table, method, ask)[1]
+    """All records of the source, in the recipe's plane and spacing."""
+    return source_and_records(table, method, on_ambiguous)[1]
 
 
 @without_full_collections()
 def source_and_records(
-    table: DataTable, method: type[Method], ask: str | list[UserError]
+    table: DataTable, method: type[Method], on_ambiguous: OnAmbiguous
 ) -> tuple[Any, list[Record]]:
     """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
@@ -372,8 +373,9 @@ def source_and_records(
     grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
-        if hasattr(source, "asks"):
-            source.asks = ask if table.split.by == "auto" and not table.split.file else ""
+        if hasattr(source, "on_ambiguous"):
+            needs_patients = table.split.by == "auto" and not table.split.file
+            source.on_ambiguous = on_ambiguous if needs_patients else "ignore"
         if not grid.is_plain and not hasattr(source, "sees"):
             what = (
                 f"the source '{table.source.name}' cannot show its images in another plane or"

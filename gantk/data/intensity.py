@@ -503,16 +503,16 @@ def _pieces(values: np.ndarray, before: Numbers, after: Numbers) -> list[np.ndar
     return [np.asarray(numbers)[piece] for numbers in (before, after, slopes)]
 
 
-def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
+def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray, np.ndarray]:
     """The foreground values of an image, and the others, each in one row; a constant image is all
     foreground.
 
     Otsu's threshold depends little on the zeros of a stripped skull and on the share of air.
     """
     values = some_of(pixels)
-    if not how or not rises(values.min(), values.max()):
+    if not foreground or not rises(values.min(), values.max()):
         return values, values[:0]
-    above = values > (otsu(values) if how == "otsu" else values.mean())
+    above = values > (otsu(values) if foreground == "otsu" else values.mean())
     return values[above], values[~above]
 
 

@@ -273,7 +273,7 @@ class Nrrd(Itk):
             file = path
             opens = end.end() if end else len(start)
         else:
-            file = _beside(path, data)
+            file = _voxel_file(path, data)
             opens = 0
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
@@ -348,7 +348,7 @@ class MetaImage(Itk):
             file = path
             opens = found.end()
         else:
-            file = _beside(path, data)
+            file = _voxel_file(path, data)
             opens = int(fields.get("HeaderSize", 0))
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(
@@ -383,7 +383,7 @@ def _header_for(image: Image) -> ItkHeader:
     return ItkHeader(image.file_shape[:n], affine[:n, :n], affine[:n, 3])
 
 
-def _beside(path: Path, name: str) -> Path:
+def _voxel_file(path: Path, name: str) -> Path:
     """The path of the voxels' file that a header names, which must lie in the header's folder or
     below.
     """

@@ -253,7 +253,7 @@ class Translation:
     ) -> None:
         """Say notes, what was clipped, and what was written for `count` inputs."""
         for (kind, line), names in self.notes.items():
-            self.say(f"{kind:9}{line}{_of(names, self.count) if folder else ''}")
+            self.say(f"{kind:9}{line}{_image_list(names, self.count) if folder else ''}")
         if any(clipped.beyond for clipped in self.clipped):
             self.say(_clipped_line(self.clipped))
         if folder is None:
@@ -275,7 +275,7 @@ class Translation:
         failure.exit_code = 2 if users_fault and len(failed) == count else 1
         return failure
 
-    def one(self, job: Job) -> tuple[Any, dict, list]:
+    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
         """Translate one job; returns its paths or its error (one of FAILURES), its messages, and
         what was clipped.
         """
@@ -289,8 +289,8 @@ class Translation:
     ) -> dict[Job, Any]:
         """Let workers translate the jobs; returns what `_translate_overlapped` returns.
 
-        Workers get a copy of this object without its model, call `one` for a job, and pass job and
-        results to `done`.
+        Workers get a copy of this object without its model, call `translate_one` for a job, and
+        pass job and results to `done`.
         """
         clone = copy(self)
         results: dict[Job, tuple[Any, dict, list]] = {}
@@ -497,8 +497,8 @@ class Translation:
         return path, replace(image, pixels=np.clip(rounded, least, most)), clipped
 
     def _as_tiff(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
-        """What `_fit_to_file` returns for a TIFF in place of `path`, whose format cannot hold the range;
-        UserError where the user has asked for this format or file.
+        """What `_fit_to_file` returns for a TIFF in place of `path`, whose format cannot hold the
+        range; UserError where the user has asked for this format or file.
         """
         low, high, _ = self._range
         what = f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)}"
@@ -567,7 +567,7 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
         names[text].append(job.name)
     lines = []
     for text, message in messages.items():
-        alike = f" The same{_of(names[text], count)}" if len(names[text]) > 1 else ""
+        alike = f" The same{_image_list(names[text], count)}" if len(names[text]) > 1 else ""
         lines.append(f"{message}{alike}")
     return lines
 
@@ -657,7 +657,7 @@ def _stem(path: Path) -> str:
     return files.stem_of(path) if suffix_of(path) in files.formats() else path.name
 
 
-def _of(names: Sequence[str], count: int) -> str:
+def _image_list(names: Sequence[str], count: int) -> str:
     """Text with the number of images that a line applies to, of `count`, and the first three names."""
     more = ", ..." if len(names) > 3 else ""
     return f" ({len(names)} of {count} images: {', '.join(names[:3])}{more})"

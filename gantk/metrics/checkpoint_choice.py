@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from gantk.data.preparation import Record
 from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
-from gantk.metrics.references import OTHER, fitting, spread, windows
+from gantk.metrics.references import OTHER, number_that_fits, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
 MAX_SOURCES = 32  # images translated at a save
@@ -187,8 +187,8 @@ class Criterion:
         """
         images = {}
         size = self.method.geometry.size
-        max_reals = fitting(MAX_REALS, MAX_SET_BYTES, size, MIN_SOURCES)
-        max_sources = fitting(MAX_SOURCES, MAX_SET_BYTES, size, MIN_SOURCES)
+        max_reals = number_that_fits(MAX_REALS, MAX_SET_BYTES, size, MIN_SOURCES)
+        max_sources = number_that_fits(MAX_SOURCES, MAX_SET_BYTES, size, MIN_SOURCES)
         for to in self.method.directions():
             sources = self.reals.records("validation", OTHER[to])
             if len(sources) < MIN_SOURCES:

@@ -27,7 +27,7 @@ from gantk.metrics.references import (
     MAX_SET_IMAGES,
     OTHER,
     RealImages,
-    fitting,
+    number_that_fits,
     spread,
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
@@ -412,7 +412,7 @@ class Scorer:
         if pairs and steps:
             options = {"name": "regression", "steps": steps, "seed": self.model.train.seed}
             regression = bind_or_raise("baseline", options)
-            count = fitting(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
+            count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
             training = images_of_pairs(count)
             yield "regression", regression(training, self.dims, *self.data.range, self.runtime)
 

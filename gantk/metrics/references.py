@@ -251,7 +251,9 @@ class RealImages:
         """The set of some records, read once; `name` says which records they are."""
         key = (*name, tuple(size))
         if key not in self._sets:
-            records = spread(records, fitting(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size))
+            records = spread(
+                records, number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size)
+            )
             self._sets[key] = self.group(windows(self.scored_images(records), size), records)
         return self._sets[key]
 
@@ -279,7 +281,7 @@ def spread(items: Sequence, count: int) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def fitting(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:
+def number_that_fits(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:
     """The number of float32 images for a set: `most`, or as many as fit into `memory` bytes; at
     least `least`.
     """

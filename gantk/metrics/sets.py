@@ -94,7 +94,9 @@ def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
     return select_images(group, first), select_images(group, ~first)
 
 
-def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
+def require_images(
+    name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None
+) -> None:
     """Raise a UserError that names the metric if a set holds fewer images than `least`."""
     if min(map(len, groups)) >= least:
         return
@@ -221,7 +223,7 @@ class Kid(InFeatures):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         remedy = "set subset = 0" if self.subset else None
-        enough(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
+        require_images(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
         real, made = self.vectors(train, test, fake)
         value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
         how = "whole-sets"

@@ -375,7 +375,7 @@ def convolution(
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True)
     )
     if usable(x) and x.stride(1) == 1:
-        if heavy(weight, len(x) * prod(small)):
+        if is_heavy(weight, len(x) * prod(small)):
             return Product.apply(
                 x, weight, bias, Windows(large, small, kernel, stride, padding), False
             )
@@ -408,7 +408,7 @@ def transposed_convolution(
     large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
     if usable(x) and x.stride(1) == 1:
         narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
-        if narrow or heavy(
+        if narrow or is_heavy(
             weight, len(x) * prod(small), MIN_WEIGHTS_PER_POSITION // 2
         ):  # oneDNN is slower at these
             return Product.apply(
@@ -438,7 +438,7 @@ def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
     return y
 
 
-def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
+def is_heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
     """Whether there are so many weights, for so few positions, that reordering them is most of the
     time.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import argument
 from gantk.report.words import direction_name, number
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import inside, read
+from gantk.runs.schemas import is_inside, read
 
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
@@ -107,7 +107,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
         groups = {"input": "input", path.parent.name: f"step {step}", "truth": "truth"}
         for group, words in groups.items():
             picture = run.path / "samples" / group / path.name
-            if inside(run.path, picture):
+            if is_inside(run.path, picture):
                 figures.append(_figure(picture, f"{title}: {words}"))
     if not figures:
         return ""

@@ -58,7 +58,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     small = len(steps) * _size(newest) > LOSSLESS_BUDGET
     if small:
         largest = max(_size(_frames(samples, step, small)) for step in (steps[0], last))
-        steps = evenly(steps, int(PREVIEW_BUDGET / max(largest, 1)))
+        steps = pick_evenly(steps, int(PREVIEW_BUDGET / max(largest, 1)))
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
@@ -101,7 +101,7 @@ def _size(frames: list[Frame]) -> int:
     return sum(len(uri) for frame in frames for uri in frame["output"] + frame["error"])
 
 
-def evenly(items: Sequence[int], most: int) -> list[int]:
+def pick_evenly(items: Sequence[int], most: int) -> list[int]:
     """Select at most `most` of the items (at least two), evenly spread, including the first and the
     last.
     """

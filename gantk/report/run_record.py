@@ -14,7 +14,7 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.schemas import inside, read, read_log
+from gantk.runs.schemas import is_inside, read, read_log
 
 FILES = (
     "recipe.toml",
@@ -137,7 +137,7 @@ def wrong_picture(path: Path, run: Path) -> str:
     """The reason why a file is no sample picture of this run: outside the folder, damaged, too
     large; "" if it is.
     """
-    if not inside(run, path):
+    if not is_inside(run, path):
         return "it is no file of this run"
     try:
         with Image.open(path, formats=["PNG"]) as image:

@@ -25,7 +25,7 @@ from gantk.files import LOCK, lock_folder, write_file
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
-from gantk.runs.schemas import inside, read, read_log
+from gantk.runs.schemas import is_inside, read, read_log
 
 PACKAGES = (
     "torch",
@@ -103,7 +103,7 @@ class RunFolder:
             if folder.name[5:].isdecimal()
         }
         return {
-            step: [path for path in paths if inside(self.path, path)]
+            step: [path for path in paths if is_inside(self.path, path)]
             for step, paths in files.items()
         }
 

@@ -256,7 +256,7 @@ def read(
         ) from None
 
 
-def inside(run: Path, path: Path) -> bool:
+def is_inside(run: Path, path: Path) -> bool:
     """Whether a path is a file inside this run folder, links followed: files outside must not be
     shown.
     """

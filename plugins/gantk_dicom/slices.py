@@ -258,7 +258,7 @@ class Slice:
         height = 0.0 if self.position is None else float(self.position @ self.normal)
         return round(height, 3), self.number, self.frame or 0, self.path.name
 
-    def alike(self, other: Slice) -> bool:
+    def fits_stack_of(self, other: Slice) -> bool:
         """Whether two slices can belong to one stack: same shape, orientation (to half a degree)
         and spacing.
         """
@@ -406,7 +406,7 @@ def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
     groups: list[list[Slice]] = []
     for each in slices:
         mine = next(
-            (group for group in groups[-MAX_COMPARED_STACKS:] if group[0].alike(each)), None
+            (group for group in groups[-MAX_COMPARED_STACKS:] if group[0].fits_stack_of(each)), None
         )
         if mine is None:
             groups.append([each])

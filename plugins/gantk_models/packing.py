@@ -87,7 +87,7 @@ def pack(
         }:
             write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
-        apart, on = _apart(before, Translator.load(made, "cpu"))
+        apart, on = _largest_difference(before, Translator.load(made, "cpu"))
         if not apart < 1:
             what = (
                 f"packed in {dtype}, it answers up to {apart:.2g} gray levels of {LEVELS} off, on"
@@ -149,7 +149,7 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
     return tables
 
 
-def _apart(one: Translator, other: Translator) -> tuple[float, str]:
+def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]:
     """The largest difference of two models' outputs, in gray levels of 255, and the images it was
     measured on.
     """

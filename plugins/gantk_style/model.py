@@ -13,7 +13,7 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19
-from gantk_style.objective import DEFAULTS, How, Objective
+from gantk_style.objective import DEFAULTS, Objective, StyleOptions
 from gantk_style.transfer import (
     bounds,
     check_channels,
@@ -51,7 +51,7 @@ class Style(Method):
         self,
         geometry: Geometry,
         *,
-        how: How = DEFAULTS,
+        how: StyleOptions = DEFAULTS,
         images: Count = 1,  # contents and styles that are stored: at most train.batch
         translate_steps: Count = 100,  # optimizer steps of a translation
     ):

@@ -19,7 +19,7 @@ Sigma = Annotated[float, Field(ge=0, le=64)]
 
 
 @dataclass(frozen=True)
-class How:
+class StyleOptions:
     """Options shared by the method, the post-step and the command."""
 
     weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; "random" needs no download
@@ -57,7 +57,7 @@ class How:
         return VGG19(layers, self.weights, seed=self.seed, range=range)
 
 
-DEFAULTS = How()
+DEFAULTS = StyleOptions()
 
 
 class Objective:
@@ -77,7 +77,13 @@ class Objective:
     """
 
     def __init__(
-        self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True
+        self,
+        content: Tensor,
+        style: Tensor,
+        encoder: VGG19,
+        how: StyleOptions,
+        *,
+        shared: bool = True,
     ):
         self.encoder = encoder
         self.how = how

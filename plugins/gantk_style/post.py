@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.plugin.spec import Count
 from gantk.runs.trained import Examples
-from gantk_style.objective import DEFAULTS, How
+from gantk_style.objective import DEFAULTS, StyleOptions
 from gantk_style.transfer import transfer
 
 
@@ -43,7 +43,7 @@ class StylePost:
         image: str = "",  # file of the other image; "": the run's real images
         role: Literal["content", "style"] = "content",  # role of the generated image
         styles: Count = 4,  # training images whose styles are averaged, for role = "content"
-        how: How = DEFAULTS,
+        how: StyleOptions = DEFAULTS,
         steps: Count = 100,  # optimizer steps of each batch
         batch: Count = 16,  # images that are optimised at once
     ):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
-from gantk_style.objective import How, Objective
+from gantk_style.objective import Objective, StyleOptions
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 Watch = Callable[[int, Tensor], None]  # (steps done, objective of each image)
@@ -25,7 +25,7 @@ def transfer(
     style: Tensor,
     *,
     encoder: VGG19,
-    how: How,
+    how: StyleOptions,
     steps: int = 100,
     shared: bool = True,
     watch: Watch | None = None,
@@ -78,7 +78,7 @@ def transfer(
     ), history
 
 
-def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def make_rule(how: StyleOptions, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of canvases, which treats every image separately."""
     # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
     if how.optimizer == "adam":
@@ -86,7 +86,9 @@ def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optim
     return ImageLBFGS(parameters, lr=1.0 if how.lr is None else how.lr)
 
 
-def first_canvas(content: Tensor, style: Tensor, how: How, limits: tuple[float, float]) -> Tensor:
+def first_canvas(
+    content: Tensor, style: Tensor, how: StyleOptions, limits: tuple[float, float]
+) -> Tensor:
     """The initial image, a new tensor like `content`. UserError where `init` is "style" and its
     size differs.
     """

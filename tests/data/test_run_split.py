@@ -143,7 +143,7 @@ def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
     patient(root, COUNT + 1)
     (note,) = (later := load(known)).notes
     assert seen(later) == was
-    assert later.how == first.how
+    assert later.split_description == first.split_description
     assert str(COUNT) in note
     assert "split.json" in note
     root = root.rename(tmp_path / "elsewhere")

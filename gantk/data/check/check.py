@@ -184,7 +184,7 @@ def _result(
     set_of_file = {}
     if usage and usage.splits:
         sizes = {name: len(records) for name, records in usage.splits.items()}
-        split = {"by": usage.splits.by, "how": usage.how} | sizes
+        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
         for name, records in usage.splits.items():
             for record in records:
                 if record.path is not None:
@@ -303,7 +303,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
         lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
-    lines["split"] = usage.how or "none"
+    lines["split"] = usage.split_description or "none"
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
         lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {join_first(left_out)}"

@@ -44,7 +44,7 @@ class Usage:
     recipe: str | None = None  # the table's recipe; None: a guess
     problems: list[Problem] = field(default_factory=list)
     splits: Splits | None = None
-    how: str = ""  # description of the split
+    split_description: str = ""
 
 
 def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
@@ -212,7 +212,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     usage.problems += _incomplete(usage, usage.records)
     fingerprints = _fingerprints(usage, items)
     try:
-        usage.splits, usage.how = split_records(
+        usage.splits, usage.split_description = split_records(
             usage.records, **usage.table.split.model_dump(), fingerprints=fingerprints
         )
     except UserError as error:

@@ -122,7 +122,7 @@ def _rows_of_names(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]
     inspected = {item.name: item for item in items}
     images = set(without_labels([scan.path for scan in scans], path))
     places = {scan.name: relative_to(scan.path, path).parts[:-1] for scan in scans}
-    patients = patients_of(places.values(), "numbered folders")
+    patients = patients_of(places.values(), whole=False)
     rows = []
     for scan in scans:
         item = inspected.get(scan.name)

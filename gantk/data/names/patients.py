@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from gantk.data.names.patient_folders import (
     PERSON,
@@ -21,6 +22,10 @@ from gantk.data.names.patient_folders import (
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError
+
+# What to do with names of files that may contain patients; a list ignores them, and receives the
+# UserError of "raise".
+OnAmbiguous = Literal["accept", "raise", "ignore"] | list[UserError]
 
 SLICE_WORD = r"(?:slice|slc|sl|plane|frame|z)"
 SLICE = re.compile(rf"(?i)(?<![a-z]){SLICE_WORD}[\W_]*\d+\W*$")  # `slice_012` at the end
@@ -163,15 +168,8 @@ def _shared_stacks(stacks: Mapping[str, Sequence[int]], min_count: int) -> bool:
     return highest_start <= lowest_end
 
 
-def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list[str] | None:
-    """The patient of each image, read from its folders' or file's name; None: cannot tell.
-
-    `how` handles uncertain results: "take" accepts them, "ask" raises a UserError, "" drops them, a
-    list drops them and receives that UserError. With `how` "folders", and "numbered folders" for
-    short, the patient is read from `item.place` instead.
-    """
-    if how in ("folders", "numbered folders"):
-        return _patients_of_folders([item.place for item in items], how == "folders")
+def patients_in_names(items: Sequence[Item], on_ambiguous: OnAmbiguous) -> list[str] | None:
+    """The patient of each image, read from its file's name; None: cannot tell."""
     if any(is_volume(item.source) for item in items):
         return _patients_of_volumes(items)
     if any(parts_with_digits(item.place) for item in items):
@@ -180,16 +178,16 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
     reading = reading_of(names)
     if reading is None:
         return None
-    if reading.sure or how == "take":
+    if reading.sure or on_ambiguous == "accept":
         return reading.patients
-    if how == "ask":
+    if on_ambiguous == "raise":
         raise unsure(names, reading)
-    if isinstance(how, list):
-        how.append(unsure(names, reading))
+    if isinstance(on_ambiguous, list):
+        on_ambiguous.append(unsure(names, reading))
     return None
 
 
-def _patients_of_folders(places: Sequence[Parts], whole: bool) -> list[str]:
+def patients_of_folders(places: Sequence[Parts], whole: bool = True) -> list[str]:
     """The patient of each place: its folders, or, unless `whole`, the numbered one."""
     shared = shared_folders(set(places))
     patient_of = patient_folders if whole else patient_name
@@ -204,7 +202,7 @@ def _patients_of_volumes(items: Sequence[Item]) -> list[str]:
     return [next(patients) if is_one else "" for is_one in are_volumes]
 
 
-def patients_of(places: Iterable[Parts], how: str = "folders") -> dict[Parts, str]:
-    """The patient of each place, its folders; see `patients_in_names`."""
+def patients_of(places: Iterable[Parts], whole: bool = True) -> dict[Parts, str]:
+    """The patient of each place, its folders; see `patients_of_folders`."""
     unique = list(dict.fromkeys(places))
-    return dict(zip(unique, _patients_of_folders(unique, how == "folders"), strict=True))
+    return dict(zip(unique, patients_of_folders(unique, whole), strict=True))

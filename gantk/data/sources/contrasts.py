@@ -84,7 +84,7 @@ class Contrasts(VolumeSource):
         places = {}
         for folder in files:
             places[folder] = folder.relative_to(self.root).parts or (folder.resolve().name,)
-        subjects = patients_of(places.values(), "numbered folders")
+        subjects = patients_of(places.values(), whole=False)
         folders = [
             folder for folder in files if parts_with_digits(folder.relative_to(self.root).parts)
         ]

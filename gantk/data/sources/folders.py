@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gantk.data.names import domains as names
 from gantk.data.names.patient_folders import parts_with_digits
-from gantk.data.names.patients import patients_in_names
+from gantk.data.names.patients import patients_in_names, patients_of_folders
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs
@@ -126,15 +126,15 @@ def set_keys_and_patients(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such
     as `patient07`.
     """
-    mode: str | list[UserError]
     by_folder = 2 * sum(bool(parts_with_digits(item.place)) for item in items) > len(items)
-    if by_folder:
-        mode = "folders"
+    if source.pattern:
+        subjects = None
+    elif by_folder:
+        subjects = patients_of_folders([item.place for item in items])
     elif source.patient == "names":
-        mode = "take"
+        subjects = patients_in_names(items, "accept")
     else:
-        mode = source.asks
-    subjects = None if source.pattern else patients_in_names(items, mode)
+        subjects = patients_in_names(items, source.on_ambiguous)
     for place, item in enumerate(items):
         item.key = source.key_of(item.display_path)
         item.subject = subjects[place] if subjects else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
@@ -32,7 +33,7 @@ class Mixed:
             remedy = 'for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
             raise UserError(what, where="data.source.sources", allowed="two or more", remedy=remedy)
         self.parts = [make(domains, dims, size) for make in sources]
-        self.asks = ""
+        self.on_ambiguous: OnAmbiguous = "ignore"
 
     def channels(self) -> dict[str, int]:
         """Channels by domain, from the first source that knows them before reading; {} where none
@@ -57,8 +58,8 @@ class Mixed:
         """
         records = []
         for number, part in enumerate(self.parts):
-            if hasattr(part, "asks"):
-                part.asks = self.asks
+            if hasattr(part, "on_ambiguous"):
+                part.on_ambiguous = self.on_ambiguous
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
             for record in part.records():
                 names = {

@@ -89,7 +89,7 @@ class Nifti(VolumeSource):
         find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
         beside = Counter((item.place, item.letter) for item in items)
         several = len({item.place for item in items}) > 1
-        folders = patients_of((item.place for item in items), "numbered folders")
+        folders = patients_of((item.place for item in items), whole=False)
         by_name = self._patients_by_name(items)
         for item, patient in zip(items, by_name, strict=True):
             place = item.place
@@ -112,7 +112,7 @@ class Nifti(VolumeSource):
             replace(item, place=(), stem=item.stem or io.stem_of(item.display_path))
             for item in items
         ]
-        return patients_in_names(stems, "") or [""] * len(items)
+        return patients_in_names(stems, "ignore") or [""] * len(items)
 
     def _items(self, images: Sequence[Path]) -> list[Item]:
         """The files of each domain, in natural order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gantk.data.names.domains import regex_option, relative_to, rename_or_map
+from gantk.data.names.patients import OnAmbiguous
 from gantk.data.names.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
@@ -35,8 +36,7 @@ class _Defaults:
     found_for: ClassVar[tuple[int, ...]] = (1, 2)
     # whether it may assign domains to images whose names do not contain them
     guesses: ClassVar[bool] = False
-    # "ask": names that may contain patients are a UserError; a list collects it
-    asks: ClassVar[str | list[UserError]] = ""
+    on_ambiguous: ClassVar[OnAmbiguous] = "ignore"  # names that may contain patients
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
     # whether names, no table or headers, say what is an image
     by_names: ClassVar[bool] = True

@@ -43,7 +43,7 @@ SAMPLE_OF_LARGE_SET = 2_000  # images of a larger set of which the pixels are co
 DIGEST_BYTES = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
-_last_call: dict[str, Any] = {"digests": None}  # arguments and result of `_alike`
+_last_call: dict[str, Any] = {"digests": None}  # arguments and result of `_similar_pairs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +262,7 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
             places[image.digest].append(n)
             thumbnails_of.setdefault(image.digest, image.thumbnails)
     copies = []
-    for one, other, score in _alike(thumbnails_of):
+    for one, other, score in _similar_pairs(thumbnails_of):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
             first = images[i]
             second = images[j]
@@ -275,7 +275,7 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     return sorted(copies)
 
 
-def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
+def _similar_pairs(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
     """Pairs of digests whose thumbnails' detail correlates, with the score. The last result is
     kept, since a split, its check and the list of copies compare the same images.
     """

@@ -15,7 +15,7 @@ from pydantic import Field, RootModel, create_model
 
 from gantk.errors import argument, one_line
 from gantk.formats.nifti import Nifti
-from gantk.runs.schemas import Part, Step, by_name, inside, list_of, read, table
+from gantk.runs.schemas import Part, Step, by_name, is_inside, list_of, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
@@ -98,7 +98,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
     for kind in KINDS:
         path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
         try:
-            if inside(record.path, path):
+            if is_inside(record.path, path):
                 pixels = Nifti().read(path).pixels[0]
                 found[kind] = encode_pixels(
                     pixels if pixels.ndim == 2 else pixels[len(pixels) // 2]

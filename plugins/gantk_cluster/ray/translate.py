@@ -36,9 +36,9 @@ class Worker:
                 f"on the node {os.uname().nodename} '{run}' has other weights than on this machine"
             )
 
-    def one(self, job: Job) -> tuple[Any, dict, list]:
-        """Translate one file; returns what `Translation.one` returns."""
-        return self.work.one(job)
+    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
+        """Translate one file; returns what `Translation.translate_one` returns."""
+        return self.work.translate_one(job)
 
 
 def on_cluster(
@@ -115,16 +115,16 @@ class Sharing:
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, FAILURES) else error) from None
             except ray.exceptions.RayError:
-                self._lost(job)
+                self._count_death(job)
                 continue
             self.deaths[job] = 0
             if job:
                 self.done(job, *found)
             if self.waiting:
                 job = self.waiting.popleft()
-                self.busy[worker.one.remote(job)] = worker, job
+                self.busy[worker.translate_one.remote(job)] = worker, job
 
-    def _lost(self, job: Job | None) -> None:
+    def _count_death(self, job: Job | None) -> None:
         self.deaths[job] += 1
         what = (
             f"{MAX_WORKER_DEATHS} workers ended while they {'had it' if job else 'loaded the model'}: killed,"

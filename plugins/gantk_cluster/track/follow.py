@@ -14,7 +14,7 @@ from pydantic import RootModel
 from gantk import Part, Run
 from gantk.errors import one_line
 from gantk.plugin.spec import bind
-from gantk.runs.schemas import Step, inside, read, table
+from gantk.runs.schemas import Step, is_inside, read, table
 from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
@@ -107,7 +107,7 @@ class Follower:
                 self._put(
                     "samples",
                     step,
-                    {name: p for name, p in pictures.items() if inside(self.run.path, p)},
+                    {name: p for name, p in pictures.items() if is_inside(self.run.path, p)},
                 )
 
     def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:

@@ -69,10 +69,10 @@ def prepare(folder: Path) -> None:
     ]
     hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
     stripped = [
-        ("lesjak-cs" + patient, *both(folder / STRIPPED.format(patient)))
+        ("lesjak-cs" + patient, *t1_and_t2(folder / STRIPPED.format(patient)))
         for patient in ("07", "19", "26")
     ]
-    stripped.append(("cstar-stroke", *both(folder / "rendering/stroke/T1.nii.gz")))
+    stripped.append(("cstar-stroke", *t1_and_t2(folder / "rendering/stroke/T1.nii.gz")))
     found = sorted(folder.glob("brats?/**/*[-_]t1*.nii.gz"), key=lambda path: path.name)
     tumour = [(t1.name[:15], t1, *t1.parent.glob(f"{t1.name[:15]}*[-_]t2*")) for t1 in found]
     for name, pairs in {"whole": lesjak + hku, "stripped": stripped, "tumour": tumour}.items():
@@ -81,7 +81,7 @@ def prepare(folder: Path) -> None:
         write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
 
 
-def both(t1: Path) -> tuple[Path, Path]:
+def t1_and_t2(t1: Path) -> tuple[Path, Path]:
     """The paths of T1 and of the T2 in its folder, published on the same grid."""
     return t1, t1.with_name(t1.name.replace("T1", "T2"))
 

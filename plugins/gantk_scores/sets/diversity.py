@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gantk.metrics.intervals import left_out_interval, patient_numbers
-from gantk.metrics.sets import ImageGroup, Score, enough
+from gantk.metrics.sets import ImageGroup, Score, require_images
 from gantk_scores.sets.ms_ssim import MSSSIM
 
 MAX_PAIRS = 512  # most pairs of images that are compared
@@ -43,7 +43,7 @@ class Diversity:
         )
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        enough(self.name, test, fake)
+        require_images(self.name, test, fake)
         (pairs, apart), (fakes, differ) = self._pairs(test), self._pairs(fake)
         how = f"{self.definition}/n={len(fake)},real={len(test)}"
         if not len(pairs) or not apart.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
 
 # fewer images than Inception's features have no full covariance: there is a warning
 MIN_RELIABLE_IMAGES = 2048
@@ -29,7 +29,7 @@ class Fid(InFeatures):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         remedy = "compare more images, or use kid, which has no such bias"
-        enough(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
+        require_images(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
         real, made = self.vectors(train, test, fake)
         whole = gaussian(real), gaussian(made)
 

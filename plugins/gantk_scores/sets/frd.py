@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, Score, enough
+from gantk.metrics.sets import ImageGroup, Score, require_images
 from gantk_scores.sets.fid import MIN_IMAGES, frechet, gaussian
 
 INSTALL = (
@@ -91,7 +91,7 @@ class Frd:
         self.definition = "frd/v1/log-of-squared-distance"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        enough(self.name, test, fake, least=MIN_IMAGES)
+        require_images(self.name, test, fake, least=MIN_IMAGES)
         sides = [group.vectors(self.network) for group in (test, fake)]
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = np.nanmean(sides[0], 0)

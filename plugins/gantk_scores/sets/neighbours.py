@@ -10,7 +10,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
 from gantk.plugin.spec import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -53,7 +53,7 @@ class Prdc(InFeatures):
         """Score precision, recall, density and coverage; their names end in the suffix of the
         features.
         """
-        enough(self.name, test, fake, least=self.k + 1)
+        require_images(self.name, test, fake, least=self.k + 1)
         statistic = shares_of(*self.vectors(train, test, fake), self.k)
         values, ci95 = left_out_interval(statistic, test.patients, fake.patients, least=self.k + 1)
         few = min(len(test), len(fake)) < MIN_RELIABLE_IMAGES

@@ -141,7 +141,7 @@ class Classification(Judge):
             labelled_images(*named)
             for named in (("training", train), ("test", test), ("made", fake))
         )
-        train = apart(train, test)
+        train = without_patients_of(train, test)
         classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
         if len(classes) < 2:
             what = (
@@ -232,8 +232,8 @@ class TwoSample(Judge):
             train, test = halves(test)
         known, asked = halves(fake)
         # a fake translated from a patient's other contrast reveals the patient
-        test = apart(test, known)
-        train = apart(apart(train, test), fake)
+        test = without_patients_of(test, known)
+        train = without_patients_of(without_patients_of(train, test), fake)
         count = min(len(train), len(known))
         tested = min(len(test), len(asked))
         if min(count, tested) < 2:
@@ -327,7 +327,7 @@ def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     return torch.tensor(keep, dtype=torch.bool)
 
 
-def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
+def without_patients_of(train: ImageGroup, test: ImageGroup) -> ImageGroup:
     """The images of `train` without those of patients of `test` and without copies of its images."""
     return select_images(train, strangers(train, test))
 
@@ -341,8 +341,8 @@ def cross_folds(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, Im
     real image.
     """
     if not (set(fake.patients) & set(test.patients)) - {""}:
-        return [(apart(fake, test), test)]
-    return [(apart(fake, part), part) for part in halves(test) if len(part)]
+        return [(without_patients_of(fake, test), test)]
+    return [(without_patients_of(fake, part), part) for part in halves(test) if len(part)]
 
 
 def concatenate_groups(one: ImageGroup, other: ImageGroup) -> ImageGroup:

@@ -92,10 +92,10 @@ class Segmentation:
         how = f"trained-on:real={count}/tested-on:made={len(fake)}"
         scores = {self.name: self._score(dice, len(fake), how, details)}
         if self.teach:
-            scores[f"{self.name}_taught"] = self._taught(test, fake)
+            scores[f"{self.name}_taught"] = self._score_of_training(test, fake)
         return scores
 
-    def _taught(self, test: ImageGroup, fake: ImageGroup) -> Score:
+    def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> Score:
         """The Dice on real images of segmenters trained on generated images of other patients."""
         folds = list(cross_folds(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):

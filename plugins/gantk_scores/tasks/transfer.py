@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.losses.structure import dilate
 from gantk.metrics.intervals import estimate
 from gantk.metrics.pairs import SSIM
-from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, fitting, spread
+from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, number_that_fits, spread
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_scores.tasks.classification import Judge, strangers
@@ -87,7 +87,8 @@ class Transfer(Judge):
         for letter in ("a", "b"):
             records = [record for record in self.data.splits["train"] if record.domain == letter]
             records = spread(
-                records, fitting(MAX_SET_IMAGES // 2, MAX_SET_BYTES // 2, self.data.table.size)
+                records,
+                number_that_fits(MAX_SET_IMAGES // 2, MAX_SET_BYTES // 2, self.data.table.size),
             )
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
             names += [record.subject for record in records]

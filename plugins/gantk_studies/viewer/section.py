@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import RootModel
 
 from gantk.errors import UserError
-from gantk.runs.schemas import Part, inside, read, table
+from gantk.runs.schemas import Part, is_inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
@@ -57,7 +57,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     import nibabel
 
     paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
-    if not all(inside(run, path) for path in paths.values()):
+    if not all(is_inside(run, path) for path in paths.values()):
         return {}
     try:
         images = {kind: nibabel.load(path) for kind, path in paths.items()}

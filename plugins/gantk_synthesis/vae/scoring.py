@@ -10,7 +10,7 @@ import torch
 from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, PSNR, SSIM
-from gantk.metrics.references import fitting, spread
+from gantk.metrics.references import number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
 
@@ -30,10 +30,10 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     known = [
         r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes
     ]
-    records = spread(known, fitting(MAX_SCORED_IMAGES, MAX_SCORED_BYTES, data.table.size))
+    records = spread(known, number_that_fits(MAX_SCORED_IMAGES, MAX_SCORED_BYTES, data.table.size))
     others = spread(
         scorer.reals.records("train", "image"),
-        fitting(MAX_BASELINE_IMAGES, MAX_SCORED_BYTES, data.table.size),
+        number_that_fits(MAX_BASELINE_IMAGES, MAX_SCORED_BYTES, data.table.size),
     )
     if not records:
         return

@@ -110,7 +110,9 @@ class AnyToAny(Method):
         logits = self.discriminator(self.augment(torch.cat([conditions, fake[drawn]], 1)))
         losses = {"adversarial": self.adversarial.generator(logits)}
         if self.l1:
-            hidden = self.there(batch["b"], self.targets) & ~(kept[:, None] & self.own).any(2)
+            hidden = self.present_contrasts(batch["b"], self.targets) & ~(
+                kept[:, None] & self.own
+            ).any(2)
             compared = torch.where(hidden[:, None, :, *[None] * self.geometry.dims], fake, real)
             share = hidden.float().mean().clamp_min(1 / hidden.numel())
             losses[self.compared] = (
@@ -133,8 +135,8 @@ class AnyToAny(Method):
         Uniform over the targets and sources that the patient has, and over the number of sources to
         keep.
         """
-        present = self.there(batch["a"], self.sources)
-        available = self.there(batch["b"], self.targets)
+        present = self.present_contrasts(batch["a"], self.sources)
+        available = self.present_contrasts(batch["b"], self.targets)
         rows = len(present)
         device = present.device
         # present ones come first
@@ -145,7 +147,7 @@ class AnyToAny(Method):
         count = 1 + (torch.rand(rows, 1, device=device) * free.sum(1, keepdim=True)).long()
         return target, free & (place < count)
 
-    def there(self, image: Tensor, contrasts: tuple[str, ...]) -> Tensor:
+    def present_contrasts(self, image: Tensor, contrasts: tuple[str, ...]) -> Tensor:
         """The contrasts that an image has, (N, contrasts) bool: those that are not black
         throughout.
         """
@@ -175,7 +177,7 @@ class AnyToAny(Method):
     def translate_to(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         target = torch.full((len(image),), number, device=image.device)
-        kept = self.there(image, self.sources) & ~self.own[target]
+        kept = self.present_contrasts(image, self.sources) & ~self.own[target]
         fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[
             :, :, number
         ]

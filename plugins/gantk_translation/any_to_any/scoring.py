@@ -11,7 +11,7 @@ import torch
 from gantk.metrics.baselines import IntensityMap, identity
 from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
 from gantk.metrics.pair_scores import References
-from gantk.metrics.references import MAX_SET_BYTES, fitting, spread
+from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
 
 
@@ -33,7 +33,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(
         method.sources
     )
-    count = fitting(
+    count = number_that_fits(
         MAX_BASELINE_IMAGES, MAX_SET_BYTES // (2 * len(method.sources)), data.table.size
     )
     pairs = spread(data.pairs("train"), count)

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.data.split import split_records
@@ -50,7 +51,7 @@ class Misaligned:
         self.pixels = pixels
         self.seed = seed
         self.shares = {"test": test, "validation": validation}
-        self.asks = ""
+        self.on_ambiguous: OnAmbiguous = "ignore"
 
     def sees(self, view: SamplingGrid) -> None:
         """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
@@ -63,8 +64,8 @@ class Misaligned:
         """The records of the wrapped source with their splits; UserError where it has no registered
         pairs.
         """
-        if hasattr(self.part, "asks"):
-            self.part.asks = self.asks
+        if hasattr(self.part, "on_ambiguous"):
+            self.part.on_ambiguous = self.on_ambiguous
         found = self.part.records()
         if not any(record.pair and record.domain == "b" for record in found):
             what = (

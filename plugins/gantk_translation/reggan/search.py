@@ -53,8 +53,8 @@ class Search(nn.Module):
             real_grays = gray_levels(real)
             for _ in range(2):  # the histogram follows the field
                 joint = real_grays.flatten(2) @ warp(source_grays, field).flatten(2).mT
-                expected_real = likely(joint, source_grays)
-                expected_source = likely(joint.mT.contiguous(), real_grays)
+                expected_real = gray_chances(joint, source_grays)
+                expected_source = gray_chances(joint.mT.contiguous(), real_grays)
                 image = [before / 2, progress * fake.float(), source_grays, expected_real]
                 like = [after / 2, progress * real.float(), expected_source, real_grays]
                 field = self.refined(torch.cat(image, 1), torch.cat(like, 1), field=field)
@@ -80,7 +80,7 @@ def gray_levels(image: Tensor) -> Tensor:
     return (1 - (level - levels).abs()).clamp_min(0)
 
 
-def likely(joint: Tensor, grays: Tensor) -> Tensor:
+def gray_chances(joint: Tensor, grays: Tensor) -> Tensor:
     """Chances of the other image's gray levels where this has `grays`, by their joint histogram (N,
     other, this).
     """

@@ -70,7 +70,7 @@ class WeakPairs:
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
         ways = [
-            Way(small[one], small[other], *self._alike(whole[one], whole[other]))
+            Way(small[one], small[other], *self._most_alike(whole[one], whole[other]))
             for one, other in ("ab", "ba")
         ]
         kinds = [[()], [()]]
@@ -104,7 +104,7 @@ class WeakPairs:
             for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
         }
 
-    def _alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    def _most_alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         return most_alike(own, other, min(2 * self.candidates, len(other)))
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, left_out_interval
-from gantk.metrics.references import RealImages, fitting
-from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+from gantk.metrics.references import RealImages, number_that_fits
+from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
 
 COMPARED_SIDES = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
 MIN_IMAGES = 8  # fewest training and held-out images for a score
@@ -72,7 +72,9 @@ class Memorisation(InFeatures):
         """The training images, at most 1 GiB of them."""
         reals = RealImages(self.data, torch.device("cpu"))
         records = reals.records("train", self.data.letters[0])
-        records = records[: fitting(len(records), MAX_COMPARED_BYTES, self.data.table.size)]
+        records = records[
+            : number_that_fits(len(records), MAX_COMPARED_BYTES, self.data.table.size)
+        ]
         return reals.group(reals.scored_images(records), records)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
@@ -81,7 +83,7 @@ class Memorisation(InFeatures):
                 "no held-out images say what is usual", remedy="set data.split.test above 0"
             )
         train = self.training() if hasattr(self, "data") else train
-        enough(self.name, train, test, least=MIN_IMAGES)
+        require_images(self.name, train, test, least=MIN_IMAGES)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
         groups = (train, test, fake)
         found = {}

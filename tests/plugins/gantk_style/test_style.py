@@ -23,7 +23,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
 from gantk_style.encoder import DEVIATION, MEAN, VGG19
-from gantk_style.objective import How, Objective, total_variation
+from gantk_style.objective import Objective, StyleOptions, total_variation
 from gantk_style.stylize import stylize
 from gantk_style.transfer import luminance, smooth_edges, transfer
 
@@ -38,7 +38,7 @@ def no_weights(monkeypatch):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return How(**FAST).encoder((-1.0, 1.0))
+    return StyleOptions(**FAST).encoder((-1.0, 1.0))
 
 
 def blobs(
@@ -65,7 +65,12 @@ def stripes(channels: int = 1, size: tuple[int, int] = (32, 32)) -> torch.Tensor
 def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):
     """`transfer` with options by name, at shallow layers: the images and the objective's history."""
     return transfer(
-        content, style, encoder=encoder, how=How(**SHALLOW | options), steps=steps, shared=shared
+        content,
+        style,
+        encoder=encoder,
+        how=StyleOptions(**SHALLOW | options),
+        steps=steps,
+        shared=shared,
     )
 
 
@@ -112,7 +117,7 @@ def test_content_and_style_match_gatys_formulas(encoder):
     content = blobs(1)
     styles = blobs(3, seed=2)
     image = blobs(1, seed=5)
-    how = How(**SHALLOW, content_weight=2.0, style_weight=3.0, variation=0.5)
+    how = StyleOptions(**SHALLOW, content_weight=2.0, style_weight=3.0, variation=0.5)
     found = Objective(content, styles, encoder, how)(image)
 
     def maps(x):
@@ -155,7 +160,7 @@ def test_rescaled_filters_have_mean_activation_1():
     with torch.no_grad():
         for tensor in (louder.blocks["conv1_1"].weight, louder.blocks["conv1_1"].bias):
             tensor[::2] *= 4.0
-    how = How(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
+    how = StyleOptions(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
     for shared in (False, True):
         objective = Objective(content, style, plain, how, shared=shared)
         factors = objective.factors["conv1_1"][:, :, None, None]
@@ -323,7 +328,7 @@ def begun(**options):
 
 
 def transferred(content=(2, 1), style=(1, 1), **options):
-    styled(blobs(*content), blobs(*style), How(**FAST).encoder((-1.0, 1.0)), **options)
+    styled(blobs(*content), blobs(*style), StyleOptions(**FAST).encoder((-1.0, 1.0)), **options)
 
 
 @pytest.mark.parametrize(

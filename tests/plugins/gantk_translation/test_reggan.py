@@ -17,7 +17,14 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.network import roughness, warp
-from gantk_translation.reggan.search import Search, edges, find_field, gray_levels, likely, zoom
+from gantk_translation.reggan.search import (
+    Search,
+    edges,
+    find_field,
+    gray_chances,
+    gray_levels,
+    zoom,
+)
 
 METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
 PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}
@@ -198,7 +205,7 @@ def test_likely_levels_are_those_that_occur_together():
     torch.testing.assert_close(grays[0, :, 0].argmax(0), torch.tensor([0, 1, 7]))
     inverted = grays.flip(1)
     together = inverted.flatten(2) @ grays.flatten(2).mT
-    torch.testing.assert_close(likely(together, grays), inverted)
+    torch.testing.assert_close(gray_chances(together, grays), inverted)
 
 
 def test_registration_recovers_a_shift_of_a_volume():
