@@ -139,49 +139,67 @@ def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
 # ---- what a run leaves ---------------------------------------------------------------------------
 
 
+RUN_FILES = {
+    "report.html",
+    "metrics.json",
+    "best.json",
+    "usage.json",
+    "recipe.toml",
+    "environment.json",
+    "split.json",
+    "log.jsonl",
+    "checkpoints",
+    "samples",
+    "profile",
+}
+CHECKPOINT_FILES = {"weights.safetensors", "state.safetensors", "state.json", "meta.json"}
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
 def test_a_run_leaves_the_files_that_the_readme_lists(run):
-    files = (
-        "report.html metrics.json best.json usage.json recipe.toml environment.json split.json"
-        " log.jsonl"
-    )
-    assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {
-        path.name for path in run.iterdir()
-    }
+    assert names_in(run) >= RUN_FILES
     assert saved(run) == ["step-000008", "step-000016"]
     for step in saved(run):
-        held = {path.name for path in (run / "checkpoints" / step).iterdir()}
-        assert held == {"weights.safetensors", "state.safetensors", "state.json", "meta.json"}
-    assert list((run / "profile").iterdir())
+        assert names_in(run / "checkpoints" / step) == CHECKPOINT_FILES
+    assert names_in(run / "profile")
     assert list((run / "samples").rglob("*.png"))
+
+
+def test_a_run_says_what_it_was_and_every_loss(run):
     steps = [line for line in log_of(run) if "losses" in line]
     assert [line["step"] for line in steps] == list(range(1, 17))
-    assert all(isinstance(value, float) for line in steps for value in line["losses"].values())
-    assert tomllib.loads((run / "recipe.toml").read_text("utf-8"))["train"]["seed"] == 5
-    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    for line in steps:
+        assert all(isinstance(value, float) for value in line["losses"].values())
+    recipe = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
+    assert recipe["train"]["seed"] == 5
+    environment = read_json(run / "environment.json")
     assert {"gantk", "packages", "command", "device", "precision", "python"} <= environment.keys()
-    assert "step" in json.loads((run / "best.json").read_text("utf-8"))
+    assert "step" in read_json(run / "best.json")
 
 
-def test_metrics_have_values_intervals_and_definitions(run):
-    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    for way in ("a_to_b", "b_to_a"):
-        baselines = [
-            metrics["baselines"][name][way] for name in ("identity", "histogram", "intensity_map")
-        ]
-        for scores in (metrics["metrics"][way], *baselines):
-            for name in ("psnr", "mae"):
-                score = scores[name]
-                assert {"value", "ci95", "n", "definition"} <= score.keys()
-                # of one patient there is no interval
-                low, high = score["ci95"] or [score["value"]] * 2
-                assert (score["ci95"] is None) == (score["n"] == 1)
-                assert score["n"] >= 1
-                assert low <= score["value"] <= high
-                assert len(score["definition"]) > 10
-    assert metrics["domains"] == ["T1", "T2"]
-    assert metrics["step"] == 16
-    assert "verdict" in metrics
-    assert any(isinstance(value, float) and value > 0 for value in metrics["speed"].values())
+@pytest.mark.parametrize("way", ["a_to_b", "b_to_a"])
+@pytest.mark.parametrize("name", ["psnr", "mae"])
+def test_metrics_have_values_intervals_and_definitions(run, way, name):
+    metrics = read_json(run / "metrics.json")
+    scores = [metrics["metrics"][way][name]]
+    for baseline in ("identity", "histogram", "intensity_map"):
+        scores.append(metrics["baselines"][baseline][way][name])
+    for score in scores:
+        assert {"value", "ci95", "n", "definition"} <= score.keys()
+        assert len(score["definition"]) > 10
+        assert score["n"] >= 1
+        if score["n"] == 1:  # of one patient there is no interval
+            assert score["ci95"] is None
+        else:
+            low, high = score["ci95"]
+            assert low <= score["value"] <= high
 
 
 # ---- what commands do ----------------------------------------------------------------------------
@@ -213,42 +231,58 @@ def test_data_are_looked_at_before_training(scans, tmp_path):
     assert re.search(r"[GM]i?B", said("data", "fetch"))
 
 
-def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
+def test_metrics_name_domains_step_verdict_and_speed(run):
+    metrics = read_json(run / "metrics.json")
+    assert metrics["domains"] == ["T1", "T2"]
+    assert metrics["step"] == 16
+    assert "verdict" in metrics
+    assert any(isinstance(value, float) and value > 0 for value in metrics["speed"].values())
+
+
+def test_the_function_translate_does_what_the_command_does(run, scans, tmp_path):
     import gantk as toolkit
 
     lines: list[str] = []
     source = next((scans / "T1").iterdir())
-    written_to = toolkit.translate(
-        run, source, tmp_path / "api.png", to="T2", device="cpu", say=lines.append
-    )
-    said("translate", run, source, tmp_path / "cli.png", "--to", "T2", "--device", "cpu")
-    assert [Path(path) for path in written_to] == [tmp_path / "api.png"]
+    by_function = tmp_path / "api.png"
+    by_command = tmp_path / "cli.png"
+    options = {"to": "T2", "device": "cpu", "say": lines.append}
+    written = toolkit.translate(run, source, by_function, **options)
+    said("translate", run, source, by_command, "--to", "T2", "--device", "cpu")
+    assert [Path(path) for path in written] == [by_function]
     assert lines
-    assert (tmp_path / "api.png").read_bytes() == (tmp_path / "cli.png").read_bytes()
+    assert by_function.read_bytes() == by_command.read_bytes()
+
     model = toolkit.load(run, device="cpu")
     image = pixels(source)[None, None].astype(np.float32)
-    values, other = (model.translate(image, to=to) for to in ("T2", "T1"))
+    values = model.translate(image, to="T2")
     assert values.shape == (1, 1, 32, 32)
-    assert not np.array_equal(values, other)
-    assert np.abs(values[0, 0].clip(0, 255) - pixels(tmp_path / "cli.png")).max() <= 0.51
-    folder = toolkit.run(
-        TINY | NOISE, out=tmp_path / "noise", device="cpu", set=["train.seed=3"], say=lines.append
-    )
-    assert folder.path == tmp_path / "noise"
-    assert (folder.path / "report.html").is_file()
+    assert not np.array_equal(values, model.translate(image, to="T1"))
+    difference = values[0, 0].clip(0, 255) - pixels(by_command)
+    assert np.abs(difference).max() <= 0.51
+
+
+def test_a_run_is_trained_resumed_and_sampled_by_functions(tmp_path):
+    import gantk as toolkit
+
+    out = tmp_path / "noise"
+    options = {"device": "cpu", "say": lambda line: None}
+    folder = toolkit.run(TINY | NOISE, out=out, set=["train.seed=3"], **options)
+    assert folder.path == out
+    assert (out / "report.html").is_file()
     assert folder.recipe().tables["train"]["seed"] == 3
-    assert toolkit.resume(folder.path, device="cpu", say=lines.append).path == folder.path
-    assert (
-        len(toolkit.sample(folder.path, n=2, out=tmp_path / "made", device="cpu", say=lines.append))
-        == 2
-    )
-    scores = toolkit.evaluate(
-        shutil.copytree(run, tmp_path / "copy"), metrics=["rmse"], device="cpu", say=lines.append
-    )
+    assert toolkit.resume(out, **options).path == out
+    assert len(toolkit.sample(out, n=2, out=tmp_path / "made", **options)) == 2
+
+
+def test_functions_score_compare_and_check(run, scans, tmp_path):
+    import gantk as toolkit
+
+    options = {"device": "cpu", "say": lambda line: None}
+    copied = shutil.copytree(run, tmp_path / "copy")
+    scores = toolkit.evaluate(copied, metrics=["rmse"], **options)
     assert "rmse" in scores["metrics"]["a_to_b"]
-    assert toolkit.compare(
-        scans / "T1", scans / "T2", metrics=["mae"], device="cpu", say=lines.append
-    )
+    assert toolkit.compare(scans / "T1", scans / "T2", metrics=["mae"], **options)
     assert toolkit.check(scans)
     with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
         toolkit.run("nothing")
