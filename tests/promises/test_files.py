@@ -31,29 +31,15 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
 
 
 @pytest.mark.parametrize("name", ["oblique.nii.gz", "scaled.nii", "floats.nii.gz", "bytes.nii.gz"])
-def test_nifti_keeps_its_grid_and_its_stored_numbers(identity, name):
+def test_nifti_keeps_its_grid(identity, name):
     before, after = (nib.load(identity / side / name) for side in ("in", "out"))
     assert after.shape == before.shape
-    assert after.get_data_dtype() == before.get_data_dtype()
     assert np.array_equal(after.affine, before.affine)
     assert nib.aff2axcodes(after.affine) == nib.aff2axcodes(before.affine)
-    for header in ("get_zooms", "get_xyzt_units"):
-        assert getattr(after.header, header)() == getattr(before.header, header)()
-    for code in ("sform_code", "qform_code"):
-        assert after.header[code] == before.header[code]
-    if name == "floats.nii.gz":
-        np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=0, atol=1e-6 * 902)
-    else:
-        assert np.array_equal(after.get_fdata(), before.get_fdata())
-        assert np.array_equal(
-            *(np.asarray(image.dataobj.get_unscaled()) for image in (before, after))
-        )
-    if name == "scaled.nii":
-        assert (
-            (after.dataobj.slope, after.dataobj.inter)
-            == (before.dataobj.slope, before.dataobj.inter)
-            == (2, -1024)
-        )
+    assert after.header.get_zooms() == before.header.get_zooms()
+    assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
+    assert after.header["sform_code"] == before.header["sform_code"]
+    assert after.header["qform_code"] == before.header["qform_code"]
 
 
 @pytest.mark.parametrize("name", ["lps.nrrd", "header.mha", "bytes.mha"])
@@ -95,38 +81,56 @@ def rescaled(dataset) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", ["mr", "ct"])
-def test_dicom_series_become_derived_series(identity, name):
-    series = (map(dcmread, (identity / side / name).glob("*.dcm")) for side in ("in", "out"))
-    before, after = (
-        sorted(slices, key=lambda dataset: dataset.InstanceNumber) for slices in series
-    )
-    assert len(after) == len(before)
+@pytest.mark.parametrize("name", ["oblique.nii.gz", "scaled.nii", "floats.nii.gz", "bytes.nii.gz"])
+def test_nifti_keeps_its_stored_numbers(identity, name):
+    before, after = (nib.load(identity / side / name) for side in ("in", "out"))
+    assert after.get_data_dtype() == before.get_data_dtype()
+    if name == "floats.nii.gz":
+        np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=0, atol=1e-6 * 902)
+    else:
+        assert np.array_equal(after.get_fdata(), before.get_fdata())
+        stored, kept = (np.asarray(image.dataobj.get_unscaled()) for image in (before, after))
+        assert np.array_equal(stored, kept)
+    if name == "scaled.nii":
+        for image in (before, after):
+            assert image.dataobj.slope == 2
+            assert image.dataobj.inter == -1024
+
+
+PATIENT_TAGS = ["PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"]
+PLACE_TAGS = ["PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "Rows", "Columns"]
+
+
+@pytest.fixture(params=["mr", "ct"])
+def dicom_slices(request, identity):
+    """The slices of a series before and after, in their order."""
+    sides = []
+    for side in ("in", "out"):
+        datasets = [dcmread(path) for path in (identity / side / request.param).glob("*.dcm")]
+        sides.append(sorted(datasets, key=lambda dataset: dataset.InstanceNumber))
+    return sides
+
+
+def test_dicom_series_keep_patient_place_and_numbers(dicom_slices):
+    for source, made in zip(*dicom_slices, strict=True):
+        for tag in (*PATIENT_TAGS, "InstanceNumber", *PLACE_TAGS):
+            assert made[tag].value == source[tag].value, tag
+        assert np.array_equal(rescaled(source), rescaled(made))
+
+
+def test_dicom_series_become_derived_series(dicom_slices):
+    before, after = dicom_slices
     for source, made in zip(before, after, strict=True):
         assert made.Modality == "MR", "the target's: T2 is none of CT"
-        for tag in (
-            "PatientID",
-            "PatientName",
-            "StudyInstanceUID",
-            "FrameOfReferenceUID",
-            "InstanceNumber",
-        ):
-            assert made[tag].value == source[tag].value, tag
-        for tag in (
-            "PixelSpacing",
-            "ImageOrientationPatient",
-            "ImagePositionPatient",
-            "Rows",
-            "Columns",
-        ):
-            assert made[tag].value == source[tag].value, tag
         assert list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"]
         assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
-        assert np.array_equal(*map(rescaled, (source, made)))
     known = {source.SOPInstanceUID for source in before}
-    assert len({made.SOPInstanceUID for made in after} - known) == len(after)
-    assert len({made.SeriesInstanceUID for made in after} | {before[0].SeriesInstanceUID}) == 2
+    new = {made.SOPInstanceUID for made in after}
+    assert len(new) == len(after)
+    assert not new & known
+    (series,) = {made.SeriesInstanceUID for made in after}
+    assert series != before[0].SeriesInstanceUID
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -159,23 +163,27 @@ gantk.translate(*sys.argv[1:], device="cpu", say=lambda line: None, progress=pro
 def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_path):
     import gantk
 
-    for k in range(4):
-        files.nifti(
-            tmp_path / "in" / f"{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 900, np.int16)
-        )
+    names = [f"{k}.nii.gz" for k in range(4)]
+    for k, name in enumerate(names):
+        numbers = files.numbers(k, (32, 32, 3), 0, 900, np.int16)
+        files.nifti(tmp_path / "in" / name, numbers)
     out = tmp_path / "out"
-    said = []
-    assert files.python("-c", KILLED, trained, tmp_path / "in", out).code == -signal.SIGKILL
+    killed = files.python("-c", KILLED, trained, tmp_path / "in", out)
+    assert killed.code == -signal.SIGKILL
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
     assert times
     assert "3.nii.gz" not in times
-    assert len(gantk.translate(trained, tmp_path / "in", out, device="cpu", say=said.append)) == 4
+
+    said = []
+    options = {"device": "cpu", "say": said.append}
+    assert len(gantk.translate(trained, tmp_path / "in", out, **options)) == 4
     assert f"{len(times)} of 4 inputs done before" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
-    gantk.translate(trained, tmp_path / "in", tmp_path / "whole", device="cpu", say=said.append)
-    assert sorted(path.name for path in out.glob("[!.]*")) == [f"{k}.nii.gz" for k in range(4)]
-    for k in range(4):
-        one, other = (
-            nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole")
-        )
+    assert sorted(path.name for path in out.glob("[!.]*")) == names
+
+    at_once = tmp_path / "whole"
+    gantk.translate(trained, tmp_path / "in", at_once, **options)
+    for name in names:
+        one = nib.load(out / name).get_fdata()
+        other = nib.load(at_once / name).get_fdata()
         assert np.array_equal(one, other)

@@ -52,29 +52,58 @@ def installed(tmp_path_factory) -> Path:
     return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
-def test_outside_parts_are_listed_and_broken_ones_quoted(installed, tmp_path):
-    refused = ["run", "oneway_t1t2", "--set", "method=brokengan"]
-    words = ["list"], ["recipes"], ["greet", "Ada"], ["plugins"], refused
-    *done, refused = several(*words, cwd=tmp_path, installed=installed)
-    assert {end.code for end in done} == {0}, done
-    listed, recipes, greeted, plugins = (
-        [line.split() for line in end.out.splitlines()] for end in done
-    )
-    listed = [line[:3] for line in listed]
-    for kind, name in (("method", "oneway"), ("generator", "two_layers"), ("loss", "mean_gap")):
-        assert [kind, name, "gantk-oneway"] in listed
-    assert ["method", "dualgan", "gantk"] in listed
-    kinds = (
-        "method generator discriminator loss source metric augment optimizer schedule intensity"
-        " post"
-    )
-    for kind in kinds.split():
-        assert [kind, f"my_{kind}", "gantk-watching"] in listed
-    assert "oneway_t1t2" in [line[0] for line in recipes if line]
-    assert greeted == [["one", "way,", "Ada"]]
-    (row,) = [line for line in plugins if "gantk-broken" in line]
+@pytest.fixture(scope="module")
+def ends_of_commands(installed, tmp_path_factory):
+    """What commands ended with where the outside plugins are installed, by their first word."""
+    commands = {
+        "list": ["list"],
+        "recipes": ["recipes"],
+        "greet": ["greet", "Ada"],
+        "plugins": ["plugins"],
+        "run": ["run", "oneway_t1t2", "--set", "method=brokengan"],
+    }
+    folder = tmp_path_factory.mktemp("outside")
+    ends = several(*commands.values(), cwd=folder, installed=installed)
+    return dict(zip(commands, ends, strict=True))
+
+
+def words_of(end) -> list[list[str]]:
+    """The words of each line that a command printed."""
+    assert end.code == 0, end
+    return [line.split() for line in end.out.splitlines()]
+
+
+OUTSIDE_PARTS = [
+    ("method", "oneway", "gantk-oneway"),
+    ("generator", "two_layers", "gantk-oneway"),
+    ("loss", "mean_gap", "gantk-oneway"),
+    ("method", "dualgan", "gantk"),
+    *(
+        (kind, f"my_{kind}", "gantk-watching")
+        for kind in (
+            "method generator discriminator loss source metric augment optimizer schedule"
+            " intensity post"
+        ).split()
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "owner"), OUTSIDE_PARTS)
+def test_outside_parts_are_listed_beside_ours(ends_of_commands, kind, name, owner):
+    assert [kind, name, owner] in [words[:3] for words in words_of(ends_of_commands["list"])]
+
+
+def test_outside_recipes_and_commands_stand_beside_ours(ends_of_commands):
+    recipes = [words[0] for words in words_of(ends_of_commands["recipes"]) if words]
+    assert "oneway_t1t2" in recipes
+    assert words_of(ends_of_commands["greet"]) == [["one", "way,", "Ada"]]
+
+
+def test_a_broken_outside_plugin_is_quoted(ends_of_commands):
+    (row,) = [words for words in words_of(ends_of_commands["plugins"]) if "gantk-broken" in words]
     assert "did not load" in " ".join(row)
     assert "'a_library_nobody_has'" in row
+    refused = ends_of_commands["run"]
     assert refused.code == 2
     assert "Traceback" not in refused.err
     assert "brokengan" in refused.err
