@@ -16,7 +16,6 @@ from gantk.report.words import (
     baseline_name,
     digits,
     interval,
-    joules,
     metric_name,
     number,
     short_time,
@@ -107,7 +106,6 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
         _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
-        _speed_column("Energy", "energy_j", joules, "of the device while training, where it tells"),
         _speed_column("Training", "seconds", duration, ""),
     ]
 

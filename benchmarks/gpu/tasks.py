@@ -10,9 +10,9 @@ from peers.cases import PEERS
 
 FILE = Path(__file__).with_name("cases.toml")
 MODES = {  # mode of a step -> settings of the recipe
-    "captured": (),  # the default
-    "eager": ("train.fast.cuda_graph=false",),
-    "compiled": ("train.fast.cuda_graph=false", "train.fast.compile=true"),
+    "captured": ("train.fast.cuda_graph=true",),
+    "eager": (),  # the default
+    "compiled": ("train.fast.compile=true",),
 }
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")

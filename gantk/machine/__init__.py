@@ -1,1 +1,1 @@
-"""The machine: start with runtime; device, memory, energy, threads, and the ranks of one training."""
+"""The machine: start with runtime; device, memory, threads, and the ranks of one training."""

@@ -1,4 +1,4 @@
-"""Time, memory and energy that a process uses, and their sums over the starts and resumes of a run."""
+"""Time and memory that a process uses, over the starts and resumes of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from typing import Any
 IMPORTED = time.monotonic()
 STAT = Path("/proc/self/stat")
 MEMINFO = Path("/proc/meminfo")
-POWERCAP = Path("/sys/class/powercap")
 # field 22 of /proc/PID/stat, counted after the command's name, which may contain spaces
 START_TICKS = 19
 GIB = 2**30
-# file of a counter -> (last reading, overflows so far in microjoules)
-_rapl: dict[Path, tuple[int, int]] = {}
 
 
 def since_start() -> float:
@@ -63,46 +60,8 @@ def free_memory(device: Any = "cpu") -> float | None:
     )
 
 
-def energy(device: Any = "cpu") -> float | None:
-    """The reading of an energy counter in joules: subtract two of them. None if no counter can be
-    read.
-
-    CUDA: the GPU's own counter (NVML, package pynvml); else that of all CPU packages (RAPL), other
-    processes included. A RAPL counter overflows after ten minutes or more: read it more often than
-    that.
-    """
-    try:
-        if not str(device).startswith("cuda"):  # `intel-rapl:N` includes its parts `intel-rapl:N:M`
-            zones = [
-                zone for zone in POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1
-            ]
-            return sum(map(_package, zones)) / 1e6 if zones else None
-        import pynvml
-        import torch
-
-        pynvml.nvmlInit()  # found by UUID, as CUDA_VISIBLE_DEVICES renumbers GPUs
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        return (
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(uuid))
-            / 1000
-        )
-    # not installed, no driver, no permission (RAPL often needs root), GPU too old
-    except Exception:
-        return None
-
-
-def _package(zone: Path) -> int:
-    """A CPU package's energy in microjoules, with overflows of its counter added."""
-    now = int((zone / "energy_uj").read_text())
-    last, turns = _rapl.get(zone, (now, 0))
-    if now < last:
-        turns += int((zone / "max_energy_range_uj").read_text())
-    _rapl[zone] = now, turns
-    return now + turns
-
-
 class Used:
-    """Time, memory and energy of a training, summed over its resumes: usage.json of its run folder.
+    """Time and memory of a training, over its resumes: usage.json of its run folder.
 
     `earlier` is that file's content so far, or {}.
     """
@@ -110,7 +69,6 @@ class Used:
     def __init__(self, earlier: dict[str, Any], device: Any):
         self.earlier = earlier
         self.device = device
-        self.began = energy(device)
         self.first_step: float | None = earlier.get("first_step_s")
 
     def seconds_at(self, step: int, logged: float) -> float:
@@ -120,19 +78,13 @@ class Used:
         return logged
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
-        """The content of usage.json after a step; energy and peak memory include those before the
-        last resume.
-        """
-        now = energy(self.device)
-        spent = None if now is None or self.began is None else now - self.began
-        energies = [part for part in (self.earlier.get("energy_j"), spent) if part is not None]
+        """The content of usage.json after a step; the peak memory is that of all resumes."""
         peaks = [self.earlier.get("peak_memory_gib"), peak_memory(self.device)]
         return {
             "step": step,
             "seconds": seconds,
             "first_step_s": self.first_step,
             "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
-            "energy_j": sum(energies) if energies else None,
         }
 
 
@@ -143,8 +95,7 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
       step_seconds: mean
     seconds per step of each log interval; first_step_s: from the start of the process to the end of
     its first step;
-    energy_j: of the GPU (NVML) or of all CPU packages (RAPL). Unknown values are None. `predicted`:
-      step_s and
+    peak_memory_gib: over all resumes. Unknown values are None. `predicted`: step_s and
     peak_memory_gib as `gantk doctor` estimates them, if that was run.
     """
     lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
@@ -160,6 +111,6 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
         "seconds": lines[-1]["seconds"],
         "steps": lines[-1]["step"],
         "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
-        **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j")},
+        **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib")},
         **({"predicted": used["predicted"]} if used.get("predicted") else {}),
     }

@@ -137,8 +137,9 @@ class FastTable(spec.Table):
     # CPU: gantk's own kernels for norms, upsampling by 2 and small feature maps
     kernels: bool = True
     keep_memory: bool = True  # CPU: freed memory stays with the process for the next step
-    # CUDA: the whole step as one graph, unless it recomputes; else the log says why not
-    cuda_graph: bool = True
+    # CUDA: the whole step as one graph, unless it recomputes; else the log says why not; off until
+    # it has been measured
+    cuda_graph: bool = False
     benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms
     pin: bool = True  # CUDA: batches are copied to the device while the step before computes
     pipelined: bool = True  # translating: reading and writing go on while the network computes

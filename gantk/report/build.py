@@ -40,13 +40,11 @@ SPEED = (
     "step_seconds",
     "first_step_s",
     "peak_memory_gib",
-    "energy_j",
 )
 # functions of `words` that the templates use
 FILTERS = (
     "number",
     "short_time",
-    "joules",
     "metric_name",
     "decimals",
     "digits",

@@ -50,12 +50,6 @@ def short_time(seconds: float) -> str:
     return f"{number(seconds, 3)} s" if seconds < 120 else duration(seconds)
 
 
-def joules(energy: float) -> str:
-    """Format an energy in joules: `820 J`, `12.4 kJ`, `3.1 MJ`."""
-    size, unit = next(((s, u) for s, u in ((1e6, "MJ"), (1e3, "kJ")) if energy >= s), (1, "J"))
-    return f"{number(energy / size, 3)} {unit}"
-
-
 def join_words(items: Sequence[str], conjunction: str = "and") -> str:
     """Join items as text: `A`, `A and B`, `A, B and C`."""
     return f" {conjunction} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))

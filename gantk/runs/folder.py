@@ -284,7 +284,7 @@ class RunFolder:
         raise UserError(what, remedy="restore it from a copy")
 
     def usage(self) -> dict[str, Any]:
-        """The content of usage.json (time, memory, energy); {} where it is absent or, with a
+        """The content of usage.json (time, memory); {} where it is absent or, with a
         warning, damaged.
         """
         try:

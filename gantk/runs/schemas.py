@@ -101,7 +101,6 @@ SPEED = table(
     step_seconds=list[Amount],
     first_step_s=Amount,
     peak_memory_gib=Amount,
-    energy_j=Amount,
     predicted=dict[str, Any],
 )
 FILES = list_of(table("path", "sha256", path=str, sha256=str))

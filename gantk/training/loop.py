@@ -23,7 +23,7 @@ from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Prefetcher
 from gantk.errors import FailedOnOtherRank, Interrupted, UserError, argument, count_noun, one_line
 from gantk.files import whole_folder
-from gantk.machine.usage import Used, energy, since_start
+from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import alarms
@@ -245,7 +245,6 @@ class Training:
         self._interval_seconds = 0.0
         self._logged_step = step
         self.seconds += elapsed
-        energy(self.runtime.device)  # read often enough to notice each overflow of its counter
         if not self.runtime.main:
             return
         # one synchronisation
@@ -317,12 +316,8 @@ class Training:
         if self.runtime.main:
             step = self.engine.step
             view.busy = "judging and saving the weights"
-            if self._regular(step):  # a save at an interruption is not scored and keeps the threads
+            if self._regular(step):  # a save at an interruption is not scored
                 self._judge(view)
-                line = self.parts.threads.choose(step)
-                if line:
-                    self.run.add_to_log({"step": step, "note": line})
-                    view.print(line, style="yellow")
             save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
             self.run.write_json("usage.json", self.used.state(step, seconds))

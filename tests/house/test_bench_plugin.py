@@ -197,7 +197,6 @@ def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
             "speed": {
                 "step_seconds": [0.10, 0.11, 0.12, 0.13],
                 "peak_memory_gib": 1.25,
-                "energy_j": 12400.0,
             },
             "published": {
                 "a_to_b": {"psnr": 8.09, "ssim": 0.0},

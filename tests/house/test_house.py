@@ -36,14 +36,12 @@ UNSEEN = {
     "tensorboard",
     "mkdocs-material",
 }
-# What a required one brings, and what is used where it is: of NVIDIA, and two that pip alone cannot
-# build.
+# What a required one brings, and two that pip alone cannot build.
 OPTIONAL = {
     "torchvision",
     "huggingface_hub",
     "markupsafe",
     "pydantic_core",
-    "pynvml",
     "frd_score",
     "radiomics",
 }

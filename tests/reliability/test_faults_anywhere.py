@@ -26,7 +26,7 @@ RECIPE["data"] = TINY["data"] | {
     "size": [16, 16],
     "source": {"name": "phantom", "subjects": 6, "slices": 1},
 }
-TIMES = {"seconds", "images_per_s", "seconds_before", "first_step_s", "peak_memory_gib", "energy_j"}
+TIMES = {"seconds", "images_per_s", "seconds_before", "first_step_s", "peak_memory_gib"}
 
 
 @pytest.fixture(scope="module")

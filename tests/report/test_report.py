@@ -99,7 +99,6 @@ def full() -> dict:
         "step_seconds": [0.02, 0.025, 0.04],
         "first_step_s": 6.4,
         "peak_memory_gib": 1.31,
-        "energy_j": 48210.0,
     }
     return metrics
 
@@ -250,7 +249,7 @@ WORDS = [
     "Sets of images KID random",
     "Foreground: measured; no baseline to compare with.",
     "Uncertainty against error",
-    "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB Energy 48.2 kJ",
+    "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",
     "Step 20 was chosen: nearest to ideal",
     "Step Score T1 → T2 KID random T1 → T2 Structure Barred",
     f"10 0.1 0.1 0.3 {BARRED}",
@@ -367,13 +366,12 @@ def test_plain_scores_have_no_headings(
         "step_seconds": [],
         "first_step_s": None,
         "peak_memory_gib": None,
-        "energy_j": None,
     }
     words = report(make_run(tmp_path / "run", metrics=metrics)).words
     assert "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words
     assert "model ∞" in words
     assert not re.search(
-        "Whole image|without pairs:|Step time|First step|Peak memory|Energy", words
+        "Whole image|without pairs:|Step time|First step|Peak memory", words
     )
 
 
