@@ -370,9 +370,7 @@ def test_plain_scores_have_no_headings(
     words = report(make_run(tmp_path / "run", metrics=metrics)).words
     assert "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words
     assert "model ∞" in words
-    assert not re.search(
-        "Whole image|without pairs:|Step time|First step|Peak memory", words
-    )
+    assert not re.search("Whole image|without pairs:|Step time|First step|Peak memory", words)
 
 
 def test_no_praise_for_bad_checkpoints_or_leaks(tmp_path):
