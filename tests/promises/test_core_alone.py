@@ -101,53 +101,83 @@ def alone(tmp_path_factory, request) -> tuple[Path, Path]:
     return site, work
 
 
-@pytest.mark.parametrize("kind", ["pictures", "volumes"])
-def test_core_works_with_every_bundled_plugin_off(alone, kind, tmp_path):
+SOURCES = {"pictures": "folders", "volumes": "nifti"}
+
+
+@pytest.fixture(scope="module", params=["pictures", "volumes"])
+def commands_alone(request, alone, tmp_path_factory):
+    """The kind of data, the folder worked in, one scan, and how each command ended."""
+    kind = request.param
     site, work = alone
-    name = {"pictures": "folders", "volumes": "nifti"}[kind]
-    source = {"name": name, "path": str(work / kind)}
-    run = ["run", recipe(tmp_path / "foreign.toml", tables(source)), "--out", "run"]
-    (one_scan, *_) = sorted((work / kind / "T1").iterdir())
-    ending = "".join(one_scan.suffixes)
-    ends = several(
-        [*run, "--device", "cpu", "--set", "train.steps=2"],
-        ["resume", "run", "--device", "cpu"],
-        ["translate", "run", one_scan, f"one{ending}", "--device", "cpu"],
-        ["translate", "run", work / kind / "T1", "all", "--device", "cpu"],
-        ["eval", "run", "--device", "cpu"],
-        ["report", "run"],
-        ["list"],
-        ["show", "method", "foreign"],
-        ["data", "check", work / kind],
-        ["plugins"],
-        ["doctor"],
-        cwd=tmp_path,
-        installed=site,
-    )
-    assert "\n".join(end.err for end in ends if end.code) == ""
-    listed, shown, checked, plugins = (end.out for end in ends[6:10])
-    assert "foreign" in listed
-    assert "cyclegan" not in listed
-    assert "mean absolute change" in shown
-    assert "T1" in checked
-    assert "T2" in checked
-    assert plugins.count("left out by GANTK_DISABLE") == len(FAMILIES) + 1
-    scores = json.loads((tmp_path / "run/metrics.json").read_text("utf-8"))["metrics"]
+    folder = tmp_path_factory.mktemp("commands")
+    source = {"name": SOURCES[kind], "path": str(work / kind)}
+    (scan, *_) = sorted((work / kind / "T1").iterdir())
+    table = recipe(folder / "foreign.toml", tables(source))
+    one = f"one{''.join(scan.suffixes)}"
+    commands = {
+        "run": ["run", table, "--out", "run", "--device", "cpu", "--set", "train.steps=2"],
+        "resume": ["resume", "run", "--device", "cpu"],
+        "translate one": ["translate", "run", scan, one, "--device", "cpu"],
+        "translate all": ["translate", "run", work / kind / "T1", "all", "--device", "cpu"],
+        "eval": ["eval", "run", "--device", "cpu"],
+        "report": ["report", "run"],
+        "list": ["list"],
+        "show": ["show", "method", "foreign"],
+        "check": ["data", "check", work / kind],
+        "plugins": ["plugins"],
+        "doctor": ["doctor"],
+    }
+    ends = several(*commands.values(), cwd=folder, installed=site)
+    return kind, folder, scan, dict(zip(commands, ends, strict=True))
+
+
+def test_core_works_with_every_bundled_plugin_off(commands_alone):
+    _, folder, _, ends = commands_alone
+    assert "\n".join(end.err for end in ends.values() if end.code) == ""
+    scores = json.loads((folder / "run" / "metrics.json").read_text("utf-8"))["metrics"]
     assert {"psnr", "kid_random"} <= scores["a_to_b"].keys()
-    assert (tmp_path / "run/report.html").stat().st_size > 10_000
-    made = sorted(path.name for path in (tmp_path / "all").iterdir() if path.name[0] != ".")
-    assert {path.name for path in (work / kind / "T1").iterdir()} <= set(made)
-    environment = json.loads((tmp_path / "run/environment.json").read_text("utf-8"))
+    assert (folder / "run" / "report.html").stat().st_size > 10_000
+    environment = json.loads((folder / "run" / "environment.json").read_text("utf-8"))
     assert environment["plugins"]["third_party"] == {"foreign": "gantk-foreign 1.0"}
     assert set(environment["plugins"]["left_out"]) == {*FAMILIES, "gantk_bench"}
-    code = "import gantk, numpy; a = numpy.random.rand(32, 32); print(gantk.load('run').translate(a, to='T2').shape)"
-    array = python("-c", code, installed=site, cwd=tmp_path)
-    assert array.out.strip() == "(32, 32)", array.err
+
+
+def test_core_lists_what_is_left_without_bundled_plugins(commands_alone):
+    _, _, _, ends = commands_alone
+    assert "foreign" in ends["list"].out
+    assert "cyclegan" not in ends["list"].out
+    assert "mean absolute change" in ends["show"].out
+    assert "T1" in ends["check"].out
+    assert "T2" in ends["check"].out
+    left_out = ends["plugins"].out.count("left out by GANTK_DISABLE")
+    assert left_out == len(FAMILIES) + 1
+
+
+def test_core_translates_files_and_folders_on_their_grid(commands_alone):
+    kind, folder, scan, _ = commands_alone
+    inputs = {path.name for path in scan.parent.iterdir()}
+    outputs = {path.name for path in (folder / "all").iterdir()}
+    assert inputs <= outputs
+    one = folder / f"one{''.join(scan.suffixes)}"
     if kind == "pictures":
-        with Image.open(tmp_path / f"one{ending}") as image:
+        with Image.open(one) as image:
             assert image.size == (32, 32)
     else:
-        given = nibabel.load(one_scan)
-        output = nibabel.load(tmp_path / f"one{ending}")
+        given = nibabel.load(scan)
+        output = nibabel.load(one)
         assert output.shape == given.shape
         assert np.allclose(output.affine, given.affine)
+
+
+TRANSLATE_ARRAY = """
+import gantk, numpy
+image = numpy.random.rand(32, 32)
+print(gantk.load('run').translate(image, to='T2').shape)
+"""
+
+
+def test_core_translates_arrays(alone, commands_alone):
+    site, _ = alone
+    _, folder, _, _ = commands_alone
+    done = python("-c", TRANSLATE_ARRAY, installed=site, cwd=folder)
+    assert done.out.strip() == "(32, 32)", done.err
