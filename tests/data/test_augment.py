@@ -138,7 +138,7 @@ def test_a_bias_field_multiplies_what_is_above_black(dims):
 
 
 @both
-def test_blur_softens_by_positive_and_sharpens_by_negative_numbers(dims):
+def test_blur_softens_by_positive_numbers_and_else_sharpens(dims):
     def roughness(image):
         return image.diff(dim=-1).abs().mean()
 

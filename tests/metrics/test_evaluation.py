@@ -107,7 +107,7 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
-def test_translations_are_scored_by_default_metrics_and_baselines():
+def test_translations_have_default_metrics_and_baselines():
     scorer = scorer_of(Translates)
     result = scorer.test()
     rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]

@@ -283,7 +283,7 @@ def test_lesion_contrast_looks_at_the_lesion_and_a_ring_around():
     assert score[:2].tolist() == pytest.approx([0.5] * 2, abs=1e-6)
 
 
-def test_lesion_contrast_takes_lesions_above_two_percent_of_the_range():
+def test_lesion_contrast_skips_lesions_that_are_too_faint():
     score = LesionContrast(2.0, 2)
     mask = box(1, 1, 30, 30, start=10, stop=20)
     # 2.3 % of the range: with itself in its surroundings it would not be
@@ -293,7 +293,7 @@ def test_lesion_contrast_takes_lesions_above_two_percent_of_the_range():
     assert score(visible, invisible, mask).isnan().all()
 
 
-def test_histogram_matching_keeps_order_and_takes_the_targets_levels():
+def test_histogram_matching_keeps_order_and_gives_target_levels():
     source = torch.rand(2, 1, 40, 40) * 2 - 1
     target = [torch.randn(1, 30, 30) * 0.2 + 0.4 for _ in range(4)]
     matched = HistogramMatching(target)(source)[0].flatten()

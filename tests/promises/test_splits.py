@@ -86,7 +86,7 @@ def test_a_split_says_of_every_image_whose_it_is_and_its_hash(scans):
             assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_patients_of_an_unpaired_study_are_trained_on_in_one_domain(scans):
+def test_unpaired_patients_are_trained_on_in_one_domain(scans):
     trained(scans)
     records = split_of(scans.parent / "run")["splits"]["train"]
     domain_of = {record["subject"]: record["domain"] for record in records}

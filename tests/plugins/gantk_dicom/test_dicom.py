@@ -389,7 +389,7 @@ def test_enhanced_frames_come_back_as_one_derived_file(tmp_path):
     assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
 
 
-def test_enhanced_frames_become_classic_slices_of_another_modality(tmp_path):
+def test_enhanced_frames_become_slices_of_another_modality(tmp_path):
     image = io.read(made.enhanced(tmp_path / "in.dcm", made.head()))
     io.write(tmp_path / "ct", image, "CT")
     again = io.read(tmp_path / "ct")

@@ -117,7 +117,7 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     onnx.save(model, str(path))
 
 
-def test_random_features_do_not_depend_on_the_range_or_the_batch():
+def test_random_features_do_not_depend_on_range_or_batch():
     images = blobs(4, channels=2)
     vectors = Features("random", 2.0, 2)(images)
     halved = Features("random", 1.0, 2)(images[2:3] / 2)

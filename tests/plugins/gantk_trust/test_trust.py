@@ -377,7 +377,7 @@ def test_inverted_contrast_raises_an_alarm_in_training():
     assert list(alarms({"a_to_b": truth}, held)) == []
 
 
-def test_inverted_or_unchanged_contrast_of_a_translation_is_doubted():
+def test_inverted_or_unchanged_translations_are_doubted():
     from gantk.formats.contrasts import values_of
 
     source = smooth(4, 8).numpy()
