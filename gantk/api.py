@@ -469,7 +469,16 @@ def translate(
     )
     model = load_model(run, device, say)
     translation = Translation(
-        model, to, options, volume, say, progress, clip, suffix, keep_header, workers
+        model,
+        to,
+        options,
+        volume,
+        say,
+        progress,
+        clip=clip,
+        suffix=suffix,
+        keep_header=keep_header,
+        workers=workers,
     )
     return translation.path(Path(input), Path(output))
 

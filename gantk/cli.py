@@ -344,7 +344,9 @@ def sample(run, no_post, **options) -> None:
 @click.option("--by", metavar="LIST", help=BY)
 @json_option("Write the result as JSON too")
 @_device
-def evaluate(run, pred, truth, match, patient, metrics, uncertainty, by, json_file, device) -> None:
+def evaluate(
+    run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
+) -> None:
     """Score RUN on its test split, or files against the truth."""
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")

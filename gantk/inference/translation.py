@@ -59,6 +59,7 @@ class Translation:
         volume: int | None,
         say: Callable[[str], None],
         progress: Callable[[float, str], None] | None,
+        *,
         clip: bool = True,  # whether to clip overshoot
         suffix: str = "",  # of results; "": the input's
         keep_header: bool = False,  # whether to copy header texts
