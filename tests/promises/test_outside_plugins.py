@@ -80,10 +80,19 @@ OUTSIDE_PARTS = [
     ("method", "dualgan", "gantk"),
     *(
         (kind, f"my_{kind}", "gantk-watching")
-        for kind in (
-            "method generator discriminator loss source metric augment optimizer schedule"
-            " intensity post"
-        ).split()
+        for kind in [
+            "method",
+            "generator",
+            "discriminator",
+            "loss",
+            "source",
+            "metric",
+            "augment",
+            "optimizer",
+            "schedule",
+            "intensity",
+            "post",
+        ]
     ),
 ]
 
