@@ -262,11 +262,7 @@ class _Kept:
             raise UserError(
                 f"{called} is of type {array.dtype}", where="data", allowed="integers and floats"
             )
-        colours = {1, 3, len(contrast_names(domain))}
-        if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in colours:
-            array = np.moveaxis(array, -1, 0)  # (H, W, C) to (C, H, W)
-        if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in colours):
-            array = array[None]
+        array = self._with_channels(array, len(contrast_names(domain)))
         if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
             allowed = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
             raise UserError(
@@ -283,6 +279,16 @@ class _Kept:
                 f"{called} holds {wrong} values that are not finite, or beyond what float32 holds"
             )
             raise UserError(what, where="data", remedy="replace them: np.nan_to_num(array, nan=0)")
+        return array
+
+    @staticmethod
+    def _with_channels(array: np.ndarray, contrasts: int) -> np.ndarray:
+        """An array with its channels first: (H, W, C) is turned, (H, W) and (D, H, W) get one."""
+        channels = {1, 3, contrasts}
+        if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in channels:
+            return np.moveaxis(array, -1, 0)
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in channels):
+            return array[None]
         return array
 
     def _write(self, stem: str, pixels: np.ndarray) -> str:

@@ -173,10 +173,7 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
     if len(domains) == 2:
         with suppress(UserError):
             groups = _two_groups(path, images)
-    said = [set(map(names.contrast_said, own)) - {None} for own in groups.values()]
-    if len(said) == 1 and said[0]:
-        return None
-    if any(own != said[0] for own in said):
+    if _groups_name_contrasts(list(groups.values())):
         return None
     called = " and ".join("AB"[: len(domains)])
     if len(groups) > 1:
@@ -185,6 +182,14 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
             for letter, own in names.folders_apart(groups).items()
         )
     return f"no name in '{path}' says {' or '.join(domains)}: called {called}"
+
+
+def _groups_name_contrasts(groups: Sequence[Sequence[Path]]) -> bool:
+    """Whether names say the contrast of a single group, or different ones of several groups."""
+    said = [set(map(names.contrast_said, own)) - {None} for own in groups]
+    if len(said) == 1:
+        return bool(said[0])
+    return any(own != said[0] for own in said)
 
 
 def _two_groups(path: Path, images: Sequence[Path]) -> dict[str, list[Path]]:

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -363,26 +364,33 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
 
     Files of a size that no other file has are not read.
     """
-    stats = {path: os.stat(path) for path in {path for record in records for path in record.files}}
-    count = Counter(stat.st_size for stat in stats.values())
-    inodes = {
-        path: (stat.st_dev, stat.st_ino or path)
-        for path, stat in stats.items()
-        if count[stat.st_size] > 1
-    }
-    path_of = {inode: path for path, inode in inodes.items()}  # links to one file are read once
-    digest_of = {inode: sha256_of(path) for inode, path in path_of.items()}
+    digest_of = _digests({path for record in records for path in record.files})
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
-    for n, record in enumerate(records):
-        digests = tuple(
-            digest_of[inodes[path]] if path in inodes else None for path in record.files
-        )
-        if digests and None not in digests:
-            is_plane = record.scan_key or is_volume(record.files[0])
-            first = firsts.setdefault((digests, record.position if is_plane else None), n)
-            pairs += [(first, n)] * (first != n)
+    for number, record in enumerate(records):
+        if not record.files or not all(path in digest_of for path in record.files):
+            continue
+        digests = tuple(digest_of[path] for path in record.files)
+        is_plane = record.scan_key or is_volume(record.files[0])
+        first = firsts.setdefault((digests, record.position if is_plane else None), number)
+        if first != number:
+            pairs.append((first, number))
     return pairs
+
+
+def _digests(paths: set[Path]) -> dict[Path, str]:
+    """The digest of each file that has another one's size; links to one file are read once."""
+    stats = {path: os.stat(path) for path in paths}
+    count = Counter(stat.st_size for stat in stats.values())
+    digest_of_inode: dict[Hashable, str] = {}
+    digest_of = {}
+    for path, stat in stats.items():
+        if count[stat.st_size] > 1:
+            inode = (stat.st_dev, stat.st_ino or path)
+            if inode not in digest_of_inode:
+                digest_of_inode[inode] = sha256_of(path)
+            digest_of[path] = digest_of_inode[inode]
+    return digest_of
 
 
 def around_held_out(

@@ -368,30 +368,39 @@ def axes_of(space: Iterable[str]) -> list[Axis]:
 
 
 def _axis(text: str) -> Axis:
+    """The axis that one `--space KEY=VALUES` describes: a range, or a list of values."""
     key, _, values = (part.strip() for part in text.partition("="))
-    error = UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)
     if not values:
-        raise error
+        raise _no_space(text)
     key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
-    if not (found := RANGE.fullmatch(values)):
-        listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
-        if isinstance(listed, list):
-            choices = listed
-        else:
-            choices = [each.strip() for each in values.split(",")]
-        if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
-            raise error
-        return Axis(key, tuple(choices))
-    low, high, log = found.groups()
+    found = RANGE.fullmatch(values)
+    if found:
+        return _range_axis(text, key, *found.groups())
+    listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
+    if isinstance(listed, list):
+        choices = listed
+    else:
+        choices = [each.strip() for each in values.split(",")]
+    if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
+        raise _no_space(text)
+    return Axis(key, tuple(choices))
+
+
+def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None) -> Axis:
+    """The axis of a range: of whole numbers where both ends are written as such."""
+    floats = bool(set("eE.") & set(lowest + highest))
     try:
-        low, high = map(float if {*"eE."} & {*(low + high)} else int, (low, high))
+        low, high = (float(end) if floats else int(end) for end in (lowest, highest))
     except ValueError:
-        raise error from None
+        raise _no_space(text) from None
     if not -math.inf < low < high < math.inf:
-        raise error
+        raise _no_space(text)
     if log and low <= 0:
         what = f"the range of '{key}' begins at {low:g}, which has no logarithm"
         raise UserError(what, where="--space", remedy="begin above 0, or leave :log out")
-    return Axis(
-        key, (low, high), "log" * bool(log) + ("randint" if isinstance(low, int) else "uniform")
-    )
+    draw = "uniform" if floats else "randint"
+    return Axis(key, (low, high), f"log{draw}" if log else draw)
+
+
+def _no_space(text: str) -> UserError:
+    return UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)

@@ -4,9 +4,10 @@ download.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -249,27 +250,10 @@ class Phantom:
         """
         records = []
         for number in range(self.subjects):
-            subject = f"subject-{number:03d}"
             for place, label in enumerate(self._labels(number)):
-                if self.only not in ("all", label):
-                    continue
-                level = place if self.dims == 2 else None
-                key = subject if level is None else f"{subject}/slice-{level:03d}"
-                known = {
-                    "pair": None if self.shown else key,
-                    "scan_key": "" if level is None else subject,
-                    "position": None if level is None else float(self.levels[level]),
-                    "mask": partial(self._mask, number, level) if self.lesions else None,
-                    "label": label,
-                }
-                for i, letter in enumerate(self.letters):
-                    if not self.shown or self.shown[i] == label:
-                        read = partial(self._read, number, level, self.contrasts[i])
-                        if level is None:
-                            scan = None
-                        else:
-                            scan = partial(self._stack, number, self.contrasts[i])
-                        records.append(Record(letter, subject, key, read, scan=scan, **known))
+                if self.only in ("all", label):
+                    level = place if self.dims == 2 else None
+                    records += self._records_of_image(number, level, label)
         if not records:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(
@@ -278,6 +262,26 @@ class Phantom:
                 remedy="ask for more subjects, or change healthy and lesions",
             )
         return self._pick_counts(records) if self.counts else records
+
+    def _records_of_image(self, number: int, level: int | None, label: str) -> Iterator[Record]:
+        """Yield the record of each domain that shows a subject, or one slice of it."""
+        subject = f"subject-{number:03d}"
+        key = subject
+        about: dict[str, Any] = {"label": label, "scan_key": ""}
+        if level is not None:
+            key = f"{subject}/slice-{level:03d}"
+            about |= {"scan_key": subject, "position": float(self.levels[level])}
+        if not self.shown:
+            about["pair"] = key
+        if self.lesions:
+            about["mask"] = partial(self._mask, number, level)
+        for domain, letter in enumerate(self.letters):
+            if self.shown and self.shown[domain] != label:
+                continue
+            contrast = self.contrasts[domain]
+            read = partial(self._read, number, level, contrast)
+            scan = None if level is None else partial(self._stack, number, contrast)
+            yield Record(letter, subject, key, read, scan=scan, **about)
 
     def _pick_counts(self, records: list[Record]) -> list[Record]:
         """Records of `counts` images of each class, spread evenly over the subjects; UserError if

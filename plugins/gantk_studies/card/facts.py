@@ -106,12 +106,6 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     split = split_hash(run.split) if sets else noted.get("split")
     ways = [run.label(key) for key in run.metrics.get("metrics") or ()]
     task = f"made: {', '.join(ways)}" if ways else f"images of {', '.join(run.domains)}"
-    disjoint = ""
-    if sets.get("by"):
-        leaks = ""
-        if run.split.get("leakage_allowed"):
-            leaks = "patients on both sides of the split were allowed"
-        disjoint = _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
     _, _, licences = card(run.path).partition("\n## Data and licences\n")
     return {
         "source": _options({"source": source}, ["source"]) if source else "",
@@ -121,10 +115,20 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         "missing": MISSING.get(data.get("missing")),
         "augmentation": data and (_options(data, ["augment"]) or "no augmentation"),
         "split": _join(run.split.get("how"), f"seed {sets['seed']}" if "seed" in sets else ""),
-        "disjoint": disjoint,
+        "disjoint": _disjoint(run, sets),
         "hashes": _join(split and f"split sha256 {split}", *_weights(RunFolder(run.path))),
         "task": run.domains and task,
     }
+
+
+def _disjoint(run: RunRecord, sets: Mapping[str, Any]) -> str:
+    """By what the sets of a split are disjoint, and what was allowed or follows."""
+    if not sets.get("by"):
+        return ""
+    leaks = ""
+    if run.split.get("leakage_allowed"):
+        leaks = "patients on both sides of the split were allowed"
+    return _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
 
 
 def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
@@ -197,55 +201,61 @@ def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[st
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
     found = run.metrics
-    rows = [
-        (key, name, row)
-        for key, scores in (found.get("metrics") or {}).items()
-        for name, row in scores.items()
-    ]
+    rows = []
+    for key, scores in (found.get("metrics") or {}).items():
+        for name, row in scores.items():
+            rows.append((key, name, row))
     results = _join(*(_result(run, key, name, row) for key, name, row in rows))
-    tests = []
-    power = []
-    not_beaten = []
-    for key, name, _ in rows:
-        label = run.label(key)
-        judged = ((found.get("verdict") or {}).get(key) or {}).get(name) or {}
-        if judged.get("better") is False:
-            not_beaten.append(f"{name} {label}")
-        test = judged.get("test")
-        if test:
-            p = (
-                f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')}"
-                f" comparisons, n={test['n']}"
-            )
-            tests.append(f"{label} {name} difference {test['gain']:.3g}, {p}")
-            if test.get("needed"):
-                power.append(f"{label} {name}: {test['needed']} patients")
+    judged = _judged(run, [(key, name) for key, name, _ in rows])
     reasons = [alarm.get("message") for alarm in run.log.alarms]
     alarms = dict.fromkeys([*reasons, *(found.get("alarms") or {}).values()])
-    patients = max((row.get("n") or 0 for *_, row in rows), default=0)
     limits = limits_of(run.path) or LIMITS
-    if not_beaten:
-        limits += f" The best baseline is not beaten in {', '.join(not_beaten)}."
+    if judged["not beaten"]:
+        limits += f" The best baseline is not beaten in {', '.join(judged['not beaten'])}."
+    definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
     facts = {
-        "metrics": _join(
-            *dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
-        ),
+        "metrics": _join(*definitions),
         "baselines": ", ".join(found.get("baselines") or []),
-        "statistics": _join(STATISTICS if results else "", TESTS if tests else ""),
+        "statistics": _join(STATISTICS if results else "", TESTS if judged["tests"] else ""),
         "results": results,
-        "tests": _join(*tests),
+        "tests": _join(*judged["tests"]),
         "subgroups": _join(*_subgroups(run)),
         "failures": _join(*_worst(run), *alarms),
         "limits": limits,
     }
     if any(row.get("per") for *_, row in rows):
         facts["reference"] = "the registered true image of the same patient"
+    patients = max((row.get("n") or 0 for *_, row in rows), default=0)
     if patients:
         facts["internal"] = f"{patients} held-out patients of the source of the training data"
-    if power:
+    if judged["power"]:
         condition = "for 80 % power, were the true effect the one that was seen"
-        facts["power"] = f"{condition}: {_join(*power)}"
+        facts["power"] = f"{condition}: {_join(*judged['power'])}"
     return facts
+
+
+def _judged(run: RunRecord, rows: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """What the verdicts say of each (direction, score): tests, patients that power needs, and
+    scores in which a baseline is not beaten.
+    """
+    judged: dict[str, list[str]] = {"tests": [], "power": [], "not beaten": []}
+    verdicts = run.metrics.get("verdict") or {}
+    for key, name in rows:
+        label = run.label(key)
+        verdict = (verdicts.get(key) or {}).get(name) or {}
+        if verdict.get("better") is False:
+            judged["not beaten"].append(f"{name} {label}")
+        test = verdict.get("test")
+        if not test:
+            continue
+        p = (
+            f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')} comparisons,"
+            f" n={test['n']}"
+        )
+        judged["tests"].append(f"{label} {name} difference {test['gain']:.3g}, {p}")
+        if test.get("needed"):
+            judged["power"].append(f"{label} {name}: {test['needed']} patients")
+    return judged
 
 
 def _result(run: RunRecord, key: str, name: str, row: Mapping[str, Any]) -> str:
