@@ -29,6 +29,7 @@ PUBLIC_MODULES = (
     "gantk.data.intensity",
     "gantk.data.names.domains",
     "gantk.data.names.patient_folders",
+    "gantk.data.names.patients",
     "gantk.data.preparation",
     "gantk.data.recipe_data",
     "gantk.data.resample",
