@@ -49,18 +49,21 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+
     if name == "__version__":
         from gantk.plugin.loader import installed_version
 
         return (
             installed_version("gantk") or "0.1.0+source"
         )  # run from a checkout that is not installed
+
     if not name.startswith("_"):
         from gantk.plugin.loader import function
 
         found = function(name)
         if found is not None:
             return found
+
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 
 

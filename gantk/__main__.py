@@ -30,8 +30,10 @@ def interrupt(number, frame) -> None:
             leave()
         working = working or code.co_qualname == "Commands.invoke"
         frame = frame.f_back
+
     if not working:
         leave()
+
     raise KeyboardInterrupt
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     # it is ignored in a script's `gantk ... &`
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
+
     default_hook = sys.unraisablehook  # reports exceptions that no code can catch
     sys.unraisablehook = lambda failure: (
         leave() if failure.exc_type is KeyboardInterrupt else default_hook(failure)

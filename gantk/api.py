@@ -110,6 +110,7 @@ def run(
                 track=track,
                 say=say,
             )
+
     shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
     shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
@@ -236,9 +237,11 @@ def _train(
         runtime.sync_errors(lambda: restore(parts, saved))
     if resumed and runtime.main:
         seconds = folder.rewind_log(engine.step if saved else -1)
+
     line = parts.threads.choose(engine.step)
     if line:
         engine.notes.append(line)
+
     _say_training(parts, say)
     if resumed:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
@@ -287,6 +290,7 @@ def _say_training(parts: Parts, say: Say) -> None:
     place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
     if runtime.world > 1:
         place += f", {runtime.world} ranks"
+
     say(f"train    {parts.model.method.name}, {size}, {place}")
     for line in parts.data.notes:
         say(line)
@@ -340,6 +344,7 @@ def evaluate(
         from gantk.training.checks import check_training
 
         check_training(model)
+
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = pack_record(folder)
@@ -447,23 +452,28 @@ def translate(
         raise UserError(
             "variants are drawn at random, a style image fixes one", where="--variants and --style"
         )
+
     if variants is not None and variants < 1:
         raise UserError(
             f"{variants} is no number of translations", where="--variants", allowed="1 or more"
         )
+
     if planes not in (None, "all", *PLANES):
         raise UserError(
             f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all")
         )
+
     if uncertainty and (variants is not None or style is not None):
         where = "--uncertainty with --variants or --style"
         raise UserError("an uncertainty is of the method's own translation", where=where)
+
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
         raise UserError(
             f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds]
         )
+
     options = TranslateOptions(
         variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta
     )
@@ -549,8 +559,10 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
         result = parts.scorer.test(
             earlier_weights(folder.inference_checkpoint()) if by_checkpoints else ()
         )
+
     if not main:
         return {}
+
     speed = speed_of(folder.read_log(), folder.usage())
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     warnings = []
@@ -564,6 +576,8 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
         warnings = [
             f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"
         ]
+
     for line in [*summary_lines(result), *warnings]:
         say(line)
+
     return result

@@ -88,8 +88,10 @@ class Commands(click.Group):
         label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
         for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
             signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
+
         if not isinstance(error, FailedOnOtherRank):
             complain(f"{label}  {escape(str(error))}")
+
         sys.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context):
@@ -196,8 +198,10 @@ def run(recipe, json_file, **options) -> None:
         from gantk.lookup.trial_commands import try_recipe
 
         return try_recipe(recipe, json_file, **options)
+
     if json_file:
         raise click.UsageError("--json is for what --try finds out")
+
     api.run(recipe, **options, say=say)
 
 
@@ -350,6 +354,7 @@ def evaluate(
     """Score RUN on its test split, or files against the truth."""
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
+
     names = split_names(metrics)
     speak = line_printer(json_file)
     if run:
@@ -358,8 +363,10 @@ def evaluate(
         options = {"metrics": names, "uncertainty": uncertainty, "by": split_names(by)}
         write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
         return
+
     if uncertainty or by:
         raise click.UsageError("--uncertainty and --by are for a RUN")
+
     from gantk.metrics.compare_folders import PAIR_METRICS, compare
 
     scores = compare(
@@ -420,6 +427,7 @@ def main() -> None:
         os.execve(
             sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"}
         )
+
     open_streams()
     attach_commands(cli)
     cli.main(prog_name="gantk")

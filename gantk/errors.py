@@ -54,6 +54,7 @@ class UserError(GantkError):
             self.allowed = allowed
         else:
             self.allowed = ", ".join(allowed)
+
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -131,8 +132,10 @@ def machine_failure(error: BaseException) -> str | None:
             "memory ended. Close other programs, take a smaller image or batch, or a machine with"
             " more of it."
         )
+
     if isinstance(error, UnicodeEncodeError):
         return f"a name has characters that this system's encoding lacks: {one_line(error)}. Rename it."
+
     if isinstance(error, OSError) and error.errno:
         if isinstance(error.filename, (str, bytes)):
             place = f"'{printable(os.fsdecode(error.filename))}': "
@@ -140,6 +143,7 @@ def machine_failure(error: BaseException) -> str | None:
             place = ""
         remedy = REMEDIES.get(error.errno)
         return f"{place}{os.strerror(error.errno)}." + (f" {remedy}" if remedy else "")
+
     return None
 
 

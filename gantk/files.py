@@ -49,6 +49,7 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
     if (folder := path.parent.absolute()) not in _swept:
         _swept.add(folder)
         sweep(folder)
+
     tail = f"{kind}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     name = os.fsencode(path.name)[: 254 - len(tail)].decode("utf-8", "ignore")
     return path.with_name(f".{name}{tail}")
@@ -60,10 +61,12 @@ def expect_file(file: str | Path, where: str | None = None) -> str:
     """
     if Path(file).is_dir():
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
+
     if not Path(file).absolute().parent.is_dir():
         raise UserError(
             f"there is no folder '{Path(file).parent}'", where=where, remedy="make it first"
         )
+
     return str(file)
 
 
@@ -83,6 +86,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
         with open(path, "ab") as file:
             file.writelines(content)
         return path
+
     temporary = temporary_beside(path)
     try:
         with open(temporary, "xb") as file:
@@ -98,6 +102,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
             error.filename = str(path)
             error.filename2 = None
         raise
+
     return path
 
 
@@ -122,6 +127,7 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
                     raise OSError(error.errno, error.strerror, str(folder)) from None
+
     return np.zeros(shape, np.float32)
 
 
@@ -214,9 +220,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"'{folder / LOCK}' is no file of gantk's", remedy="remove it"
             ) from None
+
     if lock is None:
         yield
         return
+
     try:
         _lock_file(lock, folder)
         _locked.add(key)
@@ -250,15 +258,18 @@ def _lock_file(lock: int, folder: Path) -> None:
         free = False
     except (ImportError, OSError):  # the system, or a network disk, has no locks
         free = not _holder(lock)
+
     if free:
         with suppress(OSError):  # on a full disk the lock file stays empty
             os.ftruncate(lock, 0)
             os.pwrite(lock, json.dumps(this_process).encode(), 0)
         return
+
     for _ in range(20):  # the other process may not have written its name yet
         if holder := _holder(lock):
             break
         time.sleep(0.05)
+
     words = {key: printable(str(holder.get(key, "?")))[:160] for key in this_process}
     user = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
     remedy = (
@@ -290,6 +301,7 @@ def _exchange(new: Path, old: Path) -> None:
             done = library.renameat2(-100, names[0], -100, names[1], 2) == 0
         if done:
             return
+
     aside = temporary_beside(old, ".was")
     os.rename(old, aside)
     os.rename(new, old)

@@ -53,6 +53,7 @@ class Geometry:
                 " method.conditional = false"
             )
             raise UserError(what, where="method.conditional", remedy=remedy)
+
         return len(self.classes) if conditional else 0
 
 
@@ -186,6 +187,7 @@ class Method(nn.Module):
             raise UserError(
                 "a label is not among the classes", where="labels", allowed=f"0 to {classes - 1}"
             )
+
         return labels.to(self.progress.device)
 
     @property
@@ -222,8 +224,10 @@ class Method(nn.Module):
             shapes = [[tensor.shape[1:] for tensor in arguments] for arguments in passes]
         else:
             shapes = []
+
         if not joins or any(shape != shapes[0] for shape in shapes):
             return [call(*arguments) for arguments in passes]
+
         joined = [torch.cat(tensors) for tensors in zip(*passes, strict=True)]
         return _split(call(*joined), [len(arguments[0]) for arguments in passes])
 
@@ -248,6 +252,7 @@ class Method(nn.Module):
         )
         if augment:
             augment.observe(logits[0])
+
         losses = {f"d_{name}": adversarial.discriminator(*logits)}
         penalty = adversarial.penalty(network, real, fake)
         return losses if penalty is None else losses | {f"penalty_{name}": penalty}
@@ -296,6 +301,7 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
     if not isinstance(losses, dict) or not losses:
         what = "the phase did not return its losses by name"
         raise UserError(what, where=where, allowed='{"name": loss, ...}, each a tensor of shape ()')
+
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.ndim or loss.device != method.progress.device:
             if isinstance(loss, Tensor):
@@ -310,6 +316,7 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
                 " .cpu()"
             )
             raise UserError(what, where=where, remedy=remedy)
+
     if not any(loss.requires_grad for loss in losses.values()):
         what = (
             f"no loss ({', '.join(losses)}) leads back to a weight, so that nothing can be learned"
@@ -320,6 +327,7 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
             " torch.no_grad()"
         )
         raise UserError(what, where=where, remedy=remedy)
+
     return losses
 
 

@@ -49,6 +49,7 @@ def say(line: str, stderr: bool = False) -> None:
             rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False
         )
         rest = rest.replace("\n", "\n" + 9 * " ")
+
     out.print(f"[{style}]{escape(label)}[/]{max(2, 9 - len(label)) * ' '}{escape(rest)}")
 
 
@@ -65,8 +66,10 @@ def table(headers: tuple[str, ...], rows) -> Table:
     grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
         grid.add_column(header, overflow="fold")
+
     for row in rows:
         grid.add_row(*map(printable, row))
+
     return grid
 
 
@@ -80,6 +83,7 @@ def duration(seconds: float) -> str:
     ):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // below:02d} {small}"
+
     return f"{whole} s"
 
 

@@ -54,6 +54,7 @@ class Browser:
         }
         for domain in ("Page", "Runtime", "Log"):
             self(f"{domain}.enable")
+
         self(
             "Emulation.setDeviceMetricsOverride",
             width=1280,
@@ -90,6 +91,7 @@ class Browser:
                 or '"level":"error"' in text.decode()
             ):
                 self.errors.append(text.decode())
+
         return found.get("result", found)
 
     def js(self, expression: str):

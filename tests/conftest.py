@@ -144,4 +144,5 @@ def add_plugin(tmp_path, monkeypatch):
     for name in set(sys.modules) - known:  # the plugin, and packages beside it such as its recipes'
         if any(folder.glob(f"{name.split('.')[0]}*")):
             del sys.modules[name]
+
     plugins.load.cache_clear()

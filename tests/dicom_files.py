@@ -105,6 +105,7 @@ def save(made: Dataset, path: Path, numbers: np.ndarray, bits: int = 16, **eleme
     made.PixelRepresentation = int(numbers.dtype.kind == "i")
     if numbers.ndim == 3:
         made.NumberOfFrames = len(numbers)
+
     made.PixelData = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
     made["PixelData"].VR = "OB" if made.BitsAllocated == 8 else "OW"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +145,7 @@ def series(
             made.ImagePositionPatient = [round(float(mm), 6) for mm in place]
             made.ImageOrientationPatient = [*map(float, row), *map(float, column)]
             paths.append(save(made, folder / f"{prefix}{names[k]:03d}.dcm", plane, **elements))
+
     return paths
 
 
@@ -188,6 +190,7 @@ def enhanced(
             frame.PixelValueTransformationSequence = _item(**values)
             frames.append(frame)
             planes.append(numbers[k] + echo)
+
     made.PerFrameFunctionalGroupsSequence = Items(frames)
     return save(made, path, np.stack(planes))
 

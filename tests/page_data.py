@@ -60,6 +60,7 @@ def save_all(folder: Path) -> None:
             shown = (volume + 100) / 400 if domain == "CT" else volume / 1000
             for k, plane in enumerate((255 * shown.clip(0, 1)).astype(np.uint8)[4:12]):
                 Image.fromarray(plane).save(folder / root / domain / f"{name}_{k:03d}.png")
+
     for number, (domain, name, volume) in enumerate(volumes(("T1", "T2"), ["p01", "p02", "p03"])):
         path = folder / "patients" / name / f"{domain}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,7 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     }
     for name, source in names.items():
         (folder / name).symlink_to(folder / source)
+
     for name, method in {
         "RUN": TINY["method"],
         "OTHER_RUN": TINY["method"],
@@ -117,6 +119,7 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
             if name == "ANY_RUN":
                 data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"}
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
+
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 
 

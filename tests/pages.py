@@ -64,5 +64,6 @@ def draw_samples(
                 path = run / "samples" / group / f"{key}-{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(random.integers(0, 256, (side, side), dtype=np.uint8)).save(path)
+
     index = {"directions": directions, "steps": list(steps), "has_truth": truth}
     (run / "samples" / "index.json").write_text(json.dumps(index))

@@ -89,4 +89,5 @@ def draw_pictures(
             image += height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
         paths.append(folder / f"slice-{number:02d}.png")
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
+
     return paths

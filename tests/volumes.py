@@ -30,10 +30,12 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
         voxels = np.random.default_rng(seed).random(shape).astype(np.float32)
     else:
         voxels = values
+
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
     else:
         io.write(path, Image(np.ascontiguousarray(to_upright(voxels, affine))[None], affine))
+
     return path
 
 
@@ -55,6 +57,7 @@ def far_apart(root):
     for n in range(2):
         volume(root / f"p{n}" / "T1.nii", values=ramp.astype(np.float32))
         volume(root / f"p{n}" / "T2.nii", affine=affine, values=(2 * right).astype(np.float32))
+
     return root
 
 

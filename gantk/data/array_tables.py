@@ -22,6 +22,7 @@ def source_of(table: Any) -> dict[str, str]:
         table = table.to_dict("records")
     elif hasattr(table, "to_dicts"):
         table = table.to_dicts()
+
     rows = list(table) if isinstance(table, Iterable) else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise UserError(
@@ -29,6 +30,7 @@ def source_of(table: Any) -> dict[str, str]:
             where="data",
             allowed="a list of dicts, or a data frame of some rows",
         )
+
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
     cells = [{str(name): _cell(value) for name, value in row.items()} for row in rows]
     text = csv_text(names, [[row.get(name) for name in names] for row in cells])

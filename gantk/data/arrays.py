@@ -63,6 +63,7 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         what = "several processes cannot be given images of Python's: each would keep its own"
         raise UserError(what, where="data", remedy="write them to files once, and name the folder")
+
     kept = _Kept(folder, tuple(domains))
     if isinstance(data, Mapping):
         kept.add_columns(data)
@@ -74,6 +75,7 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
             data, "__iter__"
         )
         raise UserError(what, where="data", allowed=KINDS, remedy=remedy or None)
+
     return kept.finish()
 
 
@@ -146,6 +148,7 @@ class _Kept:
                     letter, number, image, f"{self.letters[letter]} of item {number}", metadata
                 )
                 counts[letter] = counts.get(letter, 0) + 1
+
         self._expect(counts)
 
     def finish(self) -> tuple[dict[str, Any], str]:
@@ -198,6 +201,7 @@ class _Kept:
             raise UserError(
                 what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy
             )
+
         return {letter: data[key] for key in keys if (letter := self._letter(key))}
 
     def _expect(self, images: Iterable[str]) -> None:
@@ -214,10 +218,12 @@ class _Kept:
         """
         if key == "pair" and isinstance(values, bool):
             return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
+
         if isinstance(values, Mapping):
             values = {self._letter(name): each for name, each in values.items()}.get(
                 letter, [""] * counts[letter]
             )
+
         values = _host(values) if hasattr(values, "shape") else list(values)
         if len(values) != counts[letter]:
             what = (
@@ -228,6 +234,7 @@ class _Kept:
                 f'give one list for each domain: {{"{key}": {{"{self.domains[0]}": [...], ...}}}}'
             )
             raise UserError(what, where="data", remedy=remedy)
+
         return values
 
     def _add(
@@ -245,12 +252,14 @@ class _Kept:
         }
         if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
             row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
+
         row["path"] = self._write(f"{letter}-{number:05d}", pixels)
         row["domain"] = self.letters[letter]
         if said.get("mask") is not None:
             row["mask"] = self._write(
                 f"mask-{letter}-{number:05d}", self._pixels(said["mask"], "mask", "mask")
             )
+
         self.rows.append(row)
 
     def _pixels(self, image: Any, called: str, domain: str) -> np.ndarray:
@@ -262,23 +271,27 @@ class _Kept:
             raise UserError(
                 f"{called} is of type {array.dtype}", where="data", allowed="integers and floats"
             )
+
         array = self._with_channels(array, len(contrast_names(domain)))
         if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
             allowed = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
             raise UserError(
                 f"{called} has the shape {np.shape(image)}", where="data", allowed=allowed
             )
+
         kind = {"b": np.uint8, "f": np.float16 if array.dtype == np.float16 else np.float32}.get(
             array.dtype.kind
         )
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, dtype=kind or array.dtype.newbyteorder("="))
+
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = array.size - int(np.isfinite(array).sum())
             what = (
                 f"{called} holds {wrong} values that are not finite, or beyond what float32 holds"
             )
             raise UserError(what, where="data", remedy="replace them: np.nan_to_num(array, nan=0)")
+
         return array
 
     @staticmethod
@@ -315,8 +328,10 @@ def _elements(key: str, images: Any) -> Sequence[Any] | np.ndarray:
             where="data",
             allowed="(N, H, W), (N, C, H, W), (N, D, H, W)",
         )
+
     if isinstance(images, (list, tuple)):
         return images
+
     raise UserError(
         f"'{key}' is {type(images).__name__}",
         where="data",

@@ -73,6 +73,7 @@ def augment_batch(batch: Batch, augments: Sequence[Augment], paired: bool) -> Ba
             for name, part, before in zip(names, whole, parts, strict=True):
                 # in the memory format of the image
                 changed[name] = torch.empty_like(before).copy_(part)
+
     return changed
 
 
@@ -100,4 +101,5 @@ def hide_contrasts(batch: Batch, data) -> Batch:
             *image.shape[:2], *[1] * (image.ndim - 2)
         )
         hidden[name] = torch.where(kept, image, data.range[0])
+
     return hidden

@@ -73,6 +73,7 @@ class ImageSet:
         kept = self._kept.get(index)
         if kept is not None and kept[0] is mapping:
             return kept[1]
+
         image = torch.from_numpy(self.preparation.image(record, mapping))
         mask = self.preparation.mask(record) if self.masks else None
         both = (
@@ -84,6 +85,7 @@ class ImageSet:
             if index in self._kept or nbytes <= self._room:
                 self._room -= 0 if index in self._kept else nbytes
                 self._kept[index] = mapping, both
+
         return both
 
 
@@ -135,6 +137,7 @@ class Batches:
             return self._gather(step)
         if step not in self._ahead:  # the first step, or not the next one
             self.close()
+
         self._pool = self._pool or ThreadPoolExecutor(
             self.workers, thread_name_prefix="gantk-reader"
         )
@@ -143,6 +146,7 @@ class Batches:
         for wanted in range(step, max(step, last) + 1):
             if wanted not in self._ahead:
                 self._ahead[wanted] = self._pool.submit(self._gather, wanted)
+
         return self._ahead.pop(step).result()
 
     def is_ready(self, step: int) -> bool:
@@ -181,6 +185,7 @@ class Batches:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):
                     parts["label"].append(images.classes.index(images.records[index].label))
+
         # By numpy, which copies in this thread only: torch would use threads that the training step
         # needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
@@ -189,11 +194,13 @@ class Batches:
         """The slices of the random window at a position of the order; registered images share it."""
         if images.patch == images.size:
             return (...,)
+
         rng = np.random.default_rng([self.seed, WINDOWS, stream, position])
         window: list[Any] = [...]
         for side, shown in zip(images.size, images.patch, strict=True):
             start = int(rng.integers(side - shown + 1))
             window.append(slice(start, start + shown))
+
         return tuple(window)
 
 
@@ -243,6 +250,7 @@ class Prefetcher:
             if self.batches.is_ready(step + 1):
                 self._sent = self.send(step + 1)
             self.receive(batch, event)
+
         return Batch(
             {name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()}
         )

@@ -61,11 +61,13 @@ class Cache:
                 allowed="GiB, 0 or more",
                 remedy=remedy,
             )
+
         usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
         folder = os.path.expanduser(os.environ.get("GANTK_CACHE") or usual)
         known = not folder.startswith("~")  # else this user has no home, as in a container
         if known and float(gib):
             return cls(Path(folder).absolute(), int(float(gib) * 2**30))
+
         return None
 
     def rows(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray | None:
@@ -85,8 +87,10 @@ class Cache:
                     with suppress(OSError):
                         os.utime(path)  # for all runs
                 return entry
+
         if self.full:
             return None
+
         made = make()
         self._store(path, key, made)
         return made

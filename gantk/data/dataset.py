@@ -76,6 +76,7 @@ class Data:
         )
         if known:
             records = self._read_known(known, records)
+
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
@@ -88,6 +89,7 @@ class Data:
             training = training_of(table, method, self.splits["train"])
             # for the method: maybe unpaired
             self.training = [r for r in training if r.domain in method.reads]
+
         self._records = records
         # ("T1", "FLAIR")
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))
@@ -97,6 +99,7 @@ class Data:
         self.values: dict[str, dict[str, Any]] = {}
         for letter in self.letters:
             self._fit(letter, [record for record in self.training if record.domain == letter])
+
         if table.neighbours:
             self.preparation.stacks = neighbouring_slices(
                 records, [*self.splits.values(), self.training], table.neighbours
@@ -115,6 +118,7 @@ class Data:
             self.notes.append(
                 f"note     not in the run's split.json, so left out: {describe_images(sorted(new))}"
             )
+
         return records
 
     def _fit(self, letter: str, training: list[Record]) -> None:
@@ -127,16 +131,19 @@ class Data:
             raise UserError(
                 f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split"
             )
+
         # by domain, or one for both
         part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)
         mapping = part()
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
+
         # each scan once, whichever slices are trained on
         if by_scan := getattr(mapping, "per", "set") == "volume":
             training = list(
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
+
         training = _evenly_spaced(training, MAX_FITTED_IMAGES)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
@@ -152,6 +159,7 @@ class Data:
                     where="data.domains",
                     remedy=remedy,
                 )
+
             images = [
                 r.read()
                 for r in _evenly_spaced(
@@ -165,6 +173,7 @@ class Data:
                 )
             else:
                 mapping.fit(images)
+
             return mapping.state(), len(first), values_of(images)
 
         about = [contrasts, [record.key for record in training], "values"]
@@ -191,6 +200,7 @@ class Data:
         shares: Mapping[str, float] = {}
         if table.weights:
             shares = weights_of(table.weights, [record.key for record in self.training])
+
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
@@ -205,6 +215,7 @@ class Data:
                     classes=self.classes,
                     weights=weights,
                 )
+
         return sets
 
     def image(self, record: Record) -> Tensor:
@@ -243,10 +254,12 @@ class Data:
             for record in (records[n] for n in sample_indices([record.key for record in records])):
                 if record.id not in splits.fingerprints:
                     splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
+
         try:
             check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:
             return error
+
         return None
 
     def description(self) -> list[str]:
@@ -263,6 +276,7 @@ class Data:
             what = "images"
             validation = len(self.splits["validation"])
             test = len(self.splits["test"])
+
         held = f"{validation} validation and {test} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
@@ -279,21 +293,25 @@ class Data:
         warning = warning_of_unlike_pairs(self)
         if warning:
             lines.append(f"warning  {warning}")
+
         count = sum(map(len, self.splits.values()))
         if count > MAX_ALL_COMPARED:
             lines.append(
                 f"note     copies were looked for in all {count} files, and in the pixels of some"
             )
+
         if self.classes:
             labels = [record.label for record in self.training]
             lines.append(
                 "classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes)
             )
+
         if lacking := sum(bool(record.missing) for record in self.training):
             lines.append(
                 f"missing  {lacking} of {len(self.training)} training images lack a contrast, which"
                 " is masked"
             )
+
         return lines
 
     def split_json(self) -> dict[str, Any]:
@@ -370,6 +388,7 @@ def source_and_records(
             f" {len(table.domains)}"
         )
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
+
     grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
@@ -421,6 +440,7 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
             f"{name}: {what}"
             + (f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown")
         )
+
     return "; ".join(lines)
 
 
@@ -432,8 +452,10 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
             f"the source '{table.source.name}' found no image of {table.domains}",
             where="data.source",
         )
+
     if method.paired:
         expect_pairs(needed, table.domains)
+
     if table.mask and not any(record.mask for record in needed):
         remedy = (
             "tell the source which files are masks, --set data.source.mask=seg, give the phantom"
@@ -443,6 +465,7 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
         raise UserError(
             "no image of the source has a lesion mask", where="data.mask", remedy=remedy
         )
+
     refused = table.missing == "refuse"
     lacking = [
         r

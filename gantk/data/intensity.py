@@ -165,6 +165,7 @@ class Mapping(_NoOptions):
             from gantk.plugin.loader import registry
 
             kind = registry().get("intensity", state["name"]).load()
+
         mapping = kind(
             **{key: value for key, value in state.items() if key not in ("name", "fitted")}
         )
@@ -224,11 +225,13 @@ class Learnt(Linear):
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
+
         span = air_of(_values(images, False), high)
         lowest = low
         # only `percentile` with low = 0 starts at air
         if getattr(self, "low", 1) == 0 and not self.foreground:
             lowest = min(low, float(min(image.min() for image in images)))
+
         air = span[0] if span and lowest < low else low
         start = AIR_SHARE + (1 - AIR_SHARE) * (air - low) / (high - low)
         # too much noisy air would be above 5 %
@@ -236,6 +239,7 @@ class Learnt(Linear):
             start = min(
                 0.9, (max(span[2], span[1] + AIR_SHARE * (high - span[1])) - low) / (high - low)
             )
+
         return [low, high, float(start), lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
@@ -416,6 +420,7 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     """
     if "contrasts" in state:
         return PerChannel.from_state(state, mapping_from)
+
     try:
         from gantk.plugin.loader import registry
 
@@ -431,6 +436,7 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
         raise UserError(
             what, where="meta.json", remedy="use another checkpoint of the run"
         ) from None
+
     return mapping
 
 
@@ -465,20 +471,24 @@ def piecewise_linear(image: Any, before: Numbers, after: Numbers) -> Any:
         pieces = _pieces(_on_host(image), before, after)
         from_value, to_value, slope = map(image.new_tensor, pieces)
         return to_value + (image - from_value) * slope
+
     # in parts: float64 takes memory
     if np.ndim(image) > 1 and np.size(image) > SLAB:
         whole = np.empty(image.shape, np.float64 if image.dtype == np.float64 else np.float32)
         for part, done in zip(image, whole, strict=True):
             done[...] = piecewise_linear(part, before, after)
         return whole
+
     values = np.asarray(image, np.float64)
     if len(before) == 2:
         mapped = (values - before[0]) * _slope(before, after) + after[0]
     else:
         low, start, slopes = _pieces(values, before, after)
         mapped = start + (values - low) * slopes
+
     if getattr(image, "dtype", None) == np.float64:
         return mapped
+
     return mapped.astype(np.float32)[()]
 
 
@@ -512,6 +522,7 @@ def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray
     values = some_of(pixels)
     if not foreground or not rises(values.min(), values.max()):
         return values, values[:0]
+
     above = values > (otsu(values) if foreground == "otsu" else values.mean())
     return values[above], values[~above]
 
@@ -548,6 +559,7 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     values = _without_padding(values, high)
     if not rises(low := values.min(), high):
         return None
+
     counts, edges = np.histogram(values, LEVELS, (low, high))
     # the first bin above the threshold
     above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
@@ -569,6 +581,7 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
         or end - start > 0.3 * (high - start)
     ):
         return None
+
     return start, usual, end
 
 

@@ -104,6 +104,7 @@ class Preparation:
         for record in sorted(records, key=lambda one: one.key):
             if cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
+
         self._places = {
             record.id: (group, row) for group in groups.values() for row, record in enumerate(group)
         }
@@ -159,6 +160,7 @@ class Preparation:
         """
         if self.cache is None or not all(record.files for record in records):
             return make()
+
         stamps = self._stamps(f for record in records for f in record.files)
         if not stamps:
             return make()
@@ -176,6 +178,7 @@ class Preparation:
             hashes = make()
         else:
             hashes = self.cache.fact(digest("sha256", stamps), make)
+
         return dict(zip(files, hashes, strict=True))
 
     def from_cache(
@@ -189,6 +192,7 @@ class Preparation:
         """
         if record.id not in self._places:
             return None
+
         group, row = self._places[record.id]
         entry = kind, group[0].id
         if entry not in self._names:
@@ -198,9 +202,11 @@ class Preparation:
                 self._names[entry] = digest(kind, self.about, self.size, self.fit, stamps, keys)
             else:
                 self._names[entry] = None
+
         name = self._names[entry]
         if self.cache is None or name is None:
             return None
+
         rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
         return None if rows is None else np.array(rows[row])
 
@@ -216,10 +222,12 @@ class Preparation:
         """
         if self.cache is None:
             return None
+
         try:
             stats = {file: file.stat() for path in files for file in files_of(path)}
         except OSError:
             return None
+
         return [
             [str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
             for file, s in stats.items()
@@ -255,6 +263,7 @@ def code_of(parts: Iterable[Any]) -> str:
         file = getattr(sys.modules[name], "__file__", None)
         if file and not name.startswith("gantk."):
             code |= set(Path(file).parent.glob("*.py")) if "." in name else {Path(file)}
+
     return digest(VERSION, [path.read_text("utf-8") for path in sorted(code)])
 
 
@@ -276,9 +285,11 @@ def neighbouring_slices(
         )
         remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
+
     stacks: dict[Hashable, list[Record]] = defaultdict(list)
     for _, record in sorted(placed, key=lambda one: one[0]):
         stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
+
     places = {
         record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)
     }
@@ -291,4 +302,5 @@ def neighbouring_slices(
                 below.append(own.get((name, place - distance), below[-1]))
                 above.append(own.get((name, place + distance), above[-1]))
             slices[record.id] = [*below[:0:-1], *above]
+
     return slices

@@ -27,6 +27,7 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     table = changed.tables.setdefault("data", {})
     if not isinstance(table, dict):
         return changed  # `check` will raise
+
     before = table.get("source")
     if not isinstance(before, dict):
         before = {"name": before}
@@ -37,6 +38,7 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
         domains = table.get("domains")
         count = len(domains) if isinstance(domains, list) else 2
         source = source_for(Path(path), count, before.get("name"))
+
     if "path" in source:  # absolute: a run may be resumed from another folder
         source["path"] = str(Path(source["path"]).absolute())
 
@@ -48,6 +50,7 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     split = table.get("split")
     if about_files and isinstance(split, dict) and not split.get("test"):
         del table["split"]  # a split without test images is of those files too
+
     same_source = kept.get("name") == source["name"]
     table["source"] = {**kept, **source} if same_source else dict(source)
     changed.overridden["data.source"] = f"--data {source.get('path', '')}"
@@ -66,9 +69,11 @@ def with_names_of_data(recipe: Recipe) -> Recipe:
         return recipe
     if not getattr(source.target, "guesses", False):
         return recipe
+
     note = nameless(Path(source.options["path"]), table.domains)
     if note is None:
         return recipe
+
     changed = copy.deepcopy(recipe)
     changed.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
     changed.remarks.append(
@@ -90,9 +95,11 @@ def checked_recipe(
     loaded = load_recipe(recipe).override([], profile)
     if data is not None:
         loaded = with_data(loaded, data)
+
     loaded = loaded.override(settings).override(last)
     if data is not None:
         loaded = with_names_of_data(loaded)
+
     _make_paths_absolute(loaded.tables)
     return loaded, loaded.check()
 

@@ -68,15 +68,18 @@ class SamplingGrid:
         """
         if self.is_plain:
             return image
+
         turned = self.to_grid_order(image.pixels)
         grid = self._grid(image.pixels.shape[1:], image.spacing)
         if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
             return replace(image, pixels=resample(turned, grid), affine=None, header=None)
+
         pixels = zeros_beside(
             image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing))
         )
         for part in slabs(pixels.shape[1:]):
             pixels[:, part] = resample(turned, grid, part)
+
         return replace(image, pixels=pixels, affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
@@ -122,12 +125,14 @@ class SamplingGrid:
                 if kept
                 else (max(1, int(np.ceil(side / step - 2 * MAX_IGNORED_SHIFT_VOXELS))), step)
             )
+
         if prod(float(count) for count, _ in grid) > max(MAX_RESAMPLED_VOXELS, prod(native)):
             what = (
                 f"at a spacing of {list(asked)} mm an image has"
                 f" {' x '.join(str(n) for n, _ in grid)} voxels"
             )
             raise UserError(what, where="data.spacing", remedy="choose a coarser one")
+
         return grid
 
 
@@ -207,6 +212,7 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
         part = planes if axis == 1 else slice(None)
         if image.shape[axis] != to or part != slice(None):
             image = _resample_axis(image, axis, to, image.shape[axis] / to, part)
+
     return np.ascontiguousarray(image)
 
 
@@ -236,8 +242,10 @@ def resample(
     if range(grid[0][0])[part] != range(grid[0][0]):
         pixels = _resample_axis(pixels, 1, *grid[0], part)
         changed = [axis for axis in changed if axis > 1]
+
     for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
         pixels = _resample_axis(pixels, axis, *grid[axis - 1])
+
     return pixels
 
 
@@ -249,6 +257,7 @@ def _resample_axis(
     """
     if pixels.ndim == 3:
         return _resample_axis(pixels[:, None], axis + 1, count, step)[:, 0]
+
     places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
     count = places.shape[1]
     out = np.empty((*pixels.shape[:axis], count, *pixels.shape[axis + 1 :]), dtype=pixels.dtype)
@@ -264,6 +273,7 @@ def _resample_axis(
                 result[...] = sum(
                     plane.take(p, axis - 2) * w for p, w in zip(places, shares, strict=True)
                 )
+
     return out
 
 
@@ -300,6 +310,7 @@ def _place_in_canvas(
     """
     if part.shape[1:] == size:
         return part
+
     canvas = np.empty((len(part), *size), dtype=part.dtype)
     canvas[:] = image.min(axis=tuple(range(1, image.ndim)), keepdims=True) if fill is None else fill
     canvas[(slice(None), *window)] = part
@@ -320,6 +331,7 @@ def resample_onto(
     kept = replace(image, affine=reference.affine, header=reference.header)
     if same_grid(image, reference):
         return kept
+
     # from (plane, row, column) of the reference to those of the image
     change = np.linalg.solve(upright_affine(image), upright_affine(reference))[[2, 1, 0, 3]][
         :, [2, 1, 0, 3]
@@ -350,4 +362,5 @@ def resample_onto(
                 where=(place < -0.5 - MAX_IGNORED_SHIFT_VOXELS)
                 | (place > side - 0.5 + MAX_IGNORED_SHIFT_VOXELS),
             )
+
     return replace(kept, pixels=out)

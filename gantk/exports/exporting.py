@@ -38,21 +38,26 @@ def export(
         raise UserError(
             f"{tolerance:g} is no tolerance", where="--tolerance", allowed="above 0, such as 0.001"
         )
+
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
             f"'{out}' exists already", where="--out", remedy="name another, or remove it first"
         )
+
     if not out.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{out.parent}'", where="--out", remedy="make it first")
+
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to)
     say(f"export   {direction.name}, step {direction.saved['step']}")
     if direction.why:
         say(f"warning  compared on drawn images: {direction.why}")
+
     require_steady(direction.torch_outputs, direction.inputs)
     if translator.model.post:
         names = ", ".join(part.name for part in translator.model.post)
         say(f"warning  the recipe's post-steps are no part of the file: {names}")
+
     return exporter.write(direction, out, tolerance, say)
 
 
@@ -77,14 +82,17 @@ class Network(nn.Module):
         ]
         if letter == "image":
             self.sampler = self.method.sampler()
+
         hooks = [
             part.register_forward_pre_hook(lambda *_, name=name: used.add(name))
             for name, part in parts
         ]
         with torch.no_grad():
             self(*inputs)
+
         for hook in hooks:
             hook.remove()
+
         for name in {name for name, _ in parts} - used:
             # still an attribute, but no longer a submodule
             vars(self.method)[name] = self.method._modules.pop(name)
@@ -116,6 +124,7 @@ class Direction:
                 " generator"
             )
             raise UserError(what, remedy="make images with `gantk sample` instead")
+
         self.letter = "image" if self.samples else translator.domain(to)
         self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
         self.saved = load_meta(translator.checkpoint)
@@ -131,6 +140,7 @@ class Direction:
             frame = translator.frame(self.letter)
             self.inputs = (self._images(),)
             title = f"{frame.source} to {frame.target}"
+
         self.name = f"{model.method.name}, {title}"
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
 
@@ -163,6 +173,7 @@ class Direction:
         except (UserError, OSError) as error:
             self.on = f"{count} drawn images, not real ones"
             self.why = str(error)
+
         shape = count, method.geometry.channels[other], *size
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)
 
@@ -193,6 +204,7 @@ class Direction:
         calls = self._batches_of(batch_sizes)
         if larger:
             calls.append(self._enlarged_input(larger))
+
         largest_of_call = []
         mean_of_call = []
         for call in calls:
@@ -202,6 +214,7 @@ class Direction:
             difference = np.abs(output - expected) / (high - low) if same_shape else np.inf
             largest_of_call.append(np.max(difference))
             mean_of_call.append(np.mean(difference))
+
         largest = float(np.max(largest_of_call))
         mean = float(np.mean(mean_of_call))
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
@@ -214,6 +227,7 @@ class Direction:
                 f"the {what} of {self.name} does not answer as PyTorch does: {line}. The tolerance"
                 f" is {tolerance:g} of the range. No file was written."
             )
+
         return {
             "largest": largest,
             "mean": mean,
@@ -251,11 +265,13 @@ def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray,
         raise UserError(
             "the network answers with values that are not finite: its training has diverged"
         )
+
     if not np.array_equal(first, again):
         remedy = "export a run that does not (pix2pix: method.test_dropout = false)"
         raise UserError(
             "two translations of one image differ: the method draws random numbers", remedy=remedy
         )
+
     singles = np.concatenate(
         [network(*(each[n : n + 1] for each in inputs)) for n in range(len(first))]
     )

@@ -83,6 +83,7 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
     )
     if any(wrong) or len(name) > 1000:
         raise Refused(f"a name that not every system can read: '{name[:100]}'")
+
     for depth in range(1, len(parts) + 1):
         path = "/".join(parts[:depth])
         kind = path + "/" * (folder or depth < len(parts))
@@ -92,6 +93,7 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
                 f"two names that are one on some systems: '{known[alike][:100]}' and '{name[:100]}'"
             )
         known[alike] = kind
+
     return "/".join(parts)
 
 
@@ -133,6 +135,7 @@ def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | No
     """
     with archive.open("rb") as start:
         opener = OPENERS.get(start.read(2), open)
+
     with (
         opener(archive, "rb") as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as opened,

@@ -61,6 +61,7 @@ def join_contrast_words(words: Sequence[str]) -> list[str]:
                 kept[-1:] = [kept[-1] + word]
             else:
                 kept[-1:] = [*kept[-1:], word]
+
     said = set(map(CONTRASTS.get, kept)) - {None}
     return [_meant(word, said, kept) for word in kept] if said else kept
 
@@ -114,8 +115,10 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
             if word in wanted or word in CONTRASTS:
                 found.append((word, i, i + length))
                 break
+
     if not found:
         return None, name
+
     word, i, end = next(
         (each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0]
     )

@@ -66,6 +66,7 @@ def formats() -> dict[str, Format]:
                     )
         registered.cache["formats"] = by_suffix
         registered.cache["broken formats"] = " ".join(broken)
+
     return registered.cache["formats"]
 
 
@@ -110,6 +111,7 @@ def series_format(path: str | Path) -> SeriesFormat | None:
     """
     if os.path.basename(path).startswith("."):
         return None
+
     form = formats().get(suffix_of(path))
     if form is not None:
         return form if isinstance(form, SeriesFormat) else None
@@ -166,8 +168,10 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
             series.setdefault((file.parent, form), []).append(file)
         else:
             scanned.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+
     for (place, form), files in series.items():
         scanned += _group_into_scans(form, place, files, place.relative_to(folder))
+
     return sorted(scanned, key=lambda scan: natural(scan.name))
 
 
@@ -188,6 +192,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
         raise UserError(
             what, remedy="replace them (NaN outside the head is usually 0), or leave the file out"
         )
+
     return image
 
 
@@ -208,8 +213,10 @@ def difference(
         return " against ".join(
             " x ".join(map(str, image.pixels.shape[1:])) for image in (first, second)
         )
+
     if same_grid(first, second):
         return None
+
     return "as many voxels, at other places (their affines differ)"
 
 
@@ -219,6 +226,7 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
+
     form = formats().get(suffix_of(path))
     try:
         return form.files(path) if form else [path]
@@ -238,6 +246,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         raise UserError(
             f"'{path}' would hold values that are not finite", remedy="look for a diverged training"
         )
+
     form = writer_of(path, image)
     try:
         if isinstance(form, SeriesFormat) and suffix_of(path) not in formats():
@@ -312,6 +321,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
             " or save it apart"
         )
         raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
+
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
     return volume or 0
@@ -326,18 +336,22 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         scan = source
     else:
         scan = _scan_of(source if isinstance(source, Path) else Path(source))
+
     path = scan.path
     series = scan.files != (scan.path,)
     if not series:
         _expect_file(path)
+
     form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
     if form is None:
         raise _unknown_suffix(path, "read")
+
     if volume and (series or not form.several):
         raise UserError(
             f"'{path}' holds one image, and --volume asks for number {volume}",
             remedy="leave it out",
         )
+
     try:
         if series and isinstance(form, SeriesFormat):
             return form.read_series(scan.files, values)
@@ -360,6 +374,7 @@ def _scan_of(path: Path) -> Scan:
     """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
     if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
         return Scan(path, (path,), path.name)
+
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:
         names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (
@@ -372,6 +387,7 @@ def _scan_of(path: Path) -> Scan:
         raise UserError(
             what, allowed="one image file, or a folder that holds one DICOM series", remedy=remedy
         )
+
     return series[0]
 
 
@@ -385,6 +401,7 @@ def _group_into_scans(
         groups = form.group(folder, files)
     except UserError:  # its library is not installed: `read` will report that
         groups = [Scan(file, (file,), file.name) for file in files]
+
     only = sum(scan.path == folder for scan in groups) == 1  # one series: it gets the folder's name
     names = [
         (relative if only and scan.path == folder else relative / scan.name).as_posix()
@@ -417,6 +434,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
     key = (str(folder), recursive, wanted, LISTING_FILTER.get())
     if listings is not None and key in listings:
         return [*listings[key]]
+
     files = []
     visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -435,9 +453,11 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
             if not name.startswith(".") and os.path.isfile(path) and wanted(path):
                 files.append(path)
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
+
     found = LISTING_FILTER.get()(sorted(files, key=natural))
     if listings is not None:
         listings[key] = found
+
     return [*found]
 
 

@@ -92,11 +92,13 @@ class Image:
         spatial = _above_one(self.pixels.shape[1:])
         if sides and sorted(_above_one(sides)) == sorted(spatial):
             return three_sides(sides)
+
         affine = UPRIGHT if self.affine is None else self.affine
         orders = set(map(three_sides, permutations(three_sides(self.pixels.shape[1:]))))
         for shape in sorted(orders, key=lambda shape: shape[2] != 1):
             if _above_one(upright_sides(shape, affine)) == spatial:
                 return shape
+
         raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
 
     @property
@@ -106,6 +108,7 @@ class Image:
         """
         if self.affine is None:
             return (1.0,) * self.dims
+
         shape = self.file_shape
         steps = np.linalg.norm(self.affine[:3, :3], axis=0)
         return tuple(
@@ -286,6 +289,7 @@ def upright_affine(image: Image) -> np.ndarray:
         raise UserError(
             f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes"
         )
+
     orientation = turn(image.affine, (2, 2, 2))
     sides = image.pixels.shape[:0:-1]  # columns, rows, planes
     stored = tuple(sides[int(target)] for target in orientation[:, 0])
@@ -300,6 +304,7 @@ def same_grid(image: Image, other: Image) -> bool:
         return True
     if image.dims != 3:
         return np.allclose(image.affine, other.affine, atol=GRID_TOLERANCE)
+
     change = np.linalg.solve(upright_affine(other), upright_affine(image))
     ends = np.array(image.pixels.shape[:0:-1]) - 1
     corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T

@@ -156,6 +156,7 @@ class Itk(Format):
                 )
                 for view, number in zip(views, chosen, strict=True):
                     view[:] = every[..., number]
+
         pixels = pixels.reshape(len(chosen), *(n for n in sides if n > 1))
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
@@ -175,6 +176,7 @@ class Itk(Format):
                 allowed="one channel, or a colour picture",
                 remedy="write each as a file of its own",
             )
+
         expect_grid(image, header.shape, header.affine)
         views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
         integers = [as_integers(view, image.dtype) for view in views]
@@ -186,6 +188,7 @@ class Itk(Format):
                 data = gzip.compress(data, 4, mtime=0)
             else:
                 data = zlib.compress(data, 4)
+
         endings = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}.get(suffix)
         second = path.with_suffix(endings[header.compressed]) if endings else None
         text = self.text(
@@ -203,6 +206,7 @@ class Itk(Format):
         """
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
+
         try:
             header, stored, axis = self.parse(path, start)
         except (Broken, KeyError):
@@ -210,6 +214,7 @@ class Itk(Format):
         # its message may quote the header, and a damaged line may hold any text
         except Exception as error:
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
+
         sides = stored.shape
         size = header.size
         spread = sum(n > 1 for n in size[:3])
@@ -217,12 +222,14 @@ class Itk(Format):
             raise ValueError(
                 f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time"
             )
+
         stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
         stored.expect_whole()
         header = _in_space(header, compressed=bool(stored.packing))
         parts = 1 if axis is None else sides[axis]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
             return header, stored, axis, (0, 1, 2)
+
         count = parts * int(np.prod(size[3:]))
         what = f"{count} volumes" if parts == 1 else f"{parts} values in each voxel"
         return header, stored, axis, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
@@ -241,6 +248,7 @@ class Nrrd(Itk):
         end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no such header")
+
         lines = _lines(start[start.index(b"\n") : end.start() if end else None])
         metadata = {}
         fields = {}
@@ -249,6 +257,7 @@ class Nrrd(Itk):
                 metadata[name] = value
             elif separator == ":":
                 fields[name.replace(" ", "").lower()] = value
+
         for name, separator, value in lines:
             if separator == ":" and name in REMARK_FIELDS:
                 metadata[f"NRRD_{name}"] = value
@@ -261,6 +270,7 @@ class Nrrd(Itk):
             raise Broken(
                 f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
             )
+
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise Broken("it skips a part of its voxels' file")
 
@@ -275,6 +285,7 @@ class Nrrd(Itk):
         else:
             file = _voxel_file(path, data)
             opens = 0
+
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
         return ItkHeader(size, vectors, origin, metadata), stored, values_axis
@@ -297,6 +308,7 @@ class Nrrd(Itk):
         ] * bool(file)
         for key, text in header.metadata.items():
             lines += [f"{key[5:]}: {text}" if key.startswith("NRRD_") else f"{key}:={text}"]
+
         return "\n".join(lines) + "\n\n"
 
 
@@ -313,6 +325,7 @@ class MetaImage(Itk):
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
             raise Broken("it has no line 'ElementDataFile'")
+
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
         def first(names: str, default: str) -> str:  # ITK has renamed some fields over time
@@ -334,6 +347,7 @@ class MetaImage(Itk):
             raise Broken(
                 f"its {n} axes hold values of a type that is not read, or hold them as text"
             )
+
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
         directions = _floats(
             first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel()))
@@ -350,6 +364,7 @@ class MetaImage(Itk):
         else:
             file = _voxel_file(path, data)
             opens = int(fields.get("HeaderSize", 0))
+
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(
             file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens
@@ -441,11 +456,13 @@ def _space_of_nrrd(
     else:
         spacings = _floats(fields.get("spacings", "1 " * count))
         vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
+
     origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
     space = re.sub("-superior.*", "", fields.get("space", "").lower())
     for axis, sign in enumerate(SIGNS_TO_LPS.get(space, ())):
         vectors[axis] *= sign
         origin[axis] *= sign
+
     return vectors, origin
 
 
@@ -457,6 +474,7 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
         text = header.decode()
     except UnicodeDecodeError:
         text = header.decode("latin-1")
+
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
     # runs in linear time
     parts = []
@@ -466,6 +484,7 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
             raise Broken(f"line {number} of its header is broken, without remarks and empty lines")
         name, separator, value = found.groups()
         parts.append((name.strip(), separator, value.strip()))
+
     return parts
 
 

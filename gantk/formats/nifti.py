@@ -61,6 +61,7 @@ class Nifti(Format):
             expect_room(path, int(np.prod(stored.shape, dtype=object)))
             upright = np.empty(sides, np.float32)
             stored.decode(in_file_order(upright, shape, affine))
+
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
@@ -71,6 +72,7 @@ class Nifti(Format):
         if image.channels != 1:
             what = f"an image of {image.channels} channels does not fit into NIfTI"
             raise UserError(what, allowed="one channel", remedy="write it as PNG")
+
         affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
         header = image.header if isinstance(image.header, nib.Nifti1Header) else None
         sides = image.file_shape if header is None else tuple(map(int, header.get_data_shape()))
@@ -81,11 +83,13 @@ class Nifti(Format):
         inter = 0.0
         if header is not None and header.get_slope_inter()[0] is not None:
             slope, inter = header.get_slope_inter()
+
         data = as_integers(voxels, image.dtype, slope, inter)
         if data is None:
             data = voxels.astype(np.float32, copy=False)
             slope = 1.0
             inter = 0.0
+
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
         # they describe the source's values: the window to show,
@@ -96,6 +100,7 @@ class Nifti(Format):
             for name, (form, *_) in nifti.header.template_dtype.fields.items():
                 if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
                     nifti.header[name] = nifti.header_class()[name]
+
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
 
@@ -112,11 +117,13 @@ def _voxels_of(path: Path) -> Path:
     """The file that holds the voxels: the file itself, or of a pair the `.img` beside the header."""
     if path.suffix.lower() != ".hdr":
         return path
+
     voxels = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
     if not voxels.is_file():
         raise UserError(
             f"'{path}' lacks its second file '{voxels.name}'", remedy="keep both in one folder"
         )
+
     return voxels
 
 
@@ -128,21 +135,25 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
     packing = "gzip" if path.suffix.lower() == ".gz" else ""
     with (gzip.open if packing else open)(path, "rb") as file:
         header = _header_of(path, voxels, file)
+
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         what = f"'{path}' holds values of type {dtype}"
         raise UserError(what, allowed="integers and floats, one value a voxel")
+
     sides = tuple(map(int, header.get_data_shape()))
     shape = (*sides, 1, 1)[:3]
     count = int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or sum(n > 1 for n in shape) < 2:
         raise ValueError(f"its header gives the sides {sides}")
+
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
     for step, n in zip(header["pixdim"][1:4], shape, strict=True):
         if n > 1 and not 0 < abs(step) < np.inf:
             raise ValueError(
                 f"it has a spacing of {step:g} mm; its header (pixdim) needs the true one"
             )
+
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     slope, inter = header.get_slope_inter()
@@ -153,9 +164,11 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
     header.check_fix(SILENT, error_level=40)
     if count > 1:
         header.set_data_shape(shape)
+
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("its affine (sform or qform) maps no volume")
+
     return header, affine, stored
 
 
@@ -175,9 +188,11 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
             what = f"'{path}' is Analyze 7.5, which does not say what is left and right"
             raise UserError(what, remedy=remedy)
         raise ValueError("it has no such header")
+
     first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
     length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header declares {length} bytes before the voxels")
+
     whole = start + file.read(max(0, length - len(start)))
     return kinds[0].from_fileobj(io.BytesIO(whole), check=False)

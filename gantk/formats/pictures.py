@@ -67,6 +67,7 @@ class Picture(Format):
             if shape:
                 expect_room(path, shape[0] * shape[1] * shape[2])
                 return Image(zeros(*shape), path=path)
+
         # a JPEG named .png is read as JPEG
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
@@ -83,6 +84,7 @@ class Picture(Format):
             # 16-bit gray in older versions of Pillow
             if picture.mode == "I" and picture.format == "PNG":
                 dtype = np.dtype(np.uint16)
+
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
 
@@ -110,6 +112,7 @@ class Picture(Format):
             raise UserError(
                 what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
             )
+
         array = _to_file_type(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         sitk = _simpleitk() if array.ndim == 3 and array.dtype != np.uint8 else None
@@ -131,12 +134,14 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
     """
     with open(path, "rb", buffering=0) as file:
         start = file.read(41)
+
     if (
         start[:16] != HEADER
         or start[37:] != b"IDAT"
         or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33])
     ):
         return None
+
     width, height, bits, colour, *coded = struct.unpack(">IIBBBBB", start[16:29])
     usual = width and height and bits in (8, 16) and colour in (0, 2) and not any(coded)
     return (3 if colour else 1, height, width) if usual else None
@@ -160,15 +165,18 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
         raise UserError(
             what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"'
         )
+
     try:
         array = sitk.GetArrayFromImage(
             sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO")
         )
     except RuntimeError:  # its message starts with a line of ITK's source
         raise ValueError("its 16-bit colours cannot be decoded") from None
+
     # ITK reduced it
     if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:
         raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
+
     return array[..., :3]
 
 
@@ -207,8 +215,10 @@ def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.n
         for bits in types:
             if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
                 return whole.astype(bits)
+
     if kind == "TIFF" and len(pixels) == 1:
         return np.asarray(pixels, np.float32)
+
     file = f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file"
     what = f"values from {pixels.min():g} to {pixels.max():g} do not fit into {file}"
     allowed = (
@@ -226,6 +236,7 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
         several = bool(picture.tag_v2.next)
     else:
         several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+
     if several:
         remedy = "save each as a file of its own, or all as a NIfTI volume"
         raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
@@ -237,8 +248,10 @@ def _shape_of(picture: ImageFile) -> tuple[int, ...]:
         width, height = (picture.tag_v2[side] for side in SIDE_TAGS)
     else:
         width, height = picture.size
+
     if picture.format in (*JPEGS, "TIFF") and picture.getexif().get(ORIENTATION) in range(5, 9):
         width, height = height, width
+
     channels = 3 if MODES.get(picture.mode, picture.mode) == "RGB" else 1
     return channels, height, width
 
@@ -250,8 +263,10 @@ def _array_of(path: Path, picture: ImageFile) -> np.ndarray:
     else:
         upright = PIL.ImageOps.exif_transpose(picture) if picture.format in JPEGS else picture
         array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
+
     if not isinstance(picture, TiffImageFile):
         return array
+
     # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
     tags = picture.tag_v2
     stored = array.dtype.str[1:]
@@ -261,4 +276,5 @@ def _array_of(path: Path, picture: ImageFile) -> np.ndarray:
         array = array.view(coded)
     if array.dtype == np.uint16 and tags.get(WHITE) == 0:
         array = 65535 - array
+
     return array

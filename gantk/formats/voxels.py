@@ -105,6 +105,7 @@ def as_integers(
     """
     if dtype is None or not np.issubdtype(dtype, np.integer):
         return None
+
     limits = np.iinfo(dtype)
     step = abs(slope)
     peak = max(abs(float(voxels.min())), abs(float(voxels.max())))
@@ -118,4 +119,5 @@ def as_integers(
         if not exact.all() or whole.min() < limits.min or whole.max() >= float(limits.max) + 1:
             return None
         stored[:, :, k] = whole
+
     return stored

@@ -38,6 +38,7 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
         batch, kind = (1, *shape), "channels"
     else:
         batch, kind = (shape[0], 1, *shape[1:]), "stack"
+
     if batch[1] != channels:
         names = frame.source.split("+")
         needs = " and ".join(names) if len(names) == channels else "as it was trained"
@@ -50,6 +51,7 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
         if channels in shape[-1:] and dims == 2:
             remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
         raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+
     return tuple(batch), kind
 
 
@@ -85,6 +87,7 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
             what = "a contrast is NaN throughout, and this model was not trained to do without"
             raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
         wrong[lacking] = False
+
     if count := int(wrong.sum()):
         what = f"{count} of {wrong.size} values are not finite, or beyond what float32 holds"
         raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")

@@ -53,19 +53,23 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
             f"{name} holds values of type {voxels.dtype}",
             allowed="integers and floats, one a voxel",
         )
+
     if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
         raise UserError(
             f"{name} has the sides {voxels.shape}",
             where="translate",
             allowed="two or three above 1",
         )
+
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
+
     if wrong := upright.size - int(np.isfinite(upright).sum()):
         what = f"{name} holds {wrong} values that are not finite, or beyond what float32 holds"
         raise UserError(
             what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
         )
+
     pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
     return Image(pixels, affine, Path(name), voxels.dtype, header)
 
@@ -89,12 +93,14 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
         raise UserError(
             what, where="translate", allowed="one", remedy="choose one: image.slicer[..., 0]"
         )
+
     shape = (*given.shape, 1, 1)[:3]
     affine = UPRIGHT if given.affine is None else np.asarray(given.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise UserError(
             f"the affine of {name} maps no volume", where="translate", remedy="give it the true one"
         )
+
     voxels = np.asanyarray(given.dataobj).reshape(shape)
 
     def back(made: Image) -> Any:
@@ -102,6 +108,7 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
         header = given.header.copy() if kind is type(given) else None
         if header is not None:
             header.set_data_dtype(np.float32)
+
         data = _voxels(made, shape, affine).reshape(given.shape)
         done = kind(data, given.affine, header)
         if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
@@ -121,6 +128,7 @@ def _simpleitk(given: Any) -> tuple[Image, Back]:
         what = f"the SimpleITK image has {n} axes and {parts} values in each voxel"
         remedy = "choose one: sitk.Extract for a volume, sitk.VectorIndexSelectionCast for a value"
         raise UserError(what, where="translate", allowed="2 or 3 axes, one value", remedy=remedy)
+
     spacing = np.array(given.GetSpacing())
     direction = np.array(given.GetDirection()).reshape(n, n)
     shape = (*given.GetSize(), 1)[:3]

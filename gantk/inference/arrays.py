@@ -59,6 +59,7 @@ def translate_arrays(
     if grad:
         what = f"gradients are of tensors, and this is {_type_name(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
+
     back: objects.Back = objects.nothing
     if isinstance(images, Image):
         image = images
@@ -69,6 +70,7 @@ def translate_arrays(
         if taken is None:
             return _array(model, images, to, options, progress)
         image, back = taken
+
     results = [back(made) for made in model.images(image, to, options, progress)]
     return results[0] if len(results) == 1 and options.variants is None else results
 
@@ -88,15 +90,18 @@ def _array(
     if not hasattr(array, "__array__"):
         what = f"{_type_name(array)} is no image that can be translated"
         raise UserError(what, where="translate", allowed=KINDS)
+
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} holds no intensities"
         raise UserError(what, where="translate", allowed="integers and floats")
+
     letter = model.domain(to)
     pipeline = model.pipeline(letter, options)
     shape, kind = as_batch(array.shape, pipeline.frame)
     with np.errstate(over="ignore", invalid="ignore"):  # check_values reports values beyond float32
         pixels = np.ascontiguousarray(array.reshape(shape), dtype=np.float32)
+
     check_values(pixels, pipeline.frame)
 
     mapping = own_mapping(pipeline, pixels, kind)
@@ -106,13 +111,16 @@ def _array(
         maps = [np.concatenate(parts) for parts in zip(*singles, strict=True)]
     else:
         maps = pipeline.stack(pixels, mapping, progress)
+
     if pipeline.frame.masked:
         _mask(pipeline, pixels, maps, mapping, kind)
+
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
     results = []
     for made in maps:
         part = made[:, model.part(letter, to)]
         results.append(remove_batch_axes(part, kind).astype(dtype, copy=False))
+
     return results[0] if len(results) == 1 and options.variants is None else np.stack(results)
 
 
@@ -127,6 +135,7 @@ def _mask(
     scans = [slice(None)]
     if kind == "batch":
         scans = [slice(number, number + 1) for number in range(len(pixels))]
+
     for scan in scans:  # masks expect a volume's order, (C, D, H, W)
         outside = outside_of(pixels[scan].swapaxes(0, 1))
         if outside:
@@ -149,10 +158,12 @@ def _tensor(
         raise UserError(
             f"{kind} holds no intensities", where="translate", allowed="dense integers and floats"
         )
+
     if grad:
         from gantk.inference.gradient import differentiable
 
         return differentiable(model, images, to, options).to(images.device, dtype)
+
     host = images.detach().cpu()
     host = host.float() if dtype in (torch.bfloat16, torch.float16) else host
     return torch.from_numpy(_array(model, host.numpy(), to, options, progress)).to(

@@ -36,6 +36,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
         raise UserError(
             "an exported model has no gradients", where="grad", remedy="load the run folder"
         )
+
     if (
         options.variants is not None
         or options.uncertainty
@@ -47,12 +48,14 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
             " post-steps"
         )
         raise UserError(what, where="grad")
+
     if not images.is_floating_point():
         raise UserError(
             f"a tensor of {images.dtype} has no gradients",
             where="grad",
             remedy="call .float() on it",
         )
+
     pipeline = model.pipeline(letter, options)
     shape, several = as_batch(tuple(images.shape), pipeline.frame)
     native = images.reshape(shape).to(model.runtime.device, torch.float32)
@@ -105,6 +108,7 @@ def _batch(
             missing[part], frame.range[0], _apply_mapping(mapping, mapping.forward, own)
         )
         made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
+
     made = pipeline.target.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
     if blank.any():  # constant images skip the network: their translation is the mapping alone
@@ -119,6 +123,7 @@ def _batch(
             pipeline.target.inverse(level),
             made,
         )
+
     return made
 
 
@@ -159,10 +164,12 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
     def run(images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) == trained:
             return straight(images)
+
         plan = tiling.plan(tuple(images.shape[1:]))
         framed, inside = pad_to_size(images, plan.size)
         if plan.window == plan.size:
             return straight(framed)[at(inside)]
+
         shared = [part - max(1, int(part * (1 - table.overlap))) for part in plan.window]
         total: Any = 0
         for tile in tiles(plan.size, plan.window, shared, (1,) * dims):
@@ -176,6 +183,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
                 for place, side in zip(tile.box, plan.size, strict=True)
             ]
             total = total + F.pad(made, [n for pair in reversed(around) for n in pair])
+
         return total[at(inside)]
 
     return run
@@ -190,6 +198,7 @@ def _resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
                 resize(np.eye(side, dtype=np.float32)[:, None], (1, to))[:, 0]
             )
             images = (images.movedim(axis, -1) @ matrix.to(images.device)).movedim(-1, axis)
+
     return images
 
 
@@ -222,6 +231,7 @@ def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> 
             each.mean(1, keepdim=True).expand(-1, output.shape[1], *each.shape[2:])
             for each in (seen, native)
         )
+
     x = seen.double()
     y = output.double()
     dims = output.ndim - 2

@@ -54,8 +54,10 @@ class Ledger:
     def __enter__(self) -> Ledger:
         with suppress(OSError):  # writing the first result reports the same error
             self.folder.mkdir(parents=True, exist_ok=True)
+
         if self.folder.is_dir():
             self.holding.enter_context(lock_folder(self.folder))
+
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
             entries = _parse_json(text) or [
@@ -64,6 +66,7 @@ class Ledger:
             if entries[0]["head"] == self.head:
                 for entry in entries:
                     self.done |= entry["done"]
+
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -84,6 +87,7 @@ class Ledger:
             results = [self.folder / name for name in entry["results"]]
             if entry["inputs"] == _sizes_and_times(job) and all(path.exists() for path in results):
                 return results
+
         return None
 
     def add(self, job: Job, results: Sequence[Path]) -> None:

@@ -29,11 +29,13 @@ def load_model(
         return from_plugin
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"no plugin loads several models as one, such as {model}")
+
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
     # an exporter that reads its files is named by their suffix
     if suffix in registry().names("exporter"):
         return registry().get("exporter", suffix).load()().load(path)
+
     from gantk.inference.translator import Translator  # imports torch
 
     return Translator.load(path, device)

@@ -28,6 +28,7 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
     corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
     if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
         return None
+
     planes = _planes(pixels)
     level = corners[:, 0].reshape(-1, 1, 1)
     alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
@@ -48,6 +49,7 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
     edge = np.zeros(plane_sides, bool)
     for axis in (0, 1):
         np.moveaxis(edge, axis, 0)[[0, -1]] |= plane_sides[axis] > 1
+
     border = np.packbits(edge)
     filled = [np.zeros_like(bits) for bits in alike]
     changed = True
@@ -67,6 +69,7 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
                 reached[regions[_unpack_mask(starts, plane_sides)]] = True
                 filled[k] |= np.packbits(reached[regions])
                 changed = True
+
     return filled
 
 

@@ -104,12 +104,14 @@ class Pipeline:
             report = progress and partial(_report_plane, progress, number, len(chosen))
             last = number == len(chosen) - 1
             made.append(self._along(image, plane, mapping, report, image.own and last))
+
         results = made[-1]
         if len(made) > 1:
             for axial, coronal, sagittal in zip(*made, strict=True):
                 _median_into_last(axial, coronal, sagittal)
         if outside:
             self.mask(results, outside, mapping)
+
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
     def _expect_fitting(self, image: Image, planes: str | None) -> None:
@@ -118,12 +120,14 @@ class Pipeline:
         if frame.dims > image.dims:
             what = f"'{image.path}' is a picture, and this model translates volumes"
             raise UserError(what, where="INPUT")
+
         if planes and frame.dims == image.dims:
             if frame.dims == 3:
                 what = "volumes go through this model whole"
             else:
                 what = f"'{image.path}' is a picture"
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
+
         if frame.dims == 3 and frame.fit == "crop":
             free = free_memory()
             need = CROP_MEMORY_VOLUMES * image.pixels.nbytes / 2**30
@@ -161,6 +165,7 @@ class Pipeline:
         maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
         if is_view:
             return [grid.inverse(pixels, image) for pixels in maps]
+
         return self._resampled_back(image, grid, seen, maps, unguided, own)
 
     def _resampled_back(
@@ -179,10 +184,12 @@ class Pipeline:
                 lines.append((pixels, None))
             else:
                 lines.append(line_of(pixels, seen, image.spill))
+
         shape = (len(maps[0]), *image.pixels.shape[1:])
         results = []
         if own and image.pixels.flags.writeable and shape == image.pixels.shape:
             results.append(image.pixels)
+
         while len(results) < len(maps):
             results.append(zeros_beside(image.spill, shape))
 
@@ -197,6 +204,7 @@ class Pipeline:
                     made.append(with_detail(rest, slope, native[:, part], enlarge))
             for canvas, values in zip(canvases, made, strict=True):
                 canvas[:, part] = values
+
         return results
 
     def stack(
@@ -238,8 +246,10 @@ class Pipeline:
                 postprocess.write(one.native, one.seen, one.outputs, places)
             if progress:
                 progress(total if is_last else numbers[-1] + 1, total)
+
         for number in sorted(set(range(total)) - set(filled)):
             postprocess.write_blank(images[number], [canvas[number] for canvas in canvases])
+
         return canvases
 
     def _run_network(
@@ -255,6 +265,7 @@ class Pipeline:
         for place, number in enumerate(numbers):
             outputs = [each[place] for each in maps]
             results.append(_Result(number, natives[place], inputs[place], outputs))
+
         return results
 
     def _canvases(
@@ -264,10 +275,12 @@ class Pipeline:
         canvases = []
         if own and images.flags.writeable and channels == images.shape[1]:
             canvases.append(images)
+
         while len(canvases) < len(self.maps):
             # memory order of volumes, planes second
             canvas = zeros_beside(spill, (channels, len(images), *images.shape[2:]))
             canvases.append(np.moveaxis(canvas, 1, 0))
+
         return canvases
 
     def own_scale(self, pixels: np.ndarray) -> Any:
@@ -281,6 +294,7 @@ class Pipeline:
         fitted = self.source
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
+
         white = np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1])
         expected = np.asarray(fitted.inverse(white)).flatten()
         # nan if all are nan
@@ -290,15 +304,18 @@ class Pipeline:
         usual = np.all((ratio >= 0.5) & (ratio <= 2.0))
         if usual or not np.nanmax(pixels) > np.nanmin(pixels):
             return fitted  # also for blank images, which have no scale
+
         own = deepcopy(fitted)
         if isinstance(own, PerChannel):
             parts = list(zip(own.lines, pixels, strict=True))
         else:
             parts = [(own, pixels)]
+
         for line, part in parts:
             if not np.isnan(part.min()):
                 with suppress(UserError):  # nearly blank
                     line.fit([part])
+
         return own
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:

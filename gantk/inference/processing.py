@@ -90,6 +90,7 @@ class Postprocess:
         for output, kind in zip(outputs, self.maps, strict=True):
             fitted = guided and kind == "image"
             lines.append(line_of(output, self.preprocess.middle(seen)) if fitted else None)
+
         for planes in self._parts():
             enlarge = partial(self.resize.inverse, planes=planes)
             if guided:
@@ -161,6 +162,7 @@ def line_of(
 
     if len(seen) != len(output):
         seen = seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
+
     flat = MIN_VARIANCE_SHARE * (float(seen.max()) - float(seen.min())) ** 2
     rest = zeros_beside(spill, output.shape)
     slopes = zeros_beside(spill, output.shape)
@@ -180,6 +182,7 @@ def line_of(
         inner = slice(part.start - begin, part.stop - begin)
         rest[:, part] = (y - slope * x)[:, inner]
         slopes[:, part] = slope[:, inner]
+
     return rest, slopes
 
 
@@ -191,6 +194,7 @@ def with_detail(
     """
     if len(native) != len(slope):
         native = native.mean(axis=0, keepdims=True)
+
     done = enlarge(slope) * native
     done += enlarge(rest)
     return done

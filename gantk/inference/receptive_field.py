@@ -162,6 +162,7 @@ class Requirements:
         second = self._record_calls(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
             raise Unfit("its layers come in another order for another size")
+
         pairs = zip(first, second, strict=True)
         found = [
             one if one.factors == other.factors else replace(one, factors=None)
@@ -169,6 +170,7 @@ class Requirements:
         ]
         if any(call.groups is not None and call.factors is None for call in found):
             raise Unfit("a norm sees maps whose sides do not follow the image's")
+
         return found
 
     def _record_calls(self, x: Tensor) -> list[Call]:
@@ -181,10 +183,12 @@ class Requirements:
                 raise Unfit(
                     f"{type(layer).__name__} gives something else than one tensor of images"
                 )
+
             if isinstance(given, Tensor) and given.ndim > 1:
                 norm = groups(layer, given.shape[1])
             else:
                 norm = None
+
             factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
             calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
@@ -192,6 +196,7 @@ class Requirements:
         y = self.run(x, output_of)
         if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
             raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
+
         return calls
 
     @cached_property
@@ -219,6 +224,7 @@ class Requirements:
             peaks.append(memory.peak)
             if peaks[-1] > 1.7 * peaks[-2]:
                 break
+
         return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)
 
     def _split(self, level: float) -> Split:
@@ -244,6 +250,7 @@ class Requirements:
             raise Unfit(
                 f"large and small maps meet outside of its layers ({one_line(error)})"
             ) from error
+
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].map_factors for number in gathered]
         shared += crops.values()
@@ -274,15 +281,19 @@ class Requirements:
                 raise Unfit(
                     f"{type(layer).__name__} makes something else than a map of the whole image"
                 )
+
             if call.factors is None or (call.ratio >= level and not absent):
                 return forward(*args)
+
             for place, arg in enumerate(args):
                 if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, size):
                     crops[number, place] = arg.clone()  # later layers may change it in place
+
             if call.ratio >= level:
                 return gather(number, crops)
             if call.groups is not None:
                 measure(number, crops)
+
             return call.empty(1, size, device="meta")
 
         self.run(torch.empty(1, self.channels, *size, device="meta"), output_of)
@@ -307,6 +318,7 @@ class Requirements:
             call = self.calls[number]
             if call.factors is None:
                 return forward(*args)
+
             args = tuple(
                 crop(number, k, arg) if (number, k) in split.crops else arg
                 for k, arg in enumerate(args)
@@ -315,6 +327,7 @@ class Requirements:
                 return forward(*args) if call.groups is None else norm(number, args[0])
             if number in split.gathered:
                 visit(number, partial(forward, *args))
+
             # not needed: nan, so that any use is noticed
             return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
 
@@ -361,6 +374,7 @@ class Requirements:
             if max(reached) < math.inf:
                 return int(max(reached))
             span *= 2
+
         raise Unfit("large maps depend on the whole image in a way that cannot be followed")
 
 
@@ -403,4 +417,5 @@ class Memory(TorchDispatchMode):
                     self._held[storage._cdata] = storage.nbytes()
                     self.peak = max(self.peak, sum(self._held.values()))
                     weakref.finalize(storage, self._held.pop, storage._cdata)
+
         return result

@@ -157,6 +157,7 @@ class TiledNetwork:
     def _make_plan(self, channels: int, size: tuple[int, ...]) -> Plan:
         if self.window:
             raise Unfit("as asked for")
+
         needs = self._requirements_of(channels, len(size))
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
@@ -165,6 +166,7 @@ class TiledNetwork:
             need = math.prod(size) * needs.bytes_per_voxel
         if need <= self.memory:
             return Plan(size, size, max(1, min(self.batch, int(self.memory / need))))
+
         split = self._split(needs, math.prod(size))
         room = self.memory - split.bytes_per_voxel * math.prod(size)  # for a call of the network
         window = self._window(needs.multiple, size, split, room / needs.bytes_per_voxel)
@@ -185,6 +187,7 @@ class TiledNetwork:
                 continue
             if split.bytes_per_voxel * voxels <= MAX_MAP_MEMORY_SHARE * self.memory:
                 break
+
         return split
 
     def _window(
@@ -213,6 +216,7 @@ class TiledNetwork:
             ):
                 break
             window = smaller
+
         return window
 
 
@@ -299,8 +303,10 @@ def _assemble_map(
                 shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part)
             )
         whole[at(shrunk(tile.inner, factors))] = part[at(shrunk(tile.local, factors))]
+
     if whole is None:
         raise ValueError("there are no tiles")
+
     return whole
 
 

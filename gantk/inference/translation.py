@@ -84,6 +84,7 @@ class Translation:
             self.frame = replace(self.frame, target=self.outputs[0])
         if options.uncertainty:
             self._say_scale(options.uncertainty)
+
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.clipped: list[Clipped] = []
@@ -111,15 +112,18 @@ class Translation:
         if not source.exists():
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
+
         if not source.is_dir():
             scan = Scan(source, (source,), source.name)
             job = Job((scan,), _target_file(source, target, self.suffix), source.name)
             # into a folder: a plugin may name the result
             jobs = [job] if job.target == target else self._name_results([job], target)
             return self._translate_all(jobs)
+
         if target.resolve() == source.resolve():
             what = "OUTPUT is INPUT itself"
             raise UserError(what, where=str(target), remedy="name another folder")
+
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
@@ -129,15 +133,18 @@ class Translation:
                     target = _with_suffix(target, self.suffix)
                 return self._translate_all([Job((scans[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
+
         jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is no folder"
             remedy = "INPUT is a folder, so name a folder"
             raise UserError(what, where="OUTPUT", remedy=remedy)
+
         if not jobs:
             what = f"no images in the folder '{source}'"
             raise UserError(what, where="INPUT", allowed=files.readable())
+
         return self._translate_all(jobs, target)
 
     def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
@@ -153,6 +160,7 @@ class Translation:
         )
         if not self.layout:
             return list(jobs)
+
         self.folder = target
         named = []
         left_out = []
@@ -163,8 +171,10 @@ class Translation:
                 named.append(replace(job, target=path))
             else:
                 left_out.append(job.name)
+
         if left_out:
             self.notes["note", f"left out, not called {self.frame.source}"] = left_out
+
         return named
 
     def _translate_all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
@@ -197,11 +207,13 @@ class Translation:
         failed = {job: each for job, each in outcomes.items() if isinstance(each, Exception)}
         if failed and not folder:
             raise next(iter(failed.values()))
+
         written = [path for job, paths in outcomes.items() if job not in failed for path in paths]
         self.progress(1.0, "")
         self._say_results(written, folder, len(outcomes), done_before)
         if failed:
             raise self._failure(failed, len(outcomes))
+
         return written
 
     def _identity(self) -> dict[str, Any]:
@@ -235,11 +247,13 @@ class Translation:
         for job in jobs:
             for tail in self._tails:
                 paths.update(self._path(job, tail, part) for part in parts)
+
         for path, count in paths.items():
             if count > 1:
                 what = f"{count} images would become '{path.name}'"
                 remedy = "translate one of them into another folder"
                 raise UserError(what, where="OUTPUT", remedy=remedy)
+
         long = [path.name for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
         if long:
             what = (
@@ -255,15 +269,19 @@ class Translation:
         """Say notes, what was clipped, and what was written for `count` inputs."""
         for (kind, line), names in self.notes.items():
             self.say(f"{kind:9}{line}{_image_list(names, self.count) if folder else ''}")
+
         if any(clipped.beyond for clipped in self.clipped):
             self.say(_clipped_line(self.clipped))
+
         if folder is None:
             for path in written:
                 self.say(f"written  {path}")
             return
+
         line = f"written  {count_noun(written, 'file')} to {folder}"
         if done_before:
             line += f", {done_before} of {count} inputs done before"
+
         self.say(line)
 
     def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
@@ -311,6 +329,7 @@ class Translation:
             self.clipped += clipped
             for line, names in texts.items():
                 self.notes[line] += names
+
         return {job: results[job][0] for job in jobs}
 
     def _translate_overlapped(
@@ -341,11 +360,13 @@ class Translation:
                         wait(last)
                 except FAILURES as error:
                     outcomes[job] = error
+
         for job, future in writing.items():
             try:
                 outcomes[job] = future.result()
             except FAILURES as error:
                 outcomes[job] = error
+
         return outcomes
 
     def _read(self, job: Job) -> Image:
@@ -369,6 +390,7 @@ class Translation:
                 self.notes["note", line].append(job.name)
             if {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
                 image = self._convert_colour(image, job)
+
         if np.ptp(image.pixels) == 0:
             line = f"blank, of one value throughout, as is their {self.frame.target}"
             self.notes["note", line].append(job.name)
@@ -389,6 +411,7 @@ class Translation:
             self._warn(
                 job, hooks.gantk_translation_warning(given=given, made=shown, frame=self.frame)
             )
+
         return made
 
     def _warn(self, job: Job, lines: Iterable[str]) -> None:
@@ -430,8 +453,10 @@ class Translation:
                 if self.clip:
                     path, image, clipped = self._fit_to_file(path, image, job)
                 pending.append((path, image, clipped, contrast or self.frame.target, tail))
+
         for path, *_ in pending[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, pending[0][1]).withdraw(path)
+
         for path, image, clipped, shown, tail in pending:
             path.parent.mkdir(parents=True, exist_ok=True)
             writing = getattr(self.layout, "writing", None)
@@ -443,9 +468,11 @@ class Translation:
                 self.clipped.append(clipped)
             if self.layout:
                 self.layout.written(path, job.files, shown)
+
         written = [path for path, *_ in pending]
         if ledger:
             ledger.add(job, written)
+
         return written
 
     def _contrasts_of(self, result: Image) -> list[tuple[str, np.ndarray]]:
@@ -461,6 +488,7 @@ class Translation:
         """
         if known := self.frame.values.get("target"):
             return known["low"], known["high"], known["whole"]
+
         mapping = self.model.pipeline(
             self.letter, self.options
         ).target  # older runs do not hold them
@@ -481,12 +509,15 @@ class Translation:
         limits = files.writer_of(path, image).limits(path, image)
         if not whole and high - low < MIN_LEVELS:  # rounding would leave too few levels
             limits = [ends for ends in limits if ends[1] == np.inf]
+
         fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
         if not fits:
             return self._as_tiff(path, image, job)
+
         least, most = fits[0]
         if most == np.inf:
             return path, image, None
+
         rounded = np.rint(image.pixels)
         clipped = Clipped(
             beyond=int(np.count_nonzero((rounded < least) | (rounded > most))),
@@ -509,6 +540,7 @@ class Translation:
         if asked_for or path == tiff or tiff in self.targets or image.channels > 1:
             remedy = "write another kind: --format tif, or nii.gz"
             raise UserError(what, where=str(path), remedy=remedy)
+
         self.targets.add(tiff)
         self.notes["note", f"{what}: written as .tif"].append(job.name)
         return self._fit_to_file(tiff, replace(image, dtype=None), job)
@@ -525,6 +557,7 @@ class Translation:
         else:
             weights = LUMA[None]
             line = "colour, taken as gray"
+
         self.notes["note", line].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
@@ -566,10 +599,12 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
         text = re.sub(r"-?\d[\d.]*", "", text)
         messages.setdefault(text, message)
         names[text].append(job.name)
+
     lines = []
     for text, message in messages.items():
         alike = f" The same{_image_list(names[text], count)}" if len(names[text]) > 1 else ""
         lines.append(f"{message}{alike}")
+
     return lines
 
 
@@ -583,6 +618,7 @@ def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing
         what = f"{' and '.join(absent)} missing in '{folder}'"
         remedy = 'add the files, or train with data.missing = "mask"'
         raise UserError(what, where="INPUT", remedy=remedy)
+
     channels = []
     for image in images:
         if image is None:
@@ -593,6 +629,7 @@ def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing
             remedy = "resample all contrasts of a patient onto one of them"
             raise UserError(what, where="INPUT", remedy=remedy)
         channels.append(image.pixels)
+
     return replace(first, pixels=np.concatenate(channels))
 
 
@@ -611,11 +648,13 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
             None if file is None else Scan(file, (file,), file.name) for file in found.values()
         )
         jobs.append(Job(parts, place / name, folder.name))
+
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
         raise UserError(
             what, where="INPUT", remedy="name a patient's folder with one file for each"
         )
+
     return jobs
 
 
@@ -629,22 +668,28 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
             where="INPUT",
             allowed=files.readable(),
         )
+
     if target.is_dir() or not target.suffix:
         target = _with_suffix(target / source.name, suffix)
+
     if suffix and suffix_of(target) != suffix:
         raise UserError(
             f"'{target.name}' is no {suffix} file", where="OUTPUT, --format", remedy="name a folder"
         )
+
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
+
     if suffix_of(target) not in files.formats():
         raise UserError(
             f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind
         )
+
     if files.is_volume(source) != files.is_volume(target) and not suffix:
         raise UserError(
             f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind
         )
+
     return target
 
 

@@ -90,6 +90,7 @@ class Translator(TrainedModel):
                 # else a running training has replaced it: try the newer one
                 if inside or saved.is_dir():
                     raise
+
         return cls(
             model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
         )
@@ -101,6 +102,7 @@ class Translator(TrainedModel):
             if not directions:
                 self.method.translate(torch.empty(0), "b")  # raises
             return directions[0]
+
         names = dict(zip("ab", self.model.data.domains, strict=False))
         allowed = []
         letters = {}
@@ -108,13 +110,16 @@ class Translator(TrainedModel):
             allowed += [*self.contrasts(letter), names[letter]]
             for contrast in self.contrasts(letter):  # one of several
                 letters[contrast.lower()] = letter
+
         for letter in directions:
             letters[names[letter].lower()] = letter
+
         # a name wins over a letter: the first domain may be called B
         chosen = letters.get(name.lower(), name.lower())
         if chosen not in directions:
             what = f"this run cannot produce '{name}'"
             raise UserError(what, where="--to", allowed=list(dict.fromkeys(allowed)))
+
         return chosen
 
     def identity(self) -> dict[str, str]:
@@ -123,9 +128,11 @@ class Translator(TrainedModel):
             digest = sha256_of(self.checkpoint / "weights.safetensors")
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
             digest = secrets.token_hex()
+
         name = self.model.method.name
         if self.packed is None:
             return {"name": name, "sha256": digest}
+
         return {
             "name": f"{self.packed.get('name')} ({name})",
             "sha256": digest,
@@ -145,9 +152,11 @@ class Translator(TrainedModel):
         source, target = data.domains[0], data.domains[-1]
         if letter != "b":
             source, target = target, source
+
         values = {}
         if self.values:
             values = {"source": self.values[OTHER[letter]], "target": self.values[letter]}
+
         return Frame(
             source=source,
             target=target,
@@ -176,13 +185,16 @@ class Translator(TrainedModel):
         # the uncertainty "checkpoints" loads other weights
         if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
+
         maps: list[MapKind] = ["image"] * (options.variants or 1)
         if options.uncertainty:
             maps = ["image", "spread"]
+
         network = partial(self._run, self._network(letter, options), letter, maps)
         frame = self.frame(letter)
         if self._posts.whole:
             frame = replace(frame, batch=SLICES_PER_POST_BATCH)
+
         source = self.intensity[OTHER[letter]]
         target = self.intensity[letter]
         pipeline = Pipeline(frame, source, target, network, maps, options.tta)
@@ -205,6 +217,7 @@ class Translator(TrainedModel):
             if kind == "image":
                 part = self._apply_post_steps(part, letter, seen).cpu()
             results.append(part)
+
         return torch.cat(results, dim=1).numpy()
 
     def _network(self, letter: str, options: TranslateOptions) -> Callable[[Tensor], Tensor]:
@@ -214,6 +227,7 @@ class Translator(TrainedModel):
         method = self.method
         if options.uncertainty:
             return self._uncertain_network(letter, options.uncertainty, options.seed)
+
         count = options.variants
         if count is not None:
 
@@ -230,6 +244,7 @@ class Translator(TrainedModel):
 
         else:
             network = partial(method.translate, to=letter)
+
         return TiledNetwork.of_method(network, method, self.model, self.runtime)
 
     def _uncertain_network(self, letter: str, kind: str, seed: int) -> Callable[[Tensor], Tensor]:
@@ -238,6 +253,7 @@ class Translator(TrainedModel):
         others = []
         if kind == "checkpoints":
             others = earlier_weights(self.checkpoint)
+
         maker.check(self.method, 1 + len(others))
         factor, _ = self.spread_scale(letter, kind)
         maker.scale = factor or 1.0
@@ -265,6 +281,7 @@ class Translator(TrainedModel):
         if image.dims > data.dims:
             pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
             pixels = pixels[:, pixels.shape[1] // 2]
+
         stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
         resize = Resize(pixels.shape[1:], data.size, data.fit)
         return torch.from_numpy(to_network(stack, pipeline.own_scale(image.pixels), resize))[None]
@@ -287,6 +304,7 @@ class Translator(TrainedModel):
         """
         if not self._posts.steps:
             return images
+
         examples = Examples(lambda: self._data, letter, self.runtime.device, made_from)
         return self._posts(images.to(self.runtime.device), examples)
 
@@ -304,10 +322,13 @@ class Translator(TrainedModel):
                 allowed = classes or "none: it was trained without labels"
                 raise UserError(what, where="--label", allowed=allowed)
             labels = torch.full((n,), classes.index(label), device=self.runtime.device)
+
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
+
         if post:
             images = self._apply_post_steps(images, "image", self._classes_of_samples(n, label))
+
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
@@ -335,6 +356,7 @@ class Translator(TrainedModel):
         if out.is_dir() and any(out.glob("sample-*")):
             what = f"'{out}' holds samples already"
             raise UserError(what, where="--out", remedy="name another folder, or empty it")
+
         images = self.sample(n, seed, label, post)
         kind = self._picture_type(images.shape[1:])
         suffix = ".nii.gz" if kind is None else ".png"
@@ -346,10 +368,12 @@ class Translator(TrainedModel):
             else:
                 gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
                 write(path, Image(gray_levels, dtype=kind))
+
         classes = self._classes_of_samples(n, label)
         if classes:
             rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
             write_file(out / "labels.csv", csv_text(("file", "label"), rows).encode())
+
         return paths
 
     def _picture_type(self, shape: tuple[int, ...]) -> np.dtype | None:

@@ -49,6 +49,7 @@ def _along(
     """(box, inner, local, weights) of each tile along one axis."""
     if side > part and part - shared < align:
         raise ValueError(f"tiles of {part} pixels that share {shared} leave nothing between them")
+
     count = 1 + -(-(side - part) // max(part - shared, 1))
     starts = [round(i * (side - part) / max(1, count - 1)) // align * align for i in range(count)]
     cuts = [
@@ -59,6 +60,7 @@ def _along(
     total = np.zeros(side)
     for start in starts:
         total[start : start + part] += bell
+
     slices = []
     for start, first, last in zip(starts, [0, *cuts], [*cuts, side], strict=True):
         weights = (bell / total[start : start + part]).astype(np.float32)
@@ -70,6 +72,7 @@ def _along(
                 weights,
             )
         )
+
     return slices
 
 
@@ -115,8 +118,10 @@ def by_windows(
             for axis, weights in enumerate(tile.weights, 1):
                 part = part * weights.reshape(-1, *[1] * (len(size) - axis))
             total[n][at(tile.box)] += part
+
     if total is None:
         raise ValueError("there are no images")
+
     return total
 
 
@@ -141,4 +146,5 @@ def pad_to_size(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
 
             around = [0, 0] * (images.ndim - 1 - axis) + [before, after] + [0, 0] * (axis - 2)
             images = pad(images, around, mode="reflect" if reflected else "replicate")
+
     return images, tuple(inside)

@@ -49,6 +49,7 @@ def list_(kind) -> None:
             for entry, text in summaries
         ]
         out.print(table(("kind", "name", "from", ""), rows))
+
     for name, problem in registry.broken.items():
         complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
 
@@ -77,6 +78,7 @@ def show(ctx, kind, name, profile) -> None:
     if kind == "model" and name:
         _show_card(name)
         return
+
     kind = kind.removeprefix("train.").removeprefix("data.")
     if name:
         entry = load().registry.get(_kind(kind), name)
@@ -117,6 +119,7 @@ def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = N
         if entry is None:
             raise
         raise entry.refusal("has options that no recipe can hold", error) from error
+
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
 
@@ -138,6 +141,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
     ]
     for line in head:
         out.print(escape(line))
+
     mark = "    # "
     for key, note, is_given in lines:
         line = f"{key:<32} # {note}" if note else key
@@ -160,6 +164,7 @@ def plugins() -> None:
         else:
             gives = escape(plugin.summary)
         rows.append((plugin.name, f"{plugin.distribution} {plugin.version}", gives))
+
     console().print(table(("plugin", "from", "gives"), rows))
     found = {plugin.module for plugin in loaded.plugins}
     for package, place in disabled_plugins().items():
@@ -168,10 +173,12 @@ def plugins() -> None:
             console().print(
                 f"[yellow]{place} leaves out '{package}', which is not installed. {nearest}[/]"
             )
+
     for entry in loaded.registry.overrides():
         console().print(
             f"the {entry.kind} '{entry.name}' of {entry.replaced} is replaced by {entry.owner}'s"
         )
+
     for (kind, name), owners in loaded.registry.contested.items():
         console().print(
             f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]"
@@ -186,6 +193,7 @@ def recipes(ctx) -> None:
     """
     if ctx.invoked_subcommand:
         return
+
     import tomllib
 
     from gantk.lookup.departures import in_short
@@ -201,6 +209,7 @@ def recipes(ctx) -> None:
         except (OSError, ValueError) as error:
             summary = f"not readable: {one_line(error)}"
         rows.append((name, escape(str(summary)), escape(apart), owner))
+
     console().print(table(("recipe", "summary", "beside its report", "from"), rows))
 
 
@@ -216,6 +225,7 @@ def copy_recipe(name, target) -> None:
     target = target / path.name if target.is_dir() else target
     if target.exists():
         raise UserError(f"'{target}' exists already", remedy="name another target")
+
     expect_file(target)
     write_file(target, path.read_bytes())
     say(f"copied   {target}")
@@ -230,6 +240,7 @@ def _kind(kind: str) -> str:
         single = "loss"
     elif kind not in KINDS:
         single = kind.removesuffix("s")
+
     load().registry.of_kind(single)
     return single
 

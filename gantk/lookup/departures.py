@@ -35,6 +35,7 @@ def in_short(tables: Mapping) -> str:
     stated = mapping(mapping(tables.get("paper")).get("stated"))
     if not stated:
         return ""
+
     changed = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
     parts = [f"other {', '.join(changed)}" if changed else "as stated"]
     for name, profile in mapping(tables.get("profile")).items():
@@ -45,6 +46,7 @@ def in_short(tables: Mapping) -> str:
         ]
         if changed:
             parts.append(f"{name}: other {', '.join(changed)}")
+
     return "; ".join(parts)
 
 
@@ -66,9 +68,11 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
         yield f"{title}: {count - len(differences)} of {count} stated settings are kept"
         for key, (theirs, value) in differences.items():
             yield f"departs: {key} = {_text(value)} where the report has {_text(theirs)}"
+
     if isinstance(ours, list) and ours:
         chosen = [f"{key} = {_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
         yield f"open in the report, chosen here: {', '.join(chosen)}"
+
     if paper and profile is None:
         for name in mapping(recipe.tables.get("profile")):
             changed = resolved(recipe.override([], name).check())

@@ -31,6 +31,7 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     for name in NEEDED_PACKAGES:
         found = installed_version(name)
         yield name, found or "-", None if found else f"not installed: pip install {name}"
+
     yield from _torch()
     missing = [
         extra for extra, package in EXTRA_PACKAGES.items() if installed_version(package) is None
@@ -50,6 +51,7 @@ def _plugins() -> Iterator[tuple[str, str, str | None]]:
     counts = f"{len(plugins) - len(broken) - len(disabled)} loaded"
     if disabled:
         counts += f", left out: {', '.join(disabled)}"
+
     yield "plugins", counts, None
     for plugin in broken:
         yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
@@ -66,6 +68,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     except Exception as error:  # a broken torch may raise anything
         yield "device", "-", f"torch does not start: {one_line(error)}"
         return
+
     threads = count_noun(machine["threads"], "thread")
     device = f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}"
     yield "device", device, None
@@ -77,6 +80,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
             f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used"
         )
         yield "cuda", about, cuda_trouble()
+
     try:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:

@@ -24,6 +24,7 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     comments = _comments(target)
     for group in groups_of(target).values():
         comments |= _comments(group)
+
     return [
         (name, _type_text(hint), _default_text(hint, default), comments.get(name, ""))
         for name, hint, default in options_of(target)
@@ -45,6 +46,7 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
         sources = [*inspect.getmro(target)[:-1]]
     elif inspect.isclass(target) and not is_table(target):
         sources = [target.__init__]
+
     comments: dict[str, str] = {}
     for source in sources:
         try:
@@ -62,6 +64,7 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
                 if texts:
                     comments.setdefault(match[1], " ".join(texts))
             above = []
+
     return comments
 
 
@@ -71,9 +74,11 @@ def _type_text(hint: Any) -> str:
         return "table"
     if hint is type(None):
         return "none"
+
     kind = kind_of(getattr(hint, "__metadata__", ()))
     if kind:
         return kind
+
     inner = get_args(hint)
     if inner:
         return _generic_text(hint, inner)
@@ -95,6 +100,7 @@ def _generic_text(hint: Any, inner: tuple[Any, ...]) -> str:
         return f"[{', '.join(map(_type_text, inner))}]"
     if origin is dict:
         return "table" if inner[1] is Any else f"table of {_type_text(inner[1])}"
+
     return str(hint)
 
 

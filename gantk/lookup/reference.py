@@ -25,6 +25,7 @@ def summary(entry: Entry) -> str:
     """
     if not isinstance(entry.target, str):
         return first_sentence(inspect.getdoc(entry.target) or "")
+
     module, _, attribute = entry.target.partition(":")
     try:
         node: Any = _source(module)
@@ -33,6 +34,7 @@ def summary(entry: Entry) -> str:
         docstring = ast.get_docstring(node)
     except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
         docstring = None  # `gantk show` prints the error
+
     return first_sentence(docstring or "")
 
 
@@ -62,6 +64,7 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
         match = re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line)
         if match:
             notes[path] = match[1]
+
     return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
 
 
@@ -80,6 +83,7 @@ def _lines(
         values = dict(table)
         if isinstance(table, Table):
             options = options_help(type(table))
+
     comments = {name: comment for name, _, _, comment in options}
     tables = {
         key: value
@@ -96,6 +100,7 @@ def _lines(
         if key not in tables:
             line = f"# {key} =" if value is None else f"{key} = {toml(plain(value))}"
             yield line, *note_and_given(key)
+
     for key, value in tables.items():
         here = (*path, key)
         yield "", "", False

@@ -17,10 +17,12 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     settings = [*options["set"]]
     if precision:
         settings.append(f'train.precision="{precision}"')
+
     known = {name: options[name] for name in ("data", "profile", "device") if name in options}
     found = predict(recipe, set=settings, **known)
     for line in found.lines():
         line_printer(json_file)(line)
+
     write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
 
@@ -44,15 +46,18 @@ def examine(recipe, **options) -> None:
 
     if recipe:
         try_recipe(recipe, **options)
+
     if any(options.values()):
         raise click.UsageError(
             "--set, --profile, --device and --json say how a --recipe is to be tried"
         )
+
     rows = []
     any_problem = False
     for name, state, problem in findings():
         verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
         rows.append((name, escape(state), verdict))
         any_problem |= bool(problem)
+
     console().print(table((), rows))
     sys.exit(1 if any_problem else 0)

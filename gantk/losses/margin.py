@@ -49,6 +49,7 @@ class WGANGP(Adversarial):
     ) -> Tensor | None:
         if not self.weight:
             return None
+
         if not getattr(discriminator, "batch_independent", True):
             what = (
                 "wgan_gp penalises the gradient of each image by itself, and batch norm mixes"
@@ -57,6 +58,7 @@ class WGANGP(Adversarial):
             where = "method.discriminator.norm"
             remedy = 'Set the discriminator\'s norm = "instance"'
             raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
+
         return self.weight * gradient_penalty(discriminator, real, fake)
 
 

@@ -64,6 +64,7 @@ def difference(output: Tensor, target: Tensor) -> Tensor:
         raise UserError(
             f"a pixel-by-pixel loss cannot compare {shapes}", allowed="two images of one shape"
         )
+
     return output.float() - target.float()
 
 
@@ -78,6 +79,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight.shape != (len(values), 1, *values.shape[2:]):
         shapes = f"{tuple(weight.shape)} cannot weigh images of {tuple(values.shape)}"
         raise UserError(f"a map of {shapes}", allowed="one channel, on the images' own grid")
+
     weight = weight.float()
     mean = weight.mean(tuple(range(1, weight.ndim)), keepdim=True)
     return (values * weight / mean.clamp_min(1e-6)).mean()
@@ -91,6 +93,7 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
     """
     if lesion == 1:
         return None
+
     if mask is None:
         what = (
             f"lesion = {lesion:g} weighs the pixels of lesions, and the batch has no mask of them"
@@ -98,4 +101,5 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
         raise UserError(
             what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0"
         )
+
     return 1 + (lesion - 1) * mask.float()

@@ -67,10 +67,12 @@ class StructureTerms:
                 black=low,
             )
             terms = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
+
         if self.air:
             terms["air"] = self.air * air_left_empty(
                 output, source, data_range=high - low, black=low
             )
+
         terms = {name: loss for name, loss in terms.items() if getattr(self, name)}
         terms |= {part.name: part()(output, source) for part in self.source_losses}
         return {f"{name}{suffix}": loss for name, loss in terms.items()}
@@ -163,6 +165,7 @@ def local_ncc_and_flat_region(
         )
         unlike = 1 + sign * covariance / product.sqrt()
         structured = structured * ~air
+
     # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
     smallest = 0.0005 * data_range
     deviation = (output_variance + smallest**2).sqrt() - smallest
@@ -199,14 +202,17 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
         raise UserError(
             f"structure compares an output with its own source, pixel by pixel, not {shapes}"
         )
+
     if min(output.shape[2:]) < window:
         what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
         raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
+
     source = source.detach().float()
     output = output.float()
     if source.shape[1] != output.shape[1]:
         source = source.mean(1, keepdim=True)
         output = output.mean(1, keepdim=True)
+
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
     mean_o, mean_oo, mean_so = box_mean(
         torch.stack([output, output.square(), source * output]), window

@@ -33,6 +33,7 @@ class Threads:
         number = self.saved or min(self.usual, cgroup_quota())
         if self.fixed or number == torch.get_num_threads():
             return None
+
         torch.set_num_threads(number)
         why = "as the save was made with" if self.saved else "the CPU quota of this container"
         return f"threads  {number} from step {step} on: {why}"
@@ -50,9 +51,11 @@ def cgroup_quota() -> int:
         memberships = re.findall(r":(.*?):/(.*)", (PROC / "self/cgroup").read_text())
     except OSError:  # not Linux
         return NO_QUOTA
+
     folders = set()
     for kinds, path in memberships:
         folders |= set((CGROUPS / kinds / path / "any").parents)
+
     quotas = []
     for folder in folders:
         files = sorted([*folder.glob("cpu.max"), *folder.glob("cpu.cfs_[pq]*_us")], reverse=True)
@@ -60,4 +63,5 @@ def cgroup_quota() -> int:
         limit = re.match(r"(\d+)\s+(\d+)", " ".join(file.read_text() for file in files))
         if limit:
             quotas.append(-(-int(limit[1]) // int(limit[2])))
+
     return min(quotas, default=NO_QUOTA)

@@ -39,6 +39,7 @@ def cuda_trouble() -> str | None:
     """
     if torch.version.cuda is None:
         return None
+
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -49,6 +50,7 @@ def cuda_trouble() -> str | None:
         if none:
             return None
         return f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
+
     return None
 
 
@@ -61,22 +63,26 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     """
     if name in (None, "auto"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
+
     try:
         device = torch.device(name)
     except RuntimeError:
         allowed = "auto, cpu, cuda, cuda:0, mps"
         raise UserError(f"'{name}' is not a device", where=WHERE, allowed=allowed) from None
+
     if device.type == "mps" and not torch.backends.mps.is_available():
         what = "no MPS device is available"
         raise UserError(what, where=WHERE, remedy=f"leave --device out, or {CPU}")
     if device.type != "cuda":
         return device
+
     device = _own_gpu(device, rank, local)
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
         what = f"{_card(device)} does not compute: {first_sentence(str(error))}"
         raise UserError(what, where=WHERE, remedy=LOOK) from None
+
     return device
 
 
@@ -94,14 +100,17 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
         if torch.version.cuda:
             what = "no CUDA device is available"
         raise UserError(f"{what}{hidden}", where=WHERE, remedy=f"leave --device out, or {CPU}")
+
     count = torch.cuda.device_count()
     if device.index is not None:
         if device.index >= count:
             allowed = [f"cuda:{index}" for index in range(count)]
             raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
         return device
+
     if count == 1:  # also if srun gives each task one visible GPU
         return torch.device("cuda", 0)
+
     if count <= local:
         what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
         remedy = (
@@ -109,6 +118,7 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
             " with --device cpu"
         )
         raise UserError(what, where="LOCAL_RANK", remedy=remedy)
+
     return torch.device("cuda", local)
 
 
@@ -118,10 +128,12 @@ def precision_on(device: torch.device, wanted: str) -> str:
     """
     if wanted == "auto":
         return "bf16" if good_at_bf16(device) else "fp32"
+
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
         remedy = 'set train.precision = "auto", which takes fp32 here'
         what = f"{_card(device)} has no bfloat16 arithmetic"
         raise UserError(what, where="train.precision", allowed=("auto", "fp32"), remedy=remedy)
+
     return wanted
 
 
@@ -143,6 +155,7 @@ def good_at_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+
     flags = cpu_info() if device.type == "cpu" else ""
     return "amx_bf16" in flags or ("avx512_bf16" in flags and "GenuineIntel" not in flags)
 
@@ -178,6 +191,7 @@ def keep_memory(keep: bool, device: str = "cpu") -> bool:
     """
     if device != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
+
     set_option = ctypes.CDLL(None).mallopt
     # glibc's defaults
     options = {
@@ -187,6 +201,7 @@ def keep_memory(keep: bool, device: str = "cpu") -> bool:
     }
     if keep:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1: never, as the size is unsigned
+
     return all(set_option(name, value) for name, value in options.items())
 
 

@@ -38,6 +38,7 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment:
         environment.update(slurm(environment))
+
     counts = [
         environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     ]
@@ -67,6 +68,7 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
             where="environment",
             remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE",
         )
+
     world = number("WORLD_SIZE", 1, 1 << 20)
     rank = number("RANK", 0, world - 1)
     local = number("LOCAL_RANK", 0, world - 1)
@@ -85,6 +87,7 @@ def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
     if not step or not tasks.isdecimal() or int(tasks) < 2:
         return {}
+
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     job, number = (
         int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")
@@ -111,4 +114,5 @@ def first_host(nodes: str) -> str:
         raise UserError(
             what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task"
         )
+
     return host

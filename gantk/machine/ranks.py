@@ -51,6 +51,7 @@ class Ranks:
         if device.type == "cuda":  # identifies the GPU across machines
             uuid = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
             card = f"{socket.gethostname()} {uuid}"
+
         devices = self.gather((device.type, card))
 
         def expect_fitting() -> None:
@@ -99,9 +100,11 @@ class Ranks:
             if failure is None or failure[0] == self.rank:
                 raise
             raise FailedOnOtherRank(*failure) from None
+
         failure = self._first_failure(None)
         if failure is not None:
             raise FailedOnOtherRank(*failure)
+
         return result
 
     def _first_failure(self, code: int | None) -> tuple[int, int] | None:
@@ -169,6 +172,7 @@ class Reduction:
         """Average the gradients in place; call it on every rank after a backward pass."""
         if self.world == 1 or not self.parameters:
             return
+
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
@@ -198,6 +202,7 @@ class Reduction:
         kinds: dict[tuple, list[nn.Parameter]] = {}
         for parameter in self.parameters:
             kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+
         for members in kinds.values():
             step = ALIGNED // members[0].element_size()
             starts = []
@@ -223,6 +228,7 @@ def meet(process: Launch) -> Ranks:
     global _met
     if _met is not None:
         return _met
+
     try:
         everyones, _, _ = next(
             rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT)
@@ -247,6 +253,7 @@ def meet(process: Launch) -> Ranks:
         )
         remedy += "GLOO_SOCKET_IFNAME to the network that joins the machines"
         raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
+
     _met = Ranks(process)
     atexit.register(_part)
     return _met

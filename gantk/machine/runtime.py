@@ -67,10 +67,12 @@ class Runtime:
         """Move images or a network to the device, in the memory format in force."""
         if not self.channels_last:
             return thing.to(self.device)
+
         if not isinstance(thing, Tensor):
             layout = CHANNELS_LAST[dims]
             # torch's stubs lack this signature
             return thing.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+
         if thing.ndim != dims + 2:
             return thing.to(self.device)
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
@@ -170,14 +172,17 @@ def start(
     # an id that the system does not know (docker run --user); torch.export needs a name
     except (KeyError, OSError):
         os.environ["USER"] = str(os.getuid())
+
     if ranks is not None and ranks.gradients is None:
         ranks.connect(chosen_device)
+
     if chosen_device.type == "cuda":
         torch.cuda.set_device(chosen_device)
         torch.backends.cudnn.benchmark = True
         # With bf16, the remaining float32 products use TF32; with fp32 they are exact float32.
         torch.backends.cudnn.allow_tf32 = arithmetic == "bf16"
         torch.set_float32_matmul_precision("high" if arithmetic == "bf16" else "highest")
+
     return Runtime(
         chosen_device, arithmetic, channels_last, process.rank, process.world, ranks, process
     )

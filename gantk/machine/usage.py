@@ -40,10 +40,12 @@ def peak_memory(device: Any = "cpu") -> float | None:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / GIB
+
     try:
         import resource
     except ImportError:  # Windows
         return None
+
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
@@ -54,6 +56,7 @@ def free_memory(device: Any = "cpu") -> float | None:
         import torch
 
         return torch.cuda.mem_get_info(device)[0] / GIB
+
     lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
     return next(
         (int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), None
@@ -101,6 +104,7 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
     lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
     if not lines:
         return {}
+
     ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines)]
     spans = [
         (step - first, later - began) for (first, began), (step, later) in itertools.pairwise(ends)

@@ -56,6 +56,7 @@ class HistogramMatching:
             matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(
                 images.shape[2:]
             )
+
         return torch.from_numpy(matched).to(source.device)
 
 

@@ -65,6 +65,7 @@ class Choice:
         scored = [row for row in self.table if row.get("score") is not None]
         if not scored:
             return max((row["step"] for row in self.table), default=None)
+
         sign = -1 if self.higher else 1
         best = min(
             scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
@@ -120,9 +121,11 @@ class Criterion:
             return "images from noise"
         if self.higher:
             return "validation pairs"
+
         for to in directions:
             if len(self.reals.records("validation", OTHER[to])) < MIN_SOURCES:
                 return f"training images, for want of {MIN_SOURCES} validation images"
+
         return "validation images"
 
     def __call__(self) -> dict[str, Any]:
@@ -155,6 +158,7 @@ class Criterion:
             cycle = float((back - inputs[::2]).abs().mean())
             criteria["cycle"] = round(cycle, 6)
             score += (cycle / max(difference(inputs), 1e-6)) ** 4
+
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
 
     def _kid(self, real: ImageGroup, images: Tensor) -> float:
@@ -201,6 +205,7 @@ class Criterion:
             inputs = self.reals.network_inputs(spread(sources, max_sources))
             group = self.reals.group(windows(self.reals.scored_images(real), size))
             images[to] = (windows(inputs, size), group)
+
         return images
 
 

@@ -76,11 +76,13 @@ def compare(
     )
     for line in summary_lines(result):
         say(line)
+
     about_scale = scale_line(result["scale"])
     if about_scale:
         say(about_scale)
     if result["patients_unknown"]:
         say(NO_PATIENTS)
+
     return result
 
 
@@ -114,8 +116,10 @@ def compare_folders(
         pairs = pairs_of_files(predicted, truth)
         _require_same_grid(pairs)
         scale = _fit_line(pairs) | {"matched": match}
+
     if match:
         line = Line(scale["slope"], scale["offset"])
+
     rows: dict[str, Any] = {}
     if of_pairs:
         rows |= _pair_rows(pairs, of_pairs, device, line, patient_of_file)
@@ -125,6 +129,7 @@ def compare_folders(
     if match:
         for row in rows.values():
             row["definition"] += "/predictions-matched-linearly"
+
     unknown = len(pairs) > 1 and all(patient_of_file(real) == real.name for _, real in pairs)
     return {
         "metrics": {"pred_to_truth": rows},
@@ -153,6 +158,7 @@ def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
             of_sets.append(part)
         else:
             of_pairs.append(part)
+
     return of_pairs, of_sets
 
 
@@ -162,12 +168,14 @@ def scale_line(scale: dict[str, Any]) -> str:
     """
     if not scale:
         return ""
+
     if scale["matched"]:
         words = "matched  all predictions by one line:"
     elif scale["another"]:
         words = "warning  another scale? --match takes"
     else:
         return ""
+
     low, high = scale["predictions"]
     true_low, true_high = scale["truth"]
     return (
@@ -184,6 +192,7 @@ def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
     real = _files(truth)
     if predicted.is_file() and truth.is_file():
         return [(made[0], real[0])]
+
     made_by_name = _by_name(made)
     real_by_name = _by_name(real)
     if made_by_name.keys() != real_by_name.keys():
@@ -193,6 +202,7 @@ def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
         if len(made_alone) == len(made) and len(real_alone) == len(real):
             made_by_name = made_alone
             real_by_name = real_alone
+
     _require_unique(predicted, made, made_by_name)
     _require_unique(truth, real, real_by_name)
     unmatched = [
@@ -202,6 +212,7 @@ def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
     if unmatched:
         what = f"the two folders do not hold the same names; {'; '.join(unmatched)}"
         raise UserError(what, where=WHERE, remedy="name each image like its truth")
+
     return [(scan, real_by_name[name]) for name, scan in made_by_name.items()]
 
 
@@ -263,6 +274,7 @@ def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
     for pair in pairs:
         both = [each.ravel()[:: max(1, each.size // MAX_LINE_PIXELS)] for each in _read(pair)]
         pixels.append(np.stack(both))
+
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
     slope = 1.0
     offset = 0.0
@@ -273,6 +285,7 @@ def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
             offset = float(y[near].mean() - slope * x[near].mean())
         distance = np.abs(slope * x + offset - y)
         near = distance <= 4.5 * np.median(distance) + 0.01 * np.ptp(y)
+
     before = np.sqrt(np.mean((x - y) ** 2))
     after = np.sqrt(np.mean((slope * x + offset - y) ** 2))
     large_error = before > MIN_ERROR_OF_RANGE * np.ptp(y)
@@ -302,6 +315,7 @@ def _pair_rows(
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
         references = References(real, [patient_of_file(pair[1])])
         found.append(scorers[dims](line(made), references))
+
     first_scorer = next(iter(scorers.values()))
     return first_scorer.rows(concatenate_scores(found))
 
@@ -324,6 +338,7 @@ def _set_rows(
             f"sets of images are compared at one size, and these have {first_two}",
             remedy="resize them first",
         )
+
     made_images = line(torch.from_numpy(np.stack(made)).to(device)) - black
     real_images = torch.from_numpy(np.stack(real)).to(device) - black
     fake_set = ImageGroup(made_images, [patient_of_file(scan) for scan in predicted])
@@ -332,6 +347,7 @@ def _set_rows(
     for part in parts:
         metric = part(data_range, real_images.ndim - 2)
         rows |= set_rows(metric, real_set, real_set, fake_set, strict=True)
+
     return rows
 
 
@@ -366,12 +382,14 @@ def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
         image = read(scan)
         kinds.add(None if image.dtype is None else np.dtype(image.dtype))
         extremes += [float(image.pixels.min()), float(image.pixels.max())]
+
     low = min(extremes)
     high = max(extremes)
     if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
         if low >= 0 and high <= full:  # otherwise a header rescales the values
             return 0.0, full
+
     if high <= low:
         what = (
             f"the truth is {low:g} throughout, in all {len(truths)} images from"
@@ -379,4 +397,5 @@ def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
         )
         remedy = "look at the images: without contrast there is no range, and no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
+
     return low, high - low

@@ -78,12 +78,14 @@ class SampleBatch:
                 "count": len(images),
                 "images": known,
             }
+
         if self.noise:
             directions["image"] = {
                 "from": None,
                 "to": names.get("image", data.table.domains[0]),
                 "count": self.noise,
             }
+
         return {"directions": directions, "has_truth": bool(self.truths)}
 
 
@@ -133,6 +135,7 @@ class Scorer:
         parts = model.evaluate.metrics
         if parts is None:
             parts = [bind_or_raise("metric", each) for each in default_metrics(method)]
+
         built = [part(self.span, self.dims) for part in parts]
         names = [metric.name for metric in built]
         twice = [name for name in names if names.count(name) > 1]
@@ -142,6 +145,7 @@ class Scorer:
                 where="evaluate.metrics",
                 remedy="leave one out",
             )
+
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
         curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
@@ -178,10 +182,12 @@ class Scorer:
                 real = self.reals.scored_images([pair[to] for pair in spread(pairs, count)])
                 batch.truths[key] = real
             batch.differences[key] = difference(real)
+
         if self.method.samples and not self.method.directions():
             batch.noise = count
             records = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
             batch.differences["image"] = difference(self.reals.scored_images(records))
+
         return batch
 
     def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
@@ -203,6 +209,7 @@ class Scorer:
             made = self.data.centre(self.translate(sources, to))
             rows = self.curves.rows(self.curves(made, references))
             scores[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
+
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid = Kid(self.span, self.dims)
             train, real = self.reals.for_curves(self.letter)
@@ -210,11 +217,13 @@ class Scorer:
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
             scores["image"] = {kid.name: kid(train, real, self._generated_group(images)).value}
+
         results = {}
         for key, values in scores.items():
             known = {name: round(v, 4) for name, v in values.items() if v is not None}
             if known:
                 results[key] = known
+
         return results
 
     @cached_property
@@ -224,9 +233,11 @@ class Scorer:
         pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
         if not pairs:
             return found
+
         for to in self.method.directions():
             sources = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
             found[to] = (sources, self.reals.references(pairs, to))
+
         return found
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
@@ -243,8 +254,10 @@ class Scorer:
         }
         for to in self.method.directions():
             self._test_direction(result, to, others)
+
         if self.method.samples and self.set_metrics:
             self._test_samples(result)
+
         return result
 
     def _test_direction(
@@ -257,25 +270,30 @@ class Scorer:
             sources = self.reals.records("test", OTHER[to])
         if not sources:
             return
+
         inputs = self.reals.network_inputs(sources)
         output = self._translate_shared(inputs, to)
         if output is None:  # not rank 0
             return
+
         made = self._with_posts(key, output, to, inputs, sources)
         shown = self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
+
         about = None
         if self.set_metrics:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
+
         scores = self._score(result, key, to, made, baselines, about, references)
         if references is None:
             return
         if references.foreground is not None:
             self._add_foreground(result, key, references.foreground)
+
         self.tested[key] = Tested(
             self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
         )
@@ -298,9 +316,11 @@ class Scorer:
         )
         if passes is None:  # not rank 0
             return
+
         classes = []
         if self.classes:
             classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
+
         made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
         noise = {"noise": self.reals.noise(self.letter, count)}
         self._score(result, "image", self.letter, made, noise, self._generated_group(made["image"]))
@@ -315,6 +335,7 @@ class Scorer:
             examples = Examples(lambda: self.data, letter, device, made_from, records)
             after_posts = self.posts(output.to(device), examples).cpu()
             made[f"{key}_post"] = self.data.centre(after_posts)
+
         return made
 
     def _score(
@@ -344,16 +365,19 @@ class Scorer:
             rivals = {name: scores[name] for name in baselines}
             for name in made:
                 verdicts[name] = pair_verdict(scores[name], rivals, self.pairs.senses)
+
         set_scores = self._set_scores(letter, made, baselines, about)
         rivals_of_set = {name: set_scores[name] for name in baselines}
         for name in made:
             verdicts[name] |= set_verdict(set_scores[name], rivals_of_set)
             result["metrics"][name] = rows[name] | set_scores[name]
+
         result["verdict"] |= verdicts
         for name in [*baselines, "real_split"]:
             if name in baselines or set_scores[name]:
                 of_baseline = result["baselines"].setdefault(name, {})
                 of_baseline[key] = rows[name] | set_scores[name]
+
         return scores
 
     def _set_scores(
@@ -368,9 +392,11 @@ class Scorer:
         set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         if about is None:  # no metric of sets
             return set_scores
+
         groups = {}
         for name, each in images.items():
             groups[name] = replace(about, images=self.reals.group(each).images, found={})
+
         some = next(iter(made.values()))
         for metric in self.set_metrics:
             classes = getattr(metric, "needs_classes", False)
@@ -384,6 +410,7 @@ class Scorer:
                 real = select_images(real, torch.arange(len(real)) < len(some))
                 note = f"{note}/training-images-as-if-made"
                 set_scores["real_split"] |= set_rows(metric, train, test, real, note)
+
         return set_scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -408,6 +435,7 @@ class Scorer:
 
         if pairs:
             yield "intensity_map", IntensityMap(images_of_pairs(MAX_BASELINE_IMAGES))
+
         steps = self.model.evaluate.regression
         if pairs and steps:
             options = {"name": "regression", "steps": steps, "seed": self.model.train.seed}
@@ -440,6 +468,7 @@ class Scorer:
             seen = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
             validation = self.reals.references(pairs, to, self.data.centre(seen))
             fitted_on = errors_and_spread(validation, seen)
+
         scores = judge(*errors_and_spread(references, inputs), self.span, fitted_on)
         return {"kind": maker.chosen(self.method)} | scores
 
@@ -463,6 +492,7 @@ class Scorer:
         drawing = any(layer.training for layer in self.method.modules())
         if tiled or drawing:
             return self.translate(images, to) if self.runtime.main else None
+
         made = self.runtime.share(images.split(self.batch), lambda part: self.translate(part, to))
         return None if made is None else torch.cat(made)
 
@@ -475,8 +505,10 @@ class Scorer:
         if self.classes:
             order = torch.arange(first, first + number, device=self.runtime.device)
             labels = order % self.classes
+
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
+
         return images.float().cpu()
 
     def _generated_group(self, images: Tensor) -> ImageGroup:
@@ -491,6 +523,7 @@ class Scorer:
             only = known.pop()
             if only is not None:
                 labels = torch.full((len(images),), self.reals.classes.index(only))
+
         return self.reals.group(images, labels=labels)
 
     def _check_metrics(self) -> None:
@@ -515,6 +548,7 @@ class Scorer:
         if of_pairs and not self.method.directions():
             what = "compares an output with its truth, and images from noise have none"
             return what, "use metrics of sets, such as kid, fid or prdc"
+
         if hasattr(metric, "expect_data"):
             metric.expect_data(self.data)
         elif of_pairs and hasattr(metric, "expect_size") and self.data.pairs("test"):
@@ -523,6 +557,7 @@ class Scorer:
             return self._without_classes()
         elif getattr(metric, "needs_masks", False):
             return self._without_masks()
+
         return None
 
     def _without_classes(self) -> tuple[str, str] | None:
@@ -538,8 +573,10 @@ class Scorer:
         else:
             one_image = torch.zeros(1, 1, *self.method.geometry.size)
             made_known = self._generated_group(one_image).labels is not None
+
         if len(train & test) >= 2 and made_known:
             return None
+
         known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
         made_of = "one" if made_known else "a mixture"
         what = (
@@ -561,8 +598,10 @@ class Scorer:
                 known = sum(self.reals.record_with_mask(record) is not None for record in records)
                 counts.append(f"{known} of {len(records)}")
                 complete &= known > 0
+
         if counts and complete:
             return None
+
         what = (
             "needs lesion masks to learn from and to test; known are"
             f" {' and '.join(counts) or 'none of noise'}"

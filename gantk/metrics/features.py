@@ -62,6 +62,7 @@ class Features:
                 where=WHERE,
                 allowed=[name for name in options if name in parameters] or "no options",
             )
+
         self.network = make(features, **given).eval().requires_grad_(False)
         self.suffix = self.network.suffix
         self.standardised = getattr(self.network, "standardised", False)
@@ -90,12 +91,14 @@ class Features:
                         seen = [gray.expand(-1, channels, -1, -1) for gray in picture.split(1, 1)]
                     numbers += [self.network(each).flatten(1) for each in seen]
                 vectors.append(torch.cat(numbers, 1))
+
         if not torch.stack(finite).all():
             what = (
                 "an image holds values that are no numbers (NaN or infinite), so its set cannot be"
                 " compared"
             )
             raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
+
         return torch.cat(vectors).cpu().double().numpy()
 
 
@@ -121,6 +124,7 @@ def published_metrics() -> list[dict[str, str]]:
                 for name in getattr(part, "published", ()):
                     if part.at_hand():
                         found.append({"name": name, key: entry.name})
+
     return found
 
 
@@ -165,9 +169,11 @@ class RandomConv(nn.Module):
         if max(x.shape[2:]) > MAX_GRAY_SIDE:
             scale = MAX_GRAY_SIDE / max(x.shape[2:])
             x = F.interpolate(x, [max(1, round(side * scale)) for side in x.shape[2:]], mode="area")
+
         found = []
         for filters, mixer in zip(self.filters, self.mixers, strict=True):
             x = F.leaky_relu(F.conv2d(x, filters, padding=2), 0.2)
             found.append(F.adaptive_avg_pool2d(x, 4).flatten(1) @ mixer)
             x = F.avg_pool2d(x, 2, ceil_mode=True)
+
         return torch.cat(found, 1)

@@ -82,10 +82,12 @@ def estimate(
     if not alike:
         sums = sums / counts
         counts = np.ones(len(sums))
+
     value = float(sums.sum() / counts.sum())
     n = int(counts.sum())
     if len(sums) < 2:
         return Estimate(value, None, n)
+
     picks = _draws(len(sums), draws)
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Estimate(value, (float(low), float(high)), n)
@@ -106,6 +108,7 @@ def probability_better(
     gains = patient_gains(model, baseline, patients, higher_is_better=higher_is_better)
     if len(gains) < 2:
         return None
+
     drawn = gains[_draws(len(gains), BOOTSTRAP_DRAWS)].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
 
@@ -138,6 +141,7 @@ def drawn_interval(
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
     if len(images) < 2:
         return None
+
     picks = _draws(len(images), draws)
     values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
     values = values[~np.isnan(values)]
@@ -167,6 +171,7 @@ def left_out_interval(
     counts = [len(np.unique(groups)) for groups in sides]
     if min(counts) < 2 or any(len(groups) - np.bincount(groups).max() < least for groups in sides):
         return value, None
+
     variance = 0.0
     for side, (groups, count) in enumerate(zip(sides, counts, strict=True)):
         results = []
@@ -176,6 +181,7 @@ def left_out_interval(
             results.append(statistic(*kept))
         values = np.array(results)
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
+
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
     return value, (value - reach, value + reach)
 
@@ -196,9 +202,11 @@ def per_level(
     """
     if dims == 3:
         return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
+
     levels = {"slice": estimate(scores, patients, alike=True).row()}
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
+
     if pooled:
         of_mean, means, weights = pooled
         how = "pooled-over-slices"
@@ -207,6 +215,7 @@ def per_level(
         means = scores
         weights = np.ones(len(scores))
         how = "mean-of-slices"
+
     numbers = patient_numbers(volumes)
     known = ~np.isnan(means)
     owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
@@ -215,6 +224,7 @@ def per_level(
     values = np.divide(sums, totals, out=np.full(len(owners), np.nan), where=totals > 0)
     if of_mean:
         values = of_mean(torch.from_numpy(values)).numpy()
+
     return levels | {"volume": estimate(values, owners, alike=True).row() | {"how": how}}
 
 
@@ -224,6 +234,7 @@ def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np
         raise UserError(
             f"{len(values)} values cannot belong to the patients of {len(patients)} images"
         )
+
     scores = np.asarray(values, dtype=float)
     numbers = head_numbers(patients)
     known = ~np.isnan(scores)

@@ -111,14 +111,17 @@ class PairScorer:
             raise UserError(
                 what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
             )
+
         self.rows_of: dict[str, tuple[Any, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in self.metrics:
                 if not suffix or metric.name not in whole_only:
                     self.rows_of[metric.name + suffix] = (metric, suffix)
+
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
+
         self.senses = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
 
     def __call__(self, output: Tensor, references: References) -> Scores:
@@ -126,6 +129,7 @@ class PairScorer:
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         for first in range(0, len(output), self.batch):
             self._add_batch(found, output, references, slice(first, first + self.batch))
+
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         finite = values.pop(("finite", "")) > 0
         unit = references.units.name if references.units is not None else ""
@@ -150,12 +154,14 @@ class PairScorer:
                 masks[suffix] = references.foreground[part].to(self.device)
             elif suffix == LESION and references.masks is not None:
                 masks[suffix] = references.masks[part].to(self.device)
+
         found["finite", ""].append(made.isfinite().flatten(1).all(1))
         if references.units is not None:
             native_made = references.units.native(made, part.start)
             native_real = references.units.native(real, part.start)
             self._add(found, "native", native_made, native_real, masks)
             self._add(found, "raw", native_made, native_real, masks, references.units.name)
+
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
         # sign.
         made = made - self.low
@@ -163,6 +169,7 @@ class PairScorer:
         self._add(found, "raw", made, real, masks)
         if self.contrast.name in self.rows_of and LESION in masks:
             found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
+
         for suffix, mask in masks.items():
             if suffix != LESION:
                 corrected = linearly_corrected(made, real, mask)
@@ -230,19 +237,23 @@ class PairScorer:
         definition = metric.in_mask if suffix else metric.definition
         if suffix == FOREGROUND:
             definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
+
         trouble = scores.trouble(name)
         if trouble:
             nothing = Estimate(None, None, 0)
             return metric_row(metric, nothing, 0, f"{definition}/not-computed: {trouble}")
+
         raw = scores.values["raw", name]
         count = int((~np.isnan(raw)).sum())
         gap = None
         if ("corrected", name) in scores.values:
             gap = estimate(scores.values["corrected", name], patients, draws=1).value
+
         row = metric_row(metric, estimate(raw, patients), count, definition, gap)
         pooled = None
         if ("mean", name) in scores.values:
             pooled = (metric.of_mean, scores.values["mean", name], scores.values["weight", name])
+
         row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
         if ("native", name) in scores.values:
             kind = "hounsfield" if scores.unit == "HU" else "native"
@@ -254,6 +265,7 @@ class PairScorer:
                 "unit": scores.unit,
                 "definition": f"{metric.native}/{kind}-intensities/{where}",
             }
+
         return row
 
 
@@ -269,4 +281,5 @@ def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
         levels = torch.tensor(tissue, dtype=image.dtype, device=image.device)
         levels = levels.reshape(-1, *[1] * (image.ndim - 2))
         inside.append((image > levels).any(1, keepdim=True))
+
     return torch.stack(inside).any(0)

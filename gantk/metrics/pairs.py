@@ -80,6 +80,7 @@ class PairMetric:
             raise UserError(
                 f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)"
             )
+
         self.expect_size(output.shape[2:])
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             yield
@@ -230,6 +231,7 @@ class LesionContrast(PairMetric):
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
             raise UserError("lesion_contrast needs lesion masks", where="evaluate.metrics")
+
         inside = mask[:, :1].float()
         ring = (dilate(inside, RING) - inside) > 0
 
@@ -276,6 +278,7 @@ def _window_mean(x: Tensor) -> Tensor:
         for shift, weight in enumerate(kernel[1:], 1):
             total.add_(x.narrow(axis, shift, count), alpha=weight)
         x = total
+
     return x
 
 

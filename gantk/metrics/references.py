@@ -84,6 +84,7 @@ class RealImages:
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
         if table.neighbours or part.options.get("only", default) == default:
             return {}
+
         all_classes = replace(part, options=part.options | {"only": default})
         records = self.data.with_listing_filter(
             lambda: all_classes(table.domains, table.dims, table.size).records()
@@ -95,6 +96,7 @@ class RealImages:
                 in_splits.add(record.id)
                 if record.subject:
                     split_of[record.subject] = split
+
         left_out = [record for record in records if record.id not in in_splits]
         new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
         test = round(table.split.test * len(new))
@@ -104,9 +106,11 @@ class RealImages:
         order = np.random.default_rng(table.split.seed).permutation(len(new))
         for index, name in zip(order, names, strict=False):
             split_of[new[index]] = name
+
         by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
         for record in left_out:
             by_split[split_of[record.subject or record.key]].append(record)
+
         return by_split
 
     def network_inputs(self, records: Sequence[Record]) -> Tensor:
@@ -157,6 +161,7 @@ class RealImages:
                 masks.append(torch.full((1, *self.data.table.size), torch.nan))
             else:
                 masks.append(self._mask(masked))
+
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
     def _mask(self, record: Record) -> Tensor:
@@ -177,6 +182,7 @@ class RealImages:
         patients = [record.subject for record in records]
         if sources is None:
             return References(images, patients)
+
         tissue = self.data.intensity[to].tissue
         tissue_of_sources = self.data.intensity[OTHER[to]].tissue
         low, high = self.data.range
@@ -206,12 +212,14 @@ class RealImages:
             patients = [record.subject for record in records]
         else:
             patients = [f"drawn {number}" for number in range(len(images))]
+
         if records and self.classes:
             labels = torch.tensor([self._class_number(record) for record in records])
         if records and self.masks:
             masks = self.masks_of(records)
         if masks is not None:
             masks = windows(masks, images.shape[2:])  # cut out as the images were
+
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
     def _class_number(self, record: Record) -> int:
@@ -232,6 +240,7 @@ class RealImages:
             test = self._set(held_out, ("test", all_classes, letter), size)
         if test is None or len(test) < 2:
             return train, train, "/against-training-images-as-none-are-held-out"
+
         note = f"/only-{len(test)}-held-out" if len(test) < FEW_IMAGES else ""
         return train, test, note
 
@@ -264,6 +273,7 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
     """
     if size is None or tuple(images.shape[2:]) == tuple(size):
         return images
+
     rng = np.random.default_rng(0)
     cut = []
     for image in images:
@@ -271,6 +281,7 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
             first = int(rng.integers(image.shape[axis] - side + 1))
             image = image.narrow(axis, first, side)
         cut.append(image)
+
     return torch.stack(cut)
 
 
@@ -316,10 +327,12 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     preparation = data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
         return None
+
     if getattr(intensity, "per", "set") == "image":
         mappings = [intensity.fitted_to(preparation.to_size(record)) for record in records]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]
+
     domain = data.table.domains[data.letters.index(letter)]
     in_hounsfield = (
         CT.search(domain.lower())

@@ -100,6 +100,7 @@ def require_images(
     """Raise a UserError that names the metric if a set holds fewer images than `least`."""
     if min(map(len, groups)) >= least:
         return
+
     counts = " and ".join(str(len(group)) for group in groups)
     raise UserError(
         f"{name} compares sets, and these hold {counts} images",
@@ -133,13 +134,16 @@ def set_rows(
         if strict:
             raise
         scores = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+
     if not isinstance(scores, dict):
         scores = {metric.name: scores}
+
     rows = {}
     for name, score in scores.items():
         rows[name] = metric_row(metric, score, score.n, score.definition + note)
         if score.details:
             rows[name]["details"] = score.details
+
     return rows
 
 
@@ -192,6 +196,7 @@ class InFeatures:
             deviation = np.maximum(scale.std(0), 1e-6)
             real = np.arcsinh((real - mean) / deviation)
             made = np.arcsinh((made - mean) / deviation)
+
         return real, made
 
 
@@ -234,11 +239,13 @@ class Kid(InFeatures):
             value = _mean_of_subsets(real, made, size)
             how = f"subsets={SUBSETS}x{size}"
             ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
+
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
         details = {}
         if fewest < FEW_IMAGES:
             definition += "/few-images"
             details = {"warning": WARNING}
+
         return Score(value, ci95, len(fake), definition, details)
 
 
@@ -302,4 +309,5 @@ def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
             if x is y and i == j:
                 np.fill_diagonal(kernel, 0)
             sums += of_x[i : i + VECTORS_PER_BLOCK].T @ kernel @ of_y[j : j + VECTORS_PER_BLOCK]
+
     return sums

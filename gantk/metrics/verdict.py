@@ -52,6 +52,7 @@ def pair_verdict(
         verdict = _verdict(value, rivals, higher)
         if verdict:
             verdicts[name] = verdict
+
     return verdicts
 
 
@@ -83,6 +84,7 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
         verdict = _verdict(row["value"], rivals, higher)
         if verdict:
             verdicts[name] = verdict
+
     return verdicts
 
 
@@ -90,9 +92,11 @@ def _probability_of_rows(row: dict[str, Any], other: dict[str, Any], higher: boo
     """The probability that a row is better than another; None where one has no interval."""
     if not row["ci95"] or not other["ci95"]:
         return None
+
     gain = row["value"] - other["value"]
     if not higher:
         gain = -gain
+
     errors = [(high - low) / (2 * 1.96) for low, high in (row["ci95"], other["ci95"])]
     error = float(np.hypot(*errors))
     if error > 0:
@@ -122,6 +126,7 @@ def _against_best(
     }
     if value is None or not means:
         return None
+
     best = (max if higher else min)(means, key=means.__getitem__)
     better = bool(value > means[best] if higher else value < means[best])
     return {"better": better, "best_baseline": best} | rivals[best][1]
@@ -133,8 +138,10 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
     """
     for consequence in result.get("split", {}).get("consequences", ()):
         yield f"note     {consequence}"
+
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
+
     for key, metrics in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
         of_whole = {name: row for name, row in metrics.items() if not name.endswith(FOREGROUND)}
@@ -151,6 +158,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in names)
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         yield from _verdict_lines(title, of_whole, result["verdict"].get(key, {}))
+
     yield from result.get("lines", ())
 
 
@@ -175,6 +183,7 @@ def _warning_lines(title: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[s
         warning = row.get("details", {}).get("warning")
         if warning:
             warnings[warning].append(metric)
+
     for warning, metrics in warnings.items():
         yield f"warning  {title}: {', '.join(metrics)}: {warning}"
 
@@ -188,9 +197,11 @@ def _verdict_lines(
         better_somehow = verdict["better"] and verdict["probability"] is None
         if better_somehow and metric in rows and rows[metric]["n"] == 1:
             of_one_patient.append(metric)
+
     if of_one_patient:
         names = ", ".join(of_one_patient)
         yield f"note     {title}: better in {names}, of one patient: no probability"
+
     for metric, verdict in verdicts.items():
         if metric in rows and not verdict["better"]:
             best = verdict["best_baseline"]
@@ -207,11 +218,14 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
         perfect = row["value"] in (None, 0.0, 1.0, 100.0)  # perfect scores are equal
         if row["value"] == inside and not perfect:
             same.append(name)
+
     if share <= MAX_FOREGROUND and not same:
         return None
+
     what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
     if same:
         what += f", so that {', '.join(same)} are the same over both"
+
     return (
         f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
     )
@@ -225,6 +239,7 @@ def title_of(key: str, domains: Sequence[str]) -> str:
         return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
     if key == "image" and domains:
         return f"{domains[0]} from noise"
+
     names = dict(zip("ab", domains, strict=False))
     source, _, target = key.partition("_to_")
     if names and target:
@@ -236,6 +251,7 @@ def _cell(score: dict[str, Any]) -> str:
     """A score such as `24.51 dB [23.10, 25.92] (n=8, 240 images)`; "-" without a value."""
     if score["value"] is None:
         return "-"
+
     digits = 2 if score["unit"] == "dB" else 3
     text = f"{score['value']:.{digits}f}"
     if score["unit"]:
@@ -243,10 +259,13 @@ def _cell(score: dict[str, Any]) -> str:
     if score["ci95"]:
         low, high = score["ci95"]
         text += f" [{low:.{digits}f}, {high:.{digits}f}]"
+
     units = score.get("in_units") or {}
     if units.get("unit") == "HU" and units.get("value") is not None:
         text += f" = {units['value']:.4g} HU"
+
     count = f"n={score['n']}"
     if score.get("images", score["n"]) != score["n"]:
         count += f", {score['images']} images"
+
     return f"{text} ({count})"

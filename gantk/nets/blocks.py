@@ -40,8 +40,10 @@ def fits_or_float32(
     fits = all(side >= kernel for side, kernel in zip(x.shape[2:], weight.shape[2:], strict=True))
     if fits or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return convolve(x, weight, bias)
+
     with torch.autocast("cpu", enabled=False):
         y = convolve(x.float(), weight.float(), None if bias is None else bias.float())
+
     return y.to(kernels.precision(x))
 
 
@@ -85,6 +87,7 @@ class FitsOrFloat32(_ConvNd):
             last = CHANNELS_LAST[rows.ndim - 2]
             rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
             self.register_buffer("rows", rows, persistent=False)
+
         self.convert(dtype)
 
     def convert(self, dtype: torch.dtype | None) -> None:
@@ -109,6 +112,7 @@ class FitsOrFloat32(_ConvNd):
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.kernel_size)
+
         y = convolve(x, rows, padding=padding)
         side = y.shape[2] - len(rows) + 1
         outputs = (y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
@@ -124,11 +128,13 @@ class QuickConv(kernels.HasKernels, _ConvNd):
         plain = self.groups == 1 and set(self.dilation) == {1}
         if isinstance(padding, str) or not (self.kernels and plain and kernels.usable(x)):
             return super()._conv_forward(x, weight, bias)
+
         if self.padding_mode != "zeros":
             x = kernels.pad_in_precision(
                 x, self._reversed_padding_repeated_twice, self.padding_mode
             )
             padding = (0,) * len(padding)
+
         return winograd.convolution(x, weight, bias, self.stride, padding)
 
 
@@ -262,6 +268,7 @@ class GroupNorm(nn.GroupNorm):
             or torch.is_grad_enabled()
         ):
             return super().forward(x)
+
         return _image_by_image(
             x, lambda image: apply_norm(self, image, moments(image, self.num_groups))
         )
@@ -282,12 +289,15 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
         return InstanceNorm(channels, affine=affine)
     if kind == "batch":
         return BATCH_NORM[dims](channels)
+
     if kind == "group":
         return GroupNorm(
             max(g for g in range(1, min(32, channels) + 1) if channels % g == 0), channels
         )
+
     if kind == "none":
         return nn.Identity()
+
     raise _unknown_option("norm", kind, get_args(NormKind))
 
 
@@ -329,6 +339,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
         if kernel is None:
             kernel = summed_kernel(self.conv.weight)
+
         dims = x.ndim - 2
         return kernels.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
 
@@ -371,6 +382,7 @@ def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> n
     """
     if hasattr(module, "parametrizations"):  # spectral norm computes its weight at each call
         return module
+
     if isinstance(module, Foldable):
         module.fold(dtype)
     elif isinstance(module, QuickTransposed):
@@ -378,6 +390,7 @@ def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> n
     elif not getattr(module, "indivisible", False):
         for part in module.children():
             fold_for_inference(part, dtype)
+
     return module
 
 
@@ -420,6 +433,7 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
             nn.init.normal_(layer.weight, 1.0, gain)
             nn.init.zeros_(layer.bias)
+
     return module
 
 
@@ -577,5 +591,6 @@ def with_class(x: Tensor, label: Tensor | None, classes: int) -> Tensor:
         return x
     if label is None:
         raise ValueError(f"a network of {classes} classes needs the images' labels")
+
     planes = one_hot(label, classes).to(x.dtype)[(..., *[None] * (x.ndim - 2))]
     return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)

@@ -47,6 +47,7 @@ def halvings(
         layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         inputs = outputs
+
     return layers
 
 
@@ -103,6 +104,7 @@ class PatchGAN(b.Network):
             remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}"
         else:
             remedy = "use larger images"
+
         b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
 
     def forward(self, x: Tensor) -> Tensor:

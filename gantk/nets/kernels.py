@@ -100,6 +100,7 @@ class Windows:
         if sides == list(self.kernel) and block.stride() == like.stride():
             # autograd adds to it in place as long as it is no view
             return block.to(like.dtype).detach()
+
         whole = torch.zeros_like(like)
         everywhere = slice(None)
         whole[everywhere, everywhere, *self.taps] = block
@@ -121,6 +122,7 @@ class Windows:
         windows = x.as_strided(shape, strides, x.storage_offset() + starts)
         if c > 1:
             return windows.reshape(-1, prod(sides) * c)
+
         # one channel: rows of pixels are longer than rows of taps
         taps = range(1 + len(axes), 1 + 2 * len(axes))
         return (
@@ -146,6 +148,7 @@ class Windows:
                 for i, taps, s, few in axes
             ]
             out[(slice(None), *places)] += windows[(slice(None),) * first + tap]
+
         inner = [slice(p, p + many) for p, many in zip(self.padding, self.large, strict=True)]
         return blank(n, out.shape[-1], self.large, dtype).copy_(
             out[(slice(None), *inner)].movedim(-1, 1)
@@ -185,6 +188,7 @@ def spread(small: Tensor, matrix: Tensor) -> Tensor:
         for part, strip in zip(small.split(STRIP_ROWS, 1), matrix.split(STRIP_ROWS), strict=True):
             y.addmm_(part, strip)
         return y
+
     single = matrix.shape[1] < TAPS.stop  # rows of pixels are longer than rows of taps
     return (matrix.t() @ small.t()).t() if single else small @ matrix
 
@@ -243,6 +247,7 @@ class Product(Function):
                 offset = None if bias is None else bias.to(inner)
                 gather(windows.unfold(x.to(inner)), matrix, offset, out=rows(y, inner))
                 y = y.to(dtype)
+
         ctx.windows = windows
         ctx.transposed = transposed
         ctx.save_for_backward(x, weight, bias, matrix)
@@ -254,6 +259,7 @@ class Product(Function):
         windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
         if torch.is_grad_enabled():
             return *differentiable(ctx, gradient), None, None
+
         gradients: list[Tensor | None] = [None] * 5
         with torch.autocast("cpu", enabled=False):
             if ctx.transposed:
@@ -273,6 +279,7 @@ class Product(Function):
                     gradients[1] = weight_gradient(windows, small, unfolded, weight)
             if of_bias:
                 gradients[2] = offset_gradient(gradient, bias)
+
         return tuple(gradients)
 
 
@@ -295,6 +302,7 @@ def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
             padding=ctx.windows.padding,
         )
         found = iter(torch.autograd.grad(y, wanted, gradient.to(y.dtype), create_graph=True))
+
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
 
 
@@ -391,6 +399,7 @@ def convolution(
             return Product.apply(
                 x, turned, bias, Windows(small, large, kernel, stride, around), True
             )
+
     return torchs(x)(x, weight, bias, stride, padding)
 
 
@@ -414,9 +423,11 @@ def transposed_convolution(
             return Product.apply(
                 x, weight, bias, Windows(large, small, kernel, stride, padding), True
             )
+
     transposed = torchs(x, transposed=True)
     if bias is None or not usable(x):
         return transposed(x, weight, bias, stride, padding)
+
     return Offset.apply(transposed(x, weight, bias.detach(), stride, padding), bias)
 
 
@@ -433,6 +444,7 @@ def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
     x = x.to(precision(x))
     with torch.autocast("cpu", enabled=False):
         y = F.pad(x, around, mode=mode)
+
     if x.shape[1] == 1 and x.stride(1) == 1:
         return y.view(len(y), *y.shape[2:], 1).movedim(-1, 1)
     return y

@@ -41,6 +41,7 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
         else:
             detail = one_line(error)
         found = None
+
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:
         remedy = (
@@ -50,6 +51,7 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
         raise UserError(
             f"'{path}' is not a readable file of weights: {detail}", where=where, remedy=remedy
         )
+
     return state
 
 

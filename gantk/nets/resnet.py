@@ -65,6 +65,7 @@ class ResNet(b.Network):
                 )
             layers += [b.SelfAttention(dims, outputs)] if level in attention else []
             ends.append(len(layers))
+
         self.ends = (
             *ends,
             *(len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks),
@@ -72,6 +73,7 @@ class ResNet(b.Network):
         layers += [block() for _ in range(blocks)]
         for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
             layers += with_norm(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
+
         layers += [
             b.conv(dims, width, out_channels, 7, mode=padding),
             b.output_activation(activation_out),
@@ -101,6 +103,7 @@ class ResNet(b.Network):
             x = self.layers[start:end](x)
             maps.append(x)
             start = end
+
         return maps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def groups(norm: nn.Module, channels: int) -> int | None:
         return norm.num_groups
     if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         return channels if norm.training or not norm.track_running_stats else None
+
     return None
 
 
@@ -76,8 +77,10 @@ def moments(image: Tensor, groups: int) -> Moments:
         found = next(chunks)
         for chunk in chunks:
             found = found + chunk
+
     if groups == len(found.mean):
         return found
+
     means = found.mean.unflatten(0, (groups, -1))
     squares = found.squares.unflatten(0, (groups, -1))
     mean = means.mean(1)

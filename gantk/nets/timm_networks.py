@@ -45,6 +45,7 @@ def timm_model(
             model = timm.create_model(name, **options)
         else:
             model = _pretrained_network(name, config, options)
+
     return model.eval().requires_grad_(False)
 
 
@@ -60,14 +61,17 @@ def _config(name: str) -> Any:
         raise UserError(
             f"timm has no network '{network}'", remedy=did_you_mean(network, timm.list_models())
         )
+
     try:
         config = get_pretrained_cfg(name)
     except RuntimeError:
         config = None
+
     if config is None:
         raise UserError(
             f"timm has no weights '{name}'", allowed=timm.list_pretrained(f"{network}.*") or "none"
         )
+
     return config
 
 
@@ -82,15 +86,18 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
         cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     else:
         cached = None
+
     own = weights_file(name) or (Path(cached) if isinstance(cached, str) else None)
     if own is not None:
         return _from_file(name, own, options)
+
     problem = _unreachable(config)
     if problem is None:
         try:
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub, the network and the disk raise many kinds of errors
             problem = one_line(error)
+
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
     raise UserError(
@@ -119,6 +126,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     except (RuntimeError, KeyError) as error:
         what = f"'{path}' does not hold the weights of '{name}': {one_line(error)}"
         raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
+
     kept: Any = model.pretrained_cfg
     kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
     return model
@@ -134,6 +142,7 @@ def _unreachable(config: Any) -> str | None:
         return "timm offers no weights for this network"
     if config.hf_hub_id and constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
+
     address = constants.ENDPOINT if config.hf_hub_id else config.url
     try:
         urllib.request.urlopen(
@@ -143,6 +152,7 @@ def _unreachable(config: Any) -> str | None:
         return None
     except (OSError, ValueError) as error:
         return f"no answer from {address}: {one_line(getattr(error, 'reason', error))}"
+
     return None
 
 

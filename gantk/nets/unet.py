@@ -70,6 +70,7 @@ class UNet(b.Network):
         for level in sorted(set(attention)):
             place = halvings[level - 1] if level else self.stem
             place.append(b.SelfAttention(dims, inputs_of_level[level]))
+
         self.encoder = nn.ModuleList(halvings)
 
         self.decoder = nn.ModuleList()
@@ -82,6 +83,7 @@ class UNet(b.Network):
             outputs = filters[level - 1] if level else width
             drop = dropout if level >= depth - 3 else 0.0
             self.decoder.append(units.up(up, inputs, outputs, drop))
+
         self.head = units.head(head, 2 * width if stem else width, width, out_channels)
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
@@ -106,6 +108,7 @@ class UNet(b.Network):
         for level in self.encoder:
             x = level(x)
             maps.append(x)
+
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,6 +116,7 @@ class UNet(b.Network):
         x = F.relu(skips.pop()) if self.relu_skips else skips.pop()
         for step in self.decoder[:-1]:
             x = Join.apply(step(x), skips.pop(), self.relu_skips)
+
         x = self.decoder[-1](x)
         if len(self.head):
             x = Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
@@ -151,6 +155,7 @@ class Units:
         ]
         if normed:
             layers.append(self.norm_layer(outputs))
+
         return [*layers, nn.LeakyReLU(0.2, inplace=True)]
 
     def up(self, kind: UpKind, inputs: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -186,6 +191,7 @@ class Units:
                 channels[level], channels[level + 1], 4, normed=normed, stride=2, padding=1
             )
             halvings.append(nn.Sequential(*layers))
+
         return halvings
 
     def head(self, count: int, inputs: int, width: int, outputs: int) -> nn.Sequential:
@@ -223,6 +229,7 @@ class Join(torch.autograd.Function):
         form = b.memory_format(out)
         if ctx.passed == out.shape[1]:
             gradient = kernels.rectified_gradient(gradient.contiguous(memory_format=form), out)
+
         first = gradient[:, : ctx.channels]
         second = gradient[:, ctx.channels :]
         if ctx.passed < out.shape[1]:

@@ -52,6 +52,7 @@ def convolution(
             if bias is None:
                 return y
             return kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
+
     return kernels.convolution(x, weight, bias, stride, padding)
 
 
@@ -127,8 +128,10 @@ class Tiles:
             places[
                 :, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]
             ] += part
+
         if whole == tuple(size):
             return out
+
         rows, columns = (slice(p, p + side) for p, side in zip(before, size, strict=True))
         return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, rows, columns])
 
@@ -163,6 +166,7 @@ class Winograd(Function):
     def backward(ctx, gradient: Tensor) -> tuple:
         if torch.is_grad_enabled():
             return *kernels.differentiable(ctx, gradient), None, None
+
         (x, weight, _), windows, gradients = ctx.saved_tensors, ctx.windows, [None] * 5
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = transform_windows(to_outputs.t(), windows.cut(gradient, windows.side))
@@ -175,8 +179,10 @@ class Winograd(Function):
             gradients[0] = windows.join(
                 transform_windows(of_windows.t(), made), len(x), x.shape[2:], windows.padding
             )
+
         if ctx.needs_input_grad[1]:
             large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
             taps = transform_windows(of_kernels.t(), torch.einsum("npd,npc->dpc", small, large))
             gradients[1] = taps.unflatten(1, (windows.kernel,) * 2).movedim(-1, 1).detach()
+
         return tuple(gradients)

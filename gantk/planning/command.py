@@ -52,10 +52,13 @@ def plan_command(scans, out, **options) -> None:
     target = Path(out)
     if target.exists():
         raise UserError(f"'{out}' exists already", where="--out", remedy="name another file")
+
     expect_file(target, "--out")
     with progress_bar() as progress:
         text = plan(scans, **options, progress=progress)
+
     write_file(target, text.encode())
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))
+
     say(f"written  {out}: read it, change it, then gantk run {argument(out)}")

@@ -69,11 +69,13 @@ def _source(seen: Scans, false: bool) -> Line:
     if planes and "planes" in seen.source:
         options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]
         why += "; planes: those that show at least a third as much as the fullest"
+
     if "onto" in options:
         why += (
             "; onto: a patient's scans lie on two grids, and their headers bring the second onto"
             " the first"
         )
+
     if options.get("patient") == "names":
         why += "; patient: names may say patients, and then none may be on both sides of the split"
     if "channels" in options:
@@ -81,6 +83,7 @@ def _source(seen: Scans, false: bool) -> Line:
     if false and "pairs" in seen.source:
         options["pairs"] = "none"
         why += "; pairs: those that names say do not fit, so no score is taken of them"
+
     return Line("data.source", options, why)
 
 
@@ -90,6 +93,7 @@ def _grid(seen: Scans) -> list[Line]:
     """
     if not seen.volumes:
         return []
+
     plane = "axial"
     why = "most voxels are about as long as wide"
     planes = [file.get("plane") for file in seen.files]
@@ -97,11 +101,13 @@ def _grid(seen: Scans) -> list[Line]:
     if 2 * len(thick) > len(planes):
         plane = max(thick, key=thick.count)
         why = "the scans' slices are thick, and lie in this plane"
+
     lines = [Line("data.plane", plane, why)]
     spacings = [file["spacing"] for file in seen.files if len(file["spacing"] or ()) == 3]
     resampled_by_source = seen.source.get("onto") not in (None, "", "none")
     if spacings and plane == "axial" and not resampled_by_source:
         lines.append(_spacing(spacings))
+
     return lines
 
 
@@ -143,6 +149,7 @@ def _intensity(seen: Scans) -> Line:
             parts[-1] |= {"low": 5.0, "per": "volume"}
             of = f" (here their ranges differ by {apart:.1f} to 1)" if len(own) > 1 else ""
             whys[-1] += f"; each scan by its own range, for scanners share no scale{of}"
+
     same = parts[0] == parts[-1]
     return Line(
         "data.intensity",
@@ -157,11 +164,13 @@ def _split(seen: Scans) -> Line:
     patients = seen.patients
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])
+
     domains = {record.domain for record in seen.records}
     if min(len({r.subject for r in seen.records if r.domain == x} - {""}) for x in domains) > 1:
         of = "; a third of so few, so that a score is not of one alone" if 3 < patients < 10 else ""
         shares = {"test": 0.34 if of else 0.2, "validation": 0.1, "by": "patient"}
         return Line("data.split", shares, f"{patients} patients, none on two sides{of}")
+
     why = "too few patients to hold one out" if patients else "no name says a patient"
     why += ": runs of neighbouring slices are held out; scores hold within these heads alone"
     placed = all(record.position is not None for record in seen.records)

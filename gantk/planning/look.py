@@ -97,6 +97,7 @@ def look(
         if not b:
             raise
         scans = _read(path, own := [*own, "data.source.name=nifti"], tell)
+
     # Where names may contain patients, split by them, so that no patient is on both sides of the
     # split.
     for kind, setting in (
@@ -105,13 +106,16 @@ def look(
     ):
         if scans.warns(kind):
             scans = _read(path, own := [*own, setting], tell)
+
     if len(scans.domains) == 2:
         scans = _classes(path, own, scans, tell) or _by_headers(path, own, scans, tell)
+
     tell(0.6, "pixels")
     for letter in domain_letters(tuple(scans.domains)):
         scans.pixels[letter] = pixels_of(
             [record for record in scans.records if record.domain == letter]
         )
+
     names = (Path(each["path"]) for each in scans.found["files"])
     there = {usual_contrast(stem_of(name)) or usual_contrast(name.parent.name) for name in names}
     named = (name.upper() for name in there - {*scans.kinds} if name is not None)
@@ -129,6 +133,7 @@ def _source_settings(a: str, b: str) -> list[str]:
             where="--b",
             remedy="add --a",
         )
+
     texts = [each for each in (a, b) if each]
     said = [usual_contrast(Path(text).name.strip("*")) or usual_contrast(text) for text in texts]
     plain = [
@@ -150,6 +155,7 @@ def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None
     for each in found["problems"]:
         if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
             raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
+
     domains = list(found["domains"])
     table = (
         Recipe({"data": {"source": found["source"], "domains": domains}})
@@ -178,6 +184,7 @@ def _classes(
         or not folders & CLASSES
     ):
         return None
+
     return _read(path, [*own, "data.source.name=images", 'data.domains=["images"]'], tell)
 
 
@@ -191,6 +198,7 @@ def _by_headers(
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
     if not volumes or any("data.source.name=" in each for each in own):
         return scans
+
     for settings in ([], ["data.source.onto=a"]):
         settings = [
             *own,
@@ -207,4 +215,5 @@ def _by_headers(
         if better and other.patients >= scans.patients:
             scans = other
             own = settings
+
     return scans

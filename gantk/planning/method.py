@@ -54,6 +54,7 @@ def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
             if "pairs" in seen.source
             else "--set method.name=cyclegan"
         )
+
     rows = [
         (True, "name", "pix2pix", fit),
         (True, "generator", UNET, EDGES),
@@ -78,6 +79,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
     if seen.alone:
         why = f"{seen.alone} images have no partner; complete, they could teach a paired method"
+
     ct = "ct" in seen.kinds
     mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
     stripped = seen.volumes and seen.empty > 0.4

@@ -88,6 +88,7 @@ def plan(
             lines[0]._replace(value=asked),
             *(line for line in lines[1:] if line.key.partition(".")[2] in known),
         ]
+
     lines = _choose_size(seen, [*lines, *data_of(seen)], hours, settings, device)
     recipe = Recipe(_tables(lines)).override(settings)
     made = {line.key: line for line in lines}
@@ -97,6 +98,7 @@ def plan(
             name = f"{table}.{key}"
             if name not in made or made[name].value != value:
                 made[name] = Line(name, value, "as you said")
+
     return _text(seen, made.values(), hours)
 
 
@@ -122,6 +124,7 @@ def _choose_size(
         if 3600 * cheapest.hours * wider > seconds:
             lines = shorter(lines)
             cheapest = predict_rung(rungs[0])
+
     if not cheapest.fits:
         ways = [f"--set {each}" for way in cheapest.ways if way.fits for each in way.settings]
         what = f"a training of these images does not fit into memory ({cheapest.counted})"
@@ -132,6 +135,7 @@ def _choose_size(
     for number, rung in enumerate(rungs):
         if seconds_per_work * _work(rung) * rung.least <= seconds:
             place = number
+
     best = cheapest
     while place:
         best = predict_rung(rungs[place])
@@ -139,6 +143,7 @@ def _choose_size(
             break
         place -= 1
         best = cheapest
+
     steps, why = _choose_steps(seen, best, wanted, hours)
     return _complete_lines(seen, lines, rungs[place], steps, why)
 
@@ -160,6 +165,7 @@ def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tupl
         why += f"; more gain little of {count_noun(count, 'image')}"
     if predicted.peak_gib:
         why += f"; {predicted.peak_gib:.1f} GiB"
+
     return steps, why
 
 
@@ -178,16 +184,19 @@ def _rungs(seen: Scans) -> list[Rung]:
         why = "a power of two, for DCGAN"
         pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
         return [Rung((side, side), "pad", width, why) for side, width in pairs]
+
     # the shipped recipes' widths: 32 for pairs, which gain more by width, else 16
     usual = 2 if seen.suits_paired else 1
     rungs = _resized_rungs(seen, usual)
     native = _native_rung(seen, usual)
     if native:
         rungs.append(native)
+
     cheapest = rungs[0]._replace(width=1)
     wider = [rungs[-1]._replace(width=width) for width in (2, 4) if width > usual]
     if not seen.suits_paired:
         return [cheapest, *rungs[1:], *wider]
+
     # twice the filters in half of the steps were 1.3 dB better
     return [cheapest, rungs[0]._replace(least=0.5), *rungs[1:], *wider]
 
@@ -221,6 +230,7 @@ def _resized_rungs(seen: Scans, width: int) -> list[Rung]:
         if side < 0.95 * max(whole):
             size = tuple(_up(side * each / max(whole), 4) for each in whole)
             rungs.append(Rung(size, "pad", width, why))
+
     return rungs
 
 
@@ -232,10 +242,12 @@ def _native_rung(seen: Scans, width: int) -> Rung | None:
         return None
     if not _one_grid(seen):
         return Rung(tuple(map(_up, whole)), "pad", width, f"most are {native}")
+
     content = []
     for axis in (0, 1):
         widest = max(each.content[axis] for each in seen.pixels.values())
         content.append(min(whole[axis], widest))
+
     why = f"all that is no background of {native}, as it is in the files"
     return Rung(tuple(map(_up, content)), "crop", width, why)
 
@@ -295,6 +307,7 @@ def _method_of_rung(lines: list[Line], rung: Rung, noise: bool, paired: bool) ->
         if key == "method.width":
             value = value * rung.width
         made.append(Line(key, value, about))
+
     return made
 
 
@@ -306,6 +319,7 @@ def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any
         rate, reason = 5e-4, "larger steps, for there are few"
     else:
         rate, reason = 2e-4, "the usual rate"
+
     average = 0.99 if short else 0.995
     mean = f"results are by the mean weights of {100 if short else 200} steps"
     sampling = "at most ten sets of sample pictures, which take their time"
@@ -328,6 +342,7 @@ def _evaluate_lines(seen: Scans) -> list[tuple[bool, str, Any, str]]:
         metrics, reason = ["psnr", "ssim", "mae"], "against the truth"
     else:
         metrics, reason = ["psnr", "ssim", "mae"], "only where a truth is known"
+
     air = min(each.seen for each in seen.pixels.values()) < 0.85
     return [
         (True, "metrics", metrics, reason),
@@ -351,13 +366,16 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         kind = "unpaired"
     else:
         kind = "from noise"
+
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
     for key, text in seen.found["summary"].items():
         if key != "split":
             out += _comment(f"{key:9} {text}")
+
     for problem in seen.found["problems"]:
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:9} {problem['what']}")
+
     summary = f"Planned: {' and '.join(seen.domains)}, {kind}."
     out += ["", "format = 1", f"summary = {toml(summary)}"]
     for table in TABLES:
@@ -366,6 +384,7 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
             out += ["", f"[{table}]"]
         for line in own:
             out += _key_lines(line)
+
     return "\n".join(out) + "\n"
 
 
@@ -376,12 +395,15 @@ def _key_lines(line: Line) -> list[str]:
     key = line.key.partition(".")[2]
     if line.value is None:
         return [f"# {key}: {line.why}"]
+
     text = f"{key} = {toml(line.value)}"
     if not line.why:
         return [text]
+
     beside = f"{text} # {line.why}"
     if len(text) + len(line.why) + 3 <= RECIPE_COLUMNS:
         return [beside]
+
     return [*_comment(line.why), text]
 
 

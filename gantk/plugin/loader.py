@@ -132,6 +132,7 @@ def _load() -> Loaded:
             disabled=point.module in disabled,
         )
         plugins.append(plugin)
+
     return Loaded(registry, manager.hook, tuple(plugins))
 
 
@@ -186,14 +187,17 @@ def plugin_note(error: BaseException) -> str | None:
         if package in others or package.startswith("gantk"):
             raised_by = others.get(package)
             place = f"{frame.f_code.co_filename}, line {line}"
+
     if raised_by:
         return (
             f"raised by the plugin '{raised_by.name}' of {raised_by.distribution}"
             f" {raised_by.version}, {place}"
         )
+
     listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
     if listed:
         return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts"
+
     return None
 
 
@@ -209,11 +213,13 @@ def _register(
             raise TypeError(
                 f"this gantk has no hook {hook}. {did_you_mean(hook, dir(hookspecs)) or ''}"
             )
+
     manager.register(plugin, name=name)
     add = Add(owner)
     for implementation in manager.hook.gantk_register.get_hookimpls():
         if implementation.plugin is plugin:  # only this plugin, so that its entries carry its owner
             _call(implementation, add)
+
     add.commit(registry)
 
 
@@ -237,6 +243,7 @@ def _entry_points():
             name = re.sub(r"[-_.]+", "-", owner.name).lower()
             for point in points:
                 points_by_name.setdefault((name, point.name), (point, owner))
+
     # `python -m gantk` in a checkout that is not installed
     if not any(name == "gantk" for name, _ in points_by_name):
         root = Path(__file__).parents[2]
@@ -248,6 +255,7 @@ def _entry_points():
         for name, value in project["entry-points"]["gantk"].items():
             point = importlib.metadata.EntryPoint(name, value, "gantk")
             points_by_name["gantk", name] = (point, source)
+
     # a folder lists distributions in any order
     return [points_by_name[key] for key in sorted(points_by_name)]
 

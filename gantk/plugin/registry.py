@@ -133,6 +133,7 @@ class Registry:
         """
         if (kind, name) in self.entries:
             return self.entries[kind, name]
+
         if (kind, name) in self.contested:
             what = (
                 f"the {kind} '{name}' is offered by"
@@ -141,6 +142,7 @@ class Registry:
             raise UserError(
                 what, remedy="uninstall one of them, or ask its authors to choose another name"
             )
+
         names = [entry.name for entry in self.of_kind(kind)]
         notes = "; ".join(
             f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
@@ -183,6 +185,7 @@ class Add:
                 f'add.{kind} takes a name and a part: add.{kind}("name",'
                 ' "package.module:attribute")'
             )
+
         self._entries.append(Entry(kind, name, target, self._owner, override))
 
     def commit(self, registry: Registry) -> None:

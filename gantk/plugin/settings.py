@@ -33,6 +33,7 @@ def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
         if path.is_file():
             for package in _disabled_by(path):
                 disabled.setdefault(package, str(path))
+
     return disabled
 
 
@@ -55,6 +56,7 @@ def _disabled_by(path: Path) -> list[str]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"the settings are not readable: {one_line(error)}", where=where) from error
+
     packages = None
     plugins = tables.pop("plugins", {})
     other_keys = list(tables)
@@ -67,4 +69,5 @@ def _disabled_by(path: Path) -> list[str]:
     if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
         what = "plugins.disable is not a list of packages"
         raise UserError(what, where=where, allowed=EXAMPLE)
+
     return packages

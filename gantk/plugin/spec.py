@@ -35,6 +35,7 @@ class Part:
         for parameter, group in groups_of(self.target).items():
             names = [field.name for field in fields(group) if field.name in options]
             options[parameter] = group(**{name: options.pop(name) for name in names})
+
         try:
             inspect.signature(self.target).bind(*context, **options)
         except TypeError as error:
@@ -43,6 +44,7 @@ class Part:
                 f" {_with_article(self.kind)} is"
             )
             raise registry().get(self.kind, self.name).refusal(what, error) from None
+
         return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
@@ -200,12 +202,14 @@ def bind(kind: str, value: Any) -> Part:
         raise UserError(
             what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'
         )
+
     entry = registry().get(kind, name)
     target = entry.load()
     try:
         model = options_model(target)
     except Exception as error:
         raise entry.refusal("has options that no recipe can hold", error) from error
+
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
@@ -260,6 +264,7 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
             named[key] = _with_default_names(kind, value)
         elif isinstance(field.default, str) and kind_of(field.metadata):
             named[key] = {"name": field.default} | dict(value)
+
     return named
 
 
@@ -291,6 +296,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         result = UserError(
             f"{message}, not {one_line(json.dumps(error['input'], default=str), 80)}"
         )
+
     result.path = (*path, *result.path)
     return result
 
@@ -343,6 +349,7 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
         if name == "name" or name.startswith("_"):
             raise ValueError(f"an option cannot be called '{name}'")
         json.dumps(None if default is ... else plain(default))
+
     title = str(getattr(target, "__name__", "options"))
     return create_model(title, __base__=Table, **described)
 

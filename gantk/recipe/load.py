@@ -85,8 +85,10 @@ class Recipe:
         profiles = mapping(recipe.tables.pop("profile", {}))
         if profile is not None:
             recipe._apply_profile(profile, profiles)
+
         for setting, (key, value) in _parse_settings(settings):
             recipe._apply_setting(key, value, setting, typed=not isinstance(settings, Mapping))
+
         recipe._rename(recipe.tables)
         return recipe
 
@@ -100,10 +102,12 @@ class Recipe:
                 allowed=known or "none",
                 remedy=did_you_mean(name, known),
             )
+
         changes = known[name]
         for path in leaves(changes):
             where = place(self.text, self.origin, ("profile", name, *path))
             self.overridden[".".join(path)] = where
+
         self._rename(changes, ("profile", name))
         _drop_other_length(self.tables, changes.get("train"))
         _merge(self.tables, changes)
@@ -119,6 +123,7 @@ class Recipe:
             self.texts[key] = setting.partition("=")[2].strip()
         if key in ("train.steps", "train.epochs") and value is not None:
             _drop_other_length(self.tables, {key.removeprefix("train."): value})
+
         self.overridden[_put(self.tables, key, value, setting)] = where
 
     def _current_setting(self, key: str, value: Any) -> tuple[str | None, Any]:
@@ -132,10 +137,12 @@ class Recipe:
             return None, value
         else:
             new = renamed
+
         if new == key:
             return key, value
         if key.startswith("method.") and not _has_option(self.tables.get("method"), new, key):
             return key, value
+
         self.notes[key] = f"{key} is now {new}"
         return new, values.get(value, value) if isinstance(value, str) else value
 
@@ -172,6 +179,7 @@ class Recipe:
                 where=self._place(("format",)),
                 remedy="upgrade gantk: pip install --upgrade gantk",
             )
+
         model = self._bind_tables(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
             how_many = "neither" if model.train.steps is None else "both"
@@ -180,6 +188,7 @@ class Recipe:
                 where=self._place(("train",)),
                 remedy="give one of the two, for example train.steps = 2400",
             )
+
         return model
 
     def data_table(self) -> DataTable:
@@ -231,6 +240,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
         return source
     if isinstance(source, Mapping):
         return Recipe(dict(source))
+
     path, origin = find_recipe(str(source))
     use_settings_beside(path.absolute().parent)
     text, tables = read_toml(path, origin, "recipe", "`gantk recipes`")
@@ -278,6 +288,7 @@ def find_recipe(name: str) -> tuple[Path, str]:
     typed = Path(name)
     if typed.is_file():
         return typed, name
+
     known = all_recipes()
     stem = re.sub(r"\.toml$", "", re.sub(r"^(\./)?recipes/", "", name))
     if stem in known:
@@ -286,6 +297,7 @@ def find_recipe(name: str) -> tuple[Path, str]:
     if typed.is_dir():
         remedy = "name a recipe file; `gantk resume RUN` goes on with a run's folder"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
+
     remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
     raise UserError(
         f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy
@@ -321,6 +333,7 @@ def files_of(
             continue
         for path in sorted(filter(wanted, files)):
             paths.setdefault(path.name.removesuffix(".toml"), (path, owner))
+
     return paths
 
 
@@ -355,6 +368,7 @@ def find_line(text: str, path: tuple) -> int | None:
         if wanted[: len(key)] == key and len(key) > best_depth:
             best = number
             best_depth = len(key)
+
     return best
 
 
@@ -393,14 +407,17 @@ def parse_setting(setting: str) -> tuple[str, Any]:
             where="--set",
             remedy="for example --set train.steps=200",
         )
+
     try:
         if TOO_DOTTED.search(value):
             raise RecursionError
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value  # a bare word, a path, a pattern: the shell removes quotes
+
     if not isinstance(parsed, (str, bool, int, float, list, dict)):
         parsed = value  # a date: a folder's name
+
     return key, parsed
 
 
@@ -413,6 +430,7 @@ def _parse_settings(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]
         for setting in map(str, settings if several else [settings]):
             yield setting, parse_setting(setting)
         return
+
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
         if hasattr(value, "tolist"):
@@ -447,6 +465,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
             )
         tables[parent] = inner
         tables = inner
+
     tables[last] = value
     return created or key
 

@@ -108,12 +108,14 @@ class DataTable(spec.Table):
         size = info.data.get("size", ())
         if patch is None:
             return None
+
         same_length = len(patch) == len(size)
         if not same_length or any(side > whole for side, whole in zip(patch, size, strict=True)):
             raise ValueError(
                 f"it should have {len(size)} sides, none larger than those of data.size,"
                 f" {list(size)}"
             )
+
         return patch
 
     @field_validator("neighbours")
@@ -300,4 +302,5 @@ def _what_is_wrong(path: tuple, value: Any, count: int) -> str | None:
         return f"input should be a finite number, not {value}"
     if isinstance(value, int) and value.bit_length() > 63:
         return "a whole number has more than 64 bits"
+
     return None

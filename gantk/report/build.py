@@ -65,6 +65,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     live = None
     if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
+
     story = _story(record, live) | {"sections": sections}
     styles = [name for section in sections for name in section.get("styles", ())]
     scripts = [name for section in sections for name in section.get("scripts", ())]
@@ -87,13 +88,16 @@ def _further_sections(record: RunRecord) -> list[dict[str, Any]]:
     test_patients = patients_section(record)
     if test_patients:
         sections.append(test_patients)
+
     for found in load().hook.gantk_report_section(record=record):
         for section in found if isinstance(found, list) else [found]:
             if section:
                 sections.append(section)
+
     statistics = statistics_section(record)
     if statistics:
         sections.append(statistics)
+
     return sections
 
 
@@ -146,9 +150,11 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     numbered_curves = {}
     for section, charts in curves.items():
         numbered_curves[section] = [(next(places), each) for each in charts]
+
     folder = run.path
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
+
     return {
         "run": run,
         "title": _title(run),
@@ -199,6 +205,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
         losses.append(chart(title, series, from_zero=True, allow_log=True))
+
     drawn = {
         "losses": losses,
         "validation": _charts_of_metrics(run, run.log.validation),
@@ -209,6 +216,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     for key, judged in (run.metrics.get("uncertainty") or {}).items():
         drawn["rejection"].append(_rejection_chart(run.label(key), judged))
         drawn["reliability"].append(_reliability_chart(run.label(key), judged))
+
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
 
 
@@ -239,11 +247,13 @@ def _reliability_chart(title: str, judged: dict[str, Any]) -> Chart | None:
     shares = {}
     for name, curve in (judged.get("reliability") or {}).items():
         shares[name] = [round(100 * share, 2) for share in curve]
+
     nominal = shares.get("nominal") or ()
     names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
     series = {}
     for name, label in names.items():
         series[label] = dict(zip(nominal, shares.get(name) or (), strict=False))
+
     return chart(title, series, from_zero=True, x="{} % promised", tick="{} %")
 
 
@@ -270,6 +280,7 @@ def _title(run: RunRecord) -> str:
     targets = [direction.target for direction in run.directions if direction.source is None]
     if targets and len(targets) == len(run.directions):
         return f"{' and '.join(targets)} from noise"
+
     keys = {direction.key for direction in run.directions}
     if not keys:
         keys = set(run.metrics.get("metrics") or {})
@@ -292,6 +303,7 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         subjects = {record["subject"] for record in records if record.get("subject")}
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
         domains.update(images)
+
     return {
         "how": run.split.get("how"),
         "leak": run.split.get("leakage_allowed"),

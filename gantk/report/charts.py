@@ -64,6 +64,7 @@ class Chart:
         if allow_log and low > 0:
             self.axes["log"] = _axis(low, high, log=True)
             self.shown = "log" if high > 30 * np.median(finite) else "linear"
+
         self.steps = [int(step) if step.is_integer() else step for step in places.tolist()]
         ticks = nice_ticks(self.steps[0], self.steps[-1])
         self.x_ticks = [
@@ -83,6 +84,7 @@ class Chart:
             drawn = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
         else:
             drawn = row
+
         values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in drawn]
         latest = next((number(value) for value in reversed(values) if value is not None), "–")
         trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
@@ -106,6 +108,7 @@ class Chart:
             paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
             if len(across) == 1:
                 paths[name] += "h0"  # a dot
+
         return paths
 
     def at(self, place: float) -> str:
@@ -142,6 +145,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten inside [low, high], around five of them."""
     if high <= low:
         return [low]
+
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
@@ -170,6 +174,7 @@ def _average_in_bins(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray,
     entries = np.add.reduceat(finite.astype(float), edges, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
         means = total / entries
+
     return np.maximum.reduceat(steps, edges), means, width
 
 
@@ -188,18 +193,22 @@ def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False
     if log:
         low = math.log10(low)
         high = math.log10(high)
+
     at_zero = from_zero and low >= 0
     if at_zero:
         low = 0.0
+
     margin = 0.06 * (high - low)
     if not margin:
         margin = 0.1 if log else 0.05 * abs(high) or 1.0
     if not at_zero:
         low -= margin
+
     high += margin
     axis = Axis(low, high, log, [])
     for value in _log_ticks(low, high) if log else nice_ticks(low, high):
         axis.ticks.append((100 * float(axis.place(value)), number(value)))
+
     return axis
 
 

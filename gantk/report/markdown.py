@@ -26,8 +26,10 @@ def score_table(found: dict[str, Any]) -> str:
             best = choose(baselines, key=lambda each: baselines[each]["value"], default=None)
             beside = f"{_number(baselines[best])} ({best})" if best else "-"
             rows.append((title, name, _number(row), row.get("n") or "-", beside))
+
     if rows:
         return markdown_table(HEADS, rows)
+
     return "It was not scored: the run has no metrics.json."
 
 

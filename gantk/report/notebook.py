@@ -51,6 +51,7 @@ def run_html(run: RunFolder) -> str:
     ]
     if run.report.is_file():
         parts.append(f"<div>report: <code>{html.escape(str(run.report))}</code></div>")
+
     return "\n".join(filter(None, parts))
 
 
@@ -70,8 +71,10 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
                 *_comparison(metrics, direction, metric),
             ]
             rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
+
     if len(rows) == 1:
         return "<div>not scored yet</div>"
+
     body = "".join(f'<tr style="background: none">{row}</tr>' for row in rows)
     return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
 
@@ -86,6 +89,7 @@ def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[s
         scores = (metrics.get("baselines") or {}).get(baseline) or {}
         entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
         rival = f"{baseline} {number(entry.get('value'))}"
+
     if judged.get("better") is None:
         return rival, ""
     return rival, "ahead" if judged["better"] else "behind"
@@ -96,6 +100,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
     samples = list(run.samples.items())
     if not samples:
         return ""
+
     step, outputs = samples[-1]
     figures = []
     for path in outputs:
@@ -109,8 +114,10 @@ def _pictures(run: Any, domains: list[str]) -> str:
             picture = run.path / "samples" / group / path.name
             if is_inside(run.path, picture):
                 figures.append(_figure(picture, f"{title}: {words}"))
+
     if not figures:
         return ""
+
     row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
     return f'<div style="{row}">{"".join(figures)}</div>'
 

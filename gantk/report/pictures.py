@@ -52,6 +52,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     """
     if samples is None:
         return [], []
+
     steps = list(samples.steps)
     last = samples.steps[-1]
     newest = _frames(samples, last)
@@ -59,6 +60,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     if small:
         largest = max(_size(_frames(samples, step, small)) for step in (steps[0], last))
         steps = pick_evenly(steps, int(PREVIEW_BUDGET / max(largest, 1)))
+
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
@@ -72,6 +74,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
             truths = []
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
+
     return steps, blocks
 
 
@@ -94,6 +97,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             frame["error"].append(error)
             frame["mean"].append(mean)
         frames.append(frame)
+
     return frames
 
 
@@ -116,6 +120,7 @@ def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, flo
     """
     if output.size != truth.size:
         truth = truth.resize(output.size, Image.Resampling.BILINEAR)
+
     mode = "L" if output.mode == truth.mode == "L" else "RGB"
     first, second = (np.asarray(image.convert(mode), dtype=np.float32) for image in (output, truth))
     error = np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
@@ -151,6 +156,7 @@ def data_uri(path: Path | None, side: int | None = None) -> str:
         return ""
     if side is None:
         return _uri("png", path.read_bytes())
+
     with Image.open(path) as image:
         return preview(image, side)
 

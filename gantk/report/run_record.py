@@ -59,6 +59,7 @@ class Log:
         self._add_curves(step, entry)
         if entry.get("alarm"):
             self.alarms.append(entry)
+
         self.stopped = entry.get("stopped", self.stopped)
         if entry.get("images_per_s") is not None:
             self.images_per_s[step] = entry["images_per_s"]
@@ -71,9 +72,11 @@ class Log:
         for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")
             _add_point(self.losses, group or "losses", name, step, value)
+
         for direction, scores in (entry.get("validation") or {}).items():
             for metric, value in scores.items():
                 _add_point(self.validation, metric, direction, step, value)
+
         for direction, criteria in (entry.get("selection") or {}).items():
             if not isinstance(criteria, dict):  # such as the score over all directions
                 _add_point(self.selection, direction, "", step, criteria)
@@ -124,12 +127,14 @@ class Samples:
         """
         if isinstance(group, int):
             group = f"step-{group:06d}"
+
         path = self.folder / group / f"{direction.key}-{i}.png"
         if path not in self._is_valid:
             wrong = wrong_picture(path, self.folder.parent) if os.path.lexists(path) else ""
             self._is_valid[path] = os.path.lexists(path) and not wrong
             if wrong:
                 self.problems.append(f"samples/{group}/{path.name} is left out: {wrong}")
+
         return path if self._is_valid[path] else None
 
 
@@ -139,6 +144,7 @@ def wrong_picture(path: Path, run: Path) -> str:
     """
     if not is_inside(run, path):
         return "it is no file of this run"
+
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
@@ -146,6 +152,7 @@ def wrong_picture(path: Path, run: Path) -> str:
             size = path.stat().st_size
     except Exception as error:  # damaged bytes can raise any exception
         return f"it is no PNG: {one_line(error)}"
+
     too_large = max(sides) > MAX_PICTURE_SIDE or size > MAX_PICTURE_BYTES
     return "it is too large" if too_large else ""
 
@@ -162,6 +169,7 @@ class RunRecord:
             what = f"'{path}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
             remedy = "Give the folder that `gantk run` printed, such as runs/NAME-TIME"
             raise UserError(what, where="report", remedy=remedy)
+
         self.path = path
         self.problems: list[str] = []
         self.recipe, self.environment, self.split, self.metrics, self.best, index = map(
@@ -200,12 +208,14 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
     for path in folder.glob("step-*/*.png"):
         key, _, number = path.stem.rpartition("-")
         last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
+
     directions = []
     for key, entry in index["directions"].items():
         if key in last:
             count = min(entry["count"], last[key] + 1)
             images = tuple(entry.get("images") or ())
             directions.append(Direction(key, entry.get("from"), entry["to"], count, images))
+
     samples = Samples(folder, tuple(directions), (), bool(index.get("has_truth")), problems)
     steps = [
         step

@@ -42,6 +42,7 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
         uncertainty = _uncertainty_cards(run, direction)
         if uncertainty:
             sections["Uncertainty against error"] = uncertainty
+
     return sections_of
 
 
@@ -99,6 +100,7 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
             first = rows[name][0]
             low, high = first["ci95"] or (None, None)
             ends[name] = [low, high, first["value"]]
+
     known = [end for row in ends.values() for end in row if end is not None]
     axis = [end for end in known if math.isfinite(end)] or [0.0]
     whiskers = {
@@ -162,6 +164,7 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
                 "regions": regions,
             }
         )
+
     return results
 
 
@@ -176,6 +179,7 @@ def _finding(
     also: dict[str, Any] = {}
     if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
         also = judged.get("without_pairs") or {}
+
     without_pairs = _against(metric, also, rivals, places)
     one_patient = judged.get("probability", 1.0) is None
     return {
@@ -198,11 +202,13 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     best = judged.get("best_baseline")
     if not best:
         return ""
+
     tone = tone_of(judged)
     text = COMPARISONS[tone]
     entry = rivals.get(best, {}).get(metric)
     if entry:
         text += f" {words.with_unit(entry, places)},"
+
     text += f" {words.baseline_name(best)}"
     if tone == "near":
         probability = judged.get("probability", 1.0)
@@ -210,6 +216,7 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
             text += " (one patient: no probability)"
         else:
             text += f" (in {probability:.0%} of the draws)"
+
     return text
 
 
@@ -217,6 +224,7 @@ def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
     """The verdict of the whole run in one sentence, and its tone."""
     if not all_verdicts:
         return "", ""
+
     findings = [finding for verdict in all_verdicts for finding in verdict["findings"]]
     tones = {finding["tone"] for finding in findings} - {""}
     if not tones:
@@ -228,10 +236,12 @@ def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
     if "near" in tones:
         place = _where(all_verdicts, "near")
         return f"The model beats the best baseline, {_doubt(findings)} on {place}.", "near"
+
     judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
     place = f"for {words.join_words(judged)}"
     if len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged):
         place = "in both directions"
+
     return f"The model beats the best baseline {place}.", "good"
 
 
@@ -242,6 +252,7 @@ def _headline_of_bad(
     sentence = "The model does not beat the best baseline"
     if mixed:
         sentence += f" on {_where(all_verdicts, 'bad')}"
+
     behind = [finding for finding in findings if finding["tone"] == "bad"]
     if all(finding["without_tone"] == "good" for finding in behind):
         sentence += "; it beats the best of those that needed no pairs"
@@ -270,6 +281,7 @@ def _sentence(findings: list[dict[str, str]]) -> str:
         if names:
             doubt = f", but {_doubt(findings)}" if tone == "near" else ""
             parts.append(f"{later if parts else first} on {names}{doubt}")
+
     return f"{'; '.join(parts)}." if parts else "Measured; no baseline to compare with."
 
 
@@ -287,6 +299,7 @@ def _metric_names(findings: list[dict[str, str]], tone: str) -> str:
         return ""
     if len(names) <= MAX_NAMED_METRICS:
         return words.join_words(names, "or" if tone == "bad" else "and")
+
     judged = sum(1 for finding in findings if finding["tone"])
     if len(names) < judged:
         return f"{len(names)} of {judged} scores"
@@ -303,6 +316,7 @@ def best_checkpoint(run: RunRecord) -> dict[str, Any]:
     step = run.best.get("step")
     if step is None:
         return {}
+
     rows = [dict(flat(row)) for row in run.best.get("table") or ()]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(names, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
@@ -313,6 +327,7 @@ def best_checkpoint(run: RunRecord) -> dict[str, Any]:
         if is_best and not barred:
             barred = str(row.get("barred") or "")
         cells.append((is_best, [_cell(row.get(name)) for name in columns]))
+
     return {
         "step": step,
         "rule": run.best.get("rule") or "",

@@ -18,6 +18,7 @@ def section(record) -> dict[str, Any] | None:
             if test := (row or {}).get("test"):
                 who = {"one": "model", "other": baseline_name(row["best_baseline"])}
                 tests.append({"label": record.label(direction), "score": metric} | who | test)
+
     groups = {
         record.label(direction): of
         for direction, of in (record.metrics.get("subgroups") or {}).items()

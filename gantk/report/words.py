@@ -107,6 +107,7 @@ def decimals(entry: Scored) -> int:
         return 2
     if size >= 0.1:
         return 3
+
     return 4
 
 

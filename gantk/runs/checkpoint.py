@@ -62,9 +62,11 @@ def save(
                 f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
             )
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
+
         order = list(range(value.ndim))
         if not value.is_contiguous():
             order.sort(key=lambda axis: -value.stride(axis))
+
         name = f"tensor-{len(tensors)}"
         tensors[name] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
@@ -85,6 +87,7 @@ def save(
         seals = {name: digest.hexdigest() for name, digest in digests.items()}
         seals["meta.json"] = _sha256_of_meta(meta)
         write_file(made / "meta.json", json.dumps(meta | {"sha256": seals}, indent=1).encode())
+
     return final
 
 
@@ -108,6 +111,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
             "shape": [*tensor.shape],
             "data_offsets": [start, end],
         }
+
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -127,6 +131,7 @@ def prune(folder: Path, keep: int, also: Collection[int], regular: Callable[[int
     # left by a process killed while it wrote or deleted a checkpoint
     for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale)
+
     steps = steps_saved(folder)
     kept = [step for step in steps if regular(step)]
     later = [step for step in steps if not kept or step > kept[-1]]
@@ -161,6 +166,7 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
         raise UserError(
             what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk"
         )
+
     return meta
 
 
@@ -180,6 +186,7 @@ def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
         raise UserError(
             what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it"
         )
+
     return meta
 
 
@@ -220,6 +227,7 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     if wrong:
         what = f"'{wrong[0]}' of the checkpoint is not finite ({count_noun(wrong, 'tensor')})"
         raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
+
     module.load_state_dict(weights)
 
 
@@ -232,6 +240,7 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
     differing = sorted(name for name in here | there if here.get(name) != there.get(name))
     if not differing:
         return
+
     on_one_side = here.keys() ^ there.keys()
     name = next((name for name in differing if name in on_one_side), differing[0])
     detail = f"'{name}' is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
@@ -269,6 +278,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         detail = "it is missing"
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = one_line(error)
+
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
     raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")

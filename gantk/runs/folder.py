@@ -63,6 +63,7 @@ class RunFolder:
                 name, row = next(iter(rows.items()), ("", {}))
                 if row.get("value"):
                     scores.append(f"{direction} {name} {row['value']:.4g}")
+
         saved = f"step {steps[-1]}" if steps else "nothing saved yet"
         return f"Run('{self.path}': {', '.join([saved, *scores])})"
 
@@ -130,8 +131,10 @@ class RunFolder:
                 f" {getattr(error, 'strerror', 'its name is not UTF-8')}"
             )
             raise UserError(what, where="--out", remedy="name another folder") from None
+
         if (path / "recipe.toml").exists() and not again:
             raise cls(path).occupied_error()
+
         return cls(path)
 
     @classmethod
@@ -144,6 +147,7 @@ class RunFolder:
             else:
                 what = f"there is no folder '{path}'"
             raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
+
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"
             raise UserError(what, remedy="name a folder made by `gantk run`")
@@ -170,6 +174,7 @@ class RunFolder:
                 Path(str(read(self.path / "environment.json").get("folder", ""))) / path_of_data
             )
             source |= {"path": str(original)} if original.exists() else {}
+
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
@@ -198,6 +203,7 @@ class RunFolder:
         """
         if step < 0:  # training starts from the beginning
             shutil.rmtree(self.path / "samples", ignore_errors=True)
+
         lines = [line for line in self.read_log() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         write_file(self.path / "log.jsonl", text.encode())
@@ -211,6 +217,7 @@ class RunFolder:
         """
         if image.ndim == 4:
             image = image[:, image.shape[1] // 2]  # the middle slice of a volume
+
         image = image[:3] if len(image) >= 3 else image[:1]
         levels = (np.nan_to_num(image) - low) / (high - low) * 255
         pixels = np.clip(levels, 0, 255).round().astype(np.uint8)
@@ -238,6 +245,7 @@ class RunFolder:
             then = f"go on with it: gantk resume {argument(self.path)}"
         else:
             then = f"start that one again: {self._again}"
+
         what = f"'{self.path}' already holds a run"
         remedy = f"choose another --out, or {then}"
         return UserError(what, where="--out", remedy=remedy)
@@ -262,6 +270,7 @@ class RunFolder:
                 " recipe.toml"
             )
             raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
+
         return checkpoint.path_of(self.checkpoints, step)
 
     def inference_checkpoint(self) -> Path:

@@ -59,9 +59,11 @@ def find_model(
         return Path(name)  # the reader of such files reports that it is missing
     else:
         raise _no_model(name, models)
+
     limits = limits_of(path)
     if limits:
         say(f"limits   {limits}")
+
     return path
 
 
@@ -71,6 +73,7 @@ def _no_model(name: str, models: Iterable[str]) -> UserError:
     if re.fullmatch(NAME, name):
         what += ", and no model of that name"
         remedy += ", or a model that `gantk models` lists"
+
     nearest = did_you_mean(name, models)
     if nearest:
         remedy = f"{nearest} or {remedy}".replace("? or ", "? Else ")

@@ -276,6 +276,7 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 except ValueError as error:
                     skipped += 1
                     first_error = first_error or f"the first, line {number}: {one_line(error)}"
+
     if skipped:
         problems.append(
             f"{count_noun(skipped, 'line')} of {path.name} left out, as they could not be read;"
@@ -308,4 +309,5 @@ def parse_checked(
         raise ValueError(f"{key}: {first['msg']}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
     return value

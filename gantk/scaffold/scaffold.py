@@ -32,10 +32,12 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
     target = Path(folder) / words["distribution"]
     if not Path(folder).is_dir():
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
+
     if target.exists():
         raise UserError(
             f"'{target}' exists already", where="NAME", remedy="choose another name or --folder"
         )
+
     shared = [
         *TEMPLATES.glob("*.in"),
         *TEMPLATES.glob("src/**/*.in"),
@@ -59,6 +61,7 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
         raise UserError(
             f"'{target}' cannot be written: {error.strerror}", where="--folder"
         ) from None
+
     return target
 
 
@@ -69,6 +72,7 @@ def _names(name: str, kind: str) -> dict[str, str]:
     if not SHAPE.fullmatch(name):
         allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
         raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)
+
     module = name.replace("-", "_").lower()
     taken = registry().entries.get((kind, module))
     if (
@@ -94,4 +98,5 @@ def _names(name: str, kind: str) -> dict[str, str]:
             Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words)
         )
         return words | kinds["all"] | kinds[kind]
+
     raise UserError(what, where="NAME", remedy="choose another name")

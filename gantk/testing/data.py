@@ -42,6 +42,7 @@ class MetricContract(Contract):
             assert (gain > 0).all(), (
                 f"equal images are not the best: higher_is_better = {metric.higher_is_better}"
             )
+
         assert metric.name == self.metric, (
             f'its name is what tables call it: name = "{self.metric}"'
         )
@@ -79,6 +80,7 @@ class SourceContract(Contract):
                 "read() gives float32 (C, *size)"
             )
             assert np.isfinite(pixels).all() and np.array_equal(pixels, record.read())
+
         assert any(record.subject for record in records), (
             "no record names its patient: nothing keeps them together"
         )
@@ -91,6 +93,7 @@ class SourceContract(Contract):
             bind_or_raise("source", {"name": self.source, "path": str(empty)})(
                 self.domains, d, self.size(d)
             ).records()
+
         if hasattr(source, "accepts"):
             self.write(tmp_path / "data")
             assert source.accepts(empty) is None, (
@@ -112,6 +115,7 @@ class FormatContract(Contract):
         form = registry().get("format", self.format).load()
         if d == 3 and not form.volumes:
             pytest.skip("its files hold no volumes")
+
         assert form.suffixes and all(s.startswith(".") and s.islower() for s in form.suffixes), (
             'suffixes = (".npy",)'
         )

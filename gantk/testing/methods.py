@@ -117,6 +117,7 @@ class MethodContract(Contract):
             for name, loss in losses.items():
                 assert loss.shape == (), f"'{name}' is not one number"
                 assert torch.isfinite(loss), f"'{name}' is {float(loss)} at step {engine.step}"
+
         assert all(torch.isfinite(images).all() for images in self._products(method))
 
     def test_translation_can_be_exported(self, d):
@@ -158,6 +159,7 @@ class MethodContract(Contract):
         d = min(self.dims)  # recording does not depend on the dimensions
         if not self.captures:
             pytest.skip("asks the device for values")
+
         monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
         # every kind of step runs at least three times
         steps = max(12, 6 * len(self.build(d).stages(1000)))
@@ -165,6 +167,7 @@ class MethodContract(Contract):
         replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
         if replayed.capture.obstacle is not None:
             pytest.skip(replayed.capture.obstacle)  # the optimizer cannot be captured
+
         self.train(plain, until=steps)
         self.train(replayed, until=steps)
         assert replayed.capture.obstacle is None, replayed.capture.obstacle
@@ -221,12 +224,14 @@ class MethodContract(Contract):
         whole, parts = (self.build(d, pool=0) for _ in range(2))
         if not self.microbatches or not batch_independent(whole):
             pytest.skip("mixes the images of a batch")
+
         engine = self.engine(whole, rule=sgd)
         engine.runtime.seed(0, 0)
         untouched = torch.get_rng_state()
         self.train(engine, until=1)
         if not torch.equal(torch.get_rng_state(), untouched):
             pytest.skip("draws random numbers, other ones for every microbatch")
+
         self.train(self.engine(parts, rule=sgd, microbatch=1), until=1)
         for name, tensor in parts.state_dict().items():
             expected = whole.state_dict()[name]

@@ -130,6 +130,7 @@ class NetworkContract(Contract):
         other.load_state_dict(network.state_dict())
         with torch.no_grad():
             same = torch.equal(other(images), network(images))
+
         assert same, (
             "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws"
             " or counts"
@@ -198,6 +199,7 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         whole = copy.deepcopy(network)(images)
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
+
     where = "in training" if network.training else "in evaluation, where none may"
     mixed = MIXED.format(type(network).__name__, where)
     torch.testing.assert_close(

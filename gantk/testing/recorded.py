@@ -48,6 +48,7 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
     found: list[str] = []
     with _Operations(found.append), _Methods(found.append):
         function()
+
     return found
 
 
@@ -71,6 +72,7 @@ class Recording:
 
         with _Operations(refuse) as operations:
             result = function()
+
         self._calls = operations.calls
         return result
 
@@ -97,6 +99,7 @@ class _Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         if why := _waits(func.overloadpacket, args, kwargs):
             self.tell(f"{func.overloadpacket.__name__} {why}: {_place()}")
+
         out = func(*args, **kwargs)
         returns = func._schema.returns
         view = bool(returns) and all(
@@ -129,15 +132,18 @@ def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
         return "reads a value"
     if packet is aten.lift_fresh:
         return "copies a number from the host"
+
     if packet in (aten._to_copy, aten.copy_):
         devices = {t.device.type for t in args[:2] if isinstance(t, Tensor)}
         devices |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
         return "copies between devices" if len(devices) > 1 else None
+
     shape = packet in SHAPES
     if packet is aten.repeat_interleave:
         shape = not kwargs.get("output_size") and isinstance((*args, 0)[1], Tensor)
     if packet in (aten.index, aten.index_put, aten.index_put_):
         shape = any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+
     return "needs a shape that depends on values" if shape else None
 
 

@@ -36,6 +36,7 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
             shrunk[key] = {"name": field.default} | SMALL[field.default]
         elif key == "pool" and isinstance(field.default, int):
             shrunk[key] = pool
+
     return bind_or_raise(kind, {"name": name} | shrunk | options)
 
 

@@ -56,6 +56,7 @@ class DiscriminatorAugment(nn.Module):
                 where="method.adapt",
                 remedy=remedy,
             )
+
         self.augments = [augment(dims) for augment in augments]
         self.target = target
         if target:
@@ -70,8 +71,10 @@ class DiscriminatorAugment(nn.Module):
         changed = image
         for augment in self.augments:
             changed = augment(changed)
+
         if not self.target:
             return changed
+
         left = torch.rand(len(image), *[1] * (image.ndim - 1), device=image.device) >= self.p
         return torch.where(left, image, changed)  # the result has the memory format of the first
 
@@ -82,6 +85,7 @@ class DiscriminatorAugment(nn.Module):
         """
         if not self.target:
             return
+
         signs = torch.sign(real_logits.detach().float() - self.undecided)
         self.signs += signs.flatten(1).mean(1).sum() if signs.ndim > 1 else signs.sum()
         self.images += len(signs)

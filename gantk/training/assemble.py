@@ -71,14 +71,17 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
                 where="data.mask",
                 remedy=remedy,
             )
+
         start = Start()
         if train.start and known is None and runtime.main:
             start = start_from(train.start, method, data)
+
         return data, method, batches, Scorer(model, data, method, runtime), start
 
     data, method, batches, scorer, start = runtime.sync_errors(built)
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
+
     runtime.broadcast(method.state_dict().values())
     order = model.data.order() if model.data.order else lambda batches: None
     companions, batches.chosen = runtime.from_main(
@@ -86,11 +89,13 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     )
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
+
     steps = train.steps_in_all(batches.steps_per_epoch)
     engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
+
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
@@ -106,6 +111,7 @@ def save_checkpoint(
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
     if engine.ema:
         weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
+
     meta = {
         "method": parts.model.method.name,
         "steps": engine.steps,
@@ -118,6 +124,7 @@ def save_checkpoint(
     state = engine.state_dict() | {"threads": get_num_threads()}
     if buffers and buffers[0]:
         state["ranks"] = buffers[1:]  # the first rank's are among the weights
+
     return checkpoint.save(run.checkpoints, engine.step, weights, state, meta)
 
 
@@ -151,6 +158,7 @@ def restore(parts: Parts, folder: Path) -> None:
             live |= buffers[rank - 1]
         checkpoint.load_into(parts.method, live, str(folder))
         parts.engine.load_state_dict(state, average, str(folder))
+
     parts.data.restore_intensity(meta["intensity"])
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

@@ -18,5 +18,6 @@ def check_training(model: Model) -> None:
 
     if model.evaluate.by:
         check_columns(model)
+
     load().hook.gantk_before_training(model=model)
     require_memory(model)

@@ -48,10 +48,12 @@ class Hollow(TorchFunctionMode):
             drawn = args[0] if args else options["tensor"]
             if drawn.is_meta:
                 return drawn
+
         if name in MAKING:
             size = options.get("size", args[0] if args and isinstance(args[0], Sequence) else args)
             if all(isinstance(side, int) for side in size) and 4 * prod(size) > MAX_ALLOCATED_BYTES:
                 return torch.empty(size, device="meta", dtype=options.get("dtype"))
+
         return call(*args, **options)
 
 
@@ -104,6 +106,7 @@ def cost_of(model: Model) -> Cost:
         weights, buffers = (
             sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers())
         )
+
     moments = 2 * weights if "betas" in train.optimizer.options else 0
     return Cost(
         weights / 4e6,

@@ -65,6 +65,7 @@ class EMA:
         else:  # on a CPU the multi-tensor call is the same loop
             for mean, weight in zip(self._means, self._weights, strict=True):
                 mean.lerp_(weight, self._share)
+
         if self._copies:
             torch._foreach_copy_(self._copies, self._buffers)
 

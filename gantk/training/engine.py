@@ -59,12 +59,14 @@ class Engine:
         self.ema: EMA | None = None
         if table.ema and averaged:
             self.ema = EMA(method, averaged, table.ema, table.fast.fused)
+
         self._move_states()
         self._trained = list(
             dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name])
         )
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
+
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = self._capture(graph)  # called instead of `take`
         # (step, names, losses) since `check_finite`
@@ -110,6 +112,7 @@ class Engine:
         """
         if not self.method.training:
             self.method.train()
+
         self.set_time(0)
         active = tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
         losses = self.capture(active, batch) if self.capture else self.take(batch)
@@ -117,6 +120,7 @@ class Engine:
             self.ema.updates += 1
         if not losses:
             return {}
+
         # a copy: a CUDA graph overwrites them in the next step
         values = torch.stack(list(losses.values()))
         self._unchecked.append((self.step + 1, list(losses), values))
@@ -135,6 +139,7 @@ class Engine:
                     group["lr"].fill_(lr * factor)
                 else:
                     group["lr"] = lr * factor
+
         if self.ema is not None:
             self.ema.prepare(ahead)
 
@@ -161,10 +166,13 @@ class Engine:
                     raise UserError(
                         what, where="train.optimizer", remedy="begin step with `loss = closure()`"
                     )
+
         for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
+
         if self.ema is not None:
             self.ema.average_in()
+
         return losses
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
@@ -173,6 +181,7 @@ class Engine:
         """
         for parameter in self._trained:
             parameter.grad = None
+
         parts = _split(batch, self.table.microbatch)
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
@@ -198,12 +207,14 @@ class Engine:
             for name, loss in part_losses.items():
                 key = f"{phase.name}/{name}"
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
+
         losses.update(sums)
         if len(parts) > 1:
             _join(batch, [part for part, _ in parts])
         # L-BFGS: all ranks need one loss
         if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:
             total = self.runtime.mean(total)
+
         return total
 
     def check_finite(self, saved: str) -> None:
@@ -270,11 +281,14 @@ class Engine:
                 "use another checkpoint of the run, and the recipe.toml that it was trained with"
             )
             raise UserError(what, where=where, remedy=remedy) from None
+
         if self.ema:
             check_same(self.ema.state_dict(), average, where)
+
         self.step = step
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(ready[name])
+
         self._move_states()
         if self.capture:
             self.capture.forget()
@@ -323,6 +337,7 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
     count = len(next(iter(batch.values())))
     if size is None or size >= count:
         return [(batch, 1.0)]
+
     split = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
     parts = [
         Batch(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)

@@ -87,13 +87,16 @@ class LiveView:
         """Set the number of finished steps, which moves the bar; call it after each step."""
         if not self.shown:
             return
+
         now = self.clock()
         # a point a second is enough
         if len(self._recent) > 1 and now - self._recent[-2][0] < SPEED_WINDOW / 60:
             self._recent.pop()
+
         self._recent.append((now, step))
         while len(self._recent) > 2 and self._recent[1][0] < now - SPEED_WINDOW:
             self._recent.popleft()
+
         self._bar.update(self._task, completed=step)
         if self.plain and now - self._printed >= SPEED_WINDOW:
             self._printed = now
@@ -123,10 +126,12 @@ class LiveView:
             phases.setdefault(SHORT_NAMES.get(phase, phase or "loss"), []).append(
                 f"{name} {value:.3g}"
             )
+
         metrics: dict[str, list[str]] = {}
         for direction, scores in (validation or {}).items():
             for metric, value in scores.items():
                 metrics.setdefault(metric, []).append(f"{direction} {value:.3g}")
+
         parts += [f"{phase}: {' '.join(values)}" for phase, values in phases.items()]
         parts += [f"{metric} {' '.join(values)}" for metric, values in metrics.items()]
         self.print("  ".join(parts), passing=not metrics)
@@ -180,6 +185,7 @@ class LiveView:
             None, (self._time_left(), self._speed, f"{duration(now - self._begun)} so far")
         ):
             kept += [more] if len("  ".join([*kept, more])) <= width else []
+
         return "  ".join(kept)
 
 

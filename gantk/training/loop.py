@@ -105,6 +105,7 @@ class Training:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         if self.runtime.main:
             self._choose_among_earlier_saves()
+
         view = LiveView(self.engine.steps, shown=self.runtime.main, doing=lambda: self.engine.doing)
         traced = self.profile.profiler if self.profile else nullcontext()
         with stop_on_ctrl_c() as stopped, view, closing(self.feed), ExitStack() as tracing:
@@ -148,6 +149,7 @@ class Training:
             self._log(view, stage, batch, losses)
         if not due.samples:
             self._samples(view)
+
         return True
 
     def _choose_among_earlier_saves(self) -> None:
@@ -164,6 +166,7 @@ class Training:
             self._samples(view)
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
             self._save(view)
+
         if self.table.patience:
             saves = count_noun(self.table.patience, "save")
             view.print(
@@ -191,10 +194,12 @@ class Training:
         self.runtime.wait()
         if not self.runtime.main:
             raise FailedOnOtherRank(0, Interrupted.exit_code)
+
         closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
         # such as a full disk
         if view.write_error and not stopped and view.write_error.errno not in closed:
             raise view.write_error
+
         what = f"stopped after step {self.engine.step} of {self.engine.steps}; everything is saved."
         raise Interrupted(f"{what} Go on with: gantk resume {argument(self.run.path)}")
 
@@ -206,9 +211,11 @@ class Training:
             return False
         if not self.choice.table and self.runtime.world == 1:
             return False
+
         waited, best = self.choice.patience_used()
         if not self.runtime.gather(waited >= self.table.patience)[0]:
             return False
+
         if self.runtime.main:
             step = self.engine.step
             saves = count_noun(waited, "save")
@@ -219,6 +226,7 @@ class Training:
             if not any("stopped" in line for line in self.run.read_log()):
                 self.run.add_to_log({"step": step, "stopped": why})
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
+
         return True
 
     def _stopping(self, stopped: object, step: int) -> bool:
@@ -247,6 +255,7 @@ class Training:
         self.seconds += elapsed
         if not self.runtime.main:
             return
+
         # one synchronisation
         values = torch.stack(list(losses.values())).tolist() if losses else []
         optimizer = next(iter(self.engine.optimizers.values()))
@@ -265,6 +274,7 @@ class Training:
             if note not in self._known:  # logged before a resume
                 self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
+
         self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=named_losses)
         load().hook.gantk_step_logged(
@@ -287,6 +297,7 @@ class Training:
                 self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
             view.busy = None
+
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
@@ -297,6 +308,7 @@ class Training:
             if not (folder / "input" / f"{direction}-0.png").exists():
                 self._write_pictures("input", direction, self.sample_batch.inputs.get(direction))
                 self._write_pictures("truth", direction, self.sample_batch.truths.get(direction))
+
         folder.mkdir(exist_ok=True)
         steps = sorted({each for each in earlier if each < step} | {step})
         index = self.sample_batch.index(self.parts.data) | {"steps": steps}
@@ -313,6 +325,7 @@ class Training:
         buffers = None
         if self.runtime.world > 1:
             buffers = self.runtime.collect(own_buffers(self.parts.method))
+
         if self.runtime.main:
             step = self.engine.step
             view.busy = "judging and saving the weights"
@@ -323,6 +336,7 @@ class Training:
             self.run.write_json("usage.json", self.used.state(step, seconds))
             self._keep_best()
             view.busy = None
+
         self.runtime.wait()
 
     def _judge(self, view: LiveView) -> None:
@@ -333,6 +347,7 @@ class Training:
                 judged = {"score": None, "barred": str(error)}
                 if self.table.patience:
                     view.print(f"patience this save does not count: {error}", style="yellow")
+
         self.choice.add(self.engine.step, judged)
         self.run.add_to_log({"step": self.engine.step, "selection": judged})
 
@@ -346,6 +361,7 @@ class Training:
         """
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
+
         view.busy = "renewing report.html"
         from gantk.report.build import write_report  # not before the first step
 
@@ -354,6 +370,7 @@ class Training:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
             view.print(f"report.html could not be renewed: {one_line(error)}", style="yellow")
+
         self._reported = time.perf_counter()
         view.busy = None
         self._report_cost = self._reported - began
@@ -404,6 +421,7 @@ def inference_weights(method: Method, engine: Engine):
     with torch.no_grad(), average:
         method.eval()
         yield
+
     method.train()
     torch.set_rng_state(state)
 
@@ -431,10 +449,12 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
+
     try:
         before = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # not the main thread, which alone may set handlers
         before = {}
+
     try:
         yield stopped
     finally:
@@ -464,11 +484,13 @@ class StepProfile:
                 where="--profile-steps",
                 remedy=f"set train.steps to {WARM_UP + count} or more",
             )
+
         kinds = torch.profiler.ProfilerActivity
         self.lines: list[str] = []
         self.kind = device.type
         if device.type != "cuda":
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU
+
         self.profiler = torch.profiler.profile(
             activities=[kinds.CPU, kinds.CUDA] if device.type == "cuda" else [kinds.CPU],
             schedule=torch.profiler.schedule(wait=WARM_UP - 1, warmup=1, active=count),
@@ -494,5 +516,6 @@ class StepProfile:
         with whole_folder(self.folder) as made:
             (made / "table.txt").write_text(table)
             profiler.export_chrome_trace(str(made / trace))
+
         way = f"trace    {self.folder / trace}: open it at ui.perfetto.dev or chrome://tracing"
         self.lines = [*table.splitlines(), way]

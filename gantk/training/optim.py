@@ -126,6 +126,7 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
     cuda = device.type == "cuda"
     for group in optimizer.param_groups:
         _prepare_group(group, device, fused)
+
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor):
@@ -135,6 +136,7 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
                 state[name] = torch.empty_like(weight).copy_(value)
             elif name == "step" and cuda:
                 state[name] = value.to(device)
+
     optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
 
 
@@ -163,6 +165,7 @@ def state_to_load(
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
         raise ValueError("it is of other weights")
+
     _expect_in_range(saved_groups)
     is_torchs = any(
         base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2]
@@ -175,10 +178,12 @@ def state_to_load(
         if is_torchs:
             raise
         expected = {}  # a plugin's optimizer may not work on zeros on a CPU
+
     _check_state(saved["state"], expected, len(parameters), steps)
     if not is_torchs:
         for saved_group, group in zip(saved_groups, groups, strict=True):
             _take_options(saved_group, group)
+
     return {"state": saved["state"], "param_groups": groups}
 
 
@@ -207,6 +212,7 @@ def _check_state(
     # A fused kernel reads as many elements as the weights have, whatever size the moments have.
     if not states.keys() <= set(range(count)) or (expected and not states):
         raise ValueError(f"it remembers {len(states)} of {count} weights")
+
     for index, state in states.items():
         for name, value in expected.get(index, {}).items():
             found = _kinds(state.get(name, "missing"))
@@ -239,6 +245,7 @@ def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
             for parameter in group["params"]:
                 parameter.grad = torch.full_like(parameter, slope)
         optimizer.step(lambda: 0.0)
+
     return optimizer.state_dict()["state"]
 
 
@@ -248,6 +255,7 @@ def _kinds(value: Any) -> set[str]:
     """
     if isinstance(value, list):
         return {kind for entry in value for kind in _kinds(entry)}
+
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return {
         "a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)

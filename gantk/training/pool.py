@@ -53,10 +53,12 @@ class ImagePool(nn.Module):
         """
         if self.capacity == 0:
             return images
+
         inside: list[slice] = [slice(side) for side in images.shape[2:]]
         store = self.images[(slice(None), slice(None), *inside)]
         if self.images.is_contiguous():
             return self._exchange(images, store)
+
         # With channels-last memory, moving the channels to the last axis lets whole rows be copied.
         return self._exchange(images.movedim(1, -1), store.movedim(1, -1)).movedim(-1, 1)
 

@@ -43,6 +43,7 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
             names = (getattr(name, "of", name) for name in (record.subject, record.pair))
             digest.update(repr((record.domain, record.key, *names, record.label, sizes)).encode())
         identity[f"{split} data"] = f"{len(records)} images ({digest.hexdigest()[:8]})"
+
     return identity
 
 
@@ -70,6 +71,7 @@ def run_to_resume(
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
+
     folder = RunFolder.open(out)
     locks.enter_context(lock_folder(folder.path))
     saved = steps_saved(folder.checkpoints)
@@ -77,6 +79,7 @@ def run_to_resume(
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
     if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
         return (True, folder.latest(), folder.split()) if saved else (True, None, None)
+
     raise folder.occupied_error()
 
 
@@ -89,8 +92,10 @@ def advice(folder: Path, world: int) -> str:
             f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume"
             f" {argument(folder)}"
         )
+
     if world == 1:
         return f"{what}."
+
     return (
         f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it"
         " by itself."

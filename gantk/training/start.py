@@ -67,6 +67,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     else:
         file = place
         tensors = read_state(place, WHERE)
+
     live, average = trained.split_weights(tensors)
     saved = (live | average) or tensors
     state = method.state_dict(keep_vars=True)
@@ -84,10 +85,12 @@ def start_from(name: str, method: Method, data: Data) -> Start:
             what += f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
         remedy = "take the [method] table of the recipe that they were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
+
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:
         what = f"'{not_finite[0]}' of '{name}' is not finite ({count_noun(not_finite, 'tensor')})"
         raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
+
     with torch.no_grad():
         for key, tensor in copied.items():
             wanted[key].copy_(tensor)
@@ -104,6 +107,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         printed.append(f"start    of another shape there, so drawn: {described}")
     if unused:
         printed.append(f"start    there, and nowhere here: {_layers(unused, saved)}")
+
     printed += [f"note     {line}" for line in _differences(meta, data)]
     record = {
         "from": name,
@@ -125,6 +129,7 @@ def _updated_state(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor
     for phase in method.phases():
         for module in phase.updates:
             updated |= {id(buffer) for buffer in module.buffers()}
+
     return {
         key: value
         for key, value in state.items()
@@ -145,6 +150,7 @@ def _fitting(
             copied[key] = old  # float16 may become float32
         else:
             misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
+
     return copied, misfits
 
 
@@ -174,6 +180,7 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
             f"the start's domains are {' and '.join(start_names)}, in this order; here"
             f" {' and '.join(names)}"
         )
+
     for letter, new in data.intensity_state().items():
         old = meta.get("intensity", {}).get(letter, new)
         other = []
@@ -183,6 +190,7 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
                 other.append(f"{key} = {old.get(key)} (here {new.get(key)})")
         if other:
             notes.append(f"the start saw other intensities: {', '.join(other)}")
+
     return [*dict.fromkeys(notes)]
 
 
@@ -203,6 +211,7 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
     # its files are in both sets
     if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):
         return None
+
     what = (
         f"'{name}' was trained on {count_noun(seen, 'file')} that are held out here, such as"
         f" '{seen[0]}'"

@@ -69,12 +69,14 @@ class Trial:
         """Yield the result as lines for a terminal."""
         if self.counted:
             yield f"counted  {self.counted}"
+
         of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
         peak = "more" if self.peak_gib is None else f"{self.peak_gib:.2f} GiB"
         yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
             yield f"training {duration(3600 * self.hours)}, samples and scores apart"
+
         for way in self.ways:
             if way.fits and way.step_s is not None:
                 took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
@@ -106,6 +108,7 @@ def predict(
             ways.append(_in_child(loaded, settings, device, memory))
             if ways[-1].fits:
                 break
+
     return replace(trial, ways=tuple(ways))
 
 
@@ -118,19 +121,23 @@ def _in_child(
     most = memory or (free_memory(device) if device else most_memory())
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
+
     arguments = {"tables": resolved(model), "device": device, "memory": memory}
     # -P: no random.py of the working folder
     command = [sys.executable, "-P", "-m", "gantk.training.trial"]
     child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
     if child.returncode < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
+
     if child.returncode > 0:
         raise GantkError(
             f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}"
         )
+
     result = json.loads(child.stdout.splitlines()[-1])
     if "what" in result:
         raise UserError(**result)
+
     return Trial(**result | {"settings": settings, "ways": (), "counted": str(cost)})
 
 
@@ -146,6 +153,7 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     moments = cost.moments if on_cpu and cost.moments > MAX_ALLOCATED_MOMENT_BYTES else 0
     if on_cpu and free:
         _limit(free - moments / GIB)
+
     try:
         step_s, seconds = _time_stages(model, runtime, without_moments=bool(moments))
     except UserError:
@@ -154,9 +162,11 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
         if not (is_out_of_memory(error) or _is_at_limit()):
             raise
         return Trial(False, str(runtime.device), free)
+
     peak = peak_memory(runtime.device)
     if peak:
         peak += moments / GIB
+
     fits = peak is None or free is None or peak <= free
     speed = model.train.batch / step_s
     return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, speed)
@@ -185,6 +195,7 @@ def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple
         step_s = min(took[1:] or took) + update_s
         seconds += stage.steps * step_s
         first += stage.steps
+
     training.feed.close()
     return step_s, seconds
 
@@ -210,6 +221,7 @@ def _without_moments(engine: Engine) -> float:
             took.append(time.perf_counter() - began)
         later += min(took) * count / TIMED_WEIGHTS / phase.every
         vars(rule)["step"] = lambda closure: closure()  # in place of its class's
+
     return later
 
 
@@ -239,6 +251,7 @@ def _is_at_limit() -> bool:
             limit != resource.RLIM_INFINITY
             and limit - 1024 * int(status["VmData"].split()[0]) < SPARE_BYTES
         )
+
     return False
 
 

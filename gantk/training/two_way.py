@@ -104,6 +104,7 @@ class CycleMethod(Method):
                 f" and {b}"
             )
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
+
         self.g_ab = generator(a, b, dims)
         self.g_ba = generator(b, a, dims)
         self.d_a = discriminator(a, dims)
@@ -174,14 +175,17 @@ class CycleMethod(Method):
             judged_b = self.d_b(self.augment_b(fake_b))
             losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(judged_a)
             losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
+
         if terms.identity:
             losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
+
         if self.pairs:
             losses |= {
                 "pairs_b": self.pairs(fake_b, batch["near_a"]),
                 "pairs_a": self.pairs(fake_a, batch["near_b"]),
             }
+
         losses |= terms.losses(fake_b, real_a, self.geometry.range, "_b")
         return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
 
@@ -191,6 +195,7 @@ class CycleMethod(Method):
             with torch.no_grad():
                 batch["fake_b"] = self.g_ab(batch["a"])
                 batch["fake_a"] = self.g_ba(batch["b"])
+
         losses: dict[str, Tensor] = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),
@@ -201,6 +206,7 @@ class CycleMethod(Method):
             losses |= self.real_fake_losses(
                 name, network, self.adversarial, batch[name], fake, augment
             )
+
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:

@@ -87,6 +87,7 @@ class Guard:
             return 404, "There is nothing here."
         if "transfer-encoding" in headers or not length.isdecimal():
             return 411, "The request does not say how long it is: send Content-Length."
+
         if int(length) > self.most + 2**20:
             return (
                 413,
@@ -117,6 +118,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         """
         if file is None or not file.filename:
             raise HTTPException(400, "There is no file: send one in the form's field 'file'.")
+
         upload = service.place(file.filename)
         background.add_task(shutil.rmtree, upload.parent.parent)
         try:
@@ -131,6 +133,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
             else:
                 status = 500
             raise HTTPException(status, failure_of(error)) from error
+
         headers = {
             "Gantk-Notes": json.dumps(list(map(": ".join, result.notes))),
             "Gantk-Waited": str(result.waited),
@@ -190,12 +193,14 @@ def window(service: Service, limits: str) -> gr.Blocks:
             uploads[request.session_hash] = path.rename(service.place(path.name))
             with suppress(OSError):
                 path.parent.rmdir()
+
         return gr.Button(interactive=bool(given))
 
     def go(to: str, unsure: bool, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         upload = uploads.get(request.session_hash)
         if upload is None:
             return PARTS.wrong("The scan was deleted. Choose it again."), None
+
         try:
             options = {
                 "show": True,
@@ -205,6 +210,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
             result = service.translate(upload, to, **options)
         except Exception as error:
             return PARTS.wrong(failure_of(error)), None
+
         about = {"base": f"/files/{upload.parts[-3]}/", "source": service.directions[to], "to": to}
         return PARTS.result(result, result.file.stat().st_size, **about), about | {
             "views": result.views

@@ -59,6 +59,7 @@ class Service:
             with suppress(UserError):  # the model lacks this direction
                 frame = self.model.frame(self.model.domain(letter))
                 self.directions.setdefault(frame.target, frame.source)
+
         if not self.directions:
             raise UserError(f"'{run}' translates no images, it makes them from noise", where="RUN")
 
@@ -79,6 +80,7 @@ class Service:
                     f"{WAITING} translations are waiting already. Try again in some minutes."
                 )
             self.queue.append(ticket := object())
+
         try:
             with self.moved:
                 while ahead := self.queue.index(ticket):
@@ -160,6 +162,7 @@ class Service:
                 )
         except GantkError as error:
             raise type(error)(without_paths(str(error))) from error
+
         lines = (
             line.partition(" ")
             for line in messages
@@ -188,6 +191,7 @@ class Service:
             raise UserError(
                 what, allowed="a zip of DICOM series or images", remedy="pack it again"
             ) from None
+
         return folder
 
 
@@ -237,6 +241,7 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         image = nibabel.Nifti1Image(levels, affine)
         image.header.set_slope_inter(step, low)
         write_file(folder / name, image.to_bytes())
+
     about = {
         "name": parts[0].path.name if parts[0].name == "." else parts[0].name,
         "slices": len(volumes[0]),
@@ -269,6 +274,7 @@ def app(
     except ModuleNotFoundError as error:
         what = f"{error.name} is needed for the window in the browser, and it is not installed"
         raise UserError(what, remedy='pip install "gantk[app]"') from None
+
     try:
         listener = socket.create_server((host, port))
     except OSError as error:
@@ -276,6 +282,7 @@ def app(
         raise UserError(
             what, where="--host, --port", remedy="choose another; --port 0 takes a free one"
         ) from None
+
     # also deletes those of killed processes
     folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
     folder.mkdir(mode=0o700)

@@ -54,6 +54,7 @@ class Bids(VolumeSource):
         ]
         if len(inside) == 1 and not inside[0].name.startswith("sub-"):
             return cls.accepts(inside[0])  # an archive's own folder
+
         subjects = [folder for folder in inside if folder.name.startswith("sub-")]
         described = bool(subjects) and (path / "dataset_description.json").is_file()
         held = any(
@@ -91,6 +92,7 @@ class Bids(VolumeSource):
                 items.append(
                     Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **options)
                 )
+
         return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
@@ -113,9 +115,11 @@ class Bids(VolumeSource):
             raise self.nothing_of(
                 letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
             )
+
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
             first.setdefault(scan.study, scan)
+
         return sorted(
             chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path)
         )
@@ -130,9 +134,11 @@ class Bids(VolumeSource):
         ]
         if len(paths) > 1:
             paths = [path for path in paths if io.difference(path, scan.path) is None] or paths
+
         expect_one_mask(paths, scan.path)
         if paths and self.onto == "none":
             expect_one_grid(paths[0], scan.path)
+
         return paths[0] if paths else None
 
     def columns(self) -> list[str]:
@@ -159,6 +165,7 @@ class Bids(VolumeSource):
             what = f"'{path}' has no column '{self.label}'"
             remedy = did_you_mean(label, columns)
             raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
+
         people = {}
         for line, row in rows:
             value = row.get(label, "") if label else ""
@@ -167,6 +174,7 @@ class Bids(VolumeSource):
                 "split": split,
                 "label": value if value not in ("", "n/a") else None,
             }
+
         return people
 
 
@@ -181,6 +189,7 @@ def split_named(value: str, where: str) -> str | None:
     """
     if not value or value.lower() == "n/a":
         return None
+
     split = split_of((value,))
     if split is None:
         raise UserError(f"'{value}' is no split", where=where, allowed="train, validation, test")

@@ -43,6 +43,7 @@ def derivatives(
         len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)
     ):
         return None
+
     return Derivatives(scans, target, frame, model)
 
 
@@ -81,6 +82,7 @@ class Derivatives:
         scan = next((self.scans[file] for file in files if file in self.scans), None)
         if scan is None:
             return None
+
         usual = CONTRASTS.get(one_word(contrast), "")
         suffix = SUFFIXES.get(usual, scan.suffix).split("_")[-1]
         plain = usual in SUFFIXES and usual != "t1ce"

@@ -55,5 +55,6 @@ def parse_name(path: Path) -> Named | None:
         or not re.fullmatch("[A-Za-z0-9]+", suffix)
     ):
         return None
+
     study = "/".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
     return Named(path, entities, suffix, f"sub-{entities['sub']}", study)

@@ -108,6 +108,7 @@ def description_without_names(dataset: Dataset, keyword: str) -> str:
     ):
         whole = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
         text = re.sub(whole if len(word) < 4 else re.escape(word), "", text, flags=re.IGNORECASE)
+
     return text.strip()
 
 

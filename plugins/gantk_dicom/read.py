@@ -116,11 +116,13 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     if stack.slices[0].frame is not None:
         headers = Headers(headers[:1])
         headers.frames = tuple(each.frame for each in stack.slices)
+
     headers.rescales = tuple(each.rescale for each in stack.slices)
     shape = (len(stack.slices), *stack.slices[0].shape)
     shifts = None
     if stack.drift is not None:
         stack, shape, shifts = _straighten(stack, headers, path)
+
     affine = None if stack.slices[0].position is None else stack.affine
     headers.shape = shape[::-1]
     headers.remarks = (*stack.remarks, *_lacking(path, headers, len(stack.slices)))
@@ -128,6 +130,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     sides = (1, *(n for n in sides if n > 1))
     if not values:
         return Image(zeros(*sides), affine, path, None, headers)
+
     with readable(path):
         pixels, dtype = _values(stack, headers)
         if shifts is not None:
@@ -166,6 +169,7 @@ def _choose_stack(
                 " file's order"
             ),
         )
+
     stacks = [slices] if unplaced else separate_stacks(slices)
     what = f"{len(stacks)} stacks of different place, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
@@ -188,10 +192,12 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
             f"'{path}' is in colour, with {len(stack.slices)} slices",
             allowed="single pictures in colour",
         )
+
     rows, columns = stack.slices[0].shape
     headers.shape = (columns, rows, 1)
     if not values:
         return Image(zeros(3, rows, columns), None, path, None, headers)
+
     with readable(path):
         (stored,) = _stored_slices(stack, headers)
         if headers[0].PhotometricInterpretation == "PALETTE COLOR":
@@ -244,10 +250,12 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
             numbers = top - numbers.astype(np.int64)
         # PS3.3, C.11.1, in double precision
         pixels[k] = numbers * each.rescale[0] + each.rescale[1]
+
     if padding.any() and not padding.all():
         pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
         return pixels, np.result_type(*kinds)
+
     ends = (pixels.min(), pixels.max())
     whole = np.array_equal(pixels, np.rint(pixels))
     holding = (
@@ -267,6 +275,7 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     high = int(dataset.get("HighBit", bits - 1))
     if stored.dtype.kind not in "iu" or bits >= width or high >= width:
         return stored
+
     left = np.left_shift(stored, stored.dtype.type(width - 1 - high))
     return np.right_shift(left, stored.dtype.type(width - bits))
 
@@ -286,6 +295,7 @@ def _straighten(
     if headers.frames:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
         raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
+
     first = stack.slices[0]
     count = len(stack.slices)
     before = np.minimum(0, stack.drift * (count - 1))
@@ -302,6 +312,7 @@ def _straighten(
         dataset.ImagePositionPatient = (UPRIGHT @ stack.affine @ [0, 0, k, 1])[:3].tolist()
         if "GantryDetectorTilt" in dataset:
             dataset.GantryDetectorTilt = 0.0
+
     return stack, (count, rows, columns), shifts
 
 
@@ -319,6 +330,7 @@ def _shift_slices(
             # the last row and column are never covered before this
             before = np.roll(target, 1, axis)
             target += part * (before - target)
+
     return done
 
 
@@ -395,6 +407,7 @@ def _by_simpleitk(file: Bounded) -> np.ndarray:
         copy = Path(folder, "copy.dcm")
         bare.save_as(copy, enforce_file_format=True)
         image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
+
     pixels = sitk.GetArrayFromImage(image)
     kept = 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
     return pixels.reshape(-1, *pixels.shape[-kept:])

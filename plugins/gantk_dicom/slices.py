@@ -116,11 +116,13 @@ def kind_of(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror:  # the system's message
         return error.strerror
+
     tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
     if tag:
         at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip()
     else:
         at = ""
+
     return f"it is damaged ({type(error).__name__}{at})"
 
 
@@ -207,6 +209,7 @@ def _no_image(dataset: Dataset) -> str | None:
         else:
             known = ""
         return known or "a file without rows and columns"
+
     return None
 
 
@@ -282,10 +285,12 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     framed = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
     if not framed:
         return [_slice_of(dataset, path, None, lambda name: dataset)]
+
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(frames) != count:
         raise Broken(f"it declares {count} frames and describes {len(frames)}")
+
     found = []
     for number, own in enumerate(frames):
 
@@ -293,6 +298,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
             return (own.get(name) or shared.get(name) or [Dataset()])[0]
 
         found.append(_slice_of(dataset, path, number, group))
+
     return found
 
 
@@ -304,6 +310,7 @@ def _slice_of(
     values = group("PixelValueTransformationSequence")
     if "RescaleSlope" not in values:
         values = dataset
+
     rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
     position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
     axes = _axes(group("PlaneOrientationSequence"))
@@ -311,12 +318,14 @@ def _slice_of(
     placed = position is not None and axes is not None and spacing is not None
     if rescale[0] == 0 or (placed and min(spacing) <= 0):
         raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
+
     pairs = [("", mark) for mark in MARKS] if frame is None else FRAME_MARKS
     marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
     place = (None, None, (1.0, 1.0))
     if placed:
         marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
         place = (np.array(position), axes, spacing)
+
     apart = abs(_number(measures, "SpacingBetweenSlices"))
     thickness = abs(_number(measures, "SliceThickness"))
     shape = (int(dataset.Rows), int(dataset.Columns))
@@ -331,6 +340,7 @@ def _axes(place: Dataset) -> np.ndarray | None:
     numbers = _numbers(place, "ImageOrientationPatient", 6)
     if numbers is None:
         return None
+
     axes = np.array(numbers).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
         raise Broken("its ImageOrientationPatient is not two directions at a right angle")
@@ -349,12 +359,15 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
     value = dataset.get(name)
     if value is None or value == "" or np.size(value) == 0:
         return None
+
     try:
         numbers = tuple(float(number) for number in np.atleast_1d(value))
     except ValueError:
         numbers = ()
+
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise Broken(f"its {name} is not {count_noun(count, 'finite number')}")
+
     return numbers
 
 
@@ -412,6 +425,7 @@ def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
             groups.append([each])
         else:
             mine.append(each)
+
     stacks = [stack for group in groups for stack in _by_marks(group)]
     return [sorted(stack, key=lambda each: each.place) for stack in stacks]
 
@@ -435,6 +449,7 @@ def _by_marks(group: list[Slice]) -> list[list[Slice]]:
         covered = [places(part) for part in parts.values()]
         if len(group) - sum(covered) < repeats and 2 * min(covered) >= places(group):
             return [stack for part in parts.values() for stack in _by_marks(part)]
+
     return [group]
 
 
@@ -458,9 +473,11 @@ def build_stack(
             f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there:"
             f" {names}"
         )
+
     if len(kept) == 1:
         apart = first.apart or first.thickness or 1.0
         return Stack((first,), first.position, apart, None, tuple(remarks))
+
     steps = np.diff([each.position @ first.normal for each in kept])
     _expect_even(kept, steps, where)
     apart = float(steps.mean())
@@ -474,6 +491,7 @@ def build_stack(
             f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm"
             f" apart, and their header says {stated:.4g} mm"
         )
+
     return Stack(tuple(kept), first.position, apart, _drift(kept, where), tuple(remarks))
 
 
@@ -489,6 +507,7 @@ def _without_copies(
             copies.append(each.name)
         else:
             kept.append(each)
+
     return kept, copies
 
 
@@ -499,6 +518,7 @@ def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None
     step = steps[worst]
     if abs(step - usual) <= SPACING_TOLERANCE * usual:
         return
+
     what = "is not evenly spaced"
     remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
     missing = round(float(step / usual)) - 1
@@ -511,6 +531,7 @@ def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None
         )
     elif whole_steps:
         what = f"lacks {count_noun(missing, 'slice')}"
+
     raise UserError(
         f"{where} {what}: {slices[worst].name} and {slices[worst + 1].name} lie {step:.4g} mm"
         f" apart, and slices usually {usual:.4g} mm",
@@ -531,6 +552,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
     )
     if np.abs(shifts).max() <= MAX_SHIFT_PIXELS:
         return None
+
     drift = shifts[-1] / (len(slices) - 1)
     offsets = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
     if offsets.max() > MAX_SHIFT_PIXELS:
@@ -539,6 +561,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
             f" {offsets.max():.1f} pixels aside",
             remedy="put each straight part into a folder of its own",
         )
+
     return drift
 
 
@@ -566,6 +589,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
         else:
             scans.append(Scan(file, (file,), file.name))
+
     counts: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separate_stacks(slices)
@@ -579,6 +603,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
             if counts[name] > 1:
                 name = f"{name}-{counts[name]}"
             scans.append(Scan(folder, paths, name))
+
     return sorted(scans, key=lambda scan: natural(scan.name))
 
 
@@ -596,8 +621,10 @@ def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> 
             if mark != "plane":
                 label = f"{mark}_{label}"
             break
+
     if not label.isprintable():
         label = ""
+
     parts = (text_of(dataset, "SeriesNumber"), words or "series", label)
     cleaned = [re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts]
     return "-".join(filter(None, cleaned))

@@ -120,11 +120,13 @@ class Series:
             return self.said["Modality"] == modality
         if wanted in CONTRASTS and self.said["Modality"] in ("CT", "PT"):
             return False  # whatever its folders say
+
         for text in (*self.words, *reversed(self.place)):
             said = contrast_of(text)
             has_word = wanted in {*map(str.lower, words_of(text)), one_word(text)}
             if said or has_word:
                 return same_contrast(said or "", wanted) or (said is None and has_word)
+
         return False
 
 
@@ -173,11 +175,13 @@ class Dicom(VolumeSource):
             if not io.is_image(scan.path):
                 with suppress(UserError):  # skip unreadable files
                     found.append(Series.of(scan, self.root))
+
         chosen = {letter: self._of_domain(letter, found) for letter in self.names}
         names = [{series.scan.name for series in own} for own in chosen.values()]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
             raise self.in_both(min(twice))
+
         items = [self._item(letter, series) for letter, own in chosen.items() for series in own]
         only_if_several(items)
         return self.records_of(items)
@@ -211,6 +215,7 @@ class Dicom(VolumeSource):
                     chosen = []
                 else:
                     chosen = scans
+
         if not chosen:
             examples = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
             there = f"; there are {', '.join(examples)}" if found else ", nor any other"
@@ -222,6 +227,7 @@ class Dicom(VolumeSource):
             raise self.nothing_of(
                 letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said
             )
+
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:
@@ -235,6 +241,7 @@ class Dicom(VolumeSource):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
             subject = names.pseudonym(patient_of(identifier, self.pattern))
+
         # registered scans share both
         study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])
         study = names.study_pseudonym(subject, study)
@@ -256,10 +263,12 @@ def contrast_of(text: str) -> str | None:
         if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} ")):
             return "t1ce"
         return "t1"
+
     if "flair" in known:
         return "flair"
     if known:
         return known[0]
+
     return None
 
 

@@ -91,6 +91,7 @@ def inflate_file(file: BinaryIO, most: int) -> io.BytesIO:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK_BYTES)):
         found.write(inflate.decompress(packed, most - found.tell()))
+
     found.seek(0)
     return found
 
@@ -142,9 +143,11 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
                 f"it holds far more than the {size[0]} x {size[1]} pixels that its header says"
             )
         file.seek(start + length)
+
     file.seek(0)
     if not table and len(places) * frames > 10**7 and len(places) != frames:
         raise Broken(f"its {frames} frames are in {len(places)} pieces, and no table says in which")
+
     return (places, lengths) if len(places) == frames else None
 
 
@@ -155,11 +158,13 @@ def stated_size(start: bytes) -> tuple[int, int] | None:
     if found := re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL):
         right, bottom, left, top = struct.unpack(">4I", found[0][8:])
         return bottom - top, right - left
+
     at = 2 if start[:2] == b"\xff\xd8" else len(start)
     while at + 9 <= len(start) and start[at] == 0xFF:
         if start[at + 1] in SIZES:
             return struct.unpack(">HH", start[at + 5 : at + 9])
         at += 1 if start[at + 1] == 0xFF else 2 + int.from_bytes(start[at + 2 : at + 4])
+
     return None
 
 
@@ -183,5 +188,6 @@ def _deflated_meta(raw: io.FileIO) -> FileMetaDataset | None:
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raw.seek(file.tell())
             return FileMetaDataset(meta)
+
     raw.seek(0)
     return None

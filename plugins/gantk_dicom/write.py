@@ -95,9 +95,11 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
     """
     with readable(image.path):
         datasets, one = _derive_datasets(image, description)
+
     if image.header.shape[2] > 1 and not one:
         what = f"one file cannot hold a series of {image.header.shape[2]} slices, each a file"
         raise UserError(what, where="OUTPUT", remedy="name a folder: a path without .dcm")
+
     _save(next(_readable(datasets, image.path)), path)
 
 
@@ -123,13 +125,16 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
         existing = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)]
     else:
         existing = []
+
     for file in existing:
         if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
             raise UserError(what, where="OUTPUT", remedy="name a folder that is new or empty")
+
     if os.path.ismount(folder):
         what = f"'{folder}' is where a disk is mounted, and a series takes the place of its folder"
         raise UserError(what, where="OUTPUT", remedy=f"name a folder in it: {folder / 'series'}")
+
     earlier = {file.name for file in existing if NAME.fullmatch(file.name)}
     with whole_folder(folder) as made:
         for number, dataset in enumerate(datasets, start=1):
@@ -187,6 +192,7 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
         raise UserError(
             what, where="OUTPUT", remedy="write NIfTI (.nii.gz), or start from the DICOM files"
         )
+
     columns, rows, count = headers.shape
     if int(np.prod(image.pixels.shape[1:])) != rows * columns * count:
         what = (
@@ -194,19 +200,23 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
             f" '{image.path}'"
         )
         raise UserError(what, remedy="bring them back to the input's size first")
+
     new = _new_elements(headers[0], description)
     if image.channels == 3 and image.affine is None and count == 1:
         return _colour_dataset(image, new), True
+
     if image.channels != 1:
         raise UserError(
             f"an image of {image.channels} channels does not fit into a DICOM series", allowed="one"
         )
+
     if image.affine is None:
         volume = image.pixels.reshape(count, rows, columns)
     else:
         volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(
             2, 1, 0
         )
+
     low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
     new.WindowCenter, new.WindowWidth = _texts(
         [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
@@ -260,6 +270,7 @@ def _colour_dataset(image: Image, new: Dataset) -> Iterator[Dataset]:
         raise UserError(
             f"values from {whole.min():g} to {whole.max():g} are no colours", allowed="0 to 65535"
         )
+
     dataset = _header(image.header[0], new)
     dataset.setdefault("InstanceNumber", 1)
     _add_numbers(dataset, whole.transpose(1, 2, 0).astype("u1" if whole.max() < 256 else "<u2"), 3)
@@ -286,6 +297,7 @@ def _scales(
                 for plane, rescale in zip(volume, candidates, strict=True)
             ):
                 return [(*rescale, sign) for rescale in candidates]
+
     low = float(volume.min())
     high = float(volume.max())
     step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
@@ -325,6 +337,7 @@ def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
     dataset.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
     if samples == 3:
         dataset.PlanarConfiguration = 0
+
     bits = 8 * numbers.dtype.itemsize
     dataset.BitsAllocated = bits
     dataset.BitsStored = bits
@@ -378,11 +391,13 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
     new.StudyInstanceUID = source.get("StudyInstanceUID") or new_uid()
     if new.Modality in CLASSES:
         new.FrameOfReferenceUID = source.get("FrameOfReferenceUID") or new_uid()
+
     new.Manufacturer = new.ManufacturerModelName = "gantk"
     new.SoftwareVersions = __version__
     for part in ("InstanceCreation", "Series", "Content"):
         setattr(new, part + "Date", datetime.now().strftime("%Y%m%d"))
         setattr(new, part + "Time", datetime.now().strftime("%H%M%S"))
+
     return new
 
 
@@ -398,9 +413,11 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
             with suppress(Exception):  # pydicom can raise any exception for a damaged value
                 dataset.add(deepcopy(source[tag]))
+
     dataset.remove_private_tags()  # inside sequences too
     for keyword in EMPTY.split():
         dataset.setdefault(keyword, "")
+
     dataset.update(deepcopy(new))
     strict = new.Modality in CLASSES and not framed
     dataset.SOPClassUID = CLASSES[new.Modality] if strict else source.get("SOPClassUID")
@@ -412,15 +429,18 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
     if not dataset.DerivationDescription.isascii():
         dataset.decode()
         dataset.SpecificCharacterSet = "ISO_IR 192"
+
     if source.get("SOPInstanceUID"):
         item = _item(Dataset(), "", codes.cid7202.SourceImageForImageProcessingOperation)
         item.ReferencedSOPClassUID = source.get("SOPClassUID") or uid.MRImageStorage
         item.ReferencedSOPInstanceUID = source.SOPInstanceUID
         dataset.SourceImageSequence = Items([item])
+
     if source.get("Manufacturer"):
         dataset.ContributingEquipmentSequence = Items(
             [_item(source, MAKERS, codes.cid7005.AcquisitionEquipment)]
         )
+
     if framed:  # PS3.3, C.8.13.1 and C.8.16.2
         dataset.ImageType = [*new.ImageType, "NONE"]
         dataset.ContentQualification = "RESEARCH"
@@ -439,6 +459,7 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
             dataset.SequenceVariant = "NONE"
         for keyword in SLICE_KEYWORDS[new.Modality].split():
             dataset.setdefault(keyword, None)
+
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return dataset
@@ -452,6 +473,7 @@ def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) 
     """
     if "PerFrameFunctionalGroupsSequence" not in source:
         return
+
     shared = _item((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0], PLACES)
     for group, keywords in {
         "PixelValueTransformationSequence": "RescaleIntercept RescaleSlope RescaleType",
@@ -460,10 +482,12 @@ def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) 
         setattr(shared, group, Items([_item(dataset, keywords)]))
         for keyword in keywords.split():
             del dataset[keyword]
+
     if kind := FRAME_TYPES.get(source.get("SOPClassUID")):
         item = _item(dataset, f"{MEANT} AcquisitionContrast")
         item.FrameType = dataset.ImageType
         setattr(shared, kind, Items([item]))
+
     shared.DerivationImageSequence = Items(
         [_item(dataset, "DerivationDescription SourceImageSequence")]
     )
@@ -482,6 +506,7 @@ def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Datase
     for keyword in keywords.split():
         if source.get(keyword) not in (None, ""):
             item.add(deepcopy(source[keyword]))
+
     item.remove_private_tags()
     if purpose:
         code = Dataset()
@@ -489,4 +514,5 @@ def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Datase
         code.CodeMeaning = purpose.meaning
         code.CodingSchemeDesignator = purpose.scheme_designator
         item.PurposeOfReferenceCodeSequence = Items([code])
+
     return item

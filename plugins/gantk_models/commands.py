@@ -30,6 +30,7 @@ def models(json_file) -> None:
             "summary": str(tables.get("summary", "")),
         }
         found.append(told | {"from": owner, "sha256": weights_hash(folder), "folder": str(folder)})
+
     rows = [
         (m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["summary"], m["from"])
         for m in found
@@ -39,6 +40,7 @@ def models(json_file) -> None:
             ("model", "domains", "size", "summary", "from"), [map(escape, row) for row in rows]
         )
         console().print(shown if rows else "No model is shipped.")
+
     write_json(json_file, found)
 
 

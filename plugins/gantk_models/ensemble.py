@@ -53,6 +53,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
             return None
     else:
         parts = list(model)
+
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
     paths = [
         path
@@ -63,6 +64,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
         raise UserError(
             "no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT"
         )
+
     return paths
 
 
@@ -76,6 +78,7 @@ def _folds(path: Path) -> list[Path] | None:
     runs = sorted((each.parent for each in path.glob("fold-*/recipe.toml")), key=natural)
     if not runs:
         return None
+
     # these import torch, which exported models do not need
     from gantk.runs.checkpoint import steps_saved
     from gantk.runs.folder import RunFolder
@@ -91,6 +94,7 @@ def _folds(path: Path) -> list[Path] | None:
             where="RUN",
             remedy="give the same `gantk run RECIPE --folds` again, or name the runs",
         )
+
     return finished
 
 
@@ -134,6 +138,7 @@ class Ensemble(TrainedModel):
         all_values = [member.frame(member.domain(frame.target)).values for member in self.members]
         if not all(all_values):
             return replace(frame, values={})
+
         ranges = [values["target"] for values in all_values]
         ends = {
             "low": min(each["low"] for each in ranges),
@@ -176,6 +181,7 @@ class Ensemble(TrainedModel):
             return [self.translate(each, to, options, progress, grad=grad) for each in images]
         if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean
             return super().translate(images, to, options, progress, grad=grad)
+
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             made = member.translate(images, name, self._member_options(options), share, grad=grad)
@@ -184,6 +190,7 @@ class Ensemble(TrainedModel):
                 square = 0 * made
             else:
                 mean, square = _update_moments(made, mean, square, number)
+
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5]) if options.uncertainty else mean
 
@@ -215,8 +222,10 @@ class Ensemble(TrainedModel):
                 )
                 if options.uncertainty:
                     square[:, part] = apart
+
         if not options.uncertainty:
             return [replace(made, pixels=mean)]
+
         square /= number - 1
         return [replace(made, pixels=mean), replace(made, pixels=np.sqrt(square, out=square))]
 
@@ -256,6 +265,7 @@ class Ensemble(TrainedModel):
                 )
             self._options = options
             self._inner_options = replace(options, uncertainty=None)
+
         return self._inner_options
 
 

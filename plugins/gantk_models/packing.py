@@ -63,6 +63,7 @@ def pack(
         raise UserError(
             f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
         )
+
     before = Translator.load(find_model(run, say), "cpu")
     source = before.run
     meta = checkpoint.load_meta(before.checkpoint)
@@ -96,6 +97,7 @@ def pack(
             raise GantkError(
                 f"{what}. No folder was written. --dtype float32 keeps the weights as they are."
             )
+
     say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")
     say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
     return out
@@ -168,4 +170,5 @@ def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]
                     (method.translate(images, letter) if direction else method.sample(4, 0)).float()
                 )
         largest = max(largest, float((answers[0] - answers[1]).abs().max()) / (high - low) * LEVELS)
+
     return largest, " and ".join(on)

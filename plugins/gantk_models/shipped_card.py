@@ -24,12 +24,14 @@ def text_of(card: Path) -> str:
         raise UserError(
             f"'{card}' cannot be read as text: {one_line(error)}", where="--card"
         ) from None
+
     if "\n## Limits\n" not in text:
         what = (
             f"'{card}' has no section '## Limits', whose first paragraph is told wherever the model"
             " is used"
         )
         raise UserError(what, where="--card", remedy="add one, however short")
+
     return text
 
 
@@ -64,4 +66,5 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
     }
     for key, value in (values | {"facts": markdown_table(("", ""), facts.items())}).items():
         text = text.replace(f"{{{key}}}", value)
+
     return text

@@ -26,6 +26,7 @@ def gantk_register(add) -> None:
     """Register the parts under the names that recipes use."""
     for name, cls in AUGMENTATIONS.items():
         add.augment(name, f"gantk_parts.augment:{cls}")
+
     add.generator("attention_unet", "gantk_parts.attention_unet:AttentionUNet")
     add.loss("feature", "gantk_parts.feature_loss.losses:FeatureLoss")
     add.loss("body_l1", "gantk_parts.feature_loss.losses:BodyL1")

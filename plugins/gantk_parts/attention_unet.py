@@ -120,6 +120,7 @@ class AttentionUNet(b.Network):
         for level in range(depth + 1):
             inputs = filters[level - 1] if level else in_channels
             self.encoder.append(units.encoder(level, inputs, filters[level]))
+
         for level in sorted(set(attention)):
             self.encoder[level].append(b.SelfAttention(dims, filters[level]))
 
@@ -128,6 +129,7 @@ class AttentionUNet(b.Network):
         for level in upwards:
             joined = strided and level < depth - 1  # with the skip of that level
             below.append(2 * filters[level + 1] if joined else filters[level + 1])
+
         self.enlarge = nn.ModuleList(
             units.enlarge(up, inputs, filters[level])
             for inputs, level in zip(below, upwards, strict=True)
@@ -145,6 +147,7 @@ class AttentionUNet(b.Network):
             self.last = b.conv(dims, 2 * width, out_channels, 3)
         else:
             self.last = b.conv(dims, width, out_channels, 1)
+
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -165,6 +168,7 @@ class AttentionUNet(b.Network):
                 x = F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)
             x = unit(x)
             maps.append(x)
+
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,6 +179,7 @@ class AttentionUNet(b.Network):
             if step < len(self.gates):
                 skip = self.gates[step](skip, x)
             x = unit(Join.apply(enlarge(x), skip))
+
         # On one CPU thread torch returns a 1x1x1 convolution of channels-last volumes as
         # channels-first.
         return self.activation_out(self.last(x).contiguous(memory_format=b.memory_format(x)))

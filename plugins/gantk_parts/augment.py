@@ -76,6 +76,7 @@ class Affine(Augment):
             turn = angle_to_rotation_matrix(2 * self.degrees * turns[:, 0])
         else:
             turn = axis_angle_to_rotation_matrix(math.pi / 90 * self.degrees * turns)
+
         linear = turn / (1 + 2 * self.scale * size[:, :, None])
         moved = (linear * in_pixels(2 * self.shift * shift, image)[:, None]).sum(2)
         return warp(image, linear, moved, "nearest" if self.nearest else "bilinear")
@@ -178,6 +179,7 @@ class Curve(Augment):
             part = (image - black - number * step).clamp_min(0)
             part = part if number == self.steps - 1 else part.clamp_max(step)
             changed = changed + part * slope.view(-1, *[1] * (image.ndim - 1))
+
         return changed
 
 
@@ -236,6 +238,7 @@ class Cutout(Augment):
             )
             behind = index - (self.draw(image) * (side - width + 1)).floor()
             shown = shown | (behind < 0) | (behind >= width)
+
         return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
 
 

@@ -69,12 +69,14 @@ class Nyul(Mapping, name="nyul"):
             what = f"{list(percentiles)} are no percentiles to match"
             allowed = "one or more, rising, from 0 to 100"
             raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
+
         if self.unit == "median" and 50 not in percentiles:
             what = (
                 "unit = 'median' needs the median among the percentiles, and they are"
                 f" {list(percentiles)}"
             )
             raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
+
         # index of the unit
         self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)
         # of one scan; None: the mean of the training scans
@@ -91,6 +93,7 @@ class Nyul(Mapping, name="nyul"):
         else:
             values, others = split_values(pixels, self.foreground)
             air = np.median(others) if others.size else values.min()
+
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
@@ -100,6 +103,7 @@ class Nyul(Mapping, name="nyul"):
         scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
             raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
+
         places = np.mean((scans - scans[:, :1]) / (scans[:, [self.place]] - scans[:, :1]), axis=0)
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):
@@ -109,10 +113,12 @@ class Nyul(Mapping, name="nyul"):
                 or number == self.place
             ):
                 kept.append(number)
+
         kept.append(len(places) - 1)
         start, end = self.range
         if self.unit == "median":
             end = start + (end - start) / 2 * float(places[-1])
+
         share = (end - start) / places[-1]
         scale = [start, *(start + places[kept[1:-1]] * share).tolist(), end]
         self.fitted = {"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()}
@@ -131,6 +137,7 @@ class Nyul(Mapping, name="nyul"):
             middle, (start, end) = self.fitted["kept"].index(self.place), self.range
             native = np.append(native, native[-1] + native[middle] - native[0])
             network = np.append(network, network[-1] + (end - start) / 2)
+
         apart = np.diff(native) > MIN_LANDMARK_DISTANCE * (native[-1] - native[0])
         group = np.concatenate([[0], np.cumsum(apart)])
         count = np.bincount(group)

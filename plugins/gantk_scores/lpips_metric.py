@@ -69,11 +69,13 @@ class LPIPS(PairMetric):
         pairs = [[2 * images / self.data_range - 1 for images in (output, reference)]]
         if self.dims == 3:
             pairs = list(zip(*map(middle_slices, pairs[0]), strict=True))
+
         if output.shape[1] != 3:
             channels = (zip(*(view.split(1, 1) for view in both), strict=True) for both in pairs)
             pairs = [
                 [gray.expand(-1, 3, -1, -1) for gray in both] for each in channels for both in each
             ]
+
         return torch.stack([self.network(*both).flatten() for both in pairs]).mean(0)
 
 
@@ -112,4 +114,5 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
         raise UserError(
             what, where="evaluate.metrics", remedy=f"{remedy}: then it is no LPIPS"
         ) from None
+
     return network.eval().requires_grad_(False)

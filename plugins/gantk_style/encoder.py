@@ -58,8 +58,10 @@ class VGG19(nn.Module):
                     allowed=f"{LAYERS[0]} to {LAYERS[-1]}",
                     remedy=remedy,
                 )
+
         if not layers:
             raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
+
         self.layers = tuple(layers)
         self.range = range
         depth = max(map(LAYERS.index, layers)) + 1
@@ -68,6 +70,7 @@ class VGG19(nn.Module):
             convolutions = _random_vgg(seed)
         else:
             convolutions = _convolutions(timm_model(VGG, weights, seed=seed))
+
         self.blocks = nn.ModuleDict(dict(list(convolutions.items())[:depth]))
         self.pool = nn.AvgPool2d(2)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -85,9 +88,11 @@ class VGG19(nn.Module):
             if name.endswith("_1") and name != LAYERS[0]:
                 maps = self.pool(maps)
             maps = seen[name] = torch.relu(convolution(maps))
+
         found = [seen[name] for name in self.layers]
         if image.ndim == 4:
             return found
+
         return [
             maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found
         ]

@@ -30,6 +30,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     masks = scorer.reals.masks_of(examples[:count]) if count else None
     if masks is None or "a_to_b" not in result["metrics"]:
         return
+
     x, y = (scorer.reals.network_inputs(records[:count]) for records in (plain, examples))
     made = []
     device = scorer.runtime.device
@@ -40,6 +41,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
                 .float()
                 .cpu()
             )
+
     made = torch.cat(made)
     tumour = masks.nan_to_num(0.0)
     patients = [record.subject for record in plain[:count]]

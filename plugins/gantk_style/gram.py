@@ -47,8 +47,10 @@ class GramStyle:
         if not len(output) == len(target) == len(weights):
             counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
             raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
+
         total = output[0].new_zeros((), dtype=torch.float32)
         for features, wanted, weight in zip(output, target, weights, strict=True):
             wanted = wanted if wanted.ndim == 3 else gram(wanted)
             total = total + weight * (gram(features) - wanted).square().mean()
+
         return total

@@ -45,10 +45,12 @@ class ImageLBFGS(torch.optim.Optimizer):
         """
         with torch.enable_grad():
             loss = closure()
+
         for group in self.param_groups:
             for image in group["params"]:
                 if image.grad is not None:
                     self._move(image, group)
+
         return loss
 
     def _move(self, image: Tensor, group: dict) -> None:
@@ -61,6 +63,7 @@ class ImageLBFGS(torch.optim.Optimizer):
             self._remember(
                 state, now - state["now"], gradient - state["gradient"], group["history"]
             )
+
         move = -group["lr"] * _two_loops(
             gradient, **{k: state[k] for k in ("moves", "turns", "inverse", "scale")}
         )
@@ -93,9 +96,11 @@ def _two_loops(gradient: Tensor, moves: list, turns: list, inverse: list, scale:
     for move, turn, factor in zip(reversed(moves), reversed(turns), reversed(inverse), strict=True):
         weights.append(factor * (move * direction).sum(1, keepdim=True))
         direction -= weights[-1] * turn
+
     direction *= scale
     for move, turn, factor, weight in zip(moves, turns, inverse, reversed(weights), strict=True):
         direction += move * (weight - factor * (turn * direction).sum(1, keepdim=True))
+
     return direction
 
 

@@ -97,6 +97,7 @@ class Style(Method):
                 first_canvas(*self._optimised_channels(), self.how, self.geometry.range)
             )
             self.placed.fill_(1.0)
+
         self._objective = Objective(
             *self._optimised_channels(), self._frozen[0].to(self.contents.device), self.how
         )

@@ -109,11 +109,13 @@ class Objective:
                 [self._scaled_maps(maps, layer) for layer in how.content_layers], self.content
             )
             losses["content"] = how.content_weight * kept
+
         if how.style_weight:
             losses["style"] = how.style_weight * _difference(self._grams(maps), self.style)
         if how.variation:
             low, high = self.encoder.range
             losses["variation"] = how.variation * total_variation(image) / (high - low)
+
         return losses
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -140,6 +142,7 @@ class Objective:
             found[layer] = (
                 found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
             )
+
         return list(found.values())
 
 

@@ -64,6 +64,7 @@ class StylePost:
         else:
             other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
             others = other if shared else other.expand(len(images), *other.shape[1:])
+
         done = []
         for first in range(0, len(images), self.batch):
             made = images[first : first + self.batch]
@@ -74,6 +75,7 @@ class StylePost:
                 content = others[first : first + self.batch]
                 style = made
             done.append(self.paint(content, style, shared=shared)[0])
+
         return torch.cat(done)
 
     def paint(self, content: Tensor, style: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
@@ -102,5 +104,6 @@ def network_values(
     if float(pixels.min()) == float(np.percentile(pixels, 99.5)):
         what = f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}"
         raise UserError(what, remedy="name an image that shows something")
+
     mapping.fit([pixels])
     return np.asarray(mapping.forward(pixels), dtype=np.float32), mapping

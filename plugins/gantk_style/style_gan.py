@@ -61,6 +61,7 @@ class StyleTransferGAN(Method):
                 f" and {b}"
             )
             raise UserError(what, where="method.change", remedy="set method.change = false")
+
         self.g_ab = generator(a + b, b, dims)
         self.g_ba = generator(b, a, dims)
         self.d_a = discriminator(a, dims)
@@ -103,12 +104,15 @@ class StyleTransferGAN(Method):
         }
         if self.identity:
             losses["identity"] = self.identity * self.l1(cycled_a, plain + noise_a)
+
         if self.style:
             losses["style"] = self.style * self.l1(
                 self._add(fake_a + noise_b, fake_b), example + noise_b
             )
+
         if self.example:
             losses["example"] = self.example * self.l1(self._add(fake_a, example), example)
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,6 +159,7 @@ class StyleTransferGAN(Method):
             raise UserError(
                 what, where="example", allowed=f"1 or {len(image)} images of {channels} channels"
             )
+
         example = _resize_like(example, image).expand(len(image), *[-1] * (image.ndim - 1))
         return self._add(image, example).clamp(*self.geometry.range)
 

@@ -72,6 +72,7 @@ def stylize(
             raise UserError(
                 f"'{name}' is for generated images: there are two files here", where=f"--set {name}"
             )
+
     options |= {
         name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None
     }
@@ -86,6 +87,7 @@ def stylize(
             " they are"
         )
         raise UserError(what, where="STYLE", remedy=remedy)
+
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
     styles, _ = network_values(example.pixels, style, RANGE)
@@ -93,10 +95,12 @@ def stylize(
     if styles.shape[-2:] != size:
         other, own = (" x ".join(map(str, each)) for each in (styles.shape[-2:], size))
         say(f"note     the style is resized from {other} to the content's {own}")
+
     try:
         post.encoder.check_size(size)
     except UserError as error:
         raise error.at(str(content)) from None
+
     done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say)
     native = mapping.inverse(done.swapaxes(0, 1) if known.dims > 2 else done[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
@@ -126,6 +130,7 @@ def _paint(
             .cpu()
             .numpy()
         )
+
     return done
 
 
@@ -151,6 +156,7 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
         raise UserError(
             what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2"
         )
+
     found["steps"] = found.pop("translate_steps", found.get("steps"))
     names = options_model(StylePost).model_fields
     return {
@@ -168,10 +174,12 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
         raise UserError(
             what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}"
         )
+
     if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
         raise UserError(
             f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content)
         )
+
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):
             raise UserError(

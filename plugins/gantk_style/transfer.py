@@ -53,6 +53,7 @@ def transfer(
     """
     if content.is_meta:  # the caller needs only shapes
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
+
     start, painted = (
         optimised_channels(image, how.color).detach().float() for image in (content, style)
     )
@@ -62,12 +63,14 @@ def transfer(
             encoder.check_size(tuple(image.shape[2:]))
         except UserError as error:
             raise error.at(name) from None
+
     if not shared and len(style) != len(content):
         raise UserError(
             f"{len(style)} styles for {len(content)} contents",
             where="style",
             allowed="one for each",
         )
+
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
     canvas = nn.Parameter(
         first_canvas(start, painted[:1] if shared else painted, how, encoder.range)
@@ -99,11 +102,13 @@ def first_canvas(
             f" {list(content.shape[2:])}"
         )
         raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
+
     if how.init == "noise":
         (low, high), generator = limits, torch.Generator().manual_seed(how.seed)
         start = (low + (high - low) * torch.rand(1, *content.shape[1:], generator=generator)).to(
             content
         )
+
     return start.expand_as(content).clone(memory_format=torch.contiguous_format)
 
 
@@ -111,6 +116,7 @@ def check_channels(content: Tensor, style: Tensor) -> None:
     """Raise UserError where an image is neither gray nor RGB, or one is gray and the other RGB."""
     for name, image in (("content", content), ("style", style)):
         check_colours(image.shape[1], f"the {name}", name)
+
     if style.shape[1] != content.shape[1]:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
@@ -164,6 +170,7 @@ def _descend(
         with torch.no_grad():
             # at every step, so that the objective is that of the clipped image
             canvas.clamp_(*limits)
+
     closure()
     return best, torch.stack(history)
 
@@ -207,6 +214,7 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return image
+
     slopes = torch.gradient(
         image, dim=[axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
     )
@@ -230,4 +238,5 @@ def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
             .reshape(lines.shape)
             .movedim(-1, axis)
         )
+
     return image

@@ -51,6 +51,7 @@ def _expect_classes(model) -> None:
     count = model.method.options["classes"]
     if getattr(part, "name", "") == "label_map" and part.options["classes"] == count:
         return
+
     raise UserError(
         f"spade reads label maps of {count} classes, and data.intensity does not say so of the"
         " first domain",
@@ -67,6 +68,7 @@ def gantk_images_scored(tested, result, scorer) -> None:
         from gantk_translation.any_to_any.scoring import add_scores
 
         add_scores(tested["a_to_b"], scorer, result)
+
     if any("nmi" in one.senses for one in tested.values()):
         from gantk_translation.misaligned.nmi import add_nmi_of_inputs
 

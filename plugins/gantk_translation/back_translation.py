@@ -88,8 +88,10 @@ class BackTranslation(Method):
                 match_histogram(made.float(), real.float(), low + AIR_SHARE * (high - low)),
                 made,
             )
+
         for change in self.vary:
             made = change(made)
+
         return made
 
     def translate(self, image: Tensor, to: str) -> Tensor:

@@ -67,6 +67,7 @@ class LabelMap(Linear, name="label_map"):
                 allowed=f"0 to {self.classes - 1}, whole",
                 remedy=remedy,
             )
+
         return self
 
     def forward(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
@@ -110,6 +111,7 @@ def placed_anew(
             " their lesions"
         )
         raise UserError(what, allowed=sorted({f"{x}" for each in maps for x in np.unique(each)}))
+
     around = np.concatenate([one[binary_dilation(one == lesion) & (one != lesion)] for one in sick])
     host = [each for each in range(1, around.max() + 1) if (around == each).mean() > MIN_HOST_SHARE]
     for _ in range(count):
@@ -130,6 +132,7 @@ def placed_anew(
                 at = at[((at >= 0) & (at < one.shape)).all(1)]
                 one[tuple(at[tissue[tuple(at.T)]].T)] = lesion
         new.append(one)
+
     return new
 
 

@@ -50,6 +50,7 @@ def gantk_images_scored(run, tested, result, scorer) -> None:
         from gantk_trust.hallucination import patches
 
         patches.keep(run, tested)
+
     for metric in scorer.set_metrics:
         if metric.name.startswith("memorisation") and "image" in result["metrics"]:
             from gantk_trust.memorisation import copies

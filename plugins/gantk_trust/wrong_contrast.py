@@ -49,15 +49,18 @@ def doubt(image: Image, frame: Any) -> str | None:
         said = names_another(names, meant)
         if said:
             return f"called {said.upper()}, and this model translates {frame.source}"
+
     values = frame.values
     if strange := no_anatomy(image.pixels, values.get("source")):
         return f"{strange}, and this model translates {frame.source}"
+
     if (
         not (meant and names)
         and len(values) == 2
         and looks_like_another(image.pixels, values["source"], values["target"])
     ):
         return f"has the values of {frame.target}, and this model translates {frame.source}"
+
     return None
 
 
@@ -77,6 +80,7 @@ def names_another(names: Sequence[str], meant: str) -> str:
             if meant in contrasts or any(_may_be(each, meant) for each in contrasts):
                 return ""
             return min(contrasts)
+
     return ""
 
 
@@ -110,6 +114,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
     values = frame.values
     if len(values) < 2 or not (np.isfinite(given).all() and np.isfinite(made).all()):
         return None
+
     ends = [
         (values[side]["low"], values[side]["high"] - values[side]["low"])
         for side in ("source", "target")
@@ -125,6 +130,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
         return "became nearly what it was: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
+
     quantiles = tissue_quantiles(made.reshape(-1))
     middle = np.array(values["target"]["quantiles"])
     swapped = quantiles[0] + quantiles[-1] - quantiles[::-1]
@@ -134,6 +140,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
             f"became an image whose bright and dark are swapped, as {frame.target} never was in"
             " training"
         )
+
     return None
 
 
@@ -148,23 +155,28 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
     if not np.ptp(gray) > 0:
         return ""  # blank: reported elsewhere
+
     if (
         max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim))
         < MIN_NEIGHBOUR_CORRELATION
     ):
         return "is noise: neighbouring pixels have nothing in common"
+
     if own is None:
         return ""
+
     low = np.percentile(gray, 1)
     reach = own["high"] - own["low"]
     if own["low"] > -0.05 * reach and low < -0.5 * reach:
         return "has values far below 0, as Hounsfield units have"
     if own["low"] < -0.1 * reach and own["low"] <= -200 and gray.min() >= 0:
         return "has no value below 0, where Hounsfield units have air"
+
     if _spread(tissue_quantiles(gray.reshape(-1))) < MIN_RELATIVE_SPREAD * _spread(
         np.array(own["quantiles"])
     ):
         return "is of one even material, as a bottle or a mask"
+
     return ""
 
 
@@ -172,6 +184,7 @@ def _neighbours(pixels: np.ndarray, axis: int) -> float:
     """The correlation of neighbouring pixels along an axis."""
     if pixels.shape[axis] < 3:
         return 1.0
+
     apart = (pixels - pixels.mean()).astype(np.float64)
     first, second = (
         apart.take(range(*ends), axis)

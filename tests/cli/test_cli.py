@@ -74,6 +74,7 @@ def test_exit_codes_of_failure_interruption_and_defect(gantk, monkeypatch, error
         with pytest.raises(ZeroDivisionError):
             gantk("run", "dualgan_t1t2")
         return
+
     outcome = gantk("run", "dualgan_t1t2")
     assert outcome.code == code
     assert "Traceback" not in outcome.err
@@ -86,6 +87,7 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("T1", "T2")):
         pictures(tmp_path / "data" / name, 16, seed=seed)
+
     outcome = gantk("run", tiny_file, "--data", "data", "--device", "cpu", "--set", "train.steps=1")
     assert outcome.code == 0
     (run,) = (tmp_path / "runs").iterdir()
@@ -173,6 +175,7 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
             assert resolved(Recipe(tomllib.loads(changed)).check()) == resolved(
                 recipe.override([], profile).check()
             )
+
     shown = gantk("show", "recipe", "dualgan_t1t2").out
     # the recipe's own words
     assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)
@@ -186,6 +189,7 @@ def test_json_to_standard_output_leaves_nothing_else_there(
 ):
     for name in ("a", "b"):
         pictures(tmp_path / name, 3)
+
     for command in (
         ["eval", tiny_run, "--device", "cpu"],
         ["eval", "--pred", tmp_path / "a", "--truth", tmp_path / "b", "--device", "cpu"],
@@ -193,6 +197,7 @@ def test_json_to_standard_output_leaves_nothing_else_there(
         ["doctor", "--recipe", tiny_file, "--device", "cpu"],
     ):
         assert json.loads(gantk(*command, "--json", "-").out)
+
     wrong = gantk("data", "check", tmp_path / "a", "--set", "data.sorce.patient=x")
     assert wrong.code == 2
     assert "there is no key 'sorce'" in wrong.err

@@ -128,6 +128,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
             match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}",
         ):
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
+
     api.resume(out, device="cpu", say=lambda line: None)
     assert RunFolder(out).metrics == RunFolder(tiny_run).metrics
 

@@ -41,6 +41,7 @@ def test_augmentation_keeps_shape_layout_and_gradients(name, dims):
         changed.square().sum().backward()
         assert torch.isfinite(image.grad).all()
         assert image.grad.abs().sum() > 0
+
     assert torch.equal(kind(dims, p=0.0)(images(dims)), images(dims)), (
         "a share of zero changes nothing"
     )
@@ -61,6 +62,7 @@ def test_the_seed_repeats_it_and_a_graph_can_hold_it(name, dims):
         torch.manual_seed(seed)
         recording.replay()
         assert torch.equal(out, expected)
+
     assert not torch.equal(change(many := torch.cat([image] * 10)), change(many))
 
 

@@ -78,6 +78,7 @@ def test_batches_do_not_depend_on_workers_or_memory(workers, memory):
         batch = plain.at(step)
         assert same(batch, batches.at(step))
         assert set(batch) == {"a", "b", "mask_a", "mask_b", "label"}
+
     plain.close()
     batches.close()
 
@@ -123,6 +124,7 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
     for image in batch["a"]:
         first = image[0, 0, 0]
         assert torch.equal(image[0], first + offsets), "contiguous"
+
     assert torch.equal(batch["a"], batch["b"])
     assert torch.equal(batch["mask_a"], batch["a"] % 2)
 
@@ -153,6 +155,7 @@ def test_prepared_images_are_kept_until_the_mapping_changes():
         for _ in range(2):
             darkest = [float(images[n].min()) for n in range(3)]
             assert darkest == [0, brightest, 2 * brightest]
+
     assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
 
 
@@ -204,6 +207,7 @@ def test_the_same_batches_arrive_whatever_the_way(workers, feed):
         on_host = {name: tensor.cpu() for name, tensor in found.items()}
         assert same(plain.at(step), on_host)
         read_ahead(batches)
+
     feed.close()
     assert feed._sent is None
     assert not batches._ahead
@@ -225,6 +229,7 @@ def test_errors_of_workers_are_raised_at_their_step(workers, feed):
             failed.append(step)
             assert "image 5 is broken" in str(error)
             assert "(here)" in str(error)
+
     assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
     feed.close()
 
@@ -285,6 +290,7 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
     assert not held & trained
     for path in held:
         save(path, int(path.name[1]), gain=1e4, turn=1)
+
     held_out_changed = images(study, intensity=intensity)
     assert held_and_trained(held_out_changed)[1] == trained
     assert held_out_changed.intensity_state() == learnt
@@ -314,6 +320,7 @@ def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
         middle = data.centre(image[None])[0].numpy()[:, :, 1:15]  # 16 x 14 pixels stand in 16 x 16
         np.testing.assert_allclose(middle, expected, atol=1e-6)
         assert np.array_equal(data.image(record), image)
+
     brightest = [float(data.image(record).max()) for record in data.splits["test"]]
     assert len(brightest) > 4
     assert 0.5 < min(brightest) < max(brightest) < 2, "whatever the scanner's gain"
@@ -324,6 +331,7 @@ def test_what_a_source_cannot_give_is_explained(study):
         UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel\..*data\.domains"
     ):
         images(study, domains=("T1+T2",))
+
     with pytest.raises(
         UserError,
         match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane",
@@ -384,6 +392,7 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
             assert here - below in (0, 1)
             assert above - here in (0, 1)
             seen.add((name, here - below, above - here))
+
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
 
 

@@ -98,6 +98,7 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     ):
         all_images(study, cache, **options)
         counts.append(len(entries(cache)))
+
     assert counts == [3, 6, 9, 12, 15]
     old = (study / "p1.nii").stat()
     os.replace(save(study.parent / "new.nii", 77), study / "p1.nii")
@@ -199,12 +200,14 @@ def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch,
     caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
     for number, key in enumerate("abcdefgh"):
         put(caches[number % 4], key)
+
     now = caching.time.time() + years * 3.15e7
     monkeypatch.setattr(caching.time, "time", lambda: now)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that an hour's entries fill it
         for number, key in enumerate("ijklmnopqrstuvwx"):
             put(caches[number % 4], key)
+
     sizes = [entry.stat().st_size for entry in entries(caches[0])]
     assert sum(sizes) <= caches[0].limit
     newest = "x" * 32
@@ -221,6 +224,7 @@ def test_least_recently_used_entries_are_dropped_first(tmp_path):
     earlier = Cache(tmp_path, GIB)
     for key, used in (("a", 100), ("b", 300), ("c", 200), ("d", 400)):
         put(earlier, key, used=LONG_AGO + used)
+
     half = earlier.entries / ".e.npy.1.1"  # of a run that was killed
     half.write_bytes(b"half")
     os.utime(half, (LONG_AGO, LONG_AGO))
@@ -234,6 +238,7 @@ def test_least_recently_used_entries_are_dropped_first(tmp_path):
     assert sum(entry.stat().st_size for entry in entries(later)) <= later.limit
     with pytest.warns(RuntimeWarning, match="used within the hour"):
         put(later, "g", kibibytes=120)
+
     assert names(later) == "aef"
 
 
@@ -254,6 +259,7 @@ def test_a_user_id_unknown_to_the_system_trains_without_cache(
     monkeypatch.delenv("HOME", raising=False)
     for name in ("GANTK_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "")
+
     assert Cache.default() is None
     assert start("cpu").device.type == "cpu"
     assert getpass.getuser() == str(os.getuid())
@@ -298,6 +304,7 @@ def seen(data):
                 (letter, record.key, part.numpy().tobytes())
                 for part in images.image_and_mask(number)
             ]
+
     return found + [
         (record.key, data.image(record).numpy().tobytes()) for record in data.splits["test"]
     ]
@@ -342,6 +349,7 @@ def test_masks_and_missing_contrasts_are_cached(study, no_decoding):
         for k, name in enumerate(contrasts):
             save(patient / f"{name}.nii", 10 * number + k)
         save(patient / "seg.nii", 99 + number, above=700)
+
     source = {"name": "contrasts", "path": str(study), "mask": "seg"}
     options = {"source": source, "mask": True, "missing": "mask"}
     options |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}

@@ -124,6 +124,7 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     )
     for name in ["raw/3DT1", "raw/T2", "raw/PD", "pre/T1_pre", "pre/T2_pre", "pre/PD_pre"]:
         volume(volumes / f"ms/p1/{name}.nii.gz", np.ones((24, 24, 24)))
+
     assert (
         "'p1/raw/3DT1.nii.gz' beside 'p1/pre/T1_pre"
         in problem(check(volumes / "ms"), "versions")["what"]
@@ -179,6 +180,7 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
         path = path_of(patient, "T2")
         spacing = (2, 6, 2) if patient == 4 else (2, 2, 6)
         volume(path, np.asarray(nib.load(path).dataobj), spacing)
+
     result = check(volumes)
     assert named(result, "not-finite", "spacing", "planes") == {
         "not-finite": [("subject-001/T1.nii.gz",)],
@@ -207,6 +209,7 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
         else:
             where = "train"
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
+
     assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
     save(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
@@ -301,6 +304,7 @@ def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
         axial = np.rot90(head[:, :, 30 + 2 * number])
         save(tmp_path / "T1" / f"{number:02d}.png", axial)
         save(tmp_path / "T2" / f"{number:02d}.png", 900 - axial * 7 / 9)
+
     save(tmp_path / "T1" / "side.png", np.rot90(head[40]))
     assert problem(check(tmp_path), "planes")["files"] == ["T1/side.png"]
 
@@ -345,6 +349,7 @@ def study(tmp_path):
                 pixels = np.random.default_rng(number).integers(0, 255, (side, side))
                 path.exists() or Picture.fromarray(pixels.astype(np.uint8)).save(path)
                 table.writerow([path.name, ("T1", "T2")[number % 2], f"p{number // 2 % 10}"])
+
         return tmp_path / "table.csv"
 
     return make
@@ -359,6 +364,7 @@ def test_each_picture_is_decoded_once(
     for path in (table, table.parent):
         with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
             assert len(check(path, every=True)["files"]) == decoded.call_count == 40
+
     # a patient called as a file
     rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]
     table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
@@ -402,6 +408,7 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     copy = (table.parent / "00000.png").read_bytes()
     for number in range(2, 20, 2):
         (table.parent / f"{number:05d}.png").write_bytes(copy)
+
     leaks = [problem["what"] for problem in check(table)["problems"] if problem["kind"] == "leak"]
     assert len(leaks) == 1
     assert "file '0" in leaks[0]
@@ -416,6 +423,7 @@ def test_odd_headers_of_pairs_are_read_by_pillow(table_of_pairs):
     Picture.new("L", (16, 18)).save(folder / "00005.png")
     with patch.object(Picture, "open", wraps=Picture.open) as opened:
         pairs = [record.pair for record in source.records()]
+
     assert opened.call_count == 2
     assert pairs.count("00002.png") == 2
     assert "00004.png" not in pairs
@@ -431,6 +439,7 @@ def with_equal_files(study):
     for number in range(40):
         if number % 4 != 3:
             (folder / f"{number:05d}.png").write_bytes(content)
+
     return Images(("MR",), 2, (16, 16), path=str(folder)).records()
 
 

@@ -51,6 +51,7 @@ def dataset(tmp_path):
     ]
     for number, name in enumerate(names):
         volume(tmp_path / name, number)
+
     return tmp_path
 
 
@@ -253,6 +254,7 @@ def slices(tmp_path):
                 rows.append(
                     {"path": cell, "domain": kind, "patient": patient, "split": split, "age": None}
                 )
+
     return rows
 
 
@@ -334,6 +336,7 @@ def test_series_are_paired_by_their_headers(tmp_path):
     patients = [pseudonym(f"P{n}") for n in range(2)]
     for letter in "ab":
         assert {r.subject for r in of(records, letter)} == set(patients)
+
     assert len(complete_pairs(records)) == 2 * 4
     first = of(records, "b")[0]
     assert first.position == 2.0
@@ -350,6 +353,7 @@ def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
             "FrameOfReferenceUID": f"1.8.{k}",
         }
         made.series(tmp_path / f"more{k}", made.head(8), PatientID="P9", **header)
+
     records = records_of(Dicom, export(tmp_path), onto="a")
     alone = [record for record in records if record.subject == pseudonym("P9")]
     assert alone
@@ -390,10 +394,12 @@ def test_a_regex_or_modality_selects_dicom_series(
     ):
         with pytest.raises(UserError, match=says):
             records_of(Dicom, root, **options)
+
     before = len(of(records_of(Dicom, root), "a"))
     for n in range(2):
         header = {"SeriesInstanceUID": f"1.6.{n}", "SeriesDescription": "Head"}
         made.series(root / f"ct{n}", made.head(8), modality="CT", PatientID=f"P{n}", **header)
+
     (root / "ct1").rename(root / "ct1_t1")
     assert len(of(records_of(Dicom, root), "a")) == before, (
         "CT is never T1, whatever its folder is called"
@@ -435,6 +441,7 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
             volume(tmp_path / "known" / f"p{n}" / f"{known}.nii.gz", n)
         for name in ("T1w", "FLAIR"):
             volume(tmp_path / "tree" / f"p{n}" / f"{name}.nii.gz", n)
+
     (tmp_path / "study.csv").write_text("path,domain\n")
     export(tmp_path / "scanner", 1)
     made.series(tmp_path / "one", made.head())
@@ -446,6 +453,7 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     ):
         expected = {"name": name, "path": str(tmp_path / path)}
         assert source_for(tmp_path / path) == source_for(tmp_path / path, 1) == expected
+
     assert source_for(tmp_path / "known")["name"] == "folders"
     assert source_for(tmp_path / "one", 1)["name"] == "dicom"
     assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", (

@@ -135,6 +135,7 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
         assert equal[inside].mean() > 0.999
     else:
         np.testing.assert_allclose(result.pixels[inside], expected[inside], atol=1e-4)
+
     filled_outside = (result.pixels != -5.0) & ~inside
     assert filled_outside.mean() < 0.2, "the outer half of the outermost voxels at most"
 
@@ -202,6 +203,7 @@ def test_any_size_fits_and_comes_back(data, native, mode, fill):
     assert back.shape == image.shape
     if there.content == native:
         np.testing.assert_array_equal(back, image)
+
     constant = np.full_like(image, 7.5)
     np.testing.assert_allclose(there.forward(constant), 7.5, rtol=1e-5)
 

@@ -395,6 +395,7 @@ def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
     paths = sorted(shared_data.glob(pattern))[::9]
     if not paths:
         pytest.skip(f"no {pattern}")
+
     images = []
     for path in paths:
         pixels = read(path).pixels
@@ -403,6 +404,7 @@ def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
             images += [pixels[:, k] for k in range(planes // 3, 2 * planes // 3, 4)]
         else:
             images.append(pixels)
+
     mapping = fitted(Percentile, images, high=99.9)
     for image in images:
         seen = to_network(image, mapping, Resize(image.shape[1:], (96, 96)))
@@ -432,5 +434,6 @@ def test_nyul_by_median_keeps_bright_tissue_ratio():
             "fat is not drawn in"
         )
         np.testing.assert_allclose(own.inverse(own.forward(scan)), scan, rtol=1e-4, atol=1e-2)
+
     with pytest.raises(UserError, match="needs the median"):
         Nyul(percentiles=(10, 90), unit="median")

@@ -30,6 +30,7 @@ def head(
     image = torch.full(size, -1.0)
     for shell, value in enumerate(tissues):
         image[distance < radius - 2 * shell] = value
+
     return image[None, None]
 
 
@@ -43,6 +44,7 @@ def scan_records(letter: str, tissues: tuple, counts: tuple, placed: bool) -> li
             key = f"{scan}/{height}"
             position = 3.0 * number - 50 if placed else None
             records.append(Record(letter, f"{scan}", key, image.copy, position=position))
+
     return records
 
 
@@ -55,6 +57,7 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
         records = scan_records(letter, tissues, each, placed)
         preparation = Preparation(records, (32, 32), "pad")
         sets[letter] = ImageSet(records, Window(low=-1.0, high=1.0), preparation)
+
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
     matched = bind_or_raise("order", {"name": "matched"} | options)()(made)
     made.chosen = pickle.loads(pickle.dumps(matched))
@@ -106,6 +109,7 @@ def test_matched_order_depends_on_seed_and_step_only():
             assert torch.equal(images, resumed.at(step)[name])
             of_ranks = torch.cat([rank.at(step)[name] for rank in ranks])
             assert torch.equal(images, of_ranks)
+
     resumed.close()
 
 

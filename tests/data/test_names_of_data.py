@@ -81,8 +81,10 @@ def draw(root, layout):
                     shape = (16, 32) if layout == "{s}/{n}.png" else (16, 16)
                     noise = np.random.default_rng([b, n]).integers(0, 255, shape, dtype=np.uint8)
                     Image.fromarray(noise).save(root / name)
+
     for junk in (".DS_Store", "Thumbs.db", "README.txt", "._1.png"):
         (root / junk).write_bytes(b"junk")
+
     return root
 
 
@@ -106,8 +108,10 @@ def test_a_contrast_missing_in_the_recipe_is_an_error(tmp_path, name):
     assert found == f"CT: 13 images{whose}; MR: 13 images{whose}".replace("imagesof", "images of")
     if any(part in NAMED[name] for part in ("{s}", "{S}", "{t}")):
         assert given == {"train": 8, "validation": 2, "test": 3}
+
     with pytest.raises(UserError) as error:
         data_of("dualgan_t1t2", path)
+
     renamed = re.findall(r"--set '(data\.domains=[^']+)'", str(error.value))
     mapped = re.findall(r'--set (data\.source\.[ab])="(\w+)"', str(error.value))
     assert renamed == ['data.domains=["CT", "MR"]']
@@ -161,6 +165,7 @@ def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
     for name in MIXED[kind].translate({ord(x): None for x in "()"}).split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
+
     taken = {
         x.source.relative_to(tmp_path).with_suffix("").as_posix(): x
         for x in discover(tmp_path, ("T1", "T2"))
@@ -172,10 +177,12 @@ def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
 def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
     for p, c in np.ndindex(5, 4):
         volume(tmp_path / f"Dataset7/imagesTr/S_0{p}_000{c}.nii", 10 * p + c, shape=(8, 8, 8))
+
     with pytest.raises(
         UserError, match="which images .*imagesTr.*--set data.source.name=nifti .*_0001"
     ):
         data_of("dualgan_t1t2", tmp_path)
+
     ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
     assert (
         "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol"
@@ -194,6 +201,7 @@ def test_masks_are_images_only_if_asked_for_or_alone(tmp_path):
     )
     for n, name in enumerate(["a/1", "a/masked_2", "b/3", "c/Segovia", *masks.split()]):
         volume(tmp_path / f"{name}.nii", n, shape=(8, 8, 8))
+
     images = partial(records_of, Images, domains=("MR",), dims=3)
     assert [x.key for x in images(tmp_path)] == [
         "a/1.nii",
@@ -204,6 +212,7 @@ def test_masks_are_images_only_if_asked_for_or_alone(tmp_path):
     assert len(images(tmp_path, a="mask")) == 2
     for name in ("a/1", "a/masked_2", "b/3", "c/Segovia"):
         (tmp_path / f"{name}.nii").unlink()
+
     assert len(images(tmp_path)) == len(masks.split())
 
 
@@ -279,6 +288,7 @@ def test_patients_in_names_stay_on_one_side(tmp_path):
         UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"
     ):
         data_of("cyclegan_ct_mr", path)
+
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, "data.source.patient=names")[3]
     assert all(
         "unknown" in data_of("cyclegan_ct_mr", path, f"data.split.by={x}")[3]

@@ -163,6 +163,7 @@ def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
         ):
             load(known, root)
         path.write_bytes(whole)
+
     assert seen(load(known, root)) == was
 
 
@@ -177,6 +178,7 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
         metrics.unlink()
         again(copied_run, device="cpu", say=said.append)
         assert json.loads(metrics.read_text())["metrics"] == was["metrics"]
+
     assert (
         sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said)
         == 2
@@ -185,6 +187,7 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
     for again in (evaluate, resume):
         with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* are gone"):
             again(copied_run, device="cpu")
+
     (copied_run / "split.json").unlink()
     with pytest.raises(UserError, match="split.json' is missing"):
         evaluate(copied_run, device="cpu")

@@ -32,6 +32,7 @@ def tree(root, *names, shape=(16, 16), lesion=None):
             image[lesion : lesion + 4, 2:6] = 3
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(image).save(root / name)
+
     return root
 
 
@@ -112,6 +113,7 @@ def test_the_domain_is_said_by_folder_names_or_by_options(
     )
     if second == "y/deep":
         tree(study, "y/5.jpg")
+
     records = folders(study, domains, **options)
     assert keys(records, "a") == [f"{first}/1.png", f"{first}/2.png"]
     assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
@@ -177,6 +179,7 @@ def test_equal_names_or_a_csv_make_pairs(tmp_path):
     assert not by_pair(folders(tmp_path, pairs="none"))
     for n in range(4):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
+
     assert not by_pair(folders(tmp_path))
     (tmp_path / "notes.csv").write_text("who,what\nme,this\n")
     (tmp_path / "PAIRS.csv").write_text("no,t2,t1\n1,T2/8.png,T1/6.png\n2,T2/7.png,T1/7.png\n")
@@ -202,6 +205,7 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
         match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac",
     ):
         load(method=PAIRED, **table)
+
     data = load(method=UNPAIRED, **table)
     assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
 
@@ -274,6 +278,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
         UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"
     ):
         load(**table, labels=True)
+
     assert load(**table).classes == ()
 
 
@@ -310,6 +315,7 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
         tree(tmp_path, f"p{n}/scan_T1.png", f"p{n}/scan_T2.png")
         if n != 3:
             tree(tmp_path, masks.format(n=n), lesion=n)
+
     records = folders(tmp_path, mask=name)
     assert Counter(r.subject for r in records) == {f"p{n}": 2 for n in range(5)}
     for record in records:
@@ -328,6 +334,7 @@ def test_a_mask_on_another_grid_is_named(tmp_path):
         match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16",
     ):
         folders(tmp_path, mask="seg")
+
     tree(tmp_path, "p0/seg.png", "p0/seg_T1_T2.png", lesion=0)
     with pytest.raises(UserError, match="p0/T1.png' has two masks"):
         folders(tmp_path, mask="seg")

@@ -51,6 +51,7 @@ def stack(count, domain="a", subject="", shift=0):
                 domain, subject, f"{subject}/{domain}{i:03d}", look, pair=pair, position=float(i)
             )
         )
+
     return made
 
 
@@ -104,10 +105,12 @@ def test_a_seeded_split_stays_what_it_was(by):
     if by == "unpaired":
         assert [digest(unpair(study(13), seed=3))] == SEEDED[by]
         return
+
     if by in ("block", "image"):
         records = stack(60) + stack(64, "b", shift=4)
     else:
         records = study(13, slices=12)
+
     options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
     splits, _ = split_records(records, seed=1, **options)
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
@@ -145,9 +148,11 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
         held, trained = positions_by_split(splits, domain)
         assert trained
         assert min(abs(h - t) for h in held for t in trained) > gap
+
     for name in ("validation", "test"):
         held_out = splits[name]
         assert pairs_of(held_out, "a") == pairs_of(held_out, "b"), "the same anatomy of both"
+
     tested = sorted(r.position for r in splits["test"] if r.domain == "a")
     assert len(tested) == round(0.2 * count)
     breaks = np.diff(tested) > 1
@@ -273,6 +278,7 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     records = study(13)
     for n in range(lone):
         records += stack(1, "a", f"lone{n:02d}")
+
     patients = sorted({r.subject for r in records})
     splits = [split_records(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
     tested = []
@@ -281,6 +287,7 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
         assert one["validation"]
         everyone = one["train"] + one["validation"] + one["test"]
         assert names(everyone) == names(records)
+
     assert sorted(tested) == patients
     for domain in "ab":
         counts = [len({r.subject for r in one["test"] if r.domain == domain}) for one in splits]
@@ -463,6 +470,7 @@ def heads_with_copies(folder):
             looks[f"{(number + 6) % 12:02d}-again"] = smaller * 1.2
         for name, look in looks.items():
             Picture.fromarray(np.uint8(look.clip(0, 255))).save(folder / f"{name}.png")
+
     (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
     return Images(("MR",), 2, (96, 96), path=str(folder)).records()
 

@@ -64,6 +64,7 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
         volume(patient / "T1.nii", n, affine=affine)
         volume(patient / "T2.nii", n, affine=affine)
         volume(patient / "seg.nii", affine=affine, values=lesion)
+
     view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
     assert records[0].read().shape == (1, 16, 24)
@@ -94,6 +95,7 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
     for n in range(3):
         for k, name in enumerate(names):
             volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
+
     records = nifti(tmp_path, dims=3)
     assert len(records) == 6
     assert len({record.subject for record in records}) == len(complete_pairs(records)) == 3
@@ -172,6 +174,7 @@ def test_where_no_file_names_the_domain_all_are_taken(several_contrasts):
 def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
     for n in range(2):
         volume(tmp_path / f"BRATS_{n:03d}.nii.gz", n, shape=(12, 14, 16, 4))
+
     options = {"a": "BRATS", "b": "BRATS", "volumes": (0, 3), "onto": onto}
     records = nifti(tmp_path, ("FLAIR", "T2"), **options)
     assert len(complete_pairs(records)) == 2 * 8
@@ -191,10 +194,12 @@ def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
         r"16 x 14 x 12 against 18 x 26 x 24.*onto = \"a\"",
     ):
         expect_pairs(records, ("T1", "T2"))
+
     for view in (None, SamplingGrid("sagittal", (1.0, 2.0, 1.0))):
         moved = nifti(apart, onto="a", view=view)
         for pair in complete_pairs(moved).values():
             np.testing.assert_allclose(pair["b"].read(), 2 * pair["a"].read(), atol=2e-2)
+
     assert of(moved, "b")[0].files == (apart / "p0" / "T2.nii", apart / "p0" / "T1.nii")
     other = nifti(apart, onto="b", planes=(0.3, 0.6))
     assert of(other, "a")[0].read().shape == of(other, "b")[0].read().shape == (1, 26, 24)
@@ -218,6 +223,7 @@ def patients(tmp_path):
         for kind, scale in CONTRASTS.items():
             volume(folder / f"case{n}_{kind}.nii", values=scale * pattern)
         volume(folder / f"case{n}_seg.nii", values=mask)
+
     return tmp_path
 
 
@@ -281,6 +287,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"
     ):
         found()
+
     data = found(missing="mask")
     record = next(
         r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1"
@@ -296,6 +303,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         match="lack a contrast that is to be made: the first is 'case1/plane-000' without",
     ):
         found(domains=made, missing="mask")
+
     assert found(UNPAIRED, made, missing="mask").channels == {"a": 2, "b": 2}
     (patients / "case2" / "case2_t2.nii").unlink()
     with pytest.raises(

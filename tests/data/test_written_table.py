@@ -138,6 +138,7 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
         match=r"8 of 12 rows .* has no domain \(T1, T2\) \(8\): 'scans/P1/T1/P1_T1_FLAIR.nii' in line 2, .* and 3 more",
     ):
         records_of(tmp_path / "t.csv", ("T1", "T2"))
+
     text = "path,domain,patient\n" + "".join(
         f"{row['path']},{row['path'][:-4].rpartition('_')[2]},{row['patient']}\n" for row in rows
     )
@@ -160,6 +161,7 @@ def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
     assert {row["patient"] for row in rows_of(tmp_path / "t.csv")} == {""}
     with pytest.raises(UserError) as error:
         load({"name": "folders", "path": str(root)}, domains=("CT", "MR"), split={})
+
     assert "--table scans.csv" in error.value.remedy
 
 
@@ -183,6 +185,7 @@ def test_nothing_is_overwritten(tmp_path, name, says, capsys):
     attach_commands(cli)
     with pytest.raises(SystemExit) as end:
         cli.main(["data", "check", str(root), "--table", str(tmp_path / name)])
+
     assert end.value.code == 2
     assert says in capsys.readouterr().err
     assert (tmp_path / "there.csv").read_text() == "mine"

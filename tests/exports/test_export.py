@@ -59,6 +59,7 @@ def test_a_difference_above_the_tolerance_is_an_error(run):
         GantkError, match=r"regression, T1 to T2 does not answer as PyTorch.*1\.0e-02"
     ) as caught:
         direction.compare_outputs(off, "file", 0.009, larger=4)
+
     assert caught.value.exit_code == 1
     for answer in (lambda image: image[..., 1:], lambda image: image * np.nan):
         with pytest.raises(GantkError, match="does not answer"):
@@ -137,6 +138,7 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
         expected = there.translate(pixels)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
     assert model.domain("t2") == model.domain("b") == model.domain(None) == "b"
     assert model.frame("b") == there.frame("b")
 
@@ -203,12 +205,14 @@ def test_invalid_or_foreign_onnx_files_are_refused(onnx, exported, tmp_path, cha
         change = json.dumps(
             {key: value for key, value in (meta | change).items() if value is not None}
         )
+
     if change[0] in "{[9":  # what it says of itself
         model.metadata_props.add(key="gantk", value=change)
     if change != "missing":
         onnx.save(model, path)
     if change == "cut short":
         path.write_bytes(path.read_bytes()[:-200])
+
     with pytest.raises(UserError, match=message):
         toolkit.load(path)
 
@@ -284,6 +288,7 @@ def test_images_from_noise_are_exported_with_the_noise_as_input(
         expected = there.sampler()(
             *map(torch.from_numpy, given.values()), *([] if conditional else [None])
         )
+
     np.testing.assert_allclose(answer_of(path, given), expected.numpy(), atol=1e-4)
     with pytest.raises(UserError, match="starts from files"):
         export(run, tmp_path / "bundle", format="monai")
@@ -300,6 +305,7 @@ def test_a_translation_that_is_an_optimisation_is_refused(onnx, tmp_path):
     run = small_run(tmp_path, method | {"translate_steps": 3}, steps=1)
     with pytest.raises(UserError, match="more than a pass through networks"):
         export(run, tmp_path / "x.onnx")
+
     # which would stop any torch.compile after it
     assert not torch.nn.modules.module._global_buffer_registration_hooks
 

@@ -82,6 +82,7 @@ class Fixed(nn.Module):
                 .tanh()
                 .expand(-1, self.channels, -1, -1)
             )
+
         return F.avg_pool2d(3 * seen * self.places, 8) - 0.4
 
 
@@ -104,6 +105,7 @@ class Step:
                 network.calls = []
             self.losses[role := phase.name.rstrip("s")] = phase.loss(batch)
             self.calls[role] = {name: network.calls for name, network in fixed.items()}
+
         makers = [name for name, network in fixed.items() if network.role == "generator"]
         self.made = [call for name in makers for call in self.calls["generator"][name]]
         # generators, for discriminators
@@ -134,6 +136,7 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
             role, channels, method.geometry.size, number, getattr(network, "classes", 1) > 0
         )
         setattr(method, name, fixed[name])
+
     judges = [name for name, network in fixed.items() if network.role == "discriminator"]
     steps = first, _, later, swapped = [
         Step(method, fixed, *each) for each in ((0, 0), (0, 1), (1, 0), (0, 0, 1))
@@ -159,6 +162,7 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
                     [total / sum(game[k](*each) for each in logits) for game in GAMES.values()]
                 )
             losses[f"{role}_game"], losses[f"{role}_sum"] = form(GAMES, rows)
+
     for term in (
         sorted({"cycle", "identity"}.intersection(losses["terms"])) if "g_ba" in fixed else ()
     ):
@@ -174,6 +178,7 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
                 rows.append([loss / norm(result, image) for norm in NORMS.values()])
         losses[term], losses[f"{term}_weight"] = form(NORMS, rows)
         additions += [f"{term} of another kind"] if losses[term] == "another" else []
+
     shown, otherwise, anew = (
         [x for given, _ in at.made for x in given] for at in (first, swapped, later)
     )
@@ -202,6 +207,7 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
         found["discriminator"]["pairs"] = [
             ", ".join(n for n, x in images.items() if sees(pair, x)) for pair in given
         ]
+
     if method.samples:
         for network in fixed.values():
             network.calls = []
@@ -210,6 +216,7 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
         losses["noise_of_samples"] = distribution(
             [call[0][0] for network in fixed.values() for call in network.calls]
         )
+
     return found
 
 

@@ -32,6 +32,7 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
         torch.Tensor, "normal_", lambda w, *a, **k: drawn.add((w.ndim, *a)) or normal(w, *a, **k)
     ):
         method = built(model)
+
     found = {
         "paper": {"figures": model.paper.get("published", {})},
         "style": of_style(model),
@@ -42,6 +43,7 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
     additions = found["training"]["additions"] | found.pop("additions")
     for group, more in of_losses(method).items():
         found[group] = found.get(group, {}) | more
+
     found["training"]["additions"] = sorted(
         name for name, there in (additions | found["additions"]).items() if there
     )
@@ -71,6 +73,7 @@ def of_data(model: Model) -> dict[str, Any]:
         ranges.append(
             [round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (-1000, 2000)]
         )
+
     labels = [r.label for r in records if r.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
     return {
@@ -103,6 +106,7 @@ def built(model: Model) -> Method:
         method = model.method(
             Geometry(data.dims, data.size, channels, classes, tuple(data.intensity().range))
         )
+
     use_kernels(method, False)  # quicker ways to the same numbers, by other operations
     inside = {module for _, network in networks(method).values() for module in network.modules()}
     torch.manual_seed(0)
@@ -113,6 +117,7 @@ def built(model: Model) -> Method:
             *(each.data for each in module.parameters(recurse=False)),
         ):
             values.zero_()
+
     return method
 
 
@@ -122,18 +127,22 @@ def of_networks(method: Method) -> dict[str, dict[str, Any]]:
     stages = method.stages(STEPS)
     for pool in (module for module in method.modules() if isinstance(module, ImagePool)):
         pool.capacity = 0  # its images are no network's business
+
     if len({stage.size for stage in stages}) > 2:
         # ProGAN grows; nothing is stated of its layers
         return {"generator": {}, "discriminator": {}, "additions": {}}
+
     batch = batch_of(method, 0, "meta")
     with torch.no_grad(), Watched({name: network for name, (_, network) in own.items()}) as watched:
         method.begin(stages[-1], batch)
         for phase in method.phases():
             phase.loss(batch)
+
     found: dict[str, dict] = {}
     for role, tell in (("generator", told_of_generator), ("discriminator", told_of_discriminator)):
         told = [tell(watched.passes[name][0]) for name in own if own[name][0] == role]
         found[role] = told[0] | {"alike": all(other == told[0] for other in told)}
+
     firsts = [calls[0] for calls in watched.passes.values()]
     found["additions"] = {
         "dropout": any(
@@ -165,6 +174,7 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
     for engine.step in (0, STEPS // 4, STEPS // 2, 3 * STEPS // 4, STEPS - 1):
         engine.set_time(0)
         rates.append([round(float(group["lr"]), 9) for _, group in groups])
+
     return {
         "batch": train.batch,
         "epochs": train.epochs,
@@ -202,6 +212,7 @@ def of_style(model: Model) -> dict[str, Any]:
     """
     if not model.post:
         return {}
+
     part = model.post[0]
     seen = []
     images = -torch.ones(2, 1, 64, 64)

@@ -158,6 +158,7 @@ def changes(tables):
         else:
             each = [(path, other) for other in others if other != value]
             yield from ((key, [one]) for one in each) if key == "data.domains" else [(key, each)]
+
     yield "counts", [(("data", "source", "counts"), [300, 920])]
     yield "no doubling", [(("method", "generator", "max_multiplier"), 1)]
     yield from ((f"no {part}", [(("data", "split", part), 0.0)]) for part in ("validation", "test"))
@@ -186,6 +187,7 @@ def noticed(name):
                 break
             except Exception:  # no recipe may say so, or no such system can be built: another value
                 continue
+
     return found
 
 

@@ -52,6 +52,7 @@ def itk(
         image.SetSpacing(spacing)
         image.SetOrigin(origin)
         image.SetDirection(direction)
+
     image.SetMetaData("Remark", "two words")
     sitk.WriteImage(image, str(path), packed)
     return image
@@ -85,6 +86,7 @@ def test_plugin_formats_read_and_write(add_plugin, tmp_path):
     same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)
     with pytest.raises(UserError, match="number 1"):
         io.read(tmp_path / "1.npy", 1)
+
     (tmp_path / "broken.npy").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="'.*broken.npy' cannot be read as npy"):
         io.read(tmp_path / "broken.npy")
@@ -314,6 +316,7 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
         if flips[target] < 0:
             stored = np.flip(stored, axis)
             affine[target, 3] = (world.shape[target] - 1) * (target + 1)
+
     nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), affine), folder / "x.nii")
     image = io.read(folder / "x.nii")
     # Planes from inferior up, rows from anterior back, columns from the patient's right.
@@ -461,11 +464,14 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
     volume = rng.integers(0, 900, (9, 8, 7), np.int16)
     for name in ("x.nii", "x.nii.gz"):
         nib.save(nib.Nifti1Image(volume, np.diag([-1.5, 1.0, 2.0, 1.0])), folder / name)
+
     nib.save(nib.Nifti2Image(volume.astype(np.float32), np.eye(4)), folder / "two.nii")
     for name in ("x.nrrd", "gz.nrrd", "x.mha", "zlib.mha"):
         sitk.WriteImage(sitk.GetImageFromArray(volume), str(folder / name), name[0] != "x")
+
     for name in ("x.png", "x.jpg", "x.bmp", "x.tif"):
         save(folder / name, rng.integers(0, 256, (40, 30), np.uint8))
+
     dicom_files.series(folder, dicom_files.head(1), prefix="slice")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -499,9 +505,11 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
             for _ in range(bits):
                 flipped[rng.randrange(min(len(content), 352))] ^= 1 << rng.randrange(8)
             made.append((f"flipped.{name}", bytes(flipped)))
+
     for name in ("gz.nrrd", "zlib.mha", "x.nii.gz"):
         half = len(whole[name]) // 2
         made.append((f"damaged.{name}", whole[name][:half] + b"damaged" + whole[name][half + 7 :]))
+
     fields = [("pixdim", [1, 1, bad, 1, 1, 1, 1, 1]) for bad in (0.0, np.nan, np.inf)]
     fields += [(f"srow_{axis}", [0, 0, 0, 0]) for axis in "xyz"]
     sides = ([3, 30, 30, 30], [0], [9, 9, 8, 7], [3, -9, 8, 7], [3, 32767, 32767, 32767])
@@ -512,6 +520,7 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
             (f"{name}.nii", bytes(changed)),
             (f"{name}.nii.gz", gzip.compress(changed, mtime=0)),
         ]
+
     made += [
         ("spacing.mha", line(mha, "ElementSpacing", f"1 {bad} 1")) for bad in ("0.0", "nan", "inf")
     ]
@@ -521,12 +530,14 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
             ("sides.mha", line(mha, "DimSize", sides)),
             ("sides.nrrd", line(whole["gz.nrrd"], "sizes", sides)),
         ]
+
     header = mha[: mha.index(b"ElementDataFile")]
     for name in ("../x.raw", "missing.raw", "LIST", "x%03d.raw 1 10 1", "pipe.raw"):
         made.append(("second.mhd", header + f"ElementDataFile = {name}\n".encode()))
         made.append(
             ("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), nrrd, flags=re.S))
         )
+
     made.append(("second.hdr", one[:348].replace(b"n+1", b"ni1")))
     odd = (
         "mit Ümlaut.nii.gz",
@@ -555,12 +566,14 @@ def test_folders_are_listed_in_natural_order(whole, tmp_path):
     for name, content in (whole | {"zz9.png": whole["x.png"], "zz10.png": whole["x.png"]}).items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / f"cut.{name}").write_bytes(content[:50])
+
     dicom_files.series(tmp_path / "gap", dicom_files.head(), skip=(2,))
     os.mkfifo(tmp_path / "pipe.nii")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "._zz8.png").write_bytes(whole["x.png"])
     for name, to in (("up", "."), ("link.png", "x.png"), ("loop.nii", "loop.nii")):
         (tmp_path / name).symlink_to(tmp_path / to)
+
     read = []
     refused = set()
     for scan in io.scans(tmp_path):
@@ -569,6 +582,7 @@ def test_folders_are_listed_in_natural_order(whole, tmp_path):
             read.append(scan.name)
         except UserError:
             refused.add(scan.name)
+
     good = {*whole, "link.png", "zz9.png", "zz10.png"}
     assert set(read) == good
     assert read[-2:] == ["zz9.png", "zz10.png"]
@@ -582,18 +596,21 @@ def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
     there = tmp_path / "there"
     for folder in (data, there / "p2", there / "p1"):
         folder.mkdir(parents=True)
+
     for place, to in (
         (data / "p1", there / "p1"),
         (data / "p2", there / "p2"),
         (data / "gone", "nowhere"),
     ):
         place.symlink_to(to)
+
     for place, to in (
         (there / "p1/other", "../p2"),
         (there / "p2/other", "../p1"),
         (there / "p1/up", data),
     ):
         place.symlink_to(to)
+
     (there / "p1/x.png").write_bytes(whole["x.png"])
     found = ["p1/x.png", "p2/other/x.png"]
     assert [
@@ -607,6 +624,7 @@ def test_a_folder_of_several_series_or_of_none_is_no_image(tmp_path):
         dicom_files.series(
             tmp_path / "deep/two", dicom_files.head(), prefix=f"S{k}-", SeriesInstanceUID=f"1.{k}"
         )
+
     for name, words in {
         "deep/two": "two.*2 DICOM series",
         "deep": "deep",
@@ -627,5 +645,6 @@ def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):
         for name in ("x.nii", "series"):
             with pytest.raises(UserError, match=message):
                 io.read(tmp_path / name)
+
     monkeypatch.setenv("GANTK_MAX_GIB", "0.001")
     assert io.read(tmp_path / "x.nii").pixels.shape == (1, 64, 64, 64)

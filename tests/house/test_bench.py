@@ -147,6 +147,7 @@ def test_a_bench_leaves_rows_runs_logs_and_pages(one_row):
     assert Path("copy.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
     for name in ("runs/tiny/report.html", "bench.md", "bench.html"):
         assert (out / name).is_file()
+
     log = (out / "logs" / "tiny.txt").read_text("utf-8")
     assert re.search(r"dualgan, 0\.0\d+ M weights", log)
     assert "PSNR" in done.out
@@ -209,6 +210,7 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(stand_in):
     for line in bench.stdout:
         if line.startswith("start") and "hangs" in line:
             break
+
     os.kill(bench.pid, signal.SIGINT)
     _, told = bench.communicate(timeout=300)
     assert bench.returncode == 130

@@ -123,6 +123,7 @@ def test_plugin_suites_and_recipes_are_found(add_plugin, tiny_recipe):
         for package in ("mine", f"mine/{kind}"):
             (folder / package / "__init__.py").touch()
         (folder / "mine" / kind / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
+
     assert all_suites()["night"][1] == "my-package"
     suite = load_suite("night")
     names, named = recipe_names([], True, suite)
@@ -213,6 +214,7 @@ def test_untrained_results_are_flagged_and_unranked():
     part = row("three", psnr=13.9)
     for score_of in failed["metrics"].values():
         score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
+
     judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
     assert judged["two"].words == "training failed: worse than identity"
     assert judged["two"].failed
@@ -223,6 +225,7 @@ def test_untrained_results_are_flagged_and_unranked():
             "test_images": "same",
             "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}},
         }
+
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
     assert ranked == {"one", "three"}
     assert "training failed" in markdown([failed])
@@ -347,6 +350,7 @@ def test_images_of_each_run_stand_side_by_side(tmp_path):
             side=24,
         )
         (tmp_path / "bench" / found["run"] / "log.jsonl").touch()
+
     (tmp_path / "bench" / row()["run"] / "samples" / "truth" / "a_to_b-3.png").unlink()
     page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
     assert "no file" in page.words

@@ -91,6 +91,7 @@ def checkout(folder: Path, greeting: str = "hello", broken: str = "pass") -> Pat
     for name, text in (FILES | {f"{name}.py": "" for name in empty}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text.replace("BROKEN", broken).replace("hello", greeting))
+
     return folder
 
 
@@ -105,6 +106,7 @@ def drive(monkeypatch, tmp_path, capsys):
     """
     for name in list(cases.CASES):
         monkeypatch.delitem(cases.CASES, name)
+
     monkeypatch.setitem(cases.CASES, "tiny", Case("tiny", "cyclegan", "resnet6", 32, 2, 2, 2))
     monkeypatch.setattr("peers.packages.find_spec", lambda name: None)
     monkeypatch.setattr(harness, "MIN_SAMPLE_SECONDS", 0.01)
@@ -189,6 +191,7 @@ def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeyp
         files = sorted(folder.rglob("*"))
         assert Reference(folder, setup, {}).model.greeting == word
         assert sorted(folder.rglob("*")) == files  # no compiled files either
+
     assert sys.modules["data"] is mine
     assert (sys.path, sys.argv) == (path, arguments)
     assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
@@ -377,6 +380,7 @@ def test_every_method_is_timed_with_its_bundled_recipe():
         timed.setdefault(method, set()).add(
             (task["size"][0], task["batch"], task["precision"], task["mode"])
         )
+
     assert timed.keys() == used
     assert all((256, 1, "bf16", "captured") in timed[method] for method in used)
 
@@ -430,6 +434,7 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
     image = torch.ones(1, 64, 4, 4)
     with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
         layer(image.contiguous(**last)).square().sum().backward()
+
     found = {called.name: called for called in recorder.found.values()}
     assert "mm" not in found
     assert found["convolution_backward"].arguments[-1] == [False, True, True]

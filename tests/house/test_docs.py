@@ -85,6 +85,7 @@ def commands_of(text: str) -> list[list[str]]:
                 and not each[0].startswith("_GANTK")
             ):
                 found.append(each[each.index("gantk") + 1 :])
+
     return found
 
 
@@ -107,6 +108,7 @@ def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
         for words in commands_of(block.text) if block.language in ("bash", "zsh", "fish") else []:
             understood(words)
         assert block.language in LANGUAGES
+
     for inline in re.findall(r"(?<!`)`gantk ([^`\n]+)`(?!`)", page.read_text("utf-8")):
         try:
             understood([word for word in shlex.split(inline) if word != "..."])
@@ -138,6 +140,7 @@ def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
     Path("mine.toml").write_text(example.text.replace("width", "wdth"), "utf-8")
     with pytest.raises(UserError) as caught:
         load_recipe("mine.toml").check()
+
     (shown,) = re.findall(r"^error  (method\.generator.*)$", example.page.read_text("utf-8"), re.M)
     start, end = shown.split("...")
     assert str(caught.value).startswith(start)
@@ -245,4 +248,5 @@ def test_site_builds_without_warnings_and_works_offline(tmp_path):
         assert not re.findall(
             r"<link[^>]*rel=[\"']?(?:stylesheet|preconnect|icon)[^>]*(?:https?:)?//", text
         ), page
+
     assert "first-ct-mr" in (tmp_path / "search/search_index.js").read_text("utf-8")

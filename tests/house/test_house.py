@@ -86,6 +86,7 @@ def test_dependencies_are_declared_and_used():
     for group, declared in groups.items():
         seen = used("tests") if group == "dev" else ours
         assert {each for each in declared - UNSEEN if module(each) not in seen} == set(), group
+
     known = (
         {module(each) for each in set().union(*groups.values())}
         | OPTIONAL
@@ -104,6 +105,7 @@ def test_the_parts_that_contributing_shows_work():
     names = {"PairMetric": PairMetric}
     for block in re.findall(r"^  ```python\n(.*?)^  ```", text, re.M | re.S):
         exec(re.sub(r"^  ", "", block, flags=re.M), names)
+
     one = torch.rand(2, 1, 8, 8)
     other = torch.rand(2, 1, 8, 8)
     assert names["LogCosh"](scale=2.0)(one, one) == 0 < names["LogCosh"]()(one, other)

@@ -42,6 +42,7 @@ def wheel(tmp_path_factory) -> Path:
     for name in (*left, "benchmarks/left.py"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).touch()
+
     return build(copy, "wheel")
 
 
@@ -156,6 +157,7 @@ def test_constraints_name_every_tested_package():
     )
     if distribution("torch").version.split("+")[0] != pinned["torch"]:
         pytest.skip("these packages were not installed with constraints.txt")
+
     waiting = [Requirement("gantk[dev]")]
     needed = {}
     for wanted in waiting:
@@ -172,4 +174,5 @@ def test_constraints_name_every_tested_package():
                 assert each.specifier.contains(pinned.get(canonicalize_name(each.name), "0.1.0")), (
                     f"{name}: {each}"
                 )
+
     assert needed.keys() - pinned.keys() <= {"gantk"}, needed.keys() - pinned.keys()

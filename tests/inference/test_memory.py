@@ -135,6 +135,7 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
     made = model.translate(given)
     for what in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
         assert getattr(made, what)() == getattr(given, what)()
+
     assert np.array_equal(sitk.GetArrayFromImage(made).T, expected.get_fdata().astype(np.float32))
 
 
@@ -223,6 +224,7 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
     for name, seed in (("T1", 0), ("T2", 1)):
         for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
             rows.append({"path": path, "domain": name, "patient": k // 3})
+
     _, said = runs_on(rows, tmp_path / "table")
     assert "by patient" in said
 
@@ -310,6 +312,7 @@ def test_notebooks_show_one_changing_line_of_losses(monkeypatch):
         for step in (1, 2, 3):
             view.update(step, losses={"generators/l1": 1.0})
         view.update(3, validation={"a_to_b": {"psnr": 20.0}})
+
     assert len(shown) == 3
     assert console.file.getvalue().count("\n") == 1
     assert "psnr" in console.file.getvalue()

@@ -113,19 +113,23 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     model(RANGE)
     for k in range(3):
         picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
+
     words = r"3 of 3 files(.|\n)*0.png: values from -41.+The same \(3 of 3 images"
     with pytest.raises(GantkError, match=words) as failed:
         translate(tmp_path / "in", tmp_path / "out", clip=False)
+
     # two lines; nothing but a user's mistake
     assert len(str(failed.value).splitlines()) == failed.value.exit_code == 2
     with pytest.raises(UserError, match="one.png"):
         translate(tmp_path / "in" / "0.png", tmp_path / "one.png", clip=False)
+
     for kind, read in (("tif", Picture.open), (".nii.gz", lambda path: nib.load(path).get_fdata())):
         said = translate(tmp_path / "in", tmp_path / kind.strip("."), format=kind)
         paths = sorted((tmp_path / kind.strip(".")).iterdir())
         assert len(said) == 1
         assert len(paths) == 3
         assert np.asarray(read(paths[0])).min() < -41
+
     translate(tmp_path / "tif", tmp_path / "png", format="png")
     assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
     [
@@ -140,6 +144,7 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     for folder, (option, value, words) in cases.items():
         with pytest.raises(UserError, match=words):
             translate(tmp_path / folder, tmp_path / "new", **{option: value})
+
     assert not (tmp_path / "new").exists()
 
 
@@ -167,6 +172,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
     with pytest.raises(UserError, match="--format tif"):
         translate(source, tmp_path / "b.png")
+
     picture(tmp_path / "in" / "a.bmp")  # would become a.tif too
     with pytest.raises(GantkError, match=r"1 of 2 files could not(.|\n)*a.png(.|\n)*--format tif"):
         translate(source.parent, tmp_path / "two")
@@ -202,6 +208,7 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
     for name, values in images.items():
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
+
     warned = [
         line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")
     ]
@@ -236,6 +243,7 @@ def bids(tmp_path, model):
     for name in BIDS_NAMES + others:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(ramp, np.eye(4)), root / f"{name}.nii.gz")
+
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
     return root
 
@@ -250,6 +258,7 @@ def test_a_bids_tree_becomes_a_derivative(bids):
             first = f"sub-01_ses-1_acq-a_space-T1w_desc-gantk{k}_T2w{suffix}"
             second = f"sub-02_space-MNI_desc-gantk{k}_T2w{suffix}"
             expected |= {f"sub-01/ses-1/anat/{first}", f"sub-02/anat/{second}"}
+
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files == expected
     described = json.loads((out / "dataset_description.json").read_text())
@@ -301,6 +310,7 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
     for name, value in (("a", 0), ("b", 250), ("c", 251)):
         blank = np.full((40, 50), value, np.uint8)
         Picture.fromarray(blank).save(folder / f"{name}.png")
+
     said = translate(folder, tmp_path / "out")
     words = "blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)"
     assert any(words in line for line in said)
@@ -317,6 +327,7 @@ def test_overlong_result_names_are_refused_first(tmp_path, model):
         UserError, match=r"20 results would have a name of more than 255 bytes, such as 'a.*-1.png'"
     ):
         translate(tmp_path / "in", tmp_path / "out", variants=10)
+
     assert not (tmp_path / "out").exists()
     translate(tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(

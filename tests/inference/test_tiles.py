@@ -80,6 +80,7 @@ def drawn(network: nn.Module, dims: int) -> nn.Module:
             part.weight.data.uniform_(0.5, 1.5, generator=generator)
         if hasattr(part, "gain"):
             part.gain.data.fill_(0.5)
+
     return network.eval().to(memory_format=LAST[dims])
 
 
@@ -180,10 +181,12 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
     x = images(2, (256, 320))[:1]
     with Memory() as all_at_once:
         reference = whole(network, x)
+
     memory = all_at_once.peak // 3
     tiling = tiled(network, memory=memory, batch=4)
     with Memory() as used:
         done = tiling(x)
+
     assert tiling.plan((1, 256, 320)).split.level < math.inf
     assert used.peak < 1.05 * memory + 4 * x.nbytes
     assert difference(done, reference) < 1e-4
@@ -283,6 +286,7 @@ def test_inference_copies_follow_changed_weights(dims, up):
     )
     for part in other.parameters():
         part.mul_(0.5)
+
     x = channels_last(images(dims, (32,) * dims))
     weights = other.state_dict()
     before = network(x)

@@ -71,6 +71,7 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     said = []
     for k in range(3):
         volume(source / f"{k}.nii.gz", seed=k)
+
     (source / "bad.nii.gz").write_bytes(b"no image at all")
 
     def times(run: Path = tiny_run, **options) -> list[int]:
@@ -150,6 +151,7 @@ def plate_with_holes(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np
         opened[1, 33, 30:] = True
     else:
         opened[..., 24:, 21] = True
+
     pixels = np.random.default_rng(0).uniform(20, 90, (1, *shape)).astype(np.float32)
     pixels[:, outside | closed | opened] = 5.0
     return pixels, outside | opened, closed
@@ -227,6 +229,7 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     assert np.may_share_memory(done[0].pixels, image.pixels)
     for one, other in zip(done, expected, strict=True):
         np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
+
     assert not list(tmp_path.iterdir())
 
 
@@ -318,6 +321,7 @@ def test_neighbouring_slices_are_used_for_the_middle_one(tmp_path):
     for name in ("scan", "changed"):
         (path,) = translate(run, tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_t2.nii.gz")
         done.append(values(path))
+
     assert done[0].shape == SHAPE
     assert np.array_equal(done[0][:, :, 2], done[1][:, :, 2])
     assert not np.array_equal(done[0][:, :, 3], done[1][:, :, 3])
@@ -350,6 +354,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     assert {np.asarray(Picture.open(path)).shape for path in paths} == {(32, 32)}
     with (out / "labels.csv").open() as file:
         header, *rows = csv.reader(file)
+
     assert header == ["file", "label"]
     assert [name for name, _ in rows] == [path.name for path in paths]
     assert [label for _, label in rows] == ["healthy", "tumour", "healthy"]
@@ -502,6 +507,7 @@ def folds(tmp_path_factory):
     toolkit.run(FOLDED, set=one_fold, out=out / "fold-1", **options)
     with pytest.raises(UserError, match="holds 1 of 3 folds"):  # as a kill had left it
         toolkit.load(out)
+
     before = (out / "fold-1" / "report.html").stat().st_mtime_ns
     toolkit.cross_validate(FOLDED, 3, out=out, device="cpu", say=said.append)
     assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before, "not trained again"
@@ -518,6 +524,7 @@ def test_folds_score_patients_they_did_not_see(folds):
         assert split["fold"] == k
         for row in read_json(out / f"fold-{k}" / "patients.json")["a_to_b"]["patients"]:
             patients[row["patient"]] = row["scores"]["psnr"]
+
     assert len(patients) == 6
     assert score["n"] == 6
     assert score["value"] == pytest.approx(np.mean([*patients.values()]))

@@ -46,6 +46,7 @@ def cuda(monkeypatch):
         }
         for function, answer in answers.items():
             monkeypatch.setattr(torch.cuda, function, lambda device=None, answer=answer: answer)
+
         monkeypatch.setattr(torch.version, "cuda", "12.8")
         monkeypatch.setattr(torch, "zeros", zeros)
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)

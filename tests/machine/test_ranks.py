@@ -210,6 +210,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     for gpus, asked, given in ((4, None, 2), (4, "cuda:1", 1), (1, "cuda", 0)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         assert choose(asked, 6, 2) == torch.device("cuda", given)
+
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(
         UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"
@@ -330,14 +331,17 @@ class SharedDraws(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in DRAWS or self.world == 1 or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
+
         like = isinstance(args[0], Tensor)
         if like:
             shape = args[0].shape
         else:
             shape = torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
+
         passes, odd = divmod(shape[0], self.batch) if shape else (0, 0)
         if odd or not 1 <= passes <= PASSES:
             return func(*args, **kwargs)
+
         whole = (self.world * shape[0], *shape[1:])
         drawn = func(args[0].new_empty(whole), **kwargs) if like else func(*whole, **kwargs)
         return drawn.unflatten(0, (passes, self.world, self.batch))[:, self.rank].flatten(0, 1)
@@ -403,6 +407,7 @@ def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
     with SharedDraws(rank, world, microbatch or count):
         for _ in engine.fit(batch_at):
             pass
+
     weights = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
     average = engine.ema.state_dict() if engine.ema else {}
     return weights | {
@@ -447,4 +452,5 @@ def test_ranks_are_one_process_for_every_method(one_thread, tmp_path):
             wrong += [f"{case}, rank {rank}: '{name}' is another" for name in off]
             apart = [name for name in alone if not torch.equal(weights[name], ranks[0][case][name])]
             wrong += [f"{case}: '{name}' of rank {rank} is not rank 0's" for name in apart]
+
     assert not wrong, f"{len(wrong)} differences:\n" + "\n".join(wrong[:20])

@@ -30,6 +30,7 @@ def volumes(tmp_path) -> list[tuple[np.ndarray, np.ndarray]]:
         truth = volume(tmp_path / "truth" / name, rng.random((12, 13, 14)) * 900 - 300)
         predicted = volume(tmp_path / "pred" / name, truth + 30 * rng.random(truth.shape))
         made.append((predicted, truth))
+
     return made
 
 
@@ -45,6 +46,7 @@ def test_files_are_matched_by_name_where_folders_differ(tmp_path, volumes):
     (truth / "sorted").mkdir()
     for path in files:
         path.rename(truth / "sorted" / path.name)
+
     # what rounding does to a grid
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)
     assert rows_of(tmp_path, "mae")["mae"] == before
@@ -62,6 +64,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
             tmp_path / "pred" / f"{number}.nii.gz",
             slope * (truth + rng.normal(0, 5, truth.shape)) + offset,
         )
+
     said = gantk(
         "eval",
         *(
@@ -121,6 +124,7 @@ def test_matching_does_not_flatter_unrelated_images(tmp_path):
     truth = tmp_path / "truth"
     for side in (predicted, truth):
         volume(side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
+
     plain = compare_folders(predicted, truth, ["rmse"], match=False)
     matched = compare_folders(predicted, truth, ["rmse"], match=True)
     before, after = (each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, matched))

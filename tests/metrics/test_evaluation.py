@@ -127,6 +127,7 @@ def test_lesions_are_scored_apart_for_model_and_baselines():
         assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(rows)
         assert rows["psnr"]["images"] > rows["psnr_lesion"]["images"] > 0
         assert rows["psnr_lesion"]["value"] != rows["psnr"]["value"]
+
     verdict = result["verdict"]["a_to_b"]
     assert "psnr_lesion" in verdict
     assert "lesion_contrast" not in verdict
@@ -202,6 +203,7 @@ def test_hounsfield_units_are_named_for_ct_domains():
 
     for domain in ("CT", "sCT", "CBCT", "low-dose CT", "ct_bone"):
         assert unit(domain, Window()) == unit(domain, learnt) == "HU"
+
     assert unit("CT", gray) == unit("octopus", Window()) == unit("OCT", Window()) == "native"
     assert unit("CT", Window(low=0, high=255), "ct.png") == "native"
 

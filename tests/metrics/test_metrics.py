@@ -65,6 +65,7 @@ def test_ssim_matches_scikit_image_in_a_mask_too(size):
         )
         values.append(value)
         maps.append(similarity)
+
     ssim = SSIM(3.5, len(size))
     assert ssim(output, truth).tolist() == pytest.approx(values, abs=1e-4)
 
@@ -92,10 +93,12 @@ def ms_ssim_by_torchmetrics(output, truth, scales: int) -> torch.Tensor:
         found *= contrast ** (weight / sum(weights))
         output = halve(output, 2)
         truth = halve(truth, 2)
+
     _, similarity = ssim(output, truth, data_range=2.5, return_full_image=True)
     # windows wholly inside the image: torchmetrics mirrors it to have others too
     for axis in range(2, similarity.ndim):
         similarity = similarity.narrow(axis, 5, similarity.shape[axis] - 10)
+
     return found * similarity.flatten(1).mean(1) ** (weights[-1] / sum(weights))
 
 
@@ -119,6 +122,7 @@ def published_lpips(tmp_path, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         known = models.squeezenet1_1(weights=None).state_dict()
+
     torch.save(known, tmp_path / NETS["squeeze"][0])
     reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
     own = reference.net.state_dict()
@@ -161,6 +165,7 @@ def test_lpips_of_a_volume_is_that_of_three_middle_slices(published_lpips):
     for axis in (2, 3, 4):
         middle = output.shape[axis] // 2
         views.append(published_lpips(output.select(axis, middle), truth.select(axis, middle)))
+
     found = LPIPS(3.0, 3, net="squeeze")(output, truth)
     assert torch.allclose(found, sum(views) / 3, atol=1e-6)
 
@@ -400,6 +405,7 @@ def test_regression_learns_with_missing_contrasts(regression_limit):
         second_source = without(source) if number % 3 else -source
         second_target = without(target) if number % 2 else 0 * target
         train.append((torch.cat([source, second_source]), torch.cat([target, second_target])))
+
     sources, targets = (torch.stack(images) for images in zip(*pairs(12, seed=1), strict=True))
     model = Regression(train, **SETTINGS)
     outputs = model(torch.cat([sources, without(sources)], 1))

@@ -50,6 +50,7 @@ def test_rows_of_regions_see_their_region_only():
         assert rows[name]["value"] != again[name]["value"]
         assert rows[f"{name}_foreground"] == again[f"{name}_foreground"]
         assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
+
     error = (output - truth)[..., 5:15, 5:15].abs().mean().item()
     assert rows["mae_foreground"]["value"] == pytest.approx(error)
     assert rows["mae_lesion"]["n"] == 2
@@ -77,6 +78,7 @@ def test_errors_have_native_units_by_each_mapping():
         assert found["value"] == pytest.approx((of_images * widths).mean().item(), rel=1e-4)
         low, high = found["ci95"]
         assert low < found["value"] < high
+
     assert "in_units" not in rows["psnr"]
 
 
@@ -166,6 +168,7 @@ def test_intervals_cover_the_true_mean_as_stated(alike):
         values = np.repeat(rng.normal(30, 2, 20), 3) + rng.normal(0, 0.5, 60)
         low, high = estimate(values, patients, alike=alike, draws=400).ci95
         held += low < 30 < high
+
     assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow
 
 
@@ -226,6 +229,7 @@ def test_pair_verdict_is_against_the_best_baseline():
         )
         assert min(fair["gains"]) > 0 > max(row["gains"][:3])
         assert len(row["gains"]) == 4
+
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]
     assert row["best_baseline"] == "intensity_map"

@@ -120,6 +120,7 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
     choice = Choice(found[0].rule, found[0].higher)
     for step, criterion in enumerate(found):
         choice.add(step, criterion())
+
     assert choice.best == 1
     assert choice.state()["rule"] == "psnr on validation pairs"
     criterion = Criterion(scorer_of(Samples))
@@ -135,6 +136,7 @@ def test_the_choice_has_no_threshold_and_patience_counts_scores():
     choice.add(2, {"score": 0.1, "barred": "a copy"})  # as versions before wrote
     for step, score in ((3, 0.5), (4, 0.5), (5, 0.6)):
         choice.add(step, {"score": score})
+
     assert choice.best == 3
     choice = Choice("a rule")
     assert choice.patience_used() == (0, None)
@@ -204,12 +206,14 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(training.Training, "batch_at", stopped)
         gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+
     run = gantk.Run(tmp_path / "run")
     assert checkpoint.steps_saved(run.checkpoints) == [*range(2, at, 2), at]
     assert run.inference_checkpoint().name == ("step-000001" if at == 1 else "step-000002")
     gantk.resume(run, **QUIET)
     for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
         assert (run.path / name).read_bytes() == (left.path / name).read_bytes()
+
     assert (
         checkpoint.steps_saved(run.checkpoints)
         == checkpoint.steps_saved(left.checkpoints)
@@ -265,6 +269,7 @@ def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
     weights = (run.latest() / "weights.safetensors").read_bytes()
     if killed:
         shutil.rmtree(checkpoint.path_of(run.checkpoints, 6))
+
     gantk.resume(run.path, **QUIET)
     assert run.latest().name == "step-000006"
     assert (run.latest() / "weights.safetensors").read_bytes() == weights

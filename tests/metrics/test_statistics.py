@@ -73,6 +73,7 @@ def test_comparisons_find_chance_differences_rarely():
         tests = gantk.compare_systems(systems_of(rng), senses)["tests"]
         of_one.append(tests[0]["p"] < 0.05)
         of_any.append(min(test["holm"] for test in tests) < 0.05)
+
     error = (0.05 * 0.95 / runs) ** 0.5
     assert abs(np.mean(of_one) - 0.05) < 3 * error
     assert 0.005 < np.mean(of_any) < 0.05 + 3 * error
@@ -171,6 +172,7 @@ def study(folder) -> dict:
         sex = "FFMM"[n % 4]
         split = "test" if n < 14 else "train"
         rows.append(f"{a[n]},{truth},p{n},{scanner},{sex},{split}")
+
     (folder / "study.csv").write_text("\n".join(rows))
     source = {"name": "manifest", "path": str(folder / "study.csv")}
     data = TINY["data"] | {"source": source, "split": {"test": 0.5, "validation": 0.0}}
@@ -237,6 +239,8 @@ def test_a_missing_column_is_an_error_that_lists_the_others(tmp_path):
             out=tmp_path / "no",
             say=lambda line: None,
         )
+
     with pytest.raises(UserError, match="the source 'phantom' has no table"):
         gantk.run(TINY | {"evaluate": {"by": ["sex"]}}, out=tmp_path / "no", say=lambda line: None)
+
     assert not (tmp_path / "no").exists()

@@ -179,6 +179,7 @@ def test_known_contrast_tells_a_copy_from_its_opposite():
         costs[kind] = [
             LocalNCC(contrast=kind)(output, source).item() for output in (source, inverted)
         ]
+
     # blind, but for the rim, where the opposite of a copy is no line of the source
     assert max(costs["any"]) < 0.3
     assert costs["same"][0] < 0.05
@@ -246,6 +247,7 @@ def test_ssim_loss_matches_the_metric_and_blends_into_l1(dims):
         )
         whole = SSIM(share=1.0)(near[inside], image[inside])
         assert whole.item() == pytest.approx(1 - own[1][inside].mean().item(), abs=0.01)
+
     pixel = other.clone().requires_grad_()
     SSIM()(pixel, image).backward()
     assert torch.isfinite(pixel.grad).all()

@@ -47,6 +47,7 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
     assert len(convolutions) == layers
     for parameter in network.parameters():  # positive weights: no two contributions cancel
         parameter.data.abs_().add_(0.05)
+
     side = field + 3 * 2 ** (layers - 2)
     x = torch.zeros(1, 1, side, side, requires_grad=True)
     logits = network(x)
@@ -139,6 +140,7 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
     else:
         # bfloat16 rounds the output to 1 in 256; statistics in it would be off by three times that
         allowed = 0.005 * reference.abs() + 0.002
+
     assert ((y.float() - reference).abs() <= allowed).all()
     assert torch.equal(y[1:], norm(x[1:]))  # the other image makes no difference, to the last bit
 
@@ -245,6 +247,7 @@ def test_self_attention_is_the_papers_formula(dims):
     block = SelfAttention(dims, 16)
     for parameter in block.parameters():  # its own are nearly 0 at first
         nn.init.normal_(parameter, std=max(1, prod(parameter.shape[1:])) ** -0.5)
+
     assert block.query.weight.shape[0] == block.key.weight.shape[0] == 2
     assert block.value.weight.shape[0] == 8
     x = torch.randn(2, 16, *[4, 3, 5][:dims])
@@ -308,10 +311,12 @@ def unet_by_hand(network: UNet, x: Tensor) -> Tensor:
         if level < 2:
             y = F.instance_norm(y)
         maps.append(F.leaky_relu(y, 0.2))
+
     y = maps.pop()
     for block in network.decoder[:-1]:
         y = F.conv_transpose2d(y, block[0].weight, None, 2, 1)
         y = torch.cat([F.relu(F.instance_norm(y)), maps.pop()], 1)
+
     last = network.decoder[-1]
     return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
 
@@ -483,6 +488,7 @@ def test_convolutions_are_transformed_in_float32_training_only(transformed, monk
     narrow = passed(module, x, bf16=True)
     with torch.no_grad():
         computed = module(x)
+
     monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
     assert torch.equal(computed, module(x))
     assert not torch.equal(trained, computed)

@@ -58,6 +58,7 @@ def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
             ),
             path,
         )
+
     return folder
 
 
@@ -74,6 +75,7 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
     monkeypatch.setattr(trial, "_limit", lambda gib: None)
     if not timed:
         request.getfixturevalue("quick")
+
     text = plan(make(tmp_path / "data"), hours=1e-4, device="cpu")
     (tmp_path / "planned.toml").write_text(text, "utf-8")
     tables = tomllib.loads(text)
@@ -158,6 +160,7 @@ def test_single_domain_plans_train_from_noise(tmp_path, quick):
         path = tmp_path / "two" / ("yes" if place % 2 else "no") / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
+
     tables = tomllib.loads(plan(tmp_path / "two"))
     assert tables["method"]["conditional"]
     assert tables["data"]["labels"]

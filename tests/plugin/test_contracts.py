@@ -52,6 +52,7 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
             # test_every_variant_can_be_recorded
             body |= {"captures": False} if kind == "method" and number else {}
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
+
     return found
 
 

@@ -169,6 +169,7 @@ def test_tracebacks_of_plugins_end_with_their_name(add_plugin):
     attach_commands(group := Commands("gantk"))
     with pytest.raises(ZeroDivisionError) as raised:
         group(["fail"])
+
     (note,) = raised.value.__notes__
     assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ")
     assert note.endswith(", line 3")
@@ -218,6 +219,7 @@ def test_hook_register_finds_recipe_packages(add_plugin):
         (folder / package / f"{name}.toml").write_text(
             "summary = 'mine'\n[method]\nname = 'dualgan'\n", "utf-8"
         )
+
     (folder / "my_recipes" / "__init__.py").touch()
     assert all_recipes()["one"][1] == "my-package"
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
@@ -261,6 +263,7 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"'translation'.*left out by .*project/gantk\.toml"):
         load_recipe(recipe).check()
+
     load_recipe("cyclegan_t1t2").check()  # that file is beside another recipe
 
     (tmp_path / "gantk").mkdir()

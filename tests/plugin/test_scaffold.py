@@ -28,6 +28,7 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
     assert shown.returncode == 0 and f"{kind} {name}" in shown.stdout, shown.stderr
     if kind in ("source", "format"):  # they show what they are for on files of one's own
         return
+
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     run = [
@@ -64,6 +65,7 @@ def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
     texts = {path.name: path.read_text("utf-8") for path in paths}
     for name, text in texts.items():
         assert "$" not in text and max(map(len, text.splitlines()), default=0) <= 120, name
+
     (part,) = texts.keys() & {"model.py", *(f"{kind}.py" for kind in KINDS)}
     assert "class MyGAN2" in texts[part]
     name = "method" if kind == "plugin" else kind
@@ -85,6 +87,7 @@ def test_failed_scaffolds_leave_everything_as_it_was(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             scaffold.new_plugin("mygan", folder)
+
     assert not list(tmp_path.iterdir())
 
 
@@ -104,6 +107,7 @@ def test_each_part_of_the_page_is_short_and_fits_its_scaffold(tmp_path):
         own = [file for file in FILES if file.startswith(f"{name.lower()}/")]
         assert own
         assert set(own) <= written
+
     assert all(text.count("\n") < 60 for text in FILES.values()), {
         f: t.count("\n") for f, t in FILES.items()
     }

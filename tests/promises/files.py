@@ -102,6 +102,7 @@ def gantk(*args: object, cwd: Path | None = None) -> Outcome:
             runpy.run_module("gantk", run_name="__main__")
         except SystemExit as end:
             code = end.code or 0
+
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
@@ -211,6 +212,7 @@ def numbers(
         width = rng.uniform(0.1, 0.4)
         away = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
         image += rng.random() * np.exp(-away / width**2 / 2)
+
     image = low + (high - low) * (image - image.min()) / np.ptp(image)
     return (image.round() if np.issubdtype(kind, np.integer) else image).astype(kind)
 
@@ -264,6 +266,7 @@ def nifti(
         with path.open("r+b") as file:
             file.seek(112)
             file.write(struct.pack("<ff", *scale))
+
     return path
 
 
@@ -308,6 +311,7 @@ def every_kind(folder: Path) -> Path:
         image.SetOrigin((11.0, -22.0, 33.0))
         image.SetDirection((0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
         sitk.WriteImage(image, str(folder / name))
+
     picture(folder / "deep" / "eight.png", numbers(6, (97, 71)))
     picture(folder / "deep" / "sixteen.png", numbers(7, (33, 47), 0, 4000, np.uint16))
     picture(folder / "deep" / "floats.tif", numbers(8, (32, 32), -1.5, 990, np.float32))

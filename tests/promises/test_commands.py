@@ -109,6 +109,7 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
         "translation",
     ):
         assert any(row[0] == name and "did not load" not in " ".join(row) for row in rows), name
+
     known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
     recorded = {
         name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))
@@ -177,6 +178,7 @@ def test_a_run_says_what_it_was_and_every_loss(run):
     assert [line["step"] for line in steps] == list(range(1, 17))
     for line in steps:
         assert all(isinstance(value, float) for value in line["losses"].values())
+
     recipe = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
     assert recipe["train"]["seed"] == 5
     environment = read_json(run / "environment.json")
@@ -191,6 +193,7 @@ def test_metrics_have_values_intervals_and_definitions(run, way, name):
     scores = [metrics["metrics"][way][name]]
     for baseline in ("identity", "histogram", "intensity_map"):
         scores.append(metrics["baselines"][baseline][way][name])
+
     for score in scores:
         assert {"value", "ci95", "n", "definition"} <= score.keys()
         assert len(score["definition"]) > 10

@@ -98,6 +98,7 @@ def alone(tmp_path_factory, request) -> tuple[Path, Path]:
             voxels = numbers(100 * first + patient, (32, 32, 6), 0, 900, np.float32)
             volume = nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
             nibabel.save(volume, work / "volumes" / domain / f"sub-{patient:02d}.nii.gz")
+
     return site, work
 
 

@@ -63,6 +63,7 @@ def score(
     """`gantk eval` of two folders with the same three pictures, of which something is wrong."""
     for side in ("pred", "truth"):
         files.pictures(here / side, 3)
+
     change(here)
     return [
         "eval",
@@ -494,6 +495,7 @@ def test_a_mistake_is_one_recorded_message(name, trained, tmp_path):
             if each == name or each in kept
         }
         FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
     assert outcome.code == 2, outcome
     assert text == kept[name]
     assert "Traceback" not in outcome.out + outcome.err
@@ -512,6 +514,7 @@ def test_a_process_and_a_function_end_with_the_same_words(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(gantk.UserError) as error:
         gantk.check("nowhere")
+
     assert f"error  {error.value}" == kept
     assert isinstance(error.value, gantk.GantkError)
     assert error.value.exit_code == 2

@@ -47,10 +47,12 @@ def test_nrrd_and_metaimage_keep_their_place_in_space(identity, name):
     before, after = (sitk.ReadImage(str(identity / side / name)) for side in ("in", "out"))
     for fact in ("GetSize", "GetPixelIDTypeAsString"):
         assert getattr(after, fact)() == getattr(before, fact)()
+
     for fact in ("GetSpacing", "GetOrigin", "GetDirection"):
         np.testing.assert_allclose(
             getattr(after, fact)(), getattr(before, fact)(), rtol=0, atol=1e-6
         )
+
     before, after = map(sitk.GetArrayFromImage, (before, after))
     if before.dtype == np.float32:
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * 700)
@@ -91,6 +93,7 @@ def test_nifti_keeps_its_stored_numbers(identity, name):
         assert np.array_equal(after.get_fdata(), before.get_fdata())
         stored, kept = (np.asarray(image.dataobj.get_unscaled()) for image in (before, after))
         assert np.array_equal(stored, kept)
+
     if name == "scaled.nii":
         for image in (before, after):
             assert image.dataobj.slope == 2
@@ -125,6 +128,7 @@ def test_dicom_series_become_derived_series(dicom_slices):
         assert list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"]
         assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
+
     known = {source.SOPInstanceUID for source in before}
     new = {made.SOPInstanceUID for made in after}
     assert len(new) == len(after)
@@ -167,6 +171,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     for k, name in enumerate(names):
         numbers = files.numbers(k, (32, 32, 3), 0, 900, np.int16)
         files.nifti(tmp_path / "in" / name, numbers)
+
     out = tmp_path / "out"
     killed = files.python("-c", KILLED, trained, tmp_path / "in", out)
     assert killed.code == -signal.SIGKILL

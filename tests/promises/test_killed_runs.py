@@ -56,6 +56,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
     for step in saved(whole):
         one, other = (each / "checkpoints" / step / "weights.safetensors" for each in (run, whole))
         assert one.read_bytes() == other.read_bytes()
+
     assert timeless(run) == timeless(whole)
     assert [line["step"] for line in log_of(run) if "losses" in line] == list(range(1, STEPS + 1))
     # nothing half written is left

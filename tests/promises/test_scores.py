@@ -38,6 +38,7 @@ def expect_recorded(name: str, found: object, tolerance: float = EXACT) -> None:
         text = json.dumps(dict(sorted((kept | {name: found}).items())), indent=1)
         FILE.write_text(text + "\n", "utf-8")
         return
+
     assert list(differences(json.loads(json.dumps(found)), kept[name], tolerance)) == []
 
 
@@ -88,6 +89,7 @@ def pair(
             stored = (values.round() if np.issubdtype(kind, np.integer) else values).astype(kind)
             write = files.nifti if ".nii" in name else files.picture
             write(folder / side / name.format(k), stored)
+
     return folder
 
 
@@ -122,6 +124,7 @@ def test_scores_of_sets_are_equal_to_those_recorded(metric, tmp_path):
         files.picture(
             tmp_path / "pred" / f"{k}.png", files.numbers(k + 50, (32, 32), 0, 255 if k % 2 else 60)
         )
+
     sides = tmp_path / "pred", tmp_path / "truth"
     result = gantk.compare(*sides, metrics=[metric], device="cpu", say=lambda line: None)
     expect_recorded(f"{json.dumps(metric)} of pictures", rows_of(result), NETWORKS)

@@ -183,6 +183,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
         json.dumps(split_of(run)),
     ):
         assert (said in text) == (by == "block")
+
     row = metrics["metrics"]["a_to_b"]["psnr"]
     verdict = metrics["verdict"]["a_to_b"]["psnr"]
     assert row["n"] == counts[2] < row["images"]

@@ -13,6 +13,7 @@ from tiny import draw_pictures
 def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     for seed, side in enumerate(("trainA", "trainB"), 1):
         draw_pictures(tmp_path / "data" / side, 12, seed=seed)
+
     whole = {"test": 0.0, "validation": 0.0}
     path = recipe(
         tmp_path / "tiny.toml",
@@ -41,6 +42,7 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     both = process(*run, "two", cwd=tmp_path, before=torchrun)
     for name, batch in (("one", 4), ("half", 2)):
         assert gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").code == 0
+
     done = ended(both)
     assert done.code == 0, done.err
     # one of them speaks

@@ -49,6 +49,7 @@ def main(folder: Path) -> None:
             folder / "floats/trainB" / f"{k}.tif",
             files.numbers(k + 99, (32, 32), 100, 1900, np.float32),
         )
+
     colour = train(
         folder, "colour", intensity=LINE, source={"name": "folders", "path": str(folder / "rgb")}
     )

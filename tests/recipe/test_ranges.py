@@ -157,6 +157,7 @@ def test_onnx_graphs_that_fill_memory_are_refused(tmp_path):
     (tmp_path / "bomb.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match="not a readable|smaller than requested"):
         call(open_session(tmp_path / "bomb.onnx"), np.zeros(1, np.float32))
+
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     model.graph.initializer[0].external_data.add(key="location", value="../../secret")
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())

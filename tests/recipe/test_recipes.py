@@ -59,11 +59,13 @@ def test_recipes_build_and_survive_writing_their_defaults(path, profile):
     # real patients are what they are about; without, they say where
     if path.stem not in ("t1t2", "t1t2_patients"):
         assert model.data.source.name == "phantom"
+
     try:
         method = build(model)
     except UserError as error:  # what others trained has to be fetched first
         assert "GANTK_WEIGHTS" in str(error)
         pytest.skip("needs pretrained weights")
+
     check_networks(method)
     geometry = method.geometry
     for to in method.directions() if model.method.name != "style" else []:  # which optimises
@@ -214,9 +216,11 @@ def data(tmp_path_factory):
                         Image.fromarray((plane / 5).astype(np.uint8)).save(path)
                         split = "test" if n == PATIENTS - 1 else "train"
                         rows.append(f"{path.relative_to(root)},{contrast},p{n},{split}")
+
         if kind == "table":
             (root / "images.csv").write_text("\n".join(rows))
             return root / "images.csv"
+
         return root
 
     return draw
@@ -237,16 +241,19 @@ def refusal_of(recipe, kind):
         return "holds one domain.*For two domains use 'folders'", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
         return "a label map holds .*0 to 4, whole|holds one domain", None
+
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * (
             "tumour" in recipe
         )
         return "images have no label.*set data.labels = false", more
+
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
         said = "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
         return said, None if recipe == "segmenter" else more
+
     return "", []
 
 
@@ -273,6 +280,7 @@ def checked(data, recipe, kind, *settings, profile=None):
     if says:
         with pytest.raises(UserError, match=says):
             first_batch()
+
     return path, over, first_batch(*over) if over is not None else None
 
 

@@ -124,6 +124,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
         PIL.Image.fromarray(array).save(
             folder / name, **({"exif": exif} if name.endswith("jpg") else {}), **options
         )
+
     PIL.Image.fromarray(gray).convert("P").save(folder / "palette.png", transparency=3)
     affine = np.diag([-1.0, -1.5, 2.0, 1.0])
     for name, kind in {
@@ -134,6 +135,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
         image = kind(volume, affine)
         image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"remarks"))
         nib.save(image, folder / name)
+
     nib.save(nib.Nifti1Image(np.stack([volume] * 3, -1), affine), folder / "four.nii.gz")
     for name in ("a.nrrd", "a.nhdr", "a.mha", "a.mhd"):
         pixels = volume.transpose(2, 1, 0)[None].astype(np.float32)
@@ -143,6 +145,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
         sitk.WriteImage(
             sitk.GetImageFromArray(volume), folder / f"raw{Path(name).suffix}", useCompression=False
         )
+
     head = made.head(3)
     made.series(folder / "series", head)
     made.save(made.dataset("CT"), folder / "plain.dcm", head[0])
@@ -157,6 +160,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
             dataset.compress(syntax)
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(folder / f"{name}.dcm", implicit_vr=name == "implicit", little_endian=True)
+
     for name, options in {
         "jpeg": {"format": "JPEG"},
         "j2k": {"format": "JPEG2000", "no_jp2": True},
@@ -170,6 +174,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
         dataset.PixelData = encapsulate([buffer.getvalue()])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(folder / f"{name}.dcm")
+
     sitk.WriteImage(
         sitk.GetImageFromArray(head[:1]),
         folder / "lossless.dcm",
@@ -185,6 +190,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     found["pair.hdr"].append(folder / "pair.img")
     for name in ("a.nhdr", "a.mhd", "raw.nhdr", "raw.mhd"):
         found[name] += files.files_of(folder / name)[1:]
+
     found["series"] = sorted((folder / "series").iterdir())
     if real is not None:
         found |= {
@@ -192,6 +198,7 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
             for p in sorted((real / "io").rglob("*.*"))
             if p.is_file() and p.stat().st_size < REAL
         }
+
     return {name: {path.name: path.read_bytes() for path in paths} for name, paths in found.items()}
 
 
@@ -204,6 +211,7 @@ def parts_of(content: bytes) -> list[tuple[int, int]]:
         return list(_chain(content, 8, lambda at: 12 + int.from_bytes(content[at : at + 4])))
     if content[:2] == b"\xff\xd8":
         return list(_chain(content, 2, lambda at: 2 + int.from_bytes(content[at + 2 : at + 4])))
+
     if content[:4] == b"II*\0":
         first = int.from_bytes(content[4:8], "little")
         return [
@@ -211,15 +219,19 @@ def parts_of(content: bytes) -> list[tuple[int, int]]:
             (first, first + 2),
             *((at, at + 12) for at in range(first + 2, min(first + 300, len(content)), 12)),
         ]
+
     if content[:2] == b"BM":
         return [(at, at + 4) for at in range(2, 54, 4)]
+
     if content[:4] in (b"\x5c\1\0\0", b"\x1c\2\0\0"):
         kind = (nib.Nifti1Header if content[0] == 0x5C else nib.Nifti2Header).template_dtype
         return [(place, place + field.itemsize) for field, place in kind.fields.values()] + [
             (kind.itemsize, len(content))
         ]
+
     if content[128:132] == b"DICM":
         return list(_elements(content))
+
     return [(match.start(), match.end()) for match in re.finditer(rb"[^\n]*\n", content[:2000])]
 
 
@@ -262,6 +274,7 @@ def changed(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
     """
     if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:
         return gzip.compress(changed(gzip.decompress(content), others, rng), 1)
+
     at = content.find(b"1.2.840.10008.1.2.1.99")
     if content[128:132] == b"DICM" and 0 < at < 400 and rng.random() < 0.8:
         begin = 144 + struct.unpack("<I", content[140:144])[0]
@@ -269,8 +282,10 @@ def changed(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
         inside = changed(plain + zlib.decompress(content[begin:], -15), others, rng)[begin:]
         packer = zlib.compressobj(wbits=-15)
         return content[:begin] + packer.compress(inside) + packer.flush()
+
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         content = _changed_once(content, others, rng)
+
     return _with_checksums(content) if content[:4] == b"\x89PNG" and rng.random() < 0.9 else content
 
 
@@ -333,6 +348,7 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
                     strange[:end] + content[end:],
                 )
             )
+
     return content[:start] + part + content[end:]
 
 

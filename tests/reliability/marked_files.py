@@ -74,6 +74,7 @@ def dicom_tree(root: Path, patients: int = 6) -> Path:
             )
             for path in paths:
                 hide(path)
+
     return root
 
 
@@ -86,6 +87,7 @@ def hide(path: Path) -> None:
         block = part.private_block(0x0009 + 2 * depth, mark("private creator"), create=True)
         block.add_new(1, "LO", mark(f"private element at depth {3 - depth}"))
         block.add_new(2, "UN", mark("private bytes").encode() + b" ")
+
     middle.RequestedProcedureDescription = mark("sequence")
     middle.ReferencedPatientSequence = [inner]
     inner.PatientID = mark("nested PatientID")
@@ -127,6 +129,7 @@ def nifti_tree(root: Path, patients: int = 6) -> Path:
             path = root / f"p{number}" / f"p{number}_{contrast}.nii{'.gz' * (number % 2)}"
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(image, path)
+
     return root
 
 
@@ -146,6 +149,7 @@ def itk_files(root: Path) -> list[Path]:
         ):
             image.SetMetaData(key, mark(f"{name}: {key}"))
         sitk.WriteImage(image, str(root / name), name != "b.nhdr")
+
     return sorted(path for path in root.iterdir() if path.suffix not in (".raw", ".zraw"))
 
 
@@ -177,6 +181,7 @@ def picture_tree(root: Path, patients: int = 6) -> Path:
                 tags[315] = mark("artist")
                 tags[65000] = mark("private tag")
                 picture.save(path, tiffinfo=tags, exif=exif)
+
     return root
 
 
@@ -193,4 +198,5 @@ def broken(files: list[Path], root: Path) -> Path:
                 )
             name = f"{number:02d}-{which:02d}{''.join(file.suffixes[-2:])}"
             (root / name).write_bytes(content[: len(content) // (1 + (which == 3))])
+
     return root

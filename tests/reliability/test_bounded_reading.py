@@ -51,9 +51,11 @@ def read_within_bounds(path: Path) -> str:
         finally:
             os.write(sink, said.encode()[:4000])
             os._exit(0)
+
     os.close(sink)
     with open(source, "rb") as file:
         said = file.read().decode()
+
     return said if not os.waitpid(child, 0)[1] else f"! killed: {said}"
 
 
@@ -235,6 +237,7 @@ def test_a_header_names_no_file_outside_of_its_folder(tmp_path, header, name):
     text(path, line.format(name), b"")
     with pytest.raises(UserError, match="is not in its own folder or below"):
         io.read(path)
+
     assert io.files_of(path) == [path]
     (path.parent / "voxels").mkdir()
     (path.parent / "voxels" / "x.raw").write_bytes(bytes(2048))
@@ -253,10 +256,12 @@ def test_pipes_devices_and_circular_links_end(tmp_path, pictures):
     assert len(io.scans(tmp_path / "set")) == 2
     with pytest.raises(UserError, match="is a pipe or a device"):
         io.read(tmp_path / "set" / "pipe.png")
+
     for n in range(40):  # of which each leads twice to the next: 2 to the power of 40 ways
         for name in "ab":
             (tmp_path / "bomb" / str(n)).mkdir(parents=True, exist_ok=True)
             (tmp_path / "bomb" / str(n) / name).symlink_to(tmp_path / "bomb" / str(n + 1))
+
     (tmp_path / "bomb" / "40").mkdir()
     deep = tmp_path / "deep" / "/".join("d" * 200)
     os.makedirs(deep)

@@ -90,6 +90,7 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
         parts = enumerate(value)
     else:
         parts = ()
+
     return [path] * bool(path) + [
         each for key, part in parts for each in places(part, (*path, key))
     ]
@@ -102,6 +103,7 @@ def changed(text: str, rng: random.Random) -> str:
     holder = found
     for key in above:
         holder = holder[key]
+
     kind = rng.randrange(8)
     if kind == 0:
         del holder[last]
@@ -113,6 +115,7 @@ def changed(text: str, rng: random.Random) -> str:
         holder[last] = -holder[last] * 1e6
     else:
         holder[last] = rng.choice(VALUES)
+
     return json.dumps(found).replace('"DEEP"', "[" * 100_000 + "]" * 100_000)
 
 
@@ -143,9 +146,11 @@ def damage(path: Path, rng: random.Random) -> str:
         lines[number] = changed(lines[number], rng)
         path.write_text("\n".join(lines) + "\n")
         return "a value"
+
     if path.suffix == ".safetensors" and rng.random() < 0.5:
         path.write_bytes(header_changed(whole, rng))
         return "the header"
+
     way = rng.choice(
         ["cut", "flip", "empty", "noise", "missing", "folder", "inserted", "link", "pipe"]
     )
@@ -169,6 +174,7 @@ def damage(path: Path, rng: random.Random) -> str:
             path.symlink_to("/etc/passwd")
         case "pipe":
             os.mkfifo(path)
+
     return way
 
 
@@ -201,6 +207,7 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
         assert code == 2 * (command == "sample"), said
         whole[command] = results(command, place)
         plain = max(plain, memory)
+
     rng = random.Random(SEED)
     wrong = []
     for number in range(int(os.environ.get("GANTK_MUTATIONS", COUNT))):
@@ -240,5 +247,6 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
         if page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text():
             wrong.append(f"a link was followed: {about}")
         shutil.rmtree(place)
+
     gantk.close()
     assert not wrong, f"{len(wrong)}:\n" + "\n\n".join(wrong)

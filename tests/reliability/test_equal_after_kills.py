@@ -56,6 +56,7 @@ def recipe_of(name: str, folder: Path) -> dict:
     tables = copy.deepcopy(TINY)
     for seed, domain in enumerate("AB"):
         draw_pictures(folder / "data" / domain, 12, seed=seed)
+
     tables["data"] |= {
         "source": {"name": "folders", "path": str(folder / "data")},
         "domains": ["A", "B"],
@@ -67,8 +68,10 @@ def recipe_of(name: str, folder: Path) -> dict:
         tables["method"] = {}
         tables["data"]["domains"] = ["A"]
         tables["data"]["source"] = {"name": "images", "path": str(folder / "data" / "A")}
+
     for table, own in RECIPES[name].items():
         tables[table] |= own
+
     return tables
 
 
@@ -78,6 +81,7 @@ def forked(work: Callable[[], object]) -> int:
     """
     if child := os.fork():
         return child
+
     code = 70
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -125,6 +129,7 @@ def promised(run: Path) -> dict[str, object]:
     found["metrics.json"] = json.loads((run / "metrics.json").read_text()) | {"speed": None}
     for number, text in enumerate((run / "log.jsonl").read_text().splitlines()):
         found[f"log.jsonl, line {number}"] = json.loads(text) | {"seconds": 0, "images_per_s": 0}
+
     return found
 
 

@@ -48,6 +48,7 @@ def gantk(tmp_path_factory, place):
         pytest.skip(
             "faults are put between a process and Linux by a library that a C compiler makes"
         )
+
     folder = tmp_path_factory.mktemp("faults")
     source = Path(__file__).with_name("faults.c")
     subprocess.run(
@@ -101,6 +102,7 @@ def stop(
     before()
     if not {"series", "export"} & {*command}:  # which leave threads behind, and no fork has them
         gantk.use(place, *command)
+
     code, said, calls, _ = gantk(place, *command)
     assert code == 0, said
     drawn = random.Random(f"{SEED} {fault} {command}").sample(
@@ -128,6 +130,7 @@ def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
         shutil.copytree(place / "r", half)
         shutil.rmtree(half / "checkpoints" / "step-000004")
         (half / "metrics.json").unlink()
+
     again = ("run", "tiny.toml", "--out", "k")
 
     def before():
@@ -177,10 +180,12 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
                     at,
                     file,
                 )
+
         code, said, *_ = gantk(place, *command)
         if "exists already" in said:  # whole, as was seen above: these commands replace nothing
             before()
             code, said, *_ = gantk(place, *command)
+
         assert code == 0, (at, said)
         assert content(result).keys() == content(whole).keys(), at
         assert hidden(place) == [], at

@@ -98,6 +98,7 @@ class Worker:
                 "stderr": subprocess.DEVNULL,
             }
             self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+
         self.process.stdin.write(f"{folder}\n")
         self.process.stdin.flush()
         self.folder = folder
@@ -113,6 +114,7 @@ class Worker:
             return 0, [
                 f"! ended by signal {-code}, 27 being that of the limit of {SECONDS} s of computing"
             ]
+
         return tuple(json.loads(line))
 
 
@@ -160,9 +162,11 @@ def test_damaged_files_are_read_or_refused(tmp_path, request):
         for worker in workers:
             if worker not in idle and time.monotonic() - worker.since > BLOCKED:
                 worker.process.kill()
+
     for worker in workers:
         worker.process.kill()
         worker.process.wait()
+
     print(f"seed {SEED}: {dict(outcomes)} of {COUNT} files of {len(names)} kinds")
     assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n" + "\n".join(
         map(": ".join, failed.items())
@@ -181,6 +185,7 @@ def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk,
         place.mkdir()
         for later, (part, content) in enumerate(parts.items()):
             (place / part).write_bytes(content if later else fuzzing.changed(content, starts, rng))
+
     outcome = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
     assert outcome.code in (1, 2) and all((tmp_path / "out" / path).is_file() for path in good), (
         outcome

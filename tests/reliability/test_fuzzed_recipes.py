@@ -92,6 +92,7 @@ def leaves(tables: dict | list, path: tuple = ()) -> list[tuple]:
             (*path, key),
             *(leaves(value, (*path, key)) if isinstance(value, (dict, list)) else []),
         ]
+
     return found
 
 
@@ -116,6 +117,7 @@ def mutated(tables: dict, rng: random.Random) -> dict:
         else:
             other = rng.choice(paths)
             inside[key] = copy.deepcopy(reduce(getitem, other, tables))
+
     return tables
 
 
@@ -139,10 +141,12 @@ def spoiled(text: str, rng: random.Random) -> bytes:
         return content[:place]
     if kind == 1:
         return content + content[place:]
+
     if kind == 2:
         return bytes(
             byte ^ (1 << rng.randrange(8)) if rng.random() < 0.003 else byte for byte in content
         )
+
     line = content.find(b"= ", place) + 2
     return content[:line] + rng.choice(inserts) + content[line:]
 
@@ -172,6 +176,7 @@ class Worker:
             }
             self.process = subprocess.Popen(self.command, cwd=self.folder, **pipes)
             assert self.process.stdout.readline() == "ready\n"
+
         began = time.monotonic()
         before = self.seconds()
         ready = []
@@ -182,11 +187,13 @@ class Worker:
             and time.monotonic() - began < 15 * SECONDS
         ):
             ready, _, _ = select.select([self.process.stdout], [], [], 0.5)
+
         line = self.process.stdout.readline() if ready else ""
         if not line:
             self.process.kill()
             self.process.wait()
             return {"is": "hang" if not ready else f"ended by {self.process.returncode}"}
+
         return json.loads(line) | {"s": time.monotonic() - began}
 
 
@@ -220,6 +227,7 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
         for _, tables, _ in texts[-2:]:
             if isinstance(tables["data"]["source"], dict) and "lesions" in tables["data"]["source"]:
                 tables["data"]["source"]["subjects"] = 6
+
     for number in range(RECIPES):
         name, tables, text = texts[number % len(texts)]
         if text and rng.random() < 0.3:
@@ -230,6 +238,7 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
         path.write_bytes(content)
         profile = rng.choice([None, *tables.get("profile", {})])
         questions[f"{number} {name}"] = json.dumps({"path": str(path), "profile": profile})
+
     answers("recipe", questions, tmp_path)
 
 
@@ -256,6 +265,7 @@ def test_fuzzed_model_metadata_are_sound_or_one_message(tmp_path):
         model.metadata_props[0].value = text
         path.write_bytes(model.SerializeToString())
         questions[f"{number} {text[:2000]}"] = json.dumps({"path": str(path)})
+
     answers("onnx", questions, tmp_path)
 
 
@@ -284,6 +294,7 @@ def dry_check(question: dict) -> None:
         method = build_method(model, channels, ("x", "y"), (-1.0, 1.0), start("cpu", "fp32"))
         for stage in method.stages(model.train.steps or 10):
             check_networks(method, stage.size)
+
     torch.manual_seed(0)
 
 

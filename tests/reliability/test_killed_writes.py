@@ -93,6 +93,7 @@ def dies(number: int, work, below: str) -> bool:
         _, status = os.waitpid(child, 0)
         assert status in (0, signal.SIGKILL), status
         return status != 0
+
     left = [number]
 
     def watch(event: str, args: tuple) -> None:
@@ -145,6 +146,7 @@ def main(way: str, folder: Path) -> None:
     numbers = dicom_files.head(3)
     if way == "a disk that swaps no folders":
         gantk.files.ctypes.CDLL = lambda *_, **__: None
+
     if "." in way or way == "bids":
         scan = folder / "in" / ("sub-1/anat/sub-1_T1w.nii" if way == "bids" else "scan.nii")
         scan.parent.mkdir(parents=True)
@@ -153,12 +155,14 @@ def main(way: str, folder: Path) -> None:
         )
     else:
         dicom_files.series(folder / "in", numbers)
+
     states = []
     for name, by in (("old", 0.25), ("new", 0.5)):
         translate(way, folder / "in", folder / name / "out", by)
         (folder / name / "out" / "mine").mkdir()
         (folder / name / "out" / "mine" / "notes.txt").write_text("mine")
         states.append(found(folder / name))
+
     place = folder / "place"
     number = 1
     killed = True

@@ -74,6 +74,7 @@ def unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:
     yield content
     if depth > 2:
         return
+
     inner: list[bytes] = []
     if content[:2] == b"\x1f\x8b":
         inner.append(gzip.decompress(content))
@@ -82,14 +83,17 @@ def unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:
             inner += [archive.read(name) for name in archive.namelist()]
     if content[:4] in (b"\x89PNG", b"II*\0", b"MM\0*") or content[:2] == b"\xff\xd8":
         inner.append(repr(Image.open(io.BytesIO(content)).info).encode())
+
     for found in re.finditer(rb"[A-Za-z0-9+/]{64,}={0,2}", content):
         text = found[0][: len(found[0]) // 4 * 4]
         inner.append(base64.b64decode(text))
+
     for start in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", content[:5000]):
         try:
             inner.append(zlib.decompressobj().decompress(content[start.start() :]))
         except zlib.error:
             continue
+
     for each in inner:
         yield from unpacked(each, depth + 1)
 
@@ -150,6 +154,7 @@ def every_command(
         ]
         kind = "tif" if path.suffix in (".png", ".jpg") else "nii.gz"
         commands.append(["translate", "run", path, f"as-{number}", "--format", kind, *cpu])
+
     commands += [
         ["translate", "run", data, "all", *cpu],
         ["eval", "--pred", "all", "--truth", data, "--metrics", "mae"],
@@ -177,6 +182,7 @@ def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
         files = inputs = [
             data / "T1" / f"p{number}.{end}" for number, end in enumerate(("png", "jpg", "tif"))
         ]
+
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     commands = every_command(data, inputs, files, tmp_path, split)
     before |= set((tmp_path / "damaged").iterdir())
@@ -202,6 +208,7 @@ def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
             else:
                 found[str(path)] = there
         found[f"name of {path}"] = leaks(os.fsencode(path.name)) if path not in before else set()
+
     assert {where: what for where, what in found.items() if what} == {}
 
 
@@ -224,6 +231,7 @@ def test_commands_work_with_any_names_on_ascii_terminals(tmp_path, name):
         place = data / f"{called}{file.parent.name}"
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"{called}_{file.name}")
+
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(TINY | {"summary": "Schädel"}), "utf-8")
     one = sorted(data.rglob("*.nii"))[0]
     made_of_it = called if name.isascii() or name[0] == 83 else "run"

@@ -109,6 +109,7 @@ def test_starts_in_threes_get_folders_of_their_own(place):
             assert json.loads((run / "environment.json").read_text())["command"].endswith(
                 f"--seed {seed}"
             )
+
     assert len(list((place / "runs").iterdir())) == 6
 
 
@@ -116,16 +117,19 @@ def test_one_of_several_writers_of_a_folder_wins(place):
     begun = [train("one", "--seed", str(seed), *ENDLESS) for seed in range(3)]
     while sum(process.poll() is not None for process in begun) < 2:
         time.sleep(0.1)
+
     (winner,) = (process for process in begun if process.poll() is None)
     until(lambda: len(steps(place / "one")) > 2, winner)
     winner.send_signal(signal.SIGINT)
     for process, (code, _, err) in zip(begun, ended(*begun), strict=True):
         assert code == (130 if process is winner else 2), err
         assert process is winner or f"process {winner.pid} on " in err
+
     assert f"seed = {begun.index(winner)}\n" in (place / "one/recipe.toml").read_text()
     resumed = [start("resume", "one", "--device", "cpu") for _ in range(2)]
     while not any(process.poll() is not None for process in resumed):
         time.sleep(0.1)
+
     first = next(process for process in resumed if process.poll() is None)
     first.send_signal(signal.SIGKILL)  # which frees the folder
     codes = {
@@ -156,6 +160,7 @@ def test_beside_a_training_others_read_and_none_writes(place):
         assert code == (2 if command[0] == "eval" else 0), (command, err)
         assert code == 0 or f"process {training.pid} on " in err
         assert training.poll() is None
+
     training.send_signal(signal.SIGINT)
     assert ended(training)[0][0] == 130
     assert saves(place / "run")[-1] == steps(place / "run")[-1]
@@ -186,6 +191,7 @@ def test_saving_comes_first_and_telling_second(place, way):
         streams |= {"start_new_session": False, "preexec_fn": terminal}
     if way == "nohup":
         streams["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     training = train("run", *ENDLESS, **streams)
     os.close(writing)
     os.set_blocking(reading, False)
@@ -198,6 +204,7 @@ def test_saving_comes_first_and_telling_second(place, way):
     until(logged, training)
     if way in ("head", "head of both", "tee and Ctrl-C", "terminal"):
         os.close(reading)
+
     number = {"tee and Ctrl-C": signal.SIGINT, "SIGTERM twice": signal.SIGTERM}.get(
         way, signal.SIGHUP
     )
@@ -205,10 +212,12 @@ def test_saving_comes_first_and_telling_second(place, way):
         for _ in range(1 + way.endswith("twice")):
             training.send_signal(number)
             time.sleep(0.05)
+
     if way == "nohup":
         count = len(steps(run))
         until(lambda: logged() and len(steps(run)) > count + 2, training)
         training.send_signal(signal.SIGINT)
+
     ((code, _, err),) = ended(training)
     assert code == 130
     assert saves(run) == [steps(run)[-1]]
@@ -221,6 +230,7 @@ def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
         began = time.perf_counter()
         ended(start(*command))
         whole = time.perf_counter() - began
+
     drawn = random.Random(SEED)
     early = 0
     for number in range(STARTS):
@@ -234,6 +244,7 @@ def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
             continue
         assert "Traceback" not in err and code in (130, -signal.SIGINT, 2), err
         assert code != 2 or "nowhere" in err  # it had ended before
+
     assert early <= STARTS / 10
 
 

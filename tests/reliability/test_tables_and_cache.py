@@ -84,6 +84,7 @@ def test_table_cost_grows_linearly_with_rows(pictures):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(found) == (2000 if path == few else 8000)
+
     assert peaks[1] < 4.5 * peaks[0] and peaks[1] / 8000 < 4096, "bytes a row"
     assert calls(lambda: records(many)) < 4.5 * calls(lambda: records(few))
 
@@ -113,6 +114,7 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
         tracemalloc.start()
         with pytest.raises(UserError) as told:
             check(table)
+
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return str(told.value), used
@@ -183,4 +185,5 @@ def test_a_cache_survives_a_killed_writer_among_four(tmp_path):
         size = sum(path.stat().st_size for path in (folder / "images").iterdir())
         # what others write at that moment
         assert not left and size <= limit + 3 * 8400, f"filling {number}"
+
     assert size > 0.5 * limit

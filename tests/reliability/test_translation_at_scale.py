@@ -103,6 +103,7 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
     (source / "slice-00004.png").write_bytes(b"no picture")
     with pytest.raises(GantkError, match="1 of 6 files"):
         translate(source, tmp_path / "out")
+
     ledger = tmp_path / ".out.translation.json"
     lines = ledger.read_text().splitlines()
     assert len(lines) == 6
@@ -146,6 +147,7 @@ def test_no_translation_into_the_folder_of_a_training(tmp_path):
     finally:
         free.set()
         training.join()
+
     assert translate(source, tmp_path / "run")[-1].startswith("written  2 files")
     assert len(list((tmp_path / "run").iterdir())) == 2
 
@@ -175,6 +177,7 @@ def test_two_translations_into_one_folder_do_not_mix(tiny_run, tmp_path):
     one = start()
     while one.poll() is None and not (out.is_dir() and len(list(out.glob("*.png"))) > 5):
         threading.Event().wait(0.02)
+
     one.send_signal(signal.SIGSTOP)  # so that it is not over too soon
     other = start()
     _, said = other.communicate(timeout=300)
@@ -211,6 +214,7 @@ def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
             :: 512 // (64 if planes < VOLUME else 512)
         ]
         nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1.0])), tmp_path / name)
+
     command = [sys.executable, "-c", MEASURE, str(run)]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=True

@@ -63,6 +63,7 @@ def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
         real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p
+
     for source in ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",):
         _, model = checked_recipe(
             "dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None

@@ -87,6 +87,7 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     for case in found["cases"]:
         assert case["patient"] in page.words
         assert case["image"] in page.having("title")
+
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
     assert kinds[:4] == ["input", "output", "truth", "error"]
 
@@ -116,6 +117,7 @@ def test_volumes_are_embedded_with_their_error(tmp_path):
         nibabel.save(
             nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"samples/test/x-{kind}.nii.gz"
         )
+
     found = embed_volumes(tmp_path, "x")
     image = nibabel.Nifti1Image.from_bytes(
         gzip.decompress(base64.b64decode(found["files"]["error"]))
@@ -140,6 +142,7 @@ def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
         nibabel.save(
             nibabel.Nifti1Image(random.normal(size=(32, 16, 24)), np.diag([1.0, 2, 6, 1])), path
         )
+
     settings = [f"data.spacing={spacing}"] * bool(spacing) + [
         "data.size=[16, 16]",
         'data.fit="crop"',
@@ -163,6 +166,7 @@ def test_runs_on_volumes_ask_for_niivue(copied_run):
             nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
             copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz",
         )
+
     (copied_run / "patients.json").write_text(json.dumps(names))
     page = Page(gantk.write_report(copied_run))
     assert "NiiVue" in page.words
@@ -221,8 +225,10 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             gantk.write_report(*runs, out=tmp_path / "x.html")
+
     with pytest.raises(UserError, match="no folder"):
         gantk.write_report(tiny_run, out=tmp_path / "no" / "x.html")
+
     assert not (tmp_path / "x.html").exists()
 
 

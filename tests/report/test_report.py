@@ -88,6 +88,7 @@ def full() -> dict:
         metrics["baselines"]["identity"]["a_to_b"][f"{name}_random"] = score(
             0.1, unit="", ci95=None
         )
+
     curve = {
         "kept": [1.0, 0.95, 0.9],
         "error": [0.06, 0.05, 0.04],
@@ -127,6 +128,7 @@ def log_lines(steps: int = 40) -> list[dict]:
                     "validation": {"a_to_b": {"psnr": 20 + step / 10}, "b_to_a": {"psnr": 19.0}},
                 }
             )
+
     return [*lines, {"step": steps, "alarm": "no-change", "message": "the output is the input"}]
 
 
@@ -183,6 +185,7 @@ def make_run(
     } | files
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     lines = log_lines() if log is None else log
     (folder / "log.jsonl").write_text(
@@ -286,6 +289,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
                 2,
                 None,
             ]
+
     first = (make_run(tmp_path / "run") / "samples/step-000040/a_to_b-0.png").read_bytes()
     assert f"data:image/png;base64,{base64.b64encode(first).decode()}" in whole.having("src")
     at = "validation at this step: PSNR"
@@ -362,6 +366,7 @@ def test_plain_scores_have_no_headings(
             "best_baseline": "identity",
             "probability": 0.0,
         }
+
     metrics["speed"] |= {
         "step_seconds": [],
         "first_step_s": None,
@@ -409,6 +414,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
     (run / "samples/step-000000/a_to_b-0.png").unlink()
     with open(run / "log.jsonl", "a") as file:
         file.write('{"step": 4, "los')
+
     page = report(run)
     assert "metrics.json could not be read" in page.words
     assert "best.json could not be read" in page.words
@@ -450,6 +456,7 @@ def test_pictures_outside_of_the_run_are_left_out(tmp_path):
         path = run / "samples" / place
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         path.symlink_to(other)
+
     make_run(tmp_path / "run2")
     (run / "samples/input/a_to_b-0.png").write_bytes(b"root:x:0:0")
     page = report(run)
@@ -486,6 +493,7 @@ def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr("gantk.files.os.fsync", lambda fd: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(run)
+
     assert held() == after
 
 

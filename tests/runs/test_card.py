@@ -39,6 +39,7 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     for digest in (split_hash(run.split()), sha256_of(weights)):
         assert digest in facts["hashes"]
         assert digest in text
+
     score = run.metrics["a_to_b"]["psnr"]
     assert f"psnr {score['value']:.4g}" in facts["results"]
     assert score["definition"] in facts["metrics"]
@@ -60,6 +61,7 @@ def test_cards_name_what_is_open_and_nobody(card, tiny_run):
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
     for name in ("metrics", "split", "environment", "patients"):
         (copied_run / f"{name}.json").unlink()
+
     assert gantk("card", copied_run, "--json", tmp_path / "card.json").code == 0
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (item,) = (

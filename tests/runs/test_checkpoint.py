@@ -83,6 +83,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
         assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(
             tensor.flatten().view(torch.uint8)
         ), name
+
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
     assert torch.equal(optimizer["state"][0]["exp_avg"], moments)
     assert optimizer["betas"] == [
@@ -133,6 +134,7 @@ def crash_at(patches, number: int, after: bool) -> list[str]:
 
     for module, name in DISK:
         patches.setattr(module, name, tapped(name, getattr(module, name)))
+
     return calls
 
 
@@ -161,6 +163,7 @@ def test_a_crash_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, af
         assert len(list(folder.iterdir())) == 2, "a crashed save left something behind"
         if not crashed:
             break
+
     assert number > 8
     assert {"replace", "fsync", "unlink"} <= set(calls)
 
@@ -191,10 +194,12 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, na
     folder = save(tmp_path, 1)
     with open(folder / name, "wb") as file:
         dress(Payload(), file)
+
     with pytest.raises(
         UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"
     ):
         LOADERS[name](folder)
+
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -207,6 +212,7 @@ def test_missing_or_damaged_files_are_refused(tmp_path, name):
     path.unlink()
     with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
+
     rng = random.Random(0)
     for data, at in (
         (rng.randbytes(rng.randrange(200)), rng.randrange(len(whole))) for _ in range(60)
@@ -256,6 +262,7 @@ def test_every_optimizer_resumes_from_its_state(tmp_path, rule, steps):
     other.load_state_dict(checkpoint.load_state(folder), average)
     for _ in other.fit(lambda step, stage: Batch(image=torch.ones(2, 1))):
         pass
+
     assert all(
         torch.equal(t, whole.method.state_dict()[n]) for n, t in other.method.state_dict().items()
     )
@@ -268,6 +275,7 @@ def at(state: dict, path: str, value) -> None:
     *above, last = (int(part) if part.isdigit() else part for part in path.split("/"))
     for part in above:
         state = state[part]
+
     if value == "DROP":
         del state[last]
     else:
@@ -322,6 +330,7 @@ def test_foreign_states_are_refused_before_use(tmp_path, name):
     folder = checkpoint.save(tmp_path, 3, {}, state, {})
     with pytest.raises(UserError, match=f"{words}.*step-000003"):
         engine.load_state_dict(checkpoint.load_state(folder), engine.ema.state_dict(), str(folder))
+
     assert engine.step == 0
     assert str(engine.state_dict()) == str(before)
 
@@ -428,16 +437,20 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
     weights = (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes()
     for saved in (copied_run / "checkpoints").iterdir():
         shutil.rmtree(saved)
+
     (copied_run / "samples/step-000099").mkdir()
     quiet = {"out": copied_run, "device": "cpu", "say": lambda line: None}
     with pytest.raises(UserError, match="already holds a run.*gantk resume"):
         run(tiny_recipe, **quiet)  # it has scores: somebody removed its checkpoints
+
     (copied_run / "metrics.json").unlink()
     command = rf"gantk run {copied_run}/recipe\.toml --out {copied_run}"
     with pytest.raises(UserError, match=f"no checkpoint.*{command}"):
         resume(copied_run, device="cpu")
+
     with pytest.raises(UserError, match=f"already holds a run.*{command}"):
         run(tiny_recipe, set={"train.batch": 1}, **quiet)
+
     run(str(copied_run / "recipe.toml"), **quiet)
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
     steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]

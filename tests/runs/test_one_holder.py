@@ -55,6 +55,7 @@ def written_in_place(path) -> list[int]:
             )
             if name in ("write_text", "write_bytes") or opened:
                 found.append(node.lineno)
+
     return found
 
 
@@ -82,6 +83,7 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
+
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
@@ -114,6 +116,7 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(UserError) as refused, files.lock_folder(tmp_path):
         pass
+
     said = str(refused.value)
     assert f"process {holder.pid} on {platform.node()} writes into it since " in said
     assert "\\x1b[2Jresume" in said
@@ -124,8 +127,10 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
         refused = pool.submit(files.lock_folder(tmp_path).__enter__).exception()
         assert isinstance(refused, UserError)
         assert f"process {os.getpid()} " in str(refused)
+
     with files.lock_folder(tmp_path):
         pass
+
     assert (tmp_path / files.LOCK).read_bytes() == b""  # nobody, also where a disk knows no locks
 
 
@@ -153,6 +158,7 @@ def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, nu
     (tmp_path / files.LOCK).symlink_to("target")
     with pytest.raises(UserError, match="is no file of gantk's"), files.lock_folder(tmp_path):
         pass
+
     assert (tmp_path / "target").read_text() == "untouched"
 
     def denied(*words):

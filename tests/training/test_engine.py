@@ -107,6 +107,7 @@ def test_repeated_closures_get_true_losses():
         method = Toy()
         losses = train(engine_of(method, 3, optimizers={"play": lbfgs}, microbatch=microbatch))
         ends.append((method.player.weight.item(), losses[-1]["play/size"].item()))
+
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
     assert ends[0][0] != 0.5
 
@@ -148,6 +149,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
         GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet"
     ) as raised:
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+
     # fp32 already
     assert "train.optimizer.lr" in str(raised.value)
     assert "train.precision" not in str(raised.value)
@@ -181,6 +183,7 @@ def test_the_learning_rate_and_the_progress_follow_the_schedule():
     for _ in engine.fit(ones):
         rates.append(engine.optimizers["play"].param_groups[0]["lr"])
         progress.append(method.progress.item())
+
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05])
     assert progress == [0.0, 0.25, 0.5, 0.75]
 
@@ -220,6 +223,7 @@ def test_random_numbers_depend_on_the_step_only():
     for rank, seed, step in product(range(4), repeat=3):
         Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)
         seeds.add(torch.initial_seed())
+
     assert len(seeds) == 64
 
 

@@ -302,6 +302,7 @@ def test_steps_that_cannot_be_recorded_run_plainly(graph, spoil, note):
             engine.method.spoil = spoil(engine.method)
         random.seed(0)
         train(engine)
+
     # tried once, not at every step
     assert len(replayed.notes) == 1
     assert note in replayed.notes[0]
@@ -365,6 +366,7 @@ def test_a_training_that_recomputes_is_the_same_to_the_bit(name, options, how):
         more = {key: value for key, value in how.items() if key != "dims"}
         engine = tools.engine(recompute(method) if on else method, steps=3, **more)
         ends.append((engine, numbers(tools.train(engine, until=3))))
+
     (plain, expected), (other, found) = ends
     assert found == expected
     assert same(plain.method, other.method)

@@ -49,6 +49,7 @@ def test_plain_lines_are_golden():
                 view.print(
                     "alarm: a_to_b: the output is the input, nearly unchanged", style="yellow"
                 )
+
     assert console.file.getvalue().splitlines() == [
         "recipe   dualgan",
         "step 0/2400  0%  psnr a_to_b 18.5",
@@ -88,6 +89,7 @@ def test_the_view_leaves_lines_and_cursor_as_they_were(error):
         view.update(1, losses=LOSSES)
         view.print("alarm: [red]", style="yellow")
         raise error
+
     text = console.file.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     assert "[bold]data[/bold] /x/[a]" in text
@@ -135,6 +137,7 @@ def test_without_a_terminal_a_line_comes_every_minute():
         for step in range(1, 13):
             now[0] += 25
             view.step(step)
+
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 4
     assert lines[-1] == "step 12/1000  1%  left 6 h 51 min"
@@ -215,6 +218,7 @@ class WandbHistory:
         # brought again after a kill: the server leaves it out by its number
         if not row or row["_step"] in self.rows:
             return
+
         self.rows.append(row["_step"])
         for name, value in row.items():
             if name.endswith("/_type"):
@@ -239,6 +243,7 @@ def of_wandb(folder):
             reports += record.artifact.type == "report"
             if record.HasField("exit"):
                 codes.append(record.exit.exit_code)
+
     # one run, whose sittings follow upon each other
     assert len({file.stem for file in files}) == 1
     assert history.rows == sorted(history.rows)
@@ -262,6 +267,7 @@ def of_mlflow(folder):
         name, _, rest = file.path.removeprefix("images/").partition("+step+")
         if rest.endswith(".png"):
             pictures.setdefault(name.replace("~", "/"), []).append(int(rest.split("+")[0]))
+
     reports = [file.path for file in client.list_artifacts(found.info.run_id)].count("report.html")
     assert found.data.params["method/name"] == "dualgan"
     return (
@@ -300,10 +306,12 @@ def series_of(folder) -> dict[str, list[tuple[int, float]]]:
         for to, scores in line.get("validation", {}).items():
             for metric, score in scores.items():
                 series.setdefault(f"validation/{to}/{metric}", []).append((step, score))
+
     metrics = json.loads((folder.path / "metrics.json").read_text("utf-8"))
     for to, scores in metrics["metrics"].items():
         for metric, score in scores.items():
             series[f"scores/{to}/{metric}"] = [(8, score["value"])]
+
     return series
 
 
@@ -313,6 +321,7 @@ def tracked(request, tmp_path_factory):
     name = request.param
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}: pip install gantk[track]")
+
     from gantk.training.loop import Training
 
     recipe = copy.deepcopy(TINY)
@@ -329,6 +338,7 @@ def tracked(request, tmp_path_factory):
         patch.setattr(Training, "_log", broken_off)
         with pytest.raises(RuntimeError):
             run(recipe, out=out, track=[name], **QUIET)
+
     return name, resume(out, **QUIET)
 
 

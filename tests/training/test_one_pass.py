@@ -93,6 +93,7 @@ def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
         batch[f"mask_{name}"] = (
             random_images(count, 1, size, seed=seed + 10 + place) > 0.5
         ).float()
+
     if method.geometry.classes:
         batch["label"] = torch.arange(count) % 2
     return batch
@@ -110,6 +111,7 @@ def backward(losses: dict) -> None:
 def test_one_pass_for_several_inputs_changes_no_loss(name, number):
     if options_of(name, number).get("augment"):
         pytest.skip("draws its random numbers in another order")
+
     results = []
     for batched in (True, False):
         method = method_of(name, number)
@@ -123,6 +125,7 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
                 f"{phase.name}/{key}": loss.detach() for key, loss in phase.loss(batch).items()
             }
         results.append(losses | {key: tensor.clone() for key, tensor in method.named_buffers()})
+
     for key, value in results[0].items():
         torch.testing.assert_close(
             value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
@@ -135,6 +138,7 @@ def test_no_loss_asks_the_device_for_a_value_or_feeds_it(name, number):
     batch = batch_of(method)
     for phase in method.phases():
         assert host_reads(lambda phase=phase: backward(phase.loss(batch))) == [], phase.name
+
     fresh = batch_of(method)  # a critic step between two generator steps makes its own fakes
     last = method.phases()[-1]
     if (

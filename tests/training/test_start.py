@@ -97,6 +97,7 @@ def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_pa
     )
     with pytest.raises(UserError, match=r"there is no folder '.*start'.*\(train.start\)"):
         run(tiny_recipe, out=tmp_path / "three", **QUIET)
+
     assert not (tmp_path / "three").exists()
 
 
@@ -112,18 +113,21 @@ def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp
             tmp_path / "new",
             **{"method.generator.width": 6},
         )
+
     save_file(
         {"g_ab.encoder.1.0.weight": torch.full((8, 4, 4, 4), torch.nan)},
         tmp_path / "nan.safetensors",
     )
     with pytest.raises(UserError, match="'g_ab.encoder.1.0.weight' of .* is not finite"):
         begun(tiny_recipe, tmp_path / "nan.safetensors", tmp_path / "new")
+
     assert not (tmp_path / "new").exists()
 
 
 def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp_path):
     for seed, domain in enumerate(("T1", "T2")):
         draw_pictures(tmp_path / domain, 6, seed=seed)
+
     split = {"test": 0.4, "validation": 0.0, "by": "image", "seed": 0}
     tiny_recipe["data"] |= {"source": {"name": "folders", "path": str(tmp_path)}, "split": split}
     first = run(
@@ -155,6 +159,7 @@ def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tm
         assert any(
             not torch.equal(found[f"model.g_{way}.{name[15:]}"], one) for name, one in kept.items()
         )
+
     assert all(torch.equal(one, weights(cut, 40)[name]) for name, one in found.items())
     rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
     far = [sum(row["losses"].values()) for row in rows if "losses" in row]

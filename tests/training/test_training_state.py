@@ -78,6 +78,7 @@ def test_the_image_pool_loses_nothing_and_resumes(capacity, sizes, seed):
         assert len(set(stored)) == len(stored) == min(capacity, shown)
         # an image is either on its way out, or kept for later, or (while the pool fills) both
         assert set(returned) | set(stored) == set(range(shown))
+
     assert same_state(pool, single)
     assert same_state(pool, restored)
 
@@ -140,6 +141,7 @@ def test_p_is_the_share_of_images_that_are_changed(dims):
     for p, low, high in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):
         changed = adaptive(p=p, dims=dims)(images).ne(images).flatten(1).any(1)
         assert low <= int(changed.sum()) <= high
+
     nothing = DiscriminatorAugment([], dims)
     assert nothing(images) is images
     assert not nothing.state_dict()
@@ -178,8 +180,10 @@ def test_ema_warms_up_and_copies_buffers(
         rate = min(decay, (1 + step) / (10 + step))
         for name, parameter in net.named_parameters():
             expected[name] = rate * expected[name] + (1 - rate) * parameter.detach().double()
+
     for name, average in expected.items():
         torch.testing.assert_close(ema.average[name].double(), average, rtol=1e-5, atol=1e-6)
+
     assert torch.equal(ema.average["1.running_mean"], net[1].running_mean)
     assert ema.average["1.num_batches_tracked"] == 7
     assert set(ema.average) == set(net.state_dict())
@@ -194,6 +198,7 @@ def test_the_average_is_applied_inside_its_context_only():
     addresses = [parameter.data_ptr() for parameter in net.parameters()]
     with ema.averaged_weights():
         assert same_state(net, average)
+
     assert same_state(net, live)
     # optimizers still hold them
     assert addresses == [parameter.data_ptr() for parameter in net.parameters()]
@@ -248,4 +253,5 @@ def test_optimizer_state_in_another_order_is_moved_right(rule, other, options, l
                 name: value.contiguous(memory_format=wrong) for name, value in moments.items()
             }
         move_state(mixed, CPU)  # as after a checkpoint
+
     torch.testing.assert_close(list(one.parameters()), list(two.parameters()), rtol=1e-6, atol=1e-7)

@@ -113,8 +113,10 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     assert found.hours == pytest.approx(4 * found.step_s / 3600)
     with pytest.raises(UserError, match="size"):
         gantk.predict(TINY, set=["data.size=[30, 30]"], device="cpu")
+
     with pytest.raises(UserError, match="3 others"):
         gantk.run(TINY, profile_steps=2, device="cpu", out=tmp_path / "short", say=print)
+
     assert not list(tmp_path.iterdir())
 
 

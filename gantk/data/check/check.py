@@ -65,6 +65,7 @@ def check(
     path = Path(path)
     if table is not None:
         expect_new_table(Path(table))
+
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
@@ -77,6 +78,7 @@ def check(
         scans = [Scan(path, (path,), path.name)]
     else:
         scans = io.scans(path)
+
     if not scans:
         from gantk.data.sources.source import nothing_fits
 
@@ -86,10 +88,12 @@ def check(
     count = len(scans)
     if not every:
         scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
+
     items = []
     for number, scan in enumerate(scans):
         report(begun + (0.8 - begun) * number / len(scans), scan.name)
         items.append(inspect(scan))
+
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
         problems.append(_sample_note(len(items), count))
@@ -115,6 +119,7 @@ def check(
     result = _result(path, usage, items, count, problems)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items)
+
     report(1.0, "done")
     return result
 
@@ -200,6 +205,7 @@ def _result(
             "split": sorted(own_sets),
         }
         files.append(item.facts | place)
+
     return {
         "format": FORMAT,
         "path": str(path),
@@ -260,11 +266,13 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
             problems += finding(group, of)
+
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         table = usage.table
         settings = {"channels": table.source.options.get("channels"), "spacing": table.spacing}
         problems = [each for each in problems if not settings.get(each["kind"])]
+
     return problems + list(findings.copies(items))
 
 
@@ -280,6 +288,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
     """Domain -> its numbers of files, images and patients."""
     if usage is None:
         return {}
+
     domains = {}
     for letter, name in usage.names.items():
         records = [record for record in usage.records if record.domain == letter]
@@ -288,6 +297,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
             "images": len(records),
             "patients": len(_patients(records)),
         }
+
     return domains
 
 
@@ -297,16 +307,19 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     lines = _summary_of_files(items, readable)
     if usage is None:
         return lines
+
     lines["source"] = usage.table.source.name
     lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
     lines["patients"] = str(len(_patients(usage.records)) or "not known")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
         lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
+
     lines["split"] = usage.split_description or "none"
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
         lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {join_first(left_out)}"
+
     return lines
 
 
@@ -316,6 +329,7 @@ def _summary_of_files(items: Sequence[Inspected], readable: Sequence[Inspected])
     files = ", ".join(f"{n} {name}" for name, n in formats.most_common())
     if len(readable) < len(items):
         files += f"; {len(items) - len(readable)} cannot be read"
+
     lines = {
         "files": files,
         "size": _values(" x ".join(map(str, item.facts["shape"])) for item in readable),
@@ -324,6 +338,7 @@ def _summary_of_files(items: Sequence[Inspected], readable: Sequence[Inspected])
     spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
     if len(spacings) == 1 and spacings != {()}:
         lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
+
     return lines
 
 
@@ -345,4 +360,5 @@ def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> st
             parts.append(f"{name}: {images}, {files} looked at")
         else:
             parts.append(f"{name}: {images} of {files}")
+
     return ", ".join(parts)

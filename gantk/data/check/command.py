@@ -38,6 +38,7 @@ def check_command(path, json_file, **options) -> None:
 
     with progress_bar() as progress:
         result = check(path, **options, progress=progress)
+
     if json_file != "-":
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
@@ -49,5 +50,6 @@ def check_command(path, json_file, **options) -> None:
             if problem["severity"] == severity
         ]
         console().print(table((), rows) if rows else "[green]nothing is wrong[/]")
+
     write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

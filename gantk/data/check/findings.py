@@ -33,6 +33,7 @@ def problem(
     """Build a problem; where `what` ends with a colon, the first few files are named after it."""
     if what.endswith(":"):
         what += f" {join_first([repr(file) for file in files])}"
+
     return {
         "kind": kind,
         "severity": severity,
@@ -100,10 +101,12 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
         names = [item.name for item in items if is_so(item.facts)]
         if names:
             yield problem(kind, severity, f"{count_noun(names, 'image')} {words}:", names, remedy)
+
     names_of_remark = defaultdict(list)
     for item in items:
         for remark in dict.fromkeys(item.remarks):
             names_of_remark[remark].append(item.name)
+
     for remark, names in names_of_remark.items():
         if re.search(r"\blacks\b|slices are missing", remark):
             yield problem("slices", "warning", f"{remark}:", names)
@@ -228,8 +231,10 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         if item.facts["plane"] is None and len(item.facts["shape"]) == 2 and views is not None:
             pictures.append(item)
             thumbnails.append(views[:, 0])
+
     if len(pictures) < MIN_IMAGES:
         return
+
     frames, contents = np.array(thumbnails, np.float32).swapaxes(0, 1)
     symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
     # height and width of the content
@@ -242,6 +247,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     mostly_axial = np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
     if not mostly_axial:  # not a number is not, either
         return
+
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
     names = [pictures[i].name for i in np.flatnonzero(odd)]
     if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
@@ -293,11 +299,13 @@ def _header_contradicts(item: Inspected, domain: str) -> bool:
         return False
     if said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
+
     echo = item.facts.get("echo_time")
     if echo is None or said:
         return False
     if meant == "t2":
         return echo < 45 and not item.facts.get("inversion_time")
+
     return meant in ("t1", "t1ce", "pd") and echo > 60
 
 
@@ -315,8 +323,10 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
         if views is not None and item.domains in [[name] for name in domains]:
             compared.append(item)
             thumbnails.append(views)
+
     if len(domains) != 2 or len({views.shape for views in thumbnails}) != 1:
         return []
+
     in_first = np.array([item.domains == [domains[0]] for item in compared], dtype=bool)
     smaller = min(in_first.sum(), (~in_first).sum())
     if smaller < MIN_IMAGES:
@@ -337,6 +347,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
         log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
         if np.median(log_ratio[side]) > -0.4:  # the two domains look alike
             return []
+
     odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
     return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
 
@@ -372,6 +383,7 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
         quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
         places = view.reshape(8, THUMBNAIL_SIDE // 8, 8, THUMBNAIL_SIDE // 8).mean(axis=(1, 3))
         traits += [quantiles, places.ravel()]
+
     return np.concatenate(traits).astype(np.float32)
 
 
@@ -384,6 +396,7 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     for item in items:
         if item.seen is not None and item.seen.digest:
             exact[item.seen.digest].append(item)
+
     groups = [group for group in exact.values() if len(group) > 1]
     if groups:
         yield _exact_copies(groups)
@@ -409,6 +422,7 @@ def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
         across += len({tuple(item.domains) for item in group}) > 1
         names += [item.name for item in group]
         equations.append(" = ".join(repr(item.name) for item in group[:3]))
+
     what = (
         f"{count_noun(spare, 'image')} of which the pixels are another's too, {across} across"
         f" domains: {join_first(equations, '; ')}"

@@ -63,6 +63,7 @@ def inspect(scan: Scan) -> Inspected:
         kind = suffix[1:]
     else:
         kind = "folder"
+
     item = Inspected(scan, {"path": scan.name, "format": kind})
     # of a folder, dots and all
     own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name
@@ -83,6 +84,7 @@ def inspect(scan: Scan) -> Inspected:
         item.error = error if isinstance(error, UserError) else UserError(unreadable)
         item.facts["error"] = str(item.error)
         return item
+
     item.facts |= _facts(image)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
@@ -137,6 +139,7 @@ def _facts(image: Image) -> dict[str, Any]:
         facts["empty_planes"] = sum(
             bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)
         )
+
     return facts
 
 
@@ -148,10 +151,12 @@ def plane_of(image: Image) -> str | None:
     """
     if image.affine is None:
         return None
+
     if image.dims == 3:
         across = int(np.argmax(image.spacing))
         others = max(step for axis, step in enumerate(image.spacing) if axis != across)
         return AXES[across] if image.spacing[across] > THICK * others else "any"
+
     thin = [axis for axis, side in enumerate(image.file_shape) if side == 1]
     direction = np.abs(image.affine[:3, thin[0]]) if len(thin) == 1 else np.zeros(3)
     return AXES[::-1][int(np.argmax(direction))] if direction.any() else None

@@ -80,8 +80,10 @@ def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
         one = _small(pair["a"].read())
         other = _small(pair["b"].read())
         rows.append((_shift(one, other), _gain(one, other)))
+
     if not rows:
         return None
+
     shift, gain = np.median(rows, axis=0).round(2).tolist()
     return Fit(shift, gain, len(rows))
 
@@ -98,6 +100,7 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     """
     if len(pairs) < MIN_PAIRS:
         return None
+
     compared = [
         (subject, rank, _small(pair["a"].read()), _small(pair["b"].read()))
         for subject, rank, pair in _pairs_of_all_patients(pairs)
@@ -111,6 +114,7 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
             information = _information(image, partner)
             wins = [information > _information(image, other) for other in others]
             shares_won.append(np.mean(wins))
+
     return float(np.mean(shares_won)) if shares_won else None
 
 
@@ -124,6 +128,7 @@ def _pairs_of_all_patients(
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:
         stacks[pair["a"].subject].append(pair)
+
     most = max(1, MAX_PAIRS // len(stacks))
     for subject, own in [*stacks.items()][:: _step(len(stacks), MAX_PAIRS)]:
         count = min(most, len(own))
@@ -155,6 +160,7 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
     for image in (one, other):
         edges = gaussian_gradient_magnitude(image, 1.0)
         spectra.append(np.fft.fft2(edges - edges.mean()))
+
     correlation = np.fft.fftshift(np.fft.ifft2(spectra[0] * spectra[1].conj()).real)
     farthest = COMPARED_SIDE // 8
     centre = slice(COMPARED_SIDE // 2 - farthest, COMPARED_SIDE // 2 + farthest + 1)
@@ -188,9 +194,11 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         full_planes, extent = _full_planes(scan()[0])
         images += full_planes
         extents.append(extent)
+
     if not stacks:
         for record in records[:: _step(len(records), MAX_PICTURES)]:
             images.append(np.nan_to_num(record.read()).mean(axis=0))
+
     foregrounds = [_foreground(image, image) for image in images]
     empty = [float((image == background(image)).mean()) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
@@ -199,6 +207,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     if extents:
         start, end = np.median(extents, axis=0).round(2).tolist()
         planes = (start, end)
+
     return Pixels(
         shape=(int(rows), int(columns)),
         content=(max(_reach(x, 0) for x in foregrounds), max(_reach(x, 1) for x in foregrounds)),
@@ -265,15 +274,18 @@ def warning_of_unlike_pairs(data) -> str | None:
     ]
     if len(data.letters) < 2 or not pairs:
         return None
+
     likeness = likeness_of(pairs)
     if likeness is None or likeness >= ALIKE:
         return None
+
     used = "this method learns from them" if data.paired else "scores are computed from them"
     remedies = []
     if data.paired:
         remedies.append("dualgan or another unpaired method")
     if "pairs" in data.table.source.options:
         remedies.append("--set data.source.pairs=none, or =FILE for a CSV of pairs")
+
     first = pairs[0]
     return (
         f"pairs may be of different patients, or lie far from each other, and {used}: only in"

@@ -67,14 +67,17 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
         # separate problem.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
         listed = table.model_copy(update={"source": part})
+
     source, records = source_and_records(listed, method, uncertain)
     usage = Usage(table, method, names, records, recipe)
     for note in getattr(source, "notes", ()):
         usage.problems.append(problem("versions", "note", note))
+
     # a run with this recipe would stop with this error
     severity = "warning" if recipe is None else "error"
     for each in uncertain:
         usage.problems.append(problem("patients", severity, each.what, (), each.remedy))
+
     return usage
 
 
@@ -105,6 +108,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             remedy = "classes of one domain: use 'images'"
             usage.problems.append(problem("domains", "note", what, (), remedy))
         return usage
+
     raise refusal or UserError(f"no use of '{path}' is known")
 
 
@@ -123,15 +127,18 @@ def _unnamed_groups(path: Path, usage: Usage) -> str:
     """The names by which domains A and B were told apart, where these do not end in A and B."""
     if list(usage.names.values()) != ["A", "B"]:
         return ""
+
     files: dict[str, list[Path]] = {"a": [], "b": []}
     for record in usage.records:
         if record.path:
             files[record.domain].append(record.path.relative_to(path))
+
     groups = []
     told = False  # whether a folder is named otherwise than by its domain's letter
     for letter, folders in folders_apart(files).items():
         groups.append(f"{letter.upper()} ({', '.join(folders)})")
         told |= not all(folder.endswith(letter.upper()) for folder in folders)
+
     return " and ".join(groups) if told else ""
 
 
@@ -144,6 +151,7 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     frequent.sort(key=lambda name: (usual.get(name, len(USUAL)), name))
     if len(frequent) > 1:
         yield tuple(frequent[:2])
+
     if not is_table:
         yield "A", "B"
         yield ("images",)
@@ -158,6 +166,7 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
         word = item.name_says or item.header_says or item.facts.get("modality") or ""
         if word:
             counts[CONTRASTS.get(word.lower(), word).upper()] += 1
+
     if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
         del counts["MR"]
     return counts
@@ -169,6 +178,7 @@ def _domains_in_table(path: Path) -> Counter[str]:
     counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
     if counts:
         return counts
+
     # a column for each domain: those whose first cells are files, if any are
     others = [name for name in columns if name not in TABLE_COLUMNS]
     first_rows = [row for _, row in islice(open_rows(path)[1], 20)]
@@ -177,6 +187,7 @@ def _domains_in_table(path: Path) -> Counter[str]:
         cells = filter(None, (row.get(name) for row in first_rows))
         if any((path.parent / cell).exists() for cell in cells):
             of_files.append(name)
+
     return Counter(OF_FILES.sub("", name) for name in of_files or others)
 
 
@@ -221,10 +232,12 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         severity = "error" if by_recipe else "warning"
         usage.problems.append(problem("split", severity, what, (), error.remedy))
         return
+
     usage.splits.fingerprints |= fingerprints
     patients_in_doubt = any(each["kind"] == "patients" for each in usage.problems)
     if not patients_in_doubt:
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
+
     try:
         _check_leakage(usage, usage.splits)
     except UserError as error:
@@ -239,6 +252,7 @@ def _leave_out_unreadable(usage: Usage, items: Sequence[Inspected]) -> None:
     for item in items:
         if item.error is not None:
             unreadable |= {absolute(file) for file in item.scan.files}
+
     if unreadable:
         usage.records = [
             record for record in usage.records if unreadable.isdisjoint(map(absolute, record.files))
@@ -250,14 +264,17 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
     table = usage.table
     if table.dims != 2 or table.plane != "axial" or table.spacing is not None:
         return {}
+
     seen = {}
     for item in items:
         if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2:
             seen[item.scan.files] = item.seen
+
     fingerprints = {}
     for record in usage.records:
         if record.files in seen and not record.scan and not record.missing:
             fingerprints[record.id] = place_fingerprint(seen[record.files], record)
+
     return fingerprints
 
 
@@ -284,12 +301,14 @@ def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
             what = f"{count_noun(names, 'image')} without a partner in the other domain:"
             remedy = "complete the pairs, or leave these out"
             yield problem("pairs", severity, what, names, remedy)
+
     names = _scan_names([record for record in records if record.missing])
     if names:
         severity = "warning" if usage.table.missing == "mask" else "error"
         what = f"{count_noun(names, 'image')} that lack a contrast:"
         remedy = 'leave them out, or set data.missing = "mask"'
         yield problem("contrasts", severity, what, names, remedy)
+
     if paired and not complete:
         what = "the method learns from registered pairs, and there are none"
         yield problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike")

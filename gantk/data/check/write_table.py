@@ -60,14 +60,17 @@ def write_table(
         rows = [*_rows_of_records(usage, scans), *_rows_left_out(usage, scans)]
     else:
         rows = _rows_of_names(path, scans, items)
+
     folder = table.absolute().parent
     for row in rows:
         row.path = _relative(row.path, folder)
         row.mask = row.mask and _relative(row.mask, folder)
+
     columns = ["path", "domain", "patient"]
     columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
+
     cells = [[getattr(row, column) for column in columns] for row in rows]
     write_file(table, csv_text(columns, cells).encode())
     trained = [row for row in rows if row.split != LEFT_OUT[0]]
@@ -110,6 +113,7 @@ def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
             plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
             row.pair = record.pair.removesuffix(plane)
         rows[record.domain, image] = row
+
     return list(rows.values())
 
 
@@ -140,6 +144,7 @@ def _rows_of_names(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]
         if scan.path not in images:
             row.split = LEFT_OUT[0]
         rows.append(row)
+
     return rows
 
 
@@ -150,6 +155,7 @@ def _contrast_of(name: str) -> str:
     for part in (*folders, io.stem_of(file)):
         words = join_contrast_words([word.lower() for word in words_of(part)])
         said |= {CONTRASTS[word] for word in words if word in CONTRASTS}
+
     if len(said) > 1:
         said.discard("mr")  # T1 says more than MR
     return said.pop().upper() if len(said) == 1 else ""

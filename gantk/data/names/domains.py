@@ -87,10 +87,12 @@ def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = 
 
     if any(map(LABEL.search, words)):
         return list(images)
+
     kept = []
     for image in images:
         if not LABEL.search(stem_of(image)) and not is_masks_folder(image.parent):
             kept.append(image)
+
     return kept or list(images)
 
 
@@ -109,6 +111,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
         if images:
             return start, LISTING_FILTER.get()(sorted(images, key=natural))
         raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
+
     return folder, list_images(folder, recursive=True)
 
 
@@ -138,6 +141,7 @@ class BoundedPattern:
             signal, "setitimer"
         ):
             return self.compiled.search(text)
+
         before = signal.signal(signal.SIGVTALRM, self._stop)
         signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SEARCH_SECONDS)
         try:
@@ -161,6 +165,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     """
     if pattern in ("", "names"):
         return None
+
     try:
         if len(pattern) > MAX_PATTERN_CHARACTERS:
             raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
@@ -168,6 +173,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     except (re.error, RecursionError, OverflowError) as error:
         what = f"'{pattern[:99]}' is no regular expression: {one_line(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
+
     if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"
         raise UserError(
@@ -175,6 +181,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
             where="data.source.patient",
             allowed=allowed,
         )
+
     return compiled
 
 
@@ -190,6 +197,7 @@ def patient_of(path: str, pattern: BoundedPattern) -> str:
             " without its suffix"
         )
         raise UserError(what, where="data.source.patient", remedy=remedy)
+
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
@@ -203,6 +211,7 @@ def split_of(parts: Parts) -> str | None:
         word = SPLIT_WORD.match(text)
         if word:
             return SPLITS[word[0].lower().removeprefix("images")[:2]]
+
     return None
 
 
@@ -233,6 +242,7 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
     # What fits a domain stays its own; of others the usual order decides.
     if len(words) == 2 and (fits[words[0]][1] or fits[words[1]][0]):
         words.reverse()
+
     settings = [f'--set data.source.{x}="{word}"' for x, word in zip("ab", words, strict=False)]
     return (
         f"rename the recipe's domains, --set 'data.domains={json.dumps(words)}', or say what each"
@@ -248,14 +258,17 @@ def domain_match(name: str, domain: str) -> int:
     words = join_contrast_words([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
     if "".join(words) == wanted:
         return 3
+
     two_words = map(str.__add__, words, words[1:])
     if any(same_contrast(word, wanted) for word in words) or wanted in two_words:
         return 2
+
     for word in words:
         # A single letter starts too many words.
         either_starts_the_other = word.startswith(wanted) or wanted.startswith(word)
         if min(len(word), len(wanted)) > 1 and either_starts_the_other:
             return 1
+
     return 0
 
 
@@ -275,6 +288,7 @@ def _bare(word: str, domain: str) -> str:
         letters, number = glued.groups()
         if letters or not number or not domain[-1].isdigit():
             return number
+
     if domain_match(word, domain) < 2 or (len(domain) == 1 and len(word) > 1):
         return word  # such as `trainA` for A
     return ""
@@ -293,6 +307,7 @@ def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) ->
             continue
         elif same_contrast(each or "", word):
             images.append(image)
+
     return without_derived(images)
 
 
@@ -306,6 +321,7 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
     stems_of = defaultdict(set)  # by folder
     for image in images:
         stems_of[image.parent].add(stem_of(image).lower())
+
     contrasts = {image: usual_contrast(stem_of(image)) for image in images if is_volume(image)}
     with_contrast = {image.parent for image, contrast in contrasts.items() if contrast}
 
@@ -327,6 +343,7 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
         is_side_file = image.parent in with_contrast and not contrasts.get(image, "no volume")
         if not is_side_file and not is_derived(image):
             kept.append(image)
+
     return kept
 
 
@@ -344,6 +361,7 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
             if other:
                 raise _two_files(contrast, other, image)
             folders[image.parent][contrast] = image
+
     return {folder: files for folder, files in folders.items() if any(files.values())}
 
 
@@ -426,6 +444,7 @@ def discover(
             where="data.source.path",
             remedy="point it at a folder that has some",
         )
+
     parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
     folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
 
@@ -441,12 +460,15 @@ def discover(
         for image, (letter, _) in letters.items():
             groups[letter].append(image.relative_to(root))
         expect_no_other_contrast(groups, names)
+
     if not letters:
         raise _cannot_tell(root, domains, images, folders)
+
     kept: dict[Path, Match] = {}
     for letter in "ab":
         own = [image for image, match in letters.items() if match[0] == letter]
         kept |= {image: letters[image] for image in without_derived(own)}
+
     return items_in(root, kept, names)
 
 
@@ -465,6 +487,7 @@ def _cannot_tell(
     shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8])
     if len(folders) > 8:
         shown += " ..."
+
     what = (
         f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}:"
         f" folders {shown}"
@@ -477,6 +500,7 @@ def _cannot_tell(
             f"set data.domains to names that there are, or --set data.source.name={kind} and words"
             " or globs, --set data.source.a=WORD --set data.source.b='*_0001*'"
         )
+
     return UserError(
         what, where="data.source.path", allowed=allowed, remedy=f"{remedy}. {FILL_IN_TABLE}"
     )
@@ -499,9 +523,11 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
         places[letter].add(place)
         stem = bare_stem(stem_of(path), (domains[letter],))
         items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
+
     only_if_several(items)
     for item in items:
         item.place = item.place if len(places[item.letter]) > 1 else ()
+
     return sorted(items, key=lambda item: item.letter)
 
 
@@ -525,6 +551,7 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
             letter = "b" if b > a else "a"
             others = parts[:place] + parts[place + 1 :]
             found[parts] = Scored((letter, place), points, others)
+
     return _best_of_patients(found)
 
 
@@ -554,11 +581,13 @@ def _best_of_patients(found: Mapping[Key, Scored]) -> dict[Key, Match]:
         else:
             patient = "/".join(each.folders[:1])
         groups[letter, patient].append(key)
+
     best: dict[Key, Match] = {}
     for (letter, _), keys in groups.items():
         own_best = max(found[key].points for key in keys)
         if own_best >= min(2, most_points[letter]):
             best |= {key: found[key].match for key in keys if found[key].points == own_best}
+
     return best if len({letter for letter, _ in best.values()}) == 2 else {}
 
 
@@ -582,4 +611,5 @@ def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts,
         if len(names) == 2:
             letters = dict(zip(names, "ab", strict=True))
             return {parts: (letters[parts[own[depth]]], own[depth]) for parts, own in kept.items()}
+
     return {}

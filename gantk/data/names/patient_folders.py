@@ -77,14 +77,17 @@ def without_visits(names: Sequence[str]) -> list[str]:
         if not shorter:
             break
         patient_of = {name: shorter.get(own, own) for name, own in patient_of.items()}
+
     known = set(patient_of.values())
     for name, own in patient_of.items():
         for end in re.finditer(r"(?<=\d)(?=[-_. ][^/]*$)", own):
             if own[: end.start()] in known:
                 patient_of[name] = own[: end.start()]
                 break
+
     if len(set(patient_of.values())) == len(patient_of):
         return list(names)
+
     return [patient_of[name] for name in names]
 
 
@@ -98,6 +101,7 @@ def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:
         if last and parts_with_digits([name[: last.start()]]):
             pattern = re.sub(r"\d+", "0", name.rpartition("/")[2])
             alike[pattern].append((name[: last.start()], name[last.start() :]))
+
     for pairs in alike.values():
         heads = {head for head, _ in pairs}
         tails = {tail for _, tail in pairs}
@@ -170,11 +174,13 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
         is_visit = _is_no_patient(folder) or (i > shared and DATED.match(folder))
         if i < shared or not is_visit:
             own.append(folder)
+
     candidates = []
     for i in range(shared, len(own)):
         without_contrast = contrast_in(own[i], set())[1]
         if parts_with_digits([without_contrast]):
             candidates.append(i)
+
     persons = [i for i in candidates if PERSON.search(own[i])]
     single = [i for i in candidates if not SEVERAL.search(own[i])]
     likeliest = [*persons[:1], *single[:1], *candidates[-1:]]
@@ -196,6 +202,7 @@ def shared_folders(places: Collection[Parts]) -> int:
             alike = len({re.sub(r"\d", "", name) for name in names}) < len(names)
             if alike or len(names) > 3:
                 return shared
+
     return 0
 
 

@@ -63,13 +63,16 @@ def reading_of(names: Sequence[str]) -> Reading | None:
     """
     if person := _by_person(names):
         return person
+
     parts = [LAST.match(name) for name in names]
     if not names or not all(parts):
         return None
+
     before = [part[1] for part in parts if part]
     numbers = [part[2] for part in parts if part]
     if len(set(before)) > 1:
         return _by_field(names, before, numbers)
+
     return _by_digits(before[0], numbers)
 
 
@@ -107,6 +110,7 @@ def _by_field(
     fields = [re.findall(r"\d+", text) for text in patients]
     if len(set(patients)) == len(set(names)) or not all(fields):
         return None
+
     unambiguous = False
     if len({len(each) for each in fields}) == 1:
         columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1]
@@ -115,8 +119,10 @@ def _by_field(
         unambiguous = all(_group_alike(column, patients) for column in columns)
         if not unambiguous:  # `1_2_030`, visit 2 of patient 1: the first number is the patient
             patients = list(columns[0])
+
     if not unambiguous:
         return Reading(patients, False)
+
     are_slices = all(map(SLICE.search, names))
     sure = are_slices or _shared_stacks(_stacks(patients, numbers), MIN_SURE_STACKS)
     return Reading(patients, sure)
@@ -139,6 +145,7 @@ def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
         if highest < FULL_SHARE * 10**digits and _shared_stacks(stacks, 2):
             names = [before + patient for patient in patients]
             return Reading(names, len(stacks) >= MIN_SURE_STACKS)
+
     return None
 
 
@@ -156,6 +163,7 @@ def _shared_stacks(stacks: Mapping[str, Sequence[int]], min_count: int) -> bool:
     """
     if len(stacks) < min_count:
         return False
+
     for stack in stacks.values():
         if len(stack) < MIN_IMAGES_PER_STACK:
             return False
@@ -163,6 +171,7 @@ def _shared_stacks(stacks: Mapping[str, Sequence[int]], min_count: int) -> bool:
         step = median(steps)
         if step > MAX_SLICE_STEP or stack[-1] - stack[0] > 2 * step * (len(stack) + 1):
             return False
+
     highest_start = max(stack[0] for stack in stacks.values())
     lowest_end = min(stack[-1] for stack in stacks.values())
     return highest_start <= lowest_end
@@ -174,6 +183,7 @@ def patients_in_names(items: Sequence[Item], on_ambiguous: OnAmbiguous) -> list[
         return _patients_of_volumes(items)
     if any(parts_with_digits(item.place) for item in items):
         return None  # folders are named after patients
+
     names = [item.stem for item in items]
     reading = reading_of(names)
     if reading is None:
@@ -184,6 +194,7 @@ def patients_in_names(items: Sequence[Item], on_ambiguous: OnAmbiguous) -> list[
         raise unsure(names, reading)
     if isinstance(on_ambiguous, list):
         on_ambiguous.append(unsure(names, reading))
+
     return None
 
 

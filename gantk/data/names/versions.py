@@ -99,11 +99,13 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     """
     if not _may_be_versions(items):
         return list(items), None
+
     versions = [_version(item, root) for item in items]
     best = _best_versions(versions)
     left_out = [each for each in versions if each.words != best[each.image].words]
     if not left_out:
         return list(items), None
+
     kept = [each.item for each in versions if each.words == best[each.image].words]
     first = left_out[0]
     other = best[first.image].item
@@ -130,11 +132,13 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
     counts = {each.item.letter: Counter[Parts]() for each in versions}
     for each in versions:
         counts[each.item.letter][each.words[0]] += 1
+
     # of each kind of folder the number of images in the domain that has fewer
     complete = {}
     for each in versions:
         folders = each.words[0]
         complete[folders] = min(count[folders] for count in counts.values())
+
     most = max(complete.values())
 
     def liking(each: Version) -> tuple:
@@ -146,6 +150,7 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
     for each in versions:
         if each.image not in best or liking(each) > liking(best[each.image]):
             best[each.image] = each
+
     return best
 
 
@@ -168,6 +173,7 @@ def _version(item: Item, root: Path) -> Version:
         name_words = WORD.findall(stem.lower())
         # raw 3DT1, then T1_preprocessed
         stem = without_gaps(WORD.sub("", stem).removeprefix("3D")) or stem
+
     image = (item.letter, *folders, stem, item.volume)
     return Version(item, image, (folder_words, tuple(name_words)))
 

@@ -49,11 +49,13 @@ class Aligned(FileSource):
         items = of_one_domain(path, images_below(path))
         if not items or any(item.place or io.is_volume(item.display_path) for item in items):
             return None
+
         with suppress(UserError):
             sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
             if all(width == 2 * height for height, width in sides):
                 return {"path": str(path)}
             return None
+
         return None
 
     def records(self) -> list[Record]:

@@ -56,14 +56,17 @@ class Contrasts(VolumeSource):
             contrast = usual_contrast(io.stem_of(image))
             if contrast:
                 by_contrast[contrast].append(image)
+
         folders: dict[Path, Counter] = defaultdict(Counter)
         for contrast, own in by_contrast.items():
             for image in names.without_derived(own):
                 folders[image.parent][contrast] += 1
+
         patients = set()
         for folder, counts in folders.items():
             if len(counts) >= MIN_CONTRASTS and max(counts.values()) == 1:
                 patients.add(folder)
+
         volumes = {image.parent for image in images if io.is_volume(image)}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
@@ -81,19 +84,23 @@ class Contrasts(VolumeSource):
         lacking = [name for name in wanted if not any(each[name] for each in files.values())]
         if lacking:
             raise self._lacks(lacking, images)
+
         places = {}
         for folder in files:
             places[folder] = folder.relative_to(self.root).parts or (folder.resolve().name,)
+
         subjects = patients_of(places.values(), whole=False)
         folders = [
             folder for folder in files if parts_with_digits(folder.relative_to(self.root).parts)
         ]
         if 2 * len(folders) <= len(files):
             folders = list(files)
+
         items = []
         for folder in folders:
             own_masks = [mask for mask in masks if mask.parent == folder]
             items += self._of_patient(folder, files[folder], own_masks, subjects[places[folder]])
+
         names.only_if_several(items)
         order = {item.key: n for n, item in enumerate(items)}
         return sorted(
@@ -107,6 +114,7 @@ class Contrasts(VolumeSource):
         if images:
             shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
             what += f"; there are {shown}"
+
         allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
         contrasts = (names.contrast_said(image.relative_to(self.root)) for image in images)
         remedy = names.rename_or_map(set(filter(None, contrasts)), self.domains)
@@ -128,9 +136,11 @@ class Contrasts(VolumeSource):
                 )
                 remedy = "register and resample a patient's files onto one grid first"
                 raise UserError(what, where="data.source.path", remedy=remedy)
+
         expect_one_mask(masks, folder)
         for mask in masks:
             expect_one_grid(mask, first)
+
         items = []
         for letter, said in self.words.items():
             contrasts = {name: files[name] for name in contrast_names(said)}
@@ -145,4 +155,5 @@ class Contrasts(VolumeSource):
             item.pair = key if len(self.domains) > 1 else None
             item.split = names.split_of(parts)
             items.append(item)
+
         return items

@@ -51,12 +51,14 @@ class Folders(VolumeSource):
             raise UserError(
                 what, where="data.source", remedy="for images of one domain use the source 'images'"
             )
+
         if bool(self.a) != bool(self.b):
             raise UserError(
                 "'folders' knows one domain alone",
                 where="data.source",
                 allowed="path, or both a and b",
             )
+
         self.path = self.path or ("." if self.a else "")
         super().__post_init__()
 
@@ -73,10 +75,12 @@ class Folders(VolumeSource):
             if len(most) == 2:
                 candidates.append((most[0][0], most[1][0]))
             candidates.append(("A", "B"))
+
         for domains in candidates:
             with suppress(UserError):
                 if _are_domains(names.discover(path, domains, images)):
                     return {"path": str(path)}
+
         return None
 
     def records(self) -> list[Record]:
@@ -95,6 +99,7 @@ class Folders(VolumeSource):
         asked = [self.asked[letter] for letter in "ab"]
         if self.a and all((self.root / each).is_dir() or names.GLOB.search(each) for each in asked):
             return self._items_of_options()
+
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
@@ -114,11 +119,13 @@ class Folders(VolumeSource):
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
             images = names.without_labels(images, folder, [self.asked[letter]])
             items += names.items_in(folder, dict.fromkeys(images, (letter, None)), {letter: domain})
+
         splits = [
             {item.split for item in items if item.letter == letter} - {None} for letter in "ab"
         ]
         if splits[0] != splits[1]:  # splits count only if both domains have the same
             items = [replace(item, split=None) for item in items]
+
         return items, separate_masks(sorted(set(listed)), self.root, self.mask, self.words)[1]
 
 
@@ -135,11 +142,13 @@ def set_keys_and_patients(items: list[Item], source: FileSource) -> list[Item]:
         subjects = patients_in_names(items, "accept")
     else:
         subjects = patients_in_names(items, source.on_ambiguous)
+
     for place, item in enumerate(items):
         item.key = source.key_of(item.display_path)
         item.subject = subjects[place] if subjects else ""
         if source.pattern:
             item.subject = names.patient_of(item.key, source.pattern)
+
     return items
 
 
@@ -163,24 +172,29 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
     """
     if not any(map(usual_contrast, domains)):
         return None
+
     images = [image.relative_to(path) for image in names.images_below(path)]
     words = {path.resolve().name} if len(domains) == 1 else set()
     for image in images:
         words |= {*image.parts[:-1], io.stem_of(image)}
+
     if any(names.domain_match(word, name) > 1 for word in words for name in domains):
         return None
+
     groups = {"a": images}
     if len(domains) == 2:
         with suppress(UserError):
             groups = _two_groups(path, images)
     if _groups_name_contrasts(list(groups.values())):
         return None
+
     called = " and ".join("AB"[: len(domains)])
     if len(groups) > 1:
         called = " and ".join(
             f"{letter.upper()} ({', '.join(own)})" if own else letter.upper()
             for letter, own in names.folders_apart(groups).items()
         )
+
     return f"no name in '{path}' says {' or '.join(domains)}: called {called}"
 
 
@@ -208,7 +222,9 @@ def _are_domains(items: Sequence[Item]) -> bool:
         return False
     if not all(io.is_volume(item.display_path) for item in items):
         return True
+
     contrasts: dict[str, set[str | None]] = {"a": set(), "b": set()}
     for item in items:
         contrasts[item.letter].add(usual_contrast(io.stem_of(item.display_path)))
+
     return len((contrasts["a"] & contrasts["b"]) - {None}) < 2

@@ -48,6 +48,7 @@ class Images(VolumeSource):
             raise UserError(
                 what, where="data.source", remedy="for two domains use 'folders' or 'aligned'"
             )
+
         super().__post_init__()
         self.names = {"image": ""}
 
@@ -69,6 +70,7 @@ class Images(VolumeSource):
                 if item.place and item.place[0] in classes:
                     item.label = item.place[0]
                     item.place = item.place[1:]
+
         records = self.records_of(set_keys_and_patients(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
@@ -77,6 +79,7 @@ class Images(VolumeSource):
             what = f"no image is of the class '{self.only}'"
             remedy = did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
+
         return kept
 
     def _path_from_root(self, image: Path) -> Path:
@@ -94,13 +97,16 @@ class Images(VolumeSource):
             parts = (*self._path_from_root(image).parts[:-1], io.stem_of(image))
             if any(names.domain_match(part, word) > 1 for part in parts):
                 own.append(image)
+
         if self.a and not own:
             what = f"no name in '{self.root}' says '{self.a}'"
             raise self.nothing_of("image", what, "a word of file or folder names")
+
         if not own:
             names.expect_no_other_contrast(
                 {"image": list(map(self._path_from_root, images))}, {"image": self.domains[0]}
             )
+
         return own or images, masks
 
 

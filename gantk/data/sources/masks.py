@@ -38,6 +38,7 @@ def separate_masks(
         allowed = "a word of the masks' names or folders, such as seg, or a glob, such as mask*"
         what = f"no file in '{root}' is named '{name}'; there are {shown}"
         raise UserError(what, where="data.source.mask", allowed=allowed)
+
     apart = set(masks)
     return without_labels(
         [path for path in images if path not in apart], root, domains.values()
@@ -50,12 +51,14 @@ def is_mask(image: Path, root: Path, name: str) -> bool:
     """
     if not name:
         return False
+
     *folders, file = parts = relative_to(image, root).parts
     if GLOB.search(name):
         return any(
             fnmatch(text.lower(), name.lower())
             for text in ("/".join(parts), *parts, stem_of(image))
         )
+
     wanted = " ".join(words_of(name)).lower()
     names = [
         f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} "
@@ -85,6 +88,7 @@ def find_masks(
     for mask in masks:
         alike[_bare_name(mask, name, domains)].append(mask)
         beside[mask.parent].append(mask)
+
     images = Counter((item.letter, item.display_path.parent) for item in items)
     for item in items if masks else ():
         fitting = []
@@ -130,6 +134,7 @@ def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
             if len(literal) > 1:
                 text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
         return bare_stem(stem_of(text), domains)
+
     wanted = {word.lower() for word in words_of(name)}
     pieces = re.split(r"([_\-. ]+)", stem_of(mask))
     return bare_stem(

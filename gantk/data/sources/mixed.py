@@ -32,6 +32,7 @@ class Mixed:
             what = f"'mixed' joins sources, and here {'is one' if sources else 'are none'}"
             remedy = 'for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
             raise UserError(what, where="data.source.sources", allowed="two or more", remedy=remedy)
+
         self.parts = [make(domains, dims, size) for make in sources]
         self.on_ambiguous: OnAmbiguous = "ignore"
 
@@ -67,9 +68,11 @@ class Mixed:
                     for field in ("subject", "key", "pair", "scan_key")
                 }
                 records.append(replace(record, **names))
+
         # if one source sets splits, records without one are for training
         if any(record.split for record in records):
             records = [
                 record if record.split else replace(record, split="train") for record in records
             ]
+
         return records

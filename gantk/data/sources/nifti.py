@@ -76,6 +76,7 @@ class Nifti(VolumeSource):
             word, _ = _contrast_in_path(image.relative_to(path), set())
             if word:
                 said.add(CONTRASTS[word])
+
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
     def records(self) -> list[Record]:
@@ -104,6 +105,7 @@ class Nifti(VolumeSource):
                 place and beside[place, item.letter] == 1
             ):
                 item.subject = folders[place]
+
         return self.records_of(items)
 
     def _patients_by_name(self, items: Sequence[Item]) -> list[str]:
@@ -123,6 +125,7 @@ class Nifti(VolumeSource):
         stems = {}
         for image in images:
             contrasts[image], stems[image] = _contrast_in_path(image.relative_to(self.root), wanted)
+
         items: list[Item] = []
         for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):
             for image in self._of_domain(letter, contrasts, words):
@@ -132,10 +135,12 @@ class Nifti(VolumeSource):
                 item.place = _place(folders, wanted)
                 item.stem = stems[image]
                 items.append(item)
+
         counts = Counter(item.source for item in items)
         twice = [source for source, count in counts.items() if count > 1]
         if twice and len(set(self.volumes)) < 2:
             raise self.in_both(twice[0])
+
         return items
 
     def _of_domain(
@@ -155,8 +160,10 @@ class Nifti(VolumeSource):
             chosen = [image for image in contrasts if image in matched]
         else:
             chosen = self._with_words(text, contrasts)
+
         if not chosen:
             raise self._no_file(letter, contrasts)
+
         return chosen
 
     def _of_contrast(
@@ -168,6 +175,7 @@ class Nifti(VolumeSource):
         chosen = names.of_contrast(contrasts, words[letter], {*words.values()} - {words[letter]})
         if chosen or len(words) > 1:
             return chosen
+
         usual = usual_contrast(self.names[letter])
         others = any(exclude(CONTRASTS.get(word or ""), usual) for word in contrasts.values())
         return [] if others else list(contrasts)
@@ -177,11 +185,13 @@ class Nifti(VolumeSource):
         wanted = {word.lower() for word in words_of(text)}
         if not wanted:
             return []
+
         chosen = []
         for image in contrasts:
             name = str(image.relative_to(self.root).with_name(io.stem_of(image)))
             if wanted <= {word.lower() for word in words_of(name)}:
                 chosen.append(image)
+
         return chosen or names.of_contrast(contrasts, one_word(text), set())
 
     def _no_file(self, letter: str, contrasts: dict[Path, str | None]) -> UserError:
@@ -193,6 +203,7 @@ class Nifti(VolumeSource):
             there = f"; there are {there}"
         else:
             there = f", nor any volume ({', '.join(io.volume_suffixes())})"
+
         allowed = "words of the files' names, or a glob below path"
         said = {CONTRASTS.get(word or "") for word in contrasts.values()}
         return self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed, said)

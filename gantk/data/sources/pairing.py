@@ -24,9 +24,11 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
     """
     if table == "none":
         return
+
     csv_path = root / table if (root / table).is_file() else Path(table)
     if table and not csv_path.is_file():
         raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
+
     for path in [csv_path] if table else sorted(root.glob("*.csv")):
         try:
             names, rows = read_rows(path)
@@ -36,10 +38,12 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
             continue  # not a table of pairs
         if rows and _by_rows(items, root, path, names, rows):
             return
+
     if table:
         what = f"'{csv_path}' has no two columns with paths of the images of both domains"
         allowed = f"paths relative to '{root}', one column for each domain, under a header"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
+
     pair_by_name(items)
 
 
@@ -62,8 +66,10 @@ def _by_rows(
     for column in names:
         if item := image(rows[0][1], column):
             columns.setdefault(item.letter, column)
+
     if len(columns) < 2:
         return False
+
     for line, row in rows:
         for letter, column in sorted(columns.items()):
             item = image(row, column)
@@ -75,6 +81,7 @@ def _by_rows(
                 what = f"'{row.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
             item.pair = row[columns["a"]]
+
     return True
 
 
@@ -88,13 +95,16 @@ def pair_by_name(items: Sequence[Item]) -> None:
     alike: dict[tuple, list[Item]] = defaultdict(list)
     for item in items:
         alike[item.split, item.name].append(item)
+
     shared = {name for name, members in alike.items() if _are_registered(members)}
     names_of_domain = Counter[str]()
     for members in alike.values():
         names_of_domain.update({item.letter for item in members})
+
     smaller = min(names_of_domain["a"], names_of_domain["b"])
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
         return
+
     for (split, name), members in alike.items():
         for item in members:
             if (split, name) in shared:
@@ -133,6 +143,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     broken = [record for record in alone if record.pair is not None]
     if complete and not broken:
         return
+
     unpaired = "use an unpaired method such as dualgan"
     apart = _on_different_grids(alone)
     if apart:
@@ -155,8 +166,10 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
             f" {domains[1]}: the first without a partner is '{records[0].key}'"
         )
         remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
+
     if not apart:
         what = f"this method learns from registered pairs, and {what}"
+
     raise UserError(what, where="data.source", remedy=remedy)
 
 
@@ -166,6 +179,7 @@ def _on_different_grids(records: Sequence[Record]) -> str:
     for record in records:
         if record.subject and record.path and is_volume(record.path):
             scans[record.subject][record.domain].add(record.path)
+
     for files in scans.values():
         if len(files["a"]) == len(files["b"]) == 1:
             (one,) = files["a"]
@@ -175,4 +189,5 @@ def _on_different_grids(records: Sequence[Record]) -> str:
                 return (
                     f"'{one}' and '{other}' are of one patient, and on different grids: {differs}"
                 )
+
     return ""

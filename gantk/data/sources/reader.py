@@ -69,6 +69,7 @@ class Item:
                 files += source.files
             elif source:
                 files.append(source)
+
         return tuple(dict.fromkeys(files))
 
     @property
@@ -123,11 +124,13 @@ class Reader:
         file = item.mask
         if file is None:
             raise ValueError(f"'{item.key}' has no mask")
+
         if plane is None:
             shares = self._mask(item, file)
         else:
             read = partial(self._mask, file=file)
             shares = self._read_cached((file, item.onto), read, item)[:, plane]
+
         self._expect_dims(file, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
@@ -138,10 +141,12 @@ class Reader:
         image = item.grid if self.dims == 2 and is_volume(item.source) else None
         if image is None or image.dims < 3:
             return (None,)
+
         low, high = shares
         if not 0 <= low < high <= 1:
             what = f"planes = {list(shares)} is no part of a volume"
             raise UserError(what, where="data.source.planes", allowed="0 to 1")
+
         count = self.view.sides(image.pixels.shape[1:], image.spacing)[0]
         return tuple(range(int(low * count), max(int(high * count), int(low * count) + 1)))
 
@@ -151,6 +156,7 @@ class Reader:
         """
         if not item.contrasts:
             return self._fit_channels(item, read(item))
+
         channels: list[np.ndarray | None] = []
         for file in item.contrasts.values():
             if file is None:
@@ -158,6 +164,7 @@ class Reader:
             else:
                 pixels = read(replace(item, source=file, contrasts=None))
                 channels.append(self._fit_channels(item, pixels)[0])
+
         shape = next(one.shape for one in channels if one is not None)
         missing = np.full(shape, np.nan, np.float32)
         return np.stack([missing if one is None else one for one in channels])
@@ -183,11 +190,13 @@ class Reader:
                 f"'{item.display_path}' is only {shape} pixels",
                 allowed=f"{MIN_SIDE_PIXELS} or more on each side",
             )
+
         if self.channels == 3 and len(pixels) == 1:
             pixels = np.repeat(pixels, 3, axis=0)
         elif self.channels == 1 and len(pixels) == 3:
             gray = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
             pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
+
         channels, first = self._first.setdefault(item.letter, (len(pixels), item.display_path))
         if len(pixels) != channels:
             what = f"'{item.display_path}' has {count_noun(pixels, 'channel')}, while '{first}' has {channels}"
@@ -196,6 +205,7 @@ class Reader:
                 where="data.source",
                 remedy="set data.source.channels = 1 (gray) or 3 (colour)",
             )
+
         return np.ascontiguousarray(pixels)
 
     def _read_cached(

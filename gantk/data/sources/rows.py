@@ -45,9 +45,11 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
     columns = next(rows)[1]
     if not columns:
         raise UserError(f"'{path}' is empty", allowed="a header, and a row for each image")
+
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
+
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
 
@@ -69,6 +71,7 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
         }
     except (KeyError, ValueError):
         known = {}
+
     if not known or not all(0 < weight <= 1000 for weight in known.values()):
         allowed = (
             "columns key, some of those that split.json lists under train, and weight, above 0 up"
@@ -77,6 +80,7 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
         raise UserError(
             f"'{file}' does not weigh the training images", where="data.weights", allowed=allowed
         )
+
     return dict.fromkeys(keys, 1.0) | known
 
 

@@ -75,6 +75,7 @@ class FileSource(_Defaults):
                 where="data.source.path",
                 remedy=remedy,
             )
+
         several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
             what = (
@@ -90,6 +91,7 @@ class FileSource(_Defaults):
                 where="data.domains",
                 remedy=f"{remedy}takes, or name one contrast for each domain",
             )
+
         self.root = Path(self.path)
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
@@ -137,6 +139,7 @@ class FileSource(_Defaults):
             refuse_folders_of_visits(items, self.names, self.root)
             items, note = one_version(items, self.root)
             self.notes = [note] if note else []
+
         _pair_studies(items, self.onto)
         for item in items:
             is_picture = not item.contrasts and not is_volume(item.source)
@@ -147,20 +150,25 @@ class FileSource(_Defaults):
                     position = pictures[stack]
                     pictures[stack] += 1
                 records.append(self._record(item, plane, position))
+
         for letter, name in sorted(self.names.items()):
             self._expect_two([record.key for record in records if record.domain == letter], name)
+
         return records
 
     def _expect_two(self, keys: Sequence[str], name: str) -> None:
         """UserError where a domain has fewer than two images."""
         if len(keys) >= 2:
             return
+
         what = "only one image" if keys else "no images"
         if name:
             what += f" of {name}"
+
         what += f" in '{self.root}'"
         if keys:
             what += f": '{keys[0]}'"
+
         remedy = "two or more are needed"
         raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
@@ -210,6 +218,7 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
     for item in items:
         if item.study:
             studies[item.study].append(item)
+
     for study, members in studies.items():
         members.sort(key=lambda item: item.letter)
         if [item.letter for item in members] == ["a", "b"]:
@@ -218,6 +227,7 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
             if grid or io.difference(a.source, b.source, a.volume, b.volume) is None:
                 a.pair = b.pair = study
                 a.onto = b.onto = grid
+
     if any(item.study and item.pair for item in items):
         for item in items:
             item.pair = item.pair or f"alone/{item.letter}/{item.key}"
@@ -247,6 +257,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
                     source,
                 )
             )
+
     for *_, name, entry, source in sorted(ranked, key=lambda each: each[:-2]):
         accepts = getattr(source, "accepts", lambda path: None)
         try:
@@ -258,6 +269,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
             warnings.warn(
                 str(entry.refusal(f"is left out, its accepts('{path}') fails", error)), stacklevel=2
             )
+
     raise UserError(
         nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is"
     )
@@ -267,11 +279,13 @@ def nothing_fits(path: Path) -> str:
     """A sentence on why no data source accepts a path."""
     if not path.exists():
         return f"'{path}' does not exist"
+
     if path.is_file():
         return (
             f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that"
             " lists them"
         )
+
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in io.files_below(path, True, bool))
     contents = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
     contents += "; unpack the archives first" * bool(

@@ -85,9 +85,11 @@ class Manifest(VolumeSource):
         for _, row in self._rows(names):
             self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
             words[row.get("domain", "")] += 1
+
         columns = self._columns(names)
         if columns is None:
             self._expect_domains(words)
+
         items: dict[tuple[str, str], Item] = {}
         for line, row in self._rows():
             mistakes = self.counts.total()
@@ -97,6 +99,7 @@ class Manifest(VolumeSource):
                     self._note(UserError("stands there twice", where=item.key), line)
                 items[item.letter, item.key] = item
             wrong += self.counts.total() > mistakes
+
         if wrong:
             what = (
                 f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
@@ -104,12 +107,14 @@ class Manifest(VolumeSource):
             raise UserError(
                 what, where="data.source.path", remedy="correct these rows, or take them out"
             )
+
         kept = list(items.values())
         if "pair" not in names and columns is None:
             for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
                 item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
             _pair_slices(kept)
+
         return self.records_of(kept)
 
     def columns(self) -> list[str]:
@@ -129,6 +134,7 @@ class Manifest(VolumeSource):
             for item in self._items(line, row, columns):
                 if (item.letter, item.key) in row_of:
                     row_of[item.letter, item.key] = row
+
         return [row_of[record.domain, record.scan_key or record.key] for record in records]
 
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
@@ -138,6 +144,7 @@ class Manifest(VolumeSource):
         columns, rows = open_rows(self.root, self.table)
         if names is not None:
             names += columns
+
         rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
         alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
         if alike:
@@ -165,9 +172,11 @@ class Manifest(VolumeSource):
         """The column of each domain's paths; None where one column `path` holds them all."""
         if "path" in names and (len(self.names) == 1 or "domain" in names):
             return None
+
         columns = {}
         for letter, domain in self.words.items():
             columns[letter] = self._column_of(letter, domain, names)
+
         if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
@@ -176,6 +185,7 @@ class Manifest(VolumeSource):
             there = [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+
         return columns
 
     def _column_of(self, letter: str, domain: str, names: list[str]) -> str:
@@ -211,6 +221,7 @@ class Manifest(VolumeSource):
         if columns is None:
             letter = self._domain_of_row(line, row)
             columns = {letter: "path"} if letter else {}
+
         split = None
         if self.splits:
             split = split_of((row.get("split", ""),))
@@ -219,6 +230,7 @@ class Manifest(VolumeSource):
                     "is no split (train, validation, test)", where=row.get("split", "")
                 )
                 self._note(wrong, line)
+
         items = []
         for letter, column in columns.items():
             if row.get(column):
@@ -226,6 +238,7 @@ class Manifest(VolumeSource):
                     items.append(self._item(letter, row, column, split))
                 except UserError as error:
                     self._note(error, line)
+
         try:
             if columns and not any(row.get(column) for column in columns.values()):
                 raise UserError("is empty", where=" and ".join(columns.values()))
@@ -236,6 +249,7 @@ class Manifest(VolumeSource):
                 self._add_mask(items, row["mask"])
         except UserError as error:
             self._note(error, line)
+
         return items
 
     def _domain_of_row(self, line: int, row: dict[str, str]) -> str | None:
@@ -257,10 +271,12 @@ class Manifest(VolumeSource):
         subject = row.get("patient", "")
         if not subject and is_volume(source):
             subject = self._patient_in(key)
+
         item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
         item.stem = row.get("position") or row.get("slice", "")
         with suppress(ValueError):  # it is a word, or empty
             item.position = float(item.stem)
+
         return item
 
     def _patient_in(self, key: str) -> str:
@@ -276,9 +292,11 @@ class Manifest(VolumeSource):
         mask, _ = self._source(text)
         if isinstance(mask, Scan):
             raise UserError("is a folder, and no mask", where=text)
+
         differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
         if all(differ):
             raise UserError(f"is a mask on another grid than its image, {differ[0]}", where=text)
+
         for item, differs in zip(items, differ, strict=True):
             item.mask = None if differs else mask
 
@@ -286,12 +304,15 @@ class Manifest(VolumeSource):
         """The letter of the domain that a row names; None for another domain."""
         if len(self.domains) == 1 and not word:
             return "image"
+
         for letter, name in self.words.items():
             if word.lower() in (name.lower(), letter):
                 return letter
+
         for letter, name in self.words.items():
             if same_contrast(one_word(word), one_word(name)):
                 return letter
+
         return None
 
     def _letter_of(self, word: str, path: str) -> str | None:
@@ -301,11 +322,13 @@ class Manifest(VolumeSource):
         letter = self._letter(word)
         if not word and letter is None:
             raise UserError(f"has no domain ({', '.join(self.words.values())})", where=path)
+
         if letter is None and one_word(word) not in CONTRASTS:
             close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:
                 what = f"is no domain ({', '.join(self.words.values())})"
                 raise UserError(f"{what} {close}" if close else what, where=word)
+
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
@@ -319,6 +342,7 @@ class Manifest(VolumeSource):
             mode = _mode(path)
         if not mode:
             raise UserError("does not exist", where=text)
+
         place = Path(path)
         key = self._key(place)
         if stat.S_ISDIR(mode):
@@ -327,8 +351,10 @@ class Manifest(VolumeSource):
                 what = f"is a folder of {count_noun(series, 'image')}, and not of one DICOM series"
                 raise UserError(what, where=text)
             return series[0], key
+
         if not io.is_image(place) and not is_volume(place):
             raise UserError("is no image that can be read", where=text)
+
         return place, key
 
     def _key(self, path: Path) -> str:
@@ -356,6 +382,7 @@ def _pair_slices(items: Sequence[Item]) -> None:
     if not any(item.subject for item in items):
         pair_by_name(items)
         return
+
     counts = Counter((item.subject, item.letter) for item in items)
     for item in items:
         patient = item.subject

@@ -40,6 +40,7 @@ def check_leakage(
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
     if len(set(sides)) > 1:
         leaks += _copies_on_two_sides(records, sides, getattr(splits, "fingerprints", {}), near)
+
     if leaks:
         what = f"training and held-out images are not apart: {join_first(leaks, '; ')}"
         remedy = (
@@ -47,6 +48,7 @@ def check_leakage(
             " records"
         )
         raise UserError(what, where="data.split", remedy=remedy)
+
     if not same_patient:
         _expect_one_domain_each(splits["train"])
 
@@ -68,6 +70,7 @@ def _copies_on_two_sides(
                     digests[i] = fingerprint(records[i], False).digest
                 equal += [(digests[i], records[n].key, sides[n]) for n in (i, j)]
         leaks += _on_two_sides("file", equal)
+
     seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
     seen_sides = [sides[n] for n in sample]
     named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
@@ -78,6 +81,7 @@ def _copies_on_two_sides(
                 f"image '{seen[i].name}' in {seen_sides[i]} is a near copy of '{seen[j].name}' in"
                 f" {seen_sides[j]}"
             )
+
     return leaks
 
 
@@ -86,6 +90,7 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
     domains: dict[str, set[str]] = defaultdict(set)
     for record in records:
         domains[record.subject].add(record.domain)
+
     both = sorted(repr(patient) for patient, own in domains.items() if patient and len(own) > 1)
     # one patient alone cannot give one domain only
     if both and len(domains) > 1:
@@ -106,6 +111,7 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
     names_of: dict[str | None, dict[str, str]] = defaultdict(dict)
     for identity, name, side in entries:
         names_of[identity].setdefault(side, name)
+
     return [
         f"{word} {' = '.join(map(repr, dict.fromkeys(names.values())))} in {' and '.join(names)}"
         for identity, names in names_of.items()

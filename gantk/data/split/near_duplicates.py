@@ -84,6 +84,7 @@ def fingerprint(
         row = preparation.from_cache("fingerprints", record, _fingerprint_bytes)
     if preparation is None or row is None:
         return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
+
     preparation.to_size(record)
     digest = row[:DIGEST_BYTES]
     images = row[DIGEST_BYTES:].reshape(2, -1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
@@ -126,9 +127,11 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     gray = _gray(pixels)
     if gray is None or min(gray.shape) < MIN_IMAGE_SIDE:
         return None
+
     content = content_box(gray)
     if any(high - low < MIN_CONTENT_SIDE for low, high in content):
         return None
+
     frame: list[tuple[float, float]] = [(0, side) for side in gray.shape]
     images = np.array(
         [[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)]
@@ -157,6 +160,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
             high = small.max()
         if np.isfinite(low) and high > low:
             channels.append(((small - low) / (high - low)).clip(0, 1))
+
     return np.stack(channels).mean(axis=0, dtype=np.float32) if channels else None
 
 
@@ -178,6 +182,7 @@ def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
         share = np.concatenate([[0], np.cumsum(along)]) / max(along.sum(), 1)
         low, high = np.interp([0.01, 0.99], share, np.arange(len(share))) if along.any() else (0, 0)
         box.append((float(low), float(high)))
+
     return box
 
 
@@ -190,6 +195,7 @@ def _views(
     if gray.ndim == 2:
         yield gray, box
         return
+
     for axis in range(3):
         middle = np.clip(sum(box[axis]) / 2 - 0.5, 0, gray.shape[axis] - 1)
         below = min(int(middle), gray.shape[axis] - 2)
@@ -262,6 +268,7 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
         if image.thumbnails is not None and image.digest is not None:
             places[image.digest].append(n)
             thumbnails_of.setdefault(image.digest, image.thumbnails)
+
     copies = []
     for one, other, score in _similar_pairs(thumbnails_of):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
@@ -273,6 +280,7 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
             )
             if apart and stands_out(first, second, score):
                 copies.append((i, j, score))
+
     return sorted(copies)
 
 
@@ -282,6 +290,7 @@ def _similar_pairs(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str,
     """
     if thumbnails.keys() == _last_call["digests"]:
         return _last_call["alike"]
+
     pairs = []
     for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
@@ -299,6 +308,7 @@ def _similar_pairs(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str,
             rows, columns = np.nonzero(scores >= COPY_CORRELATION)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
             pairs += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
+
     _last_call.update(digests={*thumbnails}, alike=pairs)
     return pairs
 
@@ -315,11 +325,13 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
             continue
         if not one.subject and one.stack == stack:
             placed.append((one.position, one.digest, one.thumbnails))
+
     ordered = sorted(placed, key=lambda each: each[0])
     neighbours = []
     for (_, digest, first), (_, other_digest, second) in pairwise(ordered):
         if digest != other_digest and first.shape == second.shape:
             neighbours.append((first, second))
+
     pairs = neighbours[:: max(1, len(neighbours) // MAX_SAMPLED_NEIGHBOURS)]
     scores = [(_detail(first) * _detail(second)).sum(axis=1).max() for first, second in pairs]
     return float(np.percentile(scores, 75)) if scores else 0.0
@@ -346,6 +358,7 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
     """
     if any(record.subject or not record.files for record in records):
         return []
+
     chosen = set(sample_indices([record.key for record in records]))
     empty = Fingerprint("", None, None)
     images = [
@@ -375,6 +388,7 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
         first = firsts.setdefault((digests, record.position if is_plane else None), number)
         if first != number:
             pairs.append((first, number))
+
     return pairs
 
 
@@ -390,6 +404,7 @@ def _digests(paths: set[Path]) -> dict[Path, str]:
             if inode not in digest_of_inode:
                 digest_of_inode[inode] = sha256_of(path)
             digest_of[path] = digest_of_inode[inode]
+
     return digest_of
 
 
@@ -423,6 +438,7 @@ def first_of_copies(
         one = root(unit_of(records[i]))
         other = root(unit_of(records[j]))
         first |= {one: one, other: one}
+
     return {name: root(name) for name in first}
 
 
@@ -460,6 +476,7 @@ def with_near_copies(
             target.get(n) or target_of_pair.get(records[n].pair or "", name)
             for n, name in enumerate(moved)
         ]
+
     new = _sets_of([moved[n] for n in order], [records[n] for n in order])
     return _unless_a_domain_is_lost(new, _sets_of(places, records))
 
@@ -484,6 +501,7 @@ def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]])
             and SETS.index(places[i]) > SETS.index(held_out.get(j, places[j]))
         ):
             held_out[j] = places[i]
+
     return held_out
 
 

@@ -82,17 +82,20 @@ def split_records(
         raise UserError(
             what, where="data.split", allowed="shares of 0 or more whose sum is below 1"
         )
+
     shares = {"test": test, "validation": validation}
     made = {"seed": seed}
     draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
         records, details = read_split_file(records, file, folds, fold)
         made |= details
+
     if file or (not folds and any(record.split for record in records)):
         splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
     else:
         splits, how = draw(records, shares, folds=folds, fold=fold)
         made |= {"folds": folds, "fold": fold} if folds else {}
+
     splits.made = made
     return splits, how
 
@@ -109,6 +112,7 @@ def _as_given(
     given: dict[str, list[Record]] = {name: [] for name in SETS}
     for record in records:
         given[record.split or "train"].append(record)
+
     origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
         what = f"as {origin}, this leaves no image to train on"
@@ -121,6 +125,7 @@ def _as_given(
     shares = {}
     for name, limit in (("test", 0.5), ("validation", 0.4)):
         shares[name] = 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limit)
+
     splits, how = draw(given["train"], shares)
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
@@ -133,10 +138,12 @@ def _as_given(
             if not share and name not in named_sets:
                 how += f", no {name}"
         how += f": {_counts(splits)}"
+
     if file:
         splits.by = "file"
     elif named_sets:
         splits.by = "folders"
+
     return splits, how
 
 
@@ -156,6 +163,7 @@ def _draw(
     """
     if folds:
         shares = shares | {"test": 1 / folds}
+
     held_out = any(shares.values())
     requested = by
     if held_out:
@@ -163,6 +171,7 @@ def _draw(
         by = _resolve_unit(records, by, folds, one_patient and shares["test"] > 0)
     else:
         by = "image"
+
     # Copies of one picture must not stand on two sides.
     seen, near, exact = [], [], []
     if held_out and by != "patient":
@@ -188,14 +197,17 @@ def _draw(
             set_of_unit = _in_sets(kinds, shares, seed, by)
         places = [set_of_unit[unit(record)] for record in records]
         sets = alike.with_near_copies(places, records, near)
+
     _expect_every_domain(records, sets, shares, by, folds)
 
     how = f"by {by}: "
     if folds:
         how = f"fold {fold} of {folds} (0 to {folds - 1}), {how}"
+
     how += _description(records, sets, by)
     if not validated:
         how += "; none is kept for validation, for want of patients"
+
     fingerprints = {r.id: one for r, one in zip(records, seen, strict=False) if one.digest}
     return Splits(sets, by, fingerprints=fingerprints), how
 
@@ -221,6 +233,7 @@ def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
         patients = {name: {record.subject for record in sets[name]} for name in SETS}
         counts = ", ".join(f"{len(patients[name])} {name}" for name in SETS)
         return f"{counts} patients ({_counts(sets)})"
+
     left_out = len(records) - sum(map(len, sets.values()))
     if left_out:
         return f"{_counts(sets)}, {left_out} left out beside held-out ones or as their copies"
@@ -234,6 +247,7 @@ def _counts(sets: Sets) -> str:
     for name in SETS:
         counts = [sum(record.domain == domain for record in sets[name]) for domain in domains]
         parts.append(f"{'+'.join(map(str, counts))} {name}")
+
     text = f"{', '.join(parts)} images"
     if len(domains) > 1:
         text += f" of {'+'.join(domains)}"
@@ -253,20 +267,24 @@ def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) ->
         if known:
             _expect_patients(records, nameless, alone, placed)
         by = "patient"
+
     if folds and by == "block":
         what = (
             f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or"
             " images"
         )
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
+
     if by == "patient" and nameless:
         what = "the source does not know which image is of which patient"
         allowed = "'block' or 'image' for such images"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
+
     if by == "block" and not placed:
         what = "the source does not know the order of the images"
         allowed = "'patient' or 'image' for such images"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
+
     return by
 
 
@@ -281,6 +299,7 @@ def _expect_patients(
         )
         remedy = f"leave them out, or name theirs: {NAME_PATIENTS}"
         raise UserError(what, where="data.split.by", remedy=remedy)
+
     if alone:
         what = (
             f"all images are of one patient, '{records[0].subject}', and no patient is left to be"
@@ -309,9 +328,11 @@ def _for_validation(
     if folds:
         largest_fold = -(-largest // folds)
         return kinds, largest - largest_fold > 1
+
     tested = shares["test"] > 0
     if largest <= 1 + tested:
         return kinds, False
+
     asked = requested != "auto" or not tested
     return kinds, asked or largest >= MIN_PATIENTS_FOR_VALIDATION or round(share * largest) > 0
 
@@ -347,6 +368,7 @@ def _units(
     for name in dict.fromkeys(map(unit_of, records)):
         if first.get(name, name) == name:
             kinds[name[0], labels[name]].append(name)
+
     return [kinds[kind] for kind in sorted(kinds)], unit
 
 
@@ -376,6 +398,7 @@ def _in_sets(
         names += ["train"] * (len(units) - len(names))
         order = np.random.default_rng(seed).permutation(len(units))
         place |= {units[i]: name for i, name in zip(order, names, strict=True)}
+
     return place
 
 
@@ -392,12 +415,14 @@ def _in_fold(
         raise UserError(
             what, where="data.split.folds", allowed=f"2 to {max(2, count)}; 0 to split by shares"
         )
+
     if not 0 <= fold < folds:
         raise UserError(
             f"there is no fold {fold} of {folds}",
             where="data.split.fold",
             allowed=f"0 to {folds - 1}",
         )
+
     shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]
     place = dict.fromkeys(shuffled[fold::folds], "test")
     rest = [kept for units in kinds if (kept := [unit for unit in units if unit not in place])]
@@ -425,6 +450,7 @@ def _by_block(
     for record in records:
         label = "" if record.subject else record.label or ""
         stacks[record.subject, label].append(record)
+
     place: dict[int, str] = {}  # id(record) -> set; "" beside a block
     for _, stack in sorted(stacks.items()):
         slices: dict[str, list[Record]] = {
@@ -433,6 +459,7 @@ def _by_block(
         for record in sorted(stack, key=lambda record: record.position or 0.0):
             slices[record.domain].append(record)
         place |= _blocks_of_stack(slices, shares, seed, gap, blocks)
+
     return [place[id(record)] for record in records]
 
 
@@ -460,12 +487,14 @@ def _blocks_of_stack(
                     names[beside] = ""
         for record, name in zip(own, names, strict=True):
             place[id(record)] = name
+
     if paired:
         # neighbours in b's own order, whose partners in a would otherwise still be trained on
         dropped = {record.pair for record in slices["b"] if not place[id(record)]} - {None}
         for record in slices["a"]:
             if record.pair in dropped:
                 place[id(record)] = ""
+
     return place
 
 
@@ -481,6 +510,7 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
             shares,
             f"{needed} slices or more",
         )
+
     rng = np.random.default_rng(seed)
     while True:  # a short stack has no room for all the blocks asked; one of each set always fits
         runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
@@ -529,6 +559,7 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     for record in records:
         if record.subject:
             domains_of[record.subject].add(record.domain)
+
     both = sorted(patient for patient, domains in domains_of.items() if {"a", "b"} <= domains)
     kept_domain = {}
     if len(both) == 1:  # it keeps the domain that other patients lack
@@ -540,6 +571,7 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
         order = np.random.default_rng(seed).permutation(len(both))
         for number, place in enumerate(order):
             kept_domain[both[place]] = "a" if number < (len(both) + 1) // 2 else "b"
+
     return [
         record
         for record in records
@@ -560,12 +592,14 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
             f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these"
             " heads alone"
         )
+
     if "" in tested:
         line = (
             "no image says its patient: training and test may show one head, so that scores hold"
             " within it and "
         )
         lines.append(f"{line}count as one patient's; {NAME_PATIENTS}")
+
     return lines
 
 
@@ -620,6 +654,7 @@ def _files_behind(
     for record in records:
         if record.path:
             first_of_file.setdefault((record.domain, record.path), record)
+
     files = {}
     paths: set[Path] = set()
     for (_, path), record in first_of_file.items():
@@ -629,6 +664,7 @@ def _files_behind(
         parts -= set(record.files)
         files[record.id] = {"path": [path], "others": record.others, "parts": sorted(parts)}
         paths |= {path, *record.others, *parts}
+
     return files, sha256(paths)
 
 
@@ -647,6 +683,7 @@ def read_splits(
         for entry in content.get(name) or ():
             entries[entry["domain"], entry["key"]] = entry
             set_of[entry["domain"], entry["key"]] = name
+
     present = {record.id: record for record in records}
     _expect_unchanged(entries, present, sha256)
 
@@ -655,9 +692,11 @@ def read_splits(
         subject = present[key].subject if entry["subject"] else ""
         label = entry.get("label")
         known[key] = replace(present[key], pair=entry["pair"], label=label, subject=subject)
+
     sets: dict[str, list[Record]] = {name: [] for name in (*SETS, "set_aside")}
     for key, record in known.items():
         sets[set_of[key]].append(record)
+
     training = sets["train"]
     held_out = {record.id for name in SETS[1:] for record in sets[name]}
     left_out = set(map(tuple, content.get("left_out") or ()))
@@ -688,10 +727,12 @@ def _expect_unchanged(
                 if before != [hashes.get(path) for path in paths]:
                     changed.append(key[1])
                     break
+
     problems = []
     for what, keys in (("gone", gone), ("changed", changed)):
         if keys:
             problems.append(f"{describe_images(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
+
     if problems:
         remedy = (
             "put back what was there, or say where it is now: data.source.path in the run's"

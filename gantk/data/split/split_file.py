@@ -38,10 +38,12 @@ def read_split_file(
     if not path.exists():
         what = f"the file '{path}' does not exist"
         raise UserError(what, where=WHERE, remedy="correct the path, or leave it out")
+
     try:
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
+
     column = _column(path, header, ("patient", "path", "key"))
     kind = _column(path, header, ("split", "fold"))
     sets = _read_sets(path, lines, column, kind)
@@ -54,6 +56,7 @@ def read_split_file(
         )
         allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
         raise UserError(what, where="data.split.fold", allowed=allowed)
+
     if kind == "fold":
         entry["fold"] = fold
         sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
@@ -62,6 +65,7 @@ def read_split_file(
     without_row = [record for record, place in assigned if place is None]
     if without_row:
         raise _missing(path, column, records, without_row)
+
     kept = [replace(record, split=place) for record, place in assigned if place != "none"]
     _expect_pairs_together(kept, path)
     return kept, entry
@@ -91,6 +95,7 @@ def _read_sets(
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
             raise UserError(what, where=where, remedy="keep one of the two rows")
+
     return sets
 
 
@@ -126,12 +131,14 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
         allowed = f"a header with one of {', '.join(names)}"
         remedy = did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
+
     if present == ["split", "fold"]:
         raise UserError(
             f"'{path}' has both 'split' and 'fold'",
             where=f"{WHERE}: line 1",
             remedy="remove one of them",
         )
+
     return present[0]
 
 
@@ -151,6 +158,7 @@ def _sets_of(
                 names = (record.key, record.scan_key)
             found.append(next((sets[name] for name in names if name in sets), None))
         return found
+
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
     @cache  # each plane of a volume has the same path
@@ -185,4 +193,5 @@ def _missing(
             "give the file a column path in place of patient, or set patient = 'regex' where names"
             " say who it is"
         )
+
     return UserError(what, where=WHERE, remedy=remedy)

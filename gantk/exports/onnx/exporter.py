@@ -32,6 +32,7 @@ class Onnx:
             raise UserError(
                 f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA
             )
+
         if out.suffix.lower() != ".onnx" or out.is_dir():
             raise UserError(
                 f"'{out.name}' is no .onnx file",

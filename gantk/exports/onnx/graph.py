@@ -56,6 +56,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     ways = [(True, sizes), (True, None), (False, None)]
     if sizes is None:
         del ways[0]
+
     for batch, free in ways:
         try:
             model = to_onnx(network, direction, batch, free)
@@ -93,6 +94,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             parity["line"],
             f"{'any number of images' if batch else 'one image'}, {rule}",
         )
+
     raise failure
 
 
@@ -118,6 +120,7 @@ def state(direction: Direction) -> dict[str, Any]:
     }
     if direction.samples:
         return common | {"latent": method.latent, "classes": list(method.geometry.classes)}
+
     return common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
         "frame": asdict(translator.frame(letter)),
@@ -142,9 +145,11 @@ def sizes_of(method: Method) -> dict[str, int] | None:
     multiple = next((step for step in range(1, MAX_SIDE_MULTIPLE + 1) if accepts(step)), None)
     if multiple is None or any(side % multiple for side in size):
         return None
+
     smallest = min(size)
     while accepts(smallest - multiple - min(size)):
         smallest -= multiple
+
     smallest = max(smallest, 2 * multiple)
     return {"multiple": multiple, "smallest": smallest} if smallest <= min(size) else None
 
@@ -166,6 +171,7 @@ def to_onnx(
         for axis, name in enumerate(AXES[5 - inputs[0].ndim :], 2):
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
             axis_names[axis] = name
+
     shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
     model = _export_model(network, inputs, input_names, shapes)
     _remove_notes(model)
@@ -173,6 +179,7 @@ def to_onnx(
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in axis_names.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
+
     return model
 
 
@@ -214,6 +221,7 @@ def _remove_notes(model: Any) -> None:
     for each in (graph, *model.functions):
         del each.value_info[:], each.metadata_props[:]
         parts += [each, *each.node]
+
     for part in parts:
         part.doc_string = ""
         del part.metadata_props[:]

@@ -57,6 +57,7 @@ class OnnxModel(TrainedModel):
                     f"what '{path}' says of itself is damaged: intensity.{end}: {one_line(error)}"
                 )
                 raise UserError(what, remedy=REMEDY) from None
+
         (given, *more), frame = session.get_inputs(), self._frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
@@ -78,6 +79,7 @@ class OnnxModel(TrainedModel):
             raise UserError(
                 f"there is no file '{path}'", remedy="name a file that `gantk export` wrote"
             )
+
         session = open_session(path)
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
@@ -86,6 +88,7 @@ class OnnxModel(TrainedModel):
                 " intensities"
             )
             raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
+
         return cls(session, read_metadata(text, path), path)
 
     def domain(self, name: str | None) -> str:
@@ -97,6 +100,7 @@ class OnnxModel(TrainedModel):
             raise UserError(
                 f"this file cannot produce '{name}'", where="--to", allowed=made, remedy=remedy
             )
+
         return self._letter
 
     def contrasts(self, letter: str) -> list[str]:
@@ -125,6 +129,7 @@ class OnnxModel(TrainedModel):
             raise UserError(
                 what, where=option, remedy="use the run folder that it was exported from"
             )
+
         source, target = self._mappings
         return Pipeline(self._frame, source, target, self.run, tta=options.tta)
 
@@ -153,6 +158,7 @@ class OnnxModel(TrainedModel):
             step = sizes["multiple"]
             least = sizes["smallest"]
             window = tuple(-(-max(side, least) // step) * step for side in size)
+
         framed, inside = pad_to_size(images, tuple(map(max, size, window)))
 
         def forward(part: np.ndarray) -> np.ndarray:
@@ -179,6 +185,7 @@ def open_session(model: Path | bytes) -> Any:
         raise UserError(
             "onnxruntime is needed for .onnx models, and it is not installed", remedy=EXTRA
         ) from None
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -187,6 +194,7 @@ def open_session(model: Path | bytes) -> Any:
     options.add_session_config_entry("session.use_env_allocators", "1")
     if not isinstance(model, bytes):
         require_own_weights(model)
+
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -215,6 +223,7 @@ def require_own_weights(path: Path) -> None:
     """
     if not path.stat().st_size:
         return
+
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # 127 bytes at most, or longer
         found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))
@@ -223,10 +232,12 @@ def require_own_weights(path: Path) -> None:
             for each in found
         }
         repeats = any(content.find(mark) >= 0 for mark in (b"\x22\x04Loop", b"\x22\x04Scan"))
+
     here = path.parent.resolve()
     for name in map(os.fsdecode, names):
         if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
             raise UserError(f"'{path}' names weights outside its folder", remedy=REMEDY)
+
     if repeats:
         raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=REMEDY)
 
@@ -249,4 +260,5 @@ def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndar
             why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
             what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
             raise UserError(what, remedy=REMEDY) from None
+
     return np.concatenate(parts)

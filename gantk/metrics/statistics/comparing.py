@@ -70,6 +70,7 @@ def compare_systems(
         if len(scored) > 1 and len(shared) > 1:
             values = np.array([[own[patient] for patient in shared] for own in scored.values()])
             ranks += _ranks(score, values, sign, [*scored])
+
     correct_tests(tests)
     return {"tests": tests, "ranks": ranks}
 
@@ -117,6 +118,7 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
                 row["test"] = test
                 judged[direction, metric] = row
                 tests.append(test)
+
     correct_tests(tests)
     n = max((test["n"] for test in tests), default=0)
     for (direction, metric), row in judged.items():
@@ -124,6 +126,7 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
             title = title_of(direction, result.get("domains", []))
             words = test_in_words(row["test"])
             yield f"test     {title}: {metric} {words}, against {row['best_baseline']}"
+
     if tests:
         note = f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons"
         if n < MIN_TEST_PATIENTS:

@@ -35,6 +35,7 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
     n = len(values)
     if n < 2:
         return None
+
     mean = estimate(values, [str(i) for i in range(n)])
     effect = hedges_g(values)
     return {
@@ -59,6 +60,7 @@ def sign_flip_p(gains: np.ndarray) -> float:
         for gain in gains[1:]:
             sums = np.concatenate([sums + gain, sums - gain])
         return float((np.abs(sums) >= reached).mean())
+
     signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(gains)), dtype=np.int8) * 2 - 1
     return float(1 + (np.abs(signs @ gains) >= reached).sum()) / (1 + FLIPS)
 
@@ -73,6 +75,7 @@ def hedges_g(gains: np.ndarray) -> float | None:
     spread = gains.std(ddof=1)
     if free < 2 or spread <= 1e-12 * np.abs(gains).max():
         return None
+
     ratio_of_gammas = np.exp(gammaln(free / 2) - gammaln((free - 1) / 2))
     return float(gains.mean() / spread * ratio_of_gammas / (free / 2) ** 0.5)
 
@@ -85,9 +88,11 @@ def patients_needed(effect: float | None) -> int | None:
 
     if not effect:
         return None
+
     about = (POWER_QUANTILES / effect) ** 2
     if about > MAX_NEEDED_PATIENTS:
         return None
+
     counts = np.arange(max(MIN_TEST_PATIENTS, int(about) - 3), int(about) + 12)
     missed = nctdtr(counts - 1, abs(effect) * counts**0.5, stdtrit(counts - 1, 0.975))
     return int(counts[(missed <= 0.2).argmax()])

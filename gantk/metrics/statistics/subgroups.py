@@ -60,6 +60,7 @@ def add_subgroups(
     columns = [name.lower() for name in scorer.model.evaluate.by]
     if not columns or not tested:
         return []
+
     found = {direction: _subgroups_of(one, columns, scorer) for direction, one in tested.items()}
     result["subgroups"] = found
     lines = []
@@ -74,6 +75,7 @@ def add_subgroups(
         if not metric.endswith(FOREGROUND):
             title = title_of(direction, result.get("domains", []))
             lines.append(f"group    {title}: {metric} {_in_words(column, row)}")
+
     return lines
 
 
@@ -92,6 +94,7 @@ def _subgroups_of(
             higher = one.senses[metric]
             if higher is not None:
                 found[column][metric] = _score_groups(values, groups, one.scores.patients, higher)
+
     return found
 
 
@@ -117,11 +120,13 @@ def group_names(column: str, values: Sequence[str]) -> list[str]:
         if number is None:  # a column of texts
             return [value or UNKNOWN for value in values]
         numbers[value] = number
+
     names: dict[str, str] = {}
     if column == "age":
         names = {value: _age_band(years) for value, years in numbers.items()}
     elif len(set(numbers.values())) > MAX_SINGLE_NUMBERS:
         names = _thirds(numbers, [numbers[value] for value in values if value])
+
     return [names.get(value, value) if value else UNKNOWN for value in values]
 
 
@@ -168,10 +173,12 @@ def _score_groups(
         rows[name] = estimate(values[inside], own).row()
         if rows[name]["n"] >= MIN_COMPARED_PATIENTS and name != UNKNOWN:
             compared[name] = patient_means(values[inside], own)
+
     too_few = [name for name in rows if name not in compared]
     result: dict[str, Any] = {"groups": rows, "too_few": too_few}
     if len(compared) < 2:
         return result
+
     means = {name: own.mean() for name, own in compared.items()}
     lowest = min(means, key=means.__getitem__)
     highest = max(means, key=means.__getitem__)
@@ -190,6 +197,7 @@ def _chance_of_gap(gap: float, groups: Sequence[np.ndarray]) -> float:
     for _ in range(SHUFFLES):
         means = [part.mean() for part in np.split(rng.permutation(every), ends)]
         as_large += int(np.ptp(means) >= gap * (1 - 1e-9))
+
     return float((1 + as_large) / (1 + SHUFFLES))
 
 

@@ -32,6 +32,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     """
     if len(runs) == 1 and out is None:
         return write_one(runs[0])
+
     folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise UserError(
@@ -39,6 +40,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
             where="report",
             remedy="name each once",
         )
+
     path = Path(expect_file(out or "comparison.html", "--out"))
     page = comparison([RunRecord(folder) for folder in folders])
     return write_file(path, page.encode("utf-8", "backslashreplace"))
@@ -50,6 +52,7 @@ def comparison(records: list[RunRecord]) -> str:
     named = {}
     for name, record in zip(names, records, strict=True):
         named[name if names.count(name) == 1 else str(record.path)] = record
+
     sets = [_test_set(record) for record in records]
     places = count()
     charts = _curves(named)
@@ -112,6 +115,7 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
             for rival, rows in baselines.items():
                 listed = table["baselines"].setdefault(baseline_name(rival), [])
                 _add_baseline(listed, name, rows.get(key) or {})
+
     return found
 
 
@@ -139,10 +143,12 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
                     label = (record.label(key), metric)
                     scores[name][label] = values
                     senses[label] = row.get("higher_is_better")
+
     found = compare_systems(scores, senses)
     for rows in found.values():
         for row in rows:
             row["label"], row["score"] = row["score"]
+
     return found
 
 
@@ -158,6 +164,7 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
                 if key:
                     title += f", {record.label(key)}"
                 series.setdefault(title, {})[name] = points
+
     drawn = [chart(title, found, joined=True, names=list(named)) for title, found in series.items()]
     return [each for each in drawn if each]
 
@@ -171,6 +178,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
             for case in one["cases"]:
                 found[record.label(key), case["image"], case["input"], case["truth"]] = case
         by_run.append(found)
+
     for same, first in by_run[0].items():
         if not all(same in found for found in by_run):
             continue

@@ -39,6 +39,7 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
         entries = {
             direction: _keep_direction(direction, one, made) for direction, one in tested.items()
         }
+
     write_file(run / "patients.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
@@ -60,8 +61,10 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]
             volumes.append({"patient": case["patient"], "stem": stem})
             for kind in KINDS:
                 _write(one, places, kind, folder / f"{stem}-{kind}.nii.gz", voxel)
+
     if not volumes and one.made.ndim == 5:
         volumes = cases
+
     higher = one.senses[next(iter(_raw(one)))] is not False
     return {"patients": rows, "cases": cases, "volumes": volumes, "higher": higher}
 
@@ -80,6 +83,7 @@ def by_patient(tested: Tested) -> list[dict[str, Any]]:
         record = tested.pairs[own[0]][tested.to]
         means = {name: _mean(values[own]) for name, values in raw.items()}
         rows.append({"patient": record.subject or record.key, "images": own, "scores": means})
+
     return sorted(rows, key=lambda row: _rank(tested, row["scores"][next(iter(raw))]))
 
 
@@ -96,10 +100,12 @@ def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
     for row in rows[:count]:
         worst = min(row["images"], key=lambda place: _rank(tested, _mean(first_metric[[place]])))
         rows_of_images[worst] = row
+
     by_name = sorted(rows, key=lambda row: row["patient"])
     for row in spread(by_name, count):
         middle = row["images"][len(row["images"]) // 2]
         rows_of_images.setdefault(middle, row)
+
     for place, row in rows_of_images.items():
         source = tested.pairs[place][OTHER[tested.to]]
         truth = tested.pairs[place][tested.to]
@@ -141,6 +147,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     own = records[place]
     if not own.scan_key or table.plane != "axial" or own.path is None:
         return [], ()
+
     positions = {
         index: record.position or 0.0
         for index, record in enumerate(records)
@@ -148,12 +155,14 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     }
     if len(positions) < MIN_SLICES:
         return [], ()
+
     try:
         scan = read(own.path)
         if len(scan.spacing) != 3:  # one file of a DICOM series
             scan = read(own.path.parent)
     except UserError:  # a folder of several series
         return [], ()
+
     slices_apart = float(np.median(np.diff(sorted(positions.values()))))
     spacing = table.spacing or ()  # mm of rows and columns only, or of the slices too
     depth, *plane = (*scan.spacing[: 3 - len(spacing)], *spacing)
@@ -189,12 +198,14 @@ def _write(
         one_channel = native.mean(0) if colours else native[0]
         slices.append(one_channel.numpy().astype(np.float32))
         units.append(unit)
+
     pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices))[None]
     affine = None
     if pixels.ndim == 4:
         known = voxel or tested.data.table.spacing or ()
         depth, row, column = (*[1.0] * (3 - len(known)), *known)
         affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
+
     Nifti().write(path, Image(pixels, affine))
     return units[0]
 
@@ -209,5 +220,6 @@ def _native(
     pixels = image.float().cpu()
     if units is None:
         return pixels, ""
+
     unit = "file's" if units.name == "native" else units.name
     return units.native(pixels[None])[0], unit

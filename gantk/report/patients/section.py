@@ -59,6 +59,7 @@ def section(record) -> dict[str, Any] | None:
     directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
         return None
+
     return {
         "folder": HERE,
         "template": "patients.html.j2",
@@ -105,6 +106,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
                 )
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
+
     return found
 
 

@@ -28,6 +28,7 @@ def accelerate(
     keep_memory(fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
         torch.backends.cudnn.benchmark = fast.benchmark
+
     if train.recompute:
         from gantk.training.accelerate.recompute import recompute
 
@@ -38,9 +39,11 @@ def accelerate(
                 " computes again"
             )
         return phases
+
     if fast.compile:
         # torch's compiler takes a second to import
         from gantk.training.accelerate.compile import compile_phases
 
         return compile_phases(method, phases, notes)
+
     return phases

@@ -42,6 +42,7 @@ def compile_phases(
     # *range(...).
     for function in (summed_kernel, *_own_functions()):
         torch.compiler.allow_in_graph(function)
+
     return [replace(phase, loss=CompiledLoss(method, phase, notes, backend)) for phase in phases]
 
 
@@ -73,8 +74,10 @@ class CompiledLoss:
                     f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator:"
                     f" {why}"
                 )
+
         if self._compiled_loss is None or kind not in self._tested:
             return self.phase.loss(batch)
+
         # run only compiled code that was tested
         with torch.compiler.set_stance("eager_on_recompile"):
             return self._run_compiled(batch)
@@ -88,6 +91,7 @@ class CompiledLoss:
             # unhashable: tables of modules and the like, which do not change
             with suppress(TypeError):
                 own.append((name, value, hash(value)))
+
         return tuple(
             (name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()
         ), tuple(own)
@@ -120,6 +124,7 @@ class CompiledLoss:
             return f"{type(error).__name__}: {first.removeprefix('Explanation: ')}"[:200]
         finally:
             python.restore()
+
         apart = {name: _distance(expected[name], found[name]) for name in TOLERANCE}
         wrong = [
             f"{name} by {apart[name]:.2g}" for name in apart if not apart[name] <= TOLERANCE[name]
@@ -187,6 +192,7 @@ def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     options: dict[str, Any] | None = None
     if backend == "inductor":
         options = {"fallback_random": True}
+
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 

@@ -91,6 +91,7 @@ class Capture:
             why = ["several ranks: what they tell each other is not recorded"]
         else:
             why = []
+
         for name, rule in engine.optimizers.items():
             if not all(
                 group.get("fused") or group.get("capturable") for group in rule.param_groups
@@ -99,11 +100,13 @@ class Capture:
                     f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the"
                     " host"
                 )
+
         self.obstacle = next(iter(why), None)  # the reason why no step is recorded
         engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)
+
         self._make_graph = graph
         self.forget()
 
@@ -113,6 +116,7 @@ class Capture:
         """
         if self.obstacle is not None:
             return self.engine.take(batch)
+
         key = kind, tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items())
         with self._on_stream():
             if key not in self.graphs:
@@ -170,11 +174,13 @@ class Capture:
                     why = f"{type(error).__name__}: {one_line(error)}"
             if before is not None:
                 before.restore()
+
         python.restore()
         engine.set_time(0)
         if why is None:
             self.graphs[key] = graph, inputs, inside, losses
             return True
+
         self.obstacle = f"the step could not be recorded: {why}"
         engine.notes.append(self.obstacle)
         return False
@@ -202,9 +208,11 @@ class Capture:
         if self._stream is None:
             yield
             return
+
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield
+
         torch.cuda.current_stream().wait_stream(self._stream)
 
 

@@ -56,6 +56,7 @@ class Recomputed:
     def __call__(self, *args: Any, **options: Any) -> Any:
         if not (self.module.training and torch.is_grad_enabled()):
             return self.forward(*args, **options)
+
         versions = [(tensor, tensor._version) for tensor in args if isinstance(tensor, Tensor)]
         buffers = Buffers(self.module)
         result = checkpoint(
@@ -71,6 +72,7 @@ class Recomputed:
                 " computed again."
             )
             raise GantkError(f"{what} Set train.recompute = false.")
+
         return result
 
 
@@ -110,6 +112,7 @@ def _divide(module: nn.Module) -> None:
     blocks = [child for child in children if _maps(child) > 1]
     for child in blocks:
         _divide(child)
+
     layers = module if isinstance(module, nn.Sequential) else None
     in_turn = type(module).forward is nn.Sequential.forward
     if layers is not None and in_turn and _maps(module) > MAX_LAYERS_PER_BLOCK:
@@ -166,4 +169,5 @@ def _children(module: nn.Module) -> list[nn.Module]:
                 found += _children(child)
             elif name != "parametrizations":
                 found.append(child)
+
     return found

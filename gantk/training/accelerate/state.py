@@ -42,6 +42,7 @@ class TensorState:
                 (mine.float() - theirs.float()).square().sum() for (_, mine), (_, theirs) in both
             ]
             found[kind] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
         return found
 
 
@@ -86,6 +87,7 @@ class PythonState:
         """Set attributes and random states to their saved values."""
         for owner, attribute in [place for place, _ in self._plain() if place not in self._before]:
             delattr(self._owners[owner][1], attribute)
+
         for (owner, attribute), value in self._before.items():
             attributes = vars(self._owners[owner][1])
             value = copy.deepcopy(value)
@@ -93,6 +95,7 @@ class PythonState:
                 held[:] = value
             elif held != value:
                 attributes[attribute] = value
+
         random.setstate(self._random[0])
         np.random.set_state(self._random[1])
 

@@ -64,6 +64,7 @@ def cross_validate(
             where="--folds",
             allowed="2 up to the number of patients",
         )
+
     shorthands = {"precision": precision, "seed": seed, "track": list(track)}
     overrides = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
     overrides = {key: value for key, value in overrides.items() if value is not None}
@@ -78,22 +79,27 @@ def cross_validate(
     if model.data.split.file:
         what = "data.split.file says already who is tested, and --folds deals out the patients anew"
         raise UserError(what, where="--folds", remedy="leave one of both out")
+
     if out:
         folder = Path(out)
     else:
         folder = new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
+
     if (folder / "recipe.toml").exists():
         raise UserError(
             f"'{folder}' is a run itself", where="--out", remedy="name a folder for all folds"
         )
+
     places = [folder / f"fold-{k}" for k in range(folds)]
     for k, place in enumerate(places):
         _require_same(place, checked_recipe(recipe, data, settings(k), profile, overrides)[1])
+
     if other := sorted(each.name for each in folder.glob("fold-*") if each not in places):
         what = f"'{folder}' holds {other[0]}, which is none of {folds} folds"
         raise UserError(
             what, where="--out", remedy="name another folder, or ask for as many folds as before"
         )
+
     for k, place in enumerate(places):
         if (place / "report.html").exists() and (place / "metrics.json").exists():
             say(f"fold     {k + 1} of {folds}: done before, {place}")
@@ -112,12 +118,14 @@ def cross_validate(
                 **shorthands,
                 **options,
             )
+
     scores = summary(places)
     write_file(
         folder / SUMMARY, (json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n").encode()
     )
     for line in lines(scores, list(model.data.domains)):
         say(line)
+
     say(
         f"folds    {folder / SUMMARY}; all of them as one: gantk translate {argument(folder)}"
         " IN OUT"
@@ -129,6 +137,7 @@ def _require_same(place: Path, model: Model) -> None:
     """UserError where the folder holds a run of another recipe."""
     if not (place / "recipe.toml").exists():
         return
+
     # as `run` does: plugins add to a recipe, such as weights' hashes
     check_training(model)
     if resolved(RunFolder.open(place).recipe().check()) != resolved(model):
@@ -151,6 +160,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
                 for metric, value in row["scores"].items():
                     values = values_of.setdefault(direction, {}).setdefault(metric, [])
                     values.append((float("nan") if value is None else value, row["patient"]))
+
     return {
         direction: {
             metric: estimate(*zip(*values, strict=True)).row() for metric, values in scores.items()

@@ -51,6 +51,7 @@ class RemoteChild(Child):
             if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:
                 self.kill()
             return None
+
         try:
             self.started, end = self.ray.get(self.end)
             return end

@@ -50,6 +50,7 @@ def connect_cluster(
         raise UserError(
             "Ray is not installed", where="--address", remedy="pip install 'gantk[cluster]'"
         ) from None
+
     remedy = "start one with `ray start --head`, or leave --address out to use this machine alone"
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"
     if address not in ("auto", "local"):  # Ray itself retries for minutes
@@ -68,6 +69,7 @@ def connect_cluster(
             raise UserError(
                 what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy
             ) from None
+
     before = signal.getsignal(signal.SIGTERM)
     dashboard = False if address == "local" else None
     try:
@@ -75,6 +77,7 @@ def connect_cluster(
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
         raise UserError(what, where="--address", remedy=remedy) from None
+
     ray._private.worker._worker_logs_enabled = False  # or Ray prints a line for each dead worker
     # as Ctrl-C; Ray's own handler prints a stack of C++
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -149,6 +152,7 @@ class Room:
             wrong = f"'{folder}' cannot be written to: {error.strerror}"
         finally:
             probe.unlink(missing_ok=True)
+
         if wrong:
             remedy = (
                 "start it in a folder that all nodes have under the same path, with the same gantk"
@@ -167,5 +171,6 @@ def unusable(needed: list[str]) -> str:
         if time.monotonic() > until:
             return f"{name} does not see '{missing[0]}'"
         time.sleep(0.2)
+
     wanted = Path(needed[-1]).read_text()
     return "" if wanted == __version__ else f"{name} has gantk {__version__}, this machine {wanted}"

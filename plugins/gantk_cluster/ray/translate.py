@@ -60,6 +60,7 @@ def on_cluster(
 
     if not jobs:
         return
+
     with connect_cluster(
         address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]
     ) as room:
@@ -108,6 +109,7 @@ class Sharing:
         for _ in range(min(self.room.count - len(self.busy), len(self.waiting) - loading)):
             worker = ray.remote(Worker).options(**self.room.asked).remote()
             self.busy[worker.load.remote(*self.given)] = worker, None
+
         for each in ray.wait([*self.busy], timeout=1.0)[0]:
             worker, job = self.busy.pop(each)
             try:

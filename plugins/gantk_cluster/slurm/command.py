@@ -47,4 +47,5 @@ def slurm_command(ctx, what, sweep, **options) -> None:
 
     if sweep is not None:
         sweep = sweep_words(ctx.find_root().command.commands.get("sweep"), what, sweep)
+
     click.echo(job_script(what, sweep=sweep, **options), nl=False)

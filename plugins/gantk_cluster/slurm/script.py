@@ -69,19 +69,23 @@ def job_script(
         if out and any((Path(out) / each).exists() for each in ("recipe.toml", SWEEP)):
             remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
             raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
+
     if sweeps and ranks:
         raise UserError(
             "Ray takes one process on each node", where="--ranks", remedy="leave it out"
         )
+
     if ranks and ranks > gpus > 0:
         remedy = "each rank has a GPU of its own; --gpus 0 takes none"
         raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
+
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
         raise UserError(
             f"'{partition}' is no name of a partition",
             where="--partition",
             remedy="`sinfo` lists them",
         )
+
     name = re.sub(r"[^\w.]+", "-", name)
     minutes = ceil(60 * (hours or 0))
     resources = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
@@ -108,6 +112,7 @@ def job_script(
         raise UserError(
             "a name is not UTF-8, as a script has to be", where=what, remedy="rename it"
         ) from None
+
     return text
 
 
@@ -121,14 +126,17 @@ def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[s
             where="--sweep",
             remedy="pip install 'gantk[cluster]'",
         )
+
     try:
         words = shlex.split(text)
     except ValueError:
         raise UserError(f"'{text}' has a quote that does not close", where="--sweep") from None
+
     given = command.make_context("gantk sweep", [recipe, *words]).params
     for name in ("out", "resume", "address", "data", "set", "profile"):
         if given.get(name):
             raise UserError(
                 f"--{name} stands inside", where="--sweep", remedy="say it outside, or not at all"
             )
+
     return words

@@ -99,6 +99,7 @@ def sweep(
             )
         if not (asked := read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")):
             raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+
     with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
         folder = folder or new_folder(
             Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
@@ -108,14 +109,18 @@ def sweep(
             write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
             rows, rule = write_report(folder)
+
     if not ended:
         what = f"stopped; {count_noun([row for row in rows if row['step']], 'trial')} with saves are kept"
         raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
+
     for row in rows:
         if row["error"]:
             say(f"failed   {row['trial']}: {row['error']}")
+
     if not rows or rows[0]["score"] is None:
         raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
+
     say(f"score    {rule}")
     say(
         f"best     {rows[0]['trial']}: {rows[0]['score']:.4g} at step {rows[0]['step']},"
@@ -136,6 +141,7 @@ def _shared_settings(
         raise UserError(
             f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS
         )
+
     for axis in axes_of(space):
         if scheduler == "pbt" and (
             axis.key.startswith(FIXED_KEYS) or not axis.key.startswith(CHANGEABLE_KEYS)
@@ -145,16 +151,19 @@ def _shared_settings(
             raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
+
     if (steps := model.train.steps) is None:
         raise UserError(
             "a sweep counts in steps", where="train.epochs", remedy="--set train.steps=N"
         )
+
     if score is not None:
         registry().get("metric", score)
         if score not in (known := [metric.name for metric in model.evaluate.metrics]):
             raise UserError(
                 f"the recipe does not compute '{score}'", where="--score", allowed=known
             )
+
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     compared = {
         "train.save_every": every,
@@ -218,11 +227,13 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
                 axis.key: axis.within(config[axis.key]) for axis in axes
             },
         )
+
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
     if gpus > room.gpus:
         raise UserError(
             f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {room.gpus}"
         )
+
     say(f"cluster  {room}")
     say(
         f"sweep    {asked['name']}: {count_noun(asked['trials'], 'trial')} of {steps} steps,"
@@ -255,6 +266,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             callbacks=[Lines()],
             verbose=0,
         )
+
     return not stopped
 
 
@@ -293,6 +305,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
                 "state": state,
             }
         )
+
     rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:
@@ -300,6 +313,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
             folder / "best.toml",
             (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes(),
         )
+
     story = {
         "asked": asked,
         "axes": axes_of(asked["space"]),
@@ -362,8 +376,10 @@ def axes_of(space: Iterable[str]) -> list[Axis]:
             raise UserError(
                 f"'{axis.key}' stands twice", where="--space", remedy="write each key once"
             )
+
     if not axes:
         raise UserError("nothing is varied", where="--space", allowed=EXAMPLES)
+
     return [*axes.values()]
 
 
@@ -372,17 +388,21 @@ def _axis(text: str) -> Axis:
     key, _, values = (part.strip() for part in text.partition("="))
     if not values:
         raise _no_space(text)
+
     key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
     found = RANGE.fullmatch(values)
     if found:
         return _range_axis(text, key, *found.groups())
+
     listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
     if isinstance(listed, list):
         choices = listed
     else:
         choices = [each.strip() for each in values.split(",")]
+
     if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
         raise _no_space(text)
+
     return Axis(key, tuple(choices))
 
 
@@ -393,11 +413,13 @@ def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None)
         low, high = (float(end) if floats else int(end) for end in (lowest, highest))
     except ValueError:
         raise _no_space(text) from None
+
     if not -math.inf < low < high < math.inf:
         raise _no_space(text)
     if log and low <= 0:
         what = f"the range of '{key}' begins at {low:g}, which has no logarithm"
         raise UserError(what, where="--space", remedy="begin above 0, or leave :log out")
+
     draw = "uniform" if floats else "randint"
     return Axis(key, (low, high), f"log{draw}" if log else draw)
 

@@ -55,6 +55,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         with suppress(UserError), lock_folder(trial):
             break
         time.sleep(0.1)
+
     report = REPORTING[trial] = Reporter(trial, asked["score"])
     try:
         if given := tune.get_checkpoint():
@@ -101,6 +102,7 @@ class Reporter:
         known = read(self.run / TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
+
         write_file(
             self.run / TRIAL_FILE,
             json.dumps({"trial": self.run.name, "values": known, "error": error}).encode(),
@@ -112,6 +114,7 @@ class Reporter:
         saved = steps_saved(self.run / "checkpoints")
         if not done and max(saved, default=0) <= self.reported:
             return
+
         self.reported = step = saved[-1]
         others = {*saved} - {step, read(self.run / "best.json")["step"]}
         _, higher, scores = scores_of(self.run, self.score)
@@ -141,6 +144,7 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
             row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None
         }
         return chosen["rule"], chosen["higher_is_better"], scored
+
     found: dict[int, float] = {}
     for line in RunFolder(run).read_log():
         ways = [
@@ -150,5 +154,6 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
         ]
         if ways:
             found[line["step"]] = sum(ways) / len(ways)
+
     higher = bool(registry().get("metric", metric).load().higher_is_better)
     return f"{metric} of validation pairs, which is the truth", higher, found

@@ -77,8 +77,10 @@ class Follower:
             self.last = line["step"]
             for kind, values in _values(line).items():
                 self._put(kind, self.last, values)
+
         if not ending:
             return
+
         self._bring_samples()
         metrics = read(self.run.path / "metrics.json")
         report = self.run.path / "report.html"
@@ -91,6 +93,7 @@ class Follower:
                 if name.endswith("/value")
             }
             self._put("scores", self.last, ends)  # "scores/a_to_b/psnr"
+
         self.tracker.end(self.last, report if finished else None)
         self._remember()
         self.log.close()
@@ -131,6 +134,7 @@ def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
         numbers["losses"] |= {
             f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")
         }
+
     if line.get("selection", {}).get("score") is not None:
         numbers["selection"] = {"selection/score": line["selection"]["score"]}
     return numbers

@@ -83,6 +83,7 @@ class WandB:
             mode = os.environ.get("WANDB_MODE") or (
                 "online" if wandb.login(prompt=False) else "offline"
             )
+
         self.state = state
         self.wandb = wandb
         state["killed"] = dict(state["brought"])  # a kill loses what wandb buffers
@@ -136,6 +137,7 @@ class MLflow:
         # do not wait minutes for a server
         for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+
         import mlflow.entities
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -153,6 +155,7 @@ class MLflow:
             state["id"] = self.client.create_run(of, run_name=run.name).info.run_id
             for key, value in flat(recipe):
                 self.client.log_param(state["id"], key, str(value)[:500])
+
         self.id = state["id"]
         self.client.update_run(self.id, status="RUNNING")  # also after a resume
 

@@ -30,6 +30,7 @@ def template() -> torch.Tensor:
     """
     with np.load(Path(__file__).with_name("anatomy.npz")) as file:
         left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
+
     brain, gray, white = (np.concatenate([part, part[..., -2::-1]], axis=-1) for part in left)
     gray = gray / np.float32(255)
     white = white / np.float32(255)
@@ -52,6 +53,7 @@ def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
             )
             spread[spread < 1e-30] = 0  # arithmetic on denormal numbers takes five times as long
             maps = torch.tensordot(maps, spread, dims=([axis], [0])).movedim(-1, axis)
+
     return maps.contiguous()
 
 
@@ -196,6 +198,7 @@ class Subject:
         for place, axes in self.lesions:
             distance = ((inside - place) @ axes).norm(dim=-1)  # 1 on the lesion's surface
             lesion = torch.maximum(lesion, torch.sigmoid(6 * (1 - distance)))
+
         lesion = lesion * (shares[1] + shares[2])
         shares = torch.cat([shares * (1 - lesion), lesion[None]])
         if self.skull:
@@ -209,6 +212,7 @@ class Subject:
                 within, dim=0, prepend=torch.zeros_like(within[:1])
             )
             shares = torch.cat([shares[:1] + gap, shares[1:], bone[None], scalp[None]])
+
         # The gain's logarithm is normalised to mean 0 and deviation 1 over the head: scanners
         # calibrate its level.
         line = torch.linspace(-70, 70, 8)

@@ -93,6 +93,7 @@ def signal(
         recovered = 1 - np.exp(-tr / t1)
     else:
         recovered = np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
+
     return density * recovered * np.exp(-te / t2)
 
 
@@ -110,6 +111,7 @@ def contrast_of(name: str) -> str:
             allowed=CONTRASTS,
             remedy=remedy,
         )
+
     return contrast
 
 
@@ -199,10 +201,12 @@ class Phantom:
                 raise UserError(
                     f"{name} = {value} is impossible", where="data.source", allowed=allowed
                 )
+
         if dims not in (2, 3) or len(size) != dims or min(size) < 8:
             what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
             raise UserError(what, where="data.size", allowed=allowed)
+
         self.letters = domain_letters(tuple(domains))
         self.dims = dims
         self.size = tuple(size)
@@ -213,6 +217,7 @@ class Phantom:
                 f"with a contrast, the phantom's domains are classes, and not {', '.join(domains)}"
             )
             raise UserError(what, where="data.domains", allowed=str(CLASSES))
+
         self.contrasts = [
             tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains
         ]
@@ -237,6 +242,7 @@ class Phantom:
                 self.levels = np.array([sum(CEREBRUM) / 2])
         else:
             self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
+
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
 
@@ -254,6 +260,7 @@ class Phantom:
                 if self.only in ("all", label):
                     level = place if self.dims == 2 else None
                     records += self._records_of_image(number, level, label)
+
         if not records:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(
@@ -261,6 +268,7 @@ class Phantom:
                 where="data.source",
                 remedy="ask for more subjects, or change healthy and lesions",
             )
+
         return self._pick_counts(records) if self.counts else records
 
     def _records_of_image(self, number: int, level: int | None, label: str) -> Iterator[Record]:
@@ -275,6 +283,7 @@ class Phantom:
             about["pair"] = key
         if self.lesions:
             about["mask"] = partial(self._mask, number, level)
+
         for domain, letter in enumerate(self.letters):
             if self.shown and self.shown[domain] != label:
                 continue
@@ -298,6 +307,7 @@ class Phantom:
                 remedy = "ask for more subjects, slices or lesions, or for fewer images"
                 raise UserError(f"{what}{count}", where="data.source.counts", remedy=remedy)
             kept |= {pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, count).round()}
+
         return [record for record in records if record.pair in kept]
 
     def _labels(self, number: int) -> list[str | None]:
@@ -309,6 +319,7 @@ class Phantom:
                 self._mask(number, level).sum() if self.lesions else 0
                 for level in range(len(self.levels))
             ]
+
         return [
             ("tumour" if count >= MIN_LESION_PIXELS else "healthy") if self.lesions else None
             for count in shown
@@ -384,6 +395,7 @@ class Phantom:
             lesion = 1 + TISSUES.index("lesion")
             likely[lesion] = likely[lesion] > 0.5  # the same threshold as the mask
             return likely.argmax(0)
+
         if contrast == "CT":
             above_air = np.array(
                 [HOUNSFIELD[tissue] - AIR_HOUNSFIELD for tissue in self.tissues], dtype=np.float32
@@ -392,6 +404,7 @@ class Phantom:
             return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(
                 clean.shape, dtype=np.float32
             )
+
         t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
         shortened = np.array(
             [ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues]

@@ -34,5 +34,6 @@ def fetch(name, out, base_url) -> None:
             table.add_row(*row)
         console().print(table)
         return
+
     with progress_bar() as progress:
         download.fetch(name, out=out, base_url=base_url, say=say, progress=progress)

@@ -63,6 +63,7 @@ def public_sets() -> list[tuple[str, ...]]:
         rows.append(
             (name, known["about"], size, known["licence"], known.get("ask") or known["base"])
         )
+
     return rows
 
 
@@ -90,6 +91,7 @@ def fetch(
         raise UserError(
             f"'{base}' is no address", where="--from", allowed="http://... or https://..."
         )
+
     target = Path(out or Path("data") / name).absolute()
     record = target.with_name(f"{target.name}.fetched.json")
     try:
@@ -127,12 +129,14 @@ def fetch(
         raise GantkError(
             f"'{target}' cannot be made: {error.strerror or one_line(error)}."
         ) from None
+
     for label, text in (
         ("licence", known["licence"]),
         ("cite", known["cite"]),
         ("written", target),
     ):
         say(f"{label:<8} {text}")
+
     say(f"use      {known['use'].format(folder=target)}")
     return target
 
@@ -142,10 +146,12 @@ def _known_set(name: str) -> dict[str, Any]:
     if name not in sets:
         what = f"no public data set is known as '{name}'"
         raise UserError(what, where="NAME", allowed=sets, remedy=did_you_mean(name, sets))
+
     if "ask" in sets[name]:
         what = f"'{name}' is handed out on registration only ({sets[name]['licence']})"
         remedy = f"ask for it at {sets[name]['ask']}, and train on it with --data FOLDER"
         raise UserError(what, where="NAME", remedy=remedy)
+
     return sets[name]
 
 
@@ -155,6 +161,7 @@ def _read_record(record: Path) -> dict[str, Any]:
     """
     if not record.exists():
         return {}
+
     try:
         found = json.loads(record.read_bytes())
         return {
@@ -183,6 +190,7 @@ def _lock_folder(staging: Path) -> Iterator[Path]:
                 lock = held
             else:
                 os.close(held)
+
     try:
         yield staging
     finally:
@@ -226,12 +234,14 @@ def _fetch_file(
                 f" {remedy}."
             )
         os.rename(part, file)
+
     if not expected:
         expected = _checksum(file, "sha256")
         say(
             f"trusted  {path}: no checksum is published; later downloads are compared with"
             f" {expected}"
         )
+
     return {
         "path": path,
         "url": url,
@@ -349,4 +359,5 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             place = result / known.get("into", "")
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(file, place)
+
     return result

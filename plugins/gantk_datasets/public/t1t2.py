@@ -64,6 +64,7 @@ def prepare(folder: Path) -> None:
         for parent in (folder / path).parents[:2]:
             if not any(parent.iterdir()):
                 parent.rmdir()
+
     lesjak = [
         ("lesjak-lo" + patient, *study(folder, patient, number)) for patient, number in STUDIES
     ]
@@ -77,6 +78,7 @@ def prepare(folder: Path) -> None:
     tumour = [(t1.name[:15], t1, *t1.parent.glob(f"{t1.name[:15]}*[-_]t2*")) for t1 in found]
     for name, pairs in {"whole": lesjak + hku, "stripped": stripped, "tumour": tumour}.items():
         write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
+
     for name, pairs in {"whole_train": lesjak + hku, "hku": hku}.items():
         write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
 
@@ -158,6 +160,7 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
         affine = np.diag([*-spacing, 1.0])
         affine[:3, 3] = spacing * (np.array(voxels.shape) - 1) / 2  # origin in the centre
         save(path, voxels, matrix @ affine.astype(np.float32))
+
     return paths
 
 

@@ -53,6 +53,7 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
     if not match:
         what = f"'{address}' is no address of a model"
         raise UserError(what, allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
+
     name, revision = match.groups()
     hub = _library()
     folder = None
@@ -64,15 +65,18 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
             )
         except hub.errors.LocalEntryNotFoundError:
             folder = None
+
     with _as_gantk_error(f"'{address}' cannot be fetched"):
         folder = Path(
             folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES)
         )
+
     if not (folder / "recipe.toml").is_file():
         raise UserError(
             f"'{address}' is no model of gantk's: it has no recipe.toml",
             remedy="`gantk push` makes one",
         )
+
     RunFolder(folder).latest()
     say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
     return folder
@@ -94,6 +98,7 @@ def push(
         raise UserError(
             f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME"
         )
+
     if license and not re.fullmatch(r"[\w.-]+", license):
         what = f"'{license}' is no identifier of a licence"
         raise UserError(
@@ -101,6 +106,7 @@ def push(
             where="--license",
             allowed="those of the hub, such as cc-by-4.0, apache-2.0, other",
         )
+
     api = _library().HfApi(library_name="gantk", library_version=__version__)
     path = find_model(run)
     with TemporaryDirectory() as folder:
@@ -120,6 +126,7 @@ def push(
             )
         address = f"hf://{name}@{commit.oid}"
         say(f"pushed   {address}, weights sha256 {weights_hash(made)}")
+
     return address
 
 

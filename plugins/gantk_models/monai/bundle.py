@@ -56,6 +56,7 @@ class Monai:
         if direction.samples:
             what = "it makes images from noise, and a bundle's pipeline starts from files"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
+
         for key, value in (
             ("data.fit", model.data.fit == "crop"),
             ("translate.statistics", _windows(direction)),
@@ -64,6 +65,7 @@ class Monai:
                 raise UserError(
                     "MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX"
                 )
+
         # before tracing: raises UserError for what MONAI has no transform for
         config = inference(direction)
         content, parity = _network(direction, tolerance)
@@ -84,6 +86,7 @@ class Monai:
             for name, file in files.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 (made / name).write_bytes(file)
+
         say(f"written  {out} (6 files); MONAI itself was not run")
         return out
 
@@ -105,9 +108,11 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
         except Exception as error:  # tracing can raise any exception of the network's code
             if count == 1 or isinstance(error, OSError):
                 raise
+
     module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
     if frame.neighbours:
         module = Stacked(module, frame.neighbours, translator.model.translate.batch)
+
     return torchscript_bytes(module), parity
 
 
@@ -146,6 +151,7 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
             "a folder with one for each patient, which holds"
             f" {', '.join(f'`*{n}.nii.gz`' for n in names)}"
         )
+
     left_out = [
         "Files on another intensity scale than the training images': gantk fits its mapping anew."
     ]

@@ -50,11 +50,13 @@ def inference(direction: Direction) -> dict[str, Any]:
             f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names
         )
         files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
+
     inferer = part("SimpleInferer")
     model = direction.translator.model
     if model.data.dims == 2 and not model.data.neighbours:
         batch = model.translate.batch
         inferer = part("SliceInferer", roi_size=[-1, -1], sw_batch_size=batch, spatial_dim=0)
+
     return {
         "imports": ["$import glob", "$import numpy", "$import os"],
         "bundle_root": ".",
@@ -101,12 +103,15 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
     if data.spacing:
         pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: unchanged
         steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
+
     for key, line in zip(
         keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True
     ):
         steps += scaling(key, line, data.dims == 3)
+
     if len(keys) > 1:
         steps.append(part("ConcatItemsd", keys=keys, name="image"))
+
     return [*steps, part("EnsureTyped", keys="image", dtype="$torch.float32")]
 
 
@@ -120,6 +125,7 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
     state, (start, end) = line.state(), line.range
     if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
         return [_range(key, *state["fitted"][:2], start, end)]
+
     own = line.per == "volume" or (line.per == "image" and image_is_scan)
     if isinstance(line, Linear) and own and not state.get("foreground"):
         if line.name == "percentile":
@@ -136,6 +142,7 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
         if line.name == "zscore":
             normal = part("NormalizeIntensityd", keys=key, nonzero=False, channel_wise=True)
             return [normal, _range(key, -state["spread"], state["spread"], start, end)]
+
     what = (
         f"MONAI has no transform for the intensity mapping '{line.name}' with per = \"{line.per}\""
     )
@@ -164,6 +171,7 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
         tails = [re.sub(r"\W", "_", name) for name in names]
         steps.append(part("SplitDimd", keys="pred", dim=0, output_postfixes=tails))
         made = [f"pred_{tail}" for tail in tails]
+
     for key, line, tail in zip(made, target, tails, strict=True):
         if not isinstance(line, Linear):
             what = f"MONAI has no transform for the way back of the intensity mapping '{line.name}'"
@@ -182,6 +190,7 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
         )
         save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
         steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
+
     return steps
 
 
@@ -250,6 +259,7 @@ def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
             names = ["red", "green", "blue"]
         else:
             names = [f"{names[0]} {k}" for k in range(channels)]
+
     return {
         "type": "image",
         "format": "hounsfield" if modality == "CT" else "magnitude",

@@ -67,6 +67,7 @@ class Fitted(nn.Module):
             made = self.with_detail(output, self.middle(seen), shown, content, native)
         else:
             made = self.enlarged(output, content, native)
+
         values = shown.flatten(2)
         empty = (values.amax(dim=2) == values.amin(dim=2)).all(dim=1)
         made[empty] = self.low
@@ -74,15 +75,18 @@ class Fitted(nn.Module):
             tissue = torch.tensor(self.tissue, dtype=values.dtype, device=values.device)
             air = empty & (values[:, :, 0] <= tissue).all(dim=1)
             made[air] = shown[air]
+
         return made
 
     def content(self, native: list[int]) -> list[int]:
         """The part of the network's size that the resized image fills."""
         if self.stretch:
             return self.size
+
         scale = 1e9
         for k in range(len(native)):
             scale = min(scale, self.size[k] / native[k])
+
         return [
             max(1, min(self.size[k], int(round(native[k] * scale)))) for k in range(len(native))
         ]
@@ -103,6 +107,7 @@ class Fitted(nn.Module):
                 )
                 weights = (weights / weights.sum(1, keepdim=True)).to(image.dtype)
                 image = torch.matmul(image.movedim(k + 2, -1), weights.t()).movedim(-1, k + 2)
+
         return image
 
     def placed(self, image: Tensor, content: list[int], lowest: Tensor) -> Tensor:
@@ -111,12 +116,15 @@ class Fitted(nn.Module):
         """
         if content == self.size:
             return image
+
         for _ in self.size:
             lowest = lowest.unsqueeze(-1)
+
         canvas = lowest.expand([image.shape[0], image.shape[1]] + self.size).clone()
         part = canvas
         for k in range(len(content)):
             part = part.narrow(k + 2, (self.size[k] - content[k]) // 2, content[k])
+
         part.copy_(image)
         return canvas
 
@@ -138,6 +146,7 @@ class Fitted(nn.Module):
             channels = output.shape[1]
             seen = seen.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
             native = native.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
+
         x = seen.double()
         y = output.double()
         mean_x = self.mean(x)
@@ -147,6 +156,7 @@ class Fitted(nn.Module):
         limit = self.flat * (values.amax(dim=1) - values.amin(dim=1)) ** 2
         for _ in range(x.dim() - 1):
             limit = limit.unsqueeze(-1)
+
         varied = variance > limit
         slope = torch.where(varied, covariance / torch.where(varied, variance, 1.0), 0.0)
         remainder = self.enlarged((y - slope * x).float(), content, size)
@@ -183,6 +193,7 @@ class Stacked(nn.Module):
                 places = (middles[:, None] + offsets[None]).clamp(0, depth - 1)
                 slices.append(self.network(volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)))
             volumes.append(torch.cat(slices).movedim(0, 1))
+
         return torch.stack(volumes)
 
 
@@ -209,10 +220,12 @@ def torchscript_bytes(network: nn.Module) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(network.eval()), whole)
+
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
             if not entry.filename.endswith(".debug_pkl"):
                 target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+
     return kept.getvalue()
 
 

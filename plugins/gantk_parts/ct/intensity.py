@@ -64,6 +64,7 @@ class Windows(Mapping, name="ct"):
             what = f"these windows are empty: {given}"
             allowed = "air < low < high < bone, share above 0"
             raise UserError(what, where="data.intensity", allowed=allowed)
+
         self._set_corners()
 
     def _set_corners(self) -> None:
@@ -90,6 +91,7 @@ class Windows(Mapping, name="ct"):
             line.fit(images)
             self.fitted = [*(np.asarray(each).tolist() for each in line.corners()), line.tissue[0]]
             return
+
         if low >= 0:
             what = (
                 f"the training images run from {low:g} to {high:g}: no Hounsfield units, whose air"
@@ -100,6 +102,7 @@ class Windows(Mapping, name="ct"):
                 ' no_hu = "percentile"'
             )
             raise UserError(what, where="data.intensity", remedy=remedy)
+
         self._set_corners()
         if low < self.air - PADDING:
             (native, places, tissue), step = (
@@ -152,6 +155,7 @@ class Domains:
             raise UserError(
                 what, where="data.intensity", remedy="give the range once, beside a and b"
             )
+
         self.parts = {
             x: replace(part, options=part.options | {"range": self.range})
             for x, part in {"a": a, "b": b}.items()

@@ -49,6 +49,7 @@ class CorrelationRatio:
             raise UserError(
                 what, where="correlation_ratio", allowed="tissue = [low, high], low < high"
             )
+
         self.weight = weight
         self.tissue = tissue
         self.window = window
@@ -64,6 +65,7 @@ class CorrelationRatio:
         if source.shape[1] != output.shape[1]:
             source = source.mean(1, keepdim=True)
             output = output.mean(1, keepdim=True)
+
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
         inside = (
@@ -90,4 +92,5 @@ class CorrelationRatio:
             loss = loss + (0.5 + (correlation if self.fluid == "dark" else -correlation)).clamp_min(
                 0
             )
+
         return self.weight * loss.mean()

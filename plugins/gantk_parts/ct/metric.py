@@ -47,6 +47,7 @@ class HounsfieldMAE(MAE):
             raise UserError(
                 what, where="evaluate.metrics", allowed="within = [low, high], low < high"
             )
+
         self.no_hu = no_hu
         self.within = within
         self.name += "_within" if within else ""
@@ -55,6 +56,7 @@ class HounsfieldMAE(MAE):
         """UserError where no domain of these data is in Hounsfield units."""
         if self.no_hu == "skip":
             return
+
         known = {record.domain: record for record in data.training}
         if not any(
             (units := units_of(data, [one], letter)) and units.name == "HU"

@@ -49,6 +49,7 @@ class FeatureLoss:
                 f"{len(layer_weights)} layer_weights for {len(layers)} layers",
                 allowed="one for each",
             )
+
         self.source = (network, weights, side, tuple(layers))
         self.norm = norm
         self.weight = weight
@@ -62,6 +63,7 @@ class FeatureLoss:
         with torch.autocast(output.device.type, enabled=False):
             made = network(output, *scale)
             real = network(target.detach(), *scale)
+
         weights = self.layer_weights or (1 / len(made),) * len(made)
         size = torch.abs if self.norm == "l1" else torch.square
         errors = (
@@ -111,4 +113,5 @@ def body_of(images: Tensor, level: float) -> Tensor:
         bodies.append(
             binary_fill_holes(bright & (parts == np.bincount(parts[bright], minlength=2).argmax()))
         )
+
     return torch.from_numpy(np.stack(bodies)[:, None]).to(images.device, torch.float32)

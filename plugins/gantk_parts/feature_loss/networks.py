@@ -62,6 +62,7 @@ class Maps(nn.Module):
             if layer != OUTPUT:
                 keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
                 inner.get_submodule(layer).register_forward_hook(keep)
+
         try:
             with torch.enable_grad():
                 image = torch.zeros(1, channels, *size, requires_grad=True)
@@ -84,6 +85,7 @@ class Maps(nn.Module):
         # treat each channel as a gray picture
         if self.pictures and images.shape[1] != self.channels:
             images = images.flatten(0, 1)[:, None].expand(-1, self.channels, *images.shape[2:])
+
         if images.shape[1] != self.channels or images.ndim - 2 != self.dims:
             what = (
                 f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
@@ -92,8 +94,10 @@ class Maps(nn.Module):
             raise UserError(
                 what, where="network", remedy="take one that was trained on images such as these"
             )
+
         if hasattr(self.network, "check_size"):
             self.network.check_size(tuple(images.shape[2:]))
+
         self.seen[OUTPUT] = self.network(images)
         found = [self.seen[layer].reshape(count, -1) for layer in self.layers]
         self.seen.clear()
@@ -130,6 +134,7 @@ def open_network(
         meta = load_meta_of("segmenter", saved)
         here = Runtime(torch.device("cpu"), "fp32", channels_last=True)
         method = load_method(model, saved, meta, (-1.0, 1.0), here)
+
     return Maps(
         method.network, network, layers, meta["channels"]["image"], method.geometry.size, False
     )
@@ -163,6 +168,7 @@ def pin(value: object, where: str) -> None:
                 remedy='put it back, or begin a new run with sha256 = ""',
             )
         table["sha256"] = found
+
     inner = value.options if isinstance(value, Part) else value
     for key, each in (
         inner.items()

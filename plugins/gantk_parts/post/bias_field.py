@@ -49,6 +49,7 @@ class InputBiasField:
         tissue = ((output > AIR_SHARE) & (source > AIR_SHARE)).nonzero()
         if len(tissue) < MIN_TISSUE_VOXELS:
             return made
+
         sample = tuple(tissue[:: -(-len(tissue) // MAX_TISSUE_VOXELS)].T)
         axes = (torch.arange(float(side), device=made.device) for side in output.shape)
         # of all voxels, from the middle of the tissue
@@ -90,4 +91,5 @@ def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
         weights = belongs / deviations.square()
         left = (weights * (values[:, None] - means)).sum(1)
         slopes = torch.linalg.solve(at.T @ (at * weights.sum(1, keepdim=True)) + ridge, at.T @ left)
+
     return slopes

@@ -60,6 +60,7 @@ class AgreeingSlices:
         """Filter one volume (C, D, H, W), guided by its input."""
         if made.shape[1] < 3 or self.strength == 0:
             return made
+
         given = given if len(given) == len(made) else given.mean(0, keepdim=True).expand_as(made)
         filtered = guided_filter(neighbour_mean(made, self.smooth), given, self.least)
         strength = self.strength
@@ -74,6 +75,7 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
     """
     if not jump(made, level) > wanted:
         return 0.0
+
     low = 0.0
     high = 1.0
     for _ in range(HALVINGS):
@@ -82,6 +84,7 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
             low = middle
         else:
             high = middle
+
     return high
 
 

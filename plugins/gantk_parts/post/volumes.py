@@ -33,9 +33,11 @@ def each_volume(
     if not isinstance(examples.made_from, Tensor):
         what = f"images from noise have no input, which '{name}' compares them with"
         raise UserError(what, where="post", remedy="leave this post-step out")
+
     inputs = examples.made_from.to(images)
     if dims == 3:
         return torch.stack([changed(*pair) for pair in zip(images, inputs, strict=True)])
+
     spots = list(map(spot, examples.records)) or [("", number) for number in range(len(images))]
     done = images.clone()
     order = sorted(range(len(images)), key=spots.__getitem__)
@@ -44,6 +46,7 @@ def each_volume(
         done[places] = changed(
             *(each[places].transpose(0, 1) for each in (images, inputs))
         ).transpose(0, 1)
+
     return done
 
 

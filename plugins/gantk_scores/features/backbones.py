@@ -70,6 +70,7 @@ class Backbone(nn.Module):
                     f"{scale} = {list(values)} cannot be used", where=WHERE, allowed=allowed
                 )
             self.register_buffer(scale, found.expand(channels)[:, None, None].clone())
+
         try:
             with torch.no_grad():
                 (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
@@ -129,6 +130,7 @@ def onnx_backbone(
         raise UserError(
             f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE
         )
+
     return Backbone(network, network.shape[1], size, mean, std, "", path)
 
 
@@ -151,11 +153,13 @@ def timm_backbone(
             f'write features = "resnet50", weights = "{name}", with the timm name of its network'
         )
         raise UserError(what, where=WHERE, remedy=remedy)
+
     path = None if weights is None else found_file(weights)
     if path is None:
         network = timm_model(name, "pretrained", num_classes=0)
     else:
         network = timm_with(name, path)
+
     config = network.pretrained_cfg
     channels = network.state_dict()[_stem(network)].shape[1]
     size = (
@@ -201,16 +205,19 @@ def timm_with(name: str, path: Path) -> nn.Module:
             " meant"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
+
     names, prefix = fits[0]
     weights = {own: state[prefix + key] for own, key in zip(own_names, names, strict=True)}
     stem = _stem(network)
     channels = weights[stem].shape[1:2]
     if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
+
     try:
         network.load_state_dict(weights, strict=False)  # only batch counts are missing
     except RuntimeError as error:
         raise UserError(f"'{path}' does not fit '{name}': {one_line(error)}", where=WHERE) from None
+
     return network
 
 
@@ -234,6 +241,7 @@ def found_file(name: str) -> Path:
             f"put {path.name} into a folder and point GANTK_WEIGHTS to it, or give the file's path"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
+
     return found
 
 

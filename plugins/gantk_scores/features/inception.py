@@ -37,6 +37,7 @@ class Inception(nn.Module):
             inception.load_state_dict_from_url = lambda *_, **__: torch.load(
                 path, "cpu", weights_only=True
             )
+
         try:
             # the constructor draws weights before it loads them
             with torch.random.fork_rng(devices=[]):
@@ -50,6 +51,7 @@ class Inception(nn.Module):
             raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
         finally:
             inception.load_state_dict_from_url = download
+
         self.network = network.to(memory_format=torch.channels_last)
 
     @staticmethod

@@ -72,6 +72,7 @@ class Diversity:
             else:
                 alike = 1 - (x - y).abs().flatten(1).mean(1)
             values.append((1 - alike).double().cpu().numpy())
+
         return pairs, np.concatenate(values)
 
 
@@ -85,6 +86,7 @@ def different_pairs(patients: list[str]) -> np.ndarray:
     else:
         pairs = np.random.default_rng(0).integers(0, count, (16 * MAX_PAIRS, 2))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+
     numbers = patient_numbers(patients)
     apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
     return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:MAX_PAIRS]

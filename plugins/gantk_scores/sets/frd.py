@@ -40,6 +40,7 @@ class Radiomics:
         except ImportError as error:
             what = f"the metric 'frd' needs frd-score and pyradiomics, and there is no {error.name}"
             raise UserError(what, where="evaluate.metrics", remedy=INSTALL) from error
+
         setVerbosity(logging.CRITICAL)
         self.data_range = data_range
         self.files = SimpleITK
@@ -97,6 +98,7 @@ class Frd:
             mean = np.nanmean(sides[0], 0)
             deviation = np.nanstd(sides[0], 0)
             real, made = ((side - mean) / deviation for side in sides)
+
         # frd-score leaves these images out, and then these features
         whole = [~np.isnan(side).any(1) for side in sides]
         use = np.isfinite(real[whole[0]]).all(0) & np.isfinite(made[whole[1]]).all(0)

@@ -44,4 +44,5 @@ class MSSSIM(PairMetric):
             score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(weights))
             output = shrink(output, 2)
             reference = shrink(reference, 2)
+
         return score

@@ -73,6 +73,7 @@ class Prdc(InFeatures):
             scores[name + self.network.suffix] = Score(
                 float(values[place]), interval, len(fake), definition, details
             )
+
         return scores
 
 

@@ -72,6 +72,7 @@ class Judge:
                 body = SmallConv(channels)
             else:
                 body = timm_model(self.backbone, self.weights, **options)
+
             width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
             return (
                 nn.Sequential(body, nn.Linear(width, classes))
@@ -94,6 +95,7 @@ class Judge:
                     network(part).softmax(1)
                     for part in self._pictures(asked).split(IMAGES_PER_PASS)
                 ]
+
         return torch.cat(parts).double().cpu().numpy()
 
     def _pictures(self, images: Tensor) -> Tensor:
@@ -107,6 +109,7 @@ class Judge:
                 for view in views
             ]
             pictures.append(torch.cat(sized, 1))
+
         return torch.cat(pictures)
 
     @property
@@ -149,6 +152,7 @@ class Classification(Judge):
             )
             remedy = "leave out the metric 'classification', or use data of two classes"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
+
         train, test, fake = (
             select_images(g, torch.isin(g.labels, torch.tensor(classes)))
             for g in (train, test, fake)
@@ -167,6 +171,7 @@ class Classification(Judge):
         both = [(concatenate_groups(train, made), asked) for made, asked in folds]
         if not all(len(made) for made, _ in folds):
             filled = both = []
+
         kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
         real = f"real={len(train)}"
         return {
@@ -190,6 +195,7 @@ class Classification(Judge):
         definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         if not folds:
             return Score(None, None, len(test), f"{definition}/not-computed: {TOO_FEW}")
+
         found = []
         truth = []
         for learn, asked in folds:
@@ -198,6 +204,7 @@ class Classification(Judge):
             )
             found.append(self.answers(learn.images, own, len(classes), asked.images))
             truth.append(true.numpy())
+
         found = np.concatenate(found)
         truth = np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
@@ -230,6 +237,7 @@ class TwoSample(Judge):
 
         if train is test:
             train, test = halves(test)
+
         known, asked = halves(fake)
         # a fake translated from a patient's other contrast reveals the patient
         test = without_patients_of(test, known)
@@ -243,6 +251,7 @@ class TwoSample(Judge):
                 where="evaluate.metrics",
                 allowed="4 or more",
             )
+
         learned = torch.cat([_spread(group, count).images for group in (train, known)])
         real, made = (_spread(group, tested) for group in (test, asked))
         labels = torch.arange(2).repeat_interleave(count)
@@ -280,6 +289,7 @@ class SmallConv(nn.Module):
                 nn.ReLU(),
             ]
             layers.append(nn.MaxPool2d(2))
+
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -309,6 +319,7 @@ def labelled_images(which: str, group: ImageGroup) -> ImageGroup:
             "use data with classes and data.labels = true, so that each image is made for a class"
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
+
     labels = group.labels.cpu()
     return select_images(ImageGroup(group.images, group.patients, labels), labels >= 0)
 
@@ -374,6 +385,7 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
         scores = probabilities[:, label]
         more = scores[inside][:, None] - scores[~inside]
         areas.append((more > 0).mean() + (more == 0).mean() / 2 if more.size else np.nan)
+
     return float(np.mean(areas))
 
 

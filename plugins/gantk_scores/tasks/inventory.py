@@ -63,6 +63,7 @@ class Inventory:
             raise UserError(
                 "no made image belongs to an input with a lesion mask", where="evaluate.metrics"
             )
+
         known = fake.masks.flatten(1).isfinite().all(1)
         find = self._segmenter(train)
         fakes = select_images(fake, known)
@@ -73,6 +74,7 @@ class Inventory:
         if not self.segmenter and test.masks is not None:
             drawn = select_images(test, test.masks.flatten(1).isfinite().all(1))
             real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
+
         how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
         values = [
             np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan),
@@ -83,6 +85,7 @@ class Inventory:
             blind = {"warning": MISSING_WARNING.format(real[0])}
         else:
             blind = {}
+
         about = zip(NAMES, estimates, real, strict=True)
         return {
             name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind)
@@ -100,6 +103,7 @@ class Inventory:
                     what, where="evaluate.metrics", allowed="package.module:function"
                 ) from error
             return lambda images: given(images / self.data_range)
+
         learn = select_images(train, train.masks.flatten(1).isfinite().all(1))
         judge = Segmenter(self.dims, self.steps, INPUT_SIDES[self.dims], self.seed, self.data_range)
         return judge.fit(learn.images, learn.masks)

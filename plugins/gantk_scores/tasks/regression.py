@@ -77,6 +77,7 @@ class Regression:
             with self.runtime.autocast():
                 output = self.network(self._network_input(part)).float().clamp(-1, 1)
             made.append((self.low + (output + 1) * (self.high - self.low) / 2).to(sources.device))
+
         return torch.cat(made)
 
     def _network_input(self, source: Tensor) -> Tensor:

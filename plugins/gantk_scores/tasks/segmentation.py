@@ -75,6 +75,7 @@ class Segmentation:
         source = train
         if train is test:
             train, test = halves(test)
+
         train, test, fake = (
             _images_with_masks(*named)
             for named in (("training", train), ("test", test), ("made", fake))
@@ -86,6 +87,7 @@ class Segmentation:
             segmenter = self.make().fit(others.images, others.masks)
             ceiling, _ = agreement([(segmenter(test.images), test)])
             self._learned = known = source, keep, segmenter, len(others), ceiling
+
         *_, segmenter, count, ceiling = known
         dice, details = agreement([(segmenter(fake.images), fake)])
         details["real"] = {"value": ceiling.value, "ci95": ceiling.ci95}
@@ -93,6 +95,7 @@ class Segmentation:
         scores = {self.name: self._score(dice, len(fake), how, details)}
         if self.teach:
             scores[f"{self.name}_taught"] = self._score_of_training(test, fake)
+
         return scores
 
     def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> Score:
@@ -100,6 +103,7 @@ class Segmentation:
         folds = list(cross_folds(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
             return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
+
         answers = [
             (self.make().fit(learn.images, learn.masks)(asked.images), asked)
             for learn, asked in folds
@@ -128,6 +132,7 @@ def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
             'name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out'
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
+
     return select_images(group, known)
 
 
@@ -192,6 +197,7 @@ class Segmenter:
 
         with torch.autocast(images.device.type, enabled=False):
             self.network = train_network(make, loss, self.steps, self.seed)
+
         return self
 
     @torch.no_grad()
@@ -207,6 +213,7 @@ class Segmenter:
                 if answer.shape[2:] != part.shape[2:]:
                     answer = F.interpolate(answer, part.shape[2:], mode=mode)
                 masks.append(answer > 0)
+
         return torch.cat(masks)
 
     def _network_input(self, images: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ def train_network(
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
+
     return network.eval().requires_grad_(False)
 
 

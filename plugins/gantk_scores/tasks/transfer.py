@@ -57,6 +57,7 @@ class Transfer(Judge):
             raise UserError(
                 what, where="evaluate.metrics", allowed="2 or more of each", remedy="leave it out"
             )
+
         self.data = data
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
@@ -65,6 +66,7 @@ class Transfer(Judge):
             raise UserError(
                 f"the metric '{self.name}' {what}", where="evaluate.metrics", remedy="leave it out"
             )
+
         known, labels = self._training_images(fake.to, test, fake)
         asked = torch.cat([fake.images, fake.inputs, test.images])
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
@@ -93,6 +95,7 @@ class Transfer(Judge):
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
             names += [record.subject for record in records]
             labels += [int(letter == to)] * len(records)
+
         group = ImageGroup(torch.stack(images) - self.data.range[0], names)
         labels = torch.tensor(labels)
         keep = torch.stack([strangers(group, other) for other in asked]).all(0)
@@ -104,6 +107,7 @@ class Transfer(Judge):
             raise UserError(
                 what, where="evaluate.metrics", remedy="give more patients, or leave it out"
             )
+
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]
         return ImageGroup(group.images[keep], kept), labels[keep]
 
@@ -115,6 +119,7 @@ class Transfer(Judge):
             outside = 1 - dilate(fake.masks.nan_to_num(0.0).float(), EDGE_PIXELS).to(
                 fake.images.device
             )
+
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")

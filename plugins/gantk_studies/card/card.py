@@ -38,6 +38,7 @@ def write_card(
     for file, where in ((out, "--out"), (json, "--json")):
         if file:
             expect_file(file, where)
+
     path = find_model(run, say)
     record = RunRecord(path)
     facts = facts_of(record)
@@ -53,9 +54,11 @@ def write_card(
     found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
     if json:
         write_file(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
+
     text = _markdown(found, record.metrics)
     if out:
         write_file(Path(out), text.encode())
+
     say(f"card     {out}" if out else text)
     say(
         "items    "
@@ -89,6 +92,7 @@ def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
             said += [f"**to be filled in: {item['open']}**"] if item["open"] else []
             rows.append((item["number"], item["asks"], "; ".join(said)))
         parts += [f"## {guideline}", markdown_table(("item", "asks", "answer"), rows)]
+
     problems = [f"- {_cell(problem)}" for problem in found["problems"]]
     parts += ["## Files that could not be read", "\n".join(problems)] if problems else []
     return "\n\n".join(parts) + "\n"

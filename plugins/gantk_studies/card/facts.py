@@ -77,6 +77,7 @@ def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
             )
         if value not in (None, [], {}, ""):
             texts.append(f"{key} {value}")
+
     return ", ".join(texts)
 
 
@@ -86,12 +87,14 @@ def _without_paths(value: Any) -> Any:
         return [_without_paths(each) for each in value]
     if not isinstance(value, dict):
         return value
+
     kept = {}
     for key, each in value.items():
         if key == "path":
             kept[key] = Path(str(each)).name
         elif key != "table":
             kept[key] = _without_paths(each)
+
     return kept
 
 
@@ -164,6 +167,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         summary = run.recipe.get("summary") or ""
         facts["technique"] = f"deep learning, method '{method.get('name')}': {summary}"
         facts["model"] = _options({"method": method}, ["method"])
+
     if train:
         facts["training"] = _options(train, TRAINING_OPTIONS)
         if train.get("start"):
@@ -173,10 +177,12 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         facts["ensemble"] = "one network"
         if train.get("ema"):
             facts["ensemble"] += ", a moving average of its weights"
+
     if (run.recipe.get("evaluate") or {}).get("checkpoint") == "best":
         facts["chosen"] = f"the best save by {run.best.get('rule')}"
     elif train:
         facts["chosen"] = "the last save"
+
     return facts
 
 
@@ -205,6 +211,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
     for key, scores in (found.get("metrics") or {}).items():
         for name, row in scores.items():
             rows.append((key, name, row))
+
     results = _join(*(_result(run, key, name, row) for key, name, row in rows))
     judged = _judged(run, [(key, name) for key, name, _ in rows])
     reasons = [alarm.get("message") for alarm in run.log.alarms]
@@ -212,6 +219,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
     limits = limits_of(run.path) or LIMITS
     if judged["not beaten"]:
         limits += f" The best baseline is not beaten in {', '.join(judged['not beaten'])}."
+
     definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
     facts = {
         "metrics": _join(*definitions),
@@ -225,12 +233,14 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
     }
     if any(row.get("per") for *_, row in rows):
         facts["reference"] = "the registered true image of the same patient"
+
     patients = max((row.get("n") or 0 for *_, row in rows), default=0)
     if patients:
         facts["internal"] = f"{patients} held-out patients of the source of the training data"
     if judged["power"]:
         condition = "for 80 % power, were the true effect the one that was seen"
         facts["power"] = f"{condition}: {_join(*judged['power'])}"
+
     return facts
 
 
@@ -255,6 +265,7 @@ def _judged(run: RunRecord, rows: list[tuple[str, str]]) -> dict[str, list[str]]
         judged["tests"].append(f"{label} {name} difference {test['gain']:.3g}, {p}")
         if test.get("needed"):
             judged["power"].append(f"{label} {name}: {test['needed']} patients")
+
     return judged
 
 

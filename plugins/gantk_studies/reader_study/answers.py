@@ -62,6 +62,7 @@ def load(
             where="STUDY",
             remedy="name what `gantk study new` wrote",
         )
+
     digest = sha256_of(file)
     accepted = {}
     problems = []
@@ -84,8 +85,10 @@ def load(
             problems.append(
                 f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{one_line(error)}"
             )
+
     if not accepted:
         raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
+
     return key, {name: best[0] for name, (best, *_) in sorted(accepted.items())}, problems
 
 
@@ -102,6 +105,7 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
         raise ValueError("no answer, two to one question, or one to a question that was not asked")
     if wrong := {*answer.tolist()} - {*CHOICES[kind]}:
         raise ValueError(f"{min(wrong)} is no answer")
+
     case, which, repeat = asked[places].T
     real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # 0 made to 1 real
     right = 1.0 * (answer == which) if kind == "2afc" else np.where(which, 1.0 - real, real)
@@ -137,6 +141,7 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
             scores[path.parent.name] = read(path, SCORES, "score the study again")
         except UserError as error:
             problems.append(error.what)
+
     return scores
 
 
@@ -155,6 +160,7 @@ def write_weights(
             where="STUDY",
             remedy="`gantk study new RUN --split train`, of a run that translates",
         )
+
     right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])
     shown = zip(
         key["cases"], np.round(1 + BOOST * right.mean(0).filled(0), 4).tolist(), strict=True
@@ -166,6 +172,7 @@ def write_weights(
         f"written  {out}: {len(weights)} images",
     ]:
         say(line)
+
     return Path(out)
 
 

@@ -53,6 +53,7 @@ def new_study(
         raise UserError(
             "what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR"
         )
+
     if kind not in CHOICES or (pairs is not None and pairs < 1) or readers < 1 or (seed or 0) < 0:
         what = (
             f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} cannot"
@@ -61,16 +62,19 @@ def new_study(
         raise UserError(
             what, allowed=f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0"
         )
+
     target = Path(out or (Path(run, "study", kind) if run and Path(run).is_dir() else "study"))
     if target.exists():
         what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
         raise UserError(what, where="--out", remedy="name another folder")
+
     seed = secrets.randbits(64) if seed is None else seed
     rng = np.random.default_rng(seed)
     if real:
         cases, images, about = *of_folders(Path(real), Path(fake), pairs, rng, say), {}
     else:
         cases, images, about = of_run(run, pairs, to, split, device, rng, say)
+
     asked = {
         f"reader-{number + 1}": questions(kind, len(cases), number, seed)
         for number in range(readers)
@@ -87,6 +91,7 @@ def new_study(
                 page(study | {"reader": name}, order, images, rng).encode(),
             )
         write_file(made / "key.json", key)
+
     say(
         f"study    {target}: {count_noun(asked['reader-1'], 'question')} about"
         f" {count_noun(cases, 'pair')}"
@@ -119,6 +124,7 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
         case, which, _ = order[place]  # repeats are inserted behind it
         again = [case, 1 - which if kind == "2afc" else which, 1]
         order.insert(int(rng.integers(-(-count // 2), len(order) + 1)), again)
+
     return order
 
 
@@ -155,6 +161,7 @@ def choose_couples(
         raise UserError(
             what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others"
         )
+
     order = [*map(int, rng.permutation(len(patients)))]
     before = Counter()
     turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
@@ -175,6 +182,7 @@ def of_folders(
             "note     the two folders share too few names: which made image stands beside which"
             " real one is drawn"
         )
+
     couples = [*zip(*names, strict=False)]
     couples = choose_couples(
         couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}"
@@ -208,12 +216,14 @@ def of_run(
     if model.packed is not None:
         what = f"'{run}' is packed, without images"
         raise UserError(what, where="RUN", remedy="translate yours: --real and --fake")
+
     data = data_of(model.run, model.model.data, type(model.method))
     reals = RealImages(data, "cpu")
     letter, source = _letters(model, to)
     couples = [(pair[letter], pair[source]) for pair in data.pairs(split)]
     if not couples:
         couples = [*zip(reals.records(split, letter), reals.records(split, source), strict=False)]
+
     patients = [record.subject or record.key for record, _ in couples]
     records, sources = zip(
         *choose_couples(couples, patients, pairs, rng, f"the {split} set"), strict=True
@@ -222,6 +232,7 @@ def of_run(
         made = _sample_each(model, letter, records, rng)
     else:
         made = _translate_each(model, data, letter, reals.network_inputs(sources))
+
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
 
     names = model.contrasts(letter)
@@ -234,6 +245,7 @@ def of_run(
         if letter != source:
             case["made"] = origin.key
         cases.append(case)
+
     about = {
         "run": str(model.run.path),
         "step": int(model.checkpoint.name[5:]),
@@ -255,6 +267,7 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
         return letter, OTHER[letter]
     if to not in (None, model.model.data.domains[0]):
         model.domain(to)  # raises
+
     letter = model.method.reads[0]
     return letter, letter
 
@@ -268,6 +281,7 @@ def _translate_each(model: Any, data: Any, letter: str, inputs: Any) -> list[Any
     for image in inputs:
         output = image.new_tensor(network(image[None].numpy()))
         made.append(data.centre(output)[0])
+
     return made
 
 

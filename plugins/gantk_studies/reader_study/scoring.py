@@ -42,6 +42,7 @@ def score_study(
             name: row | {"auc": area}
             for (name, row), area in zip(readers.items(), areas, strict=True)
         }
+
     made = items(rows.values(), count, "right")[:, 1::2]
     fooled = [
         {"case": n, **case}
@@ -61,6 +62,7 @@ def score_study(
         *filter(None, text.splitlines()),
     ]:
         say(line)
+
     return result
 
 
@@ -119,6 +121,7 @@ def trend(several: list[Rows]) -> dict[str, Any]:
     free = len(x) - len(several) - 1
     if free < 1 or not x.any() or not y.any():
         return {"value": None, "ci95": None}
+
     slope = float(x @ y / (x @ x))
     reach = float(stdtrit(free, 0.975) * (((y - slope * x) ** 2).sum() / free / (x @ x)) ** 0.5)
     return {"value": slope, "ci95": [slope - reach, slope + reach]}
@@ -136,6 +139,7 @@ def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
     row["seconds"] = float(np.median(rows["seconds"]))
     for which, name in enumerate(("real", "made") if kind != "2afc" else ()):
         row[f"of_{name}"] = share(first["right"][first["which"] == which])
+
     return row
 
 
@@ -147,6 +151,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
     if len(rows) < 2 or labels.shape[1] < 2:
         return None
+
     value = fleiss(labels)
     count = labels.shape[1]
     ci95 = drawn_interval(
@@ -160,6 +165,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
             cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights))
         else:
             cohen[f"{one}, {other}"] = None
+
     return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
 
 

@@ -34,6 +34,7 @@ def section(record) -> dict[str, Any] | None:
         )
     except UserError:  # the section of the patients reports it
         return None
+
     listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
     volumes = [
         {"patient": one["patient"], "label": record.label(key)} | made
@@ -42,6 +43,7 @@ def section(record) -> dict[str, Any] | None:
     ]
     if not volumes:
         return None
+
     files = {
         "template": "volumes.html.j2",
         "styles": ["volumes.css"],
@@ -59,6 +61,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
     if not all(is_inside(run, path) for path in paths.values()):
         return {}
+
     try:
         images = {kind: nibabel.load(path) for kind, path in paths.items()}
         voxels = {
@@ -67,6 +70,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
         voxels["error"] = abs(voxels["output"] - voxels["truth"])
     except Exception:  # damaged: the section of the patients reports it
         return {}
+
     thin = -(-max(voxels["truth"].shape) // MAX_SIDE_VOXELS)
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}
@@ -78,6 +82,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
         )
         image.header.set_slope_inter(step, low)
         packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+
     low, high = (float(value) for value in np.percentile(voxels["truth"], [0.5, 99.5]))
     source = [float(value) for value in np.percentile(voxels["input"], [0.5, 99.5])]
     return {"files": packed, "thin": thin, "target": [low, high], "source": source}

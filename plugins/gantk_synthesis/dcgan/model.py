@@ -109,6 +109,7 @@ class DCGAN(Method):
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
+
         shown = [
             with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])
         ]
@@ -146,15 +147,18 @@ class DCGAN(Method):
             layer.reset_running_stats()
             layer.momentum = None  # a plain mean over all batches
             layer.train()
+
         noise = self._noise(NORM_IMAGES, seed=0)
         labels = None
         if self.classes:
             shares = (self.shown + 1) / (self.shown + 1).sum()
             places = (torch.arange(NORM_IMAGES, device=shares.device) * GOLDEN + 0.5) % 1
             labels = torch.searchsorted(shares.cumsum(0), places).clamp_max(self.classes - 1)
+
         for start in range(0, NORM_IMAGES, NORM_IMAGES // 4):
             part = slice(start, start + NORM_IMAGES // 4)
             self._generate(noise[part], None if labels is None else labels[part])
+
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
             layer.eval()

@@ -72,6 +72,7 @@ class DCGANGenerator(nn.Module):
             if step < count - 1:
                 layers += [b.norm("batch", narrow, dims), activation(slope)]
             self.doubles.append(nn.Sequential(*layers))
+
         self.out = b.output_activation("tanh")
         b.init_weights(self)
 

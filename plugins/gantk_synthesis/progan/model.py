@@ -121,6 +121,7 @@ class ProGAN(Method):
                 stages.append(self._stage(level, fading, rise))
             if end - start > fading or not steps:
                 stages.append(self._stage(level, end - start - fading, None))
+
         return stages
 
     def begin(self, stage: Stage, batch: Batch) -> None:
@@ -156,6 +157,7 @@ class ProGAN(Method):
                 batch["fake"] = self.g(
                     torch.randn(len(real), self.latent, device=real.device), level, alpha, label
                 )
+
         real = self.augment(real)
         fake = self.augment(batch["fake"])
         logits, of_fakes = self._judge_pair(real, fake, label)
@@ -168,6 +170,7 @@ class ProGAN(Method):
             losses["penalty"] = penalty
         if self.drift:
             losses["drift"] = self.drift * logits.square().mean()  # appendix A.1
+
         return losses
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
@@ -203,6 +206,7 @@ class ProGAN(Method):
         if self._growth.fade is None:
             self.alpha.fill_(1.0)
             return None
+
         low, high = self._growth.fade
         self.alpha.copy_(((self.progress - low) / (high - low)).clamp(0, 1))
         return self.alpha
@@ -218,6 +222,7 @@ class ProGAN(Method):
         level = self._growth.level
         if not self.batched:
             return self.d(real, level, alpha, label), self.d(fake, level, alpha, label)
+
         labels = None if label is None else torch.cat([label, label])
         first, second = self.d(torch.cat([real, fake]), level, alpha, labels, batches=2).chunk(2)
         return first, second
@@ -244,6 +249,7 @@ def levels_of(size: tuple[int, ...]) -> int:
     exponent = max(3, side.bit_length() - 1)
     if set(size) == {2**exponent}:
         return exponent - 1
+
     nearest = dict.fromkeys(
         [2**exponent] if side < 8 or side == 2**exponent else [2**exponent, 2 ** (exponent + 1)]
     )
@@ -260,6 +266,7 @@ def levels_of(size: tuple[int, ...]) -> int:
 def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
     if shares is None:
         return [0.5] + [1.0] * (levels - 1)
+
     if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
         sizes = ", ".join(str(FIRST_SIDE * 2**level) for level in range(levels))
         what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
@@ -268,4 +275,5 @@ def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
             where="method.shares",
             allowed=f"{levels} positive numbers below 1e9, in proportion",
         )
+
     return list(shares)

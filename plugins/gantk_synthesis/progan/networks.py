@@ -74,9 +74,11 @@ class Generator(nn.Module):
             below = x
             x = pixel_norm(leaky(grow.after_doubling(x)))
             x = pixel_norm(leaky(refine(x)))
+
         image = self.to_image[level](x).float()
         if alpha is None or below is None:
             return image
+
         return torch.lerp(double(self.to_image[level - 1](below).float()), image, alpha)
 
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
@@ -131,9 +133,11 @@ class Discriminator(nn.Module):
             x = halve(leaky(self.shrink[k](leaky(self.refine[k](x)))))
             if alpha is not None and k == level - 1:
                 x = torch.lerp(leaky(self.from_image[k](halve(image))), x, alpha.to(x.dtype))
+
         x = leaky(self.last(self.deviation(x, batches)))
         x = leaky(self.whole(x.flatten(1)))
         # bf16 is too coarse for logits far from 0
         with torch.autocast(x.device.type, enabled=False):
             scores = self.score(x.float())
+
         return scores.gather(1, label[:, None]) if self.classes else scores

@@ -86,6 +86,7 @@ class R3GAN(Method):
         batch["seen_fake"] = seen.detach()
         with torch.no_grad():
             of_real = self.d(batch["seen_real"], label)
+
         return {"adversarial": pairing(self.d(seen, label), of_real)}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -106,6 +107,7 @@ class R3GAN(Method):
                 )
                 r1, r2 = squared_gradients([real, fake], seen)
                 losses |= {"r1": weight / 2 * r1, "r2": weight / 2 * r2}
+
         return losses
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:

@@ -132,6 +132,7 @@ class Generator(Body):
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
             x = change(leaky(b.pixel_norm(x))) if self.plain else level(double(change(x)))
+
         image, (low, high) = (
             self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(),
             self.ends,

@@ -73,6 +73,7 @@ class VAE(Method):
                 ' "pixels"'
             )
             raise UserError(what, where="method.compare", remedy=remedy)
+
         self.conditional = conditional
         self.classes = geometry.known_classes(conditional)
         self.beta = beta
@@ -125,15 +126,18 @@ class VAE(Method):
             seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
             # a matmul may use bf16
             self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
+
         output = self.decode(code, label)
         compared = [image, output]
         if self.compare == "features":
             compared = [self._judge(each, label)[1] for each in compared]
+
         error = (compared[0].float() - compared[1].float()).square().mean()
         if self.sigma is None:
             losses = {"reconstruction": 0.5 * (error + EPSILON).log()}
         else:
             losses = {"reconstruction": error / (2 * self.sigma**2)}
+
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         losses["divergence"] = self.beta * divergence / compared[0][0].numel()
         if self.gan:
@@ -148,6 +152,7 @@ class VAE(Method):
             losses["adversarial"] = self.gan * self.adversarial.generator(
                 self._judge(fake, label)[0]
             )
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
             layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
             layers += [b.norm("group", wide, dims)] if level else []
             self.levels.append(nn.Sequential(*layers, nn.LeakyReLU(0.2)))
+
         self.code = nn.Linear(
             filters[-1] * prod(side // 2 ** len(filters) for side in size), outputs
         )
@@ -81,8 +82,10 @@ class Decoder(nn.Module):
         for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):
             layers = b.norm("group", wide, dims), nn.ReLU(), b.upsample(up, dims, wide, narrow)
             self.doubles.append(nn.Sequential(*layers))
+
         if noisy:
             self.strength = nn.Parameter(torch.full((filters[-1], *[1] * dims), 0.1))
+
         self.out = nn.Sequential(
             nn.ReLU(), b.conv(dims, filters[-1], out_channels, 3), b.output_activation("tanh")
         )

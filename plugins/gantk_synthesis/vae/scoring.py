@@ -37,6 +37,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     )
     if not records:
         return
+
     images = scorer.reals.network_inputs(records)
     made = []
     labels = torch.tensor(
@@ -46,6 +47,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
         for part, label in zip(images.split(scorer.batch), labels.split(scorer.batch), strict=True):
             placed = scorer.runtime.place(part, data.table.dims)
             made.append(method.reconstruct(placed, label).float().cpu())
+
     truth = data.centre(images)
     output = data.centre(torch.cat(made))
     mean = scorer.reals.scored_images(others).mean(0, keepdim=True).expand_as(truth)

@@ -70,6 +70,7 @@ class AnyToAny(Method):
             )
             remedy = 'name all of them, in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]'
             raise UserError(what, where="data.domains", remedy=remedy)
+
         self.register_buffer(
             "own", torch.tensor(own), persistent=False
         )  # (targets, sources): whether they are the same
@@ -118,6 +119,7 @@ class AnyToAny(Method):
             losses[self.compared] = (
                 self.l1 * self.compare(compared.flatten(1, 2), real.flatten(1, 2)) / share
             )
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -183,6 +185,7 @@ class AnyToAny(Method):
         ]
         if self.targets[number] not in self.sources:
             return fake
+
         itself = self._parts(image, self.sources)[:, :, self.sources.index(self.targets[number])]
         alone = ~kept.any(1)[(...,) + (None,) * (image.ndim - 1)]
         return torch.where(alone, itself.to(fake.dtype), fake)

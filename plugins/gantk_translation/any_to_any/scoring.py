@@ -29,6 +29,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
             rows.pop("a_to_b", None)
+
     images = scorer.reals.network_inputs([pair["a"] for pair in tested.pairs])
     contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(
         method.sources
@@ -43,6 +44,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
         }
     else:
         train = {}
+
     for source in (*method.sources, "others"):
         alone = source != "others"
         made = tested.made

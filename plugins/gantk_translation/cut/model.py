@@ -71,6 +71,7 @@ class CUT(Method):
                 where="method.name",
                 remedy="use cyclegan, dualgan or munit with identity = 0.0",
             )
+
         self.g_ab = generator(a, b, dims)
         self.d_b = discriminator(b, dims)
         channels = [a, *feature_channels(self.g_ab, a, geometry.size)]
@@ -117,6 +118,7 @@ class CUT(Method):
             names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
             found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
             losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
+
         return losses | self.further.losses(fake_b, real_a, self.geometry.range)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -168,4 +170,5 @@ def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
         raise UserError(
             what, where="method.layers", allowed=f"0 (the image) to {count - 1} (its deepest map)"
         )
+
     return chosen

@@ -51,6 +51,7 @@ class PatchNCE(nn.Module):
             with torch.no_grad():  # no gradient through the sources
                 wanted = embed(head, key, places)
             losses.append(info_nce(found, wanted, self.temperature))
+
         return torch.stack(losses).mean()
 
 

@@ -47,6 +47,7 @@ def normalised_information(one: Tensor, other: Tensor, mask: Tensor | None) -> T
     one, other = (image.flatten() if mask is None else image[mask] for image in (one, other))
     if not len(one):
         return one.new_tensor(torch.nan)
+
     spans = [(x - x.min()) / (x.max() - x.min()).clamp_min(1e-12) for x in (one, other)]
     bins = [(BINS * span).long().clamp(0, BINS - 1) for span in spans]
     joint = torch.bincount(bins[0] * BINS + bins[1], minlength=BINS**2).view(BINS, BINS) / len(one)

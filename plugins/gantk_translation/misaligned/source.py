@@ -66,6 +66,7 @@ class Misaligned:
         """
         if hasattr(self.part, "on_ambiguous"):
             self.part.on_ambiguous = self.on_ambiguous
+
         found = self.part.records()
         if not any(record.pair and record.domain == "b" for record in found):
             what = (
@@ -74,12 +75,14 @@ class Misaligned:
             raise UserError(
                 what, where="data.source.source", remedy="use a source of pairs, such as 'phantom'"
             )
+
         sets, _ = split_records(found, **self.shares)
         return [self._in(name, record) for name, records in sets.items() for record in records]
 
     def _in(self, name: str, one: Record) -> Record:
         if name != "train" or one.domain != "b" or not self.pixels:
             return replace(one, split=name)
+
         mask = one.mask and partial(self._warp_image, one.pair or one.key, one.mask, 1)
         return replace(
             one,

@@ -42,6 +42,7 @@ class Strided(Network):
             if level and norm != "none":
                 parts.append(make_norm(norm, outputs, dims))
             parts.append(nn.LeakyReLU(0.2, inplace=True))
+
         self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 1))
         init_weights(self)
 

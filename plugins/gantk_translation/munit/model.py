@@ -138,6 +138,7 @@ class MUNIT(Method):
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
             losses |= self._translation(name, other, fake, batch, codes)
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -158,6 +159,7 @@ class MUNIT(Method):
             penalties = [self.adversarial.penalty(judge, r, f) for judge, r, f in scales]
             if penalties[0] is not None:
                 losses[f"penalty_{name}"] = sum(penalties)
+
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:
@@ -176,6 +178,7 @@ class MUNIT(Method):
         """
         if n < 1:
             raise UserError(f"{n} variants are none", where="n", allowed="1 or more")
+
         generator = torch.Generator().manual_seed(seed)
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
         content = self._content(image, to)
@@ -201,6 +204,7 @@ class MUNIT(Method):
             )
             allowed = f"1 or {len(image)} images of {channels} channels"
             raise UserError(what, where="example", allowed=allowed)
+
         self._auto(to).check_size(tuple(example.shape[2:]))
         style = self._auto(to).style(example)
         return self._auto(to).decode(self._content(image, to), style.expand(image.shape[0], -1))
@@ -223,6 +227,7 @@ class MUNIT(Method):
         if weights.cycle:  # style-augmented: translated with a drawn style, back with its own style
             cycled = self._auto(other).decode(content, codes.style[other])
             losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
+
         return losses
 
     def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ class Decoder(nn.Module):
             inputs = width * 2**level
             outputs = width * 2 ** (level - 1)
             layers += [Doubling(inputs, outputs, dims), LayerNorm(outputs), nn.ReLU(inplace=True)]
+
         layers += [
             conv(dims, width, channels, 7, mode="reflect"),
             output_activation(activation_out),

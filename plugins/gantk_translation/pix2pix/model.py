@@ -88,6 +88,7 @@ class Pix2Pix(Regression):
                 where="method.l1",
                 allowed="0 or more",
             )
+
         self.adversarial = adversarial()
         self.l1 = l1
         self.test_dropout = test_dropout
@@ -96,6 +97,7 @@ class Pix2Pix(Regression):
             raise UserError(
                 what, where="method.test_dropout", remedy="set method.generator.dropout = 0.5"
             )
+
         for to in self.directions():
             pair = f"{OTHER[to]}{to}"
             setattr(
@@ -126,6 +128,7 @@ class Pix2Pix(Regression):
             losses[f"adversarial_{to}"] = self.adversarial.generator(logits)
             if self.l1:
                 losses[f"{self.compared}_{to}"] = self.l1 * self.difference(batch, to, fake)
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -138,6 +141,7 @@ class Pix2Pix(Regression):
             losses |= self.real_fake_losses(
                 f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment
             )
+
         return losses
 
     def translate_batch(self, batch: Batch) -> dict[str, Tensor]:
@@ -162,12 +166,14 @@ class Pix2Pix(Regression):
                 places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
                 noise = noise.index_select(axis, places)
             seen.append(noise.expand(len(image), -1, *size))
+
         if self.classes:
             likely = image.new_full((1, self.classes), 1 / self.classes)
             known = likely if label is None else one_hot(label, self.classes).to(image)
             seen.append(
                 known.reshape(-1, self.classes, *[1] * len(size)).expand(len(image), -1, *size)
             )
+
         return super()._generate(torch.cat(seen, 1) if len(seen) > 1 else image, to)
 
     def _draw_noise(self, image: Tensor) -> Tensor | None:

@@ -45,12 +45,14 @@ class Regression(Method):
             raise UserError(
                 what, where="method.lesion", allowed="above 0; 1 = like all other pixels"
             )
+
         a = geometry.channels["a"]
         b = geometry.channels["b"]
         dims = geometry.dims
         self.g_ab = generator(a + beside, b, dims)
         if both:
             self.g_ba = generator(b + beside, a, dims)
+
         self.both = both
         self.lesion = lesion
         self.compare = reconstruction()
@@ -61,6 +63,7 @@ class Regression(Method):
                 "two losses of a translation and its truth have one name, and one alone would count"
             )
             raise UserError(what, where="method.target_losses", remedy="give each once")
+
         self.weighs_lesions = lesion != 1
         if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
             what = (

@@ -76,6 +76,7 @@ class RegGAN(Method):
                 where="method.target_losses",
                 remedy="give each of them once",
             )
+
         source = geometry.channels["a"]
         target = geometry.channels["b"]
         dims = geometry.dims
@@ -88,6 +89,7 @@ class RegGAN(Method):
             )
         else:
             self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
+
         if gan:
             self.d_b = discriminator(target, dims)
 
@@ -104,6 +106,7 @@ class RegGAN(Method):
             judged = [Phase("discriminators", (self.d_b,), self.discriminator_losses)]
         else:
             judged = []
+
         return [Phase("generators", trained, self.generator_losses, ema=True), *judged]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -118,6 +121,7 @@ class RegGAN(Method):
             field = self.r_ab(fake, real)
         else:
             field = self.r_ab(source, fake.detach(), real, self.progress)
+
         # linear ones blur, and y is sharp
         laid = warp(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
         # where T saves little it would follow G's own errors, and G be free to make them
@@ -131,14 +135,17 @@ class RegGAN(Method):
             seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)
             # little at first: edges do not tell which tissue is bright
             weight = self.progress * weight
+
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}
         if self.learned:
             losses["smoothness_b"] = self.smoothness * roughness(field)
+
         batch["fake_b"] = seen.detach()
         if self.gan:
             losses["adversarial_b"] = self.gan * self.adversarial.generator(self.d_b(seen))
         if self.edges:
             losses["edges_b"] = weight * EdgeDirection(weight=1.0)(fake, source)
+
         return losses | {f"{name}_b": unlike(laid, real) for name, unlike in self.further.items()}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

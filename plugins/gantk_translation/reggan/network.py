@@ -29,6 +29,7 @@ class Registration(b.Network):
             kernel = {"kernel": 4, "stride": 2, "padding": 1} if level < depth else {"kernel": 3}
             layers += [b.conv(dims, inputs, filters, **kernel), nn.LeakyReLU(0.2)]
             inputs = filters
+
         self.layers = nn.Sequential(*layers, b.conv(dims, inputs, dims, 3))
         for weight in self.layers[-1].parameters():
             nn.init.zeros_(weight)

@@ -110,6 +110,7 @@ def find_field(
     dims = like.ndim - 2
     if field is None:
         field = like.new_zeros(len(like), dims, *size, dtype=torch.float32)
+
     for scale, intervals, deviation in levels:
         # volumes are halved once more
         small = [max(min(8, side), side // (scale * (dims - 1))) for side in size]
@@ -132,6 +133,7 @@ def find_field(
         projections = [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole_lines]
         weights = levenberg_marquardt(linearised, along_axes(field, projections), stiff, steps)
         field = along_axes(weights, [line.mT for line in whole_lines])
+
     return field.clamp(-limit, limit)
 
 
@@ -164,6 +166,7 @@ def levenberg_marquardt(linearised, weights: Tensor, stiff: Tensor, steps: int) 
             for new, old in zip(tried, best, strict=True)
         ]
         damping = damping * torch.where(better, 1 / 3, 8)
+
     return best[0]
 
 
@@ -198,6 +201,7 @@ def linearise_objective(
     products = []
     for one in slopes:
         products += [(one * other * share).sum(1, keepdim=True) for other in slopes]
+
     pairs_of_lines = [(line[:, :, None] * line[:, None]).flatten(1) for line in lines]
     both = along_axes(torch.cat(products, 1), pairs_of_lines)
     both = both.view(len(like), dims, dims, *[count] * 2 * dims)  # of each axis two indices

@@ -106,6 +106,7 @@ class SPADEGAN(Method):
             z = mean + (log_variance / 2).exp() * z
             apart = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
             losses["divergence_b"] = self.divergence * apart.sum(1).mean()
+
         self._measure(maps, real)
         plain = self._generate_styled(maps, z)
         fake = self._add_grain(plain, maps, torch.randn_like(real))
@@ -123,6 +124,7 @@ class SPADEGAN(Method):
             losses["features_b"] = (
                 self.features / len(seen) * sum(map(self.unlike, *zip(*pairs, strict=True)))
             )
+
         return losses | ({"l1_b": self.l1 * self.unlike(plain, real)} if self.l1 else {})
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -136,6 +138,7 @@ class SPADEGAN(Method):
             losses |= self.real_fake_losses(
                 f"b{scale + 1}", judge, self.adversarial, real[scale], fake[scale]
             )
+
         return losses
 
     def planes(self, maps: Tensor) -> Tensor:
@@ -186,6 +189,7 @@ class SPADEGAN(Method):
             noise = noise.index_select(
                 axis, torch.arange(maps.shape[axis], device=maps.device) % noise.shape[axis]
             )
+
         return self._add_grain(self._generate_styled(maps, z), maps, noise)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ class SPADE(nn.Module):
             self.norm = b.BATCH_NORM[dims](channels, affine=False)
         else:
             self.norm = b.InstanceNorm(channels)
+
         self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
         self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
         nn.init.zeros_(self.modulation.bias)

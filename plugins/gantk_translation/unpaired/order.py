@@ -60,6 +60,7 @@ class Matched:
             raise UserError(
                 what, where="data.order", remedy="leave out data.order, or use an unpaired method"
             )
+
         heights = {letter: heights_of(images.records) for letter, images in sets.items()}
         if self.by == "outline" or (self.by == "auto" and None in heights.values()):
             heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
@@ -69,6 +70,7 @@ class Matched:
             raise UserError(
                 what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'
             )
+
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
         near = nearest(
             heights[leads], heights[follows], max(1, round(self.among * len(sets[follows])))
@@ -77,6 +79,7 @@ class Matched:
             shares = np.frombuffer(sets[follows].weights)
         else:
             shares = np.ones(len(sets[follows]))
+
         stream = sorted(sets).index(leads)
         return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
 
@@ -122,10 +125,12 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
     stacks: dict[tuple, list[int]] = defaultdict(list)
     for number, record in enumerate(records):
         stacks[record.subject, record.scan_key or record.key.rpartition("/")[0]].append(number)
+
     if any(len(stack) < 2 for stack in stacks.values()) or any(
         record.position is None for record in records
     ):
         return None
+
     heights = torch.zeros(len(records), 1)
     for stack in stacks.values():
         places = torch.tensor([records[number].position for number in stack])
@@ -133,6 +138,7 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
         if not span:
             return None
         heights[stack, 0] = (places - places.min()) / span
+
     return heights
 
 
@@ -146,6 +152,7 @@ def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
     for image in images:
         mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
         masks.append(F.interpolate(mask, (OUTLINE_SIDE,) * (image.ndim - 1), mode="area").flatten())
+
     return torch.stack(masks)
 
 

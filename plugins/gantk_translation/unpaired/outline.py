@@ -47,6 +47,7 @@ class Outline:
             raise UserError(
                 f"an outline is compared with that of the own source, pixel by pixel, not {shapes}"
             )
+
         shown, wanted = (self.above(image) for image in (output, source.detach()))
         own = body(shown.detach() > 0)
         its = body(wanted > 0)

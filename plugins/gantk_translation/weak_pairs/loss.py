@@ -67,6 +67,7 @@ class WeakPairs:
             what = "like images are found among slices, not volumes"
             remedy = "leave out method.pairs"
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
+
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
         ways = [
@@ -78,6 +79,7 @@ class WeakPairs:
             kinds = [
                 [(), *registrations(way.own, way.other, way.like, self.stiffness)] for way in ways
             ]
+
         pairs = zip(*kinds, strict=True)
         left = [
             sum(way.unexplained_share(kind) for way, kind in zip(ways, each, strict=True))
@@ -99,6 +101,7 @@ class WeakPairs:
                 (zoom_affine(affine, zoom), free)
                 for (affine, free), zoom in zip(moves, zooms, strict=True)
             ]
+
         return {
             one: Companions(other, *way.best_candidates(move, self.candidates))
             for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
@@ -147,6 +150,7 @@ class Way:
         """
         if not moves:
             return (self.partner[:, None],)
+
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
         shares = explained_share(
             sources, self.move_candidates(self.other, moves, self.like.shape[1]), each=True

@@ -97,6 +97,7 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
         )
         fits = distances[rows, columns] <= MAX_DISTANCE_RATIO * near[rows, 0]
         partners[rows[fits]] = columns[fits]
+
     return places, partners
 
 
@@ -147,6 +148,7 @@ def registrations(
                 (error.mean((1, 2, 3)).sum() + stiffness * GRID_POINTS**2 * bent).backward()
                 optimizer.step()
             kept.append((affine.detach().clone(), free.detach().clone()))
+
     whole = [
         [torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)]
         for each in results
@@ -167,6 +169,7 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     inside = 1 - F.max_pool2d(1 - (body(fixed) > 0.5).float(), 2 * depth + 1, 1, depth)
     if not inside.any():
         return 0.0
+
     places = F.affine_grid(
         torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False
     )
@@ -175,6 +178,7 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     for zoom in ZOOMS:
         apart = edges(gaussian_blur(sample_at(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
+
     least = min(range(1, len(costs) - 1), key=costs.__getitem__)
     # and the least of the parabola through the three
     before, at, after = costs[least - 1 : least + 2]

@@ -158,6 +158,7 @@ def randomise_weights(method: Any) -> Any:
                 weight.copy_(
                     torch.randn(weight.shape, generator=drawn) * weight.float().std().cpu()
                 )
+
     return other
 
 
@@ -188,12 +189,14 @@ def _captum(method: str) -> Callable[..., Tensor]:
                 "internal_batch_size": batch,
             }
             return IntegratedGradients(score).attribute(x, **options).detach()
+
         window = [max(2, side // WINDOWS) for side in x.shape[2:]]
         strides = (x.shape[1], *(max(1, side // 2) for side in window))
         with torch.no_grad():
             found = Occlusion(score).attribute(
                 x, (x.shape[1], *window), strides, baselines=blurred, perturbations_per_eval=batch
             )
+
         return found / (x.shape[1] * np.prod(window))  # divide a window's effect among its pixels
 
     return attribute
@@ -213,10 +216,12 @@ def _model(
         raise UserError(
             "an exported model has no gradients", where="RUN", remedy="name the run folder"
         )
+
     if not model.method.directions():
         what = (
             f"'{model.model.method.name}' makes images from noise, and no input is there to be"
             " explained"
         )
         raise UserError(what, where="RUN", allowed="runs that translate images")
+
     return model, model.domain(to)

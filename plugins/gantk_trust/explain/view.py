@@ -45,12 +45,14 @@ class View:
             raise UserError(
                 f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE"
             )
+
         self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
         pixels = self.grid.forward(given).pixels
         wanted = self._mask(mask)
         self.by_slice = self.frame.dims < given.dims
         if number is not None and not self.by_slice:
             raise UserError(f"there are no slices of '{given.path}' to choose", where="--slice")
+
         self.places = [0] * (2 * self.frame.neighbours + 1)
         self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
         if self.by_slice:
@@ -59,6 +61,7 @@ class View:
             reach = range(at - self.frame.neighbours, at + self.frame.neighbours + 1)
             self.places = [min(max(place, 0), count - 1) for place in reach]
             wanted = None if wanted is None else wanted[at]
+
         native = np.concatenate(self.stack[self.places])
         cropped = self.frame.fit == "crop"
         sides = native.shape[1:]
@@ -75,6 +78,7 @@ class View:
             raise UserError(
                 what, where="IMAGE", remedy=f"cut {sizes[1]} out of the image, around the region"
             )
+
         self.seen = to_network(native, pipeline.own_scale(given.pixels), self.resize)
         self.region = self._region(region, wanted, sides)
         self.inside = torch.from_numpy(
@@ -99,6 +103,7 @@ class View:
         whole = np.zeros((len(self.stack), 1, *self.stack.shape[2:]), np.float32)
         for place, part in zip(self.places, parts, strict=True):
             whole[place] += self.resize.inverse(part)
+
         pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
         pixels = pixels if self.grid.is_plain else self.grid.inverse(pixels, self.given)
         return replace(
@@ -121,6 +126,7 @@ class View:
         if self.frame.dims == 3:
             best = int(np.abs(planes[2]).sum(axis=(1, 2)).argmax())
             planes = [each[best] for each in planes]
+
         return planes
 
     def _mask(self, path: str | Path | None) -> np.ndarray | None:
@@ -129,6 +135,7 @@ class View:
         """
         if path is None:
             return None
+
         found = read(Path(path))
         if not same_grid(found, self.given):
             sides = [" x ".join(map(str, each.pixels.shape[1:])) for each in (found, self.given)]
@@ -136,9 +143,11 @@ class View:
                 f"the mask is no mask of this image: {sides[0]} and {sides[1]}, or at another place"
             )
             raise UserError(what, where="--mask", remedy="give a mask on the image's grid")
+
         above = (found.pixels.max(axis=0, keepdims=True) > 0).astype(np.float32)
         if not above.any():
             raise UserError("nothing in the mask is above 0", where="--mask")
+
         return self.grid.forward(replace(found, pixels=above)).pixels[0] > 0.5
 
     def _slice(self, number: int | None, wanted: np.ndarray | None) -> int:
@@ -148,25 +157,30 @@ class View:
         count = len(self.stack)
         if number is None:
             return count // 2 if wanted is None else int(wanted.sum(axis=(1, 2)).argmax())
+
         if not 0 <= number < count:
             raise UserError(
                 f"there is no slice {number}", where="--slice", allowed=f"0 to {count - 1}"
             )
+
         return number
 
     def _region(self, text: str, wanted: np.ndarray | None, sides: tuple[int, ...]) -> np.ndarray:
         """The region as bool in native pixels: the mask, the ranges in `text`, or everything."""
         if wanted is not None and text:
             raise UserError("give a region or a mask, not both", where="--region, --mask")
+
         if wanted is not None:
             if not wanted.any():
                 raise UserError("nothing of the mask is in this slice", where="--mask, --slice")
             return wanted
+
         inside = np.zeros(sides, bool)
         if text:
             parts = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")]
         else:
             parts = []
+
         ends = [tuple(map(int, part.groups())) if part else (0, 0) for part in parts]
         fits = len(ends) in (2, len(sides)) if text else True
         if not fits or any(
@@ -176,5 +190,6 @@ class View:
             raise UserError(
                 f"'{text}' is no region of this image", where="--region", allowed=allowed
             )
+
         inside[(..., *(np.s_[low:high] for low, high in reversed(ends)))] = True
         return inside

@@ -49,6 +49,7 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
     for bins, share in ((below, 1 - part), (below + 1, part)):
         count.scatter_add_(1, bins, share)
         total.scatter_add_(1, bins, share * made)
+
     total, count = (gaussian_blur(each[:, None], 1.0, 1)[:, 0] for each in (total, count))
     mean = total / count.clamp_min(1e-6)
     found = mean.gather(1, below) * (1 - part) + mean.gather(1, below + 1) * part
@@ -137,4 +138,5 @@ def gaussian_blur(image: Tensor, deviation: float, axes: int | None = None) -> T
         rows = image.movedim(axis, -1)
         padded = F.pad(rows.reshape(-1, 1, rows.shape[-1]), (reach, reach), mode="replicate")
         image = F.conv1d(padded, kernel.to(image.dtype)).reshape(rows.shape).movedim(-1, axis)
+
     return image

@@ -62,6 +62,7 @@ def _patch_rows(one: Tested) -> list[dict[str, Any]]:
             ]
             patch["pictures"] = dict(zip(KINDS, seen, strict=True))
         rows.append(patch)
+
     return rows
 
 

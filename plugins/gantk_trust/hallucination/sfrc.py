@@ -79,6 +79,7 @@ class SFRC(PairMetric):
                     at : at + one.shape[3] - self.patch + 1,
                 ]
                 inside.append(middle[..., ::STRIDE_PIXELS, ::STRIDE_PIXELS] > 0)
+
         shape = (len(output), 1, -1)
         mask = torch.cat(inside).reshape(shape) if inside else None
         return region_mean(torch.cat(flagged).reshape(shape), mask)

@@ -44,10 +44,12 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
         ]
         score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
         rows["membership_d"] = metric_row(metric, score, score.n, score.definition)
+
     if what := copying(rows):
         result.setdefault("alarms", {})["image"] = (
             f"{what}: look for copies before you share the model"
         )
+
     cases = [
         {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
         | {
@@ -75,11 +77,13 @@ def copying(rows: dict[str, Any]) -> str:
                 f"{copied['value']:.0%} of the made images lie nearer to a training image than"
                 " chance explains"
             )
+
     member = rows.get("membership")
     if member and member["ci95"] and member["ci95"][0] > MAX_MEMBERSHIP:
         return (
             f"images lie nearer to made images if they were trained on (AUC {member['value']:.2f})"
         )
+
     return ""
 
 

@@ -82,6 +82,7 @@ class Memorisation(InFeatures):
             raise UserError(
                 "no held-out images say what is usual", remedy="set data.split.test above 0"
             )
+
         train = self.training() if hasattr(self, "data") else train
         require_images(self.name, train, test, least=MIN_IMAGES)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
@@ -118,6 +119,7 @@ class Memorisation(InFeatures):
                 (f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True
             ):
                 found[name] = Score(float(value), ci95, len(fake), how)
+
         away, _ = apart[""]
         near = away.min(0)
         found["membership"] = self.told_apart(-near[side], -near[~side], train, test, how)
@@ -127,6 +129,7 @@ class Memorisation(InFeatures):
             images = (fake.images[place], train.images[closest[0]], test.images[closest[1]])
             about = {"ratio": float(ratio[place]), "patient": train.patients[closest[0]]}
             self.nearest.append(about | {"images": images})
+
         self.nearest = self.nearest[-4:]
         return found
 

@@ -101,6 +101,7 @@ def judge_uncertainty(
             ]
         )
         owners.append(patient)
+
     columns = np.array(scores, dtype=float).reshape(-1, 5).T
     auroc, ause, spearman, guessed, auroc_10 = (estimate(values, owners) for values in columns)
     shares = np.array(covered).reshape(-1, 2, len(NOMINAL))
@@ -187,6 +188,7 @@ def _scale(
     factors = []
     for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
         factors.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
+
     return (float(np.mean(factors)), len(factors)) if factors else (None, 0)
 
 

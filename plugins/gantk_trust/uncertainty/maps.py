@@ -118,6 +118,7 @@ class Checkpoints(Flips):
                 outputs.append(method.translate(image, to).float())
         finally:
             method.load_state_dict(own)
+
         return torch.stack(outputs).std(0)
 
 
@@ -170,6 +171,7 @@ class Auto(Flips):
         spread = 2 * super().spread(method, to, image, plain, others) + slope / 2
         if len(method.directions()) == 2:
             spread = spread + Cycle().spread(method, to, image, plain, others)
+
         mean = F.avg_pool2d if spread.ndim == 4 else F.avg_pool3d
         return mean(spread, 3, stride=1, padding=1, count_include_pad=False)
 
@@ -190,11 +192,13 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
             shape = (1, *x.shape[1:])
         else:
             shape = (1, x.shape[1], *[1] * (x.ndim - 2))
+
         if (layer, shape) not in masks:
             kept = torch.rand(shape, generator=generator) >= layer.p
             masks[layer, shape] = kept.to(x.device, x.dtype) / max(
                 1 - layer.p, torch.finfo(x.dtype).eps
             )
+
         return x * masks[layer, shape]
 
     hooks = [layer.register_forward_hook(drop) for layer in _dropout_layers(module)]

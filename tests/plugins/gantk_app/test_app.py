@@ -84,6 +84,7 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
         assert (
             f"{scan.name.partition('.')[0]}_synthetic_T2." in answer.headers["content-disposition"]
         )
+
     assert "called T2, and this model translates T1" in " ".join(
         json.loads(answer.headers["gantk-notes"])
     )
@@ -163,6 +164,7 @@ def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path
     for answer, status, words in refused:
         assert answer.status_code == status
         assert words in answer.json()["detail"]
+
     assert left(service) == []
 
 
@@ -180,6 +182,7 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
     for named in (victim, link, up, "http://127.0.0.1/letter.nii"):
         with pytest.raises(gr.Error, match="no upload"):
             take(str(named), gr.Request(session_hash="other"))
+
     assert victim.read_bytes() == b"secret"
     assert link.is_symlink()
     link.unlink()
@@ -206,6 +209,7 @@ def test_ten_requests_wait_and_the_next_is_refused(
             assert full.status_code == 503
             assert "Try again" in full.json()["detail"]
         answers = [answer.result() for answer in answers]
+
     assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(1, 11))
     assert gantk("translate", tiny_run, tmp_path / "scans", tmp_path / "out").code == 0
     assert [answer.content for answer in answers] == [
@@ -222,9 +226,11 @@ def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatc
         outcome = gantk("app", tiny_run)
         assert outcome.code == 2
         assert 'ip install "gantk[app]"' in outcome.err
+
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         outcome = gantk("app", tiny_run, "--port", taken.getsockname()[1])
+
     assert outcome.code == 2
     assert "--port 0 takes a free one" in outcome.err
 
@@ -268,6 +274,7 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
         assert ended.wait(300)
         browser.kill()
+
     server.should_exit = True
     serving.join()
     (found,) = told
@@ -294,4 +301,5 @@ def test_app_listens_locally_and_leaves_nothing(client, tiny_run, tmp_path):
             f"{address}/translate", files={"file": ("scan.nii.gz", sent)}, timeout=300
         ).ok
         app.terminate()
+
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]

@@ -92,6 +92,7 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     Path("out").rename("alone")
     for name, value in SRUN.items():  # which began this process too
         monkeypatch.setenv(name, value)
+
     shared = gantk("translate", tiny_run, "in", "out", "--address", nodes[0])
     first, _, rest = shared.out.partition("\n")
     assert first == "cluster  2 workers on 2 nodes, each with 1 thread"
@@ -126,6 +127,7 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
 
     while driver.poll() is None and not done():
         time.sleep(0.05)
+
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     (nodes[1] / "go").touch()
@@ -151,6 +153,7 @@ def benching(tables: dict, **train) -> list[str]:
         Path(f"{name}.toml").write_text(
             tomli_w.dumps(tables | {"summary": name, "train": tables["train"] | train})
         )
+
     return ["bench", "--suite", "small.toml", "--device", "cpu"]
 
 
@@ -183,6 +186,7 @@ def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
     driver = subprocess.Popen([*command, "out"], stderr=subprocess.PIPE, text=True)
     while driver.poll() is None and not Path("out/runs/one/log.jsonl").exists():
         time.sleep(0.05)
+
     driver.send_signal(signal.SIGINT)
     told = driver.communicate()[1]
     assert driver.returncode == 130
@@ -226,6 +230,7 @@ def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypat
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         hangs = f"127.0.0.1:{silent.getsockname()[1]}"
         told = [gantk("bench", tiny_file, "--address", address) for address in (hangs, "127.0.0.1")]
+
     told.append(gantk("bench", tiny_file, "--address", hangs))
     whys = (
         (hangs, "it is no Ray, or hangs"),

@@ -44,6 +44,7 @@ def called(*words: object, until: str = "") -> str:
         if done.returncode == 0 and until in done.stdout:
             return done.stdout
         time.sleep(0.2)
+
     raise AssertionError(done)
 
 
@@ -54,6 +55,7 @@ def slurm(tmp_path, monkeypatch):
         pytest.skip(f"{', '.join(missing)} are not installed: apt install slurm-wlm")
     if os.geteuid():
         pytest.skip("a SLURM is started by root")
+
     folder = tmp_path / "slurm"
     host = os.uname().nodename.partition(".")[0]
     folder.mkdir()

@@ -61,6 +61,7 @@ def sbatch(
     for name in ("srun", "scancel", "scontrol"):
         (folder / name).write_text(STAND_IN, "utf-8")
         (folder / name).chmod(0o755)
+
     own = {
         "SLURM_JOB_ID": "7",
         "SLURM_NTASKS": str(tasks),
@@ -81,6 +82,7 @@ def sbatch(
         if not queued.exists():
             break
         queued.unlink()
+
     return done.returncode, again, done.stdout + done.stderr
 
 

@@ -66,6 +66,7 @@ def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
             json.dumps({"rule": "lowest", "higher_is_better": False, "table": table})
         )
         (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
+
     (tmp_path / "trials" / "trial-00003").mkdir()  # killed as it began
     rows, _ = write_report(tmp_path)
     assert [(row["trial"][-1], row["score"], row["step"]) for row in rows] == [
@@ -151,6 +152,7 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
         driver.wait()
     finally:
         cluster.shutdown()
+
     again = started("--resume", out, log=log)  # on a Ray of its own
     assert again.wait() == 0, log.read_text()
     # what had been reported is not trained again
@@ -175,6 +177,7 @@ def test_population_trials_move_and_copy_the_best_exactly(tmp_path, monkeypatch)
         sweep(RECIPE, spaces, trials=4, scheduler="pbt", **where)
     finally:
         cluster.shutdown()
+
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
@@ -184,6 +187,7 @@ def test_population_trials_move_and_copy_the_best_exactly(tmp_path, monkeypatch)
         assert 0 <= step < STEPS
         assert 1 <= values["method.cycle"] <= 20
         assert 1e-6 <= values["train.optimizer.lr"] <= 1e-2
+
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 

@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             status = 206 if start < len(body) else 416
             body = body[start:]
+
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -86,6 +87,7 @@ def offer(server, monkeypatch):
         if files is None:
             server.files[name] = content
             files = {name: {"size": len(content), "checksum": sha256(content)} | changes}
+
         about = {"about": "heads", "licence": "CC BY 4.0", "cite": "Somebody 2020"}
         own = about | {"use": "--data {folder}", "base": server.url, "files": files}
         asked = about | {"ask": "https://example.org/ask"}
@@ -103,12 +105,14 @@ def packed(members: dict[str, bytes], name: str = "heads.tar") -> bytes:
             for path, content in members.items():
                 archive.writestr(path, content)
         return buffer.getvalue()
+
     with tarfile.open(fileobj=buffer, mode="w:gz" if name.endswith(".gz") else "w") as archive:
         for path, content in members.items():
             info = tarfile.TarInfo(path)
             info.size = len(content)
             info.mode = 0o6666
             archive.addfile(info, io.BytesIO(content))
+
     return buffer.getvalue()
 
 
@@ -164,6 +168,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         quietly(tmp_path / "heads", progress=stop)
+
     kept = (tmp_path / ".heads.fetching" / "heads.tar.part").stat().st_size
     assert kept > 0
     assert not (tmp_path / "heads").exists()
@@ -367,11 +372,13 @@ def t1t2_set(tmp_path):
             scipy.io.savemat(file, {"image": PUBLISHED.astype(float)})
         elif path.endswith(".gz"):
             nib.save(nib.Nifti1Image(PUBLISHED, thick), file)
+
     t1t2.prepare(tmp_path)
     tables = {}
     for path in tmp_path.glob("*.csv"):
         with path.open() as file:
             tables[path.stem] = list(csv.DictReader(file))
+
     return tmp_path, tables
 
 

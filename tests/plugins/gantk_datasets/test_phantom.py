@@ -130,6 +130,7 @@ def test_random_sequences_keep_the_order_of_tissues():
             "one sequence for all slices"
         )
         assert image[tissue[0] > 0.8].mean() < gray.mean() < white.mean()
+
     assert np.ptp(ratios) > 0.1
 
 
@@ -149,6 +150,7 @@ def test_a_label_says_whether_the_slice_shows_a_lesion():
         kept = [r.key for r in phantom(**options, only=wanted).records()]
         assert kept == [r.key for r in records if r.label == wanted]
         assert kept
+
     with pytest.raises(UserError, match="healthy"):
         phantom(lesions=1, only="tumour", healthy=1.0).records()
 

@@ -127,8 +127,10 @@ def test_stored_numbers_become_values(tmp_path):
         io.write(tmp_path / f"out{n}", io.read(tmp_path / f"{n}"))
         for folder in (f"{n}", f"out{n}"):
             assert np.array_equal(io.read(tmp_path / folder).pixels[0], expected), elements
+
     for n, path in enumerate(made.series(tmp_path / "each", head)):
         change(path, RescaleSlope=1.5 + n, RescaleIntercept=-10 * n)
+
     np.testing.assert_allclose(
         io.read(tmp_path / "each").pixels[0], head * (1.5 + k) - 10 * k, rtol=1e-6
     )
@@ -249,6 +251,7 @@ def test_planes_echoes_and_series_are_separate_scans(tmp_path):
         made.series(
             tmp_path / "loc", made.head(3), axes=axes, prefix=name, SeriesDescription="localizer"
         )
+
     for echo, time in enumerate((15.0, 80.0)):
         made.series(
             tmp_path / "echo",
@@ -257,6 +260,7 @@ def test_planes_echoes_and_series_are_separate_scans(tmp_path):
             EchoTime=time,
             EchoNumbers=echo + 1,
         )
+
     other = {
         "SeriesInstanceUID": "1.2.3.4",
         "SeriesNumber": 12,
@@ -321,6 +325,7 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
     for name, table in zip(("Red", "Green", "Blue"), values.reshape(3, -1), strict=True):
         elements[f"{name}PaletteColorLookupTableDescriptor"] = [120, 0, 8]
         elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
+
     if kind != "PALETTE COLOR":
         # gray: both colour differences are 128
         values = values if kind == "RGB" else values[[0, 0, 0]]
@@ -335,6 +340,7 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
             "SamplesPerPixel": 3,
             "PlanarConfiguration": 0,
         }
+
     image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
     assert image.affine is None
     assert image.dtype == np.uint8
@@ -471,6 +477,7 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
         made.change(dcmread(path), **dict.fromkeys(gone.split())).save_as(
             path, enforce_file_format=False
         )
+
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
     results = written(tmp_path / "out")
     assert [result.InstanceNumber for result in results] == [1, 2, 3, 4, 5]
@@ -481,6 +488,7 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
     )
     for result in results:
         expect_valid(result)
+
     (path,) = made.series(
         tmp_path / "odd", made.head(1), StudyDescription="Schädel nativ", PatientWeight="70"
     )
@@ -507,6 +515,7 @@ def test_series_folders_appear_whole_or_not_at_all(tmp_path, monkeypatch):
         full.setattr(write, "_save", fails_at_the_third)
         with pytest.raises(UserError, match="out' cannot be written: no space"):
             io.write(tmp_path / "out", image)
+
     assert {path.name for path in tmp_path.iterdir()} == {"in", "short"}
     io.write(tmp_path / "out", image, "T2")
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -550,6 +559,7 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
             assert not any(word in str(error) for word in WORDS)
             assert error.__cause__ is None  # which a traceback would show
             refused += 1
+
     assert refused > 10
     assert capfd.readouterr() == ("", "")
 

@@ -81,6 +81,7 @@ def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tm
         assert scores[0][way]["psnr"]["value"] == pytest.approx(
             scores[1][way]["psnr"]["value"], abs=0.05
         )
+
     assert {path: path.stat().st_mtime_ns for path in packed.rglob("*")} == before
     exported = gantk("export", packed, "--out", tmp_path / "x.onnx")
     assert exported.code == 0
@@ -154,13 +155,16 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "card.md").write_text("# Mine\n", "utf-8")
     with pytest.raises(UserError, match="has no section '## Limits'"):
         packing.pack(tiny_run, tmp_path / "new", card=tmp_path / "card.md")
+
     with pytest.raises(UserError, match="exists already"):
         packing.pack(tiny_run, tmp_path)
+
     monkeypatch.setattr(packing, "LEVELS", 10**7)
     with pytest.raises(
         GantkError, match="gray levels of 10000000 off, on 2 held-out images.*--dtype float32"
     ):
         packing.pack(tiny_run, tmp_path / "new")
+
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
     # which answers to the bit
     packing.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)
@@ -189,10 +193,12 @@ class Hub(BaseHTTPRequestHandler):
         if "gone" in parts:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             return
+
         if "resolve" in parts:
             content = self.files["/".join(parts[5:])]
         else:
             content = json.dumps(self.reply(parts, body)).encode()
+
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
         self.answer(200, content, headers)
 
@@ -213,15 +219,18 @@ class Hub(BaseHTTPRequestHandler):
         if "preupload" in parts:
             mode = {"uploadMode": "regular", "shouldIgnore": False}
             return {"files": [{"path": file["path"]} | mode for file in json.loads(body)["files"]]}
+
         if "commit" in parts:
             self.keep(body)
             url = f"{repository}/commit/{COMMIT}"
             return {"commitUrl": url, "commitOid": COMMIT, "success": True}
+
         if "tree" in parts:
             return [
                 {"type": "file", "path": path, "size": len(content), "oid": "0"}
                 for path, content in self.files.items()
             ]
+
         siblings = [{"rfilename": path} for path in self.files]
         return {"id": "me/tiny", "sha": COMMIT, "siblings": siblings}
 
@@ -343,4 +352,5 @@ def test_model_mistakes_are_one_message(gantk, monkeypatch):
         done = gantk(*words)
         assert done.code == 2
         assert done.err.startswith(f"error  {told}")
+
     assert 'Pip install "gantk[hub]"' in done.err

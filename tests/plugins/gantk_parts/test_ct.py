@@ -51,6 +51,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
     gray = np.arange(256, dtype=np.float32).reshape(1, 16, 16)
     with pytest.raises(UserError, match="run from 0 to 255.*no_hu"):
         fitted(gray)
+
     (line := Percentile()).fit([gray])
     mapping = fitted(gray, no_hu="percentile")
     assert np.array_equal(mapping.forward(gray), line.forward(gray))
@@ -59,6 +60,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
         (tmp_path / kind).mkdir(exist_ok=True)
         noise = np.random.default_rng(n).integers(0, 255, (64, 64), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / kind / f"{n}.png")
+
     settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
     with pytest.raises(
         UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"
@@ -71,6 +73,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
             out=tmp_path / "run",
             device="cpu",
         )
+
     settings[0] = "train.steps=1"
     told = []
     run = gantk.run(
@@ -103,6 +106,7 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert metric.in_mask is None
     with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
         HounsfieldMAE(2.0, 2, within=(100, -20))
+
     # over 4024 HU, whatever the networks' range
     decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)
     assert decibels(truth + 40.24, truth).item() == pytest.approx(40)

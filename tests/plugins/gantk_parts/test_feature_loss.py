@@ -57,6 +57,7 @@ def test_equal_features_cost_nothing(segmenter):
         assert one.grad is None
         volumes = (torch.stack([x.detach()] * 2, 2) for x in (output, one))  # of two slices
         assert float(loss(*volumes)) == pytest.approx(float(found.detach()), rel=1e-4)
+
     parts = [
         bind_or_raise("loss", feature(segmenter, layers=[f"encoder.{n}"]))()(other, one)
         for n in range(3)
@@ -104,6 +105,7 @@ def test_runs_keep_their_feature_weights(segmenter, tmp_path):
         UserError, match="other weights than this training began with.*target_losses.sha256"
     ):
         gantk.resume(run, device="cpu", say=str)
+
     shutil.rmtree(network)
     assert gantk.load(run, device="cpu").translate(
         np.zeros((32, 32), np.float32), to="T2"
@@ -121,6 +123,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
             bind_or_raise("loss", feature(segmenter) | options)()(
                 *2 * [random_images(1, channels, (32, 32), 1)]
             )
+
     regression = {
         "name": "regression",
         "generator": UNET,

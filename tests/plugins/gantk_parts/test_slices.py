@@ -113,6 +113,7 @@ def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
         model = gantk.load(run.path, device="cpu")
         model.model.translate.batch = batch
         found.append(torch.from_numpy(model.translate(volume)))
+
     torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)
     alone = [model.translate(image) for image in volume[:2]]  # a batch of pictures is no volume
     assert np.allclose(model.translate(volume[:2, None])[:, 0], alone, atol=1e-2)
@@ -132,5 +133,6 @@ def test_bias_field_of_the_input_is_applied_to_outputs():
             made.transpose(0, 1)[None], examples_of(given.transpose(0, 1)[None])
         )
         torch.testing.assert_close(whole[0].transpose(0, 1), done)
+
     assert (post(truth, examples_of(given, volumes)) - truth).abs().max() < 0.01
     assert torch.equal(post(given * 0 - 1, examples_of(given, volumes)), given * 0 - 1)  # air

@@ -67,6 +67,7 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
         for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.momentum = 1.0  # norms keep the numbers of random weights from fading
         network.train()(torch.randn(4, 3, 107, 107))
+
     state = network.state_dict()
     noise = SimpleNamespace(samples=True, directions=tuple)
     assert default_metrics(noise) == ["kid"]
@@ -84,6 +85,7 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
     with torch.no_grad():
         expected = theirs(pictures / 255)[0].flatten(1).numpy()
+
     assert expected.shape == (2, 2048)
     assert expected.std(0).mean() > 1e-3
     assert np.allclose(features(pictures), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
@@ -111,6 +113,7 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     if not pool:
         nodes = nodes[:1]
         last = helper.make_tensor_value_info("y", kind, [batch, 2, *size])
+
     first = helper.make_tensor_value_info("x", kind, [batch, channels, *size])
     model = helper.make_model(helper.make_graph(nodes, "g", [first], [last], tensors), ir_version=8)
     model.opset_import[0].version = 17
@@ -180,6 +183,7 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
         expected = tiny.forward_head(
             tiny.forward_features((images / 2 - mean) / std), pre_logits=True
         ).numpy()
+
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
     rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
     gantk_scores.gantk_images_scored(result := {"metrics": {"image": rows}})
@@ -200,6 +204,7 @@ def test_children_that_are_numbered_are_known_by_their_order(weights):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = torchvision.models.resnet18().eval()
+
     cut = nn.Sequential(*list(network.children())[:-1])
     torch.save(
         {f"backbone.{key}": value for key, value in cut.state_dict().items()},
@@ -262,12 +267,14 @@ def test_weights_that_are_unavailable_are_one_error(tiny, weights, monkeypatch):
     }
     for name, held in files.items():
         torch.save(held, weights / f"{name}.pt")
+
     (weights / "broken.onnx").write_bytes(b"no network")
     onnx_file(weights / "fixed.onnx", size=(16, 16))
     onnx_file(weights / "free.onnx", channels="c")
     for options, message in REFUSED:
         with pytest.raises(UserError, match=message):
             Kid(2.0, 2, **{"features": TINY} | options)
+
     with pytest.raises(UserError, match="NaN or infinite"):
         Features("random", 2.0, 2)(torch.full((1, 1, 32, 32), torch.inf))
 
@@ -281,8 +288,10 @@ def test_weights_that_are_unavailable_are_one_error(tiny, weights, monkeypatch):
     monkeypatch.setattr(inception, "_inception_v3", lambda **_: nn.Module())
     with pytest.raises(UserError, match="onnxruntime is needed"):
         Kid(2.0, 2, features="fixed.onnx")
+
     with pytest.raises(UserError, match=f"{FILE}.*GANTK_WEIGHTS"):
         Inception()
+
     assert inception.load_state_dict_from_url is no_network
 
 
@@ -338,6 +347,7 @@ def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
         torch.save({"state_dict": trained, "epoch": 3}, file)  # as training scripts do
     else:
         torch.save(trained, file)
+
     assert weights_file(NAME) == file
     assert weights_file(NAME + suffix) == file
     assert weights_file("vgg") is None

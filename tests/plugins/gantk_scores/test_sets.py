@@ -29,6 +29,7 @@ def blobs(
         centre = [rng.uniform(0.3, 0.7) * side for side in size]
         squares = [(grid - c) ** 2 for grid, c in zip(grids, centre, strict=True)]
         images.append(2 * np.exp(-sum(squares) / (2 * width**2)))
+
     stacked = torch.tensor(np.array(images), dtype=torch.float32)
     return stacked.reshape(count, channels, *size)
 
@@ -148,6 +149,7 @@ def test_too_few_images_are_refused_without_harm(metric, least):
         (row, *_) = set_rows(metric(2.0, 2), enough, *sets).values()
         assert row["value"] is None
         assert "not-computed" in row["definition"]
+
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
 
 
@@ -273,6 +275,7 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
             path = str(tmp_path / f"{side}-{number}.mha")
             sitk.WriteImage(sitk.GetImageFromArray((image[0] * 127.5).numpy()), path)
             paths[side].append(path)
+
     published = frd_score.compute_frd(list(paths), num_workers=1)
     real, fake = map(group, sides)
     score = Frd(2.0, 2)(real, real, fake)

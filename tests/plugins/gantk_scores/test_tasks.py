@@ -48,9 +48,11 @@ def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> 
     labels = np.arange(count) % 2
     if only is not None:
         labels[:] = only
+
     for image, label in zip(images, labels, strict=True):
         y, x = rng.integers(2, 10, 2)
         image[0, y : y + 4, x : x + 4] += 1.2 * label
+
     patients = [f"{named}{i // 2}" if named else "" for i in range(count)]
     return ImageGroup(torch.from_numpy(images), patients, torch.from_numpy(labels))
 
@@ -113,9 +115,11 @@ def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
     of = owners(train, test, fake)
     for learned, asked in classified:
         assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
+
     # of synthetic images, of real ones, of both
     for folds in (classified[:2], classified[2:3], classified[3:]):
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
+
     assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
     assert found.n == 12
 
@@ -139,6 +143,7 @@ def accuracy_on_held_out_thirds(records: list[Record], groups: np.ndarray, data:
         classifier = Classification(2.0, 2, seed=seed)
         likely = classifier.answers(images[~held], labels[~held], 2, images[held])
         found.append(balanced_accuracy(likely, labels[held].numpy()))
+
     return np.mean(found)
 
 
@@ -180,6 +185,7 @@ def test_two_sample_test_is_at_chance_for_real_images():
             found.details["right"], found.details["asked"], 0.5, alternative="greater"
         ).pvalue
         assert found.details["p_value"] == pytest.approx(expected)
+
     halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
 
@@ -206,6 +212,7 @@ def patients(count: int, seed: int, named: str) -> ImageGroup:
     for number in range(count):
         y, x = rng.integers(2, 10, 2)
         masks[number, 0, y : y + 4, x : x + 4] = number % 3 < 2
+
     names = [f"{named}{i // 3}" for i in range(count)]
     return ImageGroup(torch.from_numpy(images + masks), names, None, torch.from_numpy(masks))
 
@@ -328,12 +335,14 @@ def test_unlabelled_images_are_left_out():
     bare = ImageGroup(test.images, test.patients)
     with pytest.raises(UserError, match="two_sample needs more images"):
         TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
+
     for groups, word in (
         ((bare, test, test), "training images"),
         ((train, test, bare), "made images"),
     ):
         with pytest.raises(UserError, match=f"lesion masks.*{word}"):
             metric(*groups)
+
     train.masks[:3] = torch.nan
     test.masks[3:6] = torch.nan
     score = metric(train, test, translated(test))["segmentation"]

@@ -39,6 +39,7 @@ def study(gantk, tmp_path):
             for n in range(pairs):
                 pixels = rng.normal(level, 20, (rows, 32)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / side / f"patient-{n:02d}.png")
+
         options = [
             "--kind",
             kind,
@@ -126,6 +127,7 @@ def test_a_page_names_neither_patients_nor_the_seed(kind, study):
         assert set(page.data) == PAGE_KEYS
         assert "patient-" not in page.source
         assert str(key["seed"]) not in page.source
+
     sizes = [path.stat().st_size for path in (folder / "pages").iterdir()]
     assert np.ptp(sizes) < 40
 
@@ -144,6 +146,7 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
         for (_, which, _), shown in zip(asked, page.data["questions"], strict=True):
             expected = [not which, bool(which)] if kind == "2afc" else [not which]
             assert [real[image] for image in shown] == expected
+
     error = 0.29 / len(places) ** 0.5
     assert abs(np.mean(places) - 0.5) < 4 * error, "real ones stand anywhere"
 
@@ -170,6 +173,7 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
         found.append(
             rows_of({"kind": kind, "readers": readers}, {"reader": name, "answers": answers})
         )
+
     return found
 
 
@@ -188,6 +192,7 @@ def test_known_readers_lie_within_the_stated_intervals(kind):
                 for (low, high), true in zip(ends, (*skills, 0.1, 0.75), strict=True)
             ]
         )
+
     *own, pooled = np.mean(inside, 0)
     assert all(0.91 <= share <= 0.99 for share in own)
     assert pooled >= 0.93
@@ -224,6 +229,7 @@ def test_kappa_and_auc_match_the_textbook(gantk, study):
     for pair, value in found["agreement"]["cohen"].items():
         one, other = (said[name].ravel() for name in pair.split(", "))
         assert value == pytest.approx(cohen_kappa_score(one, other, weights="quadratic"))
+
     for name, own in said.items():
         area = roc_auc_score([1] * 12 + [0] * 12, own.T.ravel())
         assert found["readers"][name]["auc"]["value"] == pytest.approx(area)
@@ -251,6 +257,7 @@ def partly_damaged(study):
     }
     for name, content in damaged.items():
         (folder / name).write_text(content)
+
     fooled[1].write_text("\ufeff" + fooled[1].read_text(), "utf-8")  # as an editor saves it
     return folder, fooled, [folder / name for name in (*damaged, "gone.json")]
 
@@ -271,6 +278,7 @@ def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
     lines = done.out.splitlines()
     for name, word in words.items():
         assert [line for line in lines if name in line and word in line], (name, done.out)
+
     report = (folder / "scores.md").read_text()
     assert f"- '{folder / 'cut.json'}' is left out" in report
 
@@ -388,6 +396,7 @@ def test_browser_reader_answers_reloads_and_saves(gantk, study, tmp_path):
             for _ in range(500)
         )
         assert page.errors == []
+
     said = json.loads(saved.read_text())["answers"]
     assert [one["answer"] for one in said] == [0, 0, 1, 1]
     assert all(one["seconds"] > 0.2 for one in said)

@@ -107,6 +107,7 @@ def test_gray_images_and_volumes_are_seen_as_colour(encoder):
     torch.testing.assert_close(wide(gray)[0], narrow((gray + 1) / 2)[0])
     for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
         torch.testing.assert_close(one, three)
+
     for maps, slices in zip(
         encoder(volume), encoder(volume.transpose(1, 2).reshape(6, 1, 16, 16)), strict=True
     ):
@@ -135,6 +136,7 @@ def test_content_and_style_match_gatys_formulas(encoder):
         own, wanted = ((m @ m.mT).mean(0) for m in (now[layer], painted[layer]))
         # equation 4, by its energy
         shares.append(float((own - wanted).square().mean() / wanted.square().mean()))
+
     steps = [image.double().diff(dim=axis).abs().mean() for axis in (2, 3)]
     expected = {
         "content": 2.0 * kept,
@@ -160,6 +162,7 @@ def test_rescaled_filters_have_mean_activation_1():
     with torch.no_grad():
         for tensor in (louder.blocks["conv1_1"].weight, louder.blocks["conv1_1"].bias):
             tensor[::2] *= 4.0
+
     how = StyleOptions(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
     for shared in (False, True):
         objective = Objective(content, style, plain, how, shared=shared)
@@ -173,6 +176,7 @@ def test_rescaled_filters_have_mean_activation_1():
             for net in (plain, louder)
         ]
         torch.testing.assert_close(*found)
+
     told = [
         sum(Objective(content, style, net, replace(how, rescale=False))(image).values())
         for net in (plain, louder)
@@ -248,6 +252,7 @@ def test_bundled_recipe_lowers_its_objective_tenfold():
     start = sum(float(loss.detach()) for loss in style.losses(batch).values())
     for _, _, losses in parts.engine.fit(lambda step, stage: batch):
         end = sum(map(float, losses.values()))
+
     ssim = bind_or_raise("metric", "ssim")(2.0, 2)
     assert start / end >= 10
     assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
@@ -414,6 +419,7 @@ def test_stylize_keeps_size_bits_and_range(gantk, files):
     for name in ("out", "again"):
         done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS)
         assert done.code == 0, done.err
+
     assert "the style is resized from 24 x 36 to the content's 32 x 40" in done.out
     content, out, again = (
         np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again")

@@ -58,6 +58,7 @@ def test_real_images_beyond_white_do_not_betray_themselves():
     for real in (image, beyond):
         torch.manual_seed(1)
         losses.append(dcgan().discriminator_losses(Batch(image=real))["d_image"])
+
     assert torch.equal(*losses)
 
 
@@ -89,6 +90,7 @@ def test_conditional_generators_make_the_class_asked_for():
         method.eval()
         dark, bright = (method.sample(32, seed=0, labels=torch.full((32,), k)) for k in (0, 1))
         turns = method.sample(4, seed=0)
+
     assert float(bright.mean() - dark.mean()) > 0.5
     assert turns[1].mean() > turns[0].mean() and turns[3].mean() > turns[2].mean(), (
         "None: the classes in turn"
@@ -111,6 +113,7 @@ def test_averaged_weights_have_their_own_batch_statistics():
     )
     with engine.ema.averaged_weights(), torch.no_grad():
         method.eval().sample(16, seed=9)
+
     scaled = seen["x"] / norm.weight[:, None, None]
     assert scaled.mean().abs() < 0.2
     assert 0.8 < scaled.std() < 1.2
@@ -141,6 +144,7 @@ def test_every_level_has_the_parameters_of_the_papers_table():
     with torch.device("meta"):
         generator = Generator(3, 2, filters, 512)
         discriminator = Discriminator(3, 2, filters)
+
     assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [
         23.1,
         23.1,
@@ -153,6 +157,7 @@ def test_every_level_has_the_parameters_of_the_papers_table():
     ):
         assert [count(level) for level in first] == pytest.approx(large, rel=0.03)
         assert [count(level) for level in second] == pytest.approx(small, rel=0.03)
+
     assert count(generator.first) + generator.first_bias.numel() == pytest.approx(4.2e6, rel=0.02)
     ends = [generator.second, discriminator.last, discriminator.whole]
     assert [count(layer) for layer in ends] == pytest.approx([2.4e6, 2.4e6, 4.2e6], rel=0.02)
@@ -233,6 +238,7 @@ def test_alpha_rises_evenly_during_fade_in():
         lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))
     ):
         found.setdefault(stage.name, []).append(float(method.alpha))
+
     assert list(found) == ["4", "8 fade", "8"]
     assert set(found["4"] + found["8"]) == {1.0}
     steps = len(found["8 fade"])
@@ -338,10 +344,12 @@ def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     with Image.open(run / "samples" / "reconstructions" / "test.png") as picture:
         assert picture.size[1] == 2 * 32
         assert picture.size[0] % 32 == 0
+
     for label in ("healthy", "tumour"):
         assert (
             gantk("sample", run, "-n", "2", "--out", tmp_path / label, "--label", label).code == 0
         )
+
     one, other = (
         sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("healthy", "tumour")
     )

@@ -69,12 +69,14 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
     gap = method.d(fake) - method.d(real)
     for name, apart in (("adversarial", gap), ("g_adversarial", -gap)):
         assert found[name] == pytest.approx(float(F.softplus(apart.detach()).mean()), rel=1e-4)
+
     # a linear network still: gradients of a sum are those of each
     for name, image in (("r1", real), ("r2", fake)):
         (gradient,) = torch.autograd.grad(gap.sum(), image, retain_graph=True)
         assert found[name] == pytest.approx(
             3 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4
         )
+
     method.progress.fill_(1.0)
     assert losses_of(method, batch)["r1"] == pytest.approx(found["r1"] / 3, rel=1e-4)
     assert set(losses_of(build(gamma=0.0, **options), batch)) == {"g_adversarial", "adversarial"}

@@ -81,6 +81,7 @@ def test_search_moves_the_translation_where_it_helps(
     # to D, as G made it or as T moved it
     for shown in zip(batch["fake_b"], fake, laid, strict=True):
         assert min((shown[0] - each).abs().max() for each in shown[1:]) < 1e-3
+
     # it saves less
     found = build(dims, **search | {"gain": 0.9}).generator_losses(batch)["correction_b"]
     assert float(found.detach()) == pytest.approx(
@@ -131,6 +132,7 @@ def test_registration_alone_learns_how_a_square_was_moved():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+
     assert losses[-1] < 0.5 * losses[0]
     assert field.abs().max() <= 6
     down, right = field[0, :, 12:22, 9:19].mean((1, 2))
@@ -147,6 +149,7 @@ def phantom_pair():
         pixels = [torch.from_numpy(r.read()) for r in records if r.domain == letter]
         stacked = torch.stack(pixels)
         images.append(2 * stacked / stacked.amax() - 1)
+
     fields = [drawn_field(np.random.default_rng(seed), (64, 64)) for seed in range(len(images[1]))]
     return *images, torch.from_numpy(4 * np.stack(fields))
 
@@ -167,6 +170,7 @@ def test_registration_recovers_known_motion(phantom_pair, between):
         pair, most = (t2, target), 0.25
     else:
         pair, most = (edges(t1), edges(target)), 0.8
+
     found = find_field(*pair, 6, 0.1, 16.0)
     assert median_error(found, field, head) < most
 
@@ -259,6 +263,7 @@ def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
     }.items():
         with pytest.raises(UserError, match=words):
             build(**options)
+
     single = PHANTOM | {"lesions": 1, "contrast": "T1"}
     with pytest.raises(
         UserError, match="moves the second image of registered pairs, and this source has none"
@@ -266,6 +271,7 @@ def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
         bind_or_raise("source", {"name": "misaligned", "source": single})(
             HEALTH, 2, (32, 32)
         ).records()
+
     tiny_recipe["data"] |= {"source": single, "domains": HEALTH}
     with pytest.raises(UserError, match="pair"):
         gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)

@@ -96,6 +96,7 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
             n,
             values=np.random.default_rng(n + 9).random((40, 40, 8), np.float32),
         )
+
     tiny_recipe["data"] |= {
         "source": {"name": "nifti", "path": str(tmp_path / "in")},
         "domains": ["seg", "T1"],
@@ -116,6 +117,7 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
     assert model.translate(levels[None, :, :, 0]).shape == (1, 40, 40)  # by way of 32 x 32
     with pytest.raises(UserError, match=r"a label map holds 3.5, 7.*0 to 2, whole.*method.classes"):
         model.translate(3.5 * levels[None, :, :, 0])
+
     for words, data in {
         "label maps of 3 classes, and data.intensity does not say so": {"intensity": "percentile"},
         "'affine' would change the values of label maps.*nearest = true": {"augment": ["affine"]},
@@ -123,6 +125,7 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
     }.items():
         with pytest.raises(UserError, match=words):
             run(words[:9], **data)
+
     volume(tmp_path / "in/p0/seg.nii", values=levels[:30])
     with pytest.raises(UserError, match="seg.nii.*on different grids"):
         run("unlike")

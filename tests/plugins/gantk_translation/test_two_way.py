@@ -94,6 +94,7 @@ def test_pix2pix_discriminator_loss_matches_the_paper():
         expected[f"d_{source}{to}"] = (
             cross_entropy(real, real=True) + cross_entropy(fake, real=False)
         ) / 2
+
     assert values(method.discriminator_losses(batch)) == pytest.approx(expected, abs=1e-5)
 
 
@@ -206,9 +207,11 @@ def test_each_discriminator_has_its_own_augmentation():
     method = build("dualgan", augment=["brightness"], adapt=0.6)
     for phase in method.phases():
         phase.loss(pairs(n=4))
+
     assert float(method.augment_a.images) == float(method.augment_b.images) == 4
     for _ in range(8):
         method.augment_a.observe(torch.ones(4, 1))
+
     assert float(method.augment_a.p) > 0 == float(method.augment_b.p)
     assert {"augment_a.p", "augment_b.p"} <= method.state_dict().keys()
     assert method.augment_a.undecided == 0.5  # least squares: real is 1, fake is 0
@@ -271,6 +274,7 @@ def test_a_contrast_is_made_from_the_others_alone(planes):
     with torch.no_grad():
         before = method.translate(images, "b")
         after = method.translate(with_other_flair, "b")
+
     assert torch.equal(before[:, 2::4], after[:, 2::4])
     for contrast in (0, 1, 3):
         assert not torch.equal(before[:, contrast::4], after[:, contrast::4])
@@ -288,6 +292,7 @@ def test_contrasts_are_scored_from_one_and_from_all_others(run):
     assert len(pairs) == 16
     for key in ("metrics", "verdict"):
         assert found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"}
+
     assert (
         len(
             {
@@ -314,6 +319,7 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
     for patient, names in {"p1": NAMES, "p2": ("T1", "PD"), "p3": ("FLAIR",)}.items():
         for number, name in enumerate(names):
             volume(tmp_path / "in" / patient / f"{name}.nii.gz", number, (32, 32, 4))
+
     out = tmp_path / "out"
     done = gantk("translate", run, tmp_path / "in", out, "--to", "flair")
     assert done.code == 1
@@ -341,6 +347,7 @@ def incomplete_study(tmp_path):
         for place, name in enumerate(("T1", "T2", "FLAIR")):
             if (number, name) not in lacking:
                 volume(tmp_path / f"patient{number}" / f"{name}.nii.gz", 10 * number + place)
+
     options = {
         "source": {"name": "contrasts", "path": str(tmp_path)},
         "domains": ["T1+T2+FLAIR"] * 2,

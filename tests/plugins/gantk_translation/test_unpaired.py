@@ -103,6 +103,7 @@ def test_parameter_counts_match_the_publication():
     """
     with torch.device("meta"):
         method = bind("method", "munit")(Geometry(2, (256, 256), {"a": 3, "b": 3}))
+
     auto = method.auto_a
     parts = [count(part) for part in (auto.content, auto.style, auto.decode.mlp, auto.decode)]
     assert parts == [5_385_856, 2_764_936, 1_120_768, 1_120_768 + 5_754_627]
@@ -150,6 +151,7 @@ def test_losses_are_the_formulas_of_the_paper():
         torch.testing.assert_close(
             losses[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
     assert len(losses) == 14
     none = build(image=0.0, content=0.0, style=0.0).generator_losses(batch_of(method))
     assert set(none) == {"adversarial_a", "adversarial_b"}
@@ -166,8 +168,10 @@ def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
     mean = torch.zeros(8)
     for part in codes.split(counts):
         method._remember("a", part)
+
     for seen, code in enumerate(codes, 1):
         mean += (code - mean) / min(seen, 100)
+
     torch.testing.assert_close(method.style_a, mean, rtol=1e-4, atol=1e-5)
     assert method.styles_seen_a == len(codes)
 
@@ -192,6 +196,7 @@ def test_translations_take_mean_random_or_example_style():
         torch.testing.assert_close(one[0], like[0], rtol=1e-3, atol=1e-4)
         first, again, other = (method.variants(images, "b", 3, seed=seed) for seed in (0, 0, 1))
         single = method.variants(images[:1], "b", 3, seed=0)
+
     assert torch.equal(torch.get_rng_state(), state), "the draw is the seed's alone"
     assert first.shape == (3, 2, 1, 32, 32)
     assert torch.equal(first, again)
@@ -238,6 +243,7 @@ def test_patchnce_is_equation_3_averaged_over_maps():
     nce = PatchNCE([3, 2], width=6, patches=64).double()
     for parameter in nce.parameters():
         torch.nn.init.normal_(parameter)
+
     maps = [[torch.rand(2, 3, 4, 4).double(), torch.rand(2, 2, 2, 2).double()] for _ in range(2)]
     expected = 0.0
     # every place is compared: their order plays no part
@@ -250,6 +256,7 @@ def test_patchnce_is_equation_3_averaged_over_maps():
             sides.append(made / made.norm(dim=-1, keepdim=True))
         log_odds = torch.log_softmax(sides[0] @ sides[1].transpose(1, 2) / 0.07, dim=-1)
         expected += -log_odds.diagonal(dim1=1, dim2=2).mean().item() / 2
+
     assert nce(*maps).item() == pytest.approx(expected, rel=1e-4)
     # one place
     assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0
@@ -290,6 +297,7 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
         found.append(
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(nce.parameters()))])
         )
+
     assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
 
 
@@ -297,10 +305,13 @@ def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
     assert cut().directions() == ["b"]
     with pytest.raises(UserError, match=r"a to b only.*cyclegan"):
         cut().translate(random_images(2, 1, (16, 16)), "a")
+
     with pytest.raises(UserError, match=r"1 and 3 channels.*cyclegan"):
         cut(channels=(1, 3))
+
     with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):
         cut(layers=[0, 9])
+
     monkeypatch.delattr(UNet, "features")  # a generator that does not show its maps
     with pytest.raises(UserError, match=r"the generator 'unet' cannot be used here.*resnet"):
         cut(generator="unet")
@@ -335,6 +346,7 @@ def test_style_transfer_gan_losses_match_the_paper():
             model.g_ba(added),
             *(model.g_ab(torch.cat([removed, z], 1)) for z in (added, y)),
         )
+
     torch.testing.assert_close(losses["identity"], 3.0 * (back - x).abs().mean())
     torch.testing.assert_close(losses["style"], 5.0 * (again - y).abs().mean())
     # ours, and left out by default
@@ -370,12 +382,14 @@ def test_translations_follow_the_most_similar_example():
             model.translate(0.9 * y[:3], "b"), model.translate_like(0.9 * y[:3], "b", y[:3])
         )
         drawn = model.variants(y[:2], "b", 8, seed=0)
+
     assert torch.equal(model.examples, y[:3])
     assert torch.equal(drawn, model.variants(y[:2], "b", 8, seed=0))
     assert drawn.shape == (8, 2, 1, 32, 32)
     assert 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
     with pytest.raises(UserError, match="taken away in one way"):
         model.variants(y, "a", 2, 0)
+
     with pytest.raises(UserError, match="needs as many channels in as out"):
         bind_or_raise("method", STYLE_GAN)(Geometry(2, (32, 32), {"a": 1, "b": 2}))
 
@@ -420,6 +434,7 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
     ):
         gantk("translate", "run", "healthy.png", out := f"{len(words)}{words[1]}.png", *words)
         assert Image.open(out).size == (36, 40)
+
     assert not np.array_equal(*(np.asarray(Image.open(f"{n}tumour.png")) for n in (2, 4)))
     refused = gantk(
         "translate", "run", "healthy.png", "no.png", "--to", "healthy", "--style", "example.png"

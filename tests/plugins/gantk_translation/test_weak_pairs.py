@@ -31,6 +31,7 @@ def heads() -> dict[str, torch.Tensor]:
     found = {"a": [], "b": []}
     for record in part(("T1", "T2"), 2, (64, 64)).records():
         found[record.domain].append(torch.from_numpy(record.read()))
+
     stacks = {letter: torch.stack(images) for letter, images in found.items()}
     return {
         letter: (images / np.quantile(images, 0.999) * 2 - 1).clamp(-1, 1)

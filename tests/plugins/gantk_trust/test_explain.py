@@ -69,6 +69,7 @@ def test_a_volume_is_explained_in_one_slice_on_its_own_grid(tiny_run, tmp_path):
     inside[10:20, 10:20, 3] = 1
     for name, each in (("scan", voxels), ("mask", inside)):
         nib.save(nib.Nifti1Image(each, affine), tmp_path / f"{name}.nii.gz")
+
     gantk.explain(
         tiny_run,
         tmp_path / "scan.nii.gz",
@@ -92,15 +93,18 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
     ):
         with pytest.raises(UserError, match=words):
             gantk.explain(tiny_run, picture, **options, **quiet)
+
     table = SimpleNamespace(method=SimpleNamespace(name="dcgan"))
     noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), model=table)
     with pytest.raises(UserError, match="'dcgan' makes images from noise"):
         gantk.explain(noise, picture, **quiet)
+
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     monkeypatch.setattr(
         sys, "argv", ["gantk", "explain", str(tiny_run), str(picture), str(tmp_path / "x")]
     )
     with pytest.raises(SystemExit) as ended:
         main()
+
     assert ended.value.code == 2
     assert 'pip install "gantk[explain]"' in capsys.readouterr().err

@@ -99,6 +99,7 @@ def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
     sets = [slices, slices + noise, with_disc(slices + noise, 20, 30)]
     if dims == 3:
         sets = [images.transpose(0, 1)[None] for images in sets]
+
     truth, noisy, planted = sets
     sfrc = SFRC(2.0, dims)
     assert sfrc(truth, truth).max() == 0
@@ -126,6 +127,7 @@ def test_inventions_are_the_first_candidates():
         assert abs(first["row"] - 16) <= 4
         assert abs(first["column"] - 28) <= 4
         assert first["score"] > 1.5 * second["score"]
+
     # an image of one row is as one of 48 equal rows
     row = 2 - truth[:, :, :1], with_disc(truth[:, :, :1], 0, 24)
     one, many = (
@@ -398,6 +400,7 @@ def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     method.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
     for part in method.g.parameters():
         part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+
     method.geometry = SimpleNamespace(size=(32, 32))
     method.translate = lambda image, to: method.eval().g(image)
     others = [{name: 1.3 * weight for name, weight in method.state_dict().items()}]
@@ -413,6 +416,7 @@ def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     whole = maps_with(memory=1.0)
     for one, other in zip(tiled, whole, strict=True):
         assert torch.allclose(one, other, atol=1e-4)
+
     assert tiled[1].std() > 0.01
 
 
@@ -456,6 +460,7 @@ def test_dropout_uncertainty_is_the_spread_of_seeded_passes(
     toy = Toy(0.5, nn.Dropout2d)
     with dropping(toy, torch.Generator().manual_seed(0)):
         found = toy.translate(torch.ones(2, 16, 3, 3), "b")
+
     assert set(found.unique().tolist()) == {0.0, 4.0}
     assert torch.equal(found, found[:1, :, :1, :1].expand_as(found))
 
