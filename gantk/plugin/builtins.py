@@ -18,8 +18,8 @@ PARTS = {
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "edge_direction": "gantk.losses.edges:EdgeDirection",
         "flat_region": "gantk.losses.structure:FlatRegion",
-        "hinge": "gantk.losses.margin:Hinge",
-        "wgan_gp": "gantk.losses.margin:WGANGP",
+        "hinge": "gantk.losses.adversarial:Hinge",
+        "wgan_gp": "gantk.losses.adversarial:WGANGP",
         "ssim": "gantk.losses.ssim:SSIM",
     },
     "source": {

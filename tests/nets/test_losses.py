@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from gantk.errors import UserError
-from gantk.losses.adversarial import BCE, LS
+from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
 from gantk.losses.edges import EdgeDirection
-from gantk.losses.margin import WGANGP, Hinge, gradient_penalty
 from gantk.losses.ssim import SSIM
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
 from gantk.method import Geometry

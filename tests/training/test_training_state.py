@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gantk.losses.adversarial import BCE, LS
-from gantk.losses.margin import WGANGP, Hinge
+from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
