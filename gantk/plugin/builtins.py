@@ -55,15 +55,15 @@ PARTS = {
     "optimizer": {
         "adam": "gantk.training.optim:adam",
         "sgd": "gantk.training.optim:sgd",
-        "adamw": "gantk.training.optimizers:adamw",
-        "rmsprop": "gantk.training.optimizers:rmsprop",
-        "lbfgs": "gantk.training.optimizers:lbfgs",
+        "adamw": "gantk.training.optim:adamw",
+        "rmsprop": "gantk.training.optim:rmsprop",
+        "lbfgs": "gantk.training.optim:lbfgs",
     },
     "schedule": {
         "constant": "gantk.training.optim:Constant",
         "linear": "gantk.training.optim:Linear",
-        "cosine": "gantk.training.optimizers:Cosine",
-        "warmup": "gantk.training.optimizers:Warmup",
+        "cosine": "gantk.training.optim:Cosine",
+        "warmup": "gantk.training.optim:Warmup",
     },
     "exporter": {"onnx": "gantk.exports.onnx.exporter:Onnx"},
 }

@@ -5,6 +5,7 @@ others.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantk.plugin.spec import Fraction, Share, Weight
+from gantk.plugin.spec import Count, Fraction, Share, Weight
 from gantk.runs.checkpoint import kind_of
 
 # options of this machine, never loaded
@@ -41,6 +42,41 @@ def sgd(
     return SGD(params, lr=lr, momentum=momentum, fused=True)
 
 
+def adamw(
+    params: Iterable,
+    *,
+    lr: Weight = 2e-4,  # learning rate where the schedule's factor is 1
+    # decay of the means of the gradient and of its square
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),
+    weight_decay: Weight = 0.01,  # every step reduces the weights by lr x this share
+):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
+    return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def rmsprop(
+    params: Iterable,
+    *,
+    lr: Weight = 5e-5,  # learning rate where the schedule's factor is 1
+    decay: Fraction = 0.9,  # decay of the mean of squared gradients
+):
+    """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
+    return RMSprop(params, lr=lr, alpha=decay)
+
+
+def lbfgs(
+    params: Iterable,
+    *,
+    lr: Weight = 1.0,  # length of a step
+    history: Count = 10,  # last updates from which the curvature is estimated
+    iterations: Count = 1,  # inner iterations per training step
+):
+    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than
+    a network.
+    """
+    return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+
+
 class Untraced:
     """Mixin, first base class of a torch optimizer: skips the wrappers that import torch's
     compiler. Same results.
@@ -60,14 +96,22 @@ class Untraced:
             cls.step = torch.no_grad()(inspect.unwrap(cls.step))
 
 
-class Adam(Untraced, torch.optim.Adam):
-    """torch's Adam without the import of its compiler, fast on channels-last weights."""
+class _StorageOrder(Untraced):
+    """Mixin for Adam and AdamW: weights in any memory layout, channels-last ones fast."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         complex_numbers = super()._init_group(group, params, gradients, *others)
         order_as_weights(params, gradients)
         view_in_storage_order(params, gradients, *others)
         return complex_numbers
+
+
+class Adam(_StorageOrder, torch.optim.Adam):
+    """torch's Adam without the import of its compiler, fast on channels-last weights."""
+
+
+class AdamW(_StorageOrder, torch.optim.AdamW):
+    """torch's AdamW for weights in any memory layout."""
 
 
 class SGD(Untraced, torch.optim.SGD):
@@ -77,6 +121,20 @@ class SGD(Untraced, torch.optim.SGD):
         sparse = super()._init_group(group, params, gradients, *others)
         order_as_weights(params, gradients)
         return sparse
+
+
+class RMSprop(Untraced, torch.optim.RMSprop):
+    """torch's RMSprop, without its slow import of the compiler."""
+
+
+class LBFGS(Untraced, torch.optim.LBFGS):
+    """torch's L-BFGS for weights in any memory layout; the original cannot flatten channels-last
+    gradients.
+    """
+
+    def _gather_flat_grad(self) -> Tensor:
+        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def order_as_weights(params: list[Tensor], gradients: list[Tensor]) -> None:
@@ -113,8 +171,10 @@ def storage_order(tensor: Tensor) -> list[int] | None:
 
 def same_order(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape have the same memory layout."""
+    if one.stride() == other.stride():
+        return True
     strides = zip(one.shape, one.stride(), other.stride(), strict=True)
-    return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
+    return all(a == b for side, a, b in strides if side > 1)
 
 
 def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -> None:
@@ -143,12 +203,16 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
 def _prepare_group(group: dict[str, Any], device: torch.device, fused: bool) -> None:
     """Choose how a group of parameters is updated, and put its learning rate where that needs it."""
     if not fused:
-        group.update({key: False for key in ("fused", "foreach") if key in group})
+        for key in ("fused", "foreach"):
+            if key in group:
+                group[key] = False
+
     if "capturable" in group:
         group["capturable"] = fused and device.type == "cuda"
+
     rate = float(group["lr"])
-    on_device = fused and (group.get("fused") or group.get("capturable"))
-    group["lr"] = torch.tensor(rate, device=device) if on_device else rate
+    needs_tensor = fused and (group.get("fused") or group.get("capturable"))
+    group["lr"] = torch.tensor(rate, device=device) if needs_tensor else rate
 
 
 def state_to_load(
@@ -191,7 +255,8 @@ def _expect_in_range(groups: list[dict[str, Any]]) -> None:
     """ValueError where learning rates or betas are not finite or out of their range."""
     for name, limit in (("lr", 1e9), ("betas", 1.0)):
         for group in groups:
-            for number in map(float, torch.as_tensor(group.get(name, 0.0)).flatten()):
+            numbers = torch.as_tensor(group.get(name, 0.0)).flatten().tolist()
+            for number in numbers:
                 if not 0 <= number <= limit:
                     raise ValueError(f"its '{name}' is {number:g}")
 
@@ -215,25 +280,23 @@ def _check_state(
 
     for index, state in states.items():
         for name, value in expected.get(index, {}).items():
-            found = _kinds(state.get(name, "missing"))
-            wanted = _kinds(value)
-            if not found <= wanted and (wanted or not isinstance(value, list)):
-                raise ValueError(
-                    f"'{name}' of weight {index} is {', '.join(found)} there and"
-                    f" {', '.join(wanted)} here"
-                )
-            if (
-                isinstance(state[name], Tensor)
-                and value.isfinite().all()
-                and not state[name].isfinite().all()
-            ):
-                raise ValueError(f"'{name}' of weight {index} is not finite")
-            if (
-                name == "step"
-                and float(value) == min(steps, 2)
-                and not 0 <= float(state[name]) <= steps
-            ):
+            _check_entry(f"'{name}' of weight {index}", state.get(name, "missing"), value)
+            # A step that counts otherwise than the training does has no known bound.
+            counts_steps = name == "step" and float(value) == min(steps, 2)
+            if counts_steps and not 0 <= float(state[name]) <= steps:
                 raise ValueError(f"the step of weight {index} is {float(state[name]):g} of {steps}")
+
+
+def _check_entry(where: str, saved: Any, expected: Any) -> None:
+    """ValueError where one saved entry of an optimizer's state is not of the kind `expected`."""
+    found = _kinds(saved)
+    wanted = _kinds(expected)
+    is_empty_list = isinstance(expected, list) and not wanted
+    if not found <= wanted and not is_empty_list:
+        raise ValueError(f"{where} is {', '.join(found)} there and {', '.join(wanted)} here")
+
+    if isinstance(saved, Tensor) and expected.isfinite().all() and not saved.isfinite().all():
+        raise ValueError(f"{where} is not finite")
 
 
 def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
@@ -256,10 +319,10 @@ def _kinds(value: Any) -> set[str]:
     if isinstance(value, list):
         return {kind for entry in value for kind in _kinds(entry)}
 
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {
-        "a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)
-    }
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or (isinstance(value, Tensor) and value.ndim == 0):
+        return {"a number"}
+    return {kind_of(value)}
 
 
 class Constant:
@@ -284,3 +347,35 @@ class Linear:
     def __call__(self, progress: float) -> float:
         done = max(0.0, progress - self.start) / max(1e-9, 1.0 - self.start)
         return 1.0 + (self.end - 1.0) * min(1.0, done)
+
+
+class Cosine:
+    """Cosine decay of the learning rate: half a period, from factor 1 to `end`."""
+
+    def __init__(
+        self,
+        *,
+        end: Weight = 0.0,  # the factor at the end
+    ):
+        self.end = end
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0
+
+
+class Warmup:
+    """Linear warm-up of the learning rate from 0 to factor 1, then cosine decay to `end`."""
+
+    def __init__(
+        self,
+        *,
+        rise: Share = 0.05,  # share of the training that is warm-up, 0..1
+        end: Weight = 0.0,  # the factor at the end
+    ):
+        self.rise = rise
+        self.cosine = Cosine(end=end)
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.rise:
+            return progress / self.rise
+        return self.cosine((progress - self.rise) / max(1e-9, 1.0 - self.rise))

@@ -25,8 +25,7 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import adam, sgd
-from gantk.training.optimizers import adamw, lbfgs, rmsprop
+from gantk.training.optim import adam, adamw, lbfgs, rmsprop, sgd
 
 META = {
     "method": "dualgan",

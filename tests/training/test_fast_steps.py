@@ -25,8 +25,7 @@ from gantk.training.accelerate.compile import compile_phases
 from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
-from gantk.training.optim import Linear, adam, sgd
-from gantk.training.optimizers import lbfgs, rmsprop
+from gantk.training.optim import Linear, adam, lbfgs, rmsprop, sgd
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]

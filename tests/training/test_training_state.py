@@ -16,8 +16,7 @@ from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
 from gantk.training.adaptive import DiscriminatorAugment, undecided_logit
 from gantk.training.ema import EMA
-from gantk.training.optim import adam, move_state, sgd
-from gantk.training.optimizers import adamw
+from gantk.training.optim import adam, adamw, move_state, sgd
 from gantk.training.pool import ImagePool
 
 CPU = torch.device("cpu")
