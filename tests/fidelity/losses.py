@@ -3,7 +3,7 @@ formulas.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,7 +103,8 @@ class Step:
         for phase in method.phases():
             for network in fixed.values():
                 network.calls = []
-            self.losses[role := phase.name.rstrip("s")] = phase.loss(batch)
+            role = phase.name.rstrip("s")
+            self.losses[role] = phase.loss(batch)
             self.calls[role] = {name: network.calls for name, network in fixed.items()}
 
         makers = [name for name, network in fixed.items() if network.role == "generator"]
@@ -111,14 +112,24 @@ class Step:
         # generators, for discriminators
         self.again = any(self.calls["discriminator"][name] for name in makers)
 
+    def shown_to_generators(self) -> list[Tensor]:
+        """All that the generators were given."""
+        return [tensor for given, _ in self.made for tensor in given]
+
+    def total_loss(self, role: str, prefix: str) -> Tensor:
+        """Sum of a role's losses whose names start with a prefix."""
+        return sum(loss for name, loss in self.losses[role].items() if name.startswith(prefix))
+
     def judged(self, name: str) -> tuple[Tensor, Tensor, Tensor] | None:
         """A discriminator's logits: for the generator; of real and fake for itself. None where it
         saw others.
         """
         real = self.batch[name[-1] if name[-1] in self.batch else "image"]
-        (given, first), own = self.calls["generator"][name][0], self.calls["discriminator"][name]
-        own = sorted(own, key=lambda call: not sees(call[0], real))
-        if not sees(own[0][0], real) or not any(sees(given, result) for _, result in self.made):
+        given, first = self.calls["generator"][name][0]
+        own = sorted(self.calls["discriminator"][name], key=lambda call: not sees(call[0], real))
+        real_comes_first = sees(own[0][0], real)
+        generator_is_judged = any(sees(given, result) for _, result in self.made)
+        if not real_comes_first or not generator_is_judged:
             return None
         return first, own[0][1], own[1][1]
 
@@ -127,97 +138,135 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
     """Terms, forms and weights of the losses, and what the networks are given. The method's
     networks are replaced.
     """
-    fixed: dict[str, Fixed] = {}
-    for number, (name, (role, network)) in enumerate(networks(method).items()):
-        channels = method.geometry.channels[
-            name[-1] if name[-1] in method.reads else method.reads[-1]
-        ]
-        fixed[name] = Fixed(
-            role, channels, method.geometry.size, number, getattr(network, "classes", 1) > 0
-        )
-        setattr(method, name, fixed[name])
-
+    fixed = fix_networks(method)
     judges = [name for name, network in fixed.items() if network.role == "discriminator"]
-    steps = first, _, later, swapped = [
-        Step(method, fixed, *each) for each in ((0, 0), (0, 1), (1, 0), (0, 0, 1))
-    ]
+    first = Step(method, fixed, seed=0, images=0)
+    other_images = Step(method, fixed, seed=0, images=1)
+    other_noise = Step(method, fixed, seed=1, images=0)
+    other_labels = Step(method, fixed, seed=0, images=0, label=1)
 
-    losses = {
-        "terms": sorted({re.sub("(_ab?|_ba?)$", "", name) for name in first.losses["generator"]})
-    }
+    terms = {re.sub("(_ab?|_ba?)$", "", name) for name in first.losses["generator"]}
+    losses: dict[str, Any] = {"terms": sorted(terms)}
     additions = []
     # ProGAN grows, and has a game of its own
-    if len({stage.size for stage in method.stages(STEPS)}) < 3:
+    if not grows(method):
         additions += [name for name in first.losses["discriminator"] if not name.startswith("d_")]
-        if not all(at.judged(name) for at in steps for name in judges):
+        steps = (first, other_images, other_noise, other_labels)
+        if not all(step.judged(name) for step in steps for name in judges):
             return {"losses": losses, "additions": {"changes of what is judged": True}}
-        for k, (role, start) in enumerate((("generator", "adversarial"), ("discriminator", "d_"))):
-            rows = []
-            for at in steps[:2]:
-                logits = [at.judged(name)[1:] if k else at.judged(name)[:1] for name in judges]
-                total = sum(
-                    loss for name, loss in at.losses[role].items() if name.startswith(start)
-                )
-                rows.append(
-                    [total / sum(game[k](*each) for each in logits) for game in GAMES.values()]
-                )
-            losses[f"{role}_game"], losses[f"{role}_sum"] = form(GAMES, rows)
+        losses |= of_games(judges, (first, other_images))
 
-    for term in (
-        sorted({"cycle", "identity"}.intersection(losses["terms"])) if "g_ba" in fixed else ()
-    ):
-        rows = []
-        for x, back, way in (
-            ("a", fixed["g_ba"].of, fixed["g_ab"].of),
-            ("b", fixed["g_ab"].of, fixed["g_ba"].of),
-        ):
-            for image, loss in (
-                (at.batch[x], at.losses["generator"][f"{term}_{x}"]) for at in steps[:2]
-            ):
-                result = back(way(image) if term == "cycle" else image)
-                rows.append([loss / norm(result, image) for norm in NORMS.values()])
-        losses[term], losses[f"{term}_weight"] = form(NORMS, rows)
-        additions += [f"{term} of another kind"] if losses[term] == "another" else []
+    if "g_ba" in fixed:
+        for term in sorted(terms & {"cycle", "identity"}):
+            kind, weight = of_term(term, fixed, (first, other_images))
+            losses[term] = kind
+            losses[f"{term}_weight"] = weight
+            if kind == "another":
+                additions.append(f"{term} of another kind")
 
-    shown, otherwise, anew = (
-        [x for given, _ in at.made for x in given] for at in (first, swapped, later)
-    )
-    once = {
-        "one_forward_pass": not first.again and all(phase.every == 1 for phase in method.phases())
+    shown = first.shown_to_generators()
+    by_noise = other_noise.shown_to_generators()
+    generator = {
+        "by_class": differ(shown, other_labels.shown_to_generators()),
+        "by_noise": differ(shown, by_noise),
     }
-    found = {
+    discriminator = {}
+    if method.paired:
+        generator["sees_image"] = sees(shown, first.batch["a"])
+        discriminator["pairs"] = of_pairs(first, judges[0])
+    if method.samples:
+        losses["noise"] = distribution([shown[0], by_noise[0]])
+        losses["noise_of_samples"] = distribution(noise_of_samples(method, fixed))
+
+    every_step = all(phase.every == 1 for phase in method.phases())
+    return {
         "losses": losses,
-        "discriminator": {},
-        "training": once,
+        "generator": generator,
+        "discriminator": discriminator,
+        "training": {"one_forward_pass": not first.again and every_step},
         "additions": dict.fromkeys(additions, True),
     }
-    # whether what generators are given changes with it
-    by = {"by_class": otherwise, "by_noise": anew}
-    found["generator"] = {
-        name: not all(map(torch.equal, shown, other)) for name, other in by.items()
-    }
-    if method.paired:
-        images = {
-            "input": first.batch["a"],
-            "target": first.batch["b"],
-            "generated": first.made[0][1],
-        }
-        found["generator"]["sees_image"] = sees(shown, images["input"])
-        given = [call[0] for call in first.calls["discriminator"][judges[0]]]
-        found["discriminator"]["pairs"] = [
-            ", ".join(n for n, x in images.items() if sees(pair, x)) for pair in given
-        ]
 
-    if method.samples:
-        for network in fixed.values():
-            network.calls = []
-        method.sample(16, 0)
-        losses["noise"] = distribution([shown[0], anew[0]])
-        losses["noise_of_samples"] = distribution(
-            [call[0][0] for network in fixed.values() for call in network.calls]
-        )
 
+def grows(method: Method) -> bool:
+    """Whether a method trains at more sizes than two, as ProGAN does."""
+    sizes = {stage.size for stage in method.stages(STEPS)}
+    return len(sizes) > 2
+
+
+def fix_networks(method: Method) -> dict[str, Fixed]:
+    """Replace a method's networks by fixed functions; they are returned by name."""
+    fixed: dict[str, Fixed] = {}
+    geometry = method.geometry
+    for number, (name, (role, network)) in enumerate(networks(method).items()):
+        domain = name[-1] if name[-1] in method.reads else method.reads[-1]
+        has_classes = getattr(network, "classes", 1) > 0
+        fixed[name] = Fixed(role, geometry.channels[domain], geometry.size, number, has_classes)
+        setattr(method, name, fixed[name])
+    return fixed
+
+
+def of_games(judges: list[str], steps: Sequence[Step]) -> dict[str, Any]:
+    """Which game generator and discriminator play, and how often each loss counts."""
+    generator_rows = []
+    discriminator_rows = []
+    for step in steps:
+        judged = [step.judged(name) for name in judges]
+        total = step.total_loss("generator", "adversarial")
+        own_total = step.total_loss("discriminator", "d_")
+        generator_row = []
+        discriminator_row = []
+        for of_generator, of_discriminator in GAMES.values():
+            formula = sum(of_generator(fooled) for fooled, _, _ in judged)
+            own_formula = sum(of_discriminator(real, fake) for _, real, fake in judged)
+            generator_row.append(total / formula)
+            discriminator_row.append(own_total / own_formula)
+        generator_rows.append(generator_row)
+        discriminator_rows.append(discriminator_row)
+
+    found: dict[str, Any] = {}
+    found["generator_game"], found["generator_sum"] = form(GAMES, generator_rows)
+    found["discriminator_game"], found["discriminator_sum"] = form(GAMES, discriminator_rows)
     return found
+
+
+def of_term(term: str, fixed: Mapping[str, Fixed], steps: Sequence[Step]) -> tuple[str, float]:
+    """Norm and weight of the term "cycle" or "identity"."""
+    rows = []
+    for domain, way, back in (("a", "g_ab", "g_ba"), ("b", "g_ba", "g_ab")):
+        for step in steps:
+            image = step.batch[domain]
+            loss = step.losses["generator"][f"{term}_{domain}"]
+            given = fixed[way].of(image) if term == "cycle" else image
+            result = fixed[back].of(given)
+            rows.append([loss / norm(result, image) for norm in NORMS.values()])
+    return form(NORMS, rows)
+
+
+def of_pairs(step: Step, judge: str) -> list[str]:
+    """What a discriminator of pairs is given in each of its calls, by name."""
+    images = {
+        "input": step.batch["a"],
+        "target": step.batch["b"],
+        "generated": step.made[0][1],
+    }
+    found = []
+    for given, _ in step.calls["discriminator"][judge]:
+        found.append(", ".join(name for name, image in images.items() if sees(given, image)))
+    return found
+
+
+def noise_of_samples(method: Method, fixed: Mapping[str, Fixed]) -> list[Tensor]:
+    """What the networks are given first where a method draws samples."""
+    for network in fixed.values():
+        network.calls = []
+    method.sample(16, 0)
+    return [given[0] for network in fixed.values() for given, _ in network.calls]
+
+
+def differ(shown: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether any of the tensors that generators were given is another."""
+    return not all(map(torch.equal, shown, other))
 
 
 def form(forms: Mapping, rows: list[list[Tensor]]) -> tuple[str, float]:
