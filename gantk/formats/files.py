@@ -377,15 +377,16 @@ def _scan_of(path: Path) -> Scan:
 
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:
-        names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (
-            ", ..." if len(series) > 3 else ""
-        )
-        what = f"'{path}' is a folder" + (
-            f" of {len(series)} DICOM series ({names})" if series else ""
-        )
-        remedy = "name one file, or keep each series in a folder of its own"
+        what = f"'{path}' is a folder"
+        if series:
+            names = [f"'{scan.name}'" for scan in series[:3]]
+            if len(series) > 3:
+                names.append("...")
+            what += f" of {len(series)} DICOM series ({', '.join(names)})"
         raise UserError(
-            what, allowed="one image file, or a folder that holds one DICOM series", remedy=remedy
+            what,
+            allowed="one image file, or a folder that holds one DICOM series",
+            remedy="name one file, or keep each series in a folder of its own",
         )
 
     return series[0]
@@ -402,12 +403,14 @@ def _group_into_scans(
     except UserError:  # its library is not installed: `read` will report that
         groups = [Scan(file, (file,), file.name) for file in files]
 
-    only = sum(scan.path == folder for scan in groups) == 1  # one series: it gets the folder's name
-    names = [
-        (relative if only and scan.path == folder else relative / scan.name).as_posix()
-        for scan in groups
-    ]
-    return [replace(scan, name=name) for scan, name in zip(groups, names, strict=True)]
+    only = sum(scan.path == folder for scan in groups) == 1
+    named = []
+    for scan in groups:
+        # one series gets the folder's name
+        name = relative if only and scan.path == folder else relative / scan.name
+        named.append(replace(scan, name=name.as_posix()))
+
+    return named
 
 
 def _series_formats() -> list[SeriesFormat]:
@@ -426,16 +429,26 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
+    listings = _listings.get()
+    listing_filter = LISTING_FILTER.get()
+    key = (str(folder), recursive, wanted, listing_filter)
+    if listings is not None and key in listings:
+        return [*listings[key]]
+
+    found = listing_filter(sorted(_walk(folder, recursive, wanted), key=natural))
+    if listings is not None:
+        listings[key] = found
+
+    return [*found]
+
+
+def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield the files of `files_below`, in any order."""
+
     def refuse(error: OSError) -> None:
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    listings = _listings.get()
-    key = (str(folder), recursive, wanted, LISTING_FILTER.get())
-    if listings is not None and key in listings:
-        return [*listings[key]]
-
-    files = []
     visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         parents = [os.path.realpath(place)]
@@ -444,6 +457,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         if len(parents) > MAX_FOLDER_DEPTH or visits[parents[0]] > MAX_FOLDER_VISITS:
             what = f"folders below '{folder}' are {MAX_FOLDER_DEPTH} deep, or {MAX_FOLDER_VISITS} links lead to one"
             raise UserError(what, remedy="remove links from folders to folders")
+
         is_run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
         if is_run:
             folders.clear()  # os.walk does not visit them
@@ -451,14 +465,8 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         for name in names:
             path = Path(place, name)
             if not name.startswith(".") and os.path.isfile(path) and wanted(path):
-                files.append(path)
+                yield path
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
-
-    found = LISTING_FILTER.get()(sorted(files, key=natural))
-    if listings is not None:
-        listings[key] = found
-
-    return [*found]
 
 
 def _may_enter(place: str, name: str, parents: Sequence[str]) -> bool:

@@ -112,11 +112,13 @@ class Itk(Format):
     MetaImage share.
 
     A subclass has `parse`, which takes the start of a file and returns the header, where the voxels
-    are stored (all axes, the fastest first) and the axis of the values of one voxel; and `text`,
-    which returns the header of a grid.
+    are stored (all axes, the fastest first) and the axis of the values of one voxel; `text`, which
+    returns the header of a grid; and `compress`. Its second suffix is that of headers whose voxels
+    are in a second file.
     """
 
     volumes = several = True
+    second_suffixes: tuple[str, str]  # of a second file: plain, compressed
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse the start of a file, see above."""
@@ -124,6 +126,10 @@ class Itk(Format):
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text."""
+        raise NotImplementedError
+
+    def compress(self, data: bytes) -> bytes:
+        """Compress voxels as the format does."""
         raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
@@ -165,38 +171,33 @@ class Itk(Format):
         three channels.
         """
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-        # remarks may name a patient
-        header = header if image.keep_header else replace(header, metadata={})
+        if not image.keep_header:  # remarks may name a patient
+            header = replace(header, metadata={})
         suffix = path.suffix.lower()
-        colour = image.channels == 3 and image.dims == 2
-        if image.channels != 1 and not colour:
-            what = f"an image of {image.channels} channels does not fit into {suffix}"
+        is_colour = image.channels == 3 and image.dims == 2
+        if image.channels != 1 and not is_colour:
             raise UserError(
-                what,
+                f"an image of {image.channels} channels does not fit into {suffix}",
                 allowed="one channel, or a colour picture",
                 remedy="write each as a file of its own",
             )
 
         expect_grid(image, header.shape, header.affine)
-        views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
-        integers = [as_integers(view, image.dtype) for view in views]
-        whole = [part for part in integers if part is not None]
-        stored = np.stack(whole if len(whole) == len(views) else views)
-        data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+        voxels = _voxels_to_store(image, header)
+        kind = voxels.dtype.str[1:]
+        data = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
         if header.compressed:
-            if suffix in (".nrrd", ".nhdr"):
-                data = gzip.compress(data, 4, mtime=0)
-            else:
-                data = zlib.compress(data, 4)
+            data = self.compress(data)
 
-        endings = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}.get(suffix)
-        second = path.with_suffix(endings[header.compressed]) if endings else None
-        text = self.text(
-            header, stored.dtype.str[1:], len(stored), second.name if second else "", len(data)
-        ).encode()
-        path.write_bytes(text if second else text + data)
-        if second:
-            second.write_bytes(data)
+        if suffix != self.suffixes[1]:
+            text = self.text(header, kind, len(voxels), "", len(data))
+            path.write_bytes(text.encode() + data)
+            return
+
+        second = path.with_suffix(self.second_suffixes[header.compressed])
+        text = self.text(header, kind, len(voxels), second.name, len(data))
+        path.write_bytes(text.encode())
+        second.write_bytes(data)
 
     def _open_volume(
         self, path: Path, volume: int | None
@@ -240,74 +241,84 @@ class Nrrd(Itk):
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
+    second_suffixes = (".raw", ".raw.gz")
+
+    def compress(self, data: bytes) -> bytes:
+        return gzip.compress(data, 4, mtime=0)
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse a header by Teem's definition of the format; lists of files and skipped bytes are
         not supported.
         """
-        end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no such header")
 
-        lines = _lines(start[start.index(b"\n") : end.start() if end else None])
+        end = re.search(rb"\r?\n\r?\n", start)
         metadata = {}
+        remarks = {}
         fields = {}
-        for name, separator, value in lines:
+        for name, separator, value in _lines(start[start.index(b"\n") : end and end.start()]):
             if separator == ":=":
                 metadata[name] = value
             elif separator == ":":
                 fields[name.replace(" ", "").lower()] = value
-
-        for name, separator, value in lines:
-            if separator == ":" and name in REMARK_FIELDS:
-                metadata[f"NRRD_{name}"] = value
+                if name in REMARK_FIELDS:
+                    remarks[f"NRRD_{name}"] = value
 
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
-        kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
+        dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
         axes_known = len(sides) == int(fields["dimension"]) <= MAX_AXES
-        if encoding not in PACKINGS or not kinds or not axes_known:
+        if encoding not in PACKINGS or dtype is None or not axes_known:
             raise Broken(
                 f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
             )
 
-        if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
+        if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
             raise Broken("it skips a part of its voxels' file")
 
         values_axis = _axis_of_values(fields)
         axes = [axis for axis in range(len(sides)) if axis != values_axis]
         vectors, origin = _space_of_nrrd(fields, axes, len(sides))
-        dtype = np.dtype(kinds[0]).newbyteorder(">" if fields.get("endian") == "big" else "<")
-        data = fields.get("datafile")
-        if data is None:
+        if "datafile" in fields:
+            file = _voxel_file(path, fields["datafile"])
+            opens = 0
+        else:
             file = path
             opens = end.end() if end else len(start)
-        else:
-            file = _voxel_file(path, data)
-            opens = 0
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
-        return ItkHeader(size, vectors, origin, metadata), stored, values_axis
+        return ItkHeader(size, vectors, origin, metadata | remarks), stored, values_axis
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text, in version 4 of the format."""
         n = len(header.size)
-        colour = values > 1
-        steps = " ".join(f"({_words(step, ',')})" for step in header.vectors.T)
-        lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
-        lines += ["space: left-posterior-superior" if n == 3 else f"space dimension: {n}"]
-        lines += [f"sizes: {f'{values} ' * colour}{_words(header.size)}"]
-        lines += [
-            f"space directions: {'none ' * colour}{steps}",
+        sizes = [*header.size]
+        directions = [f"({_words(step, ',')})" for step in header.vectors.T]
+        kinds = ["domain"] * n
+        if values > 1:
+            sizes.insert(0, values)
+            directions.insert(0, "none")
+            kinds.insert(0, "vector")
+
+        lines = [
+            "NRRD0004",
+            f"type: {TYPES[kind][1].split('|')[0]}",
+            f"dimension: {len(sizes)}",
+            "space: left-posterior-superior" if n == 3 else f"space dimension: {n}",
+            f"sizes: {_words(sizes)}",
+            f"space directions: {' '.join(directions)}",
             f"space origin: ({_words(header.origin, ',')})",
+            f"kinds: {' '.join(kinds)}",
+            "endian: little",
+            f"encoding: {'gzip' if header.compressed else 'raw'}",
         ]
-        lines += [f"kinds: {'vector ' * colour}{'domain ' * n}".strip(), "endian: little"]
-        lines += [f"encoding: {'gzip' if header.compressed else 'raw'}"] + [
-            f"data file: {file}"
-        ] * bool(file)
+        if file:
+            lines.append(f"data file: {file}")
         for key, text in header.metadata.items():
-            lines += [f"{key[5:]}: {text}" if key.startswith("NRRD_") else f"{key}:={text}"]
+            is_field = key.startswith("NRRD_")
+            lines.append(f"{key[5:]}: {text}" if is_field else f"{key}:={text}")
 
         return "\n".join(lines) + "\n\n"
 
@@ -319,6 +330,10 @@ class MetaImage(Itk):
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
+    second_suffixes = (".raw", ".zraw")
+
+    def compress(self, data: bytes) -> bytes:
+        return zlib.compress(data, 4)
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
@@ -338,57 +353,81 @@ class MetaImage(Itk):
         data = fields["ElementDataFile"]
         n = len(sides)
         parts = int(fields.get("ElementNumberOfChannels", 1))
-        kinds = [
-            kind
-            for kind, (name, _) in TYPES.items()
-            if name == fields["ElementType"].removesuffix("_ARRAY")
-        ]
-        if not kinds or not n == int(fields["NDims"]) <= MAX_AXES or not true("BinaryData", "true"):
+        big_endian = true("BinaryDataByteOrderMSB ElementByteOrderMSB")
+        dtype = _voxel_type(fields["ElementType"].removesuffix("_ARRAY"), 0, big_endian)
+        if (
+            dtype is None
+            or not n == int(fields["NDims"]) <= MAX_AXES
+            or not true("BinaryData", "true")
+        ):
             raise Broken(
                 f"its {n} axes hold values of a type that is not read, or hold them as text"
             )
 
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
-        directions = _floats(
-            first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel()))
-        )
+        no_rotation = _words(np.eye(n).ravel())
+        directions = _floats(first("TransformMatrix Orientation Rotation", no_rotation))
         vectors = np.array(directions).reshape(n, n).T * spacing
         origin = np.array(_floats(first("Offset Position Origin", "0 " * n))).reshape(n)
-        dtype = np.dtype(kinds[0]).newbyteorder(
-            ">" if true("BinaryDataByteOrderMSB ElementByteOrderMSB") else "<"
-        )
-        local = data.lower() == "local"
-        if local:
+        if data.lower() == "local":
             file = path
             opens = found.end()
         else:
             file = _voxel_file(path, data)
             opens = int(fields.get("HeaderSize", 0))
 
+        values_axis = None
+        shape = sides
+        if parts != 1:
+            values_axis = 0
+            shape = (parts, *sides)
+
         packing = "zlib" if true("CompressedData") else ""
-        stored = Stored(
-            file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens
-        )
+        stored = Stored(file, shape, dtype, packing=packing, opens=opens)
         metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
-        return ItkHeader(sides, vectors, origin, metadata), stored, None if parts == 1 else 0
+        return ItkHeader(sides, vectors, origin, metadata), stored, values_axis
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text: the fields that ITK writes, in ITK's order."""
         spacing = np.linalg.norm(header.vectors, axis=0)
-        fields = {"ObjectType": "Image", "NDims": len(header.size), "BinaryData": True}
-        fields |= {"BinaryDataByteOrderMSB": False, "CompressedData": header.compressed}
-        fields |= {"CompressedDataSize": packed} if header.compressed else {}
-        fields |= {
-            key: text for key, text in header.metadata.items() if not key.startswith("NRRD_")
+        fields: dict[str, object] = {
+            "ObjectType": "Image",
+            "NDims": len(header.size),
+            "BinaryData": True,
+            "BinaryDataByteOrderMSB": False,
+            "CompressedData": header.compressed,
         }
-        fields |= {
-            "TransformMatrix": _words((header.vectors / spacing).T.ravel()),
-            "Offset": _words(header.origin),
-        }
-        fields |= {"ElementSpacing": _words(spacing), "DimSize": _words(header.size)}
-        fields |= {"ElementNumberOfChannels": values} if values > 1 else {}
-        fields |= {"ElementType": TYPES[kind][0], "ElementDataFile": file or "LOCAL"}
+        if header.compressed:
+            fields["CompressedDataSize"] = packed
+        for key, text in header.metadata.items():
+            if not key.startswith("NRRD_"):
+                fields[key] = text
+
+        fields["TransformMatrix"] = _words((header.vectors / spacing).T.ravel())
+        fields["Offset"] = _words(header.origin)
+        fields["ElementSpacing"] = _words(spacing)
+        fields["DimSize"] = _words(header.size)
+        if values > 1:
+            fields["ElementNumberOfChannels"] = values
+        fields["ElementType"] = TYPES[kind][0]
+        fields["ElementDataFile"] = file or "LOCAL"
         return "".join(f"{name} = {value}\n" for name, value in fields.items())
+
+
+def _voxels_to_store(image: Image, header: ItkHeader) -> np.ndarray:
+    """(channels, *axes of the file): integers if all values are whole numbers, else floats."""
+    views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
+    integers = [as_integers(view, image.dtype) for view in views]
+    whole = [part for part in integers if part is not None]
+    return np.stack(whole if len(whole) == len(views) else views)
+
+
+def _voxel_type(name: str, column: int, big_endian: bool) -> np.dtype | None:
+    """NumPy's type for a name in a header, from a column of TYPES; None for types not read."""
+    for kind, patterns in TYPES.items():
+        if re.fullmatch(patterns[column], name):
+            return np.dtype(kind).newbyteorder(">" if big_endian else "<")
+    return None
 
 
 def _header_for(image: Image) -> ItkHeader:

@@ -96,7 +96,8 @@ def look(
     except UserError:  # names alone do not give two kinds; --b may be a glob
         if not b:
             raise
-        scans = _read(path, own := [*own, "data.source.name=nifti"], tell)
+        own.append("data.source.name=nifti")
+        scans = _read(path, own, tell)
 
     # Where names may contain patients, split by them, so that no patient is on both sides of the
     # split.
@@ -105,7 +106,8 @@ def look(
         ("channels", "data.source.channels=1"),
     ):
         if scans.warns(kind):
-            scans = _read(path, own := [*own, setting], tell)
+            own.append(setting)
+            scans = _read(path, own, tell)
 
     if len(scans.domains) == 2:
         scans = _classes(path, own, scans, tell) or _by_headers(path, own, scans, tell)
@@ -116,11 +118,13 @@ def look(
             [record for record in scans.records if record.domain == letter]
         )
 
-    names = (Path(each["path"]) for each in scans.found["files"])
-    there = {usual_contrast(stem_of(name)) or usual_contrast(name.parent.name) for name in names}
-    named = (name.upper() for name in there - {*scans.kinds} if name is not None)
+    there = set()
+    for each in scans.found["files"]:
+        name = Path(each["path"])
+        there.add(usual_contrast(stem_of(name)) or usual_contrast(name.parent.name))
+    others = [name.upper() for name in there - {*scans.kinds} if name is not None]
     scans.others = sorted(
-        named, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
+        others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
     )
     return scans
 
@@ -135,16 +139,24 @@ def _source_settings(a: str, b: str) -> list[str]:
         )
 
     texts = [each for each in (a, b) if each]
-    said = [usual_contrast(Path(text).name.strip("*")) or usual_contrast(text) for text in texts]
-    plain = [
-        name.upper() if name else Path(text).name for name, text in zip(said, texts, strict=True)
-    ]
-    names = [name if name.isalnum() else letter for name, letter in zip(plain, "AB", strict=False)]
-    names = list("AB")[: len(names)] if len(set(names)) < len(names) else names
+    if not texts:
+        return []
+
+    names = []
+    for text, letter in zip(texts, "AB", strict=False):
+        contrast = usual_contrast(Path(text).name.strip("*")) or usual_contrast(text)
+        name = contrast.upper() if contrast else Path(text).name
+        names.append(name if name.isalnum() else letter)
+    if len(set(names)) < len(names):
+        names = ["A", "B"]
+
+    settings = [f"data.source.{letter}={text}" for letter, text in zip("ab", texts, strict=False)]
     domains = ", ".join(f'"{name}"' for name in names)
-    asked = [f"data.source.{letter}={text}" for letter, text in zip("ab", texts, strict=False)]
-    one = ["data.source.name=images"] if len(names) == 1 else []
-    return [*asked, f"data.domains=[{domains}]", *one] if names else []
+    settings.append(f"data.domains=[{domains}]")
+    if len(names) == 1:
+        settings.append("data.source.name=images")
+
+    return settings
 
 
 def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
@@ -199,21 +211,26 @@ def _by_headers(
     if not volumes or any("data.source.name=" in each for each in own):
         return scans
 
-    for settings in ([], ["data.source.onto=a"]):
-        settings = [
-            *own,
-            *["data.source.name=nifti"] * (scans.source["name"] == "folders"),
-            *settings,
-        ]
-        if settings == own or (settings[-1][-6:] == "onto=a" and scans.fit and not scans.alone):
-            continue
-        try:
-            other = _read(path, settings, tell)
-        except UserError:
-            continue
-        better = settings[-1][-6:] != "onto=a" or (other.fit and not other.alone)
-        if better and other.patients >= scans.patients:
+    by_patient = [*own]
+    if scans.source["name"] == "folders":
+        by_patient.append("data.source.name=nifti")
+        other = _read_if_possible(path, by_patient, tell)
+        if other is not None and other.patients >= scans.patients:
             scans = other
-            own = settings
+    if scans.fit and not scans.alone:
+        return scans
 
-    return scans
+    other = _read_if_possible(path, [*by_patient, "data.source.onto=a"], tell)
+    if other is None or not other.fit or other.alone or other.patients < scans.patients:
+        return scans
+    return other
+
+
+def _read_if_possible(
+    path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
+) -> Scans | None:
+    """Read scans with these settings; None where these do not suit them."""
+    try:
+        return _read(path, settings, tell)
+    except UserError:
+        return None

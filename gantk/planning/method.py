@@ -48,12 +48,9 @@ def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
     back = f"{seen.domains[1]} -> {seen.domains[0]} too, with networks of its own"
     fit = f"{found}: they fit, and a paired method learns from them"
     if found.rough:
+        setting = "data.source.pairs=none" if "pairs" in seen.source else "method.name=cyclegan"
         fit = f"{found}: they fit roughly, enough for a paired method; if they show two patients: "
-        fit += (
-            "--set data.source.pairs=none"
-            if "pairs" in seen.source
-            else "--set method.name=cyclegan"
-        )
+        fit += f"--set {setting}"
 
     rows = [
         (True, "name", "pix2pix", fit),
@@ -86,12 +83,24 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     heads = seen.volumes and 0 < seen.patients < 20
     few = mr and heads
     opposite = stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
-    patches = {"name": "patchgan", "width": 32}
-    small = (
-        f"{seen.patients} patients: larger patches see whose ventricles are larger, and teach to"
-        " invent that"
-    )
-    where = "bone is bright in CT and dark in MR: where a patch lies tells one from the other"
+    generator: dict[str, Any] = UNET
+    why_generator = EDGES
+    patches: dict[str, Any] = {"name": "patchgan", "width": 32}
+    why_patches = "judges patches of 70 px"
+    if ct:
+        generator = {"name": "resnet", "width": 12, "blocks": 6}
+        why_generator = "of CycleGAN's paper; wider with more time"
+        patches |= {"width": 24, "coordinates": True}
+        why_patches = (
+            "bone is bright in CT and dark in MR: where a patch lies tells one from the other"
+        )
+    elif few:
+        patches["receptive_field"] = 34
+        why_patches = (
+            f"{seen.patients} patients: larger patches see whose ventricles are larger, and teach"
+            " to invent that"
+        )
+
     half = (
         "share of the steps that come first, at half the size: a patch sees the whole head, else"
         " copying can win"
@@ -110,6 +119,13 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     most = min(MAX_COMPARED_IMAGES, 3600 * hours)
     # of few heads none is like another
     like = dims == 2 and (mr or ct) and not heads and len(seen.records) <= most
+    if ct:
+        flat_region = 3.0
+    elif like:
+        flat_region = 1.0
+    else:
+        flat_region = 4.0 if stripped else 6.0
+
     found = (
         "like images of the other domain, found by their edges; outputs are drawn to them, and no"
         " pair is told"
@@ -118,16 +134,8 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     rows = [
         (True, "name", "dualgan" if mr else "cyclegan", f"{why}: an unpaired method"),
         (like, "pairs", "weak_pairs", found),
-        (not ct, "generator", UNET, EDGES),
-        (
-            ct,
-            "generator",
-            {"name": "resnet", "width": 12, "blocks": 6},
-            "of CycleGAN's paper; wider with more time",
-        ),
-        (not ct and not few, "discriminator", patches, "judges patches of 70 px"),
-        (ct, "discriminator", patches | {"width": 24, "coordinates": True}, where),
-        (few, "discriminator", patches | {"receptive_field": 34}, small),
+        (True, "generator", generator, why_generator),
+        (True, "discriminator", patches, why_patches),
         (True, "adversarial", "ls", "least squares, the usual one"),
         (
             True,
@@ -140,7 +148,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
         (mr and like, "source_losses", edges, "both are MR: output and input share their edges"),
         (mr and not like, "local_ncc", 2.0, "both are MR: output and input share their edges"),
         (opposite, "contrast", "inverted", turned),
-        (mr or ct, "flat_region", 3.0 if ct else 1.0 if like else 4.0 if stripped else 6.0, calm),
+        (mr or ct, "flat_region", flat_region, calm),
         (mr or ct, "noise_floor", 0.02 if stripped else 0.06, floor),
         (stripped, "air", 10.0, air),
         (
