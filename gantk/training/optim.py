@@ -96,8 +96,8 @@ class Untraced:
             cls.step = torch.no_grad()(inspect.unwrap(cls.step))
 
 
-class _StorageOrder(Untraced):
-    """Mixin for Adam and AdamW: weights in any memory layout, channels-last ones fast."""
+class Adam(Untraced, torch.optim.Adam):
+    """torch's Adam without the import of its compiler, fast on channels-last weights."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         complex_numbers = super()._init_group(group, params, gradients, *others)
@@ -106,11 +106,7 @@ class _StorageOrder(Untraced):
         return complex_numbers
 
 
-class Adam(_StorageOrder, torch.optim.Adam):
-    """torch's Adam without the import of its compiler, fast on channels-last weights."""
-
-
-class AdamW(_StorageOrder, torch.optim.AdamW):
+class AdamW(Adam, torch.optim.AdamW):
     """torch's AdamW for weights in any memory layout."""
 
 
@@ -281,10 +277,11 @@ def _check_state(
     for index, state in states.items():
         for name, value in expected.get(index, {}).items():
             _check_entry(f"'{name}' of weight {index}", state.get(name, "missing"), value)
+            saved = state[name]
             # A step that counts otherwise than the training does has no known bound.
             counts_steps = name == "step" and float(value) == min(steps, 2)
-            if counts_steps and not 0 <= float(state[name]) <= steps:
-                raise ValueError(f"the step of weight {index} is {float(state[name]):g} of {steps}")
+            if counts_steps and not 0 <= float(saved) <= steps:
+                raise ValueError(f"the step of weight {index} is {float(saved):g} of {steps}")
 
 
 def _check_entry(where: str, saved: Any, expected: Any) -> None:
