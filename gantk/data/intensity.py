@@ -5,7 +5,7 @@ numpy alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform, overload
 
@@ -28,17 +28,16 @@ MAX_SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sam
 MAX_PERCENTILE_VALUES = 2_000_000  # values of all images for a percentile; more are sampled
 # share of air to top by which the range starts below air, since a tanh reaches its end slowly
 MARGIN = 0.025
-AIR_SHARE = (
-    0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
-)
-COMPRESSION_SHARE = (
-    0.02  # share of the range below its start, from which on padding is compressed ...
-)
-PADDING = 0.25  # ... if the lowest value is further below the start than this share
-SLAB = 2**22  # values that are mapped at a time
+# share of the range, from its start, that counts as air, unless air itself is brighter
+AIR_SHARE = 0.05
+# Padding is compressed if the lowest value is below the start by more than the second share of the
+# range; compression begins below the start by the first.
+COMPRESSION_SHARE = 0.02
+MIN_PADDING_SHARE = 0.25
+MAX_VALUES_AT_ONCE = 2**22  # values that are mapped at a time
 # relative difference below which two values count as equal
 MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
-LEVELS = 128  # bins of the histogram for finding air
+AIR_BINS = 128  # bins of the histogram for finding air
 T = TypeVar("T")
 Pixels = TypeVar("Pixels", np.ndarray, "Tensor")  # what comes in also comes out
 
@@ -141,20 +140,22 @@ class Mapping(_NoOptions):
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in options.items()
-        }
-        return {"name": self.name, **plain, "fitted": self.fitted}
+        state: dict[str, Any] = {"name": self.name}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            state[field.name] = list(value) if isinstance(value, tuple) else value
+
+        state["fitted"] = self.fitted
+        return state
 
     @property
     def tissue(self) -> list[float]:
         """The network intensity of each contrast above which an image shows tissue, not air."""
         start, end = self.range
-        share = (
-            self.fitted[2] if isinstance(self.fitted, list) and len(self.fitted) > 2 else AIR_SHARE
-        )
+        share = AIR_SHARE
+        if isinstance(self.fitted, list) and len(self.fitted) > 2:
+            share = self.fitted[2]
+
         return [start + share * (end - start)]
 
     @classmethod
@@ -166,10 +167,11 @@ class Mapping(_NoOptions):
 
             kind = registry().get("intensity", state["name"]).load()
 
-        mapping = kind(
-            **{key: value for key, value in state.items() if key not in ("name", "fitted")}
-        )
-        mapping.fitted = state["fitted"]
+        options = dict(state)
+        del options["name"]
+        fitted = options.pop("fitted")
+        mapping = kind(**options)
+        mapping.fitted = fitted
         return mapping
 
 
@@ -190,8 +192,9 @@ class Linear(Mapping):
         low, high = self.fitted[:2]
         start, end = self.range
         lowest = self.fitted[3] if len(self.fitted) > 3 else low
-        if lowest >= low - PADDING * (high - low):
+        if lowest >= low - MIN_PADDING_SHARE * (high - low):
             return self.fitted[:2], self.range
+
         knee = low - COMPRESSION_SHARE * (high - low)
         step = COMPRESSION_SHARE * (end - start)
         return np.array([lowest, knee, high]), np.array([start - 2 * step, start - step, end])
@@ -226,34 +229,32 @@ class Learnt(Linear):
         if not rises(low, high):
             return [low, high]
 
-        span = air_of(_values(images, False), high)
         lowest = low
         # only `percentile` with low = 0 starts at air
         if getattr(self, "low", 1) == 0 and not self.foreground:
             lowest = min(low, float(min(image.min() for image in images)))
 
-        air = span[0] if span and lowest < low else low
-        start = AIR_SHARE + (1 - AIR_SHARE) * (air - low) / (high - low)
-        # too much noisy air would be above 5 %
-        if span and span[1] > air + 0.8 * AIR_SHARE * (high - air):
-            start = min(
-                0.9, (max(span[2], span[1] + AIR_SHARE * (high - span[1])) - low) / (high - low)
-            )
+        air = air_of(_values(images, False), high)
+        if air is None:
+            tissue = AIR_SHARE
+        else:
+            tissue = _tissue_share(low, high, lowest < low, air)
 
-        return [low, high, float(start), lowest]
+        return [low, high, tissue, lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         scans = [figures for figures in measured if rises(*figures[:2])] or [measured[0]]
         self._set(np.mean(scans, axis=0).tolist(), len(measured))
 
     def take(self, measured: list[float]) -> None:
-        if rises(*measured[:2]):
+        if not rises(*measured[:2]):
+            return
+
+        if self.fitted is not None and len(self.fitted) == 2:
             # an old checkpoint starts at the darkest value
-            earlier = self.fitted is not None and len(self.fitted) == 2
-            if earlier:
-                self.fitted = [measured[3], measured[1]]
-            else:
-                self.fitted = [float(figure) for figure in measured]
+            self.fitted = [measured[3], measured[1]]
+        else:
+            self.fitted = [float(figure) for figure in measured]
 
     def _set(self, figures: list[float], count: int) -> None:
         if not rises(*figures[:2]):
@@ -278,12 +279,20 @@ class Percentile(Learnt, name="percentile"):
             raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
-        low, high = np.percentile(values := _values(images, self.foreground), (self.low, self.high))
-        if not self.foreground:  # the extremes must not depend on the sampling
-            low = min(image.min() for image in images) if self.low == 0 else low
-            high = max(image.max() for image in images) if self.high == 100 else high
-            air = air_of(values, high) if self.low == 0 else None
-            low = max(low, air[0] - MARGIN * (high - air[0])) if air else low
+        values = _values(images, self.foreground)
+        low, high = np.percentile(values, (self.low, self.high))
+        if self.foreground:
+            return low, high
+
+        # the extremes must not depend on the sampling
+        if self.high == 100:
+            high = max(image.max() for image in images)
+        if self.low == 0:
+            low = min(image.min() for image in images)
+            air = air_of(values, high)
+            if air is not None:
+                low = max(low, air[0] - MARGIN * (high - air[0]))
+
         return low, high
 
 
@@ -328,20 +337,23 @@ class PerChannel:
         self.per = getattr(self.lines[0], "per", "set")  # whose intensities decide, see Mapping
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        self._fit("fit", list(map(self._contrasts, images)))
+        scans = [self._contrasts(image) for image in images]
+        for line, parts in self._by_contrast(scans):
+            line.fit(parts)
 
     def fit_from(self, measured: Sequence[list[list[float] | None]]) -> None:
-        self._fit("fit_from", measured)
+        for line, figures in self._by_contrast(measured):
+            line.fit_from(figures)
 
     def measure(self, pixels: np.ndarray) -> list[list[float] | None]:
         """The figures of each contrast of one scan (C, *spatial); None for one that the patient
         lacks.
         """
-        parts = self._contrasts(pixels)
-        return [
-            part if part is None else line.measure(part)
-            for line, part in zip(self.lines, parts, strict=True)
-        ]
+        figures = []
+        for line, part in zip(self.lines, self._contrasts(pixels), strict=True):
+            figures.append(None if part is None else line.measure(part))
+
+        return figures
 
     def of(self, pixels: np.ndarray) -> PerChannel:
         return self.fitted_to(pixels) if self.per == "volume" else self
@@ -350,10 +362,10 @@ class PerChannel:
         return self.for_scan(self.measure(pixels))
 
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
-        lines = [
-            line if one is None else line.for_scan(one)
-            for line, one in zip(self.lines, measured, strict=True)
-        ]
+        lines = []
+        for line, figures in zip(self.lines, measured, strict=True):
+            lines.append(line if figures is None else line.for_scan(figures))
+
         return PerChannel(lines, self.names, self.dims)
 
     def forward(self, image: Pixels) -> Pixels:
@@ -378,29 +390,30 @@ class PerChannel:
         return cls([line(each) for each in state["lines"]], state["contrasts"], state["dims"])
 
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
-        count = len(self.lines)
-        return [
-            None if np.isnan(part).any() else part
-            for part in (pixels[k::count] for k in range(count))
-        ]
+        """The channels of each contrast; None for one that the patient lacks."""
+        parts: list[np.ndarray | None] = []
+        for first in range(len(self.lines)):
+            part = pixels[first :: len(self.lines)]
+            parts.append(None if np.isnan(part).any() else part)
 
-    def _fit(self, method: str, scans: Sequence[Sequence[Any]]) -> None:
-        """Fit each contrast to the images, or figures, of the scans that have it."""
-        for line, name, parts in zip(self.lines, self.names, zip(*scans, strict=True), strict=True):
-            present = [part for part in parts if part is not None]
+        return parts
+
+    def _by_contrast(self, scans: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, list[Any]]]:
+        """Each contrast's mapping, and the images, or figures, of the scans that have it."""
+        for number, line in enumerate(self.lines):
+            present = [parts[number] for parts in scans if parts[number] is not None]
             if not present:
                 raise UserError(
-                    f"none of {len(scans)} training images has the contrast '{name}'",
+                    f"none of {len(scans)} training images has the contrast '{self.names[number]}'",
                     where="data.source",
                 )
-            getattr(line, method)(present)
+            yield line, present
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
-        # the axes before the channels
-        before: tuple[slice, ...] = (slice(None),) * (image.ndim - self.dims - 1)
+        axes_before_channels: tuple[slice, ...] = (slice(None),) * (image.ndim - self.dims - 1)
         whole = _float_copy(image)
         for number, function in enumerate(functions):
-            place = (*before, slice(number, None, len(functions)))
+            place = (*axes_before_channels, slice(number, None, len(functions)))
             whole[place] = function(image[place])
         return whole
 
@@ -442,9 +455,8 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
 
 def to_network(pixels: np.ndarray, intensity: IntensityMapping, resize: Resize) -> np.ndarray:
     """Native pixels (C, *native) as network input: resized to `resize.size`, then `to_intensities`."""
-    return to_intensities(
-        resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity
-    )
+    nearest = getattr(intensity, "nearest", False)
+    return to_intensities(resize.forward(pixels, nearest=nearest), intensity)
 
 
 def to_intensities(image: np.ndarray, intensity: IntensityMapping) -> np.ndarray:
@@ -453,7 +465,9 @@ def to_intensities(image: np.ndarray, intensity: IntensityMapping) -> np.ndarray
     """
     done = np.ascontiguousarray(intensity.forward(image), dtype=np.float32)
     if isinstance(intensity, PerChannel):
-        done[np.isnan(image).any(axis=tuple(range(1, image.ndim)))] = intensity.range[0]
+        is_missing = np.isnan(image).any(axis=tuple(range(1, image.ndim)))
+        done[is_missing] = intensity.range[0]
+
     return done
 
 
@@ -473,7 +487,7 @@ def piecewise_linear(image: Any, before: Numbers, after: Numbers) -> Any:
         return to_value + (image - from_value) * slope
 
     # in parts: float64 takes memory
-    if np.ndim(image) > 1 and np.size(image) > SLAB:
+    if np.ndim(image) > 1 and np.size(image) > MAX_VALUES_AT_ONCE:
         whole = np.empty(image.shape, np.float64 if image.dtype == np.float64 else np.float32)
         for part, done in zip(image, whole, strict=True):
             done[...] = piecewise_linear(part, before, after)
@@ -523,7 +537,8 @@ def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray
     if not foreground or not rises(values.min(), values.max()):
         return values, values[:0]
 
-    above = values > (otsu(values) if foreground == "otsu" else values.mean())
+    threshold = otsu(values) if foreground == "otsu" else values.mean()
+    above = values > threshold
     return values[above], values[~above]
 
 
@@ -537,7 +552,9 @@ def otsu(values: np.ndarray) -> float:
     values = some_of(values, MAX_HISTOGRAM_VALUES)
     low = values.min()
     top = np.percentile(values, 99.9, method="lower")
-    top = top if rises(low, top) else values.max()
+    if not rises(low, top):
+        top = values.max()
+
     counts, edges = np.histogram(np.minimum(values, top), OTSU_BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -557,32 +574,53 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     bin to bin and are above 1 % of the peak's; hardly any value may be darker.
     """
     values = _without_padding(values, high)
-    if not rises(low := values.min(), high):
+    low = values.min()
+    if not rises(low, high):
         return None
 
-    counts, edges = np.histogram(values, LEVELS, (low, high))
-    # the first bin above the threshold
-    above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
-    peak = int(np.argmax(counts[:above]))
-    before = counts[peak : above - 1]
-    after = counts[peak + 1 : above]
-    few = 0.01 * counts[peak]
-    falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
-    last = peak + int(np.argmin([*falls, False]))
-    first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
+    counts, edges = np.histogram(values, AIR_BINS, (low, high))
+    bins_below = int(np.searchsorted(edges, otsu(values)))
+    peak, first, last = _peak(counts, min(max(1, bins_below), AIR_BINS))
     in_peak = values[(values >= edges[peak]) & (values <= edges[peak + 1])]
     usual = float(np.median(in_peak))
-    # zeros of a stripped skull are one value: start at it, not at the edge of its bin
-    start = usual if first == peak and (in_peak == usual).mean() > 0.5 else float(edges[first])
+    start = float(edges[first])
     end = float(edges[last + 1])
-    if (
-        (values < start).mean() > 0.02
-        or (values <= end).mean() < 0.05
-        or end - start > 0.3 * (high - start)
-    ):
+    # Zeros of a stripped skull are one value: start at it, not at the edge of its bin.
+    if first == peak and (in_peak == usual).mean() > 0.5:
+        start = usual
+
+    if (values < start).mean() > 0.02 or (values <= end).mean() < 0.05:
+        return None
+    if end - start > 0.3 * (high - start):
         return None
 
     return start, usual, end
+
+
+def _peak(counts: np.ndarray, bins: int) -> tuple[int, int, int]:
+    """The highest of the first `bins` bins, and the first and the last bin of the peak around it."""
+    peak = int(np.argmax(counts[:bins]))
+    before = counts[peak : bins - 1]
+    after = counts[peak + 1 : bins]
+    few = 0.01 * counts[peak]
+    falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
+    first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
+    last = peak + int(np.argmin([*falls, False]))
+    return peak, first, last
+
+
+def _tissue_share(
+    low: float, high: float, starts_at_air: bool, air: tuple[float, float, float]
+) -> float:
+    """The share of the range from `low` to `high` where tissue begins, given `air_of` the images."""
+    start, usual, end = air
+    black = start if starts_at_air else low
+    if usual <= black + 0.8 * AIR_SHARE * (high - black):
+        return AIR_SHARE + (1 - AIR_SHARE) * (black - low) / (high - low)
+
+    # Noisy air reaches beyond 5 % of the range.
+    tissue = max(end, usual + AIR_SHARE * (high - usual))
+    return min(0.9, (tissue - low) / (high - low))
 
 
 def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
@@ -594,17 +632,17 @@ def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
         padding = values <= low + 1e-3 * (high - low)
         if padding.mean() <= 1e-4 or padding.all():
             return values
-        first = np.percentile(values[~padding], 5)  # beyond the rim
-        rim = ~padding & (values < first - 0.05 * (high - first))
-        # true of air, not of the dark end of a brain
-        alike = (values[~padding] < first + 0.1 * (high - first)).mean()
-        if (
-            first > -200
-            or first - low < 0.2 * (high - first)
-            or rim.sum() > padding.sum()
-            or alike < 0.1
-        ):
+
+        others = values[~padding]
+        first = np.percentile(others, 5)  # beyond the rim
+        span = high - first
+        rim = ~padding & (values < first - 0.05 * span)
+        is_far_below = first <= -200 and first - low >= 0.2 * span
+        # Many values are alike in air, but not in the dark end of a brain.
+        begins_with_air = (others < first + 0.1 * span).mean() >= 0.1
+        if not (is_far_below and begins_with_air) or rim.sum() > padding.sum():
             return values
+
         values = values[~padding & ~rim]
 
 
@@ -622,10 +660,9 @@ def rises(low: float, high: float) -> bool:
     """Whether two ends differ by more than the rounding that resizing in float32 leaves of one
     value.
     """
-    return bool(
-        np.isfinite([low, high]).all()
-        and high - low > MIN_RELATIVE_CONTRAST * max(abs(low), abs(high))
-    )
+    if not np.isfinite([low, high]).all():
+        return False
+    return bool(high - low > MIN_RELATIVE_CONTRAST * max(abs(low), abs(high)))
 
 
 def is_tensor(image: object) -> bool:
@@ -637,8 +674,12 @@ def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
     """The foreground values of all images in one row, sampled to MAX_PERCENTILE_VALUES."""
     share = max(1, MAX_PERCENTILE_VALUES // len(images))
     rng = np.random.default_rng(0)
-    rows = [split_values(image, foreground)[0] for image in images]
-    return np.concatenate([row if row.size <= share else rng.choice(row, share) for row in rows])
+    rows = []
+    for image in images:
+        row, _ = split_values(image, foreground)
+        rows.append(row if row.size <= share else rng.choice(row, share))
+
+    return np.concatenate(rows)
 
 
 def some_of(values: np.ndarray, count: int = MAX_SCAN_VALUES) -> np.ndarray:
