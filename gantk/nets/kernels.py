@@ -82,8 +82,18 @@ class Windows:
     @property
     def taps(self) -> list[slice]:
         """Along each axis, the taps that cover any of the large map."""
-        axes = zip(self.large, self.small, self.kernel, self.stride, self.padding, strict=True)
-        return [slice(max(0, p - s * (few - 1)), min(k, many + p)) for many, few, k, s, p in axes]
+        taps = []
+        for axis, padding in enumerate(self.padding):
+            last_start = self.stride[axis] * (self.small[axis] - 1)
+            first = max(0, padding - last_start)
+            taps.append(slice(first, min(self.kernel[axis], self.large[axis] + padding)))
+
+        return taps
+
+    @property
+    def sides(self) -> list[int]:
+        """Along each axis, the number of `taps`."""
+        return [taps.stop - taps.start for taps in self.taps]
 
     def matrix(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The weights as a matrix (D, taps x C); a view if no tap is left out and the data type is
@@ -95,64 +105,68 @@ class Windows:
         """The inverse of `matrix`: weights (D, C, *kernel) in the layout of `like`, 0 for taps that
         are left out.
         """
-        sides = [taps.stop - taps.start for taps in self.taps]
+        sides = self.sides
         block = matrix.unflatten(1, (*sides, -1)).movedim(-1, 1)
         if sides == list(self.kernel) and block.stride() == like.stride():
             # autograd adds to it in place as long as it is no view
             return block.to(like.dtype).detach()
 
         whole = torch.zeros_like(like)
-        everywhere = slice(None)
-        whole[everywhere, everywhere, *self.taps] = block
+        whole[:, :, *self.taps] = block
         return whole
 
     def unfold(self, x: Tensor) -> Tensor:
         """The large map's windows, (N x positions of the small map, taps x C)."""
-        axes = range(len(self.large))
-        n = x.shape[0]
-        c = x.shape[1]
+        dims = len(self.large)
         around = [side for p in reversed(self.padding) for side in (p, p)]
-        x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
+        x = x.movedim(1, -1)
+        if any(around):
+            x = F.pad(x, [0, 0, *around])
+
         steps = x.stride()
-        starts = sum(taps.start * steps[1 + a] for a, taps in enumerate(self.taps))
-        sides = [taps.stop - taps.start for taps in self.taps]
-        places = [steps[0], *(steps[1 + a] * self.stride[a] for a in axes)]
-        shape = (n, *self.small, *sides, c)
-        strides = (*places, *steps[1:])
-        windows = x.as_strided(shape, strides, x.storage_offset() + starts)
-        if c > 1:
-            return windows.reshape(-1, prod(sides) * c)
+        start = x.storage_offset()
+        places = [steps[0]]
+        for axis, taps in enumerate(self.taps, 1):
+            start += taps.start * steps[axis]
+            places.append(steps[axis] * self.stride[axis - 1])
+
+        sides = self.sides
+        channels = x.shape[-1]
+        shape = (len(x), *self.small, *sides, channels)
+        windows = x.as_strided(shape, (*places, *steps[1:]), start)
+        if channels > 1:
+            return windows.reshape(-1, prod(sides) * channels)
 
         # one channel: rows of pixels are longer than rows of taps
-        taps = range(1 + len(axes), 1 + 2 * len(axes))
-        return (
-            windows.squeeze(-1).permute(*taps, *range(1 + len(axes))).reshape(prod(sides), -1).t()
-        )
+        positions = range(1 + dims)
+        taps_first = windows.squeeze(-1).permute(*range(1 + dims, 1 + 2 * dims), *positions)
+        return taps_first.reshape(prod(sides), -1).t()
 
     def fold(
         self, windows: Tensor, n: int, dtype: torch.dtype, bias: Tensor | None = None
     ) -> Tensor:
         """Sum overlapping windows and `bias`, in float32: the large map (N, C, *large) in `dtype`."""
-        sides = [taps.stop - taps.start for taps in self.taps]
+        sides = self.sides
         windows = windows.unflatten(1, (*sides, -1)).unflatten(0, (n, *self.small))
-        first = 1 + len(self.small)
-        whole = [many + 2 * p for many, p in zip(self.large, self.padding, strict=True)]
-        out = windows.new_zeros(
-            n, *whole, windows.shape[-1], dtype=torch.promote_types(windows.dtype, torch.float32)
-        )
-        out = out if bias is None else out.add_(bias)
-        for tap in combinations(*map(range, sides)):
-            axes = zip(tap, self.taps, self.stride, self.small, strict=True)
-            places = [
-                slice(i + taps.start, i + taps.start + s * (few - 1) + 1, s)
-                for i, taps, s, few in axes
-            ]
-            out[(slice(None), *places)] += windows[(slice(None),) * first + tap]
+        padded = [side + 2 * p for side, p in zip(self.large, self.padding, strict=True)]
+        dtype_of_sum = torch.promote_types(windows.dtype, torch.float32)
+        out = windows.new_zeros(n, *padded, windows.shape[-1], dtype=dtype_of_sum)
+        if bias is not None:
+            out.add_(bias)
 
-        inner = [slice(p, p + many) for p, many in zip(self.padding, self.large, strict=True)]
-        return blank(n, out.shape[-1], self.large, dtype).copy_(
-            out[(slice(None), *inner)].movedim(-1, 1)
-        )
+        positions = (slice(None),) * (1 + len(self.small))
+        for tap in combinations(*map(range, sides)):
+            places = [slice(None)]
+            for axis, (number, taps) in enumerate(zip(tap, self.taps, strict=True)):
+                first = number + taps.start
+                step = self.stride[axis]
+                places.append(slice(first, first + step * (self.small[axis] - 1) + 1, step))
+
+            out[tuple(places)] += windows[positions + tap]
+
+        inner = [slice(p, p + side) for p, side in zip(self.padding, self.large, strict=True)]
+        result = blank(n, out.shape[-1], self.large, dtype)
+        return result.copy_(out[:, *inner].movedim(-1, 1))
 
 
 def blank(n: int, channels: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -189,8 +203,9 @@ def spread(small: Tensor, matrix: Tensor) -> Tensor:
             y.addmm_(part, strip)
         return y
 
-    single = matrix.shape[1] < TAPS.stop  # rows of pixels are longer than rows of taps
-    return (matrix.t() @ small.t()).t() if single else small @ matrix
+    if matrix.shape[1] < TAPS.stop:  # rows of pixels are longer than rows of taps
+        return (matrix.t() @ small.t()).t()
+    return small @ matrix
 
 
 def _in_strips(few: Tensor, matrix: Tensor) -> bool:
@@ -256,7 +271,8 @@ class Product(Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         x, weight, bias, matrix = ctx.saved_tensors
-        windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
+        windows = ctx.windows
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             return *differentiable(ctx, gradient), None, None
 
@@ -265,8 +281,8 @@ class Product(Function):
             if ctx.transposed:
                 unfolded = windows.unfold(gradient.to(matrix.dtype))
                 if of_x:
-                    made = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small))
-                    gradients[0] = made.movedim(-1, 1).to(x.dtype)
+                    small = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small))
+                    gradients[0] = small.movedim(-1, 1).to(x.dtype)
                 if of_weight:
                     small = rows(x, matrix.dtype)
                     gradients[1] = weight_gradient(windows, small, unfolded, weight)
@@ -326,9 +342,10 @@ class Offset(Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        return gradient, (
-            offset_gradient(gradient, *ctx.saved_tensors) if ctx.needs_input_grad[1] else None
-        )
+        if not ctx.needs_input_grad[1]:
+            return gradient, None
+        (bias,) = ctx.saved_tensors
+        return gradient, offset_gradient(gradient, bias)
 
 
 def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
@@ -359,7 +376,11 @@ class Rectified(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        torch.ops.aten.threshold_(x.view(torch.int16), -128, 0) if as_bits(x) else x.relu_()
+        if as_bits(x):
+            torch.ops.aten.threshold_(x.view(torch.int16), -128, 0)
+        else:
+            x.relu_()
+
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         return x
@@ -384,21 +405,16 @@ def convolution(
     )
     if usable(x) and x.stride(1) == 1:
         if is_heavy(weight, len(x) * prod(small)):
-            return Product.apply(
-                x, weight, bias, Windows(large, small, kernel, stride, padding), False
-            )
+            windows = Windows(large, small, kernel, stride, padding)
+            return Product.apply(x, weight, bias, windows, False)
+
         around = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
-        if (
-            weight.shape[0] == 1
-            and prod(kernel) in TAPS
-            and set(stride) == {1}
-            and min(around) >= 0
-        ):
+        has_one_output = weight.shape[0] == 1 and prod(kernel) in TAPS
+        if has_one_output and set(stride) == {1} and min(around) >= 0:
             # With a flipped kernel it is a transposed convolution.
             turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
-            return Product.apply(
-                x, turned, bias, Windows(small, large, kernel, stride, around), True
-            )
+            windows = Windows(small, large, kernel, stride, around)
+            return Product.apply(x, turned, bias, windows, True)
 
     return torchs(x)(x, weight, bias, stride, padding)
 
@@ -417,12 +433,11 @@ def transposed_convolution(
     large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
     if usable(x) and x.stride(1) == 1:
         narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
-        if narrow or is_heavy(
-            weight, len(x) * prod(small), MIN_WEIGHTS_PER_POSITION // 2
-        ):  # oneDNN is slower at these
-            return Product.apply(
-                x, weight, bias, Windows(large, small, kernel, stride, padding), True
-            )
+        # oneDNN is slower at these
+        least = MIN_WEIGHTS_PER_POSITION // 2
+        if narrow or is_heavy(weight, len(x) * prod(small), least):
+            windows = Windows(large, small, kernel, stride, padding)
+            return Product.apply(x, weight, bias, windows, True)
 
     transposed = torchs(x, transposed=True)
     if bias is None or not usable(x):
@@ -433,8 +448,9 @@ def transposed_convolution(
 
 def torchs(x: Tensor, transposed: bool = False) -> Callable[..., Tensor]:
     """torch's own convolution function for a map of this dimension."""
-    both = (F.conv_transpose2d, F.conv_transpose3d) if transposed else (F.conv2d, F.conv3d)
-    return both[x.ndim - 4]
+    if x.ndim == 4:
+        return F.conv_transpose2d if transposed else F.conv2d
+    return F.conv_transpose3d if transposed else F.conv3d
 
 
 def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
@@ -450,11 +466,8 @@ def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
     return y
 
 
-def is_heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
+def is_heavy(weight: Tensor, positions: int, least: int = MIN_WEIGHTS_PER_POSITION) -> bool:
     """Whether there are so many weights, for so few positions, that reordering them is most of the
     time.
     """
-    return (
-        weight.numel() >= (MIN_WEIGHTS_PER_POSITION if least is None else least) * positions
-        and weight.movedim(1, -1).is_contiguous()
-    )
+    return weight.numel() >= least * positions and weight.movedim(1, -1).is_contiguous()

@@ -37,12 +37,8 @@ def convolution(
     `gantk.nets.kernels.convolution`.
     """
     outputs, inputs, *kernel = weight.shape
-    if (
-        kernel in ([3, 3], [4, 4])
-        and set(stride) == {1}
-        and min(outputs, inputs) >= MIN_CHANNELS
-        and kernels.usable(x)
-    ):
+    is_small_kernel = kernel in ([3, 3], [4, 4]) and set(stride) == {1}
+    if is_small_kernel and min(outputs, inputs) >= MIN_CHANNELS and kernels.usable(x):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
         exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
         # of one image: equal for any ranks and microbatches
@@ -62,18 +58,20 @@ def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
     36).
     """
     others = [np.delete(POINTS, place) for place in range(len(POINTS))]
-    windows = np.array([[*np.poly(other)[::-1], 0.0] for other in others] + [np.poly(POINTS)[::-1]])
+    polynomials = [[*np.poly(other)[::-1], 0.0] for other in others]
+    windows = np.array([*polynomials, np.poly(POINTS)[::-1]])
+
     # last row: the point at infinity
     powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW_SIDE), np.zeros(WINDOW_SIDE)])
+    scales = [np.prod(point - other) for point, other in zip(POINTS, others, strict=True)]
     kernels = powers[:, :kernel].copy()
+    kernels[:-1] /= np.array(scales)[:, None]
+    kernels[-1, -1] = 1.0
     outputs = powers[:, : WINDOW_SIDE + 1 - kernel].copy()
-    kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[
-        :, None
-    ]
-    kernels[-1, -1] = outputs[-1, -1] = 1.0
-    return [
-        torch.tensor(np.kron(each, each), dtype=dtype) for each in (windows, kernels, outputs.T)
-    ]
+    outputs[-1, -1] = 1.0
+
+    matrices = (windows, kernels, outputs.T)
+    return [torch.tensor(np.kron(each, each), dtype=dtype) for each in matrices]
 
 
 class Tiles:
@@ -91,18 +89,19 @@ class Tiles:
 
     def cut(self, x: Tensor, window: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
         """A map's windows as (N x counts, window^2, C)."""
-        edges = zip(self.counts, x.shape[2:], before, strict=True)
-        around = [
-            edge
-            for n, size, p in [*edges][::-1]
-            for edge in (p, (n - 1) * self.side + window - size - p)
-        ]
-        x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
+        around = []  # F.pad counts axes from the last
+        for count, size, edge in zip(self.counts, x.shape[2:], before, strict=True):
+            end = (count - 1) * self.side + window - size - edge
+            around = [edge, end, *around]
+
+        x = x.movedim(1, -1)
+        if any(around):
+            x = F.pad(x, [0, 0, *around])
+
         image, row, column, channel = x.stride()
         strides = image, self.side * row, self.side * column, row, column, channel
-        windows = x.as_strided(
-            (len(x), *self.counts, window, window, x.shape[-1]), strides, x.storage_offset()
-        )
+        shape = (len(x), *self.counts, window, window, x.shape[-1])
+        windows = x.as_strided(shape, strides, x.storage_offset())
         return windows.reshape(-1, window**2, x.shape[-1])
 
     def join(
@@ -111,29 +110,27 @@ class Tiles:
         """The inverse of `cut`, summing where windows overlap: (N x counts, window^2, C) to a map
         (n, C, *size).
         """
-        (high, wide), side, channels = self.counts, self.side, pixels.shape[2]
+        high, wide = self.counts
+        side = self.side
+        channels = pixels.shape[2]
         over = int(pixels.shape[1] > side**2)  # further tiles that a window reaches into
         whole = (high + over) * side, (wide + over) * side
         out = kernels.blank(n, channels, whole, pixels.dtype).zero_()
-        places = out.movedim(1, -1).view(n, high + over, side, wide + over, side, channels)
-        windows = (
-            pixels.unflatten(1, (WINDOW_SIDE if over else side, -1))
-            .unflatten(0, (n, high, wide))
-            .transpose(2, 3)
-        )
+        tiles = out.movedim(1, -1).view(n, high + over, side, wide + over, side, channels)
+        windows = pixels.unflatten(1, (WINDOW_SIDE if over else side, -1))
+        windows = windows.unflatten(0, (n, high, wide)).transpose(2, 3)
         for row, column in combinations(range(over + 1), repeat=2):
-            part = windows[
-                :, :, row * side : (row + 1) * side, :, column * side : (column + 1) * side
-            ]
-            places[
-                :, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]
-            ] += part
+            rows = slice(row * side, (row + 1) * side)
+            columns = slice(column * side, (column + 1) * side)
+            part = windows[:, :, rows, :, columns]
+            place = tiles[:, row : row + high, :, column : column + wide]
+            place[:, :, : part.shape[2], :, : part.shape[4]] += part
 
         if whole == tuple(size):
             return out
 
-        rows, columns = (slice(p, p + side) for p, side in zip(before, size, strict=True))
-        return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, rows, columns])
+        inner = [slice(edge, edge + side) for edge, side in zip(before, size, strict=True)]
+        return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, *inner])
 
 
 def transform_windows(matrix: Tensor, pixels: Tensor) -> Tensor:
@@ -141,6 +138,11 @@ def transform_windows(matrix: Tensor, pixels: Tensor) -> Tensor:
     side by side.
     """
     return torch.bmm(matrix.expand(len(pixels), -1, -1), pixels)
+
+
+def _taps(of_kernels: Tensor, weight: Tensor) -> Tensor:
+    """The transformed kernels (D, window^2, C) of the weights (D, C, *kernel)."""
+    return transform_windows(of_kernels, weight.movedim(1, -1).flatten(1, 2))
 
 
 class Winograd(Function):
@@ -155,30 +157,23 @@ class Winograd(Function):
         ctx.save_for_backward(x, weight, bias)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
-        made = torch.einsum(
-            "npc,dpc->npd",
-            large,
-            transform_windows(of_kernels, weight.movedim(1, -1).flatten(1, 2)),
-        )
-        return windows.join(transform_windows(to_outputs, made), len(x), windows.small)
+        products = torch.einsum("npc,dpc->npd", large, _taps(of_kernels, weight))
+        return windows.join(transform_windows(to_outputs, products), len(x), windows.small)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         if torch.is_grad_enabled():
             return *kernels.differentiable(ctx, gradient), None, None
 
-        (x, weight, _), windows, gradients = ctx.saved_tensors, ctx.windows, [None] * 5
+        x, weight, _ = ctx.saved_tensors
+        windows = ctx.windows
+        gradients: list[Tensor | None] = [None] * 5
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = transform_windows(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:
-            made = torch.einsum(
-                "npd,dpc->npc",
-                small,
-                transform_windows(of_kernels, weight.movedim(1, -1).flatten(1, 2)),
-            )
-            gradients[0] = windows.join(
-                transform_windows(of_windows.t(), made), len(x), x.shape[2:], windows.padding
-            )
+            products = torch.einsum("npd,dpc->npc", small, _taps(of_kernels, weight))
+            large = transform_windows(of_windows.t(), products)
+            gradients[0] = windows.join(large, len(x), x.shape[2:], windows.padding)
 
         if ctx.needs_input_grad[1]:
             large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
