@@ -69,69 +69,94 @@ class Watched(TorchDispatchMode):
     def _keep(self, now: Pass, name: str, args: tuple, result) -> None:
         last = now.layers[-1] if now.layers else None
         if name == "convolution":
-            _, weight, _, stride, padding, _, transposed = args[:7]
-            if transposed:
-                kind = "transposed"
-                filters = weight.shape[1]
-            else:
-                kind = "plain"
-                filters = weight.shape[0]
-            now.layers.append(
-                Layer(kind, filters, weight.shape[1], stride[0], padding[0], result.shape[-1])
-            )
+            now.layers.append(_convolution(args, result))
         elif name in ("addmm", "mm"):
             now.layers.append(Layer("dense", result.shape[-1]))
-        elif name in NORMS:  # instance norm is batch norm of the images' channels side by side
-            whole = args[0].shape[1] == last.filters or last.kind == "dense"
-            last.then.append(NORMS[name] if whole else "instance")
+        elif name in NORMS:
+            last.then.append(_norm(name, args[0], last))
         elif name in ACTIVATIONS and last:
             last.then.append(name)
-            # beside a map
-            now.others += ["changed skip"] * (args[0].ndim == 4 and args[0].shape[1] > last.filters)
+            beside_a_map = args[0].ndim == 4 and args[0].shape[1] > last.filters
+            if beside_a_map:
+                now.others.append("changed skip")
         elif name in ("cat", "add"):
-            maps = [
-                x
-                for x in (args[0] if name == "cat" else args[:2])
-                if isinstance(x, Tensor) and x.ndim == 4
-            ]
-            now.others += [name] * (len(maps) == 2 and maps[0].shape[2:] == maps[1].shape[2:])
+            if _joins_two_maps(args[0] if name == "cat" else args[:2]):
+                now.others.append(name)
         elif any(part in name for part in ("_pad", "upsample", "dropout", "bernoulli")):
             now.others.append(name)
 
 
+def _convolution(args: tuple, result: Tensor) -> Layer:
+    _, weight, _, stride, padding, _, transposed = args[:7]
+    inputs = weight.shape[1]
+    if transposed:
+        kind = "transposed"
+        filters = weight.shape[1]
+    else:
+        kind = "plain"
+        filters = weight.shape[0]
+    return Layer(kind, filters, inputs, stride[0], padding[0], result.shape[-1])
+
+
+def _norm(name: str, given: Tensor, last: Layer) -> str:
+    """Instance norm is batch norm of the images' channels side by side."""
+    of_all_images = given.shape[1] == last.filters or last.kind == "dense"
+    return NORMS[name] if of_all_images else "instance"
+
+
+def _joins_two_maps(given) -> bool:
+    maps = [x for x in given if isinstance(x, Tensor) and x.ndim == 4]
+    return len(maps) == 2 and maps[0].shape[2:] == maps[1].shape[2:]
+
+
 def told_of_generator(call: Pass) -> dict[str, object]:
     """What a report may state of a network that gives an image."""
-    hidden = call.layers[:-1]
-    last = call.layers[-1]
-    plain, up = (
-        [layer for layer in call.layers if layer.kind == kind] for kind in ("plain", "transposed")
-    )
-    down = [layer for layer in plain if layer.stride > 1]
-    inner = [layer for layer in up if layer is not last]
-    filters = [layer.filters for layer in down]
+    *hidden, last = call.layers
+    plain = [layer for layer in call.layers if layer.kind == "plain"]
+    up = [layer for layer in call.layers if layer.kind == "transposed"]
+    upsampled = sum("upsample" in name for name in call.others)
+    filters = [layer.filters for layer in plain if layer.stride > 1]
     lowest = min((layer.side for layer in plain), default=0)
-    ahead = [layer for layer in plain if layer is not last]
     return {
         "first_layer": call.layers[0].kind,
         "plain": len(plain),
-        "down": len(down),
+        "down": len(filters),
         "lowest": lowest,
-        "up": len(up) + sum("upsample" in name for name in call.others),
+        "up": len(up) + upsampled,
         "transposed": [layer.stride for layer in up],
         "first": filters[0] if filters else 0,
         "doubling": doubling(filters),
-        "mirrored": [layer.filters for layer in inner] == filters[-2::-1],
-        "orders": orders(hidden),
-        "orders_down": orders([x for x in ahead if x.side > lowest]),
-        "orders_lowest": orders([x for x in plain if x.side == lowest]),
-        "orders_up": orders(inner),
         "norms": sorted({layer.norm for layer in hidden if layer.side > 1}),
-        "ends": ENDS.get((last.then or [""])[-1], "open") if last.norm == "none" else last.norm,
+        "ends": _end(last),
         "skips": call.others.count("cat"),
         "joined": "cat" in call.others,
         "skips_unchanged": "changed skip" not in call.others,
         "blocks": call.others.count("add"),
         "gates": sum("sigmoid" in layer.then for layer in hidden),
+        **_orders_of_generator(plain, up, last, lowest),
+        "orders": orders(hidden),
+        "mirrored": [layer.filters for layer in up if layer is not last] == filters[-2::-1],
+    }
+
+
+def _end(last: Layer) -> object:
+    """The range of a network's values, or the norm that is its last operation."""
+    if last.norm != "none":
+        return last.norm
+    if not last.then:
+        return "open"
+    return ENDS.get(last.then[-1], "open")
+
+
+def _orders_of_generator(
+    plain: list[Layer], up: list[Layer], last: Layer, lowest: int
+) -> dict[str, list[str]]:
+    """What stands behind the layers on the way down, at the lowest level and on the way up."""
+    ahead = [layer for layer in plain if layer is not last]
+    return {
+        "orders_down": orders([layer for layer in ahead if layer.side > lowest]),
+        "orders_lowest": orders([layer for layer in plain if layer.side == lowest]),
+        "orders_up": orders([layer for layer in up if layer is not last]),
         "units": [" ".join(layer.then[:2]) for layer in ahead if layer.norm != "none"],
     }
 

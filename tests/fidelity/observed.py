@@ -8,8 +8,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from layers import Watched, told_of_discriminator, told_of_generator
-from losses import STEPS, batch_of, networks, of_losses
+from layers import Pass, Watched, told_of_discriminator, told_of_generator
+from losses import STEPS, batch_of, grows, networks, of_losses
 
 from gantk.data.dataset import training_of
 from gantk.data.split import split_records
@@ -54,47 +54,57 @@ def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
     table = model.data
     target = model.method.target
-    split = model.data.split.model_dump()
-    size = (64,) * table.dims
-    key = json.dumps([table.source.table(), table.dims, size])
-    RECORDS[key] = records = (
-        RECORDS.get(key) or table.source(("T1", "T2"), table.dims, size).records()
-    )
-    parts, other = (
-        split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1)
-    )
+    records = records_of(table)
+    split = table.split.model_dump()
+    parts, _ = split_records(records, **split)
+    other_parts, _ = split_records(records, **split | {"seed": split["seed"] + 1})
     training = training_of(table, target, parts["train"])
-    one, both = ({r.subject for r in training if r.domain == letter} for letter in "ab")
-    ranges = []
-    # one for all, or one a domain
-    for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():
-        mapping = make()
-        mapping.fit([np.linspace(-1000, 2000, 4096, dtype=np.float32).reshape(1, 64, 64)])
-        ranges.append(
-            [round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (-1000, 2000)]
-        )
-
-    labels = [r.label for r in records if r.domain == records[0].domain]
+    subjects_of_a = {record.subject for record in training if record.domain == "a"}
+    subjects_of_b = {record.subject for record in training if record.domain == "b"}
+    ranges = intensity_ranges(table)
+    channels = table.source(table.domains, table.dims, table.size).channels()
+    labels = [record.label for record in records if record.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
+    slices = re.findall(r"(\d+) (?:T1|T2|CT|MR|axial|slices)\b", str(model.paper.get("data")))
+    test_keys = {record.key for record in parts["test"]}
+    other_test_keys = {record.key for record in other_parts["test"]}
     return {
         "domains": list(table.domains),
         "size": list(table.size),
         "paired": target.paired,
-        "channels": max(table.source(table.domains, table.dims, table.size).channels().values()),
+        "channels": max(channels.values()),
         "range": ranges[0] if ranges[0] == ranges[-1] else ranges,
-        "one_domain_each": not one & both,
+        "one_domain_each": not subjects_of_a & subjects_of_b,
         "parts": sorted(name for name, part in parts.items() if part),
-        "random_parts": {r.key for r in parts["test"]} != {r.key for r in other["test"]},
+        "random_parts": test_keys != other_test_keys,
         "changes": changes,
         "augmented": bool(changes),
-        "slices": [
-            int(n)
-            for n in re.findall(
-                r"(\d+) (?:T1|T2|CT|MR|axial|slices)\b", str(model.paper.get("data"))
-            )
-        ],
+        "slices": [int(number) for number in slices],
         "classes": {label: labels.count(label) for label in set(labels)},
     }
+
+
+def records_of(table) -> list:
+    """A source's records as `RECORDS` keeps them."""
+    size = (64,) * table.dims
+    key = json.dumps([table.source.table(), table.dims, size])
+    if not RECORDS.get(key):
+        RECORDS[key] = table.source(("T1", "T2"), table.dims, size).records()
+    return RECORDS[key]
+
+
+def intensity_ranges(table) -> list[list[int]]:
+    """Where -1000 and 2000 are mapped to: by the one mapping, or by each domain's."""
+    ranges = []
+    for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():
+        mapping = make()
+        mapping.fit([np.linspace(-1000, 2000, 4096, dtype=np.float32).reshape(1, 64, 64)])
+        ends = []
+        for value in (-1000, 2000):
+            mapped = mapping.forward(np.array([value], np.float32))
+            ends.append(round(float(mapped[0])))
+        ranges.append(ends)
+    return ranges
 
 
 def built(model: Model) -> Method:
@@ -124,86 +134,96 @@ def built(model: Model) -> Method:
 def of_networks(method: Method) -> dict[str, dict[str, Any]]:
     """By role the layers of a network in the first pass of a step; and what no report speaks of."""
     own = networks(method)
-    stages = method.stages(STEPS)
-    for pool in (module for module in method.modules() if isinstance(module, ImagePool)):
+    for pool in image_pools(method):
         pool.capacity = 0  # its images are no network's business
 
-    if len({stage.size for stage in stages}) > 2:
-        # ProGAN grows; nothing is stated of its layers
+    if grows(method):
+        # nothing is stated of ProGAN's layers
         return {"generator": {}, "discriminator": {}, "additions": {}}
 
     batch = batch_of(method, 0, "meta")
     with torch.no_grad(), Watched({name: network for name, (_, network) in own.items()}) as watched:
-        method.begin(stages[-1], batch)
+        method.begin(method.stages(STEPS)[-1], batch)
         for phase in method.phases():
             phase.loss(batch)
 
     found: dict[str, dict] = {}
     for role, tell in (("generator", told_of_generator), ("discriminator", told_of_discriminator)):
         told = [tell(watched.passes[name][0]) for name in own if own[name][0] == role]
-        found[role] = told[0] | {"alike": all(other == told[0] for other in told)}
+        alike = all(other == told[0] for other in told)
+        found[role] = told[0] | {"alike": alike}
 
     firsts = [calls[0] for calls in watched.passes.values()]
+    operations = [name for call in firsts for name in call.others]
     found["additions"] = {
-        "dropout": any(
-            "dropout" in name or "bernoulli" in name for call in firsts for name in call.others
-        ),
+        "dropout": any("dropout" in name or "bernoulli" in name for name in operations),
         "spectral norm": any(hasattr(module, "parametrizations") for module in method.modules()),
-        "further channels": any(
-            c.layers[0].inputs != c.channels for c in firsts if c.layers[0].kind == "plain"
-        ),
+        "further channels": any(has_further_channels(call) for call in firsts),
     }
     return found
+
+
+def has_further_channels(call: Pass) -> bool:
+    """Whether a network's first convolution is given more than the image."""
+    first = call.layers[0]
+    return first.kind == "plain" and first.inputs != call.channels
+
+
+def image_pools(method: Method) -> list[ImagePool]:
+    return [module for module in method.modules() if isinstance(module, ImagePool)]
 
 
 def of_training(model: Model, method: Method) -> dict[str, Any]:
     """Update rules and learning rates as the engine builds them, over the training."""
     train = model.train
-    engine = Engine(
-        method,
-        train.model_copy(update={"ema": 0.0}),
-        STEPS,
-        Runtime(torch.device("cpu"), "fp32", False),
-    )
-    groups = [
-        (phase.name, group)
-        for phase in engine.phases
-        for group in engine.optimizers[phase.name].param_groups
-    ]
-    rates = []
-    for engine.step in (0, STEPS // 4, STEPS // 2, 3 * STEPS // 4, STEPS - 1):
-        engine.set_time(0)
-        rates.append([round(float(group["lr"]), 9) for _, group in groups])
-
-    return {
+    runtime = Runtime(torch.device("cpu"), "fp32", False)
+    engine = Engine(method, train.model_copy(update={"ema": 0.0}), STEPS, runtime)
+    found = {
         "batch": train.batch,
         "epochs": train.epochs,
         "sample_every": train.sample_every,
         "rules": sorted({type(rule).__name__.lower() for rule in engine.optimizers.values()}),
-        "schedule": sorted(
-            {round(x / (lr or 1), 6) for row in rates for x, lr in zip(row, rates[0], strict=True)}
-        ),
-        **{
-            f"beta{k + 1}": sorted({group.get("betas", (0, 0))[k] for _, group in groups})
-            for k in (0, 1)
-        },
-        **{
-            f"{name.rstrip('s')}_lr": rate for (name, _), rate in zip(groups, rates[0], strict=True)
-        },
-        "additions": {
-            "weight decay": any(group.get("weight_decay") for _, group in groups),
-            "pool": any(
-                module.capacity for module in method.modules() if isinstance(module, ImagePool)
-            ),
-            "critic steps": any(phase.every > 1 for phase in engine.phases),
-            "parts": model.data.patch is not None,
-            "stages": len(method.stages(STEPS)) > 1 and not method.samples,
-            "moving average": train.ema > 0 and any(phase.ema for phase in engine.phases),
-            "another training's weights": bool(train.start),
-            "images shown more often": bool(model.data.weights),
-            "like images shown together": bool(model.data.order),
-        },
     }
+
+    names = []
+    groups = []
+    for phase in engine.phases:
+        for group in engine.optimizers[phase.name].param_groups:
+            names.append(phase.name.rstrip("s"))
+            groups.append(group)
+    for number in (0, 1):
+        betas = {group.get("betas", (0, 0))[number] for group in groups}
+        found[f"beta{number + 1}"] = sorted(betas)
+
+    rates = []
+    for engine.step in (0, STEPS // 4, STEPS // 2, 3 * STEPS // 4, STEPS - 1):
+        engine.set_time(0)
+        rates.append([round(float(group["lr"]), 9) for group in groups])
+    found["schedule"] = relative_rates(rates)
+    for name, rate in zip(names, rates[0], strict=True):
+        found[f"{name}_lr"] = rate
+
+    found["additions"] = {
+        "weight decay": any(group.get("weight_decay") for group in groups),
+        "pool": any(pool.capacity for pool in image_pools(method)),
+        "critic steps": any(phase.every > 1 for phase in engine.phases),
+        "parts": model.data.patch is not None,
+        "stages": len(method.stages(STEPS)) > 1 and not method.samples,
+        "moving average": train.ema > 0 and any(phase.ema for phase in engine.phases),
+        "another training's weights": bool(train.start),
+        "images shown more often": bool(model.data.weights),
+        "like images shown together": bool(model.data.order),
+    }
+    return found
+
+
+def relative_rates(rates: list[list[float]]) -> list[float]:
+    """All shares of the first learning rates that there are in a training."""
+    shares = set()
+    for row in rates:
+        for rate, first in zip(row, rates[0], strict=True):
+            shares.add(round(rate / (first or 1), 6))
+    return sorted(shares)
 
 
 def of_style(model: Model) -> dict[str, Any]:

@@ -133,37 +133,47 @@ def changes(tables):
     """(key, what it might be instead, as (path, value)) of every setting, named part and entry of a
     list.
     """
-    for path, value in settings(
-        {key: tables[key] for key in ("method", "data", "train", "post") if key in tables}
-    ):
+    own = {key: tables[key] for key in ("method", "data", "train", "post") if key in tables}
+    for path, value in settings(own):
         key = ".".join(map(str, path))
-        inside = path[:-1]
-        others = other_values(value)
-        if key == "method.name" and "generator" in tables["method"]:
-            own = {part: tables["method"][part] for part in ("generator", "discriminator")}
-            yield key, [(inside, own | {"name": "cyclegan" if value == "pix2pix" else "pix2pix"})]
-        elif path[-1] == "name" and isinstance(path[-2], int):
-            yield key, [(inside, None)]  # out of the list
-        elif path[-1] == "name" and key != "method.name" and path[0] != "post":
-            names = {
-                name
-                for kind in KINDS
-                if value in registry().names(kind)
-                for name in registry().names(kind)
-            }
-            order = sorted(
-                names - {value}, key=lambda name: (name not in ("resnet", "hinge"), name)
-            )
-            yield key, [(inside, {"name": name}) for name in order]
+        tries = changes_of_setting(tables, path, value)
+        if key == "data.domains":
+            yield from ((key, [one]) for one in tries)
         else:
-            each = [(path, other) for other in others if other != value]
-            yield from ((key, [one]) for one in each) if key == "data.domains" else [(key, each)]
+            yield key, tries
 
     yield "counts", [(("data", "source", "counts"), [300, 920])]
     yield "no doubling", [(("method", "generator", "max_multiplier"), 1)]
-    yield from ((f"no {part}", [(("data", "split", part), 0.0)]) for part in ("validation", "test"))
-    paper = {"data": "7 T1 and 8 T2 slices", "published": {"a_to_b": {"psnr": 30.0}}}
-    yield from ((f"paper.{key}", [(("paper", key), value)]) for key, value in paper.items())
+    for part in ("validation", "test"):
+        yield f"no {part}", [(("data", "split", part), 0.0)]
+    yield "paper.data", [(("paper", "data"), "7 T1 and 8 T2 slices")]
+    yield "paper.published", [(("paper", "published"), {"a_to_b": {"psnr": 30.0}})]
+
+
+def changes_of_setting(tables, path, value):
+    """What one setting or the part that it names might be instead, as (path, value)."""
+    method = tables["method"]
+    inside = path[:-1]
+    if path == ("method", "name"):
+        if "generator" in method:
+            parts = {part: method[part] for part in ("generator", "discriminator")}
+            other = "cyclegan" if value == "pix2pix" else "pix2pix"
+            return [(inside, parts | {"name": other})]
+    elif path[-1] == "name":
+        if isinstance(path[-2], int):
+            return [(inside, None)]  # out of the list
+        if path[0] != "post":
+            return [(inside, {"name": name}) for name in other_names(value)]
+    return [(path, other) for other in other_values(value) if other != value]
+
+
+def other_names(name):
+    """Parts of the kinds that have a part of this name, likely ones first."""
+    names = set()
+    for kind in KINDS:
+        if name in registry().names(kind):
+            names.update(registry().names(kind))
+    return sorted(names - {name}, key=lambda other: (other not in ("resnet", "hinge"), other))
 
 
 @functools.cache
