@@ -97,80 +97,100 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     rng = np.random.default_rng(0)
     gray = rng.integers(0, 255, (24, 20), np.uint8)
     volume = rng.integers(0, 900, (6, 7, 5), np.int16)
-    deep = gray.astype(np.uint16) * 200
     colour = rng.integers(0, 255, (24, 20, 3), np.uint8)
+    _write_pictures(folder, gray, colour)
+    _write_volumes(folder, volume)
+    _write_dicom(folder, gray)
+
+    later_parts = (".img", ".raw", ".zraw", ".gz", "")
+    found = {path.name: [path] for path in folder.iterdir() if path.suffix not in later_parts}
+    found |= {path.name: [path] for path in folder.glob("*.nii.gz")}
+    found["pair.hdr"].append(folder / "pair.img")
+    for name in ("a.nhdr", "a.mhd", "raw.nhdr", "raw.mhd"):
+        found[name] += files.files_of(folder / name)[1:]
+
+    found["series"] = sorted((folder / "series").iterdir())
+    if real is not None:
+        for path in sorted((real / "io").rglob("*.*")):
+            if path.is_file() and path.stat().st_size < REAL:
+                found[path.name] = [path]
+
+    return {name: {path.name: path.read_bytes() for path in paths} for name, paths in found.items()}
+
+
+def _write_pictures(folder: Path, gray: np.ndarray, colour: np.ndarray) -> None:
     pictures = {
         "gray.png": (gray, {}),
-        "deep.png": (deep, {}),
+        "deep.png": (gray.astype(np.uint16) * 200, {}),
         "colour.png": (colour, {}),
         "gray.bmp": (gray, {}),
-    }
-    pictures |= {
         "colour.bmp": (colour, {}),
         "gray.jpg": (gray, {}),
         "colour.jpg": (colour, {"progressive": True}),
-    }
-    pictures |= {
-        f"{kind}.tif": (gray, {"compression": kind})
-        for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate")
-    }
-    pictures |= {
+        "raw.tif": (gray, {"compression": "raw"}),
+        "tiff_lzw.tif": (gray, {"compression": "tiff_lzw"}),
+        "tiff_adobe_deflate.tif": (gray, {"compression": "tiff_adobe_deflate"}),
         "packbits.tif": (colour, {"compression": "packbits"}),
         "float.tif": (gray.astype(np.float32), {}),
     }
     exif = PIL.Image.Exif()
     exif[274] = 6
     for name, (array, options) in pictures.items():
-        PIL.Image.fromarray(array).save(
-            folder / name, **({"exif": exif} if name.endswith("jpg") else {}), **options
-        )
+        if name.endswith("jpg"):
+            options["exif"] = exif
+        PIL.Image.fromarray(array).save(folder / name, **options)
 
     PIL.Image.fromarray(gray).convert("P").save(folder / "palette.png", transparency=3)
+
+
+def _write_volumes(folder: Path, volume: np.ndarray) -> None:
     affine = np.diag([-1.0, -1.5, 2.0, 1.0])
-    for name, kind in {
+    kinds = {
         "one.nii": nib.Nifti1Image,
         "two.nii.gz": nib.Nifti2Image,
         "pair.hdr": nib.Nifti1Pair,
-    }.items():
+    }
+    for name, kind in kinds.items():
         image = kind(volume, affine)
         image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"remarks"))
         nib.save(image, folder / name)
 
     nib.save(nib.Nifti1Image(np.stack([volume] * 3, -1), affine), folder / "four.nii.gz")
-    for name in ("a.nrrd", "a.nhdr", "a.mha", "a.mhd"):
-        pixels = volume.transpose(2, 1, 0)[None].astype(np.float32)
-        files.write(
-            folder / name, Image(np.ascontiguousarray(pixels), affine, dtype=np.dtype(np.int16))
-        )
+    pixels = volume.transpose(2, 1, 0)[None].astype(np.float32)
+    image = Image(np.ascontiguousarray(pixels), affine, dtype=np.dtype(np.int16))
+    for suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        files.write(folder / f"a{suffix}", image)
         sitk.WriteImage(
-            sitk.GetImageFromArray(volume), folder / f"raw{Path(name).suffix}", useCompression=False
+            sitk.GetImageFromArray(volume), folder / f"raw{suffix}", useCompression=False
         )
 
+
+def _write_dicom(folder: Path, gray: np.ndarray) -> None:
     head = made.head(3)
     made.series(folder / "series", head)
     made.save(made.dataset("CT"), folder / "plain.dcm", head[0])
     made.enhanced(folder / "enhanced.dcm", head, echoes=2)
-    for name, syntax in {
+    syntaxes = {
         "implicit": uid.ImplicitVRLittleEndian,
         "deflated": uid.DeflatedExplicitVRLittleEndian,
         "rle": uid.RLELossless,
-    }.items():
+    }
+    for name, syntax in syntaxes.items():
         dataset = dcmread(folder / "plain.dcm")
         if name == "rle":
             dataset.compress(syntax)
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(folder / f"{name}.dcm", implicit_vr=name == "implicit", little_endian=True)
 
-    for name, options in {
-        "jpeg": {"format": "JPEG"},
-        "j2k": {"format": "JPEG2000", "no_jp2": True},
-    }.items():
-        PIL.Image.fromarray(gray).save(buffer := io.BytesIO(), **options)
+    compressed = {
+        "jpeg": (uid.JPEGBaseline8Bit, {"format": "JPEG"}),
+        "j2k": (uid.JPEG2000, {"format": "JPEG2000", "no_jp2": True}),
+    }
+    for name, (syntax, options) in compressed.items():
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(gray).save(buffer, **options)
         dataset = dcmread(made.save(made.dataset(), folder / f"{name}.dcm", gray, 8))
-        if name == "jpeg":
-            dataset.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-        else:
-            dataset.file_meta.TransferSyntaxUID = uid.JPEG2000
+        dataset.file_meta.TransferSyntaxUID = syntax
         dataset.PixelData = encapsulate([buffer.getvalue()])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(folder / f"{name}.dcm")
@@ -181,25 +201,6 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
         useCompression=True,
         compressor="JPEG",
     )
-    found = {
-        path.name: [path]
-        for path in folder.iterdir()
-        if path.suffix not in (".img", ".raw", ".zraw", ".gz", "")
-    }
-    found |= {path.name: [path] for path in folder.glob("*.nii.gz")}
-    found["pair.hdr"].append(folder / "pair.img")
-    for name in ("a.nhdr", "a.mhd", "raw.nhdr", "raw.mhd"):
-        found[name] += files.files_of(folder / name)[1:]
-
-    found["series"] = sorted((folder / "series").iterdir())
-    if real is not None:
-        found |= {
-            p.name: [p]
-            for p in sorted((real / "io").rglob("*.*"))
-            if p.is_file() and p.stat().st_size < REAL
-        }
-
-    return {name: {path.name: path.read_bytes() for path in paths} for name, paths in found.items()}
 
 
 # --- the parts of a file
@@ -291,35 +292,15 @@ def changed(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
 
 def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
     content = content or b"\0"
-    parts = [
-        (start, min(end, len(content)))
-        for start, end in parts_of(content)
-        if start < min(end, len(content))
-    ]
-    parts = parts or [(0, len(content))]
+    parts = _parts_within(content)
     start, end = rng.choice(parts)
     part = content[start:end]
     other = rng.choice(parts)
     match rng.choice(CHANGES):
-        case "number":  # at its start, its end (where values are) or anywhere
-            kind = rng.choice("bBhHiIqfd")
-            pattern = rng.choice("<<>") + kind
-            if kind in "fd":
-                value = rng.choice(FLOATS)
-            else:
-                value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
-            number = struct.pack(
-                pattern.replace(kind, kind.upper() if kind in "bhiq" else kind), value
-            )
-            place = rng.choice(
-                (0, 4, 6, 8, max(0, len(part) - len(number)), rng.randrange(len(part)))
-            )
-            part = part[:place] + number + part[place + len(number) :]
+        case "number":
+            part = _with_number(part, rng)
         case "word":
-            words = list(re.finditer(rb"[-+.\w]+", part))[:200]
-            if words:
-                word = rng.choice(words)
-                part = part[: word.start()] + rng.choice(WORDS).encode() + part[word.end() :]
+            part = _with_word(part, rng)
         case "drop":
             part = b""
         case "repeat":
@@ -327,29 +308,67 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
         case "swap":
             part = content[slice(*other)]
         case "resize":
-            place = rng.randrange(len(part))
-            size = rng.choice((1, 2, 4, 16, 4000))
-            part = part[:place] + (
-                bytes(size) + part[place:] if rng.random() < 0.5 else part[place + size :]
-            )
+            part = _resized(part, rng)
         case "cut":
             return content[: rng.choice((start, end, rng.randrange(len(content))))]
         case "flip":
-            found = bytearray(content)
-            for _ in range(rng.choice((1, 1, 3, 20))):
-                found[min(int(rng.expovariate(1 / 300)), len(found) - 1)] ^= 1 << rng.randrange(8)
-            return bytes(found)
+            return _with_flipped_bits(content, rng)
         case "splice":
             strange = rng.choice(others)
-            return rng.choice(
-                (
-                    content[:end] + strange,
-                    content[:start] + strange[start:],
-                    strange[:end] + content[end:],
-                )
-            )
+            behind = content[:end] + strange
+            instead = content[:start] + strange[start:]
+            before = strange[:end] + content[end:]
+            return rng.choice((behind, instead, before))
 
     return content[:start] + part + content[end:]
+
+
+def _parts_within(content: bytes) -> list[tuple[int, int]]:
+    """The parts that are in a file; all of it as one where it has none."""
+    parts = []
+    for start, end in parts_of(content):
+        end = min(end, len(content))
+        if start < end:
+            parts.append((start, end))
+    return parts or [(0, len(content))]
+
+
+def _with_number(part: bytes, rng: random.Random) -> bytes:
+    """A part with another number at its start, its end (where values are) or anywhere."""
+    kind = rng.choice("bBhHiIqfd")
+    order = rng.choice("<<>")
+    if kind in "fd":
+        number = struct.pack(order + kind, rng.choice(FLOATS))
+    else:
+        value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
+        number = struct.pack(order + kind.upper(), value)
+    place = rng.choice((0, 4, 6, 8, max(0, len(part) - len(number)), rng.randrange(len(part))))
+    return part[:place] + number + part[place + len(number) :]
+
+
+def _with_word(part: bytes, rng: random.Random) -> bytes:
+    words = list(re.finditer(rb"[-+.\w]+", part))[:200]
+    if not words:
+        return part
+    word = rng.choice(words)
+    return part[: word.start()] + rng.choice(WORDS).encode() + part[word.end() :]
+
+
+def _resized(part: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(part))
+    size = rng.choice((1, 2, 4, 16, 4000))
+    if rng.random() < 0.5:
+        return part[:place] + bytes(size) + part[place:]
+    return part[:place] + part[place + size :]
+
+
+def _with_flipped_bits(content: bytes, rng: random.Random) -> bytes:
+    """A file with some bits flipped, most of them near its start."""
+    found = bytearray(content)
+    for _ in range(rng.choice((1, 1, 3, 20))):
+        place = int(rng.expovariate(1 / 300))
+        found[min(place, len(found) - 1)] ^= 1 << rng.randrange(8)
+    return bytes(found)
 
 
 def _with_checksums(content: bytes) -> bytes:

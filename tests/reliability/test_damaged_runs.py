@@ -186,65 +186,78 @@ def results(command: str, place: Path) -> Any:
     return np.asarray(Image.open(place / "out.png")).tolist() if command == "translate" else None
 
 
+def fresh_place(place: Path, run: Path, picture: Path) -> Path:
+    shutil.copytree(run, place / "run")
+    shutil.copytree(run, place / "other")
+    shutil.copy(picture, place / "in.png")
+    return place
+
+
+def results_of_whole_runs(
+    gantk: Warm, tmp_path: Path, run: Path, picture: Path
+) -> tuple[dict[str, Any], int]:
+    """By command its results with the run undamaged; and the most memory that one needs."""
+    whole = {}
+    plain = 0
+    for command, words in COMMANDS.items():
+        place = fresh_place(tmp_path / f"whole-{command}", run, picture)
+        expected = 2 if command == "sample" else 0
+        if command != "export":  # which leaves threads behind, and no fork has them
+            gantk.use(place, *words, code=expected)
+        code, said, _, memory = gantk(place, *words)
+        assert code == expected, said
+        whole[command] = results(command, place)
+        plain = max(plain, memory)
+    return whole, plain
+
+
+def commands_for(file: str) -> list[str]:
+    for name, commands in READ_BY.items():
+        if file.startswith(name):
+            return commands
+    return ["report", "compare", "eval"]
+
+
+def is_no_good_end(code: int, said: str) -> bool:
+    if code not in (0, 1, 2) or "Traceback" in said or "root:" in said:
+        return True
+    return code != 0 and said.count("error  ") != 1
+
+
+def is_silent(code: int, said: str, file: str) -> bool:
+    """Whether a command ended well without a word about a file whose damage it must notice."""
+    told = "left out" in said or "not known" in said
+    return code == 0 and not told and not file.endswith(UNSEALED)
+
+
+def followed_a_link(page: Path) -> bool:
+    # root:x in base64
+    return page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text()
+
+
 def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
     (picture,) = draw_pictures(tmp_path / "pictures", 1)
     gantk = Warm(tmp_path)
-
-    def fresh(name: str) -> Path:
-        place = tmp_path / name
-        shutil.copytree(tiny_run, place / "run")
-        shutil.copytree(tiny_run, place / "other")
-        shutil.copy(picture, place / "in.png")
-        return place
-
-    whole = {}
-    plain = 0
-    for command in COMMANDS:
-        place = fresh(f"whole-{command}")
-        if command != "export":  # which leaves threads behind, and no fork has them
-            gantk.use(place, *COMMANDS[command], code=2 * (command == "sample"))
-        code, said, _, memory = gantk(place, *COMMANDS[command])
-        assert code == 2 * (command == "sample"), said
-        whole[command] = results(command, place)
-        plain = max(plain, memory)
-
+    whole, plain = results_of_whole_runs(gantk, tmp_path, tiny_run, picture)
     rng = random.Random(SEED)
     wrong = []
     for number in range(int(os.environ.get("GANTK_MUTATIONS", COUNT))):
         file = rng.choice(JSON * 2 + OTHERS)
-        command = rng.choice(
-            next(
-                (READ_BY[name] for name in READ_BY if file.startswith(name)),
-                ["report", "compare", "eval"],
-            )
-        )
-        place = fresh(str(number))
+        command = rng.choice(commands_for(file))
+        place = fresh_place(tmp_path / str(number), tiny_run, picture)
         way = damage(place / "run" / file, rng)
         code, said, _, memory = gantk(place, *COMMANDS[command], seconds=SECONDS)
         about = (
             f"{number}: {command} with {file}, {way}: exit {code}, {memory >> 10}"
             f" MB\n{said[-1500:]}"
         )
-        if (
-            code not in (0, 1, 2)
-            or "Traceback" in said
-            or (code and said.count("error  ") != 1)
-            or "root:" in said
-        ):
+        if is_no_good_end(code, said):
             wrong.append(about)
         elif memory > plain + MEMORY:
             wrong.append(f"memory: {about}")
-        silent = (
-            not code
-            and "left out" not in said
-            and "not known" not in said
-            and not file.endswith(UNSEALED)
-        )
-        if silent and results(command, place) != whole[command]:
+        if is_silent(code, said, file) and results(command, place) != whole[command]:
             wrong.append(f"silently: {about}")
-        page = place / "run/report.html"
-        # root:x in base64
-        if page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text():
+        if followed_a_link(place / "run/report.html"):
             wrong.append(f"a link was followed: {about}")
         shutil.rmtree(place)
 

@@ -118,78 +118,108 @@ class Worker:
         return tuple(json.loads(line))
 
 
+class Campaign:
+    """Damaged files by number, each in a folder beside a good one, and what was said of them."""
+
+    def __init__(self, tmp_path: Path, samples: dict[str, dict[str, bytes]]):
+        self.tmp_path = tmp_path
+        self.samples = samples
+        self.names = list(samples)
+        self.starts = first_parts(samples)
+        draw_pictures(tmp_path / "good", 1)
+        self.good = next((tmp_path / "good").rglob("*.png"))
+        self.outcomes = collections.Counter()
+        self.failed = {}
+
+    def damaged_folder(self, number: int) -> Path:
+        rng = random.Random(f"{SEED} {number}")
+        name = self.names[number % len(self.names)]
+        folder = self.tmp_path / f"{number:05d} {name}"
+        (folder / "bad").mkdir(parents=True)
+        shutil.copy(self.good, folder / "good.png")
+        write_damaged(folder / "bad", self.samples[name], self.starts, rng)
+        return folder
+
+    def judge(self, folder: Path, good: int, said: list[str]) -> None:
+        """Count what was said of a folder; it is kept where that was wrong."""
+        wrong = [text for text in said if is_wrong(text)]
+        if good != 1:
+            wrong.append("! the good file beside it was not read")
+        if wrong:
+            self.outcomes["wrong"] += 1
+            self.failed[folder.name] = wrong[0]
+            return
+
+        self.outcomes["refused" if any(said) else "read"] += 1
+        shutil.rmtree(folder)
+
+
+def first_parts(samples: dict[str, dict[str, bytes]]) -> list[bytes]:
+    return [next(iter(parts.values())) for parts in samples.values()]
+
+
+def write_damaged(
+    folder: Path, parts: dict[str, bytes], starts: list[bytes], rng: random.Random
+) -> None:
+    """Write a sample of which the first part is changed."""
+    for place, (part, content) in enumerate(parts.items()):
+        changed = content if place else fuzzing.changed(content, starts, rng)
+        (folder / part).write_bytes(changed)
+
+
+def is_wrong(text: str) -> bool:
+    return text[:1] == "!" or "does not fit into memory" in text or "Traceback" in text
+
+
 def test_damaged_files_are_read_or_refused(tmp_path, request):
     real = Path(os.environ.get("GANTK_TEST_DATA", ROOT.parent / "shared" / "data"))
     samples = fuzzing.corpus(tmp_path / "corpus", real if real.is_dir() else None)
-    names = list(samples)
-    starts = [next(iter(parts.values())) for parts in samples.values()]
-    draw_pictures(tmp_path / "good", 1)
-    good = next((tmp_path / "good").rglob("*.png"))
+    campaign = Campaign(tmp_path, samples)
     workers = [Worker() for _ in range(len(os.sched_getaffinity(0)))]
     idle = list(workers)
-    outcomes = collections.Counter()
-    failed = {}
     number = 0
     while number < COUNT or len(idle) < len(workers):
         while idle and number < COUNT:
-            rng = random.Random(f"{SEED} {number}")
-            name = names[number % len(names)]
-            folder = tmp_path / f"{number:05d} {name}"
-            (folder / "bad").mkdir(parents=True)
-            shutil.copy(good, folder / "good.png")
-            for place, (part, content) in enumerate(samples[name].items()):
-                changed = content if place else fuzzing.changed(content, starts, rng)
-                (folder / "bad" / part).write_bytes(changed)
-            worker = idle.pop()
+            idle.pop().begin(campaign.damaged_folder(number))
             number = number + 1
-            worker.begin(folder)
         busy = {worker.process.stdout: worker for worker in workers if worker not in idle}
         for ready in select.select(list(busy), [], [], 5)[0]:
-            worker = busy[ready]
-            done, said = worker.end()
-            wrong = [
-                text
-                for text in said
-                if text[:1] == "!" or "does not fit into memory" in text or "Traceback" in text
-            ]
-            wrong += [] if done == 1 else ["! the good file beside it was not read"]
-            outcomes["wrong" if wrong else "refused" if any(said) else "read"] += 1
-            if wrong:
-                failed[worker.folder.name] = wrong[0]
-            else:
-                shutil.rmtree(worker.folder)
+            worker = busy.pop(ready)
+            good, said = worker.end()
+            campaign.judge(worker.folder, good, said)
             idle.append(worker)
-        for worker in workers:
-            if worker not in idle and time.monotonic() - worker.since > BLOCKED:
+        for worker in busy.values():
+            if time.monotonic() - worker.since > BLOCKED:
                 worker.process.kill()
 
     for worker in workers:
         worker.process.kill()
         worker.process.wait()
 
-    print(f"seed {SEED}: {dict(outcomes)} of {COUNT} files of {len(names)} kinds")
-    assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n" + "\n".join(
-        map(": ".join, failed.items())
-    )
+    failed = campaign.failed
+    print(f"seed {SEED}: {dict(campaign.outcomes)} of {COUNT} files of {len(samples)} kinds")
+    told = "\n".join(": ".join(each) for each in failed.items())
+    assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n{told}"
 
 
 def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk, monkeypatch):
     monkeypatch.setenv("GANTK_MAX_GIB", "0.01")
+    inputs = tmp_path / "in"
+    outputs = tmp_path / "out"
     samples = fuzzing.corpus(tmp_path / "corpus", None)
     rng = random.Random(SEED)
-    starts = [next(iter(parts.values())) for parts in samples.values()]
-    draw_pictures(tmp_path / "in", 4)
-    good = [path.relative_to(tmp_path / "in") for path in (tmp_path / "in").rglob("*.png")]
+    starts = first_parts(samples)
+    draw_pictures(inputs, 4)
+    good = [path.relative_to(inputs) for path in inputs.rglob("*.png")]
     for number, parts in enumerate(list(samples.values()) * 4):
-        place = tmp_path / "in" / f"bad {number}"
+        place = inputs / f"bad {number}"
         place.mkdir()
-        for later, (part, content) in enumerate(parts.items()):
-            (place / part).write_bytes(content if later else fuzzing.changed(content, starts, rng))
+        write_damaged(place, parts, starts, rng)
 
-    outcome = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
-    assert outcome.code in (1, 2) and all((tmp_path / "out" / path).is_file() for path in good), (
-        outcome
-    )
-    checked = gantk("data", "check", tmp_path / "in")
+    outcome = gantk("translate", tiny_run, inputs, outputs, "--device", "cpu")
+    checked = gantk("data", "check", inputs)
+
+    assert outcome.code in (1, 2), outcome
+    assert all((outputs / path).is_file() for path in good), outcome
     assert checked.code in (0, 1, 2)
     assert "Traceback" not in checked.out + checked.err

@@ -162,53 +162,57 @@ def every_command(
     return commands
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti", "pictures"])
-def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
+def draw_data(kind: str, tmp_path: Path) -> tuple[list[Path], list[Path]]:
+    """Data of a kind in `tmp_path / "data"`: files to damage, and what is translated alone."""
     data = tmp_path / "data"
-    split = {}
     if kind == "dicom":
         dicom_tree(data)
         files = sorted(data.rglob("*.dcm"))[:4]
-        inputs = [data / "export0" / "SE0"]
-        inputs.append(sorted(data.rglob("*.dcm"))[0])
-    elif kind == "nifti":
+        return files, [data / "export0" / "SE0", files[0]]
+    if kind == "nifti":
         nifti_tree(data)
         more = itk_files(tmp_path / "itk")
-        files = [*sorted(data.rglob("*.nii*"))[:4], *more]
-        inputs = [sorted(data.rglob("*.nii*"))[0], *more]
-    else:
-        picture_tree(data)
-        split = {"by": "image"}
-        files = inputs = [
-            data / "T1" / f"p{number}.{end}" for number, end in enumerate(("png", "jpg", "tif"))
-        ]
+        scans = sorted(data.rglob("*.nii*"))
+        return [*scans[:4], *more], [scans[0], *more]
 
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    commands = every_command(data, inputs, files, tmp_path, split)
-    before |= set((tmp_path / "damaged").iterdir())
-    said, endings = run(commands, tmp_path)
-    print(
-        *(
-            f"{code} {' '.join(map(str, command))}"
-            for command, code in zip(commands, endings, strict=True)
-        ),
-        sep="\n",
-    )
-    failed = {commands[number][0] for number, code in enumerate(endings) if code != "0"}
-    assert "resume" not in failed
-    assert "export" not in failed
-    assert "eval" not in failed
-    found = {"what was printed": leaks(said)}
-    for path in tmp_path.rglob("*"):
-        if path.is_file() and path not in before:
-            # derived DICOM is the same patient's, and of the same study
+    picture_tree(data)
+    pictures = [data / "T1" / name for name in ("p0.png", "p1.jpg", "p2.tif")]
+    return pictures, pictures
+
+
+def leaks_of_new_files(folder: Path, before: set[Path]) -> dict[str, set]:
+    """What the contents and names of files below a folder tell, those that were there before left
+    out.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        if path in before:
+            continue
+        found[f"name of {path}"] = leaks(os.fsencode(path.name))
+        if path.is_file():
             there = leaks(path.read_bytes())
             if path.suffix == ".dcm":
-                found[str(path)] = {each for each in there if each in NEVER}
-            else:
-                found[str(path)] = there
-        found[f"name of {path}"] = leaks(os.fsencode(path.name)) if path not in before else set()
+                # derived DICOM is the same patient's, and of the same study
+                there = {each for each in there if each in NEVER}
+            found[str(path)] = there
+    return found
 
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "pictures"])
+def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
+    files, inputs = draw_data(kind, tmp_path)
+    split = {"by": "image"} if kind == "pictures" else {}
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    commands = every_command(tmp_path / "data", inputs, files, tmp_path, split)
+    before |= set((tmp_path / "damaged").iterdir())
+
+    said, endings = run(commands, tmp_path)
+    for command, code in zip(commands, endings, strict=True):
+        print(code, *command)
+
+    failed = {commands[number][0] for number, code in enumerate(endings) if code != "0"}
+    assert not failed & {"resume", "export", "eval"}
+    found = {"what was printed": leaks(said)} | leaks_of_new_files(tmp_path, before)
     assert {where: what for where, what in found.items() if what} == {}
 
 

@@ -113,39 +113,55 @@ def test_starts_in_threes_get_folders_of_their_own(place):
     assert len(list((place / "runs").iterdir())) == 6
 
 
+def wait_for_losers(processes: list[subprocess.Popen]) -> subprocess.Popen:
+    """Wait until one process alone is left, and return it."""
+    while True:
+        left = [process for process in processes if process.poll() is None]
+        if len(left) < 2:
+            (winner,) = left
+            return winner
+        time.sleep(0.1)
+
+
 def test_one_of_several_writers_of_a_folder_wins(place):
+    run = place / "one"
     begun = [train("one", "--seed", str(seed), *ENDLESS) for seed in range(3)]
-    while sum(process.poll() is not None for process in begun) < 2:
-        time.sleep(0.1)
-
-    (winner,) = (process for process in begun if process.poll() is None)
-    until(lambda: len(steps(place / "one")) > 2, winner)
+    winner = wait_for_losers(begun)
+    until(lambda: len(steps(run)) > 2, winner)
     winner.send_signal(signal.SIGINT)
-    for process, (code, _, err) in zip(begun, ended(*begun), strict=True):
-        assert code == (130 if process is winner else 2), err
-        assert process is winner or f"process {winner.pid} on " in err
 
-    assert f"seed = {begun.index(winner)}\n" in (place / "one/recipe.toml").read_text()
+    endings = ended(*begun)
+    for process, (code, _, err) in zip(begun, endings, strict=True):
+        if process is winner:
+            assert code == 130, err
+        else:
+            assert code == 2, err
+            assert f"process {winner.pid} on " in err
+    assert f"seed = {begun.index(winner)}\n" in (run / "recipe.toml").read_text()
+
+
+def test_one_of_two_resumes_wins_and_a_kill_frees_the_folder(place):
+    run = place / "one"
+    training = train("one", *ENDLESS)
+    until(lambda: len(steps(run)) > 2, training)
+    training.send_signal(signal.SIGINT)
+    ended(training)
+
     resumed = [start("resume", "one", "--device", "cpu") for _ in range(2)]
-    while not any(process.poll() is not None for process in resumed):
-        time.sleep(0.1)
-
-    first = next(process for process in resumed if process.poll() is None)
+    first = wait_for_losers(resumed)
     first.send_signal(signal.SIGKILL)  # which frees the folder
-    codes = {
-        process.pid: (code, err)
-        for process, (code, _, err) in zip(resumed, ended(*resumed), strict=True)
-    }
-    del codes[first.pid]
-    ((code, err),) = codes.values()
+    (second,) = (process for process in resumed if process is not first)
+    _, (code, _, err) = ended(first, second)
     assert code == 2
     assert f"process {first.pid} on " in err
     assert "gantk resume one" in err
+
     again = start("resume", "one", "--device", "cpu")
     until(lambda: again.stdout.readline().startswith("step "), again)
     again.send_signal(signal.SIGTERM)
     assert ended(again)[0][0] == 130
-    assert steps(place / "one") == list(range(1, steps(place / "one")[-1] + 1))
+    logged = steps(run)
+    assert logged == list(range(1, logged[-1] + 1))
 
 
 def test_beside_a_training_others_read_and_none_writes(place):
@@ -177,22 +193,31 @@ WAYS = (
 )
 
 
+def streams_of(way: str, writing: int) -> dict[str, object]:
+    """How a training is started that will be left in this way."""
+    both = way in ("head of both", "terminal")
+    streams = {"stdout": writing, "stderr": writing if both else subprocess.PIPE}
+    if way == "terminal":
+        streams |= {"start_new_session": False, "preexec_fn": lambda: os.login_tty(writing)}
+    if way == "nohup":
+        streams["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return streams
+
+
+# way -> the signals that are sent, beside what a terminal sends itself
+SIGNALS = {
+    "tee and Ctrl-C": [signal.SIGINT],
+    "SIGHUP twice": [signal.SIGHUP] * 2,
+    "SIGTERM twice": [signal.SIGTERM] * 2,
+    "nohup": [signal.SIGHUP],
+}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_saving_comes_first_and_telling_second(place, way):
     run = place / "run"
-    terminal = None
     reading, writing = pty.openpty() if way == "terminal" else os.pipe()
-    streams = {
-        "stdout": writing,
-        "stderr": writing if way in ("head of both", "terminal") else subprocess.PIPE,
-    }
-    if way == "terminal":
-        terminal = lambda: os.login_tty(writing)  # noqa: E731
-        streams |= {"start_new_session": False, "preexec_fn": terminal}
-    if way == "nohup":
-        streams["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    training = train("run", *ENDLESS, **streams)
+    training = train("run", *ENDLESS, **streams_of(way, writing))
     os.close(writing)
     os.set_blocking(reading, False)
 
@@ -204,14 +229,9 @@ def test_saving_comes_first_and_telling_second(place, way):
     until(logged, training)
     if way in ("head", "head of both", "tee and Ctrl-C", "terminal"):
         os.close(reading)
-
-    number = {"tee and Ctrl-C": signal.SIGINT, "SIGTERM twice": signal.SIGTERM}.get(
-        way, signal.SIGHUP
-    )
-    if way in ("tee and Ctrl-C", "nohup") or way.endswith("twice"):
-        for _ in range(1 + way.endswith("twice")):
-            training.send_signal(number)
-            time.sleep(0.05)
+    for number in SIGNALS.get(way, []):
+        training.send_signal(number)
+        time.sleep(0.05)
 
     if way == "nohup":
         count = len(steps(run))
@@ -221,7 +241,9 @@ def test_saving_comes_first_and_telling_second(place, way):
     ((code, _, err),) = ended(training)
     assert code == 130
     assert saves(run) == [steps(run)[-1]]
-    assert err is None or "Traceback" not in err and "gantk resume run" in err
+    if err is not None:
+        assert "Traceback" not in err
+        assert "gantk resume run" in err
 
 
 def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
