@@ -68,10 +68,8 @@ def test_what_the_machine_refused_is_told_with_a_remedy(error, says):
 def test_lines_that_cannot_be_written_are_one_error(words):
     with FULL.open("wb") as disk:
         done = subprocess.run([*COMMAND, *words], stdout=disk, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (
-        1,
-        f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n",
-    )
+    assert done.returncode == 1
+    assert done.stderr == f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n"
 
 
 @pytest.mark.slow
@@ -94,7 +92,8 @@ def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
         advice(run.path, 1).removesuffix("."),
     ):
         command, action, path = shlex.split(said[said.index("gantk ") :])
-        assert (command, action) == ("gantk", "resume")
+        assert command == "gantk"
+        assert action == "resume"
         assert path[0] != "-"
         assert Path(path).samefile(run)
 
@@ -143,7 +142,8 @@ def test_running_out_of_memory_at_import_is_one_message():
         " load}).main(['load'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(MemoryError())}\n")
+    assert done.returncode == 1
+    assert done.stderr == f"error  {machine_failure(MemoryError())}\n"
 
 
 def test_a_stop_is_reported_without_a_working_output():

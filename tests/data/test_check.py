@@ -398,11 +398,9 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert found["images"] == 60
     assert len(found["files"]) == 10
     assert found["problems"][-1]["kind"] == "sample"
-    assert (found["source"]["name"], found["patients"], found["domains"]["T2"]["images"]) == (
-        "manifest",
-        10,
-        30,
-    )
+    assert found["source"]["name"] == "manifest"
+    assert found["patients"] == 10
+    assert found["domains"]["T2"]["images"] == 30
     assert len(check(table, every=True)["files"]) == 60
     # of p0, for the patients on the other side of the split
     copy = (table.parent / "00000.png").read_bytes()

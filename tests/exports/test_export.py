@@ -473,7 +473,9 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
     assert percentiles["_target_"] == "ScaleIntensityRangePercentilesd"
     assert not percentiles["clip"]
     (ends,) = scaling("x", MinMax(per="image"), True)
-    assert (ends["_target_"], ends["minv"], ends["maxv"]) == ("ScaleIntensityd", -1.0, 1.0)
+    assert ends["_target_"] == "ScaleIntensityd"
+    assert ends["minv"] == -1.0
+    assert ends["maxv"] == 1.0
     mapping = ZScore(per="volume")
     volume = native((1, 4, 9, 9))
     _, line = scaling("x", mapping, False)

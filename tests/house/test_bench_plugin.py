@@ -128,7 +128,9 @@ def test_plugin_suites_and_recipes_are_found(add_plugin, tiny_recipe):
     suite = load_suite("night")
     names, named = recipe_names([], True, suite)
     (mine,) = [job for job in planned(names, suite, named=named) if job.recipe == "mine"]
-    assert (mine.steps, mine.limit, suite.name) == (2, 5.0, "night")
+    assert mine.steps == 2
+    assert mine.limit == 5.0
+    assert suite.name == "night"
     assert planned(["mine"], load_suite("quick"), named=False)[0].problem is None
 
 

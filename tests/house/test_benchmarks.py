@@ -193,7 +193,8 @@ def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeyp
         assert sorted(folder.rglob("*")) == files  # no compiled files either
 
     assert sys.modules["data"] is mine
-    assert (sys.path, sys.argv) == (path, arguments)
+    assert sys.path == path
+    assert sys.argv == arguments
     assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
 
 
@@ -363,10 +364,8 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
 
     monkeypatch.setattr("gantk_translation.cyclegan.CycleGAN.generator_losses", broken)
     (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
-    assert (row["status"], row["method"]) == (
-        "out of memory",
-        "cyclegan",
-    )
+    assert row["status"] == "out of memory"
+    assert row["method"] == "cyclegan"
     assert "second line" not in row["why"]
 
 

@@ -293,11 +293,9 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
         copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None
     )
     tables = run.recipe().tables
-    assert (
-        tables["train"]["steps"],
-        tables["data"]["size"],
-        tables["train"]["optimizer"]["lr"],
-    ) == (0, [16, 16], 1e-3)
+    assert tables["train"]["steps"] == 0
+    assert tables["data"]["size"] == [16, 16]
+    assert tables["train"]["optimizer"]["lr"] == 1e-3
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
 

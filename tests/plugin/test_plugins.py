@@ -293,7 +293,8 @@ def test_override_replaces_a_bundled_part_and_only_with_it(add_plugin):
     register = HOOK + "gantk_register(add): add.generator('unet', 'mine:UNet', override=True)"
     add_plugin("my-package", "mine", register)
     entry = registry().get("generator", "unet")
-    assert (entry.owner, entry.replaced) == ("my-package", "gantk")
+    assert entry.owner == "my-package"
+    assert entry.replaced == "gantk"
 
 
 def test_two_overrides_of_one_part_are_an_error(add_plugin):

@@ -23,9 +23,11 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
     site = work / "installed"
     install(package, site, work)
     tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=site)
-    assert tests.returncode == 0 and " passed" in tests.stdout, tests.stdout
+    assert tests.returncode == 0, tests.stdout
+    assert " passed" in tests.stdout, tests.stdout
     shown = python("-m", "gantk", "show", kind, name, cwd=work, path=site)
-    assert shown.returncode == 0 and f"{kind} {name}" in shown.stdout, shown.stderr
+    assert shown.returncode == 0, shown.stderr
+    assert f"{kind} {name}" in shown.stdout, shown.stderr
     if kind in ("source", "format"):  # they show what they are for on files of one's own
         return
 
@@ -43,7 +45,8 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
         *settings,
     ]
     trained = python("-m", "gantk", *run, cwd=work, path=site)
-    assert trained.returncode == 0 and (work / "run" / "report.html").is_file(), trained.stderr
+    assert trained.returncode == 0, trained.stderr
+    assert (work / "run" / "report.html").is_file(), trained.stderr
 
 
 @pytest.mark.slow

@@ -63,7 +63,9 @@ def test_nrrd_and_metaimage_keep_their_place_in_space(identity, name):
 @pytest.mark.parametrize("name", ["eight.png", "sixteen.png", "sixteen.tif", "floats.tif"])
 def test_pictures_keep_their_mode_and_numbers(identity, name):
     before, after = (Image.open(identity / side / "deep" / name) for side in ("in", "out"))
-    assert (after.format, after.mode, after.size) == (before.format, before.mode, before.size)
+    assert after.format == before.format
+    assert after.mode == before.mode
+    assert after.size == before.size
     if name == "floats.tif":
         np.testing.assert_allclose(np.asarray(after), np.asarray(before), rtol=0, atol=1e-6 * 992)
     else:

@@ -56,9 +56,9 @@ def trained(data: Path, *options: str, out: str = "run") -> dict[str, set[str]]:
 def refused(data: Path, *options: str) -> str:
     """The message of a run that does not begin, and leaves nothing."""
     outcome = train(data, *options)
-    assert (
-        outcome.code == 2 and outcome.err.startswith("error  ") and outcome.err.count("\n") == 1
-    ), outcome
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error  "), outcome
+    assert outcome.err.count("\n") == 1, outcome
     assert not (data.parent / "run").exists()
     return outcome.err
 

@@ -281,7 +281,8 @@ def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
         'data.domains=["MR"]',
     ]
     source = recipe.override(settings).check().data.source.options
-    assert (source["patient"], source["path"]) == (value.strip("'"), "2024")
+    assert source["patient"] == value.strip("'")
+    assert source["path"] == "2024"
 
 
 @pytest.mark.parametrize(

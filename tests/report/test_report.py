@@ -473,7 +473,8 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     page = report(make_run(tmp_path / "run", steps=tuple(range(0, 400, 20)), side=24))
     kept = page.data["steps"]
     assert 2 <= len(kept) < 20
-    assert (kept[0], kept[-1]) == (0, 380)
+    assert kept[0] == 0
+    assert kept[-1] == 380
     assert f"{len(kept)} of 20 saved steps are shown" in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0].startswith("data:image/webp")
     # what opens first is lossless

@@ -137,7 +137,8 @@ def test_every_method_compiles(name, number):
             name == "r3gan"
             or options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
         )
-        assert len(notes) == twice and all("operator by operator" in note for note in notes), notes
+        assert len(notes) == twice, notes
+        assert all("operator by operator" in note for note in notes), notes
 
 
 @pytest.mark.slow
@@ -230,9 +231,8 @@ def test_uncompilable_steps_run_without_compilation(backend, options, what, capf
 def test_other_shapes_are_tried_before_they_are_used():
     engine = sketched(rule=sgd, steps=4, backend="eager")
     train(engine, lambda step, stage: Batch(image=images(step)["image"][: 1 + step % 2]))
-    assert engine.notes == [] and float(engine.method.seen) == 4, (
-        "what was tried has left something behind"
-    )
+    assert engine.notes == [], "what was tried has left something behind"
+    assert float(engine.method.seen) == 4, "what was tried has left something behind"
 
 
 # ---- recorded ------------------------------------------------------------------------------------

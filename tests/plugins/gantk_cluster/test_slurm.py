@@ -102,7 +102,8 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
     code, again, said = sbatch(
         script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE))
     )
-    assert (code, again) == (0, 1) and "after step 3 of 4" in said, said
+    assert (code, again) == (0, 1), said
+    assert "after step 3 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
     found, expected = (
         load_weights(RunFolder(each).latest())
@@ -133,7 +134,8 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
     script = hasty(gantk("slurm", "dualgan_t1t2").out)
     first = f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
     code, times, said = sbatch(script, tmp_path, state=state, INSTEAD=first)
-    assert times == again and (code == 0 if again else f"exit {code}" in task), said
+    assert times == again, said
+    assert code == 0 if again else f"exit {code}" in task, said
 
 
 def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
@@ -218,4 +220,5 @@ def test_what_is_wrong_is_told_before_a_script_is_written(gantk, tiny_run, words
         WRONG[words],
     )
     end = gantk("slurm", *words)
-    assert (end.code, end.out) == (2, "") and said in end.err, end
+    assert (end.code, end.out) == (2, ""), end
+    assert said in end.err, end

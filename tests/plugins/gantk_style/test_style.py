@@ -424,7 +424,8 @@ def test_stylize_keeps_size_bits_and_range(gantk, files):
     content, out, again = (
         np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again")
     )
-    assert (out.dtype, out.shape) == (content.dtype, content.shape)
+    assert out.dtype == content.dtype
+    assert out.shape == content.shape
     assert np.array_equal(out, again)
     assert out.min() >= content.min()
     assert out.max() <= content.max()
