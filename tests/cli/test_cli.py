@@ -53,6 +53,7 @@ def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
     files = {"try", "folds", "json_file", "pred", "truth", "match", "patient", "address"}
     names = {parameter.name for parameter in cli.commands[command].params} - files
+
     assert names == set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
 
 
@@ -76,6 +77,7 @@ def test_exit_codes_of_failure_interruption_and_defect(gantk, monkeypatch, error
         return
 
     outcome = gantk("run", "dualgan_t1t2")
+
     assert outcome.code == code
     assert "Traceback" not in outcome.err
     assert code == 130 or outcome.err == f"error  {error}\n"
@@ -89,9 +91,12 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
         pictures(tmp_path / "data" / name, 16, seed=seed)
 
     outcome = gantk("run", tiny_file, "--data", "data", "--device", "cpu", "--set", "train.steps=1")
+
     assert outcome.code == 0
+
     (run,) = (tmp_path / "runs").iterdir()
     first, *lines = outcome.out.splitlines()
+
     assert run.name.startswith("tiny-")
     assert first == f"recipe   {tiny_file}"
     assert str(run.absolute() / "report.html").endswith(lines[-1].split()[-1])
@@ -139,8 +144,10 @@ def test_show_explains_the_options_of_a_part(gantk, part, line):
 def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
     assert gantk("doctor").code == 0
+
     add_plugin("broken-package", "a_broken_one", "raise RuntimeError('out of [order]')")
     outcome = gantk("list", "generator")
+
     assert outcome.code == 0
     assert "unet" in outcome.out
     assert "out of [order]" in outcome.err
@@ -159,6 +166,7 @@ def test_show_explains_every_key_of_the_recipe_tables(gantk, name):
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         assert line.rstrip().endswith(meaning)
         assert len(line.split()) > 2
+
     assert len(table.model_fields) == len(options_help(table))
 
 
@@ -177,6 +185,7 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
             )
 
     shown = gantk("show", "recipe", "dualgan_t1t2").out
+
     # the recipe's own words
     assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)
     # a default, in the table's
@@ -199,5 +208,6 @@ def test_json_to_standard_output_leaves_nothing_else_there(
         assert json.loads(gantk(*command, "--json", "-").out)
 
     wrong = gantk("data", "check", tmp_path / "a", "--set", "data.sorce.patient=x")
+
     assert wrong.code == 2
     assert "there is no key 'sorce'" in wrong.err

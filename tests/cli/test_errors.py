@@ -21,6 +21,7 @@ from gantk.training.restart import advice
 def test_one_is_singular_and_words_have_their_plurals():
     said = [count_noun(count, "image") for count in (0, 1, 2, ["a"], "ab")]
     assert said == ["0 images", "1 image", "2 images", "1 image", "2 images"]
+
     plurals = {
         "copy": "copies",
         "class": "classes",
@@ -79,6 +80,7 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
     code = (
         "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
     )
+
     assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
     assert (tmp_path / "made.png").stat().st_size > 100
 
@@ -103,6 +105,7 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
     lines = []
     monkeypatch.setattr(RunFolder, "write_json", full)
     found = api.evaluate(copied_run, device="cpu", say=lines.append)
+
     assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
     assert any(line.startswith("score") for line in lines)
     assert "does not keep these scores. '/there/x': No space left" in lines[-1]
@@ -129,6 +132,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
 
     api.resume(out, device="cpu", say=lambda line: None)
+
     assert RunFolder(out).metrics == RunFolder(tiny_run).metrics
 
 
@@ -142,6 +146,7 @@ def test_running_out_of_memory_at_import_is_one_message():
         " load}).main(['load'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
     assert done.returncode == 1
     assert done.stderr == f"error  {machine_failure(MemoryError())}\n"
 
@@ -161,6 +166,7 @@ def test_a_stop_is_reported_without_a_working_output():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered
     )
+
     assert (done.returncode, "all was saved" in done.stderr, "error" in done.stderr) == (
         130,
         True,

@@ -54,7 +54,9 @@ def test_the_seed_repeats_it_and_a_graph_can_hold_it(name, dims):
     image = images(dims)
     recording = Recording()
     change(image)  # imports what it needs
+
     assert host_reads(lambda: change(image)) == []
+
     out = recording.record(lambda: change(image))
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -74,6 +76,7 @@ def test_channels_move_together_and_no_value_is_invented(name, dims):
     image[:, 1] = image[:, 0]
     change = getattr(changes, name)(dims, p=1.0)
     changed = change(image)
+
     assert torch.equal(changed[:, 0], changed[:, 1])
     assert changed.max() <= image.max() + 1e-5
     assert changed.min() >= image.min() - 1e-5
@@ -90,12 +93,14 @@ def test_rot90_turns_by_one_to_three_quarters():
     quarters = set()
     for before, after in zip(square, changes.Rot90(2, p=1.0)(square), strict=True):
         quarters |= {k for k in range(4) if torch.equal(after, before.rot90(k, (-2, -1)))}
+
     assert quarters == {1, 2, 3}
 
 
 def test_brightness_adds_one_bounded_number_to_an_image():
     image = images(2)
     difference = changes.Brightness(2, p=1.0, by=0.3)(image) - image
+
     assert difference.abs().max() <= 0.3
     assert difference.flatten(1).std(dim=1).max() < 1e-6
 
@@ -103,6 +108,7 @@ def test_brightness_adds_one_bounded_number_to_an_image():
 def test_contrast_keeps_the_mean_of_each_channel():
     image = images(2)
     changed = changes.Contrast(2, p=1.0, by=0.3)(image)
+
     torch.testing.assert_close(changed.mean(dim=(2, 3)), image.mean(dim=(2, 3)))
 
 
@@ -111,6 +117,7 @@ def test_cutout_hides_a_box_of_its_side():
     box[:, :, 0, 0] = -1
     hidden = changes.Cutout(2, p=1.0, side=0.5)(box) == -1
     pixels = hidden.flatten(1).sum(dim=1)
+
     assert (pixels - 100).abs().max() <= 1
 
 
@@ -120,6 +127,7 @@ def test_a_curve_keeps_black_and_the_order_of_tissues(dims):
     flat = image.flatten(1)
     order = flat.argsort(dim=1)
     curved = changes.Curve(dims, p=1.0)(image).flatten(1)
+
     assert (curved.gather(1, order).diff(dim=1) >= -1e-6).all()
     darkest = order[:, :1]
     torch.testing.assert_close(curved.gather(1, darkest), flat.gather(1, darkest))
@@ -131,10 +139,13 @@ def test_a_bias_field_multiplies_what_is_above_black(dims):
     flat = image.flatten(1)
     field = changes.BiasField(dims, p=1.0)(image).flatten(1)
     darkest = flat.argmin(dim=1, keepdim=True)
+
     torch.testing.assert_close(field.gather(1, darkest), flat.gather(1, darkest))
+
     black = flat.amin(dim=1, keepdim=True)
     above = flat - black
     ratio = ((field - black) / above.clamp_min(1e-6))[above > 0.05]
+
     assert ratio.min() > 0
     assert 0.01 < ratio.log().std() < 1
 
@@ -147,6 +158,7 @@ def test_blur_softens_by_positive_numbers_and_else_sharpens(dims):
     image = images(dims)
     soft = changes.Blur(dims, p=1.0, by=(1.0, 1.0))(image)
     sharp = changes.Blur(dims, p=1.0, by=(-1.0, -1.0))(image)
+
     assert roughness(soft) < roughness(image) < roughness(sharp)
 
 
@@ -156,6 +168,7 @@ def test_a_warp_turns_as_its_matrix_says(dims):
     quarter = torch.eye(dims)[None].clone()
     quarter[0, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     turned = changes.warp(image, quarter, torch.zeros(1, dims))
+
     torch.testing.assert_close(turned, image.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
 
 
@@ -165,6 +178,7 @@ def test_a_warp_samples_where_it_says(dims):
     shift = torch.zeros(1, dims)
     shift[0, 0] = 1.0  # along x, the last axis
     shifted = changes.warp(image, torch.eye(dims)[None], shift)
+
     torch.testing.assert_close(shifted[..., :-1], image[..., 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(shifted[..., -1], image[..., -1], atol=1e-5, rtol=0)
 
@@ -183,6 +197,7 @@ def test_paired_sources_are_augmented_and_targets_are_not(method):
 
     model.g_ab.register_forward_hook(give_the_target)
     losses = model.phases()[0].loss(Batch(a=a, b=b))
+
     assert losses["l1_b"].item() == 0, "it is compared with the true image"
     assert not torch.allclose(shown[0], a)
     model.translate(a, "b")
@@ -195,5 +210,6 @@ def test_augmentations_move_pixels_only_if_they_say_so():
         [lambda image: image + 1],
         True,
     )
+
     assert batch["a"].eq(1).all()
     assert batch["mask_a"].eq(0).all()

@@ -94,6 +94,7 @@ def test_batches_do_not_depend_on_ranks(workers, memory):
     whole = plain.at(7)
     parts = [rank.at(7) for rank in ranks]
     joined = {name: torch.cat([part[name] for part in parts]) for name in whole}
+
     assert same(whole, joined)
     for each in (plain, *ranks):
         each.close()
@@ -108,6 +109,7 @@ def test_each_epoch_shows_every_image_once_in_another_order():
         return torch.cat([batches.at(step)["image"][:, 0, 0, 0] for step in steps]).tolist()
 
     everyone = [1e3 * n for n in range(12)]
+
     assert sorted(epoch(0)) == everyone
     assert sorted(epoch(1)) == everyone
     assert epoch(0) != epoch(1)
@@ -120,6 +122,7 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
     batch = Batches(sets(**PATCHES), 4, 0, paired=True, workers=0).at(0)
     assert batch["a"].shape == (4, 1, 5, 4)
     assert batch["mask_a"].shape == (4, 1, 5, 4)
+
     offsets = torch.from_numpy(picture(0))[0, :5, :4]
     for image in batch["a"]:
         first = image[0, 0, 0]
@@ -132,6 +135,7 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
 def test_patches_are_shared_by_pairs_and_masks_only():
     batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
     seen = [batches.at(step) for step in range(6)]
+
     assert any(not torch.equal(batch["a"] % 1e3, batch["b"] % 1e3) for batch in seen)
     assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
 
@@ -141,6 +145,7 @@ def test_patches_move_by_the_seed():
     corners = set()
     for step in range(6):
         corners |= {float(image.flatten()[0]) % 1e3 for image in batches.at(step)["a"]}
+
     assert len(corners) > 6
     other_seed = Batches(sets(**PATCHES), 4, 1, paired=False, workers=0)
     assert not same(other_seed.at(0), batches.at(0))
@@ -209,6 +214,7 @@ def test_the_same_batches_arrive_whatever_the_way(workers, feed):
         read_ahead(batches)
 
     feed.close()
+
     assert feed._sent is None
     assert not batches._ahead
     threads = [thread.name for thread in threading.enumerate()]
@@ -285,17 +291,22 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
     data = images(study, intensity=intensity)
     learnt = data.intensity_state()
     held, trained = held_and_trained(data)
+
     assert len(held) == 4
     assert len(trained) == 4
     assert not held & trained
+
     for path in held:
         save(path, int(path.name[1]), gain=1e4, turn=1)
 
     held_out_changed = images(study, intensity=intensity)
+
     assert held_and_trained(held_out_changed)[1] == trained
     assert held_out_changed.intensity_state() == learnt
+
     save(min(trained), 0, gain=1e4, turn=1)
     training_changed = images(study, intensity=intensity)
+
     assert training_changed.intensity_state() != learnt
 
 
@@ -305,6 +316,7 @@ def test_per_volume_mapping_is_the_mean_of_the_scans(study, neighbours):
     mapping = data.intensity["image"]
     scans = {record.scan_key: record.scan() for record in data.training}
     ends = [mapping.measure(scan) for scan in scans.values()]
+
     np.testing.assert_allclose(mapping.fitted, np.mean(ends, axis=0), rtol=1e-6)
 
 
@@ -322,6 +334,7 @@ def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
         assert np.array_equal(data.image(record), image)
 
     brightest = [float(data.image(record).max()) for record in data.splits["test"]]
+
     assert len(brightest) > 4
     assert 0.5 < min(brightest) < max(brightest) < 2, "whatever the scanner's gain"
 
@@ -408,10 +421,12 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(data_by_neighbours
     plain, data = data_by_neighbours
     assert plain.channels == {"a": 1, "b": 1}
     assert data.channels == {"a": 3, "b": 3}
+
     single, batch = (
         Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0)
         for one in data_by_neighbours
     )
+
     assert batch["a"].shape == (6, 3, 24, 24)
     assert batch["mask_a"].shape == (6, 1, 24, 24)
     for name in "ab":
@@ -424,6 +439,7 @@ def test_neighbours_change_neither_split_nor_intensities(data_by_neighbours):
     for pair in data.pairs("test"):
         assert pair["a"].position == pair["b"].position
         assert data.image(pair["a"]).shape == (3, 24, 24)
+
     assert data.leaks() is None
     assert data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()

@@ -100,11 +100,13 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
         counts.append(len(entries(cache)))
 
     assert counts == [3, 6, 9, 12, 15]
+
     old = (study / "p1.nii").stat()
     os.replace(save(study.parent / "new.nii", 77), study / "p1.nii")
     os.utime(study / "p1.nii", ns=(old.st_atime_ns, old.st_mtime_ns))
     changed = all_images(study, cache)  # as large and as old as the file before it
     same = [np.array_equal(one, other) for one, other in zip(first, changed, strict=True)]
+
     assert same == [True] * 6 + [False] * 6 + [True] * 6
     assert len(entries(cache)) == 16
 
@@ -135,6 +137,7 @@ def test_whoever_changes_prepared_pixels_raises_the_version(study):
         *mapping.fitted["mean"][:2],
     ]
     expected = {4: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
+
     np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
 
 
@@ -171,6 +174,7 @@ def test_broken_entries_are_made_anew(study, cache, broken):
         content = entry.read_bytes()
         entry.unlink()  # not written over: what is mapped stays as it is
         entry.write_bytes(broken(content))
+
     np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
     assert all(np.load(entry).shape[0] == 6 for entry in entries(cache))
 
@@ -182,6 +186,7 @@ def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
     second.rename(first)  # whole, and another image's
     (study / "first").rename(second)
     third.chmod(0o622)
+
     np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
     assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))
 
@@ -189,6 +194,7 @@ def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
 def test_an_entry_holds_all_slices_of_a_scan_and_is_mapped(study, cache):
     all_images(study, cache)
     shapes = [np.load(entry).shape for entry in entries(cache)]
+
     assert shapes == [(6, 1, *SIZE)] * 3
     rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
     assert isinstance(rows, np.memmap)
@@ -209,6 +215,7 @@ def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch,
             put(caches[number % 4], key)
 
     sizes = [entry.stat().st_size for entry in entries(caches[0])]
+
     assert sum(sizes) <= caches[0].limit
     newest = "x" * 32
     assert (tmp_path / "images" / f"{newest}.npy").exists()
@@ -231,6 +238,7 @@ def test_least_recently_used_entries_are_dropped_first(tmp_path):
     later = Cache(tmp_path, 4 * 65 * 2**10)
     put(later, "a")  # used again
     put(later, "e")
+
     assert names(later) == "abde"
     assert not half.exists()
     put(later, "f", kibibytes=120)
@@ -247,6 +255,7 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
     assert Cache.default().limit == 20 * GIB
     monkeypatch.setenv("GANTK_CACHE_GIB", "0")
     assert Cache.default() is None
+
     monkeypatch.setenv("GANTK_CACHE_GIB", "nan")
     with pytest.raises(UserError, match=r"'nan' is no size.*GiB, 0 or more.*\(GANTK_CACHE_GIB\)"):
         Cache.default()
@@ -283,6 +292,7 @@ def test_a_full_disk_is_said_once_and_nothing_kept(study, cache, monkeypatch):
     usage = caching.shutil.disk_usage(study)
     monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage._replace(free=2**20))
     no_more_images_are_kept_and_it_is_said_once(study, cache)
+
     assert not list(cache.entries.iterdir())
 
 

@@ -108,6 +108,7 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
         "patient": "subject-000",
         "constant": False,
     }
+
     assert result["problems"] == []
     assert result["patients"] == 6
     assert {name: one[name] for name in facts} == facts
@@ -153,6 +154,7 @@ def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
         "type": "T1/subject-002",
         "channels": "T2/subject-006",
     }
+
     assert named(result, *wrong) == {kind: [(f"{file}/slice.png",)] for kind, file in wrong.items()}
     assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
     assert result["images"] == 28
@@ -164,6 +166,7 @@ def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
 def test_a_check_is_repeatable_json_and_tells_its_progress(pictures):
     shares = []
     result = check(pictures, progress=lambda share, what: shares.append(share))
+
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
@@ -182,6 +185,7 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
         volume(path, np.asarray(nib.load(path).dataobj), spacing)
 
     result = check(volumes)
+
     assert named(result, "not-finite", "spacing", "planes") == {
         "not-finite": [("subject-001/T1.nii.gz",)],
         "spacing": [("subject-004/T2.nii.gz",)],
@@ -197,6 +201,7 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
         save(pictures / one / subject / "slice.png", heads()[letter, subject])
         shutil.rmtree(pictures / other / subject)
     found = named(check(pictures), "contrast")["contrast"]
+
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
 
 
@@ -211,9 +216,11 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
 
     assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
+
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
     save(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
     result = check(tmp_path)
+
     assert problem(result, "copies")["files"] == ["testA/again.png", "trainA/00.png"]
     assert "testB/brighter.png" in problem(result, "near-copies")["files"]
     leak = problem(result, "leak")
@@ -224,9 +231,11 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
 def test_missing_partners_and_lone_patients_are_named(volumes):
     (volumes / "subject-005/T2.nii.gz").unlink()
     assert problem(check(volumes), "pairs")["files"] == ["subject-005/T1.nii.gz"]
+
     for number in range(1, 6):
         shutil.rmtree(volumes / f"subject-{number:03d}")
     alone = problem(check(volumes), "split")
+
     assert alone["severity"] == "warning"
     assert 'data.split.by = "block"' in alone["remedy"]
 
@@ -238,6 +247,7 @@ def test_a_file_of_several_volumes_is_told(volumes):
     nib.save(nib.Nifti1Image(two, np.diag([2.0, 2, 2, 1])), path)
     result = check(volumes)
     (found,) = [file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz"]
+
     assert found["shape"] == [24, 24, 24]
     assert "2 volumes" in json.dumps(result["problems"])
 
@@ -306,6 +316,7 @@ def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
         save(tmp_path / "T2" / f"{number:02d}.png", 900 - axial * 7 / 9)
 
     save(tmp_path / "T1" / "side.png", np.rot90(head[40]))
+
     assert problem(check(tmp_path), "planes")["files"] == ["T1/side.png"]
 
 
@@ -330,6 +341,7 @@ def test_headers_speak_against_a_domain(domain, description, says, echo, told):
     item = Inspected(
         Scan(Path("x"), (Path("x"),), "x/y"), facts, domains=[domain], header_says=says
     )
+
     assert bool(list(wrong_contrast([item], [domain, "other"]))) == told
 
 
@@ -369,6 +381,7 @@ def test_each_picture_is_decoded_once(
     rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]
     table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
     found = check(table)["summary"]
+
     assert found["domains"].startswith("t1: 20 images")
     assert "14 train, 2 validation" in found["split"]
 
@@ -386,6 +399,7 @@ def test_headers_of_pairs_in_a_table_are_read_without_pillow(table_of_pairs):
     _, source = table_of_pairs
     with patch.object(Picture, "open") as opened:
         pairs = {record.pair for record in source.records()}
+
     assert pairs == {f"{n:05d}.png" for n in range(0, 40, 2)}
     assert not opened.called
 
@@ -395,6 +409,7 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)
     table = study(60)
     found = check(table)
+
     assert found["images"] == 60
     assert len(found["files"]) == 10
     assert found["problems"][-1]["kind"] == "sample"
@@ -402,12 +417,14 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert found["patients"] == 10
     assert found["domains"]["T2"]["images"] == 30
     assert len(check(table, every=True)["files"]) == 60
+
     # of p0, for the patients on the other side of the split
     copy = (table.parent / "00000.png").read_bytes()
     for number in range(2, 20, 2):
         (table.parent / f"{number:05d}.png").write_bytes(copy)
 
     leaks = [problem["what"] for problem in check(table)["problems"] if problem["kind"] == "leak"]
+
     assert len(leaks) == 1
     assert "file '0" in leaks[0]
 
@@ -452,6 +469,7 @@ def test_equal_files_of_a_set_are_kept_on_one_side(with_equal_files):
     splits, _ = split_records(with_equal_files, by="block", gap=0)
     trained = {record.path.read_bytes() for record in splits["train"]}
     tested = {record.path.read_bytes() for record in splits["test"]}
+
     assert not trained & tested
 
 
@@ -470,6 +488,7 @@ def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
     monkeypatch.setattr("gantk.data.names.domains.MAX_SEARCH_SECONDS", 0.1)
     with pytest.raises(UserError, match=says) as told:
         patient_of("a" * 200 + "!.png", regex_option(pattern))
+
     assert len(str(told.value)) < 500
 
 
@@ -477,6 +496,7 @@ def test_tables_are_read_row_by_row(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("\n\n ; ;\nPath;Patient\na;Zoë\n;\n\n b;c;d\n".encode("utf-8-sig"))
     columns, rows = read_rows(path)
+
     assert columns == ["path", "patient"]
     assert rows == [(5, {"path": "a", "patient": "Zoë"}), (8, {"path": "b", "patient": "c"})]
 

@@ -82,6 +82,7 @@ def test_participants_tsv_gives_split_and_class(dataset):
     )
     volume(dataset / "sub-03/ses-2/anat/sub-03_ses-2_label-lesion_mask.nii.gz", values=lesion)
     records = records_of(Bids, dataset, dims=3, label="group", mask="lesion")
+
     assert {(r.subject, r.split, r.label) for r in records} == {
         ("sub-01", "train", "patient"),
         ("sub-02", "test", "control"),
@@ -169,6 +170,7 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     ]
     rows.append("patient0/FLAIR.nii.gz,,p9")
     records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
+
     assert len(complete_pairs(records)) == 3
     assert {r.subject for r in records} == {
         "p0",
@@ -176,12 +178,14 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
         "p2",
         "p9",
     }
+
     rows = ["path,domain,patient,pair"]
     rows += [
         f"patient{n}/{name}.nii.gz,{name},p,{n if n else ''}"
         for n in range(3)
         for name in ("T1", "T2")
     ]
+
     assert sorted(
         complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))
     ) == ["1", "2"]
@@ -274,8 +278,10 @@ def test_bids_entities_tell_contrasts_and_runs(dataset):
     every = records_of(Bids, dataset, dims=3, runs="all")
     assert len(of(every, "a")) == 5
     assert len(complete_pairs(every)) == 4
+
     one_run = {"a": "run-2_T1w", "b": "T2w", "runs": "all"}
     asked = records_of(Bids, dataset, ("x", "y"), planes=(0, 1), **one_run)
+
     assert set(file_names(asked, "a")) == {"sub-01_run-2_T1w.nii.gz"}
 
 
@@ -308,6 +314,7 @@ def test_the_split_comes_from_the_table(tmp_path, slices, monkeypatch, kind):
     }[kind]
     data = load(table, domains=("CT", "MR"), split={"test": 0.3, "validation": 0.2})
     subjects = {name: {r.subject for r in part} for name, part in data.splits.items()}
+
     assert subjects == {"train": {"37"}, "validation": set(), "test": {"41"}}
     pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
     assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)]
@@ -322,6 +329,7 @@ def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeyp
     slices[7]["split"] = "none"
     data = load(source_of(slices), domains=("CT", "MR"))
     keys = [(pair["a"].key, pair["b"].key) for pair in data.pairs("test")]
+
     assert keys == [("8.png", "11.png"), ("9.png", "12.png")]
 
 
@@ -356,6 +364,7 @@ def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
 
     records = records_of(Dicom, export(tmp_path), onto="a")
     alone = [record for record in records if record.subject == pseudonym("P9")]
+
     assert alone
     assert all(record.pair.startswith("alone/") for record in alone)
 
@@ -380,10 +389,12 @@ def test_a_regex_or_modality_selects_dicom_series(
     )
     io.write(root / "synthetic", io.read(io.scans(root / "all")[0]), "T2")
     records = records_of(Dicom, root)
+
     assert [len({r.scan_key for r in of(records, letter)}) for letter in "ab"] == [3, 2]
     assert (
         len({r.scan_key for r in of(records_of(Dicom, root, a=r"t1.*tra", b="T2_TSE"), "a")}) == 2
     )
+
     for options, says in (
         ({"a": "t1("}, "no regular expression"),
         ({"a": "tra", "b": "t2"}, "belongs to both domains"),
@@ -401,6 +412,7 @@ def test_a_regex_or_modality_selects_dicom_series(
         made.series(root / f"ct{n}", made.head(8), modality="CT", PatientID=f"P{n}", **header)
 
     (root / "ct1").rename(root / "ct1_t1")
+
     assert len(of(records_of(Dicom, root), "a")) == before, (
         "CT is never T1, whatever its folder is called"
     )
@@ -470,6 +482,7 @@ def test_headers_tell_of_scanner_and_patient(tmp_path):
     records = records_of(Dicom, export(tmp_path))
     source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
     (facts,) = source.about(records[:1])
+
     assert facts.keys() == {*source.columns()}
     assert {"scanner", "sex", "age"} <= facts.keys()
     assert facts["protocol"] == "t1_se_tra"
@@ -494,6 +507,7 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
         partial(Nifti, path=str(tree)),
     ]
     mixed = Mixed(*size, sources=sources).records()
+
     assert len({r.id for r in mixed}) == len(mixed)
     assert len({r.subject for r in mixed}) == 2 * len({r.subject for r in volumes}) + 2
     for one, other in zip(mixed, [*volumes, *heads, *volumes], strict=True):
@@ -520,5 +534,6 @@ def test_mixed_sources_train_on_what_no_column_holds_out(tree, tmp_path):
     splits = {
         one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()
     }
+
     assert splits["0/p0"] == splits["1/subject-000"] == "train"
     assert splits["0/p1"] == "test"

@@ -54,10 +54,13 @@ def test_upright_planes_are_exactly_reversible(plane, name):
     grid = SamplingGrid(plane)
     image = image_of(noise((7, 9, 11)), affine)
     seen = grid.forward(image).pixels
+
     assert np.shares_memory(seen, image.pixels), "turning costs no memory"
     assert seen.shape[1:] == grid.sides(image.pixels.shape[1:], image.spacing)
+
     two_channels = np.concatenate([seen, seen + 1])
     expected = np.concatenate([image.pixels, image.pixels + 1])
+
     np.testing.assert_array_equal(grid.inverse(two_channels, image), expected)
 
 
@@ -93,12 +96,14 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing):
     wanted = np.array(spacing if len(spacing) == 3 else (ramps.spacing[0], *spacing))
     extent = np.array(ramps.pixels.shape[1:]) * ramps.spacing
     covered = np.array(seen.shape[1:]) * wanted
+
     assert (covered >= extent - 0.11 * wanted).all()
     assert (covered < extent + wanted).all()
 
     slopes = np.array([np.diff(ramps.pixels[0], axis=axis).mean() for axis in range(3)])
     ramp = centred_ramp(seen.shape[1:], slopes * wanted / ramps.spacing)
     expected = ramps.pixels.mean() + ramp[None]
+
     np.testing.assert_allclose(seen[INNER], expected[INNER], atol=0.05)
     back = grid.inverse(seen, ramps)
     np.testing.assert_allclose(back[INNER], ramps.pixels[INNER], atol=0.15)
@@ -123,13 +128,16 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
     voxels = noise(shape)
     target = image_of(np.zeros(other_shape), other)
     result = resample_onto(image_of(voxels, affine), target, order=order, fill=-5.0)
+
     assert result.affine is not None
 
     stored = nib.Nifti1Image(voxels, affine)
     truth = resample_from_to(stored, (other_shape, other), order=order, cval=-5.0)
     expected = to_upright(truth.get_fdata(dtype=np.float32), other)[None]
     inside = expected != -5.0
+
     assert inside.mean() > 0.05
+
     if order == 0:  # half way between two voxels either is the nearest
         equal = result.pixels == expected
         assert equal[inside].mean() > 0.999
@@ -137,6 +145,7 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
         np.testing.assert_allclose(result.pixels[inside], expected[inside], atol=1e-4)
 
     filled_outside = (result.pixels != -5.0) & ~inside
+
     assert filled_outside.mean() < 0.2, "the outer half of the outermost voxels at most"
 
 
@@ -174,6 +183,7 @@ def test_resizing_is_what_torch_says_along_every_axis(side, to, axis):
     size = [2, 3]
     size.insert(axis - 1, to)
     resized = np.moveaxis(resize(volume, tuple(size)), axis, 1)
+
     np.testing.assert_allclose(resized[:, :, 1], expected, atol=1e-4)
 
 
@@ -199,12 +209,15 @@ def test_any_size_fits_and_comes_back(data, native, mode, fill):
     there = Resize(native, size, mode)
     fitted = there.forward(image, fill)
     back = there.inverse(fitted)
+
     assert fitted.shape == (2, *size)
     assert back.shape == image.shape
+
     if there.content == native:
         np.testing.assert_array_equal(back, image)
 
     constant = np.full_like(image, 7.5)
+
     np.testing.assert_allclose(there.forward(constant), 7.5, rtol=1e-5)
 
 
@@ -233,8 +246,10 @@ def test_cropping_shows_the_middle_as_it_is(data, native):
     fitted = there.forward(image)
     shown = (slice(None), *there.shown)
     window = (slice(None), *there.window)
+
     np.testing.assert_array_equal(fitted[window], image[shown])
     np.testing.assert_array_equal(there.inverse(fitted)[shown], image[shown])
+
     for part, side, to in zip(there.shown, native, size, strict=True):
         assert part.stop - part.start == min(side, to)
         before = part.start

@@ -81,7 +81,9 @@ def mapping_per(kind, per):
 def test_checkpoints_restore_the_same_mapping(kind, per):
     mapping = mapping_per(kind, per)
     state = json.loads(json.dumps(mapping.state()))
+
     assert kind.from_state(state).state() == mapping.state()
+
     array = HEADS[1]
     for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
         assert type(again) is kind
@@ -118,6 +120,7 @@ def test_tensors_are_mapped_as_arrays_are(kind, per, way):
     function = getattr(mapping_per(kind, per), way)
     array = function(HEADS[1])
     tensor = function(torch.from_numpy(HEADS[1]))
+
     assert array.dtype == np.float32
     assert tensor.dtype == torch.float32
     np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-6, atol=1e-2)
@@ -136,9 +139,12 @@ def test_constant_scans_are_not_measured(kind):
     mapping = fitted(kind, HEADS, per="volume")
     air = np.zeros((1, 6, 24, 24), np.float32)
     with_air = fitted(kind, [HEADS[0], air, *HEADS[1:]], per="volume")
+
     assert with_air.fitted == mapping.fitted
+
     constant = np.full((1, 4, 8, 8), 300, np.float32)
     own = mapping.of(constant)
+
     assert own.per == "set", "its slices are not measured again"
     np.testing.assert_array_equal(own.inverse(ENDS), mapping.inverse(ENDS))
 
@@ -169,6 +175,7 @@ def test_minmax_takes_the_mean_extremes_to_the_ends():
     dark = np.array([[[3.0, 5.0]]], np.float32)
     bright = np.array([[[9.0, 13.0]]], np.float32)
     mapped = fitted(MinMax, [dark, bright]).forward(np.array([3.0, 8, 13]))
+
     np.testing.assert_allclose(mapped, [-1, 0, 1])
 
 
@@ -176,6 +183,7 @@ def test_one_bright_voxel_moves_no_percentile():
     values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
     values[0, 0, 0] = 1e6
     mapping = fitted(Percentile, [values])
+
     assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01)
     assert mapping.forward(values).max() > 1000
 
@@ -184,6 +192,7 @@ def test_zscore_takes_spread_deviations_to_the_ends():
     mapping = fitted(ZScore, HEADS, spread=2.0)
     values = np.concatenate([image.ravel() for image in HEADS])
     mean = values.mean()
+
     assert mapping.forward(mean) == pytest.approx(0, abs=1e-3)
     assert mapping.forward(mean + 2 * values.std()) == pytest.approx(1, abs=1e-3)
 
@@ -200,9 +209,12 @@ def test_windows_and_bits_are_taken_to_the_ends():
 def test_per_volume_scans_have_their_own_mapping(kind):
     mapping = fitted(kind, HEADS, per="volume")
     ends_of_scans = [kind().ends_of([scan]) for scan in HEADS]
+
     np.testing.assert_allclose(mapping.inverse(ENDS), np.mean(ends_of_scans, axis=0))
+
     low = head(0.1, seed=7)
     high = head(10, seed=7)
+
     np.testing.assert_allclose(mapping.forward(high), mapping.forward(low), atol=1e-5)
 
 
@@ -220,6 +232,7 @@ def test_otsu_parts_air_and_stripped_zeros_from_tissue():
 def test_a_scans_mapping_is_that_of_all_its_slices(kind):
     scan = head(10, seed=7)
     own = fitted(kind, HEADS, per="volume").of(scan)
+
     assert own.of(head(0.1, seed=7)) is own, "a scan's mapping is its own for good"
     slices = [own.forward(scan[:, k]) for k in range(6)]
     np.testing.assert_array_equal(np.stack(slices, 1), own.forward(scan))
@@ -235,6 +248,7 @@ def test_foreground_excludes_air_for_every_mapping(foreground, kind, options):
         assert low == 0
     else:
         assert low > 100
+
     assert high == pytest.approx(head().max())
 
 
@@ -247,6 +261,7 @@ def test_foreground_excludes_air_where_values_are_drawn(foreground, monkeypatch)
     mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
     monkeypatch.setattr(intensity, "MAX_PERCENTILE_VALUES", 600)
     drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
+
     assert drawn != mean
     assert drawn == pytest.approx(mean, rel=0.2)
 
@@ -265,14 +280,19 @@ def mapping_of_two_contrasts(kind):
 def test_each_contrast_has_its_own_mapping(kind):
     mapping = mapping_of_two_contrasts(kind)
     low, high = mapping.inverse(np.ones((2, 1, 1))).ravel()
+
     assert mapping.per == "volume"
     assert high > 2 * low
+
     scan = scans_of_two_contrasts()[0]
     slices = np.moveaxis(scan, 1, 0)
     own = mapping.of(scan)
+
     np.testing.assert_allclose(own.inverse(own.forward(slices)), slices, atol=1e-2)
+
     state = json.loads(json.dumps(mapping.state()))
     again = PerChannel.from_state(state, kind.from_state)
+
     np.testing.assert_array_equal(again.forward(slices), mapping.forward(slices))
 
 
@@ -285,6 +305,7 @@ def test_a_missing_contrast_is_black_and_not_measured(kind):
     lacking = scans_of_two_contrasts()[1]
     lacking[0] = np.nan
     own = mapping.of(lacking)
+
     assert own.lines[0] is mapping.lines[0]
     assert own.lines[1].per == "set"
     seen = to_network(lacking[:, 2], own, Resize((24, 24), (24, 32)))
@@ -300,11 +321,14 @@ def test_nyul_scale_is_the_mean_of_stretched_landmarks():
     bright = np.array([[[100.0, 140.0, 200.0]]], np.float32)
     options = {"percentiles": (0, 50, 100), "foreground": False, "range": (0.0, 1.0)}
     mapping = fitted(Nyul, [dark, bright], **options)
+
     # air is the darkest value here, and coincides with percentile 0: one landmark less on the scale
     np.testing.assert_allclose(mapping.fitted["scale"], [0, (0.2 + 0.4) / 2, 1])
     np.testing.assert_allclose(mapping.fitted["mean"], [50, 71, 105])
+
     own = mapping.of(np.array([[[0.0, 5.0, 20.0]]], np.float32))
     mapped = own.forward(np.array([0.0, 2.5, 5, 12.5, 20]))
+
     np.testing.assert_allclose(mapped, [0, 0.15, 0.3, 0.65, 1])
     beyond = own.forward(np.array([-1.0, 22.0]))
     np.testing.assert_allclose(beyond, [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped")
@@ -342,7 +366,9 @@ def test_foreground_is_tissue(case, kind):
     image = image_of_case(case)
     mapping = fitted(kind, [image])
     again = kind.from_state(json.loads(json.dumps(mapping.state())))
+
     assert again.tissue == mapping.tissue
+
     if kind is Percentile or "padding" not in case:
         share = CASES[case][2]
         foreground = mapping.forward(image) > mapping.tissue[0]
@@ -355,6 +381,7 @@ def test_the_range_starts_at_air(case):
     start = CASES[case][1]
     mapping = fitted(Percentile, [image])
     low, high = mapping.inverse(ENDS)
+
     assert low == pytest.approx(start, abs=0.03 * (high - low))
     mapped = mapping.forward(image)
     assert mapped.min() > -1.3
@@ -367,6 +394,7 @@ def test_the_range_of_earlier_checkpoints_starts_at_the_darkest(case):
     state = fitted(Percentile, [image]).state()
     earlier = Percentile.from_state(state | {"fitted": [7.0, 900.0], "per": "volume"})
     low, _ = earlier.of(image).inverse(ENDS)
+
     np.testing.assert_allclose(low, image.min())
 
 
@@ -377,10 +405,13 @@ def test_air_stays_black_and_off_the_end_of_tanh(darkest, air, per):
     image = values.astype(np.float32)[None, None]
     mapping = fitted(Percentile, [image], high=100, per=per)
     mapped_air = mapping.forward(image)[0, 0, 0]
+
     # at -1 it would take a network hundreds of steps to reach it
     assert mapped_air == pytest.approx(air, abs=1e-3)
+
     threshold = mapping.inverse(np.array(mapping.tissue))[0]
     lowest = darkest if darkest > -25 else 0
+
     # whatever lies below air, tissue is 5 % above
     assert threshold == pytest.approx(lowest + 0.05 * (1000 - lowest))
 

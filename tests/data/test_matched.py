@@ -86,9 +86,12 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
     epoch = sum(A)
     shown = keys_shown(made, 10 * epoch)
     differences = [abs(height_of(a) - height_of(b)) for a, b in shown]
+
     assert max(differences) <= most  # at random up to 1
+
     larger = 0 if counts[0] == A else 1
     first_epoch = {pair[larger] for pair in shown[:epoch]}
+
     assert len(first_epoch) == epoch, "an epoch shows the larger domain once"
     if options != {"among": 0.0}:
         assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
@@ -117,6 +120,7 @@ def test_matched_order_depends_on_seed_and_step_only():
 def test_outline_loss_is_zero_for_equal_outlines_only(size):
     loss = bind_or_raise("loss", "outline")()
     source = head(9, MR, size)
+
     assert loss(head(9, CT, size), source) == 0
     for sign in (1, -1):
         costs = [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]
@@ -131,6 +135,7 @@ def test_outline_loss_moves_the_outline_back_and_no_inside(size, sign):
     output = head(9 + 2 * sign, CT, size).requires_grad_()
     (slope,) = torch.autograd.grad(loss(output, source), output)
     gradient = sign * slope
+
     assert gradient.min() == 0
     assert 0 < gradient.max() < torch.inf
     inside = head(5, MR, size) > -1

@@ -102,10 +102,12 @@ def data_of(recipe, path, *settings):
 def test_a_contrast_missing_in_the_recipe_is_an_error(tmp_path, name):
     path = draw(tmp_path, NAMED[name])
     domains, given, remarks, found = data_of("cyclegan_ct_mr", path)
+
     assert domains == ("CT", "MR")
     assert not remarks
     whose = "of 13 patients" if "p{n}/" in NAMED[name] else ", patients unknown"
     assert found == f"CT: 13 images{whose}; MR: 13 images{whose}".replace("imagesof", "images of")
+
     if any(part in NAMED[name] for part in ("{s}", "{S}", "{t}")):
         assert given == {"train": 8, "validation": 2, "test": 3}
 
@@ -114,6 +116,7 @@ def test_a_contrast_missing_in_the_recipe_is_an_error(tmp_path, name):
 
     renamed = re.findall(r"--set '(data\.domains=[^']+)'", str(error.value))
     mapped = re.findall(r'--set (data\.source\.[ab])="(\w+)"', str(error.value))
+
     assert renamed == ['data.domains=["CT", "MR"]']
     assert len(mapped) == 2
     assert data_of("dualgan_t1t2", path, *renamed)[:3] == (("CT", "MR"), given, [])
@@ -124,6 +127,7 @@ def test_a_contrast_missing_in_the_recipe_is_an_error(tmp_path, name):
 def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     layout, called = NAMELESS[name]
     domains, given, (remark,), _ = data_of("dualgan_t1t2", draw(tmp_path, layout))
+
     assert domains == ("A", "B")
     assert called in remark
     assert given == {"train": 8, "validation": 2, "test": 3} or "{s}" not in layout
@@ -170,6 +174,7 @@ def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
         x.source.relative_to(tmp_path).with_suffix("").as_posix(): x
         for x in discover(tmp_path, ("T1", "T2"))
     }
+
     assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
     assert all(("T1" in name) == (item.letter == "a") for name, item in taken.items())
 
@@ -184,6 +189,7 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
         data_of("dualgan_t1t2", tmp_path)
 
     ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
+
     assert (
         "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol"
         in data_of("dualgan_t1t2", tmp_path, *ways)[3]
@@ -203,6 +209,7 @@ def test_masks_are_images_only_if_asked_for_or_alone(tmp_path):
         volume(tmp_path / f"{name}.nii", n, shape=(8, 8, 8))
 
     images = partial(records_of, Images, domains=("MR",), dims=3)
+
     assert [x.key for x in images(tmp_path)] == [
         "a/1.nii",
         "a/masked_2.nii",
@@ -255,6 +262,7 @@ SAYS_NONE = {
 def test_names_carry_patients_or_may_or_do_not(name):
     found = reading_of(names := (SAYS | MAY | SAYS_NONE)[name])
     assert (found and found.sure) is (True if name in SAYS else False if name in MAY else None)
+
     if name in SAYS or "visits" in name:  # both visits of one stay together
         images = {"a word, one image each": 1, "visits of patients": 2 * len(STACK)}.get(
             name, len(STACK)
@@ -266,6 +274,7 @@ def test_numbers_of_patients_are_no_visits():
     sites = [f"{c:02d}-{p:03d}" for c in (1, 2, 3) for p in range(9)]
     ixi = [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)]
     brats = ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"]
+
     assert all(
         without_visits(names) == names for names in (sites, [f"site{x}" for x in sites], ixi, brats)
     )
@@ -283,6 +292,7 @@ def drawn(root, names):
 def test_patients_in_names_stay_on_one_side(tmp_path):
     *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
     assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
+
     path = drawn(tmp_path / "may", MAY["three stacks in one number"])
     with pytest.raises(
         UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"
@@ -321,8 +331,10 @@ def test_real_sets_are_read_as_their_owners_say(shared_data):
 
     names = stems("ct_mri/CT", "ct_mri/MRI")
     pattern = regex_option(r"(\d+)\d{3}$")
+
     assert reading_of(names).sure
     assert reading_of(names).patients == [patient_of(name, pattern) for name in names]
+
     for folders in (
         ("tumour_yes_no/yes", "tumour_yes_no/no"),
         ("facades/train",),

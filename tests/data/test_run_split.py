@@ -137,17 +137,21 @@ def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
     first = load()
     known = json.loads(json.dumps(first.split_json()))
     was = seen(first)
+
     assert seen(load(known)) == was
     assert not load(known).notes
+
     patient(root, COUNT)
     patient(root, COUNT + 1)
     (note,) = (later := load(known)).notes
+
     assert seen(later) == was
     assert later.split_description == first.split_description
     assert str(COUNT) in note
     assert "split.json" in note
     root = root.rename(tmp_path / "elsewhere")
     assert seen(load(known, root)) == was
+
     record = first.splits["test"][0]
     for path in (record.files[0], *record.mask_files):
         path = tmp_path / "elsewhere" / path.relative_to(tmp_path / "data")
@@ -183,6 +187,7 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
         sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said)
         == 2
     )
+
     recipe.write_text(text.replace("subjects = 6", "subjects = 5"))
     for again in (evaluate, resume):
         with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* are gone"):

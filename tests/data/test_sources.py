@@ -66,6 +66,7 @@ def test_train_and_test_folders_of_a_and_b(tmp_path):
         ),
     )
     records = folders(tmp_path)
+
     assert keys(records, "a") == [
         f"{split}A/{n}.png" for split in ("test", "train", "val") for n in "12"
     ]
@@ -115,6 +116,7 @@ def test_the_domain_is_said_by_folder_names_or_by_options(
         tree(study, "y/5.jpg")
 
     records = folders(study, domains, **options)
+
     assert keys(records, "a") == [f"{first}/1.png", f"{first}/2.png"]
     assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
 
@@ -128,6 +130,7 @@ def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign)
         tmp_path,
         *(f"{kind}/p{p}{sign}{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)),
     )
+
     assert {record.subject for record in folders(tmp_path, patient=pattern)} == {
         f"p{p}" for p in range(5)
     }
@@ -174,6 +177,7 @@ def test_equal_names_or_a_csv_make_pairs(tmp_path):
         tmp_path,
         *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
     )
+
     assert len(folders(tmp_path)) == 20
     assert len(by_pair(folders(tmp_path))) == 10
     assert not by_pair(folders(tmp_path, pairs="none"))
@@ -181,8 +185,10 @@ def test_equal_names_or_a_csv_make_pairs(tmp_path):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
 
     assert not by_pair(folders(tmp_path))
+
     (tmp_path / "notes.csv").write_text("who,what\nme,this\n")
     (tmp_path / "PAIRS.csv").write_text("no,t2,t1\n1,T2/8.png,T1/6.png\n2,T2/7.png,T1/7.png\n")
+
     assert by_pair(folders(tmp_path)) == [("T1/6.png", "T2/8.png"), ("T1/7.png", "T2/7.png")]
 
 
@@ -193,11 +199,13 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     (tmp_path / "pairs.csv").write_text("\n".join(["one,other", *rows]))
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
     data = load(method=PAIRED, **table)
+
     assert sum(len(data.pairs(name)) for name in SETS) == 9
     sets = {
         name: [record.pair for record in own.records] for name, own in data.training_sets().items()
     }
     assert sets["a"] == sets["b"]
+
     (tmp_path / "pairs.csv").unlink()
     (tmp_path / "T2" / "slice-07.png").unlink()
     with pytest.raises(
@@ -207,6 +215,7 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
         load(method=PAIRED, **table)
 
     data = load(method=UNPAIRED, **table)
+
     assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
 
 
@@ -265,14 +274,18 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
         split=SPLIT,
     )
     data = load(**table, labels=True)
+
     assert data.classes == ("no", "yes")
     assert any("classes" in line and "yes" in line for line in data.description())
+
     batches = Batches(data.training_sets(), 4, 0, paired=False)
     batch = batches.at(0)
     records = batches.sets["image"].records
+
     assert batch["label"].dtype == torch.int64
     shown = order_of(0, 0, 0, len(records))[:4]
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in shown]
+
     pictures(classes, 2, seed=9)
     with pytest.raises(
         UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"
@@ -288,6 +301,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
 def test_numbered_folders_are_patients_and_no_classes(classes):
     (classes / "yes").rename(classes / "patient1")
     (classes / "no").rename(classes / "patient2")
+
     assert {r.label for r in images(classes)} == {None}
 
 
@@ -296,6 +310,7 @@ def test_patients_lie_below_classes(tmp_path):
         for n in range(6):
             tree(tmp_path, f"{kind}/p{n}/0.png", f"{kind}/p{n}/1.png")
     records = images(tmp_path)
+
     assert {r.subject for r in records} == {f"p{n}" for n in range(6)}
     assert {r.label for r in records} == {"ill", "well"}
 
@@ -317,7 +332,9 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
             tree(tmp_path, masks.format(n=n), lesion=n)
 
     records = folders(tmp_path, mask=name)
+
     assert Counter(r.subject for r in records) == {f"p{n}": 2 for n in range(5)}
+
     for record in records:
         if record.subject == "p3":
             assert not record.mask
@@ -365,6 +382,7 @@ def test_plugin_sources_are_asked_by_rank(tmp_path, add_plugin, rank, found):
     tree(tmp_path / "data", "trainA/1.png", "trainB/1.png")
     (tmp_path / "data" / "site.txt").touch()
     add_plugin("My_Site", "my_site", SOURCE.format(rank=rank))
+
     assert source_for(tmp_path / "data")["name"] == found
     assert source_for(tmp_path / "data", own="site") == {
         "name": "site",

@@ -79,6 +79,7 @@ def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
     records = study(patients)
     splits, _ = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
     sides = subjects_of(splits)
+
     assert names(sum(splits.values(), [])) == names(records)
     assert sum(map(len, sides)) == patients
     assert len(sides[2]) == (max(1, round(test * patients)) if test else 0)
@@ -113,6 +114,7 @@ def test_a_seeded_split_stays_what_it_was(by):
 
     options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
     splits, _ = split_records(records, seed=1, **options)
+
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
     assert splits.by == ("patient" if by == "fold" else by)
 
@@ -154,6 +156,7 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
         assert pairs_of(held_out, "a") == pairs_of(held_out, "b"), "the same anatomy of both"
 
     tested = sorted(r.position for r in splits["test"] if r.domain == "a")
+
     assert len(tested) == round(0.2 * count)
     breaks = np.diff(tested) > 1
     assert 1 + breaks.sum() <= blocks
@@ -178,8 +181,10 @@ def test_known_patients_are_divided_by_patient(patients, options, sides):
     splits, how = split_records(study(patients, slices=30), **options)
     assert splits.by == "patient"
     assert patients_per_split(splits) == sides
+
     check_leakage(splits)
     no_validation = sides[1] == 0
+
     assert ("for want of patients" in how) == no_validation
     assert consequences(splits) == []
     assert split_json(splits, (), dict.fromkeys)["consequences"] == []
@@ -193,8 +198,10 @@ def test_without_patients_blocks_or_images_are_held_out():
         split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by
         == "image"
     )
+
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
     splits, how = split_records(records, test=0.5, validation=0.1)
+
     assert splits.by == "folders"
     assert {r.position for r in splits["test"]} == set(range(40, 50))
     assert not splits["validation"] and "no validation" in how, (
@@ -258,12 +265,14 @@ def test_few_patients_of_a_domain_are_divided():
     a = stack(6, "a", "p0") + stack(6, "a", "p1")
     b = stack(6, "b", "q0") + stack(6, "b", "q1")
     splits, _ = split_records(a + b)
+
     assert patients_per_split(splits) == [2, 0, 2]
 
 
 def test_few_patients_of_a_class_are_divided():
     sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
     splits, _ = split_records(sick)
+
     assert patients_per_split(splits) == [1, 0, 1]
 
 
@@ -298,6 +307,7 @@ def test_unpaired_training_shares_no_patient_between_domains():
     kept = unpair(study(9), seed=3)
     of_a = {r.subject for r in kept if r.domain == "a"}
     of_b = {r.subject for r in kept if r.domain == "b"}
+
     assert not of_a & of_b
     assert len(of_a) == 5
     assert len(of_b) == 4
@@ -320,11 +330,14 @@ def test_a_file_says_who_is_where(tmp_path, separator):
         "p04,61,none",
     ]
     file = table(tmp_path, *(row.replace(",", separator) for row in [*rows, "stranger,1,test"]))
+
     assert subjects_of(split_records(study(5), file=file)[0]) == [["p00", "p01"], ["p02"], ["p03"]]
+
     left_open = table(
         tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10))
     )
     sides = subjects_of(split_records(study(10), file=left_open, validation=0.2)[0])
+
     assert sides[1:] == [[], ["p08", "p09"]], "what is not given is not invented"
 
 
@@ -333,6 +346,7 @@ def test_unpairing_spares_a_patient_whose_domain_has_others():
     for n in range(3):
         records += stack(2, "b", f"only-b-{n}")
     kept = unpair(records)
+
     assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
 
 
@@ -366,6 +380,7 @@ def test_folds_that_the_file_lacks_are_an_error(tmp_path, options, words):
     file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
     with pytest.raises(UserError, match=words) as error:
         split_records(study(9), file=file, **options)
+
     assert error.value.allowed == "1, 2, 3"
 
 
@@ -383,6 +398,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     rows = [f"{place}{key},{split}" for split, keys in wanted.items() for key in keys]
     file = table(tmp_path, f"{column},split", *rows)
     splits, _ = split_records(records, file=file)
+
     assert {split: [r.key for r in splits[split]] for split in SETS} == wanted
 
 
@@ -454,6 +470,7 @@ def test_the_search_for_leaks_reads_each_image_once():
     records = [replace(r, read=partial(counted, r)) for r in heads(5)]
     check_leakage(split_records(records)[0])
     check_leakage({"train": records, "validation": [], "test": []})
+
     assert len(reads) == len(records)
     assert set(reads.values()) == {1}
 
@@ -483,6 +500,7 @@ def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
         check_leakage(splits)
         assert splits["train"]
         tested += [r.key for r in splits["test"]]
+
     assert sorted(tested) == sorted(record.key for record in records)
 
 
@@ -516,6 +534,7 @@ def test_shares_of_a_split_divide_no_near_copies(tmp_path, by):
     records = heads_with_copies(tmp_path)
     splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0)
     check_leakage(splits)
+
     assert splits["train"]
     assert splits["test"]
     if by == "image":
@@ -530,6 +549,7 @@ def test_changed_copies_are_found_and_other_heads_are_not(size, change, known):
     images = [*originals, *map(CHANGES[change], originals)]
     subjects = [f"{n}" if known else "" for n in range(10)]
     pairs = found(images, subjects)
+
     assert set(pairs) == {(n, n + 5) for n in range(5)}
     assert min(pairs.values()) > (COPY_CORRELATION if known else COPY_CORRELATION_OF_UNKNOWN)
 
@@ -542,6 +562,7 @@ def test_slices_of_one_patient_are_not_compared(change):
 def test_volumes_are_compared_by_three_planes():
     volumes = [record.read() for record in Phantom(("T1",), 3, (32, 32, 32), subjects=3).records()]
     copy = np.roll(volumes[0], (1, 1, -1), (1, 2, 3)) * 2 + 5
+
     assert set(found([*volumes, copy, SLICES[48][0]], "abcde")) == {(0, 3)}
 
 
@@ -565,5 +586,6 @@ def test_real_slices_of_other_patients_are_no_copies(shared_data):
         path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir()
     )[::3]
     subjects = [path.stem[:-3] for path in paths]
+
     assert len(set(subjects)) == 6
     assert not found([read(path).pixels for path in paths], subjects)

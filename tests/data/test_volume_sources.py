@@ -67,6 +67,7 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
 
     view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
+
     assert records[0].read().shape == (1, 16, 24)
     assert len(of(records, "a")) == 2 * 7
     mask = next(record for record in records if record.position == 6).mask()
@@ -97,6 +98,7 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
             volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
 
     records = nifti(tmp_path, dims=3)
+
     assert len(records) == 6
     assert len({record.subject for record in records}) == len(complete_pairs(records)) == 3
     for pair in complete_pairs(records).values():
@@ -177,6 +179,7 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
 
     options = {"a": "BRATS", "b": "BRATS", "volumes": (0, 3), "onto": onto}
     records = nifti(tmp_path, ("FLAIR", "T2"), **options)
+
     assert len(complete_pairs(records)) == 2 * 8
     assert {r.subject for r in records} == {"BRATS_000", "BRATS_001"}
     stored = nib.load(tmp_path / "BRATS_000.nii.gz").get_fdata(dtype=np.float32)
@@ -187,7 +190,9 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
 def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
     apart = far_apart(tmp_path)
     records = nifti(apart)
+
     assert {record.pair for record in records} == {None}
+
     with pytest.raises(
         UserError,
         match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, and on different grids: "
@@ -231,6 +236,7 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
     record = next(r for r in of(records, "a") if r.subject == "case2")
     pixels = record.read()
+
     assert pixels.shape == (3, 9, 12, 10)
     assert [round(channel.min(), -2) for channel in pixels] == [100, 500, 2000]
     names = [file.name for file in record.files]
@@ -243,6 +249,7 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
 def test_contrasts_of_a_patient_are_a_pair(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
+
     assert len(records) == 12
     assert len({r.pair for r in records}) == 6
     assert not any(r.missing for r in records)
@@ -293,10 +300,12 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1"
     )
     seen = data.image(record).numpy()
+
     assert np.isfinite(seen).all()
     assert (seen[2] == -1).all()
     assert seen[0].max() > 0
     assert data.leaks() is None
+
     made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(
         UserError,
@@ -305,6 +314,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         found(domains=made, missing="mask")
 
     assert found(UNPAIRED, made, missing="mask").channels == {"a": 2, "b": 2}
+
     (patients / "case2" / "case2_t2.nii").unlink()
     with pytest.raises(
         UserError,
@@ -325,6 +335,7 @@ def test_hidden_contrasts_leave_one_and_the_target():
         )
 
     black = (hidden()["a"] == -1).all(dim=(2, 3))
+
     assert abs(float((black.sum(1) > 0).float().mean()) - 0.5) < 0.03
     assert len({tuple(row) for row in black.tolist()}) == 7, (
         "every proper subset comes, and nothing lost"

@@ -81,6 +81,7 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     result = check(root, table=tmp_path / "scans.csv")
     domains = tuple(result["domains"])
     found = records_of(root, domains)
+
     assert found[0]
     assert records_of(tmp_path / "scans.csv", domains) == found
     rows = rows_of(tmp_path / "scans.csv")
@@ -91,6 +92,7 @@ def test_files_that_are_not_used_are_left_out_by_the_split(tmp_path):
     root = grown(tmp_path / "scans", LAYOUTS["versions"] + LAYOUTS["a mask"])
     check(root, table=tmp_path / "t.csv")
     left = {row["path"] for row in rows_of(tmp_path / "t.csv") if row["split"] == "none"}
+
     assert {f"scans/p{n}/seg.nii" for n in range(4)} <= left
 
 
@@ -99,6 +101,7 @@ def test_paths_are_relative_to_the_table_or_absolute(tmp_path):
     (tmp_path / "tables").mkdir()
     check(root, table=root / "in.csv")
     check(root, table=tmp_path / "tables" / "out.csv")
+
     assert rows_of(root / "in.csv")[0]["path"] == "patient0/T1.nii.gz"
     assert rows_of(tmp_path / "tables" / "out.csv")[0]["path"] == f"{root}/patient0/T1.nii.gz"
 
@@ -110,6 +113,7 @@ def test_classes_of_one_kind_of_image_have_no_domain(tmp_path):
     )
     check(root, table=tmp_path / "t.csv")
     rows = rows_of(tmp_path / "t.csv")
+
     assert {row["domain"] for row in rows} == {""}
     assert {row["label"] for row in rows} == {"glioma", "pituitary", "none found"}
     assert len(records_of(tmp_path / "t.csv", ("MR",))[0]) == 12
@@ -127,6 +131,7 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     root = grown(tmp_path / "scans", VISITS)
     result = check(root, table=tmp_path / "t.csv")
     (problem,) = [each for each in result["problems"] if each["kind"] == "source"]
+
     assert "`gantk data check SCANS --table scans.csv` writes a table" in problem["remedy"]
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(VISITS)
@@ -144,6 +149,7 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     )
     (tmp_path / "t.csv").write_text(text)
     records, _ = records_of(tmp_path / "t.csv", ("T1", "T2"))
+
     assert {(path.name[:-4].rpartition("_")[2], domain) for path, _, domain, *_ in records} == {
         ("T1", "a"),
         ("T2", "b"),
@@ -157,6 +163,7 @@ def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
     )
     result = check(root, table=tmp_path / "t.csv")
     (problem,) = [each for each in result["problems"] if each["kind"] == "patients"]
+
     assert "--table scans.csv" in problem["remedy"]
     assert {row["patient"] for row in rows_of(tmp_path / "t.csv")} == {""}
     with pytest.raises(UserError) as error:
@@ -168,6 +175,7 @@ def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
 def test_names_that_decide_nothing_are_rows_without_a_domain(tmp_path):
     root = grown(tmp_path / "scans", [f"site{n}/x{n}.png" for n in range(4)])
     check(root, table=tmp_path / "t.csv")
+
     assert [row["domain"] for row in rows_of(tmp_path / "t.csv")] == [""] * 4
     with pytest.raises(UserError, match="--table scans.csv") as error:
         load({"name": "folders", "path": str(root)}, domains=("T1", "T2"), split={})
@@ -198,6 +206,7 @@ def test_the_command_says_how_many_cells_are_empty(tmp_path, capsys, monkeypatch
     attach_commands(cli)
     with pytest.raises(SystemExit) as end:
         cli.main(["data", "check", "scans", "--table", "scans.csv"])
+
     assert end.value.code == 1
     words = " ".join(capsys.readouterr().out.split())
     assert "'scans.csv' has 12 rows: 8 without a domain, 0 without a patient, 0 left out" in words

@@ -55,6 +55,7 @@ def test_a_difference_above_the_tolerance_is_an_error(run):
         return outputs + 0.02 if image.shape[2:] == (36, 40) else outputs
 
     assert direction.compare_outputs(off, "file", 1e-9)["largest"] == 0
+
     with pytest.raises(
         GantkError, match=r"regression, T1 to T2 does not answer as PyTorch.*1\.0e-02"
     ) as caught:
@@ -90,6 +91,7 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
 
     monkeypatch.setattr("gantk.exports.exporting.data_of", gone)
     direction = Direction(Translator.load(run, "cpu"), None)
+
     assert "not real ones" in direction.on
     assert "/secret" not in direction.on
     assert "/secret/patients" in direction.why
@@ -146,6 +148,7 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
 def test_export_metadata_is_complete_and_anonymous(onnx, exported):
     path, lines = exported
     said = next(line for line in lines if line.startswith("parity"))
+
     assert "held-out images of T1" in said
     assert "of the range" in said
     meta = metadata_of(onnx, path)
@@ -156,6 +159,7 @@ def test_export_metadata_is_complete_and_anonymous(onnx, exported):
     assert meta["parity"]["sizes"] == ["32 x 32", "36 x 40"]
     assert meta["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}}
     assert answer_of(path, {"image": np.zeros((5, 1, 44, 60), np.float32)}).shape == (5, 1, 44, 60)
+
     onnx.checker.check_model(onnx.load(path))
     places = [
         str(Path.home()),
@@ -164,6 +168,7 @@ def test_export_metadata_is_complete_and_anonymous(onnx, exported):
         str(path.parent),
         '.py"',
     ]
+
     assert not [place for place in places if place.encode() in path.read_bytes()]
 
 
@@ -343,6 +348,7 @@ def test_a_bundles_metadata_are_what_the_specification_asks_for(bundle):
     meta, _ = configs(bundle)
     assert meta.keys() >= set(MANDATORY.split())
     assert meta["version"] in meta["changelog"]
+
     formats = meta["network_data_format"]
     for tensor in (formats["inputs"]["image"], formats["outputs"]["pred"]):
         for key, kind in TENSOR.items():
@@ -355,6 +361,7 @@ def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
     meta, _ = configs(bundle)
     metrics = json.loads((run / "metrics.json").read_text())
     psnr = metrics["metrics"]["a_to_b"]["psnr"]["value"]
+
     assert meta["eval_metrics"]["psnr"] == psnr
     card = (bundle / "docs" / "README.md").read_text()
     assert f"| psnr | {psnr:.4g} " in card
@@ -394,12 +401,15 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=True, cwd=tmp_path
     )
+
     assert done.stdout.split() == [
         "False",
         str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
     ]
+
     found = there.intensity["b"].inverse(np.load(tmp_path / "out.npy"))
     expected = there.translate(pixels)
+
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
 
@@ -416,6 +426,7 @@ def test_monai_itself_verifies_and_runs_a_bundle(run, bundle, tmp_path):
     bundles.run(dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path / "out"), **options)
     toolkit.translate(run, scan, tmp_path / "t2.nii.gz", device="cpu", say=lambda line: None)
     ours, theirs = (nib.load(tmp_path / name) for name in ("t2.nii.gz", "out/scan_T2.nii.gz"))
+
     np.testing.assert_allclose(theirs.affine, ours.affine)
     np.testing.assert_allclose(
         theirs.get_fdata(), ours.get_fdata(), atol=1e-4 * np.ptp(ours.get_fdata())
@@ -430,6 +441,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         export(run, tmp_path / "empty", format="monai")
+
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
@@ -446,6 +458,7 @@ def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     images[3] = -0.97
     expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
     found = load_torchscript(torchscript_bytes(Fitted(network, frame)))(torch.from_numpy(images))
+
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
@@ -464,6 +477,7 @@ def test_a_bundles_intensities_are_the_runs(run, bundle):
     ]
     forth, back = (step for step in steps if step["_target_"] == "ScaleIntensityRanged")
     seen = scaled(values, forth)
+
     np.testing.assert_allclose(seen, there.intensity["a"].forward(values), atol=1e-6)
     np.testing.assert_allclose(scaled(seen, back), there.intensity["b"].inverse(seen), rtol=1e-5)
 
@@ -476,12 +490,15 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
     assert ends["_target_"] == "ScaleIntensityd"
     assert ends["minv"] == -1.0
     assert ends["maxv"] == 1.0
+
     mapping = ZScore(per="volume")
     volume = native((1, 4, 9, 9))
     _, line = scaling("x", mapping, False)
     mapping.fit([volume])
     found = scaled((volume - volume.mean()) / volume.std(), line)
+
     np.testing.assert_allclose(found, mapping.of(volume).forward(volume), atol=1e-5)
+
     for refused in (Nyul(), Percentile(per="volume", foreground=True), Percentile(per="image")):
         with pytest.raises(
             UserError, match=f"no transform for the intensity mapping '{refused.name}'.*export ONNX"
@@ -501,5 +518,6 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
 def test_every_kind_of_run_becomes_a_bundle(name, inferer, data, tmp_path):
     run = small_run(tmp_path, {"name": name, "generator": UNET, "discriminator": PATCHGAN}, **data)
     meta, config = configs(export(run, tmp_path / "bundle", format="monai"))
+
     assert meta["gantk"]["parity"]["largest"] < 1e-4
     assert config["inferer"]["_target_"] == inferer

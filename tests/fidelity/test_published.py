@@ -97,6 +97,7 @@ def test_a_profile_changes_sizes_and_lengths_only(name):
     keys = (
         ".".join(map(str, path)) for path in whole | other if whole.get(path) != other.get(path)
     )
+
     assert [key for key in keys if not re.search("|".join(COMMON["profile"]), key)] == []
 
 
@@ -254,4 +255,5 @@ def test_every_stated_value_fails_for_another_system(name, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(*SABOTAGE[value])
             left -= departures(name, model_of(name)).keys()
+
     assert left == set()

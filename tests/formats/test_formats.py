@@ -82,7 +82,9 @@ def gantk_register(add):
 def test_plugin_formats_read_and_write(add_plugin, tmp_path):
     add_plugin("my-package", "my_plugin", PLUGIN)
     io.write(tmp_path / "1.npy", Image(GRAY8[None].astype(np.float32)))
+
     assert [path.name for path in io.list_images(tmp_path)] == ["1.npy"]
+
     same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)
     with pytest.raises(UserError, match="number 1"):
         io.read(tmp_path / "1.npy", 1)
@@ -103,6 +105,7 @@ def test_plugin_formats_read_and_write(add_plugin, tmp_path):
 def test_numbers_of_a_tiff_have_its_sign_and_its_white(tmp_path, stored, tag, meant):
     path = save(tmp_path / "x.tif", np.full((3, 4), stored), tiffinfo={339: 1 + (meant == -56)})
     was, now = (struct.pack("<HHIH", tag[0], 3, 1, value) for value in tag[1:])
+
     assert path.read_bytes().count(was) == 1
     path.write_bytes(path.read_bytes().replace(was, now))
     assert (io.read(path).pixels == np.float32(meant)).all()
@@ -134,7 +137,9 @@ def test_palettes_and_transparency_are_read_as_seen(tmp_path):
     palette.save(tmp_path / "p.png")
     colours = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
     same(io.read(tmp_path / "p.png").pixels, colours)
+
     assert io.outline(tmp_path / "p.png").pixels.shape == colours.shape
+
     transparent = save(tmp_path / "rgba.png", np.dstack([COLOUR, GRAY8]))
     same(io.read(transparent).pixels, COLOUR.transpose(2, 0, 1))
 
@@ -145,9 +150,11 @@ def test_rotated_pictures_are_read_as_seen(tmp_path):
     picture = np.zeros((16, 32), np.uint8)
     picture[:, :16] = 255
     image = io.read(save(tmp_path / "x.jpg", picture, exif=exif))
+
     assert image.pixels.shape == (1, 32, 16)
     assert image.pixels[0, :12].mean() > 240
     assert image.pixels[0, 20:].mean() < 10
+
     save(tmp_path / "turned.tif", GRAY16, exif=exif)
     for name in ("x.jpg", "turned.tif"):
         assert io.outline(tmp_path / name).pixels.shape == io.read(tmp_path / name).pixels.shape
@@ -166,7 +173,9 @@ def test_16_bit_colour_is_kept_or_refused(tmp_path, monkeypatch, name, white):
     io.write(tmp_path / name, Image(deep.astype(np.float32), dtype=np.dtype(np.uint16)))
     image = io.read(tmp_path / name)
     same(image.pixels, deep)
+
     assert image.dtype == np.uint16
+
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(UserError, match="16 bits in each.*gantk\\[dicom\\]"):
         io.read(tmp_path / name)
@@ -196,6 +205,7 @@ def test_values_a_format_cannot_hold_leave_the_old_file(tmp_path, name, values):
         io.write(
             tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32))
         )
+
     assert (tmp_path / name).read_bytes() == before
     assert os.listdir(tmp_path) == [name]
 
@@ -210,6 +220,7 @@ def test_pixels_that_do_not_fit_the_grid_are_refused(tmp_path, name, source):
     for pixels in (image.pixels[:, :3], np.repeat(image.pixels, 3, 0)):
         with pytest.raises(UserError, match="do not fit the grid|does not fit into"):
             io.write(tmp_path / name, replace(image, pixels=pixels))
+
     assert os.listdir(tmp_path) == before
 
 
@@ -220,6 +231,7 @@ def test_unwritable_paths_are_refused(tmp_path, name):
     for path in (tmp_path / name, tmp_path / "file" / name):
         with pytest.raises(UserError, match=f"{name}' cannot be written"):
             io.write(path, Image(np.zeros((1, 9, 8), np.float32)))
+
     assert sorted(os.listdir(tmp_path)) == ["file", name]
 
 
@@ -233,6 +245,7 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     before.to_filename(tmp_path / name)
 
     image = io.read(tmp_path / name)
+
     assert image.dtype == values.dtype
     assert image.dtype.isnative
 
@@ -242,6 +255,7 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     after = nib.load(out / name)
     same(np.asarray(after.dataobj), values)
     written = np.float32 if dtype == "f8" else dtype
+
     assert after.get_data_dtype().newbyteorder("=") == written
     files = sorted(path.name for path in io.files_of(tmp_path / name))
     assert files == sorted(os.listdir(out))
@@ -275,10 +289,12 @@ def test_nifti_without_its_header_keeps_place_and_units_only(tmp_path, kind, cod
     nib.save(before, tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
     affine = before.get_sform() if codes[0] else before.get_qform()
+
     np.testing.assert_allclose(image.affine, affine, atol=1e-6)
 
     io.write(tmp_path / "y.nii.gz", image)
     bare = nib.load(tmp_path / "y.nii.gz")
+
     assert type(bare) is kind
     assert bare.header.get_xyzt_units() == ("micron", "msec")
     assert not bare.header.extensions
@@ -291,6 +307,7 @@ def test_nifti_keeps_codes_units_and_extensions(tmp_path, kind, codes):
     image = io.read(tmp_path / "x.nii.gz")
     io.write(tmp_path / "y.nii.gz", replace(image, keep_header=True))
     after = nib.load(tmp_path / "y.nii.gz")
+
     assert type(after) is kind
     header = after.header
     assert header["descrip"] == b"who"
@@ -319,11 +336,13 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
 
     nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), affine), folder / "x.nii")
     image = io.read(folder / "x.nii")
+
     # Planes from inferior up, rows from anterior back, columns from the patient's right.
     assert image.pixels.shape == (1, 8, 7, 6)
     assert np.argwhere(image.pixels[0] == 1).tolist() == [[5, 5, 1]]
     assert image.spacing == (3, 2, 1)
     assert image.file_shape == stored.shape
+
     for name in ("y.nii", "y.mha", "y.nrrd"):
         io.write(folder / name, image)
         again = io.read(folder / name)
@@ -337,7 +356,9 @@ def test_2d_nifti_keeps_its_shape(tmp_path, shape):
     values = np.arange(63, dtype=np.float32).reshape(shape)
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
+
     assert image.pixels.shape == (1, 7, 9)
+
     io.write(tmp_path / "y.nii.gz", image)
     same(np.asarray(nib.load(tmp_path / "y.nii.gz").dataobj), values)
 
@@ -390,6 +411,7 @@ def test_nrrd_and_metaimage_agree_with_nifti_in_space(tmp_path, name, packed, di
     image = io.read(tmp_path / name)
     other = io.read(tmp_path / "x.nii")
     same(image.pixels, other.pixels)
+
     np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
 
 
@@ -406,11 +428,13 @@ def test_nrrd_and_metaimage_keep_place_and_header(tmp_path, name, packed, direct
     out.mkdir()
 
     io.write(out / name, image)
+
     assert not sitk.ReadImage(str(out / name)).HasMetaDataKey("Remark")
 
     io.write(out / name, replace(image, keep_header=True))
     after = sitk.ReadImage(str(out / name))
     same(sitk.GetArrayFromImage(after), array)
+
     assert after.GetPixelID() == before.GetPixelID()
     assert after.GetMetaData("Remark") == "Köln"
     exactly = {"rel": 2e-15, "abs": 1e-15}
@@ -440,6 +464,7 @@ def test_the_space_of_nrrd_is_honoured(tmp_path):
     left = io.read(path)
     path.write_bytes(path.read_bytes().replace(b"left-posterior", b"right-anterior"))
     right = io.read(path)
+
     np.testing.assert_allclose(right.affine, np.diag([-1, -1, 1, 1]) @ left.affine)
     same(right.pixels, left.pixels[:, :, ::-1, ::-1])
 
@@ -585,6 +610,7 @@ def test_folders_are_listed_in_natural_order(whole, tmp_path):
             refused.add(scan.name)
 
     good = {*whole, "link.png", "zz9.png", "zz10.png"}
+
     assert set(read) == good
     assert read[-2:] == ["zz9.png", "zz10.png"]
     assert refused == {f"cut.{name}" for name in good - {"link.png"}} | {"gap"}
@@ -614,6 +640,7 @@ def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
 
     (there / "p1/x.png").write_bytes(whole["x.png"])
     found = ["p1/x.png", "p2/other/x.png"]
+
     assert [
         path.relative_to(data).as_posix() for path in io.list_images(data, recursive=True)
     ] == found
@@ -648,4 +675,5 @@ def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):
                 io.read(tmp_path / name)
 
     monkeypatch.setenv("GANTK_MAX_GIB", "0.001")
+
     assert io.read(tmp_path / "x.nii").pixels.shape == (1, 64, 64, 64)

@@ -119,6 +119,7 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
         "paired": False,
         "seed": 0,
     }
+
     assert {key: row[key] for key in expected} == expected
     assert row["versions"]["torch"]
     assert len(row["recipe_hash"]) == 64
@@ -131,6 +132,7 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
 def test_a_row_holds_scores_baselines_curve_and_speed(one_row):
     row, _ = one_row
     scores = row["metrics"]["a_to_b"]
+
     assert {"psnr", "ssim"} <= scores.keys()
     assert "mae" not in scores
     assert row["baselines"]["identity"]["b_to_a"]["psnr"]["value"] > 0
@@ -144,11 +146,14 @@ def test_a_row_holds_scores_baselines_curve_and_speed(one_row):
 def test_a_bench_leaves_rows_runs_logs_and_pages(one_row):
     _, done = one_row
     out = Path("out")
+
     assert Path("copy.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
+
     for name in ("runs/tiny/report.html", "bench.md", "bench.html"):
         assert (out / name).is_file()
 
     log = (out / "logs" / "tiny.txt").read_text("utf-8")
+
     assert re.search(r"dualgan, 0\.0\d+ M weights", log)
     assert "PSNR" in done.out
     assert "out/rows.jsonl" in done.out
@@ -167,6 +172,7 @@ def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     ]
     assert {"format", "settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].keys()
     assert "RuntimeError: a bug" in Path("out/logs/crashes.txt").read_text("utf-8")
+
     for label, row in found.items():
         assert re.search(
             rf"^{row['status']} +{label}  .*{re.escape(row['error'] or '')}$", done.out, re.M
@@ -211,6 +217,7 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(stand_in):
 
     os.kill(bench.pid, signal.SIGINT)
     _, told = bench.communicate(timeout=300)
+
     assert bench.returncode == 130
     assert told.strip().startswith("stop  stopped after 1 of 2 rows, which are kept in out.")
     assert "--resume" in told
@@ -224,6 +231,7 @@ def test_resume_measures_only_what_is_not_done(stand_in, bench):
     before = rows()
     stand_in.write_text(STAND_IN.replace('name == "fails"', "False"), "utf-8")
     done = bench("tiny.toml", "fails.toml", "third.toml", "--resume")
+
     assert done.code == 0
     assert "resume   done already: 1 row" in done.out
     assert rows()["tiny"] == before["tiny"]
@@ -254,6 +262,7 @@ def test_against_better_rows_exits_1_with_the_regression(stand_in, bench, monkey
     bench("tiny.toml")
     monkeypatch.setenv("SHIFT", "-3")
     done = bench("tiny.toml", "--against", "out/rows.jsonl")
+
     assert done.code == 1
     assert "REGRESSION     tiny  psnr a_to_b  20 dB -> 17 dB" in done.out
     assert "\n1 REGRESSION\n" in done.out

@@ -61,6 +61,7 @@ def jobs_of_every_recipe(suite):
 def test_bundled_suites_have_a_job_for_every_recipe(name):
     jobs = jobs_of_every_recipe(load_suite(name))
     assert [job.recipe for job in jobs] == sorted(all_recipes())
+
     for job in jobs:
         assert not job.problem, job.label
         assert not job.skip, job.label
@@ -106,6 +107,7 @@ def test_broken_recipes_are_rows_unless_named(suite, recipe):
     broken = recipe("broken", method={"name": "no_such_gan"})
     message = "there is no method 'no_such_gan'"
     jobs = planned([broken, "cut_t1t2"], suite(), named=False)
+
     assert message in jobs[0].problem
     assert jobs[1].problem is None
     with pytest.raises(UserError, match=message):
@@ -125,9 +127,11 @@ def test_plugin_suites_and_recipes_are_found(add_plugin, tiny_recipe):
         (folder / "mine" / kind / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
 
     assert all_suites()["night"][1] == "my-package"
+
     suite = load_suite("night")
     names, named = recipe_names([], True, suite)
     (mine,) = [job for job in planned(names, suite, named=named) if job.recipe == "mine"]
+
     assert mine.steps == 2
     assert mine.limit == 5.0
     assert suite.name == "night"
@@ -155,6 +159,7 @@ def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
 def test_a_hash_changes_with_settings_not_descriptions(suite, recipe):
     hash_of = lambda path, **wish: planned([path], suite(), **wish)[0].facts["recipe_hash"]  # noqa: E731
     first = hash_of(recipe())
+
     assert first == hash_of(recipe("renamed", summary="another", paper={"system": "a system"}))
     assert first != hash_of(recipe(), settings=("train.batch=3",))
     assert first == hash_of(recipe(), settings=("train.batch=2",))  # as it is anyway
@@ -218,10 +223,12 @@ def test_untrained_results_are_flagged_and_unranked():
         score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
 
     judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
+
     assert judged["two"].words == "training failed: worse than identity"
     assert judged["two"].failed
     assert judged["two"].rank < min(judged["one"].rank, judged["three"].rank)
     assert not judged["three"].failed
+
     for one in (taught, failed, part):
         one |= {
             "test_images": "same",
@@ -229,6 +236,7 @@ def test_untrained_results_are_flagged_and_unranked():
         }
 
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
+
     assert ranked == {"one", "three"}
     assert "training failed" in markdown([failed])
 
@@ -287,6 +295,7 @@ def test_rows_survive_writing_and_reading(tmp_path):
     odd = {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}
     write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
     first, second = read_rows(tmp_path / "rows.jsonl")
+
     assert first == row()
     assert second["wall_s"] is None
     assert second["speed"] == {"step_seconds": [None, 1.0]}
@@ -315,14 +324,17 @@ def test_nothing_in_a_row_can_execute(tmp_path):
     hostile["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
     rows = [hostile, FAILED | dict.fromkeys(("recipe", "label", "status", "error"), HOSTILE)]
     page = Page(write_page(rows, tmp_path, changes=[Change(HOSTILE, HOSTILE, REGRESSION)]))
+
     assert page.can_execute_nothing_of_its_own()
     assert not [found for tag, found in page.tags if tag == "img"]
     assert HOSTILE in "".join(page.texts[""])
+
     bars = [
         len(re.findall(r"(?<!\\)\|", line))
         for line in markdown([hostile]).splitlines()
         if line.startswith("|")
     ]
+
     assert "<script" not in markdown([hostile])
     assert len(set(bars)) == 1
 
@@ -355,6 +367,7 @@ def test_images_of_each_run_stand_side_by_side(tmp_path):
 
     (tmp_path / "bench" / row()["run"] / "samples" / "truth" / "a_to_b-3.png").unlink()
     page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
+
     assert "no file" in page.words
     assert {
         "input of sample 1, dualgan_t1t2",
@@ -372,5 +385,6 @@ def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
     shown = [
         [line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)
     ]
+
     assert shown[0] == shown[1]
     assert {row.split("`")[1] for row in shown[0]} == set(all_recipes())

@@ -143,8 +143,10 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
     assert [row["machine"]["precision"] for row in rows[1:]] == ["fp32", "fp32"]
     # default and plain are different recipes
     assert rows[0]["recipe_hash"] != rows[1]["recipe_hash"]
+
     theirs = rows[-1]
     ratio = rows[-1]["ratio"]["gantk"]
+
     assert (theirs["peer"], theirs["status"], theirs["weights"]) == ("reference", "ok", 2 * (9 + 1))
     assert ratio["ci95"][0] <= ratio["median"] <= ratio["ci95"][1]
     assert "options of a chatty program" not in out
@@ -154,6 +156,7 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
 def test_a_missing_peer_is_a_skipped_row_with_a_remedy(drive):
     code, rows, out, _ = drive("--cases", "tiny", "--table")
     reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
+
     assert code == 0
     assert reasons.keys() == set(cases.PEERS)
     assert "| peers | konfai | skipped |" in out
@@ -219,6 +222,7 @@ def test_rounds_alternate_and_compare_equal_batches(monkeypatch):
         return BatchTurn(Recorder(name, seconds), batches, CPU)
 
     turns = {"x": turn("x", 1.0), "y": turn("y", 2.0)}
+
     assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
     assert "".join(name for name, _ in calls) == "xx" + "yy" + "xy" + "yx" + "xy" + "yx"
     seen = {name: [value for who, value in calls if who == name] for name in "xy"}
@@ -250,6 +254,7 @@ def test_monai_network_has_about_as_many_weights():
         CPU,
         weights=10**6,
     )
+
     assert 10**6 <= Monai(None, setup, {}).weights < 1.1 * 10**6
 
 
@@ -266,6 +271,7 @@ def test_volumes_are_timed_by_loop_gantk_and_onnx(monkeypatch, tmp_path, capsys)
     words = ["--case", "unet at 96 x 96", "--rounds", "2", "--json", str(tmp_path / "x.json")]
     translate_speed.main([str(tmp_path / "scan.nii.gz"), *words])
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
+
     assert {way: len(each) for way, each in row["seconds"].items()} == dict.fromkeys(
         ("plain", "gantk", "onnx"), 2
     )
@@ -302,17 +308,21 @@ def small_run(tmp_path_factory) -> tuple[list[dict], str]:
 def test_every_part_of_a_run_is_measured(small_run):
     found, _ = small_run
     assert {row["part"] for row in found} == {*tasks.PARTS, "definitions", "ratio", "bar", "end"}
+
     for row in found:
         if row["part"] not in ("bar", "peer", "ratio"):
             assert row["status"] == "ok", row
     own = [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")]
+
     assert own == ["ok"] * 3
 
 
 def test_steps_are_timed_eagerly_and_captured(small_run):
     found, _ = small_run
     steps = [row for row in found if row["part"] == "step"]
+
     assert {row["mode"] for row in steps} == {"eager", "captured"}
+
     best = rows.best(found, "conv", "fp32", 3)
     for row in steps:
         assert len(row["samples_s"]) >= 2
@@ -335,6 +345,7 @@ def test_what_exceeds_the_minutes_is_a_row_that_says_so(tmp_path):
     file = tmp_path / "rows.jsonl"
     whole = suite.Suite(file, 0.0, lambda: SimpleNamespace(end=lambda: None), say=lambda line: None)
     found = whole.run(iter(tasks.tasks(False, None, {}, "")))
+
     assert found == json_lines(file)
     skipped = [row for row in found if row["part"] not in ("definitions", "end", "bar")]
     assert {(row["status"], row["why"]) for row in skipped} == {("skipped", "out of time budget")}
@@ -364,6 +375,7 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
 
     monkeypatch.setattr("gantk_translation.cyclegan.CycleGAN.generator_losses", broken)
     (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
+
     assert row["status"] == "out of memory"
     assert row["method"] == "cyclegan"
     assert "second line" not in row["why"]
@@ -403,6 +415,7 @@ def test_targets_are_judged_by_measured_rows():
     ]
     judged = [row for row in rows.bars(found) if row["case"] == "cyclegan-256-unet"]
     told = {(row["what"], row["batch"]): (row["met"], row["text"]) for row in judged}
+
     assert told[("times the reference's speed", 1)] == (True, "5.50 [4.50, 6.50]")
     assert told[("times the reference's speed", 16)] == (
         None,
@@ -422,12 +435,14 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
         "method.discriminator.receptive_field=34",
     ]
     words += ["--seconds", "0.1", "--device", "cpu", "--json", str(tmp_path / "x.json")]
+
     assert floor.step_speed.main(words, floor.__doc__, floor.measure, floor.markdown) == 0
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
     assert row["share"]["median"] > 0
     assert len(row["seconds"]["floor"]) >= 4
     # nothing before the recorded steps
     assert all(one["calls"] == int(one["calls"]) for one in row["operations"])
+
     last = {"memory_format": torch.channels_last}
     layer = conv(2, 64, 64, 4, stride=2, padding=1).to(**last)
     image = torch.ones(1, 64, 4, 4)
@@ -435,6 +450,7 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
         layer(image.contiguous(**last)).square().sum().backward()
 
     found = {called.name: called for called in recorder.found.values()}
+
     assert "mm" not in found
     assert found["convolution_backward"].arguments[-1] == [False, True, True]
     # four positions of 64 channels, read and written

@@ -143,6 +143,7 @@ def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
 
     (shown,) = re.findall(r"^error  (method\.generator.*)$", example.page.read_text("utf-8"), re.M)
     start, end = shown.split("...")
+
     assert str(caught.value).startswith(start)
     assert str(caught.value).endswith(end)
 
@@ -159,6 +160,7 @@ def test_reference_lists_every_recipe_part_command_and_key(generated):
     attach_commands(cli)
     tables = [table for table in vars(recipe_tables).values() if hasattr(table, "model_fields")]
     parts = {f"{entry.kind} {entry.name}" for entry in registry().entries.values()}
+
     assert heads("recipes.md", r"^## (\w+)$") == {
         path.stem for path in (ROOT / "recipes").glob("*.toml")
     }
@@ -239,7 +241,9 @@ def test_site_builds_without_warnings_and_works_offline(tmp_path):
     pytest.importorskip("mkdocs", reason="needs mkdocs: pip install gantk[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
     assert done.returncode == 0, done.stderr
+
     for page in tmp_path.rglob("*.html"):
         text = page.read_text("utf-8")
         assert not re.findall(

@@ -95,6 +95,7 @@ def test_dependencies_are_declared_and_used():
     known |= {
         path.stem for folder in (".", "plugins", "benchmarks") for path in (ROOT / folder).iterdir()
     }
+
     assert ours - known == set()
 
 
@@ -108,6 +109,7 @@ def test_the_parts_that_contributing_shows_work():
 
     one = torch.rand(2, 1, 8, 8)
     other = torch.rand(2, 1, 8, 8)
+
     assert names["LogCosh"](scale=2.0)(one, one) == 0 < names["LogCosh"]()(one, other)
     metric = names["MedianError"](2.0, 2)
     assert metric(one, other).shape == (2,)
@@ -174,6 +176,7 @@ def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=True
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
+
     assert len(found) == len(looking) + 3
     assert {what: names for what, names in found.items() if names} == {}
 
@@ -181,6 +184,7 @@ def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
 def test_importing_translate_and_run_loads_few_modules():
     translating = closure(ENTRIES["translate"])
     training = closure(ENTRIES["run"])
+
     assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating)
     assert len(translating) <= 65
     assert "gantk.training.engine" in training
@@ -196,4 +200,5 @@ def test_names_of_tests_are_under_60_characters():
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
         if len(node.name) >= 60
     ]
+
     assert long == []

@@ -80,6 +80,7 @@ def room_of(module: str) -> str:
 def test_a_room_imports_only_rooms_below_it(room):
     below = ROOMS[: ROOMS.index(room) + 1]
     modules = [name for name in MODULES if name != "gantk" and room_of(name) == room]
+
     assert modules
     for name in modules:
         taken = imported_modules(name) - {"gantk"}  # `from gantk import __version__`
@@ -94,6 +95,7 @@ def test_contributing_draws_the_rooms_in_their_order():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     drawing = text.split("```")[1]
     drawn = re.findall(r"^(\w+)/? ", drawing, re.M)
+
     assert [room for room in drawn if room in ROOMS] == [*reversed(ROOMS)]
 
 
@@ -131,5 +133,6 @@ def test_bundled_plugins_import_public_names_alone(family):
 def test_public_modules_are_those_that_somebody_imports():
     paths = [path for folder in ("plugins", "tests") for path in (ROOT / folder).rglob("*.py")]
     taken = {module for path in paths for module, _ in imports_of(path)}
+
     assert set(PUBLIC_MODULES) <= MODULES.keys() & taken
     assert len(set(PUBLIC_MODULES)) == len(PUBLIC_MODULES)

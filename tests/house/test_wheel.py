@@ -80,6 +80,7 @@ def test_wheel_holds_code_recipes_and_licence_only(wheel):
     wanted |= {"gantk_datasets/phantom/anatomy.npz", "gantk_datasets/phantom/anatomy.npz.LICENSE"}
     wanted |= shipped("plugins", ".safetensors", "card.md", "meta.json", "metrics.json")
     wanted |= {"gantk_models/shipped/model/checkpoints/step-000001/weights.safetensors"}
+
     assert wanted <= names
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
@@ -109,6 +110,7 @@ def test_a_wheel_made_from_the_source_archive_is_the_same(wheel, tmp_path):
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.iterdir()
     again = build(unpacked, "wheel")
+
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
@@ -144,9 +146,11 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
         return done.stdout
 
     assert said("-c", "import gantk; print(gantk.__file__)").startswith(str(packages))
+
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[64, 64]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     out = said("-m", "gantk", "run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
+
     assert "bundled with gantk" in out.splitlines()[0]
     assert (tmp_path / "run" / "report.html").is_file()
 

@@ -56,15 +56,19 @@ def test_arrays_come_back_in_their_shape_and_kind(model, deep, shape, dims):
     used = {2: model, 3: deep}[dims]
     array = RNG.uniform(0, 600, shape)
     plain = used.translate(array)
+
     assert plain.shape == shape
     assert plain.dtype == np.float64
     assert np.isfinite(plain).all()
     assert np.ptp(plain) > 0
     batch = used.translate(array.reshape(-1, 1, *shape[-dims:]))
     np.testing.assert_allclose(plain, batch.reshape(shape), rtol=1e-5, atol=1e-3)
+
     readonly = np.asfortranarray(array)
     readonly.flags.writeable = False
+
     assert np.array_equal(used.translate(readonly), plain)
+
     for dtype, made in (
         (np.uint8, np.float32),
         (np.float16, np.float16),
@@ -78,6 +82,7 @@ def test_arrays_come_back_in_their_shape_and_kind(model, deep, shape, dims):
 def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
     images = torch.from_numpy(SCAN).to(dtype)
     made = model.translate(images)
+
     assert made.device == images.device
     assert made.dtype == (dtype if dtype.is_floating_point else torch.float32)
     assert made.shape == images.shape
@@ -97,7 +102,9 @@ def test_gradients_flow_through_the_whole_translation(tmp_path, size, fit, stati
     change = torch.randn(2, 1, *size)
     images = (torch.rand(2, 1, *size) * 600).requires_grad_()
     made = model.translate(images, grad=True)
+
     torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
+
     ((made * weights).sum()).backward()
 
     def value(step: float) -> float:
@@ -105,6 +112,7 @@ def test_gradients_flow_through_the_whole_translation(tmp_path, size, fit, stati
 
     slopes = [(value(h) - value(-h)) / (2 * h) for h in (0.02, 0.05)]
     expected = float((images.grad.double() * change).sum())
+
     assert min(abs(slope - expected) for slope in slopes) < 0.05 * abs(expected) + 0.05 * float(
         weights.norm()
     )
@@ -124,12 +132,14 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
     given = nib.load(tmp_path / "in.nii")
     expected = nib.load(tmp_path / "out.nii")
     made, image, many = model.translate([given, tmp_path / "in.nii", [given]])
+
     assert type(made) is nib.Nifti1Image
     assert np.array_equal(made.affine, given.affine)
     assert np.array_equal(made.get_fdata(), expected.get_fdata())
     assert len(many) == 1
     assert np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels)
     assert len(repr(image)) < 200
+
     sitk = pytest.importorskip("SimpleITK")
     given = sitk.ReadImage(str(tmp_path / "in.nii"))
     made = model.translate(given)
@@ -201,14 +211,17 @@ def test_arrays_are_split_and_scored_like_files(
     run, said = runs_on(
         {"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays"
     )
+
     assert "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said
     assert "by patient: 4 train" in said
     assert run.metrics["a_to_b"]["psnr"]["n"] == 2
     other, _ = runs_on(Items(), tmp_path / "items")
     assert other.metrics["a_to_b"]["psnr"]["value"] == run.metrics["a_to_b"]["psnr"]["value"]
+
     moved = shutil.move(run.path, tmp_path / "moved")
     (tmp_path / "moved" / "metrics.json").unlink()
     again = toolkit.resume(toolkit.Run(moved), device="cpu", say=lambda line: None)
+
     assert again.metrics["a_to_b"]["psnr"]["value"] == other.metrics["a_to_b"]["psnr"]["value"]
 
 
@@ -217,15 +230,18 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
     run, said = runs_on(
         {"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired"
     )
+
     assert "pairs" in said
     assert "0 test pairs" in said
     assert "psnr" not in run.metrics.get("a_to_b", {})
+
     rows = []
     for name, seed in (("T1", 0), ("T2", 1)):
         for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
             rows.append({"path": path, "domain": name, "patient": k // 3})
 
     _, said = runs_on(rows, tmp_path / "table")
+
     assert "by patient" in said
 
 
@@ -293,6 +309,7 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
         copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None
     )
     tables = run.recipe().tables
+
     assert tables["train"]["steps"] == 0
     assert tables["data"]["size"] == [16, 16]
     assert tables["train"]["optimizer"]["lr"] == 1e-3
@@ -325,6 +342,7 @@ def test_type_checkers_see_every_public_name():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     ]
+
     assert sorted(names) == toolkit.__all__
     said = {node.target.id for node in seen.body if isinstance(node, ast.AnnAssign)}
     assert said == {"__version__", "__all__"}

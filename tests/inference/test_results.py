@@ -101,6 +101,7 @@ def test_clipping_in_a_folder_is_told_once(tmp_path, mixed_folder, model, values
     model(*values)
     said = translate(mixed_folder, tmp_path / "out", variants=2)
     note, clipped, _ = said
+
     assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
     assert "colour, taken as gray (1 of 6 images: d.jpg)" in note
     words = (
@@ -120,6 +121,7 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
 
     # two lines; nothing but a user's mistake
     assert len(str(failed.value).splitlines()) == failed.value.exit_code == 2
+
     with pytest.raises(UserError, match="one.png"):
         translate(tmp_path / "in" / "0.png", tmp_path / "one.png", clip=False)
 
@@ -131,7 +133,9 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
         assert np.asarray(read(paths[0])).min() < -41
 
     translate(tmp_path / "tif", tmp_path / "png", format="png")
+
     assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
+
     [
         picture(tmp_path / name)
         for name in ("both/0.png", "both/0.bmp", "maps/0.png", "maps/0_uncertainty.png")
@@ -153,10 +157,13 @@ def test_results_are_of_the_kind_of_their_input_and_clipped(tmp_path, mixed_fold
     model(*values)
     out = tmp_path / "out"
     translate(mixed_folder, out, variants=2)
+
     assert len(list(out.rglob("*-[12].*"))) == 12
+
     made = np.asarray(Picture.open(out / "a-1.png"))
     source = np.asarray(Picture.open(mixed_folder / "a.png"))
     stretched = (source - 125.0) * 4 / 3 + 125
+
     assert made.dtype == np.uint8
     assert np.array_equal(made, np.clip(np.rint(stretched), 0, 255))
     assert {Picture.open(path).mode for path in out.glob("deep*")} == {"I;16"}
@@ -168,8 +175,10 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
     source = picture(tmp_path / "in" / "a.png")
     said = translate(source.parent, tmp_path / "out")
     words = f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif"
+
     assert words in "".join(said)
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
+
     with pytest.raises(UserError, match="--format tif"):
         translate(source, tmp_path / "b.png")
 
@@ -186,6 +195,7 @@ def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, sh
     Picture.fromarray(almost_blank).save(folder / "blank.png")
     colour = shared_data / "io" / "dicom" / "color-pl.dcm"
     (folder / "colour.dcm").write_bytes(colour.read_bytes())
+
     assert "written  2 files" in translate(folder, tmp_path / "out")[-1]
 
 
@@ -212,6 +222,7 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
     warned = [
         line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")
     ]
+
     assert sorted(warned) == [
         f"warning  {what}, and this model translates T1 ({count} of 8 images: {names})"
         for what, count, names in [
@@ -251,7 +262,9 @@ def bids(tmp_path, model):
 def test_a_bids_tree_becomes_a_derivative(bids):
     out = bids / "derivatives" / "gantk"
     said = translate(bids, out, variants=2)
+
     assert "left out, not called T1 (2 of 4 images" in said[0]
+
     expected = {"dataset_description.json"}
     for k in (1, 2):
         for suffix in (".nii.gz", ".json"):
@@ -260,6 +273,7 @@ def test_a_bids_tree_becomes_a_derivative(bids):
             expected |= {f"sub-01/ses-1/anat/{first}", f"sub-02/anat/{second}"}
 
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
     assert files == expected
     described = json.loads((out / "dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"
@@ -272,6 +286,7 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     translate(bids, out)
     path = out / "sub-02" / "anat" / "sub-02_space-MNI_desc-gantk_T2w.json"
     sidecar = json.loads(path.read_text())
+
     assert sidecar["Sources"] == [f"bids:raw:{BIDS_NAMES[1]}.nii.gz"]
     assert sidecar["SpatialReference"] == sidecar["Sources"][0]
     assert sidecar["SkullStripped"]
@@ -282,6 +297,7 @@ def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
     source = bids / f"{BIDS_NAMES[0]}.nii.gz"
     (result,) = api.translate("run", source, tmp_path / "one", say=lambda line: None)
     name = "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk_T2w.nii.gz"
+
     assert result.relative_to(tmp_path / "one").as_posix() == name
 
 
@@ -313,6 +329,7 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
 
     said = translate(folder, tmp_path / "out")
     words = "blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)"
+
     assert any(words in line for line in said)
     results = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
     # resized, one value is not quite one any more
@@ -339,6 +356,7 @@ def test_overlong_result_names_are_refused_first(tmp_path, model):
 def test_almost_constant_values_are_mapped_to_finite_ones(scale):
     steps = np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
     almost = np.float32(3000) + steps  # differs by less than float32 can tell
+
     assert np.isfinite(scale.forward(almost)).all()
 
 
@@ -359,6 +377,7 @@ def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     same = save("same", head[:, ::-1].transpose(2, 0, 1), affine @ order)
     inverted = save("inverted", 1100 * (head > 0) - head, affine)
     found = score(same, truth, inverted)
+
     assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)
     assert found["input"][0] < 10
     assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"

@@ -128,6 +128,7 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
     done = tiling(x)
     reference = whole(network, x)
     plan = tiling.plan((1, *SIZES[dims]))
+
     assert plan.split
     assert math.prod(plan.window) < math.prod(plan.size)
     assert done.shape == reference.shape
@@ -142,6 +143,7 @@ def test_shared_statistics_make_tiles_agree(kind):
     network = drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2)
     x = images(2, (90, 61))
     tiling = tiled(network, level=math.inf)
+
     assert difference(tiling(x), whole(network, x)) < 1e-4
     field = 3 + 1 + 2 * 2 * 1 + 2 * 1 + 3  # 7x7, 3x3, two 3x3 at half size, enlarging 3x3, 7x7
     assert all(field - 2 <= reach <= field + 2 for reach in tiling.plan((1, 90, 61)).split.reach)
@@ -158,6 +160,7 @@ def test_tiles_agree_in_bfloat16():
     together = TiledNetwork(half, network, place=channels_last)(x)
     done = TiledNetwork(half, network, memory=0, level=4, place=channels_last)(x)
     rounding = (together - whole(network, x)).abs().mean()
+
     assert 0 < (done - together).abs().mean() < rounding
 
 
@@ -170,6 +173,7 @@ def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
     network = NETWORKS[name](2).eval()
     larger, inside = pad_to_size(x, tuple(-(-side // multiple) * multiple for side in SIZES[2]))
     top = inside[0].start
+
     assert torch.equal(larger[..., :top, inside[1]], x[..., 1 : top + 1, :].flip(-2))
     assert np.array_equal(pad_to_size(x.numpy(), larger.shape[2:])[0], larger.numpy())
     with torch.no_grad():
@@ -222,6 +226,7 @@ def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, ove
     x = np.random.default_rng(0).standard_normal((3, 2, *size)).astype(np.float32)
     x[2] = 7.0  # constant, and stays so
     done = by_windows(x, window, overlap, lambda x: np.sin(x[:, :1]), batch=5)
+
     np.testing.assert_allclose(done, np.sin(x[:, :1]), rtol=1e-5, atol=1e-6)
 
 
@@ -252,6 +257,7 @@ def test_exported_models_blend_windows_as_runs_do(tiny_run):
     pixels[:, :, :, 35:] *= 0.3
     exported = OnnxModel(Session(), meta, tiny_run).run(pixels / 150 - 1)
     own = model.pipeline("b").network(pixels / 150 - 1)
+
     np.testing.assert_allclose(exported, own, atol=1e-5)
     at_once = TiledNetwork(network, model.method)(torch.from_numpy(pixels / 150 - 1)).numpy()
     assert np.abs(at_once - own).max() > 0.01 * np.ptp(own)
@@ -274,6 +280,7 @@ def test_norms_are_right_over_millions_of_positions(make):
         exact.var(-1, keepdim=True, correction=0) + norm.eps
     ).sqrt()
     exact = exact.reshape(x.shape) * norm.weight.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
+
     assert (norm(x) - exact).abs().max() <= 3e-5
 
 
@@ -291,6 +298,7 @@ def test_inference_copies_follow_changed_weights(dims, up):
     weights = other.state_dict()
     before = network(x)
     after = other(x)
+
     assert fold_for_inference(network) is network
     assert set(network.state_dict()) == set(weights)
     assert difference(network(x), before) < 1e-5

@@ -84,17 +84,22 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     first = times()
     volume(source / "1.nii.gz", seed=9)  # an input that changed is done anew
     again = times()
+
     assert [one == other for one, other in zip(first, again, strict=True)] == [True, False, True]
     assert "2 of 4 inputs done before" in said[-1]
     assert not set(times(to="T1")) & set(again)  # another question: all is done anew
+
     recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
     text = recipe.read_text("utf-8")
+
     assert "pipelined = true" in text
+
     recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
     (source / "bad.nii.gz").unlink()
     made = [values(out / f"{k}.nii.gz") for k in range(3)]
     shutil.rmtree(out)
     translate(recipe.parent, source, out, to="T1")
+
     assert np.array_equal(made, [values(out / f"{k}.nii.gz") for k in range(3)])
     assert not (tmp_path / ".out.translation.json").exists()  # all is done
 
@@ -104,6 +109,7 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
     nib.save(nib.load(scans[0]).slicer[..., 2], scans[1])
     for scan, number in zip(scans, (2, None), strict=True):
         translate(tiny_run, scan, tmp_path / f"of-{scan.name}", volume=number)
+
     assert np.array_equal(*(values(tmp_path / f"of-{scan.name}") for scan in scans))
 
 
@@ -127,6 +133,7 @@ def pipeline(network, **changes) -> Pipeline:
 def test_an_identity_network_gives_the_volume_back(planes):
     pixels = np.random.default_rng(0).uniform(0, 100, (1, 6, 50, 40)).astype(np.float32)
     done = pipeline(lambda batch: batch, size=(64, 64)).images(Image(pixels), planes)[0].pixels
+
     np.testing.assert_allclose(done, pixels, atol=1e-3)
 
 
@@ -167,6 +174,7 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
 
     free = brightened(masked=False)
     masked = brightened(masked=True)
+
     np.testing.assert_allclose(masked[outside], 5.0, atol=1e-4)
     assert free[outside].mean() > 10
     assert np.array_equal(masked[~outside], free[~outside])
@@ -225,6 +233,7 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     volumes = peak / pixels.nbytes
+
     assert volumes < most, f"{volumes:.2f} volumes beside the input"
     assert np.may_share_memory(done[0].pixels, image.pixels)
     for one, other in zip(done, expected, strict=True):
@@ -241,6 +250,7 @@ def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
         UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT"
     ) as told:
         pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
+
     assert 'data.fit = "pad"' in str(told.value)
 
 
@@ -263,6 +273,7 @@ def test_a_full_disk_is_an_error_before_the_reserve_is_used(
         "cpu",
     ]
     done = gantk("translate", *words)
+
     assert done.code == ends
     assert out.exists() == (not ends)
     assert not ends or f"'{tmp_path}': No space left on device. Free some space" in done.err
@@ -277,6 +288,7 @@ def test_all_slices_get_one_style(multimodal):
     pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
     whole = model.translate(pixels, options=options)
     alone = model.translate(pixels[3:4], options=options)
+
     assert whole.shape == (2, 5, 1, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
 
@@ -286,6 +298,7 @@ def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
     dark = volume(tmp_path / "dark.nii.gz", seed=1, factor=0.3)
     (as_bright,) = translate(multimodal, bright, tmp_path / "as-bright", style=bright)
     (as_dark,) = translate(multimodal, bright, tmp_path / "as-dark", style=dark)
+
     assert not np.array_equal(values(as_bright), values(as_dark))
 
 
@@ -302,6 +315,7 @@ def test_contrasts_of_a_patient_make_one_file(contrasts, two_patients, tmp_path)
     out = tmp_path / "out"
     written = translate(contrasts, two_patients, out)
     names = [path.relative_to(out).as_posix() for path in written]
+
     assert names == ["p1_T2.nii.gz", "p2_T2.nii.gz"]
     first = nib.load(written[0])
     assert first.shape == SHAPE
@@ -330,6 +344,7 @@ def test_neighbouring_slices_are_used_for_the_middle_one(tmp_path):
 def test_contrasts_go_in_by_their_order(contrasts):
     model = toolkit.load(contrasts, device="cpu")
     pixels = np.random.default_rng(0).uniform(0, 600, (2, 2, 32, 32)).astype(np.float32)
+
     assert not np.allclose(model.translate(pixels), model.translate(pixels[:, ::-1]))
 
 
@@ -351,6 +366,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     out = tmp_path / "out"
     options = {"device": "cpu", "say": lambda line: None}
     paths = toolkit.sample(run, n=3, out=out, **options)
+
     assert {np.asarray(Picture.open(path)).shape for path in paths} == {(32, 32)}
     with (out / "labels.csv").open() as file:
         header, *rows = csv.reader(file)
@@ -367,6 +383,7 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 2}))
+
     assert (
         toolkit.load(copied_run, device="cpu").checkpoint
         == run.inference_checkpoint()
@@ -378,6 +395,7 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     assert (
         toolkit.load(copied_run, device="cpu").checkpoint.name == run.best().name == "step-000002"
     )
+
     best.write_text('{"step": 3}')
     with pytest.raises(UserError, match='step 3, which is not there.*evaluate.checkpoint = "last"'):
         toolkit.load(copied_run, device="cpu")
@@ -416,10 +434,13 @@ def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
     names = ",".join(map(str, paths))
     out = tmp_path / "out.nii.gz"
     options = ["--uncertainty", "members", "--device", "cpu"]
+
     assert gantk("translate", names, scan, out, *options).code == 0
+
     models = [toolkit.load(path, device="cpu") for path in paths]
     single = np.stack([model.translate(nib.load(scan)).get_fdata() for model in models])
     close = {"rtol": 1e-3, "atol": 0.05}
+
     np.testing.assert_allclose(nib.load(out).get_fdata(), single.mean(0), **close)
     spread = nib.load(tmp_path / "out_uncertainty.nii.gz").get_fdata()
     np.testing.assert_allclose(spread, single.std(0, ddof=1), **close)
@@ -444,6 +465,7 @@ def test_what_several_runs_cannot_do_is_one_error(
     done = gantk(
         "translate", text, scan, tmp_path / "out.nii.gz", *options.split(), "--device", "cpu"
     )
+
     assert done.code == 2
     assert says in " ".join(done.err.split())
     assert not (tmp_path / "out.nii.gz").exists()
@@ -455,11 +477,14 @@ def test_several_runs_translate_arrays_and_pass_gradients(runs, scan):
     array = nib.load(scan).get_fdata().T.astype(np.float32)
     single = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
     mean, deviation = together.translate(array, options=TranslateOptions(uncertainty="auto"))
+
     np.testing.assert_allclose(mean, single.mean(0), rtol=1e-4, atol=0.01)
     np.testing.assert_allclose(deviation, single.std(0, ddof=1), rtol=1e-3, atol=0.02)
     assert deviation.max() > 1
+
     tensor = torch.tensor(array, requires_grad=True)
     together.translate([tensor], grad=True)[0].sum().backward()
+
     assert tensor.grad.abs().max() > 0
 
 
@@ -471,6 +496,7 @@ def test_tta_averages_over_mirrored_images():
     mirrored = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True)
     made = mirrored.stack(pixels, scale)[0]
     expected = scale.forward(pixels) * (ramp + ramp[::-1]) / 2
+
     np.testing.assert_allclose(scale.forward(made), expected, atol=1e-5)
 
 
@@ -481,6 +507,7 @@ def test_tta_commutes_with_mirroring(runs, tta):
     options = TranslateOptions(tta=tta)
     one = model.translate(pixels, options=options)
     other = model.translate(pixels[:, ::-1].copy(), options=options)
+
     assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
 
 
@@ -538,6 +565,7 @@ def test_folds_are_one_model_however_they_are_named(folds, scan, tmp_path):
     for number, name in enumerate(names):
         (path,) = translate(name, scan, tmp_path / f"{number}.nii.gz")
         images.add(nib.load(path).get_fdata().tobytes())
+
     assert len(images) == 1
 
 
@@ -554,6 +582,7 @@ def test_folds_of_another_recipe_are_refused(folds):
 def test_impossible_folds_are_refused_before_writing(tmp_path, gantk, asked):
     options = ["--set", "data.source.subjects=6", "--out", tmp_path / "cv", "--device", "cpu"]
     done = gantk("run", "regression_t1t2", *options, *asked.split())
+
     assert done.code == 2
     assert "fold" in done.err
     assert not (tmp_path / "cv").exists()

@@ -18,6 +18,7 @@ def test_the_smallest_cgroup_quota_counts(tmp_path, monkeypatch, limit):
         (tmp_path / at).write_text(text)
     monkeypatch.setattr(cores, "PROC", tmp_path)
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
+
     assert cores.cgroup_quota() == 2
 
 
@@ -40,6 +41,7 @@ def two_threads(monkeypatch):
 def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
     monkeypatch.setattr(cores, "cgroup_quota", lambda: 1)
     threads = cores.Threads(fixed=False)
+
     assert threads.choose(0) == "threads  1 from step 0 on: the CPU quota of this container"
     assert torch.get_num_threads() == 1
     threads.reset()
@@ -67,6 +69,7 @@ def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_r
     last.rename(tmp_path / last.name)
     monkeypatch.setattr(cores, "cgroup_quota", lambda: cores.NO_QUOTA)  # of another machine
     gantk.resume(whole, device="cpu")
+
     assert set(taken) == {1}
     assert torch.get_num_threads() == 2
     assert (last / "weights.safetensors").read_bytes() == weights

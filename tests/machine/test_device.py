@@ -110,6 +110,7 @@ def test_cuda_that_does_not_start_is_one_error_with_cause(broken, error, built, 
 def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
     cuda(capability=(5, 0), name="Quadro M2000", fails=RuntimeError(NO_KERNEL))
     why = "Quadro M2000 (compute capability 5.0) does not compute: "
+
     assert said(name).startswith(f"{why}{NO_KERNEL.splitlines()[0]}. See what")
 
 
@@ -155,4 +156,5 @@ def test_kept_memory_is_not_asked_for_again():
         int(subprocess.check_output([sys.executable, "-c", CHILD, way]))
         for way in ("keep", "system")
     )
+
     assert keep * 20 < system

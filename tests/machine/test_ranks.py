@@ -94,6 +94,7 @@ def test_ranks_stop_when_one_is_killed(tiny_recipe, tmp_path, victim):
     wait_for(tmp_path / "ranks" / "checkpoints" / "step-000004", processes[0])
     processes[victim].kill()
     code, _, err = finish(processes, timeout=120)[1 - victim]
+
     assert code == 1
     assert "gantk resume" in err
     assert "Traceback" not in err
@@ -105,16 +106,20 @@ def test_ranks_stop_when_one_is_killed(tiny_recipe, tmp_path, victim):
 def test_a_restarted_rank_ends_with_the_undisturbed_weights(tiny_recipe, tmp_path):
     tiny_recipe["train"] |= {"steps": 16, "save_every": 4}
     assert finish([torchrun(tiny_recipe, tmp_path, tmp_path / "whole")])[0][0] == 0
+
     broken = torchrun(tiny_recipe, tmp_path, tmp_path / "broken", "--max-restarts", "2")
     wait_for(tmp_path / "broken" / "checkpoints" / "step-000008", broken)
     os.kill(children(broken)[-1], signal.SIGKILL)
     code, out, err = finish([broken])[0]
+
     assert code == 0, err
     assert "after step " in out, err
+
     last = "checkpoints/step-000016"
     expected, found = (
         checkpoint.load_weights(tmp_path / name / last) for name in ("whole", "broken")
     )
+
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
@@ -254,6 +259,7 @@ def test_unused_parameters_get_gradients_of_other_ranks(other):
     other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
     net(random_images(2, 4, (12, 12))).square().mean().backward()
     reducing.reduce()
+
     assert all(p.grad is None for p in idle.parameters())
     assert all(torch.equal(p.grad, torch.full_like(p, 2.5)) for p in lent.parameters())
     assert all(p.grad.stride() == p.stride() for p in net.parameters())

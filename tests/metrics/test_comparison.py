@@ -49,6 +49,7 @@ def test_files_are_matched_by_name_where_folders_differ(tmp_path, volumes):
 
     # what rounding does to a grid
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)
+
     assert rows_of(tmp_path, "mae")["mae"] == before
 
 
@@ -78,6 +79,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
             ]
         ),
     )
+
     assert said.code == 0
     assert ("another scale? --match takes truth = " in said.out) is another
     assert (
@@ -85,8 +87,10 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
         == gantk("eval", "RUN", "--patient", "p").code
         == 2
     )
+
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
     result = json.loads((tmp_path / "scores.json").read_text())
+
     assert "matched  all predictions by one line: truth = " in matched.out
     assert result["scale"]["matched"]
     row = result["metrics"]["pred_to_truth"]["mae"]
@@ -101,6 +105,7 @@ def test_patients_of_compared_files_come_from_a_pattern(tmp_path, volumes):
     options = {"metrics": ["mae"], "say": said.append}
     one_patient = gantk.compare(*sides, patient="(case)", **options)
     row = one_patient["metrics"]["pred_to_truth"]["mae"]
+
     assert row["n"] == 1
     assert row["ci95"] is None
     assert row["value"] == pytest.approx(rows_of(tmp_path, "mae")["mae"]["value"])
@@ -113,6 +118,7 @@ def test_single_files_and_sets_need_no_equal_names(tmp_path, volumes):
     truth = tmp_path / "truth" / "case-1.nii.gz"
     row = compare_folders(predicted, truth, ["mae"])["metrics"]["pred_to_truth"]["mae"]
     error = np.abs(volumes[0][0] - volumes[1][1]).mean()
+
     assert row["value"] == pytest.approx(error, rel=1e-4)
     predicted.rename(tmp_path / "pred" / "another.nii.gz")
     assert rows_of(tmp_path, "kid")["kid_random"]["n"] == 3
@@ -128,5 +134,6 @@ def test_matching_does_not_flatter_unrelated_images(tmp_path):
     plain = compare_folders(predicted, truth, ["rmse"], match=False)
     matched = compare_folders(predicted, truth, ["rmse"], match=True)
     before, after = (each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, matched))
+
     assert after == pytest.approx(before, rel=0.1)
     assert not plain["scale"]["another"]

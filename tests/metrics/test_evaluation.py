@@ -87,10 +87,13 @@ def test_pair_scores_share_one_foreground_with_baselines():
     shown = scorer.reals.scored_images([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
+
     assert torch.equal(truth.foreground, inside)
     assert 0.05 < inside.float().mean() < 0.95
+
     row = scorer.test()["baselines"]["identity"]["a_to_b"]["mae_foreground"]
     expected = identity_error_by_patient(shown, truth)
+
     assert row["value"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -99,6 +102,7 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
         Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}
     ).test()
     said = "100% of all pixels count as foreground, as if there were no air, so that psnr, "
+
     assert result["foreground"]["a_to_b"] == 1
     assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in lines_of(result)
@@ -111,6 +115,7 @@ def test_translations_have_default_metrics_and_baselines():
     scorer = scorer_of(Translates)
     result = scorer.test()
     rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
+
     assert list(result["metrics"]["a_to_b"]) == rows
     assert list(result["metrics"]["b_to_a"]) == rows
     assert set(result["metrics"]) == {"a_to_b", "b_to_a"}
@@ -129,6 +134,7 @@ def test_lesions_are_scored_apart_for_model_and_baselines():
         assert rows["psnr_lesion"]["value"] != rows["psnr"]["value"]
 
     verdict = result["verdict"]["a_to_b"]
+
     assert "psnr_lesion" in verdict
     assert "lesion_contrast" not in verdict
 
@@ -143,6 +149,7 @@ def broken():
 def test_nan_has_no_score_and_no_victory(broken):
     _, result = broken
     rows = result["metrics"]["a_to_b"]
+
     assert rows["psnr"]["value"] is None
     assert "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
     assert rows["kid_random"]["value"] is None
@@ -156,14 +163,17 @@ def test_nan_has_no_score_and_no_victory(broken):
 def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
     scorer, _ = broken
     assert "psnr" not in scorer.validate().get("a_to_b", {})
+
     held = scorer.sample_batch()
     rung = {name for name, _ in alarms(scorer.outputs(held), held)}
+
     assert rung == {"not-finite"}
 
 
 def test_sets_are_scored_beside_pairs(broken):
     _, result = broken
     identity = result["baselines"]["identity"]["a_to_b"]
+
     assert set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
     assert identity["psnr"]["value"] > 0
     # two patients are tested here: too few for halves that share none, which is said instead of
@@ -183,6 +193,7 @@ def test_native_units_are_those_of_the_files(name, per):
     to_size = scorer.data.preparation.to_size
     files = torch.stack([torch.from_numpy(to_size(pair["b"])) for pair in pairs])
     native = truth.units.native(truth.images)
+
     assert torch.allclose(native, files, atol=2e-3 * files.abs().max())
     assert scorer.test()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
@@ -218,13 +229,16 @@ def test_baselines_learn_from_training_images_only(
         name: result["baselines"][name]["a_to_b"]["mae"]["value"]
         for name in ("regression", "identity")
     }
+
     assert mae["regression"] < mae["identity"]
     row = result["verdict"]["a_to_b"]["psnr"]
     assert row["best_baseline"] in ("regression", "intensity_map")
     assert row["better"] is False
     assert row["without_pairs"]["best_baseline"] in ("identity", "histogram")
+
     image = scorer.data.image
     monkeypatch.setattr(scorer.data, "image", lambda record: seen.append(record) or image(record))
+
     assert len(list(scorer.baselines("b"))) == 4
     assert {record.subject for record in seen} == {
         record.subject for record in scorer.data.splits["train"]
@@ -236,12 +250,15 @@ def test_neighbouring_slices_are_seen_but_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
     held = scorer.sample_batch()
     inputs = held.inputs["a_to_b"]
+
     assert held.seen["a_to_b"].shape[1] == 3
     assert inputs.shape[1] == 1
     assert held.truths["a_to_b"].shape[1] == 1
     assert torch.equal(scorer.outputs(held)["a_to_b"], inputs)
+
     result = scorer.test()
     identity = result["baselines"]["identity"]["a_to_b"]
+
     assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]
 
 
@@ -253,6 +270,7 @@ def test_samples_stand_between_noise_and_real_images():
     result = scorer.test()
     row = result["metrics"]["image"]["kid_random"]
     split = result["baselines"]["real_split"]["image"]
+
     assert row["n"] == 20
     assert row["ci95"][0] < row["value"] < row["ci95"][1]
     assert {"real_split", "noise"} == set(result["baselines"])
@@ -283,6 +301,7 @@ def test_samples_are_compared_with_available_real_images():
 def test_conditional_samples_are_made_for_the_classes_in_turn():
     scorer = scorer_of(Conditional, QUICK, source={"lesions": 3}, labels=True)
     rows = scorer.test()["metrics"]["image"]
+
     assert set(rows) == {"classification", "classification_real", "classification_both"}
     fake = scorer._generated_group(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
     assert fake.labels.tolist() == [0, 1] * 10
@@ -293,10 +312,12 @@ def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
     assert scorer.reals.classes == ("healthy", "tumour")
     assert scorer._generated_group(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
+
     subjects = {
         split: {r.subject for r in scorer.reals.labelled_records(split, "image")}
         for split in ("train", "test")
     }
+
     assert subjects["train"].isdisjoint(subjects["test"])
     assert (
         "+real-of-other-classes="
@@ -359,6 +380,7 @@ def test_post_steps_are_scored_beside_the_networks_own_output(method, key, metri
     result = scorer_of(method, post=[Brighten]).test()
     own = result["metrics"][key][metric]
     after = result["metrics"][f"{key}_post"][metric]
+
     assert own["value"] != after["value"]
     assert f"{key}_post" in result["verdict"]
     assert "post-steps" in lines_of(result)
@@ -373,6 +395,7 @@ def alarms_of(images, batch):
 def test_alarms_ring_for_equal_samples_only():
     healthy = scorer_of(Samples)
     batch = healthy.sample_batch()
+
     assert batch.noise == 2
     assert batch.differences["image"] > 0.01
     assert alarms_of(healthy.outputs(batch), batch) == set()
@@ -385,6 +408,7 @@ def test_alarms_ring_for_equal_or_unchanged_translations_only():
     scorer = scorer_of(Translates)
     batch = scorer.sample_batch()
     outputs = scorer.outputs(batch)
+
     assert alarms_of(outputs, batch) == set()
     alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}
     assert alarms_of(alike, batch) == {"collapse"}
@@ -401,6 +425,7 @@ def test_a_registered_metric_says_what_it_is(name):
     metric = bind_or_raise(
         "metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {})
     )(2.0, 2)
+
     assert metric.name.startswith(name)
     assert metric.definition.startswith(name)
     assert isinstance(metric.unit, str)

@@ -46,6 +46,7 @@ def test_errors_match_scikit_image(size):
     psnr = [peak_signal_noise_ratio(real, made, data_range=3.5) for real, made in both]
     rmse = [mean_squared_error(real, made) ** 0.5 for real, made in both]
     nrmse = [error / 3.5 for error in rmse]
+
     assert PSNR(3.5, dims)(output, truth).tolist() == pytest.approx(psnr, abs=1e-4)
     assert RMSE(3.5, dims)(output, truth).tolist() == pytest.approx(rmse, rel=1e-5)
     assert NRMSE(3.5, dims)(output, truth).tolist() == pytest.approx(nrmse, rel=1e-5)
@@ -67,12 +68,14 @@ def test_ssim_matches_scikit_image_in_a_mask_too(size):
         maps.append(similarity)
 
     ssim = SSIM(3.5, len(size))
+
     assert ssim(output, truth).tolist() == pytest.approx(values, abs=1e-4)
 
     mask = torch.zeros(3, 1, *size)
     mask[(..., *(slice(5, side - 6) for side in size))] = 1
     inside = mask[0, 0].numpy() > 0
     in_mask = [similarity[:, inside].mean() for similarity in maps]
+
     assert ssim(output, truth, mask).tolist() == pytest.approx(in_mask, abs=1e-4)
 
 
@@ -106,6 +109,7 @@ def ms_ssim_by_torchmetrics(output, truth, scales: int) -> torch.Tensor:
 def test_ms_ssim_matches_torchmetrics_parts(size, scales):
     output, truth = pair((2, 1, *size), error=0.4)
     expected = ms_ssim_by_torchmetrics(output, truth, scales)
+
     assert expected.min() > 0.1
     assert expected.max() < 0.95
     found = MSSSIM(2.5, len(size))(output, truth)
@@ -147,9 +151,12 @@ def test_lpips_matches_its_package(published_lpips):
     truth = drawn_images(1)
     metric = LPIPS(3.0, 2, net="squeeze")
     colour = published_lpips(output, truth)
+
     assert torch.allclose(metric(output, truth), colour, atol=1e-6)
+
     gray = [published_lpips(output[:, c : c + 1], truth[:, c : c + 1]) for c in range(2)]
     two_channels = metric(output[:, :2], truth[:, :2])
+
     assert torch.allclose(two_channels, sum(gray) / 2, atol=1e-6)
 
 
@@ -167,6 +174,7 @@ def test_lpips_of_a_volume_is_that_of_three_middle_slices(published_lpips):
         views.append(published_lpips(output.select(axis, middle), truth.select(axis, middle)))
 
     found = LPIPS(3.0, 3, net="squeeze")(output, truth)
+
     assert torch.allclose(found, sum(views) / 3, atol=1e-6)
 
 
@@ -174,6 +182,7 @@ def test_lpips_of_a_volume_is_that_of_three_middle_slices(published_lpips):
 def test_an_image_is_perfectly_like_itself(metric):
     _, truth = pair((2, 2, 40, 24))
     perfect = {PSNR: 100.0, SSIM: 1.0}.get(metric, 0.0)
+
     assert metric(2.0, 2)(truth, truth).tolist() == pytest.approx([perfect] * 2, abs=1e-6)
 
 
@@ -184,6 +193,7 @@ def test_masks_limit_scores_to_their_region(metric):
     mask = box(2, 1, 40, 24, start=8, stop=16)
     spoiled = output.clone()
     spoiled[..., 30:, :] = torch.nan  # beyond every window of SSIM too
+
     assert torch.equal(score(spoiled, truth, mask), score(output, truth, mask))
     nothing = torch.zeros_like(mask)
     assert score(output, truth, nothing).isnan().all()
@@ -197,6 +207,7 @@ def test_one_map_serves_several_regions(metric):
     score = metric(2.0, 2)
     mask = box(2, 1, 40, 24, start=8, stop=16)
     (whole, whole_count), (part, part_count) = score.means(output, truth, [None, mask])
+
     assert torch.equal(score.of_mean(whole), score(output, truth))
     assert torch.equal(score.of_mean(part), score(output, truth, mask))
     seen = mask[..., 5:-5, 5:-5] if metric is SSIM else mask
@@ -225,6 +236,7 @@ SHARES_KEPT = {
 def test_lesion_contrast_is_one_where_kept_and_zero_where_gone(make, kept):
     truth, mask = images_with_lesions()
     score = LesionContrast(2.0, 2)(make(truth), truth, mask)
+
     assert score[:2].tolist() == pytest.approx([kept] * 2, abs=1e-6)
     assert score[2:].isnan().all(), "invisible in the truth; no lesion"
 
@@ -285,6 +297,7 @@ def test_lesion_contrast_looks_at_the_lesion_and_a_ring_around():
     output = 0.5 + 0.5 * (truth - 0.5)
     output[..., :4, :] = 9.0  # beyond the ring
     score = LesionContrast(2.0, 2)(output, truth, mask)
+
     assert score[:2].tolist() == pytest.approx([0.5] * 2, abs=1e-6)
 
 
@@ -294,6 +307,7 @@ def test_lesion_contrast_skips_lesions_that_are_too_faint():
     # 2.3 % of the range: with itself in its surroundings it would not be
     visible = 0.5 + 0.046 * mask
     invisible = 0.5 + 0.034 * mask
+
     assert score(visible, visible, mask).item() == pytest.approx(1)
     assert score(visible, invisible, mask).isnan().all()
 
@@ -304,6 +318,7 @@ def test_histogram_matching_keeps_order_and_gives_target_levels():
     matched = HistogramMatching(target)(source)[0].flatten()
     pool = torch.cat([image.flatten() for image in target])
     levels = torch.linspace(0.05, 0.95, 10)
+
     assert torch.allclose(matched.quantile(levels), pool.quantile(levels), atol=0.02)
     order = source[0].flatten().argsort()
     assert (matched[order].diff() >= 0).all()
@@ -317,6 +332,7 @@ def test_histogram_matching_keeps_air():
         is_air = torch.rand(1, 20, 20) < 0.4
         target.append(torch.where(is_air, -0.9, torch.rand(1, 20, 20)))
     air = HistogramMatching(target)(source)[..., 10:]
+
     assert torch.allclose(air, torch.tensor(-0.9), atol=1e-6)
 
 
@@ -327,6 +343,7 @@ def test_intensity_map_finds_any_function_of_intensity():
     sources = [torch.rand(1, 48, 48) * 2 - 1 for _ in range(3)]
     fitted = IntensityMap([(source, two_functions(source, 0)) for source in sources])
     test = torch.rand(2, 1, 16, 16) * 2 - 1
+
     assert torch.allclose(fitted(test), two_functions(test, 1), atol=0.03)
 
 
@@ -335,6 +352,7 @@ def test_intensity_map_interpolates_means_and_extrapolates_none():
     target = torch.tensor([[[0.0, 1.0, 4.0, 6.0]]])
     fitted = IntensityMap([(source, target)])
     mapped = fitted(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]])).flatten()
+
     assert mapped.tolist() == pytest.approx([0.5, 2.75, 5.0, 5.0])
     constant = IntensityMap([(torch.ones(1, 4, 4), torch.full((1, 4, 4), 3.0))])
     assert constant(torch.zeros(1, 1, 4, 4)).unique().item() == 3
@@ -343,11 +361,14 @@ def test_intensity_map_interpolates_means_and_extrapolates_none():
 def test_linear_correction_undoes_brightness_and_contrast():
     truth = torch.rand(2, 2, 12, 12) * 2 - 1
     scale = torch.tensor([[0.5, -2.0], [3.0, 0.1]])[:, :, None, None]
+
     assert torch.allclose(linearly_corrected(scale * truth + 0.3, truth), truth, atol=1e-5)
     squared = linearly_corrected(truth.square(), truth)
     assert (squared - truth).abs().mean() > 0.01
+
     constant = linearly_corrected(torch.full_like(truth, 0.2), truth)
     mean = truth.mean((2, 3), keepdim=True).expand_as(truth)
+
     assert torch.allclose(constant, mean, atol=1e-6)
 
 
@@ -380,6 +401,7 @@ def test_regression_beats_identity_and_intensity_map(regression_limit):
     train = pairs(24)
     test = pairs(12, seed=1)
     found = error(Regression(train, **SETTINGS), test)
+
     assert found < regression_limit < error(lambda x: x, test)
     with torch.inference_mode():  # the same seed gives the same bits whatever surrounds it
         assert error(Regression(iter(train), **SETTINGS), test) == found
@@ -393,6 +415,7 @@ def test_regression_learns_in_any_range():
     test = pairs(12, seed=1)
     found = error(Regression(train, **SETTINGS), test)
     scaled = Regression(from_0_to_10(train), **SETTINGS | {"low": 0.0, "high": 10.0})
+
     assert error(scaled, from_0_to_10(test)) == pytest.approx(5 * found, rel=0.05)
 
 
@@ -409,6 +432,7 @@ def test_regression_learns_with_missing_contrasts(regression_limit):
     sources, targets = (torch.stack(images) for images in zip(*pairs(12, seed=1), strict=True))
     model = Regression(train, **SETTINGS)
     outputs = model(torch.cat([sources, without(sources)], 1))
+
     assert outputs.shape == (12, 2, 16, 16)
     assert outputs.isfinite().all()
     assert (outputs[:, :1] - targets).abs().mean() < regression_limit

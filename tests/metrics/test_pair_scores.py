@@ -52,6 +52,7 @@ def test_rows_of_regions_see_their_region_only():
         assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
 
     error = (output - truth)[..., 5:15, 5:15].abs().mean().item()
+
     assert rows["mae_foreground"]["value"] == pytest.approx(error)
     assert rows["mae_lesion"]["n"] == 2
 
@@ -62,6 +63,7 @@ def test_rows_of_regions_are_corrected_in_them():
     inside[..., 5:15, 5:15] = True
     linear = torch.where(inside, 0.5 * truth + 0.1, 0.9)
     row = scored(linear, truth, foreground=inside)["mae_foreground"]
+
     assert row["corrected"] < 1e-5 < row["value"]
 
 
@@ -94,6 +96,7 @@ def test_volume_psnr_pools_squared_errors_of_slices():
 
     volume = rows["psnr"]["per"]["volume"]
     expected = (psnr_of_volume(slice(3)) + psnr_of_volume(slice(3, 6))) / 2
+
     assert volume["value"] == pytest.approx(expected, abs=1e-3)
     assert volume["n"] == 2
     of_slices = PSNR(2.0, 2)(output, truth).mean().item()
@@ -108,6 +111,7 @@ def test_pair_scores_do_not_depend_on_the_batch():
         scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5)
         for n in (1, 2, 5)
     ]
+
     assert found[0] == found[1] == found[2]
     assert found[0]["ssim"]["value"] == pytest.approx(
         SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6
@@ -120,13 +124,16 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
     good = output.clone()
     output[1, 0, 3, 3] = wrong
     row = scored(output, truth)["psnr"]
+
     assert row["value"] is None
     assert row["ci95"] is None
     assert row["n"] == 0
     assert row["images"] == 0
+
     references = References(truth, list("pqrs"))
     model = scorer_of(PSNR, MAE)(good, references)
     baseline = scorer_of(PSNR, MAE)(output, references)
+
     assert pair_verdict(model, {"identity": baseline}, SENSES) == {}, "no baseline to beat"
 
 
@@ -137,6 +144,7 @@ def test_an_infinite_score_of_one_image_leaves_none():
     output, truth = pair((4, 1, 16, 16))
     output[1] = 1e30
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
+
     assert row["value"] is None
     assert "1 of 4 images score infinitely" in row["definition"]
 
@@ -194,6 +202,7 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
     value, interval = left_out_interval(difference_of_means(x, y), list("pqrstu"), list("abcdefgh"))
     low, high = interval
     error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
+
     assert value == x.mean() - y.mean()
     assert high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
@@ -232,6 +241,7 @@ def test_pair_verdict_is_against_the_best_baseline():
 
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]
+
     assert row["best_baseline"] == "intensity_map"
     assert 0.5 < row["probability"] < 1
     assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
@@ -252,6 +262,7 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     verdict = set_verdict(
         model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}}
     )
+
     assert set(verdict) == {"kid", "precision"}
     assert verdict["kid"]["better"] is False
     assert verdict["kid"]["probability"] < 0.05
@@ -279,6 +290,7 @@ def test_uncertainty_scores_rank_perfect_above_inverted():
     )
     found = judged(errors, 3 * errors + 7)
     curve = found["rejection"]
+
     assert found["auroc"]["value"] == 1
     assert found["ause"]["value"] == 0
     assert curve["error"] == curve["oracle"]
@@ -311,6 +323,7 @@ def test_without_patients_to_leave_out_there_is_no_interval(real):
     rng = np.random.default_rng(0)
     statistic = difference_of_means(rng.normal(size=6), rng.normal(size=8))
     _, interval = left_out_interval(statistic, real, list("abcdefgh"))
+
     assert interval is None
 
 
@@ -324,6 +337,7 @@ def test_uncertainty_is_averaged_over_patients():
     errors = shuffled_errors()
     perfect_and_inverted = np.concatenate([errors[:2], -errors[2:]])
     found = judged(errors, perfect_and_inverted, patients=["p", "p", "q"])["auroc"]
+
     assert found["value"] == 0.5
     assert found["n"] == 2
     assert found["ci95"] == [0.0, 1.0]
@@ -337,6 +351,7 @@ def test_uncertainty_counts_known_foreground_by_patient():
     inside[2, :, :5] = 0
     errors[0, 0, 9, 9] = np.nan
     found = judged(errors, uncertainties, inside)
+
     assert found["auroc"]["value"] == pytest.approx(2 / 3)
 
 

@@ -83,11 +83,14 @@ def test_good_translations_win_over_all_that_are_none(study):
     model, data, ways = study
     state = torch.get_rng_state()
     entries = {name: criterion_of(Translates, model, data, way)() for name, way in ways.items()}
+
     assert torch.equal(torch.get_rng_state(), state)
     assert min(entries, key=lambda name: entries[name]["score"]) == "good"
+
     # each trick wins by one score alone
     good = entries["good"]["a_to_b"]
     copied = entries["copy"]["a_to_b"]
+
     assert copied["structure"] < 0.5 * good["structure"]
     assert copied["cycle"] < good["cycle"]
     assert entries["other patients"]["a_to_b"]["kid_random"] < good["kid_random"]
@@ -108,6 +111,7 @@ def test_the_choice_knows_neither_the_pairs_nor_the_test_images(study):
     before, after = (
         criterion_of(Translates, model, each, ways["good"])() for each in (data, shuffled)
     )
+
     assert after == before
 
 
@@ -123,8 +127,10 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
 
     assert choice.best == 1
     assert choice.state()["rule"] == "psnr on validation pairs"
+
     criterion = Criterion(scorer_of(Samples))
     entry = criterion()
+
     assert entry["score"] == entry["image"]["kid_random"] > 0
     assert not criterion.higher
 
@@ -132,7 +138,9 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
 def test_the_choice_has_no_threshold_and_patience_counts_scores():
     choice = Choice("a rule")
     choice.add(1, {"score": None})
+
     assert choice.best == 1
+
     choice.add(2, {"score": 0.1, "barred": "a copy"})  # as versions before wrote
     for step, score in ((3, 0.5), (4, 0.5), (5, 0.6)):
         choice.add(step, {"score": score})
@@ -140,6 +148,7 @@ def test_the_choice_has_no_threshold_and_patience_counts_scores():
     assert choice.best == 3
     choice = Choice("a rule")
     assert choice.patience_used() == (0, None)
+
     # 9: interrupted there; 12: too few images
     lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]
     log = [{"step": step, "losses": {}} for step, _ in lines]
@@ -147,6 +156,7 @@ def test_the_choice_has_no_threshold_and_patience_counts_scores():
         log + [{"step": s, "selection": {"score": score}} for s, score in lines],
         lambda step: step % 4 == 0,
     )
+
     assert choice.patience_used() == (2, 8)
     assert choice.best == 8
 
@@ -171,6 +181,7 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     monkeypatch.setattr(training, "Criterion", Fake)
     tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
     run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
     assert run.best().name == "step-000002"
     assert run.latest().name == "step-000005"
@@ -208,8 +219,10 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
         gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
 
     run = gantk.Run(tmp_path / "run")
+
     assert checkpoint.steps_saved(run.checkpoints) == [*range(2, at, 2), at]
     assert run.inference_checkpoint().name == ("step-000001" if at == 1 else "step-000002")
+
     gantk.resume(run, **QUIET)
     for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
         assert (run.path / name).read_bytes() == (left.path / name).read_bytes()
@@ -271,6 +284,7 @@ def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
         shutil.rmtree(checkpoint.path_of(run.checkpoints, 6))
 
     gantk.resume(run.path, **QUIET)
+
     assert run.latest().name == "step-000006"
     assert (run.latest() / "weights.safetensors").read_bytes() == weights
     assert stops_of(run) == stops

@@ -36,6 +36,7 @@ def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs():
 def test_corrections_are_those_of_the_hand_computed_table():
     tests = [{"p": p} for p in (0.01, 0.04, 0.03, 0.005)]
     gantk.correct_tests(tests)
+
     assert [test["holm"] for test in tests] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [test["fdr"] for test in tests] == pytest.approx([0.02, 0.04, 0.04, 0.02])
     assert {test["of"] for test in tests} == {4}
@@ -60,6 +61,7 @@ def test_of_many_patients_sign_flips_are_drawn(monkeypatch):
     monkeypatch.setattr(paired, "MAX_EXACT_PATIENTS", 4)
     p = p_of_all_signs(GAINS)
     error = (p / paired.FLIPS) ** 0.5
+
     assert paired.sign_flip_p(GAINS) == pytest.approx(p, abs=4 * error)
 
 
@@ -75,6 +77,7 @@ def test_comparisons_find_chance_differences_rarely():
         of_any.append(min(test["holm"] for test in tests) < 0.05)
 
     error = (0.05 * 0.95 / runs) ** 0.5
+
     assert abs(np.mean(of_one) - 0.05) < 3 * error
     assert 0.005 < np.mean(of_any) < 0.05 + 3 * error
 
@@ -91,8 +94,10 @@ def test_effect_size_and_power_match_the_textbook():
         paired.patients_needed(0.01),
         paired.patients_needed(None),
     ) == (6, None, None)
+
     rng = np.random.default_rng(0)
     power = np.mean([paired.sign_flip_p(rng.normal(0.8, 1, 15)) < 0.05 for _ in range(600)])
+
     assert 0.74 < power < 0.87
 
 
@@ -102,6 +107,7 @@ def test_ranks_are_sure_of_real_differences_only():
     same, apart = (
         gantk.compare_systems(systems_of(rng, 40, better), higher) for better in (0.0, 3.0)
     )
+
     assert [row["system"] for row in apart["ranks"]] == ["y", "x"]
     assert apart["ranks"][0]["first"] > 0.99
     assert apart["ranks"][0]["rank"] == [1, 1]
@@ -132,6 +138,7 @@ def test_a_bench_states_its_tests_and_corrections():
         for name, each in zip(("one", "two"), judged, strict=True)
     ]
     tests, ranks = sentences(systems(rows))
+
     assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
     assert "(0.2)" in tests
     assert "over draws of 3 patients" in ranks
@@ -201,14 +208,17 @@ def test_subgroups_come_from_columns_of_the_table(scored_by_scanner):
     metrics = read_json(run.path / "metrics.json")
     row = metrics["subgroups"]["a_to_b"]["scanner"]["psnr"]
     groups = row["groups"]
+
     assert {name: group["n"] for name, group in groups.items()} == {"A": 6, "B": 7, "C": 1}
     assert row["too_few"] == ["C"]
     assert {row["worst"], row["best"]} == {"A", "B"}
     gap = abs(groups["A"]["value"] - groups["B"]["value"])
     assert row["gap"] == pytest.approx(gap)
     assert row["holm"] >= row["p"]
+
     patients = read_json(run.path / "patients.json")["a_to_b"]["patients"]
     of_b = [one["scores"]["psnr"] for one in patients if int(one["patient"][1:]) % 2]
+
     assert groups["B"]["value"] == pytest.approx(np.mean(of_b))
 
 
@@ -216,6 +226,7 @@ def test_every_verdict_is_tested(scored_by_scanner):
     run, _ = scored_by_scanner
     metrics = read_json(run.path / "metrics.json")
     test = metrics["verdict"]["a_to_b"]["psnr"]["test"]
+
     assert test["n"] == 14
     assert test["exact"]
     assert test["of"] == 4
@@ -225,6 +236,7 @@ def test_every_verdict_is_tested(scored_by_scanner):
 def test_subgroups_and_tests_are_told_and_reported(scored_by_scanner):
     run, lines = scored_by_scanner
     said = "\n".join(lines)
+
     assert re.search("by scanner.*too few \\(under 5\\): C", said)
     assert "sign flips over 14 patients, Holm over 4 comparisons" in said
     words = Page(gantk.write_report(run)).words

@@ -35,6 +35,7 @@ def test_bce_is_the_papers():
     of_fake = torch.sigmoid(FAKE_LOGITS)
     expected = -(of_real.log().mean() + (1 - of_fake).log().mean())
     whole = BCE(halved=False).discriminator(REAL_LOGITS, FAKE_LOGITS)
+
     assert torch.allclose(whole, expected)
     assert torch.allclose(BCE().discriminator(REAL_LOGITS, FAKE_LOGITS), expected / 2)
     assert torch.allclose(BCE().generator(FAKE_LOGITS), -of_fake.log().mean())
@@ -67,12 +68,14 @@ def test_gradient_penalty_matches_known_slopes(slope, expected):
         return slope * (x * direction).sum((1, 2, 3))
 
     penalty = gradient_penalty(critic, noise((3, 1, 4, 4)), noise((3, 1, 4, 4), 1))
+
     assert penalty.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_only_wgan_gp_has_a_penalty_and_it_refuses_batch_norm():
     network = PatchGAN(1, 2, width=2, layers=3, norm="batch")
     x = noise((2, 1, 16, 16))
+
     assert all(game().penalty(network, x, x) is None for game in (BCE, LS, Hinge))
     assert WGANGP(penalty=0.0).penalty(network, x, x) is None
     with pytest.raises(UserError, match="instance"):
@@ -103,6 +106,7 @@ def test_structure_is_strict_about_edges():
     of_itself, of_blurred, of_moved, of_nothing = (
         LocalNCC()(output, edge).item() for output in outputs
     )
+
     assert of_itself < 0.01
     assert of_itself <= of_blurred <= of_moved <= of_nothing
     assert of_moved > 0.3
@@ -131,6 +135,7 @@ def test_edge_direction_tells_where_and_how_edges_run(dims, move):
     loss = EdgeDirection(weight=1.0)
     value = loss(output, source[..., : output.shape[-2], : output.shape[-1]])
     value.backward()
+
     assert output.grad.isfinite().all()
     assert 0.1 < value < 2
     with pytest.raises(UserError, match="cannot compare"):
@@ -142,6 +147,7 @@ def test_flatness_is_the_deviation_in_flat_regions():
     flat = torch.full_like(output, -1.0)
     windows = output.unfold(2, 5, 1).unfold(3, 5, 1).flatten(4)
     expected = windows.std(-1, correction=0).mean().item()
+
     assert FlatRegion()(output, flat).item() == pytest.approx(expected, abs=0.002)
     constant = torch.full_like(output, 0.7)
     assert FlatRegion()(constant, flat).item() < 0.001
@@ -158,6 +164,7 @@ def test_gradients_are_finite_for_constant_images(dims, flat_source, value):
     output = torch.full(shape, value, requires_grad=True)
     structure, flatness = local_ncc_and_flat_region(output, source)
     (structure + flatness).backward()
+
     assert structure.isfinite()
     assert flatness.isfinite()
     assert output.grad.isfinite().all()
@@ -190,11 +197,15 @@ def test_known_contrast_tells_a_copy_from_its_opposite():
 def test_air_is_black_and_almost_black_surroundings():
     source = head()
     assert air_left_empty(source, source).item() == pytest.approx(0.0, abs=1e-6)
+
     beside_tissue = source.clone()
     beside_tissue[:, :, 7, 20] += 0.5  # where the source is black
+
     assert air_left_empty(beside_tissue, source).item() > 0
+
     inside = source.clone()
     inside[:, :, 20, 20] += 0.5
+
     assert air_left_empty(inside, source).item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -202,6 +213,7 @@ def test_noisy_air_is_air():
     source = head()
     noise_of_air = -1 + 0.04 * torch.rand_like(source)
     noisy = torch.where(source > -1, source, noise_of_air)
+
     assert air_left_empty(noisy + 0.5, noisy).item() == pytest.approx(0.5, abs=0.05)
 
 
@@ -228,10 +240,12 @@ def test_ssim_loss_matches_the_metric_and_blends_into_l1(dims):
     shape = {2: (2, 1, 40, 36), 3: (2, 1, 24, 22, 23)}[dims]
     image = noise(shape)
     other = noise(shape, 1)
+
     assert SSIM()(image, image).item() == pytest.approx(0, abs=1e-5)
     assert SSIM(share=0.0)(image, other).item() == pytest.approx(
         (image - other).abs().mean().item()
     )
+
     inside = (..., *[slice(12, -12)] * dims) if dims == 2 else ...
     if dims == 2:  # the borders differ by how each pads
         near = image + 0.1 * other
@@ -249,5 +263,6 @@ def test_ssim_loss_matches_the_metric_and_blends_into_l1(dims):
 
     pixel = other.clone().requires_grad_()
     SSIM()(pixel, image).backward()
+
     assert torch.isfinite(pixel.grad).all()
     assert pixel.grad.abs().sum() > 0

@@ -43,8 +43,10 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
     field = RECEPTIVE_FIELDS[layers]
     network = PatchGAN(1, 2, width=2, receptive_field=field, norm="none")
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+
     assert network.convolutions == layers
     assert len(convolutions) == layers
+
     for parameter in network.parameters():  # positive weights: no two contributions cancel
         parameter.data.abs_().add_(0.05)
 
@@ -54,6 +56,7 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
     middle = logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2]
     middle.backward()
     seen = x.grad[0, 0] != 0
+
     assert seen.any(0).sum() == field
     assert seen.any(1).sum() == field
 
@@ -96,6 +99,7 @@ def test_pix2pix_generator_takes_noise_and_class():
     a = torch.rand(2, 1, 32, 32)
     method.generator_losses(Batch(a=a, b=a, label=torch.tensor([1, 0])))
     image, noise, label = inputs[0].split([1, 2, 2], dim=1)
+
     assert torch.equal(image, a)
     assert label.mean((2, 3)).tolist() == [[0, 1], [1, 0]]
     assert noise.std() > 0.9
@@ -105,6 +109,7 @@ def test_pix2pix_generator_takes_noise_and_class():
 def test_pix2pix_translates_with_one_noise_and_no_class():
     method, inputs = pix2pix_with_noise_and_class()
     a = torch.rand(2, 1, 32, 32)
+
     assert torch.equal(method.translate(a, "b"), method.translate(a, "b"))
     assert (inputs[-1][:, 3:] == 0.5).all()
     first, second = method.variants(a, "b", 2, 0)
@@ -133,8 +138,10 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
     norm, x = norm_and_images(shape, dtype, affine)
     y = norm(x)
     reference = F.instance_norm(x.float(), weight=norm.weight, bias=norm.bias)
+
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=LAST[x.ndim - 2])
+
     if dtype == torch.float32:
         allowed = 5e-5
     else:
@@ -155,6 +162,7 @@ def test_gradients_of_instance_norm_equal_torchs(shape, dtype, affine):
     (mine,) = torch.autograd.grad((norm(x).float() * weight).sum(), x)
     (theirs,) = torch.autograd.grad((reference * weight).sum(), x)
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+
     assert torch.allclose(mine.float(), theirs.float(), atol=tolerance)
 
 
@@ -223,6 +231,7 @@ def test_kernels_larger_than_the_map_have_finite_gradients(dims):
 def test_relu_never_hides_nan(drawn):
     set_first_pixel(drawn[0], [torch.nan, -torch.nan])
     output, *_ = output_and_gradients(ReLU(), drawn)
+
     assert output[0, :2].isnan().all()
 
 
@@ -232,7 +241,9 @@ def test_resize_convolution_is_repeating_then_convolving(dims, side):
     x = image(dims, 2, 3, side, torch.float64)
     inputs = (x, *layer.parameters())
     reference = layer.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
     assert torch.allclose(layer(x), reference, atol=1e-12)
+
     mine = torch.autograd.grad(layer(x).square().sum(), inputs)
     theirs = torch.autograd.grad(reference.square().sum(), inputs)
     for one, other in zip(mine, theirs, strict=True):
@@ -251,6 +262,7 @@ def test_self_attention_is_the_papers_formula(dims):
 
     assert block.query.weight.shape[0] == block.key.weight.shape[0] == 2
     assert block.value.weight.shape[0] == 8
+
     x = torch.randn(2, 16, *[4, 3, 5][:dims])
 
     def places(layer: nn.Module) -> Tensor:
@@ -260,6 +272,7 @@ def test_self_attention_is_the_papers_formula(dims):
     scores = places(block.query) @ places(block.key).mT  # how much place j looks at place i
     o = scores.softmax(-1) @ places(block.value) @ block.out.weight.double().flatten(1).T
     expected = x.double() + block.gain.double() * o.mT.reshape(x.shape)
+
     assert (expected - x).abs().max() > 0.05
     torch.testing.assert_close(block.float()(x).double(), expected, rtol=0, atol=1e-5)
 
@@ -329,6 +342,7 @@ def test_unet_first_norm_and_skip_options():
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64, requires_grad=True)
     mine = network(x)
     theirs = unet_by_hand(network, x)
+
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
 
     weight = torch.randn_like(mine)
@@ -340,6 +354,7 @@ def test_unet_first_norm_and_skip_options():
 
     plain = UNet(1, 1, 2, **options).double()
     plain.load_state_dict(network.state_dict(), strict=False)
+
     assert (plain(x) - mine).abs().max() > 1e-4
 
 
@@ -417,10 +432,13 @@ def test_products_are_torchs_convolutions(name, dims, always, multiplied):
     torch.manual_seed(0)
     module = layer(dims, SHAPES[name])
     x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
+
     assert "Product" in type(module(x).grad_fn).__name__
+
     output, _, of_weight, *_ = found = passed(module, x)
     plain = use_kernels(copy.deepcopy(module), False).double()
     exact = passed(plain, x.detach().double().requires_grad_())
+
     assert max(apart(found, exact)) < 1e-5
     assert output.is_contiguous(memory_format=LAST[dims])
     # autograd takes a gradient as it is only where it lies in memory as the weights do
@@ -435,7 +453,9 @@ def test_products_in_bfloat16_are_as_exact_as_torchs(name, dims, always, multipl
     module = layer(dims, SHAPES[name])
     x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
     mine = passed(module, x, bf16=True)
+
     assert mine[0].dtype == torch.bfloat16
+
     plain = use_kernels(copy.deepcopy(module), False)
     theirs = passed(plain, x, bf16=True)
     exact = passed(plain.double(), x.detach().double().requires_grad_())
@@ -456,6 +476,7 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     mine = slope_of_slope(module, x, inputs)
     use_kernels(module, False)
     theirs = slope_of_slope(module, x, inputs)
+
     assert max(apart(mine, theirs)) < 1e-9
 
 
@@ -474,12 +495,15 @@ def test_transformed_convolutions_are_torchs(transformed, monkeypatch):
     module, x = transformed
     found = passed(module, x)
     found += slope_of_slope(module, x, module.weight)
+
     assert found[2].stride() == module.weight.stride()
+
     monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
     module = module.double()
     x = x.detach().double().requires_grad_()
     exact = passed(module, x)
     exact += slope_of_slope(module, x, module.weight)
+
     assert max(apart(found, exact)) < 2e-5
 
 
@@ -491,6 +515,7 @@ def test_convolutions_are_transformed_in_float32_training_only(transformed, monk
         computed = module(x)
 
     monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
+
     assert torch.equal(computed, module(x))
     assert not torch.equal(trained, computed)
     for one, other in zip(narrow, passed(module, x, bf16=True), strict=True):

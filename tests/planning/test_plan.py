@@ -79,9 +79,11 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
     text = plan(make(tmp_path / "data"), hours=1e-4, device="cpu")
     (tmp_path / "planned.toml").write_text(text, "utf-8")
     tables = tomllib.loads(text)
+
     assert tables["method"]["name"] in ("pix2pix", "regression")
     assert tables["data"]["split"]["by"] == "patient"
     assert timed or predict(tmp_path / "planned.toml", set=["train.steps=2"], device="cpu").fits
+
     lines = text[text.index("[method]") :].splitlines()
     for number, line in enumerate(lines):
         if re.match(r"\w+ = ", line):
@@ -96,6 +98,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, quick):
         return f"{other[record.subject] if record.domain == 'b' else record.subject}/{int(record.position)}.png"
 
     tables = tomllib.loads(plan(pictures(tmp_path, stranger)))
+
     assert tables["method"]["name"] == "dualgan"
     assert tables["data"]["source"]["pairs"] == "none"
     assert not tables["data"]["unpair"]
@@ -117,6 +120,7 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
         {"a": one["a"], "b": other["b"]}
         for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)
     ]
+
     assert fit_of(pairs).good
     assert not fit_of(pairs).rough
     assert fit_of(pairs).shift == 0
@@ -139,6 +143,7 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     )
     text = plan(folder, set=["data.source.planes=[0.3,0.6]", "train.seed=4", "data.size=[48,48]"])
     tables = tomllib.loads(text)
+
     assert tables["data"]["intensity"]["a"]["name"] == "ct"
     assert tables["data"]["size"] == [48, 48]
     assert tables["train"]["seed"] == 4
@@ -148,6 +153,7 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
 def test_3d_plans_take_the_requested_size(tmp_path, quick):
     settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
     recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
+
     assert recipe.check().data.dims == 3
     assert recipe.check().data.patch == (16, 16, 16)
 
@@ -156,12 +162,14 @@ def test_single_domain_plans_train_from_noise(tmp_path, quick):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
     assert tables["method"]["name"] == "dcgan"
     assert "conditional" not in tables["method"]
+
     for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
         path = tmp_path / "two" / ("yes" if place % 2 else "no") / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
 
     tables = tomllib.loads(plan(tmp_path / "two"))
+
     assert tables["method"]["conditional"]
     assert tables["data"]["labels"]
     Recipe(tables).check()

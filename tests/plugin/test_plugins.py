@@ -42,6 +42,7 @@ def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").symlink_to(folder)
     load.cache_clear()
+
     assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1
     assert state("my_plugin") is None
     assert registry().get("generator", "mynet").owner == "My_Package"
@@ -67,6 +68,7 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path
     )
+
     assert done.returncode == 0, done.stderr
     starts = [line.split()[:3] for line in done.stdout.splitlines()]
     assert ["translation", "gantk", "source"] in starts
@@ -81,6 +83,7 @@ def test_duplicate_plugin_names_are_reported(add_plugin):
     add_plugin("first-package", "plugin_one", GENERATOR.format(name="net_one"), point="shared")
     add_plugin("second-package", "plugin_two", GENERATOR.format(name="net_two"), point="shared")
     problems = [plugin.problem for plugin in load().plugins if plugin.name == "shared"]
+
     assert problems == [
         None,
         "the plugin name 'shared' is taken by the distribution 'first-package'",
@@ -109,11 +112,13 @@ def test_duplicate_plugin_names_are_reported(add_plugin):
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
     add_plugin("broken-package", "a_broken_one", source)  # sorts ahead of its sibling
     add_plugin("good-package", "good_plugin", GENERATOR.format(name="mynet"))
+
     assert words in state("a_broken_one")
     assert words in registry().broken["a_broken_one"]
     assert state("good_plugin") is None
     assert registry().get("generator", "mynet")
     assert "half" not in registry().names("loss")  # all or nothing
+
     with pytest.raises(
         UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"
     ):
@@ -171,6 +176,7 @@ def test_tracebacks_of_plugins_end_with_their_name(add_plugin):
         group(["fail"])
 
     (note,) = raised.value.__notes__
+
     assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ")
     assert note.endswith(", line 3")
     assert "'my_plugin' of my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
@@ -199,7 +205,9 @@ def test_every_hook_is_documented_and_tested():
     """
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     ours = "".join(file.read_text("utf-8") for file in (ROOT / "plugins").rglob("*.py"))
+
     assert len(hooks) == 12
+
     for name, hook in hooks.items():
         assert f"def {name}(" in ours, f"no plugin of ours stands on {name}"
         for parameter in inspect.signature(hook).parameters:
@@ -212,6 +220,7 @@ def test_hook_register_finds_recipe_packages(add_plugin):
     assert all(
         f"`{kind}`" in hookspecs.gantk_register.__doc__ for kind in KINDS if kind != "method"
     )
+
     recipes = "gantk_register(add):\n    add.recipes('my_recipes')\n    add.recipes('bare')"
     folder = add_plugin("my-package", "my_plugin", HOOK + recipes)
     for package, name in (("my_recipes", "one"), ("bare", "two")):
@@ -221,6 +230,7 @@ def test_hook_register_finds_recipe_packages(add_plugin):
         )
 
     (folder / "my_recipes" / "__init__.py").touch()
+
     assert all_recipes()["one"][1] == "my-package"
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
 
@@ -234,6 +244,7 @@ def test_hook_commands_cannot_replace_a_command(add_plugin):
     add_plugin("greedy-package", "greedy", command.format(name="run"))
     add_plugin("good-package", "good_plugin", command.format(name="measure"))
     attach_commands(group)
+
     assert "measure" in group.commands
     assert group.commands["run"] is ours
     assert state("good_plugin") is None
@@ -248,6 +259,7 @@ def test_hook_commands_cannot_replace_a_command(add_plugin):
 def test_gantk_disable_leaves_a_family_out_and_says_so(add_plugin, monkeypatch):
     monkeypatch.setenv("GANTK_DISABLE", "gantk_translation, gantk_style")
     load.cache_clear()
+
     assert "cyclegan" not in registry().names("method")
     assert "dcgan" in registry().names("method")
     with pytest.raises(UserError, match="'translation'.*left out by GANTK_DISABLE"):
@@ -293,6 +305,7 @@ def test_override_replaces_a_bundled_part_and_only_with_it(add_plugin):
     register = HOOK + "gantk_register(add): add.generator('unet', 'mine:UNet', override=True)"
     add_plugin("my-package", "mine", register)
     entry = registry().get("generator", "unet")
+
     assert entry.owner == "my-package"
     assert entry.replaced == "gantk"
 

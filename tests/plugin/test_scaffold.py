@@ -60,6 +60,7 @@ def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
     written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
     assert written.code == 0
     assert "next     pip install -e" in written.out
+
     paths = [
         path
         for path in (tmp_path / "my-gan2").rglob("*")
@@ -70,6 +71,7 @@ def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
         assert "$" not in text and max(map(len, text.splitlines()), default=0) <= 120, name
 
     (part,) = texts.keys() & {"model.py", *(f"{kind}.py" for kind in KINDS)}
+
     assert "class MyGAN2" in texts[part]
     name = "method" if kind == "plugin" else kind
     assert f"class TestMyGAN2({name.title()}Contract):" in texts["test_contract.py"]
@@ -124,4 +126,5 @@ def test_each_part_of_the_page_passes_its_contract_and_trains(name, kind, tmp_pa
     for file, text in FILES.items():
         if file.startswith(f"{package.name}/"):
             (tmp_path / file).write_text(text, "utf-8")
+
     assert_works(package, kind, package.name, tmp_path)

@@ -114,6 +114,7 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
     recorded = {
         name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))
     } - {"most"}
+
     assert recorded <= known
     said("recipes", "copy", "dualgan_t1t2", tmp_path / "mine.toml")
     assert tomllib.loads((tmp_path / "mine.toml").read_text("utf-8"))["method"]["name"] == "dualgan"
@@ -122,8 +123,10 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
 def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
     done = gantk("doctor")
     rows = [line.split()[0] for line in done.out.splitlines() if line.strip()]
+
     assert done.code in (0, 1)
     assert {"gantk", "python", "torch", "device", "disk"} <= set(rows)
+
     wanted = [
         "--recipe",
         recipe(tmp_path / "tiny.toml"),
@@ -133,6 +136,7 @@ def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
         tmp_path / "forecast.json",
     ]
     rows = [line.split()[0] for line in said("doctor", *wanted).splitlines() if line.strip()]
+
     assert {"memory", "step", "training"} <= set(rows)
     assert json.loads((tmp_path / "forecast.json").read_text("utf-8"))
 
@@ -176,10 +180,12 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
 def test_a_run_says_what_it_was_and_every_loss(run):
     steps = [line for line in log_of(run) if "losses" in line]
     assert [line["step"] for line in steps] == list(range(1, 17))
+
     for line in steps:
         assert all(isinstance(value, float) for value in line["losses"].values())
 
     recipe = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
+
     assert recipe["train"]["seed"] == 5
     environment = read_json(run / "environment.json")
     assert {"gantk", "packages", "command", "device", "precision", "python"} <= environment.keys()
@@ -217,6 +223,7 @@ def test_an_onnx_file_translates_without_torch(run, scans, tmp_path):
     blocked = "import sys; sys.modules['torch'] = None; from gantk.cli import main; main()"
     words = ("translate", "t1_to_t2.onnx", picture, "out.tif")
     done = ended(process(*words, cwd=tmp_path, before=("-c", blocked)))
+
     assert done.code == 0, done.err
     by_torch = pixels(tmp_path / "by_torch.tif")
     assert np.abs(pixels(tmp_path / "out.tif") - by_torch).max() < 1e-4 * np.ptp(by_torch)
@@ -225,10 +232,12 @@ def test_an_onnx_file_translates_without_torch(run, scans, tmp_path):
 def test_data_are_looked_at_before_training(scans, tmp_path):
     assert "24 png" in said("data", "check", scans, "--json", tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text("utf-8"))
+
     broken = tmp_path / "broken"
     shutil.copytree(scans, broken)
     (broken / "T1" / "p-03.png").write_bytes(b"no picture")
     done = gantk("data", "check", broken)
+
     assert done.code == 1
     assert "p-03.png" in done.out
     assert re.search(r"[GM]i?B", said("data", "fetch"))
@@ -252,6 +261,7 @@ def test_the_function_translate_does_what_the_command_does(run, scans, tmp_path)
     options = {"to": "T2", "device": "cpu", "say": lines.append}
     written = toolkit.translate(run, source, by_function, **options)
     said("translate", run, source, by_command, "--to", "T2", "--device", "cpu")
+
     assert [Path(path) for path in written] == [by_function]
     assert lines
     assert by_function.read_bytes() == by_command.read_bytes()
@@ -259,6 +269,7 @@ def test_the_function_translate_does_what_the_command_does(run, scans, tmp_path)
     model = toolkit.load(run, device="cpu")
     image = pixels(source)[None, None].astype(np.float32)
     values = model.translate(image, to="T2")
+
     assert values.shape == (1, 1, 32, 32)
     assert not np.array_equal(values, model.translate(image, to="T1"))
     difference = values[0, 0].clip(0, 255) - pixels(by_command)
@@ -271,6 +282,7 @@ def test_a_run_is_trained_resumed_and_sampled_by_functions(tmp_path):
     out = tmp_path / "noise"
     options = {"device": "cpu", "say": lambda line: None}
     folder = toolkit.run(TINY | NOISE, out=out, set=["train.seed=3"], **options)
+
     assert folder.path == out
     assert (out / "report.html").is_file()
     assert folder.recipe().tables["train"]["seed"] == 3
@@ -284,6 +296,7 @@ def test_functions_score_compare_and_check(run, scans, tmp_path):
     options = {"device": "cpu", "say": lambda line: None}
     copied = shutil.copytree(run, tmp_path / "copy")
     scores = toolkit.evaluate(copied, metrics=["rmse"], **options)
+
     assert "rmse" in scores["metrics"]["a_to_b"]
     assert toolkit.compare(scans / "T1", scans / "T2", metrics=["mae"], **options)
     assert toolkit.check(scans)

@@ -158,7 +158,9 @@ def test_core_translates_files_and_folders_on_their_grid(commands_alone):
     kind, folder, scan, _ = commands_alone
     inputs = {path.name for path in scan.parent.iterdir()}
     outputs = {path.name for path in (folder / "all").iterdir()}
+
     assert inputs <= outputs
+
     one = folder / f"one{''.join(scan.suffixes)}"
     if kind == "pictures":
         with Image.open(one) as image:
@@ -181,4 +183,5 @@ def test_core_translates_arrays(alone, commands_alone):
     site, _ = alone
     _, folder, _, _ = commands_alone
     done = python("-c", TRANSLATE_ARRAY, installed=site, cwd=folder)
+
     assert done.out.strip() == "(32, 32)", done.err

@@ -509,8 +509,10 @@ def test_a_process_and_a_function_end_with_the_same_words(tmp_path, monkeypatch)
 
     kept = json.loads(FILE.read_text("utf-8"))["check of nothing"]
     done = files.python("-m", "gantk", "data", "check", "nowhere")
+
     assert done.code == 2
     assert done.err.strip() == kept
+
     monkeypatch.chdir(tmp_path)
     with pytest.raises(gantk.UserError) as error:
         gantk.check("nowhere")

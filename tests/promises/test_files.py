@@ -24,6 +24,7 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
         }
         for side in ("in", "out")
     ]
+
     assert len(names[0]) == 11
     assert names[0] == names[1]
     for series, count in (("mr", 5), ("ct", 4)):
@@ -66,6 +67,7 @@ def test_pictures_keep_their_mode_and_numbers(identity, name):
     assert after.format == before.format
     assert after.mode == before.mode
     assert after.size == before.size
+
     if name == "floats.tif":
         np.testing.assert_allclose(np.asarray(after), np.asarray(before), rtol=0, atol=1e-6 * 992)
     else:
@@ -75,6 +77,7 @@ def test_pictures_keep_their_mode_and_numbers(identity, name):
 def test_colour_comes_back_in_colour(identity):
     before = Image.open(identity / "rgb" / "trainA" / "3.png")
     after = Image.open(identity / "colour.png")
+
     assert after.mode == before.mode == "RGB"
     assert np.array_equal(np.asarray(after), np.asarray(before))
 
@@ -89,6 +92,7 @@ def rescaled(dataset) -> np.ndarray:
 def test_nifti_keeps_its_stored_numbers(identity, name):
     before, after = (nib.load(identity / side / name) for side in ("in", "out"))
     assert after.get_data_dtype() == before.get_data_dtype()
+
     if name == "floats.nii.gz":
         np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=0, atol=1e-6 * 902)
     else:
@@ -133,6 +137,7 @@ def test_dicom_series_become_derived_series(dicom_slices):
 
     known = {source.SOPInstanceUID for source in before}
     new = {made.SOPInstanceUID for made in after}
+
     assert len(new) == len(after)
     assert not new & known
     (series,) = {made.SeriesInstanceUID for made in after}
@@ -148,6 +153,7 @@ def test_intensities_are_mapped_as_they_always_were(name, identity):
         np.asarray(Image.open(identity / f"{each}.tif"), np.float64).ravel()
         for each in ("ramp", name)
     )
+
     assert not np.allclose(made, ramp, atol=1)
     expect_recorded(f"intensity {name}", [round(float(value), 4) for value in made[::64]], 1e-5)
 
@@ -176,6 +182,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
 
     out = tmp_path / "out"
     killed = files.python("-c", KILLED, trained, tmp_path / "in", out)
+
     assert killed.code == -signal.SIGKILL
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
     assert times
@@ -183,6 +190,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
 
     said = []
     options = {"device": "cpu", "say": said.append}
+
     assert len(gantk.translate(trained, tmp_path / "in", out, **options)) == 4
     assert f"{len(times)} of 4 inputs done before" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times

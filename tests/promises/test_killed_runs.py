@@ -97,6 +97,7 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     if killed[0].parent.name.startswith("cyclegan"):
         half_written(run)  # which is not in the way
     done = gantk("resume", run, "--device", "cpu")
+
     assert done.code == 0, done.err
     assert_same_end(run, killed[1])
 
@@ -110,12 +111,14 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
     wait_until(lambda: len(log_of(run)) > 4, started)
     started.send_signal(number)
     done = ended(started)
+
     assert done.code == 130
     assert "gantk resume run" in done.err
     assert "Traceback" not in done.out + done.err
     (kept,) = saved(run)
     assert log_of(run)[-1]["step"] <= int(kept[5:])
     assert load_file(run / "checkpoints" / kept / "weights.safetensors")
+
     if number == signal.SIGINT:
         again = process("resume", "run", "--device", "cpu", cwd=tmp_path)
         lines = len(log_of(run))

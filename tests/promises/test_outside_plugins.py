@@ -123,6 +123,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     steps = ["--set", "train.steps=4", "--set", "train.save_every=2", "--set", "train.log_every=1"]
     words = ["run", "oneway_t1t2", "--out", "run", "--device", "cpu", *steps]
     (run,) = several(words, cwd=tmp_path, installed=installed)
+
     assert run.code == 0, run.err
     folder = tmp_path / "run"
     assert "a_to_b" in json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"]
@@ -131,6 +132,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     losses = [line["losses"] for line in log_of(folder) if "losses" in line]
     assert len(losses) == 4
     assert losses[-1].keys() == {"generator/adversarial", "generator/likeness", "discriminator/d_b"}
+
     whole = (folder / "checkpoints" / "step-000004" / "weights.safetensors").read_bytes()
     shutil.rmtree(folder / "checkpoints" / "step-000004")
     scan = folder / "samples" / "input" / "a_to_b-0.png"
@@ -139,6 +141,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
         ["translate", "run", scan, "out.png", "--device", "cpu"],
     )
     again, made = several(*words, cwd=tmp_path, installed=installed)
+
     assert again.code == 0 and "after step 2 of 4" in again.out, again.err
     assert (
         folder / "checkpoints" / saved(folder)[-1] / "weights.safetensors"
@@ -152,6 +155,7 @@ def test_two_offers_of_one_name_are_an_error_that_names_both(tmp_path):
     install(PACKAGES / "taking", tmp_path / "site", tmp_path)
     words = ["run", "cyclegan_t1t2_64"], ["list", "method"]
     refused, others = several(*words, cwd=tmp_path, installed=tmp_path / "site")
+
     assert refused.code == 2
     assert "'cyclegan' is offered by 'gantk' and 'gantk-taking'" in refused.err
     assert "dualgan" in others.out

@@ -110,6 +110,7 @@ def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
     outcome = files.gantk(
         "eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu"
     )
+
     assert outcome.code == 0, outcome.err
     expect_recorded(name, rows_of(json.loads((tmp_path / "s.json").read_text("utf-8"))))
 

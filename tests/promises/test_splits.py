@@ -110,6 +110,7 @@ def test_the_scores_are_of_the_patients_held_out(scans):
         for record in split_of(scans.parent / "run")["splits"]["test"]
         if record["domain"] == "a"
     ]
+
     assert psnr["n"] == len(found["test"]) == 2
     assert psnr["images"] == len(tested)
 
@@ -120,6 +121,7 @@ def test_a_csv_says_who_is_where(scans):
         "validation": {"p03", "p04"},
         "test": {"p00", "p01", "p02"},
     }
+
     assert trained(scans, *as_csv_says(scans)) == expected
     made = split_of(scans.parent / "run")["splits"]
     assert made["by"] == "file"
@@ -137,6 +139,7 @@ def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
 def test_exact_copies_on_two_sides_are_refused(scans):
     shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
     leak = "'p00/p00_T1.nii.gz/plane-000' in train and test"
+
     assert f"image 'p07/p07_T1.nii.gz/plane-000' = {leak}" in refused(scans, *as_csv_says(scans))
     trained(scans, *as_csv_says(scans), "--allow-leakage")
     assert leak in split_of(scans.parent / "run")["leakage_allowed"]
@@ -147,6 +150,7 @@ def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
     brighter = (np.asarray(image.dataobj) * 3 + 40).astype(np.int16)
     files.nifti(scans / "p07" / "p07_T1.nii.gz", np.roll(brighter, 1, 0))
     message = refused(scans, *as_csv_says(scans))
+
     assert "near copy" in message
     assert "p07/p07_T1.nii.gz" in message
     assert "p00/p00_T1.nii.gz" in message
@@ -170,9 +174,11 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
     outcome = train(
         scans, *("--set", "data.split.validation=0.1", "--set", f'data.split.by="{by or "auto"}"')
     )
+
     assert outcome.code == 0, outcome.err
     run = tmp_path / "run"
     assert tuple(map(len, sides(run).values())) == counts
+
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     report = (run / "report.html").read_text("utf-8")
     said = f"{count} patients stand on both sides"
@@ -186,6 +192,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
 
     row = metrics["metrics"]["a_to_b"]["psnr"]
     verdict = metrics["verdict"]["a_to_b"]["psnr"]
+
     assert row["n"] == counts[2] < row["images"]
     assert (row["ci95"] is None) == (verdict["probability"] is None)
     assert (row["ci95"] is None) == (counts[2] == 1)

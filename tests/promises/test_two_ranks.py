@@ -44,16 +44,19 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
         assert gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").code == 0
 
     done = ended(both)
+
     assert done.code == 0, done.err
     # one of them speaks
     assert done.out.count("recipe   ") == 1
     assert "2 ranks" in done.out
+
     one, two, other = (
         load_file(
             tmp_path / name / "checkpoints" / saved(tmp_path / name)[-1] / "weights.safetensors"
         )
         for name in ("one", "two", "half")
     )
+
     assert one.keys() == two.keys()
     assert len(one) > 20
     apart = {name: float(np.abs(one[name] - two[name]).max(initial=0)) for name in one}

@@ -30,6 +30,7 @@ def numbers_without_range(hint: object) -> bool:
 def test_every_number_that_a_recipe_can_say_has_a_range(key):
     target = registry().get(*key).load() if isinstance(key, tuple) else TABLES[key][1]
     hints = {name: hint for name, hint, _ in options_of(target)}
+
     assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= {
         *BY_NATURE.split()
     }

@@ -81,6 +81,7 @@ def test_options_arrive_as_the_types_of_the_signature(parts):
         "sides": [4],
     }
     bound = bind("augment", {"name": "sampler", "limit": 1, **options}).options
+
     # a whole number stands for a decimal
     assert isinstance(bound["rate"], float)
     assert isinstance(bound["pair"], tuple)
@@ -126,11 +127,14 @@ def test_parts_in_the_wrong_place_are_refused():
 def test_every_part_has_schema_summary_and_explained_options(kind, name):
     target = registry().get(kind, name).load()
     model = options_model(target)  # fails where a parameter has no annotation that pydantic can use
+
     assert inspect.getdoc(target).split("\n\n")[0].endswith((".", ":"))
+
     if all(not field.is_required() for field in model.model_fields.values()):
         part = bind(kind, name)
         assert bind(kind, part.table()) == part  # the written defaults are what the signature says
     unexplained = {option for option, _, _, comment in options_help(target) if not comment}
+
     assert unexplained <= {"generator", "discriminator", "adversarial"}  # their names say it
 
 
@@ -182,6 +186,7 @@ def test_options_alone_are_the_default_parts():
         model.train.optimizer,
     )
     found = [(part.name, part.options.get("width", part.options.get("lr"))) for part in bound]
+
     assert found == [("resnet", 8), ("patchgan", 3), ("adam", 1e-3)]
 
 
@@ -200,12 +205,14 @@ def test_set_takes_toml_values_with_dotted_keys(recipe, setting, keys, value):
     found = resolved(recipe.override(["train.steps=6", setting]).check())  # later settings win
     for key in keys.split():
         found = found[key]
+
     assert (tuple(found) if isinstance(value, tuple) else found) == value
 
 
 def test_profiles_lie_over_the_recipe_and_settings_over_both(recipe):
     before = copy.deepcopy(recipe.tables)
     model = recipe.override([], "small").check()
+
     assert model.train.steps == 5
     assert model.data.size == (32, 32)
     assert model.train.optimizer.name == "adam"
@@ -233,6 +240,7 @@ def test_profiles_lie_over_the_recipe_and_settings_over_both(recipe):
 def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     recipe.tables["profile"]["long"] = {"train": {"epochs": 9.0}}
     train = recipe.override(settings, profile).check().train
+
     assert (train.steps, train.epochs) == length
 
 
@@ -281,6 +289,7 @@ def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
         'data.domains=["MR"]',
     ]
     source = recipe.override(settings).check().data.source.options
+
     assert source["patient"] == value.strip("'")
     assert source["path"] == "2024"
 
@@ -308,6 +317,7 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = next(iter(all_recipes()))
     (tmp_path / f"{name}.toml").write_text("[method]\nname = 'dualgan'\n", "utf-8")
+
     assert load_recipe(f"{name}.toml").origin == f"{name}.toml"
     for given in (name, f"recipes/{name}.toml"):  # as the README says it, from anywhere
         assert "bundled" in load_recipe(given).origin
@@ -320,6 +330,7 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
 def test_post_steps_run_in_order_with_training_images(parts):
     model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
+
     assert done.unique().tolist() == [1.5]
     assert not Posts(small().check(), (-1.0, 1.0)).steps
     tables = resolved(model)
@@ -355,6 +366,7 @@ def test_profiles_replace_all_post_steps(parts, tmp_path):
     path = tmp_path / "r.toml"
     text = '[method]\nname = "dualgan"\n[train]\nsteps = 1\n[[post]]\nname = "shift"\n'
     path.write_text(text + '[[profile.cpu.post]]\nname = "shift"\nby = 3.0\n')
+
     assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [
         3.0
     ]
@@ -391,6 +403,7 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
     recipe = load_recipe(str(file)).override(
         ["train.allocator=keep", "train.fast.fused=false"], "gpu"
     )
+
     assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
     assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
     assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")

@@ -56,6 +56,7 @@ def test_recipes_build_and_survive_writing_their_defaults(path, profile):
     assert len(model.summary) <= 120
     tables = resolved(model)
     assert resolved(Recipe(tables).check()) == tables
+
     # real patients are what they are about; without, they say where
     if path.stem not in ("t1t2", "t1t2_patients"):
         assert model.data.source.name == "phantom"
@@ -101,6 +102,7 @@ def test_published_recipes_state_their_report_in_every_profile(
     theirs = tables["paper"]["stated"]
     ours = set(tables["paper"]["ours"])
     stated = {".".join(path) for path in leaves(theirs)}
+
     assert (
         departures(theirs, resolved(model), filled_in=True)
         == {}
@@ -110,6 +112,7 @@ def test_published_recipes_state_their_report_in_every_profile(
         path[-1] for over in tables.get("profile", {}).values() for path in leaves(over)
     } <= LENGTHS
     assert not stated & ours
+
     # every setting is either stated or marked as ours; where images come from is the user's affair
     known = tuple(f"{key}." for key in stated | ours | {"data.source", "data.domains"})
     keys = [
@@ -117,6 +120,7 @@ def test_published_recipes_state_their_report_in_every_profile(
         for table in ("method", "data", "train")
         for path in leaves({table: tables[table]})
     ]
+
     assert [
         key
         for key in keys
@@ -132,6 +136,7 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     )
     mine.write_text(text + "train.schedule = 'linear'\n", "utf-8")
     shown = gantk("show", "recipe", mine).out
+
     assert "# departs: train.optimizer.lr = 0.001 where the report has 0.0002" in shown
     assert "# departs: method.pol = not said where the report has 0" in shown
     assert (
@@ -154,8 +159,10 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
 
 def test_recipes_without_held_out_files_test_on_yours(tmp_path):
     assert load_recipe("t1t2_patients").check().data.split.test == 0
+
     source = {"name": "nifti", "path": str(tmp_path)}
     yours = with_data(load_recipe("t1t2_patients"), source).check().data.split
+
     assert yours.test > 0
     assert yours.by == "auto"
 

@@ -224,6 +224,7 @@ def test_small_files_are_bounded_in_time_and_memory(tmp_path, monkeypatch, name)
     monkeypatch.setattr("gantk_dicom.streams.MAX_READS", 20_000)
     make, words = HOSTILE[name]
     make(tmp_path / name)
+
     assert re.search(words, said := read_within_bounds(tmp_path / name)) and said[0] != "!", said
 
 
@@ -239,9 +240,11 @@ def test_a_header_names_no_file_outside_of_its_folder(tmp_path, header, name):
         io.read(path)
 
     assert io.files_of(path) == [path]
+
     (path.parent / "voxels").mkdir()
     (path.parent / "voxels" / "x.raw").write_bytes(bytes(2048))
     text(path, line.format("voxels/x.raw"), b"")
+
     assert io.read(path).pixels.shape == (1, 4, 16, 16)
 
 
@@ -253,7 +256,9 @@ def test_pipes_devices_and_circular_links_end(tmp_path, pictures):
     (tmp_path / "set" / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "set" / "messages").symlink_to("/proc/kmsg")
     (tmp_path / "set" / "good" / "again").symlink_to("..")
+
     assert len(io.scans(tmp_path / "set")) == 2
+
     with pytest.raises(UserError, match="is a pipe or a device"):
         io.read(tmp_path / "set" / "pipe.png")
 

@@ -262,4 +262,5 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
         shutil.rmtree(place)
 
     gantk.close()
+
     assert not wrong, f"{len(wrong)}:\n" + "\n\n".join(wrong)

@@ -150,7 +150,9 @@ def test_whatever_stops_a_training_it_ends_alike(name, tmp_path):
     span = undisturbed(recipe, tmp_path)
     whole = promised(tmp_path / "whole")
     kills = 0
+
     assert promised(tmp_path / "second") == whole
+
     while kills < KILLS:
         run = tmp_path / f"killed-{kills}"
         lives = []

@@ -205,7 +205,9 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
 
     before()
     code, said, *_ = gantk(place, *command)
+
     assert code == 0, said
+
     if result.is_dir():
         shutil.copytree(result, whole)
     else:

@@ -199,6 +199,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, request):
     failed = campaign.failed
     print(f"seed {SEED}: {dict(campaign.outcomes)} of {COUNT} files of {len(samples)} kinds")
     told = "\n".join(": ".join(each) for each in failed.items())
+
     assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n{told}"
 
 

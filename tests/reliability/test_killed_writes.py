@@ -43,6 +43,7 @@ def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
+
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     kinds = done.stdout.split()
     assert "old" in kinds

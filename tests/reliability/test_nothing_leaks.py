@@ -211,6 +211,7 @@ def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
         print(code, *command)
 
     failed = {commands[number][0] for number, code in enumerate(endings) if code != "0"}
+
     assert not failed & {"resume", "export", "eval"}
     found = {"what was printed": leaks(said)} | leaks_of_new_files(tmp_path, before)
     assert {where: what for where, what in found.items() if what} == {}
@@ -260,5 +261,6 @@ def test_commands_work_with_any_names_on_ascii_terminals(tmp_path, name):
         ["run", "tiny.toml", "--data", data / called, *cpu],
     ]
     said, endings = run(commands, tmp_path, **STRICT)
+
     assert endings == ["1"] * 2 + ["0"] * 12 + ["2"] * 4, said.decode(errors="replace")[-4000:]
     assert b"\x1b" not in said

@@ -137,6 +137,7 @@ def test_one_of_several_writers_of_a_folder_wins(place):
         else:
             assert code == 2, err
             assert f"process {winner.pid} on " in err
+
     assert f"seed = {begun.index(winner)}\n" in (run / "recipe.toml").read_text()
 
 
@@ -152,6 +153,7 @@ def test_one_of_two_resumes_wins_and_a_kill_frees_the_folder(place):
     first.send_signal(signal.SIGKILL)  # which frees the folder
     (second,) = (process for process in resumed if process is not first)
     _, (code, _, err) = ended(first, second)
+
     assert code == 2
     assert f"process {first.pid} on " in err
     assert "gantk resume one" in err
@@ -159,6 +161,7 @@ def test_one_of_two_resumes_wins_and_a_kill_frees_the_folder(place):
     again = start("resume", "one", "--device", "cpu")
     until(lambda: again.stdout.readline().startswith("step "), again)
     again.send_signal(signal.SIGTERM)
+
     assert ended(again)[0][0] == 130
     logged = steps(run)
     assert logged == list(range(1, logged[-1] + 1))
@@ -178,6 +181,7 @@ def test_beside_a_training_others_read_and_none_writes(place):
         assert training.poll() is None
 
     training.send_signal(signal.SIGINT)
+
     assert ended(training)[0][0] == 130
     assert saves(place / "run")[-1] == steps(place / "run")[-1]
 
@@ -239,6 +243,7 @@ def test_saving_comes_first_and_telling_second(place, way):
         training.send_signal(signal.SIGINT)
 
     ((code, _, err),) = ended(training)
+
     assert code == 130
     assert saves(run) == [steps(run)[-1]]
     if err is not None:
@@ -282,6 +287,7 @@ def test_a_killed_bench_leaves_no_training_and_goes_on(place):
     until(lambda: not Path(f"/proc/{pid}").exists(), again)
     second = start(*bench, "--resume")
     code, _, err = ended(second)[0]
+
     assert code == 2
     assert f"process {again.pid} on " in err
     again.send_signal(signal.SIGINT)

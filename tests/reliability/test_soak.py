@@ -73,13 +73,16 @@ def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
         "cpu",
     ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"step"')]
     assert len(rows) == STEPS // EVERY
+
     # settled: the first samples, saves and reports are behind
     early = rows[3]
     late = rows[-1]
     steps = (late["step"] - early["step"]) / 1000
+
     assert (late["resident"] - early["resident"]) / steps < 0.25 * 2**20, rows
     assert late["threads"] <= early["threads"], rows
     assert late["open"] <= early["open"], rows

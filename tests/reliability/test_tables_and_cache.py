@@ -99,6 +99,7 @@ def test_a_check_of_a_large_table_opens_few_files_twice(pictures, monkeypatch):
     shares: list[float] = []
     found = check(table_of_all, progress=lambda share, what: shares.append(share))
     pngs = [str(path) for path in opened if str(path).endswith(".png")]
+
     assert len(found["files"]) == 200
     assert shares == sorted(shares)
     assert len(shares) > 200
@@ -121,6 +122,7 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
         return str(told.value), used
 
     said, _ = peak(200)
+
     assert "200 of 200 rows" in said
     assert "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
     assert "and 395 more" in said

@@ -89,6 +89,7 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
     ]
     begun.append([mark for mark in marks if mark[0]][-1])
     first, last = (end[1] - start[1] for start, end in (begun[:2], begun[2:]))
+
     assert last < 1.6 * first, (
         f"{1000 * first / PART:.2f} ms a file at first, {1000 * last / PART:.2f} ms at last"
     )
@@ -106,11 +107,15 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
 
     ledger = tmp_path / ".out.translation.json"
     lines = ledger.read_text().splitlines()
+
     assert len(lines) == 6
     assert "slice-00005.png" in lines[-1]
+
     ledger.write_text("\n".join(lines)[:-40])  # a kill within the last line
     (source / "slice-00004.png").write_bytes((source / "slice-00003.png").read_bytes())
+
     assert "4 of 6 inputs done before" in translate(source, tmp_path / "out")[-1]
+
     known = [json.loads(line) for line in lines]
     whole = {
         "head": known[0]["head"],
@@ -140,7 +145,9 @@ def test_no_translation_into_the_folder_of_a_training(tmp_path):
 
     training = threading.Thread(target=train)
     training.start()
+
     assert busy.wait(60)
+
     try:
         with pytest.raises(UserError, match=f"in use: process {os.getpid()} on "):
             translate(source, tmp_path / "run")
@@ -181,14 +188,17 @@ def test_two_translations_into_one_folder_do_not_mix(tiny_run, tmp_path):
     one.send_signal(signal.SIGSTOP)  # so that it is not over too soon
     other = start()
     _, said = other.communicate(timeout=300)
+
     assert other.returncode == 2
     assert f"process {one.pid} on " in said
     assert "Traceback" not in said
+
     one.kill()
     one.communicate()
     done = len(list(out.glob("*.png")))
     again = start()
     told, said = again.communicate(timeout=300)
+
     assert again.returncode == 0, said
     earlier = int(told.split(" of 300 inputs done before")[0].split()[-1])
     assert done - 1 <= earlier <= done
@@ -221,4 +231,5 @@ def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
     )
     small, large = json.loads(done.stdout)
     size = 512 * 512 * VOLUME * 4
+
     assert large - small <= 2.2 * size, f"{(large - small) / size:.2f} times its float32 voxels"

@@ -51,11 +51,14 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
+
     assert first == ""
     assert later
     assert all('id="live"' in page and "samples" in page for page in later)
+
     (tmp_path / "living.html").write_text(later[-1], "utf-8")
     living = Page(tmp_path / "living.html")
+
     assert refers_to_nothing(living)
     assert "renews itself" in living.words
     assert "No metrics" not in living.words
@@ -69,6 +72,7 @@ def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp
     with pytest.raises(Interrupted, match="stopped after step 2"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     page = Page(tmp_path / "run" / "report.html")
+
     assert "live" not in page.having("id")
     assert "the run stopped at step 2 of 4" in page.words
     assert "gantk resume" in page.words
@@ -77,6 +81,7 @@ def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp
 def test_test_patients_are_listed_worst_first(tiny_run):
     found = json.loads((tiny_run / "patients.json").read_text("utf-8"))["a_to_b"]
     scores = [row["scores"]["psnr"] for row in found["patients"]]
+
     assert scores == sorted(scores)
     assert all(row["images"] for row in found["patients"])
     whole = json.loads((tiny_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
@@ -84,11 +89,13 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     assert len(scores) == whole["n"]
     page = Page(tiny_run / "report.html")
     assert refers_to_nothing(page)
+
     for case in found["cases"]:
         assert case["patient"] in page.words
         assert case["image"] in page.having("title")
 
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
+
     assert kinds[:4] == ["input", "output", "truth", "error"]
 
 
@@ -102,6 +109,7 @@ def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
         found["low"]
         + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
     )
+
     assert np.abs(read - pixels).max() < 0.05
     assert found["width"] == 8
     assert found["height"] == 6
@@ -124,6 +132,7 @@ def test_volumes_are_embedded_with_their_error(tmp_path):
         gzip.decompress(base64.b64decode(found["files"]["error"]))
     )
     error = np.abs(voxels["output"] - voxels["truth"])[::2, ::2, ::2]
+
     assert found["thin"] == 2
     assert np.abs(image.get_fdata() - error).max() < 0.002
     assert image.header.get_zooms() == (2, 2, 2)
@@ -152,6 +161,7 @@ def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
     run = gantk.run(
         TINY, data=scans, set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None
     )
+
     assert (
         nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms()
         == zooms
@@ -161,6 +171,7 @@ def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
 def test_runs_on_volumes_ask_for_niivue(copied_run):
     names = json.loads((copied_run / "patients.json").read_text("utf-8"))
     assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
+
     names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
     for kind in ("input", "output", "truth"):
         nibabel.save(
@@ -170,6 +181,7 @@ def test_runs_on_volumes_ask_for_niivue(copied_run):
 
     (copied_run / "patients.json").write_text(json.dumps(names))
     page = Page(gantk.write_report(copied_run))
+
     assert "NiiVue" in page.words
     assert refers_to_nothing(page)
     (policy,) = [
@@ -184,6 +196,7 @@ def test_runs_on_volumes_ask_for_niivue(copied_run):
 def test_unreadable_patients_are_named(copied_run):
     (copied_run / "patients.json").write_text('{"a_to_b": {"cases": [1]}}')
     page = Page(gantk.write_report(copied_run))
+
     assert "patients.json could not be read: a_to_b.patients: Field required" in page.words
     assert "patients" not in page.having("id")
 
@@ -193,6 +206,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
     other = copied_run.rename(copied_run.with_name("other"))
     done = gantk("report", tiny_run, other, "--out", tmp_path / "both.html")
+
     assert done.code == 0, done.err
     page = Page(tmp_path / "both.html")
     assert refers_to_nothing(page)
@@ -202,10 +216,12 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     assert "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
     assert page.data["charts"][0]["names"] == ["run", "other"]
+
     split = json.loads((other / "split.json").read_text("utf-8"))
     split["splits"]["test"] = split["splits"]["test"][:1]
     (other / "split.json").write_text(json.dumps(split))
     apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
+
     assert "not scored on the same test images" in apart.words
 
 
@@ -214,6 +230,7 @@ def test_runs_scored_by_other_metrics_are_compared(tiny_run, copied_run, tmp_pat
     page = Page(
         write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html")
     )
+
     assert "NRMSE" in page.words
     assert page.words.count("–") >= 2
     assert "Nothing: the recipes are the same" in page.words

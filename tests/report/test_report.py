@@ -211,12 +211,15 @@ def test_the_page_is_self_contained_and_blocks_scripts(whole):
         for name in ("src", "href", "srcset", "poster", "action", "data")
         for v in whole.having(name)
     ]
+
     assert len(references) >= 19
     assert all(value.startswith(("data:", "#")) for value in references)
+
     (policy,) = [
         a["content"] for _, a in whole.tags if a.get("http-equiv") == "Content-Security-Policy"
     ]
     digest = base64.b64encode(hashlib.sha256(whole.texts["script"][1].encode()).digest()).decode()
+
     assert policy.startswith("default-src 'none'")
     assert f"script-src 'sha256-{digest}'" in policy
 
@@ -236,6 +239,7 @@ def test_nothing_in_the_run_can_execute(tmp_path):
         environment={evil: evil, "packages": {evil: evil}},
     )
     page = report(run)
+
     assert page.can_execute_nothing_of_its_own()
     assert evil in page.words
     assert page.data["charts"][0]["names"] == ["script><img src=x onerror=alert(1)>"]
@@ -282,6 +286,7 @@ def test_rejection_curve_and_choice_are_drawn(whole):
 
 def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path):
     assert whole.data["steps"] == list(STEPS)
+
     for key in TRANSLATION:
         for kind in ("output", "error"):  # the last are in the page itself
             assert [frame and len(frame) for frame in whole.data["frames"][key][kind]] == [
@@ -291,6 +296,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             ]
 
     first = (make_run(tmp_path / "run") / "samples/step-000040/a_to_b-0.png").read_bytes()
+
     assert f"data:image/png;base64,{base64.b64encode(first).decode()}" in whole.having("src")
     at = "validation at this step: PSNR"
     assert whole.data["scores"]["a_to_b"] == ["", f"{at} 22", f"{at} 24"]
@@ -337,6 +343,7 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
     metrics = scored(**verdict)
     metrics["baselines"]["regression"] = {"b_to_a": {"psnr": score(23.9)}}
     page = report(make_run(tmp_path / "run", metrics=metrics))
+
     assert f"headline {tone}" in page.having("class")
     assert all(each in page.words for each in words)
     assert ("unpaired good" in page.having("class")) == ("without_pairs" in verdict)
@@ -348,6 +355,7 @@ def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
         "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2,
     }
     page = report(make_run(tmp_path / "run", directions={"a_to_b": known}))
+
     assert page.words.count("anna, anna_t1.nii.gz") == 2
     assert "/x/anna_t1.nii.gz" in page.having("title")
 
@@ -373,6 +381,7 @@ def test_plain_scores_have_no_headings(
         "peak_memory_gib": None,
     }
     words = report(make_run(tmp_path / "run", metrics=metrics)).words
+
     assert "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words
     assert "model ∞" in words
     assert not re.search("Whole image|without pairs:|Step time|First step|Peak memory", words)
@@ -384,6 +393,7 @@ def test_no_praise_for_bad_checkpoints_or_leaks(tmp_path):
         "splits": SETS | {"train": [image("a", "anna")]},
     }
     words = report(make_run(tmp_path / "run", best=BEST | {"step": 10}, split=split)).words
+
     assert f"even the chosen one was barred ({BARRED})" in words
     assert "anna is on both sides" in words
 
@@ -402,6 +412,7 @@ def test_young_runs_are_shown_and_other_folders_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         write_report(tmp_path)
     (tmp_path / "recipe.toml").write_text(RECIPE)
+
     assert "training has not reached its first log" in report(tmp_path).words
 
 
@@ -416,6 +427,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
         file.write('{"step": 4, "los')
 
     page = report(run)
+
     assert "metrics.json could not be read" in page.words
     assert "best.json could not be read" in page.words
     assert "was chosen" not in page.words
@@ -443,6 +455,7 @@ def test_unknown_sample_indexes_are_named(tmp_path, name):
     (run / "samples/index.json").write_text(
         content if isinstance(content, str) else json.dumps(content)
     )
+
     assert re.search(f"index.json could not be read: .*{words}", report(run).words)
 
 
@@ -460,6 +473,7 @@ def test_pictures_outside_of_the_run_are_left_out(tmp_path):
     make_run(tmp_path / "run2")
     (run / "samples/input/a_to_b-0.png").write_bytes(b"root:x:0:0")
     page = report(run)
+
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
     assert base64.b64encode(secret.read_bytes()).decode() not in page.source
     assert "cm9vdDp4" not in page.source
@@ -472,6 +486,7 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "PREVIEW_BUDGET", 12_000)
     page = report(make_run(tmp_path / "run", steps=tuple(range(0, 400, 20)), side=24))
     kept = page.data["steps"]
+
     assert 2 <= len(kept) < 20
     assert kept[0] == 0
     assert kept[-1] == 380
@@ -488,9 +503,11 @@ def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     before = held()
+
     assert write_report(run) == run / "report.html"
     after = held()
     assert after == before | {run / "report.html": after[run / "report.html"]}
+
     monkeypatch.setattr("gantk.files.os.fsync", lambda fd: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(run)
@@ -503,6 +520,7 @@ def test_error_maps_share_one_fixed_scale():
     picture, mean = error_map(
         Image.fromarray(np.array([[0, 32], [ERROR_CEILING, 255]], np.uint8)), truth
     )
+
     assert np.array(picture).tolist() == [[0, 128], [255, 255]]
     assert mean == pytest.approx((32 + ERROR_CEILING + 255) / 4)
 

@@ -41,6 +41,7 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
         assert digest in text
 
     score = run.metrics["a_to_b"]["psnr"]
+
     assert f"psnr {score['value']:.4g}" in facts["results"]
     assert score["definition"] in facts["metrics"]
     assert "seed 0" in facts["training"]
@@ -51,8 +52,10 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
 def test_cards_name_what_is_open_and_nobody(card, tiny_run):
     text, _, _ = card
     assert "**to be filled in: scanners, sequences and their parameters**" in text
+
     splits = RunFolder(tiny_run).split()["splits"]
     people = {image["subject"] for image in splits["train"] + splits["test"]}
+
     assert people
     for name in people:
         assert name not in text
@@ -63,12 +66,15 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
         (copied_run / f"{name}.json").unlink()
 
     assert gantk("card", copied_run, "--json", tmp_path / "card.json").code == 0
+
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (item,) = (
         each for each in found["items"] if (each["guideline"], each["number"]) == ("CLAIM", "37")
     )
+
     assert item["answers"] == {}
     assert item["open"] == "performance with its uncertainty"
+
     wrong = {
         "RUN --out gone/card.md": "no folder 'gone'",
         "RUN --json /": "is a folder",

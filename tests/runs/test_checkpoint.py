@@ -84,6 +84,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
         ), name
 
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
+
     assert torch.equal(optimizer["state"][0]["exp_avg"], moments)
     assert optimizer["betas"] == [
         0.5,
@@ -420,6 +421,7 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     (saved / "meta.json").write_text(json.dumps(meta))
     parts = assemble(model, start("cpu", "fp32"))
     restore(parts, saved)
+
     assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
 
 
@@ -428,6 +430,7 @@ def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
     (copied_run / "metrics.json").unlink()
     resume(copied_run, device="cpu", say=lambda line: None)
+
     assert (copied_run / "metrics.json").exists()
     assert not left.exists()
 
@@ -451,6 +454,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
         run(tiny_recipe, set={"train.batch": 1}, **quiet)
 
     run(str(copied_run / "recipe.toml"), **quiet)
+
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
     steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
     assert steps == [1, 2, 3, 4]

@@ -65,6 +65,7 @@ def test_every_file_is_written_by_the_one_writer():
     found = {
         str(path.relative_to(ROOT)): lines for path in modules if (lines := written_in_place(path))
     }
+
     assert set(found) <= IN_PLACE, {
         name: lines for name, lines in found.items() if name not in IN_PLACE
     }
@@ -113,13 +114,17 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
     assert holder.stdout.readline() == b"held\n"
+
     with pytest.raises(UserError) as refused, files.lock_folder(tmp_path):
         pass
 
     said = str(refused.value)
+
     assert f"process {holder.pid} on {platform.node()} writes into it since " in said
     assert "\\x1b[2Jresume" in said
+
     holder.kill()
     holder.communicate()
     # asked for again within itself
@@ -175,4 +180,5 @@ def test_two_starts_in_one_second_get_two_folders(tmp_path, monkeypatch):
         made = [RunFolder.create(None, "tiny", holding).path for _ in range(6)]
         assert len(set(made)) == 6
         assert any(path.name.endswith("-2") for path in made)
+
     assert all((path / "checkpoints").is_dir() for path in made)

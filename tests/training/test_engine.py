@@ -48,6 +48,7 @@ def test_a_phase_updates_its_own_modules_only():
     method = Toy()
     method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
     train(engine_of(method, 1))
+
     assert not method.player.fixed.requires_grad
     assert method.player.fixed.grad is None
     assert method.seen == [(["fake", "image"], False, True)]
@@ -69,6 +70,7 @@ def test_a_phase_runs_on_every_nth_step(every):
 def test_the_moving_average_follows_the_phases_that_ask_for_it():
     engine = engine_of(Toy(ema=True), 3, ema=0.9)
     train(engine)
+
     assert set(engine.ema.average) == {"player.weight"}
     assert engine.ema.updates == 3
     assert engine_of(Toy(ema=False), ema=0.9).ema is engine_of(Toy(ema=True), ema=0.0).ema is None
@@ -132,6 +134,7 @@ def test_losses_that_cannot_be_minimised_are_named(losses, text):
     with pytest.raises(UserError, match=f"{re.escape(text)}.*the phase 'play' of the method Toy"):
         check_losses(method, phase, losses)
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
+
     assert check_losses(method, phase, right) is right
 
 
@@ -216,9 +219,11 @@ def test_random_numbers_depend_on_the_step_only():
         return found
 
     first = drawn(0)
+
     assert all(torch.equal(a, b) for a, b in zip(first, drawn(17), strict=True))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], drawn(0, seed=1)[0])
+
     seeds = set()
     for rank, seed, step in product(range(4), repeat=3):
         Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)

@@ -181,6 +181,7 @@ def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
     expected, found = (
         torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase)
     )
+
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
     assert notes == []
     assert capfd.readouterr().err == ""
@@ -221,6 +222,7 @@ def test_uncompilable_steps_run_without_compilation(backend, options, what, capf
     )
     train(plain)
     train(other)
+
     assert re.match(
         f"train.fast.compile: the phase 'play' runs operator by operator: {what}", other.notes[0]
     )
@@ -231,6 +233,7 @@ def test_uncompilable_steps_run_without_compilation(backend, options, what, capf
 def test_other_shapes_are_tried_before_they_are_used():
     engine = sketched(rule=sgd, steps=4, backend="eager")
     train(engine, lambda step, stage: Batch(image=images(step)["image"][: 1 + step % 2]))
+
     assert engine.notes == [], "what was tried has left something behind"
     assert float(engine.method.seen) == 4, "what was tried has left something behind"
 
@@ -246,6 +249,7 @@ def test_replays_lead_where_steps_lead():
     replayed = sketched(Recording, every=2)
     expected = train(plain)
     found = train(replayed)
+
     # with the critic and without
     assert (replayed.capture.obstacle, len(replayed.capture.graphs)) == (None, 2)
     assert_same(plain, replayed)
@@ -321,6 +325,7 @@ def test_recorded_python_numbers_are_noticed():
 
     engine.set_time = watched
     train(engine)
+
     assert "of replayed steps differ" in engine.notes[0]
 
 
@@ -336,6 +341,7 @@ def test_nothing_between_two_log_points_makes_the_host_wait(rule):
     for step in range(2):
         engine.train_step(images(step))
     batches = [images(step) for step in range(3)]
+
     assert host_reads(lambda: [engine.train_step(batch) for batch in batches]) == []
     assert host_reads(lambda: engine.check_finite("")) != []  # a log point may
 
@@ -367,6 +373,7 @@ def test_a_training_that_recomputes_is_the_same_to_the_bit(name, options, how):
         ends.append((engine, numbers(tools.train(engine, until=3))))
 
     (plain, expected), (other, found) = ends
+
     assert found == expected
     assert same(plain.method, other.method)
 
@@ -388,6 +395,7 @@ def waiting(network: nn.Module) -> int:
 def test_less_waits_for_the_backward_pass(network, share):
     plain = waiting(network)
     recompute(Lone(network))
+
     assert waiting(network) < share * plain
 
 

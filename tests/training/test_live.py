@@ -77,6 +77,7 @@ def test_a_terminal_that_wants_plain_lines_gets_them(monkeypatch, name, value):
     with LiveView(10, console=console) as view:
         view.update(1, losses=LOSSES)
     text = console.file.getvalue()
+
     assert text.startswith("step 1/10  10%")
     assert all(character.isprintable() or character == "\n" for character in text)
 
@@ -91,6 +92,7 @@ def test_the_view_leaves_lines_and_cursor_as_they_were(error):
         raise error
 
     text = console.file.getvalue()
+
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     assert "[bold]data[/bold] /x/[a]" in text
     assert "alarm: [red]" in text
@@ -119,13 +121,16 @@ def test_slow_steps_and_narrow_windows_show_what_matters():
     )
     view.step(4)
     now[0] += 9
+
     assert "microbatch" not in view.status_text(100)
     now[0] += 5
     assert view.status_text(30).endswith("generators, microbatch 3 of 8 14 s")
     view.busy = "saving the weights"
     assert view.status_text(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
+
     view.busy = None
     view.step(5)
+
     assert view.status_text(20) == "step 5/10  50%"
     assert view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
 
@@ -139,6 +144,7 @@ def test_without_a_terminal_a_line_comes_every_minute():
             view.step(step)
 
     lines = console.file.getvalue().splitlines()
+
     assert len(lines) == 4
     assert lines[-1] == "step 12/1000  1%  left 6 h 51 min"
 
@@ -158,6 +164,7 @@ def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     parts = [f"{part}: {what}" for part in ("1 of 2", "2 of 2") for what in ("losses", "gradients")]
     steps = [f"{k} of 2), microbatch {part}" for k in (1, 2) for part in parts]
+
     assert [each.split(" (")[-1] for each in said if "microbatch" in each] == steps
     assert "reading images" in said
 
@@ -350,12 +357,14 @@ def test_trackers_hold_each_number_once_after_a_resume(tracked):
         wanted_steps, wanted_values = zip(*wanted, strict=True)
         assert steps == wanted_steps, series
         assert values == pytest.approx(wanted_values, rel=1e-6)
+
     assert [step for step, _ in numbers["losses/generators/cycle_a"]] == list(range(1, 9))
 
 
 def test_trackers_hold_pictures_and_the_report(tracked):
     name, folder = tracked
     _, pictures, report, finished = READERS[name](folder.path)
+
     assert report
     assert finished
     for series in ("samples/a_to_b-0", "samples/a_to_b-0/input", "samples/b_to_a-0/truth"):
@@ -366,6 +375,7 @@ def test_a_finished_run_is_tracked_no_further(tracked):
     name, folder = tracked
     numbers, pictures, *_ = READERS[name](folder.path)
     resume(folder.path, **QUIET)  # it is only scored again
+
     assert READERS[name](folder.path)[:2] == (numbers, pictures)
 
 
@@ -390,6 +400,7 @@ def test_a_tracker_that_fails_costs_one_warning_and_no_training(
 ):
     add_plugin("gantk-failing", "gantk_failing", BROKEN)
     folder = run(tiny_recipe | {"track": ["broken"]}, out=tmp_path / "run", **QUIET)
+
     assert (folder.path / "report.html").is_file()
     assert (
         capsys.readouterr().out.count(
@@ -402,6 +413,7 @@ def test_a_tracker_that_fails_costs_one_warning_and_no_training(
 def test_a_missing_tracker_is_an_error_before_writing(gantk, tiny_file, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ended = gantk("run", tiny_file, "--out", tmp_path / "run", "--track", "mlflow")
+
     assert ended.code == 2
     assert "pip install mlflow" in ended.err
     assert 'pip install "gantk[track]"' in ended.err
@@ -418,6 +430,7 @@ def test_a_tracked_run_is_used_without_the_tracker(tiny_run, tmp_path, monkeypat
     recipe.write_text(
         recipe.read_text("utf-8").replace("track = []", 'track = [{ name = "wandb" }]'), "utf-8"
     )
+
     assert 'name = "wandb"' in recipe.read_text("utf-8")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert gantk.load(copied, device="cpu")

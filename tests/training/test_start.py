@@ -39,6 +39,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     expected = trained.inference_state(tiny_run / LAST)
     found = weights(new, 0)
     taken = [name for name in expected if not name.startswith("pool")]
+
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in taken)
     assert all(
         torch.equal(found[name], expected[name[4:]]) for name in found if name.startswith("ema.")
@@ -61,6 +62,7 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     found = weights(new, 0)
     drawn = weights(plain, 0)
     record = json.loads((new.path / "environment.json").read_text())["start"]
+
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in record["taken"])
     assert all(
         torch.equal(found[f"model.{name}"], drawn[f"model.{name}"]) for name in record["not_there"]
@@ -81,6 +83,7 @@ def test_starts_share_generators_between_methods(tiny_run, tiny_recipe, tmp_path
     found = {
         name[6:]: tensor for name, tensor in weights(new, 0).items() if name.startswith("model.")
     }
+
     assert found
     assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in found.items())
 
@@ -92,6 +95,7 @@ def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_pa
     shutil.rmtree(tmp_path / "start")
     shutil.rmtree(two.path / LAST)
     resume(two, **QUIET)
+
     assert all(
         torch.equal(tensor, weights(two, 4)[name]) for name, tensor in weights(one, 4).items()
     )
@@ -161,8 +165,10 @@ def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tm
         )
 
     assert all(torch.equal(one, weights(cut, 40)[name]) for name, one in found.items())
+
     rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
     far = [sum(row["losses"].values()) for row in rows if "losses" in row]
+
     assert sum(far[-5:]) < 0.9 * sum(far[:5])
 
 
@@ -175,6 +181,7 @@ def test_the_start_translates_as_in_use_while_the_rest_trains():
     method = bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
     image = torch.rand(1, 1, 32, 32)
     method.begin(None, {})
+
     assert method.back_translate("b", {"b": image}).equal(method.eval().translate(image, "a"))
 
 
@@ -187,6 +194,7 @@ def test_gray_levels_match_the_real_image_in_order():
     moved = match_histogram(made, real, air=0.0)
     tissue = moved[0][made[0] > 0]
     levels = real[0][real[0] > 0]
+
     assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(
         levels.quantile(torch.linspace(0, 1, 9)), atol=0.05
     )

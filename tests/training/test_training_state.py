@@ -93,9 +93,12 @@ def test_discriminators_see_pooled_images_only():
     batch = Batch(a=torch.rand(2, 1, 16, 16), b=torch.rand(2, 1, 16, 16))
     generators, discriminators = method.phases()
     generators.loss(batch)
+
     assert not any(bool((image == mark).all()) for image in shown)
+
     shown.clear()
     discriminators.loss(batch)
+
     assert sum(bool((image == mark).all()) for image in shown) == 2
     assert sum(torch.equal(image, real) for image in shown for real in batch["b"]) == 2
 
@@ -123,6 +126,7 @@ def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[f
 def test_augmentation_p_follows_the_discriminator():
     rising = observed(adaptive(), 2.0, 1000)
     falling = observed(adaptive(p=0.05), -2.0, 500)
+
     assert rising == sorted(rising)
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] == 0.0
@@ -141,6 +145,7 @@ def test_p_is_the_share_of_images_that_are_changed(dims):
         assert low <= int(changed.sum()) <= high
 
     nothing = DiscriminatorAugment([], dims)
+
     assert nothing(images) is images
     assert not nothing.state_dict()
 

@@ -28,6 +28,7 @@ def test_time_counts_from_the_start_of_the_process():
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     since, imported, before = map(float, done.stdout.split())
+
     assert imported < before <= since + 0.02  # the kernel counts in hundredths
     assert since <= time.monotonic() - began + 0.02
 
@@ -41,6 +42,7 @@ def test_peak_memory_sees_what_was_held_once():
     # a child of a shell: one of ours would begin with our own peak
     command = f'"{sys.executable}" -c "{code}" && true'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+
     assert float(done.stdout) >= 0.04
 
 
@@ -48,8 +50,10 @@ def test_a_resumed_training_counts_what_earlier_sittings_used():
     used = Used({}, "cpu")
     assert used.first_step is None
     assert used.seconds_at(0, 7.0) == 7.0
+
     used.first_step = usage.since_start()
     first = used.state(10, 2.5)
+
     assert first["first_step_s"] > 0
 
     again = Used(first | {"peak_memory_gib": 1000.0}, "cpu")
@@ -69,6 +73,7 @@ def test_speed_holds_the_mean_step_of_each_interval():
         {"step": 30, "seconds": 8.0, "images_per_s": 20.0},
     ]
     speed = speed_of(log, {"first_step_s": 3.5, "peak_memory_gib": 1.5, "seconds": 9.5})
+
     assert speed["images_per_s"] == 15
     assert speed["seconds"] == 8
     assert speed["steps"] == 30
@@ -81,17 +86,20 @@ def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     folder = RunFolder(copied_run)
     used = folder.usage()
     logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]
+
     assert used["step"] == 4
     assert used["seconds"] == pytest.approx(logged[-1], abs=0.001)
     assert used["first_step_s"] > 0
     (copied_run / "usage.json").write_text("{half")
     assert folder.usage() == {}
     assert "usage.json could not be read" in capsys.readouterr().err
+
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
     damaged = ['{"step": -1}', '{"step": 2, "losses": {"g/x": "y"}}', "[" * 10**5, "x" * 3 * 2**20]
     (copied_run / "log.jsonl").write_text(
         "".join([lines[0], *(f"{each}\n" for each in damaged), *lines[1:], '{"st'])
     )
+
     assert len(folder.read_log()) == len(lines)
     assert "lines of log.jsonl left out" in (said := capsys.readouterr().err)
     assert "line 2: step: " in said
@@ -104,11 +112,13 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     )
     found = gantk.predict(TINY, device="cpu")
     shadow.unlink()
+
     assert found.fits
     assert 0.1 < found.peak_gib < found.available_gib
     assert not found.ways
     assert found.step_s > 0
     assert found.hours == pytest.approx(4 * found.step_s / 3600)
+
     with pytest.raises(UserError, match="size"):
         gantk.predict(TINY, set=["data.size=[30, 30]"], device="cpu")
 
@@ -128,6 +138,7 @@ def test_what_does_not_fit_is_tried_with_less(monkeypatch):
 
     monkeypatch.setattr(trial, "_in_child", child)
     found = gantk.predict(TINY, device="cpu", memory=0.5)
+
     assert not found.fits
     assert found.ways[-1].fits
     assert asked[0] == ()

@@ -103,9 +103,12 @@ def test_a_zipped_dicom_series_comes_back_as_derived_series(client, gantk, tiny_
     )
     answer = client.post("/translate", files={"file": ("head.zip", sent)}, data={"to": "T2"})
     zipfile.ZipFile(io.BytesIO(answer.content)).extractall(tmp_path / "back")
+
     assert gantk("translate", tiny_run, folder, tmp_path / "cli", "--to", "T2").code == 0
+
     back = read(tmp_path / "back" / "head")
     cli = read(tmp_path / "cli")
+
     assert np.array_equal(back.pixels, cli.pixels)
     assert np.allclose(back.affine, cli.affine)
     made = pydicom.dcmread(next((tmp_path / "back" / "head").iterdir()))
@@ -139,6 +142,7 @@ def test_hostile_files_are_one_message_and_leave_nothing(client, service, kind):
     name, content, status, words = HOSTILE[kind]
     answer = client.post("/translate", files={"file": (name, content)})
     said = answer.json()["detail"]
+
     assert answer.status_code == status
     assert words in said
     assert str(service.folder) not in said
@@ -185,6 +189,7 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
 
     assert victim.read_bytes() == b"secret"
     assert link.is_symlink()
+
     link.unlink()
     link.parent.rmdir()
 
@@ -278,6 +283,7 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
     server.should_exit = True
     serving.join()
     (found,) = told
+
     assert "error" not in found, found
     assert found["kinds"] == ["input", "output", "difference", "uncertainty"]
     assert found["before"] != found["after"]

@@ -95,6 +95,7 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
 
     shared = gantk("translate", tiny_run, "in", "out", "--address", nodes[0])
     first, _, rest = shared.out.partition("\n")
+
     assert first == "cluster  2 workers on 2 nodes, each with 1 thread"
     assert (shared.code, rest, shared.err) == (1, alone.out, alone.err)
     assert "note" in rest
@@ -104,8 +105,10 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     assert files[0] == files[1]
     assert looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {"once": 2}
     assert len({path.read_text() for path in nodes[1].glob("*.*")}) == 2
+
     paths[2].rename("in/always.png")
     done = gantk("translate", tiny_run, "in/always.png", "always.png", "--address", nodes[0])
+
     assert done.code == 1
     assert "3 workers ended while they had it: killed" in done.err
     assert looks(nodes[1])["always"] == 3
@@ -129,9 +132,12 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
         time.sleep(0.05)
 
     driver.kill()
+
     assert driver.wait() == -signal.SIGKILL
+
     (nodes[1] / "go").touch()
     again = gantk(*words)
+
     assert again.code == 0
     assert "3 of 4 inputs done before" in again.out
     assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
@@ -161,10 +167,12 @@ def benching(tables: dict, **train) -> list[str]:
 def test_cluster_rows_match_one_machine_despite_a_lost_worker(gantk, tiny_recipe, nodes):
     words = benching(tiny_recipe)
     assert gantk(*words, "one.toml", "two.toml", "--out", "alone").code == 0
+
     done = gantk(*words, "one.toml", "dies.toml", "two.toml", "--out", "out", "--address", nodes[0])
     alone = rows("alone")
     shared = rows("out")
     killed = shared.pop("dies")
+
     assert done.code == 1
     assert "3 rows, 2 at once, 1 thread each" in done.out
     assert killed["status"] == "killed"
@@ -179,17 +187,20 @@ def test_cluster_rows_match_one_machine_despite_a_lost_worker(gantk, tiny_recipe
 def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
     words = benching(tiny_recipe, steps=10**6, save_every=10**6, sample_every=10**6)
     command = [sys.executable, "-m", "gantk", *words, "one.toml", "--address", nodes[0], "--out"]
+
     assert (
         subprocess.run([*command, "short", "--limit", "2"], stdout=subprocess.DEVNULL).returncode
         == 1
     )
     assert rows("short")["one"]["error"].startswith("longer than 2 s, at step")
+
     driver = subprocess.Popen([*command, "out"], stderr=subprocess.PIPE, text=True)
     while driver.poll() is None and not Path("out/runs/one/log.jsonl").exists():
         time.sleep(0.05)
 
     driver.send_signal(signal.SIGINT)
     told = driver.communicate()[1]
+
     assert driver.returncode == 130
     assert "stopped after 0 of 1 rows" in told
     assert "--resume" in told
@@ -201,6 +212,7 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
     probe = tmp_path / "probe"
     probe.write_text("0.0.9")
     node = f"the node {os.uname().nodename}"
+
     assert (
         ray_cluster.unusable([str(tmp_path / "away"), str(probe)])
         == f"{node} does not see '{tmp_path / 'away'}'"
@@ -220,6 +232,7 @@ def test_without_ray_the_error_says_what_to_install(
     words["translate"] = [tiny_run, *draw_pictures(tmp_path / "in", 1), "out"]
     before = {*tmp_path.iterdir()}
     done = gantk(command, *words[command], "--address", "local")
+
     assert done.code == 2
     assert done.out == ""
     assert {*tmp_path.iterdir()} == before

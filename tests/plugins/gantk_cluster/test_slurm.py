@@ -102,13 +102,16 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
     code, again, said = sbatch(
         script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE))
     )
+
     assert (code, again) == (0, 1), said
     assert "after step 3 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
+
     found, expected = (
         load_weights(RunFolder(each).latest())
         for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1])
     )
+
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -134,6 +137,7 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
     script = hasty(gantk("slurm", "dualgan_t1t2").out)
     first = f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
     code, times, said = sbatch(script, tmp_path, state=state, INSTEAD=first)
+
     assert times == again, said
     assert code == 0 if again else f"exit {code}" in task, said
 
@@ -155,6 +159,7 @@ def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
     new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
     ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 """
     sweep = """-- gantk sweep "${sweep[@]}" --address auto &\n"""
+
     assert new in script
     assert f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
     assert "--ntasks-per-node=1\n" in script
@@ -220,5 +225,6 @@ def test_what_is_wrong_is_told_before_a_script_is_written(gantk, tiny_run, words
         WRONG[words],
     )
     end = gantk("slurm", *words)
+
     assert (end.code, end.out) == (2, ""), end
     assert said in end.err, end

@@ -31,6 +31,7 @@ SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
 def test_what_a_population_moves_stays_between_the_ends(low, wide, log, share):
     axis = axes_of([f"a.b={low!r}..{low * wide!r}{':log' if log else ''}"])[0]
     value = axis.within(low + share * (low * wide - low))
+
     assert axis.ends[0] <= value <= axis.ends[1]
     assert 0 <= axis.place(value) <= 1
 
@@ -71,6 +72,7 @@ def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
 
     (tmp_path / "trials" / "trial-00003").mkdir()  # killed as it began
     rows, _ = write_report(tmp_path)
+
     assert [(row["trial"][-1], row["score"], row["step"]) for row in rows] == [
         ("1", 1.5, 4),
         ("0", 2.5, 4),
@@ -156,6 +158,7 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
         cluster.shutdown()
 
     again = started("--resume", out, log=log)  # on a Ray of its own
+
     assert again.wait() == 0, log.read_text()
     # what had been reported is not trained again
     assert log.read_text().count("trial    00000: step 4 of") == 1
@@ -181,9 +184,11 @@ def test_population_trials_move_and_copy_the_best_exactly(tmp_path, monkeypatch)
         cluster.shutdown()
 
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
+
     assert len(rows) == 4
     assert all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
     assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
+
     for step, values in (each for row in rows for each in row["history"]):
         assert values["method.adversarial"] in ("ls", "bce")
         assert 0 <= step < STEPS
@@ -204,6 +209,7 @@ def test_ctrl_c_resumes_and_bad_trials_end_early(tmp_path, recipe):
     )
     until(log, "step 6 of", driver)
     driver.send_signal(signal.SIGINT)
+
     assert driver.wait() == 130
     assert f"gantk sweep --resume {out}" in log.read_text().replace("\n", "")
     assert started("--resume", out, log=log).wait() == 0, log.read_text()

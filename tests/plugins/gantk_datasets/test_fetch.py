@@ -148,6 +148,7 @@ def test_fetched_sets_are_whole_and_state_their_terms(server, offer, tmp_path, n
         tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now)
     )
     found = {f"set/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.png")}
+
     assert {name: path.read_bytes() for name, path in found.items()} == PICTURES
     assert all(path.stat().st_mode & 0o7111 == 0 for path in found.values()), "ordinary permissions"
     assert {path.name for path in folder.parent.iterdir()} == {"heads", "heads.fetched.json"}
@@ -170,10 +171,13 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
         quietly(tmp_path / "heads", progress=stop)
 
     kept = (tmp_path / ".heads.fetching" / "heads.tar.part").stat().st_size
+
     assert kept > 0
     assert not (tmp_path / "heads").exists()
+
     server.cuts = [len(PLAIN) // 3]
     server.answers = [503, 429]
+
     assert len(names(quietly(tmp_path / "heads"))) == 4
     starts = [int(wanted[6:-1]) for _, wanted in server.log[1:]]
     assert starts[:3] == [kept] * 3
@@ -189,6 +193,7 @@ def test_changed_files_are_never_mixed(server, offer, tmp_path):
     wrong("not the file that was published", tmp_path / "heads")
     offer(PLAIN, size=17)
     wrong("not the file that was published", tmp_path / "heads")
+
     assert not list(tmp_path.iterdir())
 
 
@@ -196,14 +201,17 @@ def test_files_without_checksum_or_ranges_restart(server, offer, tmp_path):
     offer(PLAIN, size=0, checksum="")
     server.ranges = False
     server.cuts = [len(PLAIN) // 2]
+
     assert len(names(quietly(tmp_path / "heads"))) == 4
     assert len(server.log) == 2
     record = json.loads((tmp_path / "heads.fetched.json").read_text())
     assert record["files"][0]["checksum"] == sha256(PLAIN)
     assert record["files"][0]["published"] is False
+
     shutil.rmtree(tmp_path / "heads")
     server.files["heads.tar"] = PLAIN[:-1] + b"!"
     wrong("not the file that was fetched here before", tmp_path / "heads")
+
     assert {path.name for path in tmp_path.iterdir()} == {"heads.fetched.json"}
 
 
@@ -221,6 +229,7 @@ def test_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
         | {"T1.tar": {"into": "T1"}}
     )
     folder = quietly(tmp_path / "heads")
+
     assert {path: (folder / path).read_bytes() for path in names(folder)} == bodies | {"T1/a": b"1"}
 
 
@@ -230,6 +239,7 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
     server.answers = [status] * download.TRIES
     url = None if status else "http://127.0.0.1:9/"
     error = wrong(str(status or "Connection refused"), tmp_path / "heads", base_url=url)
+
     assert "--from" in str(error)
     assert "\n" not in str(error)
     assert error.exit_code == 1
@@ -240,6 +250,7 @@ def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     offer(PLAIN)
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(quietly, [tmp_path / "heads"] * 4))
+
     assert done == [tmp_path / "heads"] * 4
     assert len(server.log) == 1
     assert len(names(tmp_path / "heads")) == 4
@@ -296,11 +307,14 @@ def test_damaged_or_hostile_archives_leave_nothing(offer, tmp_path, name):
     served = name.replace(" ", "-")
     offer(BAD[name], served, checksum="")
     said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
+
     assert said.isprintable()
     assert len(said) < 400
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
+
     good = gzip.compress(bytes(99)) if name.endswith(".nii.gz") else packed(PICTURES, name)
     offer(good, served, checksum="")
+
     assert names(quietly(tmp_path / "deep" / "heads"))
 
 
@@ -321,6 +335,7 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     wrong("https://example.org/ask", tmp_path / "x", "guarded", kind=UserError)
     wrong("is no address", tmp_path / "x", kind=UserError, base_url="ftp://127.0.0.1/")
     wrong("is not the set", tmp_path / "heads", kind=UserError)
+
     assert not server.log
     assert names(tmp_path) == {"heads/mine.txt"}
 
@@ -334,6 +349,7 @@ def test_a_known_set_says_what_it_is_and_how_it_is_checked(name):
     assert known["about"]
     assert known["licence"]
     assert known["cite"]
+
     if "ask" in known:
         assert "files" not in known
         assert known["ask"].startswith("https://")
@@ -350,6 +366,7 @@ def test_public_sets_are_listed_with_their_size():
         assert len(row) == 5
         assert all(row)
     size_of = {name: size for name, _, size, *_ in rows}
+
     assert size_of["horse2zebra"] == "116.9 MB"
     assert size_of["brats"] == "on request"
 
@@ -385,6 +402,7 @@ def t1t2_set(tmp_path):
 def test_t1t2_tables_leave_nobody_on_two_sides(t1t2_set):
     _, tables = t1t2_set
     counts = {name: len(rows) for name, rows in tables.items()}
+
     assert counts == {"whole": 12, "whole_train": 8, "hku": 4, "stripped": 4, "tumour": 14}
     sides = {(row["patient"], row["split"]) for rows in tables.values() for row in rows}
     assert len(sides) == 28
@@ -409,6 +427,7 @@ def test_t1t2_pairs_keep_voxels_and_places(t1t2_set):
 def test_t1t2_pairs_lie_where_published_transforms_say(t1t2_set):
     moved = [pair for pair in pairs_of_t1t2(t1t2_set) if pair[0].startswith("lesjak-lo")]
     assert moved
+
     for _, t1, t2 in moved:
         assert np.array_equal(t2.dataobj, PUBLISHED)
         # ITK's transform says where in T2 a point lies: 2 mm too far left
@@ -418,6 +437,7 @@ def test_t1t2_pairs_lie_where_published_transforms_say(t1t2_set):
 def test_t1t2_pairs_of_matrices_get_a_grid(t1t2_set):
     of_matrices = [t1 for name, t1, _ in pairs_of_t1t2(t1t2_set) if name.startswith("hku")]
     assert of_matrices
+
     for t1 in of_matrices:
         # rows run to the back, columns to the left, slices down; 230 mm in all
         assert nib.aff2axcodes(t1.affine) == ("L", "P", "I")

@@ -30,6 +30,7 @@ def test_a_subject_does_not_depend_on_count_or_order():
     state = torch.get_rng_state()
     few = by_key(phantom(subjects=2))
     many = phantom(subjects=4).records()
+
     assert torch.equal(torch.get_rng_state(), state), "global random numbers are left alone"
     again = {(record.domain, record.key): record.read() for record in reversed(many)}
     assert all(np.array_equal(image, again[key]) for key, image in few.items())
@@ -74,6 +75,7 @@ def test_pixels_are_those_of_earlier_versions(domains, size, options, first, las
         image = record.read().astype(np.float64)
         ramp = np.arange(image.size).reshape(image.shape) / image.size
         assert ((image * ramp).mean(), image.std()) == pytest.approx((mean, deviation), rel=1e-5)
+
     assert lesions == (records[-1].mask().sum() if "lesions" in options else 0)
 
 
@@ -81,12 +83,15 @@ def test_lesions_are_masked_and_bright_in_t2():
     options = dict(domains=("T2", "T1+T1CE"), size=(96, 96), noise=0.0)
     records = phantom(lesions=6, **options).records()
     plain = by_key(phantom(**options))
+
     assert all(record.mask is None and record.label is None for record in phantom().records())
+
     shown, t2, before = (
         np.stack([of(record) for record in records if record.domain == "a"])
         for of in (lambda r: r.mask(), lambda r: r.read(), lambda r: plain["a", r.key])
     )
     t1, enhanced = np.stack([record.read() for record in records if record.domain == "b"], axis=1)
+
     assert set(np.unique(shown)) == {0.0, 1.0}
     assert shown.shape == t2.shape
     assert t2[shown > 0].mean() > 1.2 * 1000 * signal("T2", *RELAXATION["white"])
@@ -100,10 +105,13 @@ def test_pairs_are_registered_and_contrast_differs():
     a = images["a", MIDDLE][0]
     b = images["b", MIDDLE][0]
     brain = a > 50
+
     assert np.mean(brain == (b > 50)) > 0.98, "one head, two contrasts"
     assert np.corrcoef(a[brain], b[brain])[0, 1] < -0.5, "CSF is dark in T1 and bright in T2"
+
     order = ["lesion", "gray", "white", "csf"]
     flair = [signal("FLAIR", *RELAXATION[tissue]) for tissue in order]
+
     assert flair == sorted(flair, reverse=True)
     assert flair[-1] < 0.001
 
@@ -144,7 +152,9 @@ def test_contrasts_are_the_same_alone_and_together():
 def test_a_label_says_whether_the_slice_shows_a_lesion():
     options = dict(domains=("FLAIR",), lesions=2, subjects=6, slices=5, size=(64, 64))
     records = phantom(**options).records()
+
     assert all((r.label == "tumour") == (r.mask().sum() >= MIN_LESION_PIXELS) for r in records)
+
     for wanted in ("tumour", "healthy"):
         kept = [r.key for r in phantom(**options, only=wanted).records()]
         assert kept == [r.key for r in records if r.label == wanted]
@@ -157,6 +167,7 @@ def test_a_label_says_whether_the_slice_shows_a_lesion():
 def test_counts_sets_the_images_of_each_class():
     options = dict(subjects=8, slices=4, lesions=1, radius=(10.0, 20.0), size=(32, 32))
     records = phantom(**options, counts=(6, 9)).records()
+
     assert sorted(r.label for r in records) == ["healthy"] * 18 + ["tumour"] * 12, "of both domains"
     assert len({record.subject for record in records if record.label == "tumour"}) > 3, (
         "of all heads"
@@ -174,6 +185,7 @@ def test_a_share_of_the_subjects_is_healthy():
 
     few = labels(10)
     many = labels(40)
+
     assert few.items() <= many.items()
     assert sum(label == "healthy" for label in many.values()) == pytest.approx(16, abs=1)
 

@@ -86,10 +86,12 @@ def test_series_match_simpleitk(tmp_path, plane):
     assert paths != sorted(paths)
     (scan,) = io.scans(tmp_path / "in")
     assert list(scan.files) == paths
+
     image = io.read(scan)
     other = by_itk(tmp_path / "in")
     affine = affine_by_itk(other)
     voxels = sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64)
+
     np.testing.assert_allclose(image.pixels[0], to_upright(voxels, affine), rtol=1e-6)
     np.testing.assert_allclose(image.affine, affine, atol=1e-5)
     assert same_grid(io.outline(scan), image)
@@ -143,6 +145,7 @@ def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
     sitk.WriteImage(
         sitk.GetImageFromArray(numbers[None]), str(path), useCompression=True, compressor=kind
     )
+
     assert dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(io.read(path).pixels[0], numbers)
 
@@ -158,6 +161,7 @@ def test_deflated_and_headless_files_are_read(tmp_path):
     content = plain.read_bytes()
     plain.write_bytes(content[content.index(b"\x08\x00\x05\x00") :])
     path.rename(path.with_name("1.2.840.1"))
+
     assert len(io.scans(tmp_path)[0].files) == 2
     assert np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
 
@@ -168,6 +172,7 @@ def test_series_come_back(tmp_path, plane):
     image = io.read(tmp_path / "in")
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
+
     assert np.array_equal(again.pixels, image.pixels)
     assert np.array_equal(again.affine, image.affine)
 
@@ -175,6 +180,7 @@ def test_series_come_back(tmp_path, plane):
 def test_axial_slices_run_from_below_and_from_anterior_right(tmp_path):
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")
+
     assert np.array_equal(image.pixels[0], made.head())
     assert image.spacing == pytest.approx((3.0, 1.5, 1.25))
     assert image.file_shape == (20, 24, 5)
@@ -198,8 +204,10 @@ def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
     change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
     image = io.read(tmp_path)
+
     assert np.array_equal(image.pixels[0], made.head())
     assert "left out 1 of 6 slices" in image.remarks[0]
+
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(
         UserError,
@@ -235,12 +243,15 @@ tilts = pytest.mark.parametrize("degrees", [12.0, -20.0])
 def test_tilted_stacks_are_resampled_to_a_right_angled_grid(tmp_path, degrees):
     lean = tilted(tmp_path, degrees)
     image = io.read(tmp_path)
+
     assert f"tilted by {abs(degrees)} degrees" in image.remarks[0]
+
     d, h, w = np.indices(image.pixels.shape[1:]).astype(float)
     _, y, z = np.tensordot(image.affine, np.stack([w, h, d, np.ones_like(w)]), axes=1)[:3]
     first_row = -40 + lean * d
     last_row = first_row + 1.5 * 39
     inside = (-y > first_row + 0.1) & (-y < last_row - 0.1) & (w < 30)
+
     assert inside.mean() > 0.6
     expected = 100 * (60 - y) + 100 * z
     assert np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
@@ -274,6 +285,7 @@ def test_planes_echoes_and_series_are_separate_scans(tmp_path):
     # no image, and no scan
     report.save_as(tmp_path / "two" / "report.dcm", enforce_file_format=True)
     scans = {scan.name: scan for scan in io.scans(tmp_path)}
+
     assert list(scans) == [
         "echo/3-T1_se-EchoTime_15.0",
         "echo/3-T1_se-EchoTime_80.0",
@@ -293,6 +305,7 @@ def test_tilted_stacks_are_written_straight(tmp_path, degrees):
     image = io.read(tmp_path / "in")
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
+
     assert not again.remarks
     assert np.allclose(again.affine, image.affine)
     assert np.abs(again.pixels - image.pixels).max() < 0.2
@@ -302,6 +315,7 @@ def test_enhanced_frames_are_sorted_and_rescaled(tmp_path):
     numbers = made.head()
     path = made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1])
     image = io.read(path)
+
     assert np.array_equal(image.pixels[0], 2 * numbers + np.arange(5)[:, None, None])
     assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1])
     assert list(image.affine[:3, 3]) == [30, 40, 10]
@@ -342,6 +356,7 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
         }
 
     image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
+
     assert image.affine is None
     assert image.dtype == np.uint8
     assert np.array_equal(image.pixels, values)
@@ -367,6 +382,7 @@ def test_a_file_that_is_no_single_image_is_named(tmp_path, kind):
     change(path, **elements)
     with pytest.raises(UserError, match=message) as told:
         io.read(path)
+
     assert path.name in str(told.value)
 
 
@@ -387,10 +403,13 @@ def test_enhanced_frames_come_back_as_one_derived_file(tmp_path):
     path = tmp_path / "out.dcm"
     io.write(path, image)
     again = io.read(path)
+
     assert np.array_equal(again.pixels, image.pixels)
     assert np.array_equal(again.affine, image.affine)
+
     result = dcmread(path)
     frame_type = result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0]
+
     assert frame_type.FrameType[0] == "DERIVED"
     assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
 
@@ -399,6 +418,7 @@ def test_enhanced_frames_become_slices_of_another_modality(tmp_path):
     image = io.read(made.enhanced(tmp_path / "in.dcm", made.head()))
     io.write(tmp_path / "ct", image, "CT")
     again = io.read(tmp_path / "ct")
+
     assert np.array_equal(again.pixels, image.pixels)
     assert np.allclose(again.affine, image.affine)
     for result in written(tmp_path / "ct"):
@@ -409,6 +429,7 @@ def test_one_of_several_enhanced_stacks_is_chosen(tmp_path):
     path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
     with pytest.raises(UserError, match=r"holds 2 stacks .* Choose one of 0 to 1 with --volume"):
         io.read(path)
+
     assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
 
 
@@ -427,6 +448,7 @@ def test_values_are_kept_to_half_a_step(tmp_path, slope, offset):
     stored_as_themselves = slope in (1, 60)  # whole numbers beyond the source's range
     again = io.read(tmp_path / "out").pixels
     error = np.abs(again - values).max()
+
     assert error <= (0 if stored_as_themselves else 0.51 * step + rounding)
     assert np.array_equal(again == 0, values == 0)
     other = sitk.GetArrayFromImage(by_itk(tmp_path / "out"))
@@ -480,12 +502,14 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
 
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
     results = written(tmp_path / "out")
+
     assert [result.InstanceNumber for result in results] == [1, 2, 3, 4, 5]
     assert (
         len({result.StudyInstanceUID for result in results})
         == len({r.FrameOfReferenceUID for r in results})
         == 1
     )
+
     for result in results:
         expect_valid(result)
 
@@ -495,6 +519,7 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"\x02\x0070", b"\x02\x00a!"))
     io.write(tmp_path / "out.dcm", io.read(tmp_path / "odd"), "Т2 взвешенное")
     result = dcmread(tmp_path / "out.dcm")
+
     assert result.StudyDescription == "Schädel nativ"
     assert "Т2 взвешенное" in result.DerivationDescription
 
@@ -517,10 +542,13 @@ def test_series_folders_appear_whole_or_not_at_all(tmp_path, monkeypatch):
             io.write(tmp_path / "out", image)
 
     assert {path.name for path in tmp_path.iterdir()} == {"in", "short"}
+
     io.write(tmp_path / "out", image, "T2")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     io.write(tmp_path / "out", short, "T2")
+
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [*[".dcm"] * 3, ".txt"]
+
     for target, result, message in [
         ("in", short, "other DICOM"),
         ("o.dcm", replace(short, header=None), "and study"),
@@ -571,19 +599,24 @@ def test_patient_pseudonyms_sort_as_their_identifiers(tmp_path):
 
     raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
     alias = [pseudonym(each) for each in raw]
+
     assert [each.of for each in sorted(alias)] == sorted(raw)
     assert pickle.loads(pickle.dumps(alias[0])).of == raw[0]
     studies = [study_pseudonym(each, ("1.2", "3.4")) + "/plane-001" for each in alias]
     assert [each.of for each in sorted(studies)] == sorted(
         f"{each}/1.2/3.4/plane-001" for each in raw
     )
+
     made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
     (scan,) = io.scans(tmp_path)
     facts = io.read(scan).facts
+
     assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
     assert facts["description"] == "T1 se"
+
     other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
     made.series(tmp_path, made.head(3), prefix="B", **other)
+
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 

@@ -52,15 +52,19 @@ def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
     weights = load_file(packed / SAVED / "weights.safetensors")
     assert {name.split(".")[1] for name in weights} == {"g_ab", "g_ba"}
     assert {each.dtype for each in weights.values()} == {np.dtype(np.float16)}
+
     told = "".join(
         (packed / name).read_text("utf-8") for name in files if not name.endswith(".safetensors")
     )
     images = known(tiny_run / "split.json")["splits"]["train"]
+
     assert not [
         image for image in images if f'"{image["subject"]}"' in told or image["key"] in told
     ]
+
     score = known(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
     card = (packed / "card.md").read_text("utf-8")
+
     assert f"| T1 to T2 | psnr | {score:.4g} dB |" in card
     assert not re.search(r"\{\w+\}", card)
 
@@ -68,7 +72,9 @@ def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
 def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in packed.rglob("*")}
     pixels = read(draw_pictures(tmp_path, 1)[0]).pixels[0]
+
     assert gantk("eval", packed, "--metrics", "psnr", "--json", tmp_path / "scores.json").code == 0
+
     scores = [
         known(tmp_path / "scores.json")["metrics"],
         known(tiny_run / "metrics.json")["metrics"],
@@ -92,10 +98,12 @@ def test_packed_models_are_not_resumed_or_scored_elsewhere(packed, gantk, tmp_pa
     refused = gantk("resume", packed)
     assert refused.code == 2
     assert "is a packed model: it holds weights alone" in refused.err
+
     other = Path(shutil.copytree(packed, tmp_path / "other"))
     recipe = (other / "recipe.toml").read_text("utf-8")
     (other / "recipe.toml").write_text(recipe.replace("subjects = 6", "subjects = 7"), "utf-8")
     refused = gantk("eval", other)
+
     assert refused.code == 2
     assert "the images here are not those that this model was trained on" in refused.err
 
@@ -106,20 +114,25 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
     shutil.copytree(packed, add_plugin("my-package", "my_plugin", GIVE) / "given" / "tiny_t1t2")
     monkeypatch.chdir(tmp_path)
     draw_pictures(tmp_path / "in", 1)
+
     assert all_models()["tiny_t1t2"][1] == "my-package"
+
     (listed,) = [
         each
         for each in json.loads(gantk("models", "--json", "-").out)
         if each["name"] == "tiny_t1t2"
     ]
+
     assert (listed["domains"], listed["from"]) == ("T1, T2", "my-package")
     assert "## Limits" in gantk("show", "model", "tiny_t1t2").out
     assert "tiny_t1t2" in gantk("show", "model").out
+
     one, two = (
         ("translate", "tiny_t1t2", "in/slice-00.png", name, "--device", "cpu")
         for name in ("1.png", "2.png")
     )
     first, second, *_ = gantk(*one).out.splitlines()
+
     assert first.startswith("model    tiny_t1t2, shipped with my-package, weights sha256 ")
     assert second.startswith("limits   Research software: not a medical device")
     shutil.copytree(packed, "tiny_t1t2")
@@ -127,6 +140,7 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
         "note     './tiny_t1t2' is taken, and not the model 'tiny_t1t2' that my-package"
     )
     assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
+
     wrong = {
         "tiny_t1t3": "Did you mean 'tiny_t1t2'?",
         "a/b": "no folder 'a/b'. Name",
@@ -143,6 +157,7 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
     told = known(sidecar)["GeneratedBy"][0]["Description"]
+
     assert done.code == 0
     assert told.startswith("tiny (dualgan), T1 to T2")
     assert "no output is fit for diagnosis" in told
@@ -166,9 +181,11 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
         packing.pack(tiny_run, tmp_path / "new")
 
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
     # which answers to the bit
     packing.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)
     weights = load_file(tmp_path / "new" / SAVED / "weights.safetensors")
+
     assert {name.split(".")[1] for name in weights} == {"g_ab", "g_ba", "d_a", "d_b"}
 
 
@@ -306,9 +323,12 @@ def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_
     (picture,) = pictures(tmp_path / "in", 1)
     push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]
     _, (code, said) = hub(push, ["translate", "hf://me/tiny", picture, "one.png", *ON_CPU])
+
     assert code == 0
+
     (weights,) = (tmp_path / "hf").rglob("weights.safetensors")
     address = f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits "
+
     assert address in said
     downloads = [one for one in Hub.asked if one.startswith("GET") and "weights.safetensors" in one]
     assert len(downloads) == 1
@@ -323,6 +343,7 @@ def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_
 def test_a_model_that_the_hub_does_not_have_is_one_error(hub, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
     ((code, said),) = hub(["translate", "hf://me/gone", picture, "out.png"])
+
     assert code == 1
     assert said.startswith("error  'hf://me/gone' cannot be fetched: 404")
     assert "Traceback" not in said

@@ -35,6 +35,7 @@ def test_hounsfield_units_come_back_to_less_than_a_rounding(padding):
     mapping = fitted(pixels)
     same = mapping_from(json.loads(json.dumps(mapping.state())))
     seen = same.forward(pixels)
+
     assert np.abs(np.rint(same.inverse(seen)) - np.rint(pixels)).max() == 0
     assert np.abs(same.inverse(torch.from_numpy(seen)).numpy() - pixels).max() < 0.01
     assert seen.min() > -1.05
@@ -54,8 +55,10 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
 
     (line := Percentile()).fit([gray])
     mapping = fitted(gray, no_hu="percentile")
+
     assert np.array_equal(mapping.forward(gray), line.forward(gray))
     assert mapping.tissue == line.tissue
+
     for n, kind in enumerate(("CT", "MR") * 5):
         (tmp_path / kind).mkdir(exist_ok=True)
         noise = np.random.default_rng(n).integers(0, 255, (64, 64), dtype=np.uint8)
@@ -84,6 +87,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
         out=tmp_path / "it",
         say=told.append,
     )
+
     assert "note     CT: no Hounsfield units, so mapped by minmax and not by windows" in told
     fit = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))["intensity"]
     assert fit["a"]["fitted"][0] == fit["b"]["fitted"][:2] == [0, 254]  # as `minmax` has it
@@ -96,19 +100,24 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
 def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     truth = torch.tensor([-1000.0, 0, 50, 100, 1500, -30]).reshape(1, 1, 1, 6)
     metric = HounsfieldMAE(2.0, 2, within=(-20, 100))
+
     assert metric.name == "mae_hu_within"
     assert "within--20-to-100" in metric.definition
+
     off = torch.tensor([500.0, 10, -20, 30, 900, 7]).reshape(truth.shape)
     ((error, count),) = metric.means(truth + off, truth, [None])
+
     # a region of its own
     assert error.item() == pytest.approx(20)
     assert count.item() == 3
     assert metric.in_mask is None
+
     with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
         HounsfieldMAE(2.0, 2, within=(100, -20))
 
     # over 4024 HU, whatever the networks' range
     decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)
+
     assert decibels(truth + 40.24, truth).item() == pytest.approx(40)
     assert "range-4024-HU" in decibels.definition
 
@@ -140,6 +149,7 @@ def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
     mappings = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))[
         "intensity"
     ]
+
     assert {letter: one["name"] for letter, one in mappings.items()} == {
         "a": "ct",
         "b": "percentile",
@@ -149,14 +159,17 @@ def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
     row = found["b_to_a"]["mae_hu"]
     assert row["unit"] == "HU"
     assert row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
+
     made = (
         load_recipe("cyclegan_ct_mr")
         .override(["data.intensity.range=[0,1]"])
         .check()
         .data.intensity
     )
+
     assert made().range == (0, 1)
     assert {part().range for part in made().parts.values()} == {(0, 1)}
+
     with pytest.raises(UserError, match="ranges .* and networks have one"):
         apart = 'data.intensity={name="domains",b={name="minmax",range=[0,1]}}'
         gantk.run(
@@ -176,6 +189,7 @@ def test_correlation_ratio_wants_one_value_per_tissue():
         torch.tensor(x)[shown].requires_grad_()
         for x in ([-0.6, 0.0, 0.3, -1.0], [-0.4, 0.1, 0.0, 0.9])
     )
+
     assert CorrelationRatio(fluid="any", weight=1.0)(ct, t1) < 0.01 < 0.1 < LocalNCC()(ct, t1)
     assert CorrelationRatio()(ct, t1) < 0.2 < 0.3 < CorrelationRatio(fluid="bright")(ct, t1)
     CorrelationRatio()(ct + 0.1 * torch.randn_like(t1), t1).backward()

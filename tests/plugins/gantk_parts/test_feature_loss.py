@@ -39,6 +39,7 @@ def test_body_mask_is_the_largest_part_without_holes():
     image[:, :, 6:8, 6:8] = -1.0
     image[1, :, 14, 14] = 1.0
     body = body_of(image, -0.8)
+
     assert body[0].sum() == body[1].sum() == 81
     assert body[1, 0, 14, 14] == 0
     loss = bind_or_raise("loss", {"name": "body_l1", "background": 0.2})()
@@ -63,6 +64,7 @@ def test_equal_features_cost_nothing(segmenter):
         for n in range(3)
     ]
     whole = bind_or_raise("loss", feature(segmenter, weight=2.0))()(other, one)
+
     assert float(whole) == pytest.approx(2 * sum(map(float, parts)) / 3, rel=1e-5)
 
 
@@ -80,6 +82,7 @@ def test_paired_methods_compare_features_with_the_truth(
         bind_or_raise("method", table | {key: losses})(gray) for losses in ([], [feature("random")])
     ]
     plain, more = ({*method.phases()[0].loss(Batch(batch))} for method in built)
+
     assert more - plain == ({"feature_a", "feature_b"} if name == "cyclegan" else {"feature_b"})
     assert built[0].state_dict().keys() == built[1].state_dict().keys()
 
@@ -87,6 +90,7 @@ def test_paired_methods_compare_features_with_the_truth(
 def test_runs_keep_their_feature_weights(segmenter, tmp_path):
     network = shutil.copytree(segmenter, tmp_path / "segmenter")
     dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]
+
     assert dice["n"] >= 1
     assert 0 <= dice["value"] <= 1
     run = small_run(
@@ -98,6 +102,7 @@ def test_runs_keep_their_feature_weights(segmenter, tmp_path):
         )
         == 64
     )
+
     shutil.rmtree(network)
     other = small_run(tmp_path / "other", SEGMENTER, 3, source=LESIONS, domains=["T2"], mask=True)
     other.rename(network)
@@ -107,6 +112,7 @@ def test_runs_keep_their_feature_weights(segmenter, tmp_path):
         gantk.resume(run, device="cpu", say=str)
 
     shutil.rmtree(network)
+
     assert gantk.load(run, device="cpu").translate(
         np.zeros((32, 32), np.float32), to="T2"
     ).shape == (32, 32)

@@ -48,6 +48,7 @@ def test_slice_errors_go_and_edges_of_the_input_stay():
     given, truth = head(0)
     made = made_of(truth)
     done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
+
     assert (done - truth).square().mean() < 0.5 * (made - truth).square().mean()
     assert abs(jumps(done) / jumps(truth) - 1) < abs(jumps(made) / jumps(truth) - 1)
     smooth = AgreeingSlices(2, (-1.0, 1.0), strength=1.0, smooth=2)
@@ -63,9 +64,12 @@ def test_auto_lets_slices_differ_as_those_of_the_input():
     given, truth = head(0)
     made = made_of(truth)
     calm = 0.9 * given - 0.1
+
     assert jumps(made) > 1.1 * jumps(calm)
+
     post = AgreeingSlices(2, (-1.0, 1.0))
     done = post(made, examples_of(calm))
+
     assert jumps(done) == pytest.approx(jumps(calm), rel=0.01)
     assert (done - truth).square().mean() < (made - truth).square().mean()
     assert torch.equal(post(truth, examples_of(given)), truth)
@@ -86,6 +90,7 @@ def test_volumes_are_not_mixed_and_pictures_stay():
     given = torch.cat([a for (a, _), _ in volumes])[order]
     mixed = torch.cat([made_of(b) for (_, b), _ in volumes])[order]
     done = AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=records))
+
     torch.testing.assert_close(done, torch.cat(alone)[order])
     pictures = [
         SimpleNamespace(subject="", scan_key="", key=f"{n}.png", position=None) for n in range(24)
@@ -93,8 +98,10 @@ def test_volumes_are_not_mixed_and_pictures_stay():
     assert torch.equal(
         AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=pictures)), mixed
     )
+
     (one, truth), _ = volumes[0]
     whole = [volume[:, 0][None, None] for volume in (made_of(truth), one, alone[0])]
+
     torch.testing.assert_close(
         AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2]
     )
@@ -106,7 +113,9 @@ def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
     recipe = tiny_recipe | {"method": method, "post": [{"name": "slices", "strength": 1.0}]}
     run = gantk.run(recipe, out=tmp_path / "run", device="cpu", say=str)
+
     assert "a_to_b_post" in (run.path / "metrics.json").read_text("utf-8")
+
     volume = 1000 * (1 + head(0)[0][:, 0]).numpy()
     found = []
     for batch in (3, 16):

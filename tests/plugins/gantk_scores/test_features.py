@@ -49,6 +49,7 @@ def test_random_features_see_contrasts_apart():
     features = Features("random", 2.0, 2)
     vectors = features(images)
     apart = np.concatenate([features(images[:, :1]), features(images[:, 1:])], 1)
+
     assert vectors.shape == (4, 512)
     assert apart.dtype == np.float64
     assert np.allclose(vectors, apart, atol=1e-6)
@@ -70,18 +71,22 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
 
     state = network.state_dict()
     noise = SimpleNamespace(samples=True, directions=tuple)
+
     assert default_metrics(noise) == ["kid"]
     torch.save(state, weights / FILE)
     assert default_metrics(noise) == [
         "kid",
         *({"name": name, "features": "inception"} for name in ("kid", "fid")),
     ]
+
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
     theirs = inception.InceptionV3([3]).eval()
     monkeypatch.setattr(inception, "load_state_dict_from_url", download)
     features = Features("inception", 255.0, 2)
+
     assert Kid(2.0, 2, features="inception").name == "kid"
     assert inception.load_state_dict_from_url is download
+
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
     with torch.no_grad():
         expected = theirs(pictures / 255)[0].flatten(1).numpy()
@@ -124,6 +129,7 @@ def test_random_features_do_not_depend_on_range_or_batch():
     images = blobs(4, channels=2)
     vectors = Features("random", 2.0, 2)(images)
     halved = Features("random", 1.0, 2)(images[2:3] / 2)
+
     assert np.allclose(vectors[2:3], halved, atol=1e-5)
 
 
@@ -132,6 +138,7 @@ def test_random_features_see_three_middle_slices_of_a_volume():
     features = Features("random", 2.0, 2)
     slices = (volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8])
     apart = np.concatenate([features(plane) for plane in slices], 1)
+
     assert np.allclose(Features("random", 2.0, 3)(volumes), apart, atol=1e-6)
 
 
@@ -139,6 +146,7 @@ def test_random_features_see_large_images_smaller():
     small = blobs(2, size=(128, 128), width=20)
     large = torch.nn.functional.interpolate(small, scale_factor=2)
     features = Features("random", 2.0, 2)
+
     assert np.allclose(features(large), features(small), atol=1e-5)
 
 
@@ -151,6 +159,7 @@ def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     images = blobs(5)
     means = (images / 2).mean((1, 2, 3)).numpy()
     found = Features("medical.onnx", 2.0, 2, side=32)(images)
+
     assert np.allclose(found, np.stack([means, 3 * means + 1], 1), atol=1e-6)
     scaled = Features("medical.onnx", 2.0, 2, mean=[0.5], std=[0.25], side=32)
     assert np.allclose(scaled(images)[:, 0], (means - 0.5) / 0.25, atol=1e-5)
@@ -185,11 +194,13 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
         ).numpy()
 
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
+
     rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
     gantk_scores.gantk_images_scored(result := {"metrics": {"image": rows}})
     gantk_scores.gantk_images_scored(
         beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
     )
+
     assert "RadImageNet judge alone" in result["lines"][0]
     assert "lines" not in beside
     assert seen.suffix == "_RadImageNet-Tiny"
@@ -230,6 +241,7 @@ def test_gray_networks_see_one_normalised_channel(tiny, weights):
     gray, colour = (
         Features(TINY, 2.0, 2, weights=name, **plain) for name in ("gray.pt", "colour.pt")
     )
+
     assert gray.network.channels == 1
     assert np.allclose(gray(images), colour(images), atol=1e-4)
     known = Features(TINY, 2.0, 2, weights="gray.pt", mean=[0.1, 0.2, 0.6])
@@ -328,12 +340,14 @@ def test_an_onnx_file_of_colour_sees_each_channel_as_gray(weights):
     onnx_file(weights / "colour.onnx", channels=3)
     images = blobs(4, channels=3)[:, :2]
     found = Features("colour.onnx", 2.0, 2, side=32)(images)[:, ::2]
+
     assert np.allclose(found, (images / 2).mean((2, 3)).numpy(), atol=1e-6)
 
 
 def test_a_metric_by_an_onnx_file_names_it(weights):
     onnx_file(weights / "medical.onnx")
     metric = Kid(2.0, 2, features="medical.onnx", side=32)
+
     assert metric.name == "kid_medical"
     assert "medical.onnx-sha256:" in metric.definition
 
@@ -351,6 +365,7 @@ def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     assert weights_file(NAME) == file
     assert weights_file(NAME + suffix) == file
     assert weights_file("vgg") is None
+
     for options in ({}, {"num_classes": 0}):  # with its classifier and without
         model = timm_model(NAME, **options)
         assert same(model, trained)
@@ -364,6 +379,7 @@ def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, tr
     save_file(trained, snapshot / "model.safetensors")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
+
     assert same(timm_model(NAME), trained)
 
 
@@ -425,4 +441,5 @@ def test_files_with_other_weights_or_pickles_are_refused(
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=f"'{path}'.*{words}"):
         timm_model(NAME)
+
     assert list(weights.iterdir()) == [path]

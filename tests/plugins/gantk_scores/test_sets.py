@@ -74,6 +74,7 @@ def test_the_frechet_distance_is_pytorch_fids(sets, monkeypatch):
     theirs = calculate_frechet_distance(
         *(moment for x in sets for moment in (x.mean(0), np.cov(x.T)))
     )
+
     assert fid_of(*sets) == pytest.approx(theirs, rel=1e-8)
     assert fid_of(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
 
@@ -98,6 +99,7 @@ def test_kid_matches_torchmetrics(sets, block, monkeypatch):
     monkeypatch.setattr("gantk.metrics.sets.VECTORS_PER_BLOCK", block)
     real, fake = sets
     expected = poly_mmd(torch.from_numpy(real), torch.from_numpy(fake)).item()
+
     assert squared_mmd(real, fake)[0] == pytest.approx(expected, rel=1e-9)
 
 
@@ -112,6 +114,7 @@ def test_kid_and_its_interval_match_the_formula(sets, block, monkeypatch):
     expected, interval = left_out_interval(
         lambda r, f: mmd_by_formula(real[r], fake[f]), of_real, of_fake
     )
+
     assert value == pytest.approx(expected, rel=1e-9)
     assert ci95 == pytest.approx(interval, rel=1e-9)
 
@@ -122,6 +125,7 @@ def test_fid_is_the_formula_of_its_vectors(sets):
     value, interval = left_out_interval(lambda r, f: fid_of(real[r], fake[f]), drawn(60), drawn(60))
     low, high = interval
     fid = Fid(2.0, 2)(*groups(*sets))
+
     assert fid.value == pytest.approx(value, rel=1e-9)
     assert fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
 
@@ -131,6 +135,7 @@ def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch)
     trio = groups(*sets)
     expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
     kid = Kid(2.0, 2, subset=subset)(*trio)
+
     assert kid.value == pytest.approx(expected, rel=tolerance)
     low, high = kid.ci95
     assert low < expected < high
@@ -194,6 +199,7 @@ def neighbourhood(request):
 def test_prdc_shares_match_their_definitions(neighbourhood):
     k, real, fake = neighbourhood
     expected = naive(real, fake, k)
+
     assert len(set(expected)) == 4
     every = shares_of(real, fake, k)(np.ones(26, bool), np.ones(21, bool))
     assert every.tolist() == pytest.approx(expected)
@@ -208,6 +214,7 @@ def test_prdc_knows_noise_and_has_intervals_over_patients():
         metric(train, test, x)["coverage_random"]
         for x in (fake, group(2 * torch.rand(40, 1, 32, 32)))
     )
+
     assert coverage.details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
     # leaving out changes nothing, which says nothing
     assert noise.value == 0 < coverage.value
@@ -225,6 +232,7 @@ def test_prdc_shares_leave_images_out(neighbourhood):
     kept_real = rng.random(26) < 0.7
     kept_fake = rng.random(21) < 0.7
     some = shares_of(real, fake, k)(kept_real, kept_fake)
+
     assert some.tolist() == pytest.approx(naive(real[kept_real], fake[kept_fake], k))
 
 
@@ -234,6 +242,7 @@ def test_prdc_scores_are_shares_of_its_vectors(neighbourhood):
     values = {name: score.value for name, score in scores.items()}
     names = [f"{name}_random" for name in NAMES]
     shares = naive(np.arcsinh(real), np.arcsinh(fake), k)
+
     assert values == pytest.approx(dict(zip(names, shares, strict=True)))
 
 
@@ -243,9 +252,12 @@ def test_diversity_is_one_for_real_and_low_for_copies(distance):
     test = group(blobs(30, 1))
     score = Diversity(2.0, 2, distance=distance)
     real = group(blobs(30, 3))
+
     assert score(train, test, real).value == pytest.approx(1, abs=0.15)
+
     one_image = blobs(1, 2).repeat(20, 1, 1, 1)
     of_copies = score(train, test, group(one_image + 0.01 * torch.rand(20, 1, 32, 32)))
+
     assert of_copies.value < 0.1
     assert of_copies.ci95[1] < 0.5
     noise = group(2 * torch.rand(20, 1, 32, 32))
@@ -279,6 +291,7 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     published = frd_score.compute_frd(list(paths), num_workers=1)
     real, fake = map(group, sides)
     score = Frd(2.0, 2)(real, real, fake)
+
     assert score.value == pytest.approx(published, rel=1e-3)
     low, high = score.ci95
     assert low < score.value < high

@@ -64,12 +64,15 @@ def test_accuracy_and_auc_match_scikit_learn():
     truth = rng.integers(0, 2, 60)
     likely = np.clip(truth * 0.3 + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
     found = np.stack([1 - likely, likely], 1)
+
     assert balanced_accuracy(found, truth) == pytest.approx(
         metrics.balanced_accuracy_score(truth, found.argmax(1))
     )
     assert area_under_roc(found, truth) == pytest.approx(metrics.roc_auc_score(truth, likely))
+
     three = rng.integers(0, 3, 60)
     scores = rng.dirichlet([1, 1, 1], 60)
+
     assert area_under_roc(scores, three) == pytest.approx(
         metrics.roc_auc_score(three, scores, multi_class="ovr")
     )
@@ -82,6 +85,7 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     made = tumours(40, 2)
     score = Classification(2.0, 2, **QUICK)
     good = score(train, test, made)
+
     assert set(good) == {"classification", "classification_real", "classification_both"}
     assert min(found.value for found in good.values()) > 0.85
     found = good["classification"]
@@ -153,6 +157,7 @@ def test_classifier_recognises_tumours_of_the_phantom():
     data = Data(model.data, model.method.target)
     records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
     _, by_subject = np.unique([r.subject for r in records], return_inverse=True)
+
     assert accuracy_on_held_out_thirds(records, by_subject, data) > 0.9
 
 
@@ -162,6 +167,7 @@ def test_classifier_recognises_tumours_in_images(shared_data):
     _, model = checked_recipe("dcgan_tumour", folder, ["data.source.channels=1"], "cpu")
     data = Data(model.data, model.method.target)
     records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
+
     assert accuracy_on_held_out_thirds(records, groups_without_copies(records), data) > 0.75
 
 
@@ -175,11 +181,13 @@ def test_two_sample_test_is_at_chance_for_real_images():
     same, noise = (
         score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120))
     )
+
     assert same.ci95[0] < 0.5 < same.ci95[1]
     assert same.details["p_value"] > 0.05
     assert noise.value > 0.9
     assert noise.ci95[0] > 0.5
     assert noise.details["p_value"] < 1e-6
+
     for found in (same, noise):
         expected = binomtest(
             found.details["right"], found.details["asked"], 0.5, alternative="greater"
@@ -187,12 +195,14 @@ def test_two_sample_test_is_at_chance_for_real_images():
         assert found.details["p_value"] == pytest.approx(expected)
 
     halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
+
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
 
 
 def test_classifiers_take_volumes_channels_and_timm():
     labels = torch.tensor([0, 1, 0, 1])
     volumes = torch.rand(4, 2, 12, 14, 16)
+
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(
         volumes, labels, 2, volumes
     ).shape == (4, 2)
@@ -277,6 +287,7 @@ def test_keeping_lesions_scores_above_erasing_them(learned):
     kept, gone, real = (
         metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test)
     )
+
     # one segmenter for all
     assert kept.value > 0.7 > 0.2 > gone.value
     assert len(learned) == 1
@@ -296,6 +307,7 @@ def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     metric(train, test, translated(test))
     real = owners(train)
+
     assert len(learned[0]) == 14
     assert {real[image] for image in learned[0]} == {
         "p1",
@@ -304,8 +316,10 @@ def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
         "p4",
         "p5",
     }
+
     halved = halves(train)[1]  # real training images as if they had been made
     metric(train, test, halved)
+
     assert {real[image] for image in learned[1]}.isdisjoint({*halved.patients, *test.patients})
     whole = patients(18, 0, "p")  # none held out: half of the patients is asked about
     assert "trained-on:real=9" in metric(whole, whole, translated(test))["segmentation"].definition
@@ -317,10 +331,13 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
     metric = Segmentation(2.0, 2, **SEGMENTS, teach=True)
     made = translated(test)
     taught = metric(train, test, made)["segmentation_taught"]
+
     assert taught.value > 0.6
     assert taught.n == 24
+
     of = owners(made)
     one, other = ({of[image] for image in images} for images in learned[1:])
+
     assert one.isdisjoint(other)
     assert one | other == set(test.patients)
     assert metric(train, test, erased(test))["segmentation_taught"].value < 0.4
@@ -346,6 +363,7 @@ def test_unlabelled_images_are_left_out():
     train.masks[:3] = torch.nan
     test.masks[3:6] = torch.nan
     score = metric(train, test, translated(test))["segmentation"]
+
     assert "trained-on:real=9" in score.definition
     assert "patients=2" in score.definition
     assert score.n == 6
@@ -378,6 +396,7 @@ def test_masks_count_for_registered_images(reals_with_masks_of_a):
     reals, masks = reals_with_masks_of_a
     b = reals.records("train", "b")
     expected = torch.stack([masks[record.pair] for record in b])
+
     assert torch.equal(reals.masks_of(b), expected)
 
 
@@ -385,6 +404,7 @@ def test_images_without_a_registered_mask_have_none(reals_with_masks_of_a):
     reals, _ = reals_with_masks_of_a
     b = reals.records("train", "b")
     lonely = replace(b[0], pair=None)
+
     assert reals.masks_of([lonely]) is None
     with_gap = reals.masks_of([lonely, *b])
     assert with_gap[0].isnan().all()
@@ -412,6 +432,7 @@ def test_transfer_scores_good_translations_above_copies():
         metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
     )
     before = moved["transfer"].details["inputs"]["value"]
+
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
     assert moved["transfer_ssim"].value < 0.5
@@ -419,6 +440,7 @@ def test_transfer_scores_good_translations_above_copies():
     known, labels = metric._training_images("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
     assert not {*known.patients} & {"p0", "p1"}
     assert labels.tolist() == [1] * 8 + [0] * 8
+
     x = plain.images[:2].repeat(1, 1, 2, 2)
     mask = torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
     about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
@@ -426,6 +448,7 @@ def test_transfer_scores_good_translations_above_copies():
         metric._kept_structure(replace(about, images=x + change)).value
         for change in (1 - mask, mask)
     )
+
     assert outside < inside
     ends = [share(np.arange(10) < count)["ci95"] for count in (0, 8)]
     np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)

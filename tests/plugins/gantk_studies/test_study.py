@@ -90,6 +90,7 @@ def test_sides_are_balanced_and_turned_for_the_next_reader(kind, pairs):
     first = asked_once(reader=0)
     other = asked_once(reader=1)
     sides = dict(first[:pairs])  # of single images the first of each pair
+
     assert sorted(sides) == list(range(pairs))
     assert abs(2 * sum(sides.values()) - pairs) <= 1
     assert len(first) == (pairs if kind == "2afc" else 2 * pairs)
@@ -102,7 +103,9 @@ def test_sides_are_balanced_and_turned_for_the_next_reader(kind, pairs):
 def test_one_question_in_ten_comes_again_later(kind, pairs):
     every = questions(kind, pairs, 0, 3)
     again = [place for place, (_, _, repeated) in enumerate(every) if repeated]
+
     assert len(again) == round((len(every) - len(again)) / 10)
+
     for place in again:
         case, which, _ = every[place]
         first_side = 1 - which if kind == "2afc" else which
@@ -129,6 +132,7 @@ def test_a_page_names_neither_patients_nor_the_seed(kind, study):
         assert str(key["seed"]) not in page.source
 
     sizes = [path.stat().st_size for path in (folder / "pages").iterdir()]
+
     assert np.ptp(sizes) < 40
 
 
@@ -148,6 +152,7 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
             assert [real[image] for image in shown] == expected
 
     error = 0.29 / len(places) ** 0.5
+
     assert abs(np.mean(places) - 0.5) < 4 * error, "real ones stand anywhere"
 
 
@@ -194,6 +199,7 @@ def test_known_readers_lie_within_the_stated_intervals(kind):
         )
 
     *own, pooled = np.mean(inside, 0)
+
     assert all(0.91 <= share <= 0.99 for share in own)
     assert pooled >= 0.93
 
@@ -206,6 +212,7 @@ def test_pooled_interval_covers_readers_and_cases():
         skills = 1 / (1 + np.exp(-rng.normal(1, 0.5, 5)))
         low, high = over_both(accuracy, simulated("2afc", skills, rng, hard=1.0), 60)[0]["ci95"]
         inside.append(low <= 0.697 <= high)
+
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
@@ -215,8 +222,10 @@ def test_kappa_and_auc_match_the_textbook(gantk, study):
         " 0,0 2 2 3 7"
     )
     labels = [np.repeat(range(5), list(map(int, row.split()))) for row in table.split(",")]
+
     # 10 subjects, 14 raters: as published
     assert fleiss(np.array(labels).T) == pytest.approx(0.210, abs=5e-4)
+
     folder, key = study("rating")
     rng = np.random.default_rng(0)
     said = {name: rng.integers(1, 6, (12, 2)) for name in key["readers"]}
@@ -265,7 +274,9 @@ def partly_damaged(study):
 def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
     folder, fooled, damaged = partly_damaged
     done = gantk("study", "score", folder, *fooled, *damaged)
+
     assert done.code == 0
+
     words = {
         "cut.json": "damaged",
         "other.json": "another study",
@@ -280,14 +291,17 @@ def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
         assert [line for line in lines if name in line and word in line], (name, done.out)
 
     report = (folder / "scores.md").read_text()
+
     assert f"- '{folder / 'cut.json'}' is left out" in report
 
 
 def test_answers_beside_damaged_ones_are_scored(gantk, partly_damaged):
     folder, fooled, damaged = partly_damaged
     assert gantk("study", "score", folder, *fooled, *damaged).code == 0
+
     scores = json.loads((folder / "scores.json").read_text())
     expected = {"value": 0.5, "ci95": [0.5, 0.5], "readers": 2, "cases": 12}
+
     assert scores["pooled"]["accuracy"] == expected
     assert len(scores["fooled"]) == 12
     assert "took for real: 12" in (folder / "scores.md").read_text()
@@ -296,6 +310,7 @@ def test_answers_beside_damaged_ones_are_scored(gantk, partly_damaged):
 def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
     folder, fooled, _ = partly_damaged
     done = gantk("study", "score", folder, folder / "cut.json")
+
     assert done.code == 2
     assert "no answers can be scored" in done.err
     assert gantk("study", "score", folder / "pages", *fooled).code == 2
@@ -304,9 +319,11 @@ def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
 def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
     assert gantk("study", "new", copied_run, "--pairs", 99).code == 2
     assert gantk("study", "new", copied_run, "--pairs", 2, "--readers", 1).code == 0
+
     folder = copied_run / "study" / "2afc"
     key = json.loads((folder / "key.json").read_text())
     file = answered(folder, key, "reader-1", lambda case, which: which)
+
     assert gantk("study", "new", copied_run, "--pairs", 2).code == 2  # never over a key
     assert gantk("study", "score", folder, file).code == 0
     assert gantk("eval", copied_run).code == 0
@@ -325,25 +342,31 @@ def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
 def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path):
     folder = tmp_path / "study"
     weights = tmp_path / "weights.csv"
+
     assert (
         gantk("study", "new", copied_run, "--pairs", 4, "--split", "train", "--out", folder).code
         == 0
     )
+
     key = json.loads((folder / "key.json").read_text())
     told = lambda case, which: which if case < 2 else 1 - which  # noqa: E731
     files = [answered(folder, key, name, told) for name in key["readers"]]
+
     assert gantk("study", "weights", folder, *files, "--out", weights).code == 0
     rows = {
         row["key"]: float(row["weight"]) for row in csv.DictReader(weights.read_text().splitlines())
     }
     assert [rows[case["real"]] for case in key["cases"]] == [3, 3, 1, 1]
+
     model = load_recipe(copied_run / "recipe.toml").override([f"data.weights={weights}"]).check()
     own = Data(model.data, model.method.target).training_sets()["a"]
     expected = np.array([rows.get(record.key, 1.0) for record in own.records])
     shown = np.bincount(
         np.concatenate([order(0, 0, epoch, len(own), own.weights) for epoch in range(400)])
     )
+
     assert shown / 400 == pytest.approx(expected / expected.mean(), abs=0.12)
+
     weights.write_text("key,weight\nnobody,2\n")
     done = gantk(
         "run",
@@ -353,6 +376,7 @@ def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path
         "--out",
         tmp_path / "x",
     )
+
     assert done.code == 2
     assert "does not weigh the training images" in done.err
 
@@ -398,13 +422,16 @@ def test_browser_reader_answers_reloads_and_saves(gantk, study, tmp_path):
         assert page.errors == []
 
     said = json.loads(saved.read_text())["answers"]
+
     assert [one["answer"] for one in said] == [0, 0, 1, 1]
     assert all(one["seconds"] > 0.2 for one in said)
     assert gantk("study", "score", folder, saved).code == 0
+
     found = json.loads((folder / "scores.json").read_text())["readers"]["reader-1"]["accuracy"]
     right = [
         which == one["answer"]
         for (_, which, _), one in zip(key["readers"]["reader-1"], said, strict=True)
     ]
+
     assert found["n"] == 4
     assert found["value"] == np.mean(right)

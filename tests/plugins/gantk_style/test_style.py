@@ -104,7 +104,9 @@ def test_gray_images_and_volumes_are_seen_as_colour(encoder):
     gray = blobs(1)
     volume = blobs(2, size=(3, 16, 16))
     wide, narrow = (VGG19(["conv1_1"], "random", range=(low, 1.0)) for low in (-1.0, 0.0))
+
     torch.testing.assert_close(wide(gray)[0], narrow((gray + 1) / 2)[0])
+
     for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
         torch.testing.assert_close(one, three)
 
@@ -143,6 +145,7 @@ def test_content_and_style_match_gatys_formulas(encoder):
         "style": 3.0 * np.mean(shares),
         "variation": 0.5 * sum(steps) / 2,
     }
+
     assert found.keys() == expected.keys()
     assert all(
         float(found[name]) == pytest.approx(float(value), rel=1e-4)
@@ -181,6 +184,7 @@ def test_rescaled_filters_have_mean_activation_1():
         sum(Objective(content, style, net, replace(how, rescale=False))(image).values())
         for net in (plain, louder)
     ]
+
     assert float((told[0] / told[1] - 1).abs().min()) > 1e-3
 
 
@@ -189,6 +193,7 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
     image[..., 16:] = 1.0
     image[..., 2:4, 2:4] = 0.01  # texture
     softer = smooth_edges(image, 1.0)
+
     assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
     torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
     # a volume of one slice
@@ -214,6 +219,7 @@ def test_a_seed_gives_the_same_image(encoder):
     first, again, other = (
         styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1)
     )
+
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -222,14 +228,17 @@ def test_a_seed_gives_the_same_image(encoder):
 def test_results_are_no_worse_than_the_start(encoder):
     content = torch.cat([blobs(1), 1.5 * blobs(1)])
     image, history = styled(content, stripes(), encoder, optimizer="adam", lr=5.0, steps=3)
+
     assert (history[1:] > history[0]).all(), "the steps were meant to be far too long"
     assert torch.equal(image, content)
     image, _ = styled(content, 3 * stripes(), encoder, steps=5)
     assert image[0].abs().max() <= 1
     assert image[1].min() >= content[1].min()
     assert image[1].max() <= content[1].max()
+
     content = 0.5 * blobs(1, 3)
     image, _ = styled(content, stripes(), encoder, steps=5, color="content")
+
     torch.testing.assert_close(
         image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5
     )
@@ -254,6 +263,7 @@ def test_bundled_recipe_lowers_its_objective_tenfold():
         end = sum(map(float, losses.values()))
 
     ssim = bind_or_raise("metric", "ssim")(2.0, 2)
+
     assert start / end >= 10
     assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
 
@@ -264,10 +274,13 @@ def test_a_generated_image_takes_the_style_of_training_images():
 
     images = blobs(3)
     done = post()(images, real)
+
     torch.testing.assert_close(done[1:2], post()(images[1:2], real), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
+
     volume = blobs(1, size=(4, 16, 16))
     done = post(dims=3)(volume, lambda n: blobs(n, size=(4, 16, 16), seed=9))
+
     assert done.shape == volume.shape
     assert not torch.equal(done, volume)
 
@@ -294,6 +307,7 @@ def test_translations_lend_their_style_to_their_input(tmp_path):
     scores = json.loads((run / "metrics.json").read_text("utf-8"))
     finished = scores["metrics"]["a_to_b_post"]["psnr"]
     unchanged = scores["baselines"]["identity"]["a_to_b"]["psnr"]
+
     # scored against the truth of its pair
     assert finished["value"] == pytest.approx(unchanged["value"], abs=1e-3)
     assert finished["value"] != pytest.approx(scores["metrics"]["a_to_b"]["psnr"]["value"], abs=0.1)
@@ -383,6 +397,7 @@ def test_what_does_not_fit_is_refused_in_one_message(files, call, options, messa
     Image.fromarray(np.full((32, 32), 7, dtype=np.uint8)).save("flat.png")
     with pytest.raises(UserError) as caught:
         call(**options)
+
     assert message in str(caught.value)
 
 
@@ -465,6 +480,7 @@ def test_stylize_keeps_nifti_grids_slice_by_slice(files):
         "say": lambda line: None,
     }
     out = nibabel.load(stylize("head.nii.gz", "style.png", "out.nii.gz", **options))
+
     assert out.get_data_dtype() == np.int16
     np.testing.assert_allclose(out.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
     found = np.asarray(out.dataobj)

@@ -66,6 +66,7 @@ def test_a_seed_gives_the_same_image_for_any_count():
     method = dcgan().eval()
     few = method.sample(3, seed=5)
     many = method.sample(40, seed=5)
+
     torch.testing.assert_close(many[:3], few, rtol=1e-4, atol=1e-5)
     assert (many[0] - many[1]).abs().max() > 1e-3, "another noise is another image"
     images = dcgan(span=(0.0, 1.0)).eval().sample(4, seed=0)
@@ -114,6 +115,7 @@ def test_averaged_weights_have_their_own_batch_statistics():
         method.eval().sample(16, seed=9)
 
     scaled = seen["x"] / norm.weight[:, None, None]
+
     assert scaled.mean().abs() < 0.2
     assert 0.8 < scaled.std() < 1.2
 
@@ -148,6 +150,7 @@ def test_every_level_has_the_parameters_of_the_papers_table():
         23.1,
         23.1,
     ]
+
     large = [2.4e6, 2.4e6, 2.4e6, 1.2e6, 295e3, 74e3, 18e3, 4.6e3]
     small = [2.4e6, 2.4e6, 2.4e6, 590e3, 148e3, 37e3, 9.2e3, 2.3e3]
     for first, second in (
@@ -170,6 +173,7 @@ def test_every_level_has_the_parameters_of_the_papers_table():
 def test_pixel_norm_equals_the_formula():
     x = torch.randn(2, 5, 4, 4, dtype=torch.float64)
     expected = x / (x.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt()
+
     torch.testing.assert_close(pixel_norm(x.float()).double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -177,7 +181,9 @@ def test_pixel_norm_equals_the_formula():
 def test_minibatch_deviation_equals_the_formula(images, group):
     x = torch.randn(images, 3, 4, 4)
     found = MinibatchDeviation()(x)
+
     assert torch.equal(found[:, :3], x)
+
     y = x.double()
     columns = images // group
     for k in range(images):
@@ -193,6 +199,7 @@ def test_convolving_after_doubling_never_needs_the_large_image(dims):
     layer = EqualConv(dims, 3, 4, 3).double()
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(2, 3, *([24] * 2 if dims == 2 else [8] * 3), dtype=torch.float64)
+
     torch.testing.assert_close(layer.after_doubling(x), layer(double(x)))
 
 
@@ -202,6 +209,7 @@ def test_drift_is_the_mean_square_of_the_real_logits():
     real = random_images(4, 1, (4, 4))
     losses = method.discriminator_losses(Batch(image=real))
     expected = 0.5 * method.d(real, 0).detach().double().square().mean()
+
     assert float(losses["drift"].detach()) == pytest.approx(float(expected), rel=1e-5)
     assert set(losses) == {"adversarial", "penalty", "drift"}
     assert "drift" not in progan(8, drift=0.0).discriminator_losses(Batch(image=real))
@@ -213,12 +221,15 @@ def test_fade_in_blends_the_level_below(dims):
     z = torch.randn(2, 8)
     old = double(g(z, 1))
     new = g(z, 2)
+
     assert not torch.allclose(old, new)
     assert torch.equal(g(z, 2, torch.tensor(0.0)), old)
     assert torch.equal(g(z, 2, torch.tensor(1.0)), new)
     torch.testing.assert_close(g(z, 2, torch.tensor(0.25)), 0.75 * old + 0.25 * new)
+
     d = progan(16, dims).d
     image = random_images(4, 1, (16,) * dims)
+
     assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halve(image), 1))
     assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
     assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
@@ -269,6 +280,7 @@ def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
 def test_stages_follow_the_paper_or_given_shares(options, steps, expected):
     stages = progan(16, **options).stages(steps)
     names = ["4", "8 fade", "8", "16 fade", "16"]
+
     assert [(stage.name, stage.steps) for stage in stages] == list(
         zip(names, expected, strict=True)
     )
@@ -293,6 +305,7 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     codes = Normal(mean, (0.5 * log_variance).exp())
     decoded = Normal(method.decode(mean + codes.scale * torch.randn_like(mean)), 0.2)
     constant = Normal(0.0, 0.2).log_prob(torch.zeros(()))  # which no weight changes
+
     torch.testing.assert_close(losses["reconstruction"], constant - decoded.log_prob(image).mean())
     expected = 3.0 * kl_divergence(codes, Normal(0.0, 1.0)).sum(1).mean() / image[0].numel()
     torch.testing.assert_close(losses["divergence"], expected)
@@ -327,6 +340,7 @@ def test_discriminator_gradients_reach_the_decoder_only():
     method = built(gan=0.5)
     losses = method.autoencoder_losses(Batch(image=random_images(4, 1, (16, 16))))
     losses["adversarial"].backward()
+
     assert all(p.grad is None for p in method.encoder.parameters())
     # grain's too
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())
@@ -337,9 +351,11 @@ def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     source = {"lesions": 1, "radius": [8.0, 16.0]}
     run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)
     metrics = json.loads((run / "metrics.json").read_text())
+
     assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys()
     assert "image" in metrics["metrics"]
     assert metrics["baselines"]["mean_image"]["reconstruction"]["psnr"]["value"] > 10
+
     with Image.open(run / "samples" / "reconstructions" / "test.png") as picture:
         assert picture.size[1] == 2 * 32
         assert picture.size[0] % 32 == 0
@@ -352,9 +368,12 @@ def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     one, other = (
         sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("healthy", "tumour")
     )
+
     assert one != other
+
     Image.new("L", (32, 32), 90).save(tmp_path / "slice.png")
     done = gantk("translate", run, tmp_path / "slice.png", tmp_path / "out.png")
+
     assert done.code == 2
     assert "'VAE' cannot translate" in done.err
     assert not (tmp_path / "out.png").exists()

@@ -39,6 +39,7 @@ def test_the_game_compares_partners_as_equation_2_does():
     fake = torch.tensor([[0.0], [1.0]])
     # D(fake) - D(real): -1, 3
     by_hand = (torch.tensor(1 + torch.e**-1).log() + torch.tensor(1 + torch.e**3).log()) / 2
+
     torch.testing.assert_close(pairing(real, fake), by_hand)
     torch.testing.assert_close(pairing(real + 7, fake + 7), by_hand)  # no border lies at 0
     torch.testing.assert_close(pairing(fake, real) - pairing(real, fake), (real - fake).mean())
@@ -50,6 +51,7 @@ def test_r1_and_r2_are_squared_gradients():
     r1, r2 = squared_gradients(
         [linear(images[0].flatten(1)), 2 * linear(images[1].flatten(1))], images
     )
+
     torch.testing.assert_close(
         torch.stack([r1, r2]), linear.weight.square().sum() * torch.tensor([1.0, 4.0])
     )
@@ -61,7 +63,9 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
     method = build(gamma=3.0, gamma_end=1.0, **options)
     x = torch.randn(2, 4, *[8] * method.geometry.dims)
     blocks = [layer for layer in method.modules() if isinstance(layer, Residual)]
+
     assert all(torch.equal(block(x), x) for block in blocks if block.widen.in_channels == 4)
+
     # beyond black and white: is cut off
     batch = Batch(image=2 * random_images(2, 1, method.geometry.size))
     found = losses_of(method, batch)
@@ -78,6 +82,7 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
         )
 
     method.progress.fill_(1.0)
+
     assert losses_of(method, batch)["r1"] == pytest.approx(found["r1"] / 3, rel=1e-4)
     assert set(losses_of(build(gamma=0.0, **options), batch)) == {"g_adversarial", "adversarial"}
 
@@ -90,6 +95,7 @@ def test_plain_networks_keep_to_the_range_of_images():
 def test_augmentation_follows_an_overconfident_discriminator():
     method = build(augment=["translate"], adapt=0.6)
     method.augment.observe(torch.full((64, 1), 5.0) - torch.full((64, 1), 4.0))
+
     assert method.augment.p > 0
     assert build(augment=["translate"]).augment.target == 0
 

@@ -45,10 +45,13 @@ def test_losses_match_the_paper_and_begin_without_motion(dims):
     a = random_images(2, 1, size, 1)
     b = random_images(2, 2, size, 2)
     fake = method.translate(a, "b").detach()
+
     assert not method.r_ab(fake, b).any()
+
     losses = method.generator_losses(Batch(a=a, b=b))
     found = {name: float(loss.detach()) for name, loss in losses.items()}
     adversarial = F.softplus(-method.d_b(fake)).mean()
+
     assert found == {
         "correction_b": pytest.approx(20 * float((fake - b).abs().mean()), rel=1e-5),
         "adversarial_b": pytest.approx(float(adversarial.detach())),
@@ -72,18 +75,21 @@ def test_search_moves_the_translation_where_it_helps(
         fake, build(dims, **search).r_ab(batch["a"], fake, batch["b"], torch.zeros(())), mode
     )
     found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
+
     assert found["correction_b"] == pytest.approx(
         20 * float((laid - batch["b"]).abs().mean()), rel=1e-3
     )
     # it grows
     assert {*found} == {"correction_b", "adversarial_b", "edges_b"}
     assert found["edges_b"] == 0
+
     # to D, as G made it or as T moved it
     for shown in zip(batch["fake_b"], fake, laid, strict=True):
         assert min((shown[0] - each).abs().max() for each in shown[1:]) < 1e-3
 
     # it saves less
     found = build(dims, **search | {"gain": 0.9}).generator_losses(batch)["correction_b"]
+
     assert float(found.detach()) == pytest.approx(
         20 * float((fake - batch["b"]).abs().mean()), rel=1e-5
     )
@@ -92,6 +98,7 @@ def test_search_moves_the_translation_where_it_helps(
 def test_a_field_says_where_pixels_are_taken_from():
     image = torch.arange(12.0).view(1, 1, 3, 4)
     field = torch.zeros(1, 2, 3, 4)
+
     torch.testing.assert_close(warp(image, field), image)
     field[:, 1] = 1.0  # one pixel further along the last axis, the edge repeated
     torch.testing.assert_close(warp(image, field), image[..., [1, 2, 3, 3]])
@@ -101,12 +108,14 @@ def test_a_field_of_a_volume_says_where_voxels_are_taken_from():
     volume = torch.rand(1, 1, 3, 4, 5)
     one_plane_up = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 5)
     warped = warp(volume, one_plane_up)
+
     torch.testing.assert_close(warped[:, :, :2], volume[:, :, 1:])
 
 
 def test_roughness_is_the_mean_square_of_slopes():
     field = torch.zeros(1, 2, 3, 4)
     field[:, 0] = torch.tensor([0.0, 0.5, 1.0])[:, None]  # 0.5 a row, in one of two channels
+
     assert roughness(field).item() == pytest.approx(0.5**2 / 2)
 
 
@@ -114,6 +123,7 @@ def test_zoom_is_told_inside_a_mask_and_from_a_shift():
     inside = F.pad(torch.ones(2, 1, 8, 8), (3, 5, 4, 4))
     _, places = zoom(torch.zeros(2, 2, 16, 16), inside)
     share, _ = zoom(0.02 * places - 1.5, inside)
+
     assert share.item() == pytest.approx(0.02, abs=1e-5)
 
 
@@ -172,6 +182,7 @@ def test_registration_recovers_known_motion(phantom_pair, between):
         pair, most = (edges(t1), edges(target)), 0.8
 
     found = find_field(*pair, 6, 0.1, 16.0)
+
     assert median_error(found, field, head) < most
 
 
@@ -187,6 +198,7 @@ def test_a_zoom_of_all_heads_is_found_and_not_that_of_fields(phantom_pair, plant
     small = warp(t2, planted * places)
     search = Search(6, 0.1, 32.0)
     search(small, small, warp(t2, 2 * field), torch.ones(()))
+
     assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.03)
 
 
@@ -200,6 +212,7 @@ def test_gray_levels_that_go_together_tell_more_than_edges(phantom_pair):
     by_edges = find_field(edges(t1), edges(target), 6, 0.1, 32.0)
     error = (by_levels - field / 2).norm(dim=1)[head].mean()
     error_by_edges = (by_edges - field / 2).norm(dim=1)[head].mean()
+
     assert error < 0.15
     assert error < 0.7 * error_by_edges
 
@@ -207,8 +220,10 @@ def test_gray_levels_that_go_together_tell_more_than_edges(phantom_pair):
 def test_likely_levels_are_those_that_occur_together():
     grays = gray_levels(torch.tensor([[[[0.0, 1.0, 7.0]]]]))
     torch.testing.assert_close(grays[0, :, 0].argmax(0), torch.tensor([0, 1, 7]))
+
     inverted = grays.flip(1)
     together = inverted.flatten(2) @ grays.flatten(2).mT
+
     torch.testing.assert_close(gray_chances(together, grays), inverted)
 
 
@@ -218,6 +233,7 @@ def test_registration_recovers_a_shift_of_a_volume():
     ball = torch.exp(-sum(squares) / 20)[None, None]
     field = find_field(ball, ball.roll(1, 3), 10, 0.1, 8.0)
     middle = field[..., 5:11, 5:11, 5:11].mean((2, 3, 4))
+
     torch.testing.assert_close(middle, torch.tensor([[0.0, -1.0, 0.0]]), atol=0.1, rtol=0)
 
 
@@ -229,6 +245,7 @@ def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
     plain, first, again = (source.records() for source in sources)
     before = {one.id: one.read() for one in plain}
     changed = [one for one in first if not np.array_equal(one.read(), before[one.id])]
+
     assert {(one.split, one.domain) for one in changed} == {("train", "b")}
     assert len({one.split for one in first}) == 3
     # not blurred
@@ -239,9 +256,11 @@ def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
     assert all(
         np.array_equal(one.read(), other.read()) for one, other in zip(first, again, strict=True)
     )
+
     tiny_recipe["data"]["source"] = part
     tiny_recipe["evaluate"]["metrics"] = ["nmi"]
     run = gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)
+
     assert {"nmi", "nmi_input"} <= {
         *json.loads((run.path / "metrics.json").read_text())["metrics"]["a_to_b"]
     }
@@ -250,6 +269,7 @@ def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
 def test_nmi_is_blind_to_contrast_and_not_to_place():
     nmi = bind_or_raise("metric", "nmi")(2.0, 2)
     image = F.avg_pool2d(random_images(3, 1, (40, 40)), 9, 1)
+
     assert torch.allclose(nmi(-3 * image, image), torch.full((3,), 2.0), atol=0.05)
     assert (nmi(image.roll(3, -1), image) < 1.6).all()
     assert nmi(image, torch.zeros_like(image))[0] == 1

@@ -39,6 +39,7 @@ def test_equation_1_scales_and_shifts_by_the_map(dims, norm):
     m = torch.zeros(2, 2, *[16] * dims)  # is brought to the size of h
     constant = layer(h, m)
     both = layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1)
+
     # one scale and one shift of each channel
     torch.testing.assert_close(constant, both[0] * normed + both[1])
     m[..., 8:] = 1.0
@@ -59,6 +60,7 @@ def test_one_map_gives_many_images():
     batch = Batch(a=classes - 1.0, b=torch.randn(2, 2, 16, 16) * (1.0 + classes))
     planes = method.planes(batch["a"])
     losses = method.generator_losses(batch)
+
     torch.testing.assert_close(
         method.noise / method.pixels, torch.tensor([[1.0, 2, 3]] * 2), rtol=0.3, atol=0
     )
@@ -66,9 +68,11 @@ def test_one_map_gives_many_images():
     assert (made[0] - made[1]).abs().mean() > 1e-3
     assert torch.equal(planes.argmax(1, keepdim=True), classes)
     assert torch.equal(made, method.variants(batch["a"], "b", 2, 0))
+
     inside = [method.d_b(torch.cat([planes, batch[name]], 1)) for name in ("fake_b", "b")]
     pairs = [pair for maps in zip(*inside, strict=True) for pair in zip(*maps, strict=True)]
     unlike = sum((one - two).abs().mean() for one, two in pairs if one.shape[1] > 1)
+
     # lambda 10, the mean of two scales
     torch.testing.assert_close(losses["features_b"], 5 * unlike)
 
@@ -80,6 +84,7 @@ def test_new_maps_keep_classes_and_place_lesions():
     old[0, 14:17, 6:9] = 3
     new = placed_anew(old, 3, 60, np.random.default_rng(0))
     places = [tuple(np.argwhere(one == 3).mean(0)) for one in new if (one == 3).any()]
+
     assert 0.15 < len(places) / 60 < 0.55
     assert len({*places}) > 10
     assert {*np.unique(new)} == {0, 1, 2, 3}
@@ -114,7 +119,9 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
     model = gantk.load(
         run("run", augment=["hflip", {"name": "affine", "nearest": True}]).path, device="cpu"
     )
+
     assert model.translate(levels[None, :, :, 0]).shape == (1, 40, 40)  # by way of 32 x 32
+
     with pytest.raises(UserError, match=r"a label map holds 3.5, 7.*0 to 2, whole.*method.classes"):
         model.translate(3.5 * levels[None, :, :, 0])
 

@@ -68,7 +68,9 @@ def test_pix2pix_generator_loss_matches_the_paper(channels, dims):
     method = build(channels=channels, dims=dims)
     batch = pairs(channels, dims)
     fake = method.g_ab(batch["a"])
+
     assert fake.shape[1] == channels[1]
+
     logits = method.d_ab(torch.cat([batch["a"], fake], 1))
     difference = double(fake) - double(batch["b"])
     expected = {
@@ -76,6 +78,7 @@ def test_pix2pix_generator_loss_matches_the_paper(channels, dims):
         "l1_b": 100 * float(difference.abs().mean()),
     }
     found = values(method.generator_losses(batch))
+
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
@@ -117,6 +120,7 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
     first = noisy.translate(image, "b")
     other = noisy.translate(image, "b")
     torch.manual_seed(3)
+
     assert torch.equal(noisy.translate(image, "b"), first)
     assert not torch.equal(other, first)
     still = build(generator=dropout).eval()
@@ -135,13 +139,16 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
 def test_both_ways_are_an_option(name, kinds):
     method = build(name, channels=(2, 1), both=True)
     batch = pairs((2, 1))
+
     assert method.directions() == ["b", "a"]
     assert method.translate(batch["a"], "b").shape[1] == 1
     assert torch.equal(method.translate(batch["b"], "a"), method.g_ba(batch["b"]))
     expected = {f"{kind}_{to}" for kind in kinds for to in "ab"}
     assert set(method.generator_losses(batch)) == expected
+
     networks = {id(module) for name, module in method.named_children() if name[0] in "gd"}
     updated = {id(module) for phase in method.phases() for module in phase.updates}
+
     assert updated == networks
 
 
@@ -164,6 +171,7 @@ def test_a_weight_says_how_often_a_pixel_counts(loss, formula, size):
     differences = formula(output.double() - target.double()).flatten(2)
     of_images = (wide * differences).sum(2) / wide.sum(2)
     expected = pytest.approx(float(of_images.mean()), rel=1e-5)
+
     assert loss(output, target, weight).item() == expected
     assert loss(output, target, 7.0 * weight).item() == expected
 
@@ -179,6 +187,7 @@ def test_lesions_of_pairs_count_as_often_as_said(name, factor, source, to):
     difference = double(method.translate(batch[source], to)) - double(batch[to])
     weighted = weight / weight.mean() * difference.abs()
     expected = factor * float(weighted.mean())
+
     assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -187,6 +196,7 @@ def test_a_lesion_weighs_what_the_recipe_says():
     assert lesion_weight(mask, 5.0).flatten().tolist() == [1.0, 3.0, 5.0]
     assert lesion_weight(mask, 1.0) is None
     assert lesion_weight(None, 1.0) is None
+
     unmasked = Batch({name: pairs()[name] for name in "ab"})
     with pytest.raises(UserError, match=r"no mask of them.*data\.mask = true.*method\.lesion"):
         build("cyclegan", lesion=4.0).generator_losses(unmasked)
@@ -200,6 +210,7 @@ def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
         build(name, lesion=weight, local_ncc=1.0).generator_losses(pairs()) for weight in (1.0, 8.0)
     )
     changed = {key for key in plain if not torch.equal(plain[key], weighed[key])}
+
     assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
 
 
@@ -250,6 +261,7 @@ def test_one_mask_serves_both_images_of_a_pair(name):
     losses = method.generator_losses(batch)
     mask = batch.pop("mask_b")
     batch["mask_a"] = mask
+
     assert torch.equal(method.generator_losses(batch)["l1_b"], losses["l1_b"])
 
 
@@ -258,6 +270,7 @@ def test_a_target_is_never_shown_and_every_number_of_others_is():
     images = random_images(2000, 4, (4, 4))
     images[:, 3] = -1.0  # nobody has a PD
     target, kept = method.draw(Batch(a=images, b=images))
+
     assert set(target.tolist()) == {0, 1, 2}
     assert not kept[:, 3].any()
     assert not kept[torch.arange(2000), target].any()
@@ -288,6 +301,7 @@ def test_contrasts_are_scored_from_one_and_from_all_others(run):
         for target in NAMES
         if source != target
     }
+
     assert pairs | {"a_to_b"} == found["metrics"].keys()
     assert len(pairs) == 16
     for key in ("metrics", "verdict"):
@@ -312,6 +326,7 @@ def test_the_only_contrast_is_kept_as_it_is(planes):
     only_t2[:, 1::4] = images[:, 1::4]
     with torch.no_grad():
         made = method.translate(only_t2, "b")
+
     assert torch.equal(made[:, 1::4], images[:, 1::4])
 
 
@@ -322,6 +337,7 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
 
     out = tmp_path / "out"
     done = gantk("translate", run, tmp_path / "in", out, "--to", "flair")
+
     assert done.code == 1
     assert "1 of 3 patients" in done.err
     assert "nothing but FLAIR" in done.err
@@ -333,6 +349,7 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
 def test_a_contrast_that_a_run_does_not_know_is_refused(run, tmp_path, gantk):
     volume(tmp_path / "in" / "p1" / "T1.nii.gz", 0, (32, 32, 4))
     done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "CT")
+
     assert done.code == 2
     for word in ("'CT'", "--to", *NAMES):
         assert word in done.err
@@ -359,9 +376,12 @@ def incomplete_study(tmp_path):
 def test_incomplete_patients_are_trained_on_but_not_scored(incomplete_study):
     options, incomplete = incomplete_study
     data = load(method=type(built()), missing="mask", **options)
+
     assert {record.subject for record in data.training} & incomplete
+
     tested = {record.subject for record in data.splits["test"]}
     scored = {pair["b"].subject for pair in data.pairs("test")}
+
     assert scored == tested - incomplete
     assert scored < tested
 

@@ -84,6 +84,7 @@ def test_doubling_equals_repeat_and_5x5_convolution(dims, side):
         F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * (2 * dims), mode="replicate"
     )
     plain = (F.conv2d, F.conv3d)[dims - 2](framed, layer.conv.weight, layer.conv.bias)
+
     torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
 
 
@@ -106,6 +107,7 @@ def test_parameter_counts_match_the_publication():
 
     auto = method.auto_a
     parts = [count(part) for part in (auto.content, auto.style, auto.decode.mlp, auto.decode)]
+
     assert parts == [5_385_856, 2_764_936, 1_120_768, 1_120_768 + 5_754_627]
     assert [count(judge) for judge in method.d_b.judges] == [2_757_057] * 3
     assert count(method) == 46_594_716
@@ -115,6 +117,7 @@ def test_a_scale_is_the_mean_of_what_lies_inside_the_image():
     network = MultiScale(bind("discriminator", JUDGE), 1, 2, 2)
     image = random_images(1, 1, (8, 8))
     whole, half = network.pyramid(image)
+
     assert whole is image
     assert half.shape == (1, 1, 4, 4)
     assert half[0, 0, 1, 2] == pytest.approx(float(image[0, 0, 1:4, 3:6].mean()), abs=1e-6)
@@ -276,6 +279,7 @@ def test_patch_places_are_shared_by_query_and_key(layout):
     nce.heads[0] = Seen()
     nce([rows], [rows])
     query, key = taken
+
     assert torch.equal(query, key)
     assert torch.equal(query[0], query[1])
     assert len(set(query[0].tolist())) == 5  # no place twice: a right one would also count as wrong
@@ -303,6 +307,7 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
 
 def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
     assert cut().directions() == ["b"]
+
     with pytest.raises(UserError, match=r"a to b only.*cyclegan"):
         cut().translate(random_images(2, 1, (16, 16)), "a")
 
@@ -359,11 +364,14 @@ def test_style_transfer_gan_losses_match_the_paper():
 def test_changes_keep_the_range_and_noise():
     model = method(defense=0.3)
     x = random_images(2, 1, (32, 32), seed=1)
+
     assert float((model.translate(x, "b") - x).abs().mean()) < 0.1  # a new network changes little
+
     drawn = torch.zeros(1, 1, 32, 32, requires_grad=True)
     model.g_ba.forward = lambda image: drawn.expand_as(image)
     model.g_ab.forward = lambda pair: 0 * pair[:, :1]
     losses = model.generator_losses(Batch(a=x, b=x))
+
     # for the noise that is put on fakes is asked back
     assert losses["identity"] + losses["style"] < 1e-4
     drawn.data.fill_(0.25)
@@ -387,6 +395,7 @@ def test_translations_follow_the_most_similar_example():
     assert torch.equal(drawn, model.variants(y[:2], "b", 8, seed=0))
     assert drawn.shape == (8, 2, 1, 32, 32)
     assert 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
+
     with pytest.raises(UserError, match="taken away in one way"):
         model.variants(y, "a", 2, 0)
 
@@ -414,6 +423,7 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
     scores = api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics[
         "a_to_b"
     ]
+
     assert scores["example_mae"]["value"] == pytest.approx(
         scores["example_mae"]["details"]["inputs"]["value"], rel=0.3
     )
@@ -423,6 +433,7 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
         < 1
         == scores["example_ssim"]["details"]["inputs"]["value"]
     )
+
     Image.fromarray(
         picture := np.random.default_rng(0).integers(0, 255, (40, 36), dtype=np.uint8)
     ).save("healthy.png")

@@ -64,6 +64,7 @@ def test_a_moved_and_bent_image_is_registered(heads):
     moved = sample_at(heads["b"][:6], grid(affine, 0.04 * torch.randn(6, 2, 4, 4), (64, 64)))
     found = companions(WeakPairs(candidates=1), {"a": heads["a"][:6], "b": moved})["a"]
     apart = [(each - heads["b"][:6]).abs().mean() for each in (moved, torch.stack(found))]
+
     assert apart[1] < 0.6 * apart[0]
 
 
@@ -99,14 +100,17 @@ def test_companions_of_images_move_with_them():
     plain = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
     images.companions = lambda index, sets: sets["a"][index] + slope
     batch = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
+
     assert set(plain) == {"a"}
     assert torch.equal(batch["near_a"], batch["a"] + slope)
+
     flip, bright = (
         bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness")
     )
     moved = augment_batch(
         Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False
     )
+
     torch.testing.assert_close(moved["near_a"], slope[None].flip(-1))
     assert not torch.equal(moved["a"], moved["near_a"]), "what is brighter is the image alone"
 
@@ -127,9 +131,11 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
         "b": random_images(4, 2, (16, 16), seed=2),
     }
     found = {letter: torch.stack(each) for letter, each in companions(method, images).items()}
+
     # noise explains noise nowhere
     assert found["a"].shape == (3, 2, 16, 16)
     assert found["b"].shape == (4, 1, 16, 16)
+
     batch = Batch(
         {"a": images["a"], "b": images["b"][:3], "near_a": found["a"], "near_b": found["b"][:3]}
     )

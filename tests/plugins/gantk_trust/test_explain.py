@@ -36,6 +36,7 @@ def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
     model.method.translate = lambda image, to: 0.5 * image.roll(8, -1)  # whatever the weights are
     asked = {"region": "16:20,10:14", "method": method, "device": "cpu"}
     found = gantk.explain(model, picture, **asked, say=said.append)
+
     assert found.random_correlation == 1
     assert "WARNING: is much like the map of random weights" in said[1]
     map = np.abs(found.map.pixels[0])
@@ -50,6 +51,7 @@ def test_a_learnt_map_is_told_from_that_of_random_weights(tiny_run, picture, tmp
     found = gantk.explain(
         tiny_run, picture, tmp_path / "why", region="8:24,8:24", device="cpu", say=said.append
     )
+
     assert abs(found.random_correlation) < 0.5
     assert "differs from the map of random weights" in said[1]
     model = gantk.load(tiny_run, device="cpu")
@@ -78,6 +80,7 @@ def test_a_volume_is_explained_in_one_slice_on_its_own_grid(tiny_run, tmp_path):
         **quiet,
     )
     made = nib.load(tmp_path / "why.nii.gz")
+
     assert made.shape == voxels.shape
     assert np.allclose(made.affine, affine)
     assert np.flatnonzero(np.abs(made.get_fdata()).sum(axis=(0, 1))).tolist() == [3]

@@ -84,6 +84,7 @@ def rings_by_numpy(one: Tensor, other: Tensor, side: int) -> np.ndarray:
 def test_ring_correlation_is_numpys():
     one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
     found = ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy()
+
     assert found == pytest.approx(rings_by_numpy(one, other, 12), abs=1e-4)
 
 
@@ -102,6 +103,7 @@ def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
 
     truth, noisy, planted = sets
     sfrc = SFRC(2.0, dims)
+
     assert sfrc(truth, truth).max() == 0
     assert sfrc(noisy, truth).max() == 0
     counted = sfrc(planted, truth)
@@ -134,6 +136,7 @@ def test_inventions_are_the_first_candidates():
         suspicion(Inverting(), "b", *(each.expand(-1, -1, rows, -1) for each in row))
         for rows in (1, 48)
     )
+
     assert one.max() > 1
     assert one.allclose(many[:, :, 20:21], atol=1e-3)
     erased = suspicion(Inverting(), "b", with_disc(2 - truth, 30, 12), truth)
@@ -152,6 +155,7 @@ def test_lost_and_invented_lesions_are_counted():
     after[0, 0, 8:10, 8:10] = True  # the large one is kept in part
     after[1, 0, 5:8, 5:8] = True
     after[1, 0, 5, 10] = True
+
     assert inventory(before, after, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
     assert inventory(before, after)[1].tolist() == [1, 1, 2, 2]
 
@@ -193,6 +197,7 @@ def test_a_copier_is_told(memorised):
 def test_an_honest_generator_is_no_copier(memorised, name, chance):
     _, scores, _ = memorised
     low, high = scores[name].ci95
+
     assert low < chance < high
     assert not copying({name: vars(score) for name, score in scores.items()})
 
@@ -218,6 +223,7 @@ def overconfident():
 def test_a_spread_without_other_patients_is_not_scaled(overconfident):
     spread, errors, _, inside = overconfident
     found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0)
+
     assert found["scale"]["factor"] is None
     assert found["coverage"]["value"] < 0.35
     assert found["coverage"]["value"] == found["coverage"]["unscaled"]
@@ -229,6 +235,7 @@ def test_calibrated_spread_holds_what_it_states(overconfident):
     spread, errors, others, inside = overconfident
     calibration = (others, spread, inside, PATIENT_NAMES)
     found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0, calibration)
+
     assert found["scale"]["factor"] == pytest.approx(3, rel=0.05)
     assert found["scale"]["patients"] == 4
     assert found["coverage"]["value"] == pytest.approx(0.6827, abs=0.02)
@@ -246,18 +253,22 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     scores = toolkit.evaluate(
         run, metrics=["sfrc"], uncertainty="suspicion", device="cpu", say=lambda line: None
     )
+
     assert 0 <= scores["metrics"]["a_to_b"]["sfrc_foreground"]["value"] <= 1
     kept = json.loads((run / "hallucinations.json").read_text())["a_to_b"]
     assert kept == sorted(kept, key=lambda one: -one["score"])
     assert 0 < len(kept[0]["pictures"]) == 3
     assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
+
     factor = scores["uncertainty"]["a_to_b"]["scale"]["factor"]
     # which asks for no uncertainty
     toolkit.evaluate(run, metrics=["psnr"], device="cpu", say=lambda line: None)
     pixels = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
     model = toolkit.load(run, device="cpu")
+
     assert factor > 0
     assert model.spread_scale("b", "suspicion") == (factor, 2)
+
     kind = registry().get("uncertainty", "suspicion").load()()
     plain, spread = (
         each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels))
@@ -273,6 +284,7 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     said = []
     asked = {"uncertainty": "suspicion", "device": "cpu"}
     toolkit.translate(run, tmp_path / "scan.nii", tmp_path / "out.nii", say=said.append, **asked)
+
     assert any(line.startswith("warning  is (1, ") for line in said)
     assert f"scaled by {factor:.3g}, as fitted on 2" in said[0]
     assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4)
@@ -295,6 +307,7 @@ def test_copies_of_training_images_are_reported(tmp_path):
     told = toolkit.evaluate(run, metrics=["memorisation"], device="cpu", say=lambda line: None)[
         "metrics"
     ]["image"]
+
     assert {"copied", "copied_features", "membership", "membership_d"} <= told.keys()
     assert told["membership"]["ci95"]
     assert "Nearest training images" in toolkit.write_report(run).read_text("utf-8")
@@ -346,6 +359,7 @@ def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     others = [{"scale": torch.tensor(3.0)}]
     before = torch.get_rng_state()
     plain, spread = maps(kind, toy, image, others=others)
+
     assert torch.equal(before, torch.get_rng_state())
     assert not toy.training
     assert not toy.drop.training
@@ -355,10 +369,12 @@ def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     assert spread.min() >= 0
     assert torch.isfinite(spread).all()
     assert spread.dtype == torch.float32
+
     parts = map(
         torch.cat,
         zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True),
     )
+
     assert torch.equal(plain, next(parts))
     assert torch.allclose(spread, next(parts), atol=1e-6)
 
@@ -368,6 +384,7 @@ def test_errors_are_found_more_easily_where_air_counts(overconfident):
     for array in (inside, errors, spread):  # air, sure and right
         array[:, :, 20:] = 0
     found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0)
+
     assert found["auroc_10_whole"]["value"] > found["auroc_10"]["value"] + 0.05
     assert found["auroc_10_whole"]["definition"].endswith("/whole")
 
@@ -375,6 +392,7 @@ def test_errors_are_found_more_easily_where_air_counts(overconfident):
 def test_inverted_contrast_raises_an_alarm_in_training():
     truth = smooth(4, 8)
     held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
+
     assert [name for name, _ in alarms({"a_to_b": 2 - truth}, held)] == ["inverted"]
     assert list(alarms({"a_to_b": truth}, held)) == []
 
@@ -387,6 +405,7 @@ def test_inverted_or_unchanged_translations_are_doubted():
     values = {"source": values_of(list(source)), "target": values_of(list(target))}
     frame = SimpleNamespace(values=values, target="T2")
     inverted = values["target"]["high"] + values["target"]["low"] - target
+
     assert doubt_of_result(source[0], target[0], frame) is None
     assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
     same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
@@ -425,12 +444,14 @@ def test_uncertainty_by_flips_is_the_spread_of_mirrored_images():
     columns = torch.arange(5.0)
     members = torch.stack([columns, columns, columns.flip(0), columns.flip(0)])
     flips = maps("flips", Slanted(), image)[1]
+
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
 
 
 def test_uncertainty_by_cycle_is_the_difference_from_the_input():
     image = images(2, 1, 4, 5)
     cycle = maps("cycle", Toy(), image)[1]
+
     assert torch.allclose(cycle, image / 3, atol=1e-6)  # 2 x / 3 against x
 
 
@@ -443,6 +464,7 @@ def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
     if both:
         total += maps("cycle", Slanted(), image)[1]
     found = maps("auto", Slanted(both=both), image)[1]
+
     assert torch.allclose(found[..., 1:-1, 1:-1], F.avg_pool2d(total, 3, 1))
 
 
@@ -452,11 +474,15 @@ def test_dropout_uncertainty_is_the_spread_of_seeded_passes(
     toy = Toy(0.5)
     image = images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
+
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
     monkeypatch.setattr("gantk_trust.uncertainty.maps.PASSES", 400)
     many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
+
     assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
+
     toy = Toy(0.5, nn.Dropout2d)
     with dropping(toy, torch.Generator().manual_seed(0)):
         found = toy.translate(torch.ones(2, 16, 3, 3), "b")
@@ -469,6 +495,7 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
     toy = Toy()
     image = images(2, 1, 4, 4)
     weights = [{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(3.0)}]
+
     # of x, 2x, 3x it is x
     assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)
     with pytest.raises(RuntimeError):
