@@ -21,7 +21,8 @@ class Browser:
     """
 
     def __init__(self, folder: Path, url: str):
-        (theirs, self.commands), (self.answers, back) = os.pipe(), os.pipe()
+        theirs, self.commands = os.pipe()
+        self.answers, back = os.pipe()
         started = [
             "bash",
             "-c",

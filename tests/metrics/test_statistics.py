@@ -175,9 +175,11 @@ def study(folder) -> dict:
     rows = ["T1,T2,patient,Scanner,sex,split"]
     for n in range(24):
         if n % 2:
-            truth, scanner = other[n], "B"
+            truth = other[n]
+            scanner = "B"
         else:
-            truth, scanner = b[n], "C" if n == 0 else "A"
+            truth = b[n]
+            scanner = "C" if n == 0 else "A"
         sex = "FFMM"[n % 4]
         split = "test" if n < 14 else "train"
         rows.append(f"{a[n]},{truth},p{n},{scanner},{sex},{split}")

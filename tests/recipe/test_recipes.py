@@ -273,7 +273,8 @@ def checked(data, recipe, kind, *settings, profile=None):
         for each in load_recipe(recipe).tables["data"]["domains"]
         for name in contrast_names(each)
     )
-    path, (says, over) = data(tuple(contrasts), kind), refusal_of(recipe, kind)
+    path = data(tuple(contrasts), kind)
+    says, over = refusal_of(recipe, kind)
 
     def first_batch(*more):
         model = checked_recipe(recipe, path, [*settings, *more], profile)[1]

@@ -126,7 +126,9 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     assert "200 of 200 rows" in said
     assert "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
     assert "and 395 more" in said
-    (_, some), (said, many) = peak(6000), peak(12000)
+    _, some = peak(6000)
+    said, many = peak(12000)
+
     assert "does not exist (24000)" in said
     assert "and at least 9995 more" in said
     assert many < some + 200_000, "bytes: as good as nothing for 6,000 further rows"

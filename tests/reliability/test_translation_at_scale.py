@@ -135,7 +135,9 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
 
 
 def test_no_translation_into_the_folder_of_a_training(tmp_path):
-    source, (busy, free) = pictures(tmp_path / "in", 2), (threading.Event(), threading.Event())
+    source = pictures(tmp_path / "in", 2)
+    busy = threading.Event()
+    free = threading.Event()
     (tmp_path / "run").mkdir()
 
     def train() -> None:

@@ -451,10 +451,10 @@ INDEX = {
 
 @pytest.mark.parametrize("name", INDEX)
 def test_unknown_sample_indexes_are_named(tmp_path, name):
-    run, (content, words) = make_run(tmp_path / "run"), INDEX[name]
-    (run / "samples/index.json").write_text(
-        content if isinstance(content, str) else json.dumps(content)
-    )
+    run = make_run(tmp_path / "run")
+    content, words = INDEX[name]
+    text = content if isinstance(content, str) else json.dumps(content)
+    (run / "samples/index.json").write_text(text)
 
     assert re.search(f"index.json could not be read: .*{words}", report(run).words)
 

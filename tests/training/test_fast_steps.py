@@ -172,10 +172,8 @@ def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
     """
     method = Lone(UNet(1, 1, 2, width=2, depth=2))
     notes = []
-    (plain,), (phase,) = (
-        method.phases(),
-        compile_phases(method, method.phases(), notes, "aot_eager"),
-    )
+    (plain,) = method.phases()
+    (phase,) = compile_phases(method, method.phases(), notes, "aot_eager")
     batch = Batch(image=random_images(2, 1, (64, 64)))
     weights = list(method.parameters())
     expected, found = (

@@ -204,7 +204,8 @@ def chunks_of(data: bytes):
 
 def records_of(data: bytes):
     """The records of a LevelDB log, put together from their parts."""
-    whole_record, last_part = 1, 4
+    whole_record = 1
+    last_part = 4
     record = b""
     for kind, content in chunks_of(data):
         record += content

@@ -239,7 +239,8 @@ def test_optimizer_state_in_another_order_is_moved_right(rule, other, options, l
     one = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3)
     )
-    one, two = one.to(memory_format=order), copy.deepcopy(one)
+    one = one.to(memory_format=order)
+    two = copy.deepcopy(one)
     plain = other(one.parameters(), **options)
     mixed = rule(two.parameters(), **options)
     move_state(mixed, CPU)

@@ -220,11 +220,9 @@ WRONG |= {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_what_is_wrong_is_told_before_a_script_is_written(gantk, tiny_run, words):
-    words, said = (
-        shlex.split(words.replace("RUN", str(tiny_run)).replace("t1t", "dualgan_t1t")),
-        WRONG[words],
-    )
-    end = gantk("slurm", *words)
+    said = WRONG[words]
+    command = words.replace("RUN", str(tiny_run)).replace("t1t", "dualgan_t1t")
+    end = gantk("slurm", *shlex.split(command))
 
     assert (end.code, end.out) == (2, ""), end
     assert said in end.err, end

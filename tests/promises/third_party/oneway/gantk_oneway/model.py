@@ -55,9 +55,13 @@ class OneWay(Method):
         weight: float = 1.0,  # of the likeness
     ):
         super().__init__(geometry)
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.g_ab, self.d_b = generator(a, b, dims), discriminator(b, dims)
-        self.adversarial, self.likeness, self.weight = adversarial(), likeness(), weight
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        self.g_ab = generator(a, b, geometry.dims)
+        self.d_b = discriminator(b, geometry.dims)
+        self.adversarial = adversarial()
+        self.likeness = likeness()
+        self.weight = weight
 
     def phases(self) -> list[Phase]:
         return [
