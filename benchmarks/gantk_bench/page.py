@@ -20,7 +20,7 @@ from gantk.terminal import duration
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.plan import settings_of
 from gantk_bench.statistics import statistics
-from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
+from gantk_bench.systems import FIRST, Line, Row, System, mapping, numbers, systems
 from gantk_bench.tables import OPTIONAL, Column, columns, figure_name, named_scores, spread
 
 HERE = Path(__file__).parent
@@ -101,29 +101,32 @@ def _changes(changes: Sequence[Change]) -> list[tuple[str | None, tuple[str, ...
 
 
 def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
-    """(name, value) pairs of the strip under the title; empty values are left out."""
-    finished = sum(row.get("status") == "ok" for row in rows)
-    pairs = [("Rows", f"{finished} of {len(rows)} finished"), ("Systems", str(len(groups)))]
+    """(name, value) pairs of the strip under the title."""
+    statuses = [row.get("status") for row in rows]
+    pairs = [
+        ("Rows", f"{statuses.count('ok')} of {len(rows)} finished"),
+        ("Systems", str(len(groups))),
+    ]
     tones = [line.judgement.tone for system in groups for line in system.lines]
-    judged = [tone for tone in tones if tone]
+    judged = list(filter(None, tones))
     if judged:
         pairs.append(("Better than the best baseline", f"{judged.count('good')} of {len(judged)}"))
-    seconds = [value_of(row.get("wall_s")) for row in rows]
-    known = [value for value in seconds if value is not None]
-    if known:
-        pairs.append(("Time of all runs", duration(sum(known))))
+    seconds = numbers(row.get("wall_s") for row in rows)
+    if seconds:
+        pairs.append(("Time of all runs", duration(sum(seconds))))
     starts = [str(row["started"]) for row in rows if row.get("started")]
     if starts:
         pairs.append(("Started", min(starts)[:16].replace("T", " ")))
-    return [(name, value) for name, value in pairs if value]
+    return pairs
 
 
 def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
     """Cells of a line of the table and, if it has several seeds, of a line for each seed."""
     seeds = []
-    for system in line.system.by_seed if len(line.system.rows) > 1 else ():
-        alone = Line(system, line.direction if system.scored else "")
-        seeds.append([column.cell(alone) for column in shown])
+    if len(line.system.rows) > 1:
+        for system in line.system.by_seed:
+            alone = Line(system, line.direction if system.scored else "")
+            seeds.append([column.cell(alone) for column in shown])
     return {"cells": [column.cell(line) for column in shown], "seeds": seeds}
 
 
@@ -162,35 +165,39 @@ def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
             series[name] = points
             higher = bool(line.entry(metric).get("higher_is_better", metric in FIRST))
             higher_is_better.setdefault(metric, higher)
-    main_first = sorted(all_series.items(), key=lambda each: each[0][0] not in FIRST)
     plots = []
-    for (metric, label), series in main_first:
-        best = _best_curves(series, higher_is_better[metric])
-        title = ", ".join(part for part in (metric_name(metric), label) if part)
-        plot = _plot(title, {name: series[name] for name in best})
-        note = f"the best {MAX_CURVES} of {len(series)}" if len(series) > MAX_CURVES else ""
+    for metric, label in sorted(all_series, key=lambda key: key[0] not in FIRST):
+        series = all_series[metric, label]
+        title = ", ".join(filter(None, (metric_name(metric), label)))
+        plot = _plot(title, _best_curves(series, higher_is_better[metric]))
+        note = ""
+        if len(series) > MAX_CURVES:
+            note = f"the best {MAX_CURVES} of {len(series)}"
         if plot:
             plots.append((plot, note))
     return plots
 
 
-def _best_curves(series: dict[str, Points], higher_is_better: bool) -> list[str]:
-    """Names of the MAX_CURVES curves with the best last score, the best first."""
-    last = {name: points[max(points)] for name, points in series.items()}
-    return sorted(series, key=lambda name: last[name], reverse=higher_is_better)[:MAX_CURVES]
+def _best_curves(series: dict[str, Points], higher_is_better: bool) -> dict[str, Points]:
+    """The MAX_CURVES curves with the best last score, the best first."""
+
+    def last_score(curve: tuple[str, Points]) -> float:
+        _, points = curve
+        return points[max(points)]
+
+    ranked = sorted(series.items(), key=last_score, reverse=higher_is_better)
+    return dict(ranked[:MAX_CURVES])
 
 
 def _plot(title: str, series: dict[str, Points]) -> Chart | None:
     """Scores against seconds of training, or against minutes of a longer one."""
     unit = "s"
-    if max(max(points) for points in series.values()) > MAX_SECONDS_AXIS:
+    seconds_per_unit = 1.0
+    if max(map(max, series.values())) > MAX_SECONDS_AXIS:
         unit = "min"
-        series = {
-            name: {at / 60.0: value for at, value in points.items()}
-            for name, points in series.items()
-        }
+        seconds_per_unit = 60.0
     rounded = {
-        name: {round(at, 3): value for at, value in points.items()}
+        name: {round(at / seconds_per_unit, 3): value for at, value in points.items()}
         for name, points in series.items()
     }
     return chart(title, rounded, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
@@ -201,27 +208,23 @@ def detail(system: System) -> dict[str, Any]:
     selection = mapping(system.first("selection"))
     alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
     alarm_texts = [f"{alarm.get('alarm')}: {alarm.get('message') or ''}" for alarm in alarms]
-    errors = [str(row["error"]) for row in system.failed if row.get("error")]
     tones = [line.judgement.tone for line in system.lines]
     chosen = ""
     if selection.get("step"):
         chosen = f"step {selection['step']} chosen: {selection.get('rule') or ''}"
+    hashes = {"recipe": system.first("recipe_hash"), "data": system.first("data_hash")}
     return {
         "name": system.name,
         "tone": next((tone for tone in ("bad", "near", "good") if tone in tones), ""),
         "status": system.status,
-        "errors": list(dict.fromkeys(errors)),
+        "errors": system.errors,
         "summary": str(system.first("summary") or ""),
         "system": str(system.first("system") or ""),
         "command": command(system.rows[0]),
         "tables": [_table(line) for line in system.lines if line.direction],
         "chosen": chosen,
         "alarms": list(dict.fromkeys(alarm_texts)),
-        "hashes": [
-            (name, str(system.first(key)))
-            for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
-            if system.first(key)
-        ],
+        "hashes": [(name, str(value)) for name, value in hashes.items() if value],
     }
 
 
@@ -230,20 +233,21 @@ def _table(line: Line) -> dict[str, Any]:
     baseline.
     """
     metrics = line.metrics
-    rows = [("gantk", True, [(line.text(m, line.scores(m)), spread(line, m)) for m in metrics])]
+    own = [(line.text(metric, line.scores(metric)), spread(line, metric)) for metric in metrics]
+    rows = [("gantk", True, own)]
     for name in line.baselines:
-        cells = [(line.text(m, line.baseline(name, m)), "") for m in metrics]
-        rows.append((baseline_name(name), False, cells))
+        texts = [line.text(metric, line.baseline(name, metric)) for metric in metrics]
+        rows.append((baseline_name(name), False, [(text, "") for text in texts]))
     figures = line.published
-    if any(m in figures for m in metrics):
-        cells = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
-        rows.append(("published, other data", False, cells))
-    others = {figure_name(name): value for name, value in figures.items() if name not in metrics}
+    if not figures.keys().isdisjoint(metrics):
+        texts = [digits(figures.get(metric), 2) for metric in metrics]
+        rows.append(("published, other data", False, [(text, "") for text in texts]))
+    definitions = [str(line.entry(metric).get("definition") or "") for metric in metrics]
     return {
         "label": line.label,
-        "metrics": [(metric_name(m), str(line.entry(m).get("definition") or "")) for m in metrics],
+        "metrics": list(zip(map(metric_name, metrics), definitions, strict=True)),
         "rows": rows,
-        "others": others,
+        "others": {figure_name(m): value for m, value in figures.items() if m not in metrics},
     }
 
 
@@ -334,16 +338,20 @@ def _strip(
     name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int
 ) -> Strip:
     step = samples.steps[-1]
-    if direction.source is None:
-        number = min(direction.count, IMAGES_PER_SAMPLE * count)
-        images = [data_uri(samples.picture(step, direction, i), side) for i in range(number)]
-        return Strip(name, direction.label, scores, (), tuple((uri,) for uri in images if uri))
     kinds = {"input": "input", "output": step}
     if samples.has_truth:
         kinds["truth"] = "truth"
-    rows = []
-    for i in pick_evenly(range(direction.count), count)[:count]:
-        files = [samples.picture(kind, direction, i) for kind in kinds.values()]
-        rows.append(tuple(data_uri(file, side) for file in files))
     heads = tuple(kinds)
-    return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))
+    numbers_of_images = pick_evenly(range(direction.count), count)[:count]
+    if direction.source is None:
+        kinds = {"output": step}
+        heads = ()
+        numbers_of_images = range(min(direction.count, IMAGES_PER_SAMPLE * count))
+
+    rows = []
+    for i in numbers_of_images:
+        files = [samples.picture(kind, direction, i) for kind in kinds.values()]
+        row = tuple(data_uri(file, side) for file in files)
+        if any(row):
+            rows.append(row)
+    return Strip(name, direction.label, scores, heads, tuple(rows))

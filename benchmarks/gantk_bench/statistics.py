@@ -8,7 +8,7 @@ from typing import Any
 
 from gantk import compare_systems, correct_tests
 from gantk.report.words import baseline_name, metric_name, number
-from gantk_bench.systems import Line, System, dig, mapping, value_of
+from gantk_bench.systems import Line, System, dig, mapping, numbers, value_of
 
 Rows = list[dict[str, Any]]
 SIGNIFICANCE = 0.05
@@ -66,8 +66,12 @@ def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
     seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in line.system.scored]
     if not all(seeds):
         return None
-    shared = [p for p in seeds[0] if all(value_of(seed.get(p)) is not None for seed in seeds)]
-    return {patient: fmean(seed[patient] for seed in seeds) for patient in shared}
+    means = {}
+    for patient in seeds[0]:
+        scores = numbers(seed.get(patient) for seed in seeds)
+        if len(scores) == len(seeds):
+            means[patient] = fmean(scores)
+    return means
 
 
 def _same_images(line: Line, metric: str) -> tuple:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -77,8 +78,10 @@ class System:
         return next((str(row.get("status") or "unknown") for row in self.failed), "ok")
 
     @property
-    def error(self) -> str:
-        return next((str(row["error"]) for row in self.failed if row.get("error")), "")
+    def errors(self) -> list[str]:
+        """The different errors of its rows."""
+        texts = [str(row["error"]) for row in self.failed if row.get("error")]
+        return list(dict.fromkeys(texts))
 
     def first(self, key: str) -> Any:
         """The first row's value that is not empty for this key; None if all are empty."""
@@ -114,12 +117,10 @@ class Line:
     @property
     def metrics(self) -> list[str]:
         """The metrics of this direction, in the order of the rows."""
-        names = (
-            name
-            for row in self.system.scored
-            for name in mapping(row["metrics"].get(self.direction))
-        )
-        return list(dict.fromkeys(names))
+        names: dict[str, Any] = {}
+        for row in self.system.scored:
+            names |= mapping(row["metrics"].get(self.direction))
+        return list(names)
 
     @property
     def main(self) -> list[str]:
@@ -141,7 +142,7 @@ class Line:
         return digits(fmean(values) if values else None, self.places(metric))
 
     def scores(self, metric: str) -> Values:
-        return self._values_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
+        return numbers(dig(row, "metrics", self.direction, metric) for row in self.system.scored)
 
     def baseline(self, name: str, metric: str) -> Values:
         """A baseline's scores; for a direction with post-steps (`_post`) also the baselines of the
@@ -150,10 +151,12 @@ class Line:
         plain = self.direction.removesuffix("_post")
 
         def score_of(row: Row) -> float | None:
-            entries = (dig(row, "baselines", name, key, metric) for key in (self.direction, plain))
-            return next((value for value in map(value_of, entries) if value is not None), None)
+            score = value_of(dig(row, "baselines", name, self.direction, metric))
+            if score is None:
+                score = value_of(dig(row, "baselines", name, plain, metric))
+            return score
 
-        return self._values_of(score_of)
+        return numbers(map(score_of, self.system.scored))
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
@@ -161,29 +164,28 @@ class Line:
         same step.
         """
         # (metric, step) -> (seconds, score) of each seed
-        found: dict[tuple[str, Any], list[tuple[float, float]]] = defaultdict(list)
-        entries = [mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()]
-        for entry in entries:
-            seconds = value_of(entry.get("seconds"))
-            for metric, value in mapping(dig(entry, "scores", self.direction)).items():
-                score = value_of(value)
-                if seconds is not None and score is not None:
-                    found[metric, entry.get("step")].append((seconds, score))
+        points: dict[tuple[str, Any], list[tuple[float, float]]] = defaultdict(list)
+        for row in self.system.rows:
+            for entry in map(mapping, row.get("curve") or ()):
+                for metric, score in mapping(dig(entry, "scores", self.direction)).items():
+                    point = numbers([entry.get("seconds"), score])
+                    if len(point) == 2:
+                        points[metric, entry.get("step")].append(point)
+
         averages: dict[str, dict[float, float]] = defaultdict(dict)
-        for (metric, _), pairs in found.items():
-            mean_seconds = fmean(seconds for seconds, _ in pairs)
-            averages[metric][round(mean_seconds, 2)] = fmean(score for _, score in pairs)
+        for (metric, _), of_seeds in points.items():
+            seconds, score = map(fmean, zip(*of_seeds, strict=True))
+            averages[metric][round(seconds, 2)] = score
         return averages
 
     @property
     def baselines(self) -> list[str]:
         """Baselines that have a score in this direction."""
-        names = dict.fromkeys(
-            name for row in self.system.scored for name in mapping(row.get("baselines"))
-        )
-        return [
-            name for name in names if any(self.baseline(name, metric) for metric in self.metrics)
-        ]
+        names: dict[str, Any] = {}
+        for row in self.system.scored:
+            names |= mapping(row.get("baselines"))
+        metrics = self.metrics
+        return [name for name in names if any(self.baseline(name, metric) for metric in metrics)]
 
     def best(self, metric: str) -> str | None:
         """Name of the best baseline, by the first verdict that is recorded."""
@@ -205,18 +207,17 @@ class Line:
         return {name: value for name, value in values.items() if value is not None}
 
     def speed(self, name: str) -> Values:
-        return self._values_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
+        return numbers(dig(row, "speed", name) for row in self.system.rows)
 
     @property
     def step_seconds(self) -> Values:
         """Mean seconds per step of every log interval of every seed."""
-        found: list[float] = []
+        samples: list[Any] = []
         for row in self.system.rows:
-            samples = dig(row, "speed", "step_seconds")
-            if isinstance(samples, list):
-                values = map(value_of, samples)
-                found += [value for value in values if value is not None]
-        return tuple(found)
+            of_row = dig(row, "speed", "step_seconds")
+            if isinstance(of_row, list):
+                samples += of_row
+        return numbers(samples)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -249,12 +250,6 @@ class Line:
         judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None
 
-    def _values_of(
-        self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None
-    ) -> Values:
-        values = map(score_of, self.system.scored if rows is None else rows)
-        return tuple(value for value in values if value is not None)
-
     def _judge(self, part: Callable[[Row], Row]) -> Judgement:
         seeds = []
         for row in self.system.scored:
@@ -264,11 +259,10 @@ class Line:
                 seeds.append(seed)
         if not seeds:
             return Judgement("", "", None)
-        chances = [seed.probability for seed in seeds if seed.probability is not None]
-        chance = min(chances, default=None)
-        wins = sum(seed.tone == "good" for seed in seeds)
+        chance = min(numbers(seed.probability for seed in seeds), default=None)
+        wins = [seed.tone for seed in seeds].count("good")
         if 0 < wins < len(seeds):
-            short = tuple(dict.fromkeys(name for seed in seeds for name in seed.short_in))
+            short = tuple(dict.fromkeys(chain.from_iterable(seed.short_in for seed in seeds)))
             return Judgement(f"better with {wins} of {len(seeds)} seeds", "near", chance, short)
         worst = min(seeds, key=lambda seed: seed.rank or 0.0)
         return Judgement(worst.words, worst.tone, chance, worst.short_in)
@@ -307,11 +301,11 @@ def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
 
 def systems(rows: Iterable[Row]) -> list[System]:
     """Groups of rows that differ only in their seed, in the order of their first rows."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         settings = [s for s in row.get("settings") or () if not str(s).startswith("train.seed=")]
         same = [row.get("suite"), row.get("recipe"), row.get("profile"), settings, name_of(row)]
-        groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
+        groups[json.dumps(same, sort_keys=True, default=str)].append(row)
     return [System(name_of(group[0]), tuple(group)) for group in groups.values()]
 
 
@@ -336,3 +330,8 @@ def value_of(entry: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def numbers(entries: Iterable[Any]) -> Values:
+    """The numbers in score entries, or bare ones; others are left out."""
+    return tuple(value for value in map(value_of, entries) if value is not None)

@@ -22,7 +22,7 @@ from gantk.report.words import (
 )
 from gantk.terminal import duration
 from gantk_bench.statistics import sentences
-from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, mapping, systems
+from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, dig, systems
 
 # on the page only if a line has one
 OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
@@ -140,7 +140,8 @@ def verdict(line: Line) -> Cell:
     system = line.system
     if not system.scored:
         tone = "" if system.status == "skipped" else "bad"
-        return Cell(system.status, system.error, "-1", tone, title=system.error)
+        error = "".join(system.errors[:1])
+        return Cell(system.status, error, "-1", tone, title=error)
     judged = line.judgement
     notes = []
     if judged.short_in:
@@ -210,11 +211,11 @@ def named_scores(line: Line) -> str:
 
 
 def _main_scores(line: Line) -> Cell:
-    scores = " / ".join(_labelled(line, metric, line.scores(metric)) for metric in line.main)
+    scores = [_labelled(line, metric, line.scores(metric)) for metric in line.main]
     spreads = []
     if len(line.system.rows) > 1:
         spreads = [spread(line, metric) for metric in line.main]
-    return Cell(scores or "–", " / ".join(text for text in spreads if text))
+    return Cell(" / ".join(scores) or "–", " / ".join(filter(None, spreads)))
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
@@ -252,8 +253,9 @@ def _published(line: Line) -> Cell:
     figures = line.published
     if not figures:
         return Cell()
-    first = sortable(figures.get("psnr", next(iter(figures.values()))))
-    if all(metric in FIRST for metric in figures):
+    first, *_ = figures.values()
+    first = sortable(figures.get("psnr", first))
+    if figures.keys() <= set(FIRST):
         return Cell(" / ".join(digits(figures.get(metric), 2) for metric in FIRST), "", first)
     texts = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures.items()]
     return Cell(texts[0], ", ".join(texts[1:]), first)
@@ -294,14 +296,16 @@ def markdown(rows: Iterable[Row]) -> str:
     (lowest to highest).
     """
     groups = systems(rows)
-    body = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
+    lines = []
+    table = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
     for system in groups:  # one row for all directions
-        by_column = zip(*cells(system, IN_MARKDOWN), strict=True)
-        _, *texts = [_in_markdown(column) for column in by_column]
-        body.append([f"`{_escaped(system.name)}`", *texts])
-    lines = [line for system in groups for line in system.lines]
-    notes = [*_legend(lines), *(f"- {_escaped(sentence)}" for sentence in sentences(groups))]
-    return "\n".join([*(f"| {' | '.join(texts)} |" for texts in body), "", *notes, ""])
+        lines += system.lines
+        _, *columns = zip(*cells(system, IN_MARKDOWN), strict=True)
+        table.append([f"`{_escaped(system.name)}`", *map(_in_markdown, columns)])
+    text = [f"| {' | '.join(texts)} |" for texts in table]
+    text += ["", *_legend(lines)]
+    text += [f"- {_escaped(sentence)}" for sentence in sentences(groups)]
+    return "\n".join([*text, ""])
 
 
 def _in_markdown(column: Iterable[Cell]) -> str:
@@ -313,18 +317,24 @@ def _in_markdown(column: Iterable[Cell]) -> str:
 
 def _legend(lines: list[Line]) -> list[str]:
     """The legend: what the figures are, with the definition of each metric."""
-    seeds = max((len(line.system.rows) for line in lines), default=0)
-    over_seeds = f"; mean (lowest to highest) of up to {seeds} seeds" if seeds > 1 else ""
-    notes = [
-        f"Figures are PSNR in dB / SSIM, or what is named, on held-out images{over_seeds}.",
-        *LEGEND,
-    ]
-    definitions = {m: line.entry(m).get("definition") for line in lines for m in line.main}
+    seeds = 0
+    definitions: dict[str, Any] = {}
+    machines: set[str] = set()
+    for line in lines:
+        seeds = max(seeds, len(line.system.rows))
+        for metric in line.main:
+            definitions[metric] = line.entry(metric).get("definition")
+        for row in line.system.rows:
+            machines.add(str(dig(row, "machine", "cpu") or ""))
+
+    figures = "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
+    if seeds > 1:
+        figures += f"; mean (lowest to highest) of up to {seeds} seeds"
+    notes = [f"{figures}.", *LEGEND]
     for metric, text in definitions.items():
         if text:
             notes.append(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`.")
-    rows = [row for line in lines for row in line.system.rows]
-    machines = {str(mapping(row.get("machine")).get("cpu") or "") for row in rows} - {""}
+    machines.discard("")
     if machines:
         notes.append(f"Measured on {', '.join(sorted(map(_escaped, machines)))}.")
     return [f"- {note}" for note in notes]

@@ -97,17 +97,15 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if why := _waits(func.overloadpacket, args, kwargs):
+        why = _reason_to_wait(func.overloadpacket, args, kwargs)
+        if why:
             self.tell(f"{func.overloadpacket.__name__} {why}: {_place()}")
 
         out = func(*args, **kwargs)
-        returns = func._schema.returns
-        view = bool(returns) and all(
-            r.alias_info is not None and not r.alias_info.is_write for r in returns
-        )
-        if not view:  # views share memory: no replay needed
-            known = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
-            self.calls.append((func, *known, [t.detach() for t in _tensors(out)]))
+        if not func.is_view:  # views share memory: no replay needed
+            arguments = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+            outputs = [tensor.detach() for tensor in _tensors(out)]
+            self.calls.append((func, *arguments, outputs))
         return out
 
 
@@ -124,7 +122,7 @@ class _Methods(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
+def _reason_to_wait(packet: Any, args: tuple, kwargs: dict) -> str | None:
     """Why an operation makes the host wait or copies a host number to the device; None where it
     does neither.
     """
@@ -134,17 +132,19 @@ def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
         return "copies a number from the host"
 
     if packet in (aten._to_copy, aten.copy_):
-        devices = {t.device.type for t in args[:2] if isinstance(t, Tensor)}
-        devices |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
+        devices = {tensor.device.type for tensor in _tensors(args[:2])}
+        if kwargs.get("device"):
+            devices.add(torch.device(kwargs["device"]).type)
         return "copies between devices" if len(devices) > 1 else None
 
-    shape = packet in SHAPES
     if packet is aten.repeat_interleave:
-        shape = not kwargs.get("output_size") and isinstance((*args, 0)[1], Tensor)
-    if packet in (aten.index, aten.index_put, aten.index_put_):
-        shape = any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-
-    return "needs a shape that depends on values" if shape else None
+        unknown_shape = not kwargs.get("output_size") and len(_tensors(args[:2])) == 2
+    elif packet in (aten.index, aten.index_put, aten.index_put_):
+        indices = _tensors(args[1])
+        unknown_shape = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+    else:
+        unknown_shape = packet in SHAPES
+    return "needs a shape that depends on values" if unknown_shape else None
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -155,8 +155,8 @@ def _place() -> str:
     """The innermost line of the stack outside torch: of gantk, a plugin or a test."""
     own = Path(__file__).name
     inside = Path(torch.__file__).parent
-    frames = [
-        frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents
-    ]
-    frame = next(frame for frame in reversed(frames) if Path(frame.filename).name != own)
-    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    for frame in reversed(traceback.extract_stack()):
+        file = Path(frame.filename)
+        if inside not in file.parents and file.name != own:
+            return f"{file.name}:{frame.lineno} in {frame.name}"
+    raise RuntimeError("every line of the stack is torch's")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Kind, Part, bind_or_raise, options_model
+from gantk.plugin.spec import Part, bind_or_raise, kind_of, options_model
 from gantk.recipe.tables import TrainTable
 from gantk.training.optim import Constant
 
@@ -31,8 +31,9 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
     small.
     """
     shrunk: dict[str, Any] = {}
-    for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
-        if any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL:
+    target = registry().get(kind, name).load()
+    for key, field in options_model(target).model_fields.items():
+        if kind_of(field.metadata) and field.default in SMALL:
             shrunk[key] = {"name": field.default} | SMALL[field.default]
         elif key == "pool" and isinstance(field.default, int):
             shrunk[key] = pool

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Full
@@ -27,7 +27,8 @@ from gantk.files import temporary_beside, write_file
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
 
-WAITING = 16  # translations that run or wait; a further one is refused
+MAX_VIEWS = 8  # translations of a zip that the page shows
+MAX_WAITING = 16  # translations that run or wait; a further one is refused
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -65,8 +66,10 @@ class Service:
 
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""
-        (folder := self.folder / secrets.token_urlsafe(16) / "in").mkdir(parents=True)
-        plain = re.sub(r"[^\w. #()+-]", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")
+        folder = self.folder / secrets.token_urlsafe(16) / "in"
+        folder.mkdir(parents=True)
+        _, _, last = name.replace("\\", "/").rpartition("/")
+        plain = re.sub(r"[^\w. #()+-]", "_", last).lstrip(".")
         return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
 
     @contextmanager
@@ -74,17 +77,19 @@ class Service:
         """Wait for one's turn in the queue; yields how many were ahead. queue.Full where too many
         are waiting.
         """
+        ticket = object()
         with self.moved:
-            if (before := len(self.queue)) >= WAITING:
+            before = len(self.queue)
+            if before >= MAX_WAITING:
                 raise Full(
-                    f"{WAITING} translations are waiting already. Try again in some minutes."
+                    f"{MAX_WAITING} translations are waiting already. Try again in some minutes."
                 )
-            self.queue.append(ticket := object())
+            self.queue.append(ticket)
 
         try:
             with self.moved:
-                while ahead := self.queue.index(ticket):
-                    tell(0.0, f"Waiting: {ahead} before this one")
+                while self.queue[0] is not ticket:
+                    tell(0.0, f"Waiting: {self.queue.index(ticket)} before this one")
                     self.moved.wait()
             yield before
         finally:
@@ -106,28 +111,17 @@ class Service:
         """
         from gantk import translate
 
-        messages = []
+        messages: list[str] = []
         packed = upload.suffix.lower() == ".zip"
         made = upload.parent.parent / "made"
         out = made / "out"
         content = made / "content"
-        options = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
-        options |= {
-            "say": messages.append,
-            "progress": lambda share, name: tell(share, f"Translating to {to}"),
-        }
 
         def without_paths(text: str) -> str:
-            text = (
-                text.replace(f"'{content}'", f"'{upload.name}'")
-                .replace("  (INPUT)", "")
-                .replace("  (--to)", "")
-            )
-            return (
-                text.replace(f"{content}/", "")
-                .replace(f"{out}/", "")
-                .replace(f"{upload.parent}/", "")
-            )
+            text = text.replace(f"'{content}'", f"'{upload.name}'")
+            for hidden in ("  (INPUT)", "  (--to)", f"{content}/", f"{out}/", f"{upload.parent}/"):
+                text = text.replace(hidden, "")
+            return text
 
         try:
             with self.turn(tell) as waited:
@@ -135,42 +129,37 @@ class Service:
                 out.mkdir(parents=True)
                 source = self._unpack_zip(upload, content) if packed else upload
                 try:
-                    translate(self.run, source, out if packed else out / upload.name, **options)
+                    translate(
+                        self.run,
+                        source,
+                        out if packed else out / upload.name,
+                        to=to,
+                        uncertainty="auto" if uncertainty else None,
+                        device=self.device,
+                        say=messages.append,
+                        progress=lambda share, name: tell(share, f"Translating to {to}"),
+                    )
                 except GantkError as error:
                     if isinstance(error, UserError) or not any(out.iterdir()):
                         raise
                     messages.append(f"warning  {error}")  # only some of the zip's files failed
                 tell(1.0, "Preparing the view")
-                translated = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
-                translated = [
-                    (scan, *paths)
-                    for scan in translated
-                    if (paths := results(scan, out)[: 1 + uncertainty])
-                ]
-                views = [
-                    view(each, made, number)
-                    for number, each in enumerate(translated[: 8 if show else 0])
-                ]
-                # uncertainty is shown, not saved
-                for path in (path for each in translated for path in each[2:]):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
+                views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
                 file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
-                (
-                    shutil.make_archive(file.with_suffix(""), "zip", out)
-                    if packed
-                    else (out / upload.name).rename(file)
-                )
+                if packed:
+                    shutil.make_archive(str(file.with_suffix("")), "zip", out)
+                else:
+                    (out / upload.name).rename(file)
         except GantkError as error:
             raise type(error)(without_paths(str(error))) from error
 
-        lines = (
-            line.partition(" ")
-            for line in messages
-            if line.startswith(("warning", "note", "clipped"))
-        )
-        return Result(
-            file, [(kind, without_paths(text.strip())) for kind, _, text in lines], views, waited
-        )
+        notes = []
+        for message in messages:
+            kind, _, text = message.partition(" ")
+            if message.startswith(("warning", "note", "clipped")):
+                notes.append((kind, without_paths(text.strip())))
+        return Result(file, notes, views, waited)
 
     def _unpack_zip(self, archive: Path, folder: Path) -> Path:
         """Unpack a zip and return the folder; UserError where it is damaged, too large, or has
@@ -195,6 +184,27 @@ class Service:
         return folder
 
 
+def _views(
+    inputs: Iterable[Scan], out: Path, most: int, *, uncertainty: bool
+) -> list[dict[str, Any]]:
+    """Data for the viewer of the first `most` translations; deletes the uncertainty maps, which
+    are shown and not saved.
+    """
+    views = []
+    for scan in inputs:
+        paths = results(scan, out)
+        if not uncertainty:
+            paths = paths[:1]
+        if paths and len(views) < most:
+            views.append(view((scan, *paths), out.parent, len(views)))
+        for path in paths[1:]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return views
+
+
 def results(scan: Scan, out: Path) -> list[Path]:
     """The existing ones of a scan's translation below the folder `out` and its uncertainty map."""
     # a series that is the whole input is written to `out`
@@ -215,38 +225,40 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
     images = [read(each) for each in parts]
     volumes = [image.pixels.mean(axis=0).reshape(-1, *image.pixels.shape[-2:]) for image in images]
     windows = [[float(value) for value in np.percentile(volume, [0.5, 99.5])] for volume in volumes]
-    first, second = (
-        (volumes[n] - low) / ((high - low) or 1.0) for n, (low, high) in enumerate(windows[:2])
-    )
-    volumes.insert(2, 100 * abs(second - first))
+    scaled = []
+    for volume, (low, high) in zip(volumes[:2], windows[:2], strict=True):
+        scaled.append((volume - low) / ((high - low) or 1.0))
+    volumes.insert(2, 100 * abs(scaled[1] - scaled[0]))
     windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
     # keep every n-th voxel above 2**25; the page says so
     thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))
     z, y, x = (1.0, *images[0].spacing)[-3:]
     # array axes point to the patient's left, back and head
     affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])
-    files = {
-        kind: f"{number}-{kind}.nii"
-        for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]
-    }
-    for name, volume in zip(files.values(), volumes, strict=True):
-        low = float(volume.min())
-        step = float(np.ptp(volume)) / 4095 or 1.0
-        levels = (
-            ((volume[::thin, ::thin, ::thin] - low) / step)
-            .round()
-            .astype(np.int16)
-            .transpose(2, 1, 0)
-        )
-        image = nibabel.Nifti1Image(levels, affine)
-        image.header.set_slope_inter(step, low)
-        write_file(folder / name, image.to_bytes())
+    files = {}
+    kinds = ("input", "output", "difference", "uncertainty")
+    for kind, volume in zip(kinds, volumes, strict=False):
+        files[kind] = f"{number}-{kind}.nii"
+        write_file(folder / files[kind], _nifti(volume[::thin, ::thin, ::thin], volume, affine))
 
-    about = {
-        "name": parts[0].path.name if parts[0].name == "." else parts[0].name,
+    scan = parts[0]
+    return {
+        "name": scan.path.name if scan.name == "." else scan.name,
         "slices": len(volumes[0]),
+        "thin": thin,
+        "files": files,
+        "windows": dict(zip(files, windows, strict=True)),
     }
-    return about | {"thin": thin, "files": files, "windows": dict(zip(files, windows, strict=True))}
+
+
+def _nifti(thinned: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> bytes:
+    """A NIfTI file of (z, y, x) voxels, in 4096 levels over the range of the whole volume."""
+    low = float(volume.min())
+    step = float(np.ptp(volume)) / 4095 or 1.0
+    levels = ((thinned - low) / step).round().astype(np.int16)
+    image = nibabel.Nifti1Image(levels.transpose(2, 1, 0), affine)
+    image.header.set_slope_inter(step, low)
+    return image.to_bytes()
 
 
 def app(

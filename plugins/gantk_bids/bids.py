@@ -17,8 +17,8 @@ from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, one_word
-from gantk_bids.names import SUFFIXES, Named, parse_name
+from gantk.formats.contrasts import CONTRASTS
+from gantk_bids.names import SUFFIXES, Named, parse_name, suffix_of_contrast
 
 
 @dataclass(kw_only=True)
@@ -55,91 +55,83 @@ class Bids(VolumeSource):
         if len(inside) == 1 and not inside[0].name.startswith("sub-"):
             return cls.accepts(inside[0])  # an archive's own folder
 
+        options = {"path": str(path)}
         subjects = [folder for folder in inside if folder.name.startswith("sub-")]
-        described = bool(subjects) and (path / "dataset_description.json").is_file()
-        held = any(
-            next(folder.glob(f"{deep}anat/sub-*.nii*"), None)
-            for folder in subjects
-            for deep in ("", "ses-*/")
-        )
-        return {"path": str(path)} if described or held else None
+        if subjects and (path / "dataset_description.json").is_file():
+            return options
+        for folder in subjects:
+            if any(folder.glob("anat/sub-*.nii*")) or any(folder.glob("ses-*/anat/sub-*.nii*")):
+                return options
+        return None
 
     def records(self) -> list[Record]:
-        """One record for every scan, or for every plane of it; UserError where a domain has none."""
+        """One record for every scan, or each plane of it; UserError where a domain has none."""
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
-        masks = list(filter(None, map(parse_name, masks)))
+        named_masks = [mask for mask in map(parse_name, masks) if mask]
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [
-            n for n in map(parse_name, images) if n and n.path.is_relative_to(self.root / n.subject)
+            scan
+            for scan in map(parse_name, images)
+            if scan and scan.path.is_relative_to(self.root / scan.subject)
         ]
         people = self._participants()
         items = []
         for letter in self.names:
-            for scan in self._of_domain(letter, scans):
-                variant = [
-                    f"{key}-{scan.entities[key]}"
-                    for key in scan.entities
-                    if key not in ("sub", "ses", "ce")
-                ]
-                study = "/".join(
-                    [scan.study, "_".join(variant)]
-                    if variant and self.runs == "all"
-                    else [scan.study]
-                )
-                options = {"mask": self._mask_of(scan, masks)} | people.get(scan.subject, {})
-                items.append(
-                    Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **options)
-                )
+            for scan in self._scans_of_domain(letter, scans):
+                study = scan.study
+                if self.runs == "all" and scan.variant:
+                    study = f"{study}/{scan.variant}"
+                options = {"mask": self._mask_of(scan, named_masks)} | people.get(scan.subject, {})
+                key = self.key_of(scan.path)
+                items.append(Item(letter, scan.path, key, scan.subject, study, **options))
 
         return self.records_of(items)
 
-    def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
+    def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""
         name = self.names[letter]
         asked = self.asked[letter]
-        text = SUFFIXES.get(asked.lower(), asked) or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
-        text = text or next(
-            (scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name
-        )
+        text = SUFFIXES.get(asked.lower(), asked) or suffix_of_contrast(name)
+        if not text:
+            spellings = {scan.suffix.lower(): scan.suffix for scan in reversed(scans)}
+            text = spellings.get(name.lower(), name)
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
             suffixes = sorted({scan.suffix for scan in scans})
-            allowed = (
-                suffixes
-                or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
-            )
+            example = f"sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
+            allowed = suffixes or f"BIDS names such as {example}"
             what = f"'{self.root}' holds no '{text}' for {name}"
-            raise self.nothing_of(
-                letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
-            )
+            contrasts = {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
+            raise self.nothing_of(letter, what, allowed, contrasts)
+
+        chosen.sort(key=lambda scan: io.natural(scan.path))
+        if self.runs == "all":
+            return chosen
 
         first: dict[str, Named] = {}
-        for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
+        for scan in sorted(chosen, key=lambda scan: len(scan.entities)):
             first.setdefault(scan.study, scan)
-
-        return sorted(
-            chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path)
-        )
+        return [scan for scan in chosen if first[scan.study] is scan]
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
         """The mask of the scan's session, else of its subject; of several masks the one on the
         scan's grid.
         """
         paths = [mask.path for mask in masks if mask.study == scan.study]
-        paths = paths or [
-            m.path for m in masks if m.subject == scan.subject and "ses" not in m.entities
-        ]
+        if not paths:  # a mask without a session has its subject as its study
+            paths = [mask.path for mask in masks if mask.study == scan.subject]
         if len(paths) > 1:
             paths = [path for path in paths if io.difference(path, scan.path) is None] or paths
 
         expect_one_mask(paths, scan.path)
-        if paths and self.onto == "none":
+        if not paths:
+            return None
+        if self.onto == "none":
             expect_one_grid(paths[0], scan.path)
-
-        return paths[0] if paths else None
+        return paths[0]
 
     def columns(self) -> list[str]:
         """The columns of participants.tsv; [] without that file."""
@@ -150,10 +142,11 @@ class Bids(VolumeSource):
         """The row of each record's subject in participants.tsv, by column, without n/a; {} where it
         has none.
         """
-        rows = (row for _, row in read_rows(self.root / "participants.tsv")[1])
-        known = {
-            subject_of(row): {k: v for k, v in row.items() if v.lower() != "n/a"} for row in rows
-        }
+        known = {}
+        for _, row in read_rows(self.root / "participants.tsv")[1]:
+            known[subject_of(row)] = {
+                column: value for column, value in row.items() if value.lower() != "n/a"
+            }
         return [known.get(record.subject, {}) for record in records]
 
     def _participants(self) -> dict[str, dict[str, str]]:
@@ -168,18 +161,17 @@ class Bids(VolumeSource):
 
         people = {}
         for line, row in rows:
-            value = row.get(label, "") if label else ""
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            people[subject_of(row)] = {
-                "split": split,
-                "label": value if value not in ("", "n/a") else None,
-            }
+            value = row.get(label) if label else None
+            if value in ("", "n/a"):
+                value = None
+            people[subject_of(row)] = {"split": split, "label": value}
 
         return people
 
 
 def subject_of(row: dict[str, str]) -> str:
-    """The subject's folder for a row of participants.tsv, whose participant_id may lack the `sub-`."""
+    """The subject's folder for a row of participants.tsv; its id may lack the `sub-`."""
     return f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
 
 

@@ -17,9 +17,8 @@ from typing import Any
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
-from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk.formats.files import stem_of, suffix_of
-from gantk_bids.names import SUFFIXES, Named, parse_name
+from gantk_bids.names import Named, parse_name, suffix_of_contrast
 
 VERSION = "1.9.0"  # version of BIDS
 # entities at the end, in order
@@ -37,14 +36,12 @@ def derivatives(
     They are BIDS images if one lies in its subject's folder, or if all have BIDS names. UserError
     where `target` holds a BIDS dataset that is not a derivative.
     """
-    named = {file: parse_name(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
-    scans = [scan for scan in named.values() if scan]
-    if not scans or (
-        len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)
-    ):
-        return None
-
-    return Derivatives(scans, target, frame, model)
+    niftis = [file for file in files if suffix_of(file) in (".nii", ".nii.gz")]
+    scans = [scan for scan in map(parse_name, niftis) if scan]
+    in_subject_folder = any(_root(scan) != scan.path.parent for scan in scans)
+    if scans and (in_subject_folder or len(scans) == len(files)):
+        return Derivatives(scans, target, frame, model)
+    return None
 
 
 class Derivatives:
@@ -60,11 +57,8 @@ class Derivatives:
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         # derivatives/ and sourcedata/ have other roots
         inside = [scan for scan in scans if _root(scan) == self.root]
-        of_source = [
-            scan
-            for scan in inside
-            if any(_matches(scan, contrast) for contrast in frame.source.split("+"))
-        ]
+        contrasts = frame.source.split("+")
+        of_source = [scan for scan in inside if any(_matches(scan, name) for name in contrasts)]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
@@ -83,21 +77,18 @@ class Derivatives:
         if scan is None:
             return None
 
-        usual = CONTRASTS.get(one_word(contrast), "")
-        suffix = SUFFIXES.get(usual, scan.suffix).split("_")[-1]
-        plain = usual in SUFFIXES and usual != "t1ce"
-        label = "gantk" + ("" if plain else contrast) + tail
-        values = (
-            {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
-        )
-        entities = [key for key in scan.entities if key not in LAST] + [
-            key for key in LAST if key in values
-        ]
-        study = [f"{key}-{values[key]}" for key in ("sub", "ses") if key in values]
+        usual = suffix_of_contrast(contrast)
+        *_, suffix = (usual or scan.suffix).split("_")
+        label = f"gantk{tail}"
+        if usual != suffix:  # no suffix of its own, or one that needs an entity too
+            label = f"gantk{contrast}{tail}"
+        entities = {"space": scan.suffix} | scan.entities
+        entities["desc"] = re.sub("[^A-Za-z0-9]", "", label)
+        first = [key for key in scan.entities if key not in LAST]
+        last = [key for key in LAST if key in entities]
+        name = "".join(f"{key}-{entities[key]}_" for key in first + last)
         folder = suffix if suffix in ("ct", "pet") else "anat"
-        return "/".join(
-            [*study, folder, "_".join([*(f"{key}-{values[key]}" for key in entities), suffix])]
-        )
+        return f"{scan.study}/{folder}/{name}{suffix}"
 
     def warned(self, files: Sequence[Path], line: str) -> None:
         """Store a warning about an input for the sidecars of its results."""
@@ -120,7 +111,7 @@ class Derivatives:
     def _sidecar_content(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
         sources = [self._uri(file) for file in files]
         beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
-        return {
+        content = {
             "Description": (
                 f"{self.frame.source} translated to {contrast} by a network: a synthetic image"
             ),
@@ -128,7 +119,10 @@ class Derivatives:
             "SpatialReference": sources[0],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
             "GeneratedBy": [self._generator()],
-        } | ({"Warnings": warnings} if (warnings := self.warnings.get(files[0])) else {})
+        }
+        if files[0] in self.warnings:
+            content["Warnings"] = self.warnings[files[0]]
+        return content
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
@@ -137,9 +131,8 @@ class Derivatives:
             "BIDSVersion": VERSION,
             "DatasetType": "derivative",
         } | self.known
-        others = [
-            each for each in description.get("GeneratedBy", []) if each.get("Name") != "gantk"
-        ]
+        generators = description.get("GeneratedBy", [])
+        others = [each for each in generators if each.get("Name") != "gantk"]
         description["GeneratedBy"] = [*others, self._generator()]
         description["DatasetLinks"] = description.get("DatasetLinks", {}) | {SOURCE: root}
         _write(self.target / DESCRIPTION, description)
@@ -148,7 +141,8 @@ class Derivatives:
         model = self.model
         direction = f"{self.frame.source} to {self.frame.target}"
         text = f"{model['name']}, {direction}, weights sha256 {model['sha256']}"
-        text += f". {model['limits']}" if model.get("limits") else ""
+        if model.get("limits"):
+            text += f". {model['limits']}"
         return {"Name": "gantk", "Version": __version__, "Description": text}
 
     def _uri(self, file: Path) -> str:
@@ -165,8 +159,8 @@ def _root(scan: Named) -> Path:
 
 def _matches(scan: Named, contrast: str) -> bool:
     """Whether a scan's suffix and entities are those of a contrast."""
-    *needed, suffix = SUFFIXES.get(CONTRASTS.get(one_word(contrast), ""), contrast).split("_")
-    return scan.suffix == suffix and scan.has([entity.removesuffix("-*") for entity in needed])
+    *needed, suffix = (suffix_of_contrast(contrast) or contrast).split("_")
+    return scan.suffix == suffix and scan.has(needed)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, one_word
 
 # Usual contrast -> its BIDS suffix, with the entity that it requires.
 SUFFIXES = {
@@ -31,30 +32,45 @@ class Named:
     subject: str  # "sub-01"
     study: str  # "sub-01/ses-2", or the subject where there are no sessions
 
-    def has(self, asked: Sequence[str]) -> bool:
-        """Whether the name has these entities: `acq-fast`, or `ce` with any value; false for other
-        names with `ce-`.
-        """
-        wanted = {
-            key: value or "*" for key, _, value in (entity.partition("-") for entity in asked)
-        }
-        there = all(
-            key in self.entities and value in ("*", self.entities[key])
-            for key, value in wanted.items()
+    @property
+    def variant(self) -> str:
+        """The entities that tell images of one session and contrast apart: "acq-fast_run-1"."""
+        return "_".join(
+            f"{key}-{value}"
+            for key, value in self.entities.items()
+            if key not in ("sub", "ses", "ce")
         )
-        return there and ("ce" in wanted or "ce" not in self.entities)
+
+    def has(self, asked: Sequence[str]) -> bool:
+        """Whether the name has these entities: `acq-fast`, or `ce` or `ce-*` with any value; false
+        for other names with `ce-`.
+        """
+        unasked_agent = "ce" in self.entities
+        for entity in asked:
+            key, _, value = entity.partition("-")
+            if key not in self.entities or value not in ("", "*", self.entities[key]):
+                return False
+            if key == "ce":
+                unasked_agent = False
+        return not unasked_agent
 
 
 def parse_name(path: Path) -> Named | None:
     """Parse a file's name into entities and suffix; None if it is not a BIDS name."""
     *pairs, suffix = io.stem_of(path).split("_")
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    if (
-        len(entities) != len(pairs)
-        or "sub" not in entities
-        or not re.fullmatch("[A-Za-z0-9]+", suffix)
-    ):
+    if len(entities) != len(pairs) or "sub" not in entities:
+        return None
+    if not re.fullmatch("[A-Za-z0-9]+", suffix):
         return None
 
-    study = "/".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
-    return Named(path, entities, suffix, f"sub-{entities['sub']}", study)
+    subject = f"sub-{entities['sub']}"
+    study = subject
+    if "ses" in entities:
+        study = f"{subject}/ses-{entities['ses']}"
+    return Named(path, entities, suffix, subject, study)
+
+
+def suffix_of_contrast(name: str) -> str | None:
+    """The BIDS suffix of a contrast by any of its names, with the entity that it requires."""
+    return SUFFIXES.get(CONTRASTS.get(one_word(name), ""))

@@ -32,12 +32,13 @@ def template() -> torch.Tensor:
         left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
 
     brain, gray, white = (np.concatenate([part, part[..., -2::-1]], axis=-1) for part in left)
-    gray = gray / np.float32(255)
-    white = white / np.float32(255)
+    gray /= np.float32(255)
+    white /= np.float32(255)
     total = np.maximum(gray + white, 1.0)
-    gray = gray / total
-    white = white / total
-    return torch.from_numpy(np.stack([np.clip(brain - gray - white, 0, None), gray, white]))
+    gray /= total
+    white /= total
+    fluid = np.clip(brain - gray - white, 0, None)
+    return torch.from_numpy(np.stack([fluid, gray, white]))
 
 
 @lru_cache(maxsize=2)
@@ -48,9 +49,8 @@ def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
         if width > 1:
             place = torch.arange(maps.shape[axis], dtype=torch.float32)
             sigma = width / 2.355  # full width at half maximum = the voxel's width
-            spread = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2) / (
-                sigma * (2 * torch.pi) ** 0.5
-            )
+            spread = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2)
+            spread /= sigma * (2 * torch.pi) ** 0.5
             spread[spread < 1e-30] = 0  # arithmetic on denormal numbers takes five times as long
             maps = torch.tensordot(maps, spread, dims=([axis], [0])).movedim(-1, axis)
 
@@ -72,9 +72,8 @@ def brain_distance() -> torch.Tensor:
     # stray voxels of the mask would get a skull of their own
     brain = parts == np.bincount(parts[brain]).argmax()
     closed = distance_transform_edt(distance_transform_edt(~brain) < 15) > 14.5
-    return torch.from_numpy(
-        gaussian_filter(2 * distance_transform_edt(~closed).astype(np.float32), 1)
-    )[None]
+    distance = 2 * distance_transform_edt(~closed).astype(np.float32)  # mm
+    return torch.from_numpy(gaussian_filter(distance, 1))[None]
 
 
 @cache
@@ -84,9 +83,8 @@ def deep_white() -> np.ndarray:
     """
     white = template()[2].numpy() > 0.9
     z = np.arange(len(white)) + ORIGIN[2]
-    return np.argwhere(white & ((z > CEREBRUM[0]) & (z < CEREBRUM[1]))[:, None, None])[
-        :, ::-1
-    ] + np.array(ORIGIN)
+    white[(z <= CEREBRUM[0]) | (z >= CEREBRUM[1])] = False
+    return np.argwhere(white)[:, ::-1] + np.array(ORIGIN)
 
 
 def sample_maps(
@@ -95,13 +93,9 @@ def sample_maps(
     """Interpolate maps (C, z, y, x) that reach `margin` mm beyond the template at (D, H, W, 3)
     points in mm.
     """
-    last = torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
-    grid = (
-        2
-        * (inside - torch.tensor(np.array(ORIGIN) - margin, dtype=torch.float32))
-        / (last * spacing)
-        - 1
-    )
+    first = torch.tensor(np.array(ORIGIN) - margin, dtype=torch.float32)
+    extent = (torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1) * spacing  # x, y, z
+    grid = 2 * (inside - first) / extent - 1
     beyond = "border" if margin else "zeros"
     return F.grid_sample(maps[None], grid[None], align_corners=True, padding_mode=beyond)[0]
 
@@ -185,14 +179,17 @@ class Subject:
 
         Tissues are CSF, gray, white, lesion, and with a skull bone and scalp.
         """
-        centre = torch.tensor(CENTRE)  # `inside` are the points' coordinates in the template
-        inside = (
-            (points - centre) @ self.affine.T
-            + centre
-            + self.shift
-            + self.deform * self.warp(points)
-        )
-        shares = sample_maps(template_at(voxel), inside)
+        centre = torch.tensor(CENTRE)
+        # the points' coordinates in the template
+        inside = (points - centre) @ self.affine.T + centre + self.shift
+        inside = inside + self.deform * self.warp(points)
+        shares = self._with_lesions(sample_maps(template_at(voxel), inside), inside)
+        if self.skull:
+            shares = self._with_skull(shares, inside, edge=max(1.5, *voxel[1:]))
+        return torch.cat([shares, self._gain(points)[None]])
+
+    def _with_lesions(self, shares: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Add the share of the lesions, which replace gray and white matter."""
         lesion = torch.zeros(shares.shape[1:])
         # from 1 inside to 0 outside within a fifth of their radius
         for place, axes in self.lesions:
@@ -200,26 +197,28 @@ class Subject:
             lesion = torch.maximum(lesion, torch.sigmoid(6 * (1 - distance)))
 
         lesion = lesion * (shares[1] + shares[2])
-        shares = torch.cat([shares * (1 - lesion), lesion[None]])
-        if self.skull:
-            distance = sample_maps(brain_distance(), inside, MARGIN, spacing=2.0)[0]
-            thickness = self.thickness * (1 + 0.2 * self.uneven(inside)).clamp(0.5, 1.6)
-            edges = thickness.cumsum(dim=-1).movedim(-1, 0)  # inner table, outer table, skin
-            # edges about as wide as a pixel
-            within = torch.sigmoid(4 * (edges - distance) / max(1.5, *voxel[1:]))
-            left = (1 - shares.sum(dim=0)).clamp_min(0)  # share outside the brain
-            gap, bone, scalp = left * torch.diff(
-                within, dim=0, prepend=torch.zeros_like(within[:1])
-            )
-            shares = torch.cat([shares[:1] + gap, shares[1:], bone[None], scalp[None]])
+        return torch.cat([shares * (1 - lesion), lesion[None]])
 
-        # The gain's logarithm is normalised to mean 0 and deviation 1 over the head: scanners
-        # calibrate its level.
+    def _with_skull(self, shares: torch.Tensor, inside: torch.Tensor, edge: float) -> torch.Tensor:
+        """Add bone and scalp around the brain, and CSF between; `edge`: width of their edges, mm."""
+        distance = sample_maps(brain_distance(), inside, MARGIN, spacing=2.0)[0]
+        thickness = self.thickness * (1 + 0.2 * self.uneven(inside)).clamp(0.5, 1.6)
+        edges = thickness.cumsum(dim=-1).movedim(-1, 0)  # inner table, outer table, skin
+        within = torch.sigmoid(4 * (edges - distance) / edge)
+        shells = torch.diff(within, dim=0, prepend=torch.zeros_like(within[:1]))
+        outside_brain = (1 - shares.sum(dim=0)).clamp_min(0)
+        gap, bone, scalp = outside_brain * shells
+        return torch.cat([shares[:1] + gap, shares[1:], bone[None], scalp[None]])
+
+    def _gain(self, points: torch.Tensor) -> torch.Tensor:
+        """The coil's gain; its logarithm is normalised to mean 0 and deviation 1 over the head,
+        because scanners calibrate its level.
+        """
         line = torch.linspace(-70, 70, 8)
         ball = torch.cartesian_prod(line, line, line)
-        head = self.coil(ball[ball.norm(dim=1) <= 75] + centre)[..., 0]
+        head = self.coil(ball[ball.norm(dim=1) <= 75] + torch.tensor(CENTRE))[..., 0]
         unevenness = (self.coil(points)[..., 0] - head.mean()) / head.std().clamp_min(1e-3)
-        return torch.cat([shares, torch.exp(self.bias * unevenness)[None]])
+        return torch.exp(self.bias * unevenness)
 
 
 def _rotation(turns: np.ndarray) -> np.ndarray:
@@ -228,7 +227,9 @@ def _rotation(turns: np.ndarray) -> np.ndarray:
         i = (axis + 1) % 3
         j = (axis + 2) % 3
         one = np.eye(3)
-        one[[i, i, j, j], [i, j, i, j]] = np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
+        one[i, i] = one[j, j] = np.cos(turn)
+        one[i, j] = -np.sin(turn)
+        one[j, i] = np.sin(turn)
         matrix = one @ matrix
     return matrix
 

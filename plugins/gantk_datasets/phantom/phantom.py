@@ -160,48 +160,14 @@ class Phantom:
         sequences: Literal["standard", "random"] = "standard",
         seed: Seed = 0,  # of the heads
     ):
-        voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
-        drawn = voxels * subjects if lesions else 0  # `records` computes these, for the labels
-        checks = [
-            (
-                "subjects x slices",
-                subjects * slices,
-                dims == 3 or subjects * slices <= MAX_IMAGES,
-                f"{MAX_IMAGES:,}",
-            ),
-            (
-                "slices x data.size",
-                voxels,
-                voxels <= MAX_HEAD_VOXELS,
-                f"{MAX_HEAD_VOXELS:,} voxels a head",
-            ),
-            (
-                "subjects x slices x data.size",
-                drawn,
-                drawn <= MAX_LABEL_VOXELS,
-                f"{MAX_LABEL_VOXELS:,} where there are lesions",
-            ),
-            ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
-            (
-                "only",
-                only,
-                only == "all" or lesions > 0 and not contrast,
-                "all, without lesions or with a contrast",
-            ),
-            ("contrast", contrast, not contrast or lesions > 0, '"", where there are no lesions'),
-            (
-                "counts",
-                list(counts or ()),
-                not counts or (lesions and only == "all"),
-                "with lesions and only = all",
-            ),
-        ]
-        for name, value, fine, allowed in checks:
-            if not fine:
-                raise UserError(
-                    f"{name} = {value} is impossible", where="data.source", allowed=allowed
-                )
-
+        _require_bounded(dims, size, subjects, slices, labelled=lesions > 0)
+        _require("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]")
+        if lesions == 0 or contrast:
+            _require("only", only, only == "all", "all, without lesions or with a contrast")
+        if lesions == 0:
+            _require("contrast", contrast, not contrast, '"", where there are no lesions')
+        if lesions == 0 or only != "all":
+            _require("counts", list(counts or ()), not counts, "with lesions and only = all")
         if dims not in (2, 3) or len(size) != dims or min(size) < 8:
             what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
@@ -211,7 +177,7 @@ class Phantom:
         self.dims = dims
         self.size = tuple(size)
         # the class of each domain's images; () = any
-        self.shown = tuple(domains) if contrast else ()
+        self.classes = tuple(domains) if contrast else ()
         if contrast and sorted(domains) != CLASSES:
             what = (
                 f"with a contrast, the phantom's domains are classes, and not {', '.join(domains)}"
@@ -226,22 +192,26 @@ class Phantom:
         self.seed = seed
         self.lesions = lesions
         self.only = only
-        self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
+        self.counts = dict(zip(("tumour", "healthy"), counts or (), strict=bool(counts)))
         self.tissues = TISSUES + SHELLS if skull else TISSUES
         self.sequences = sequences
-        self.head = dict(
-            jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull
-        )
-        self.head["radius"] = tuple(radius)
+        self.options_of_subject: dict[str, Any] = {
+            "jitter": jitter,
+            "deform": deform,
+            "bias": bias,
+            "lesions": lesions,
+            "radius": tuple(radius),
+            "healthy": healthy,
+            "skull": skull,
+        }
         sides = tuple(FIELD_OF_VIEW / side for side in size)
         self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
-        if dims == 2:
-            if slices > 1:
-                self.levels = np.linspace(*CEREBRUM, slices)
-            else:
-                self.levels = np.array([sum(CEREBRUM) / 2])
-        else:
+        if dims == 3:
             self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
+        elif slices > 1:
+            self.levels = np.linspace(*CEREBRUM, slices)
+        else:
+            self.levels = np.array([sum(CEREBRUM) / 2])
 
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
@@ -279,13 +249,13 @@ class Phantom:
         if level is not None:
             key = f"{subject}/slice-{level:03d}"
             about |= {"scan_key": subject, "position": float(self.levels[level])}
-        if not self.shown:
+        if not self.classes:
             about["pair"] = key
         if self.lesions:
             about["mask"] = partial(self._mask, number, level)
 
         for domain, letter in enumerate(self.letters):
-            if self.shown and self.shown[domain] != label:
+            if self.classes and self.classes[domain] != label:
                 continue
             contrast = self.contrasts[domain]
             read = partial(self._read, number, level, contrast)
@@ -296,34 +266,35 @@ class Phantom:
         """Records of `counts` images of each class, spread evenly over the subjects; UserError if
         there are too few.
         """
-        kept = set()
+        kept: set[str] = set()
         for label, count in self.counts.items():
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
             if len(pairs) < count:
                 what = (
                     f"{self.subjects} subjects have {len(pairs)} images of the class {label}, and"
-                    " counts asks for "
+                    f" counts asks for {count}"
                 )
                 remedy = "ask for more subjects, slices or lesions, or for fewer images"
-                raise UserError(f"{what}{count}", where="data.source.counts", remedy=remedy)
-            kept |= {pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, count).round()}
+                raise UserError(what, where="data.source.counts", remedy=remedy)
+            places = np.linspace(0, len(pairs) - 1, count).round()
+            kept.update(pairs[int(place)] for place in places)
 
         return [record for record in records if record.pair in kept]
 
     def _labels(self, number: int) -> list[str | None]:
         """The class of each slice, or of the volume, in a list."""
-        if self.dims == 3:
-            shown = [MIN_LESION_PIXELS * len(self._subject(number).lesions)]
-        else:
-            shown = [
-                self._mask(number, level).sum() if self.lesions else 0
-                for level in range(len(self.levels))
-            ]
+        places = range(len(self.levels)) if self.dims == 2 else [None]
+        if not self.lesions:
+            return [None for _ in places]
 
-        return [
-            ("tumour" if count >= MIN_LESION_PIXELS else "healthy") if self.lesions else None
-            for count in shown
-        ]
+        labels: list[str | None] = []
+        for level in places:
+            if level is None:
+                tumour = bool(self._subject(number).lesions)
+            else:
+                tumour = self._mask(number, level).sum() >= MIN_LESION_PIXELS
+            labels.append("tumour" if tumour else "healthy")
+        return labels
 
     def _points(self) -> Tensor:
         """MNI mm (x, y, z) of every voxel, (D, H, W, 3); rows start anterior, columns at the
@@ -343,7 +314,7 @@ class Phantom:
         from gantk_datasets.phantom.anatomy import Subject
 
         if number not in self._heads:
-            self._heads[number] = Subject(self.seed, number, **self.head)
+            self._heads[number] = Subject(self.seed, number, **self.options_of_subject)
         return self._heads[number]
 
     def _tissue_of(self, number: int) -> Tensor:
@@ -360,24 +331,22 @@ class Phantom:
         """Compute float32 (contrasts, *spatial); the noise is seeded for each subject, contrast and
         slice.
         """
-        tissue = self._tissue_of(number)
-        tissue = (tissue if level is None else tissue[:, level]).numpy()
+        tissue = self._tissue_of(number).numpy()
+        place = 0
+        if level is not None:
+            tissue = tissue[:, level]
+            place = 1 + level
         factors = self._subject(number).relaxation
-        place = 0 if level is None else 1 + level
-        seeds = {
-            contrast: [self.seed, number, 1 + CONTRASTS.index(contrast), place]
-            for contrast in contrasts
-        }
-        channels = [
-            self._image(contrast, tissue, factors, seeds[contrast]) for contrast in contrasts
-        ]
+        channels = []
+        for contrast in contrasts:
+            seed = [self.seed, number, 1 + CONTRASTS.index(contrast), place]
+            channels.append(self._image(contrast, tissue, factors, seed))
         return np.stack(channels).astype(np.float32)
 
     def _stack(self, number: int, contrasts: tuple[str, ...]) -> np.ndarray:
         """All slices of a head, float32 (contrasts, slices, *size)."""
-        return np.stack(
-            [self._read(number, level, contrasts) for level in range(len(self.levels))], axis=1
-        )
+        slices = [self._read(number, level, contrasts) for level in range(len(self.levels))]
+        return np.stack(slices, axis=1)
 
     def _image(
         self, contrast: str, tissue: np.ndarray, factors: np.ndarray, seed: list[int]
@@ -397,21 +366,17 @@ class Phantom:
             return likely.argmax(0)
 
         if contrast == "CT":
-            above_air = np.array(
-                [HOUNSFIELD[tissue] - AIR_HOUNSFIELD for tissue in self.tissues], dtype=np.float32
-            )
+            hounsfield = np.array([HOUNSFIELD[tissue] for tissue in self.tissues])
+            above_air = (hounsfield - AIR_HOUNSFIELD).astype(np.float32)
             clean = AIR_HOUNSFIELD + np.tensordot(above_air, shares, axes=1)
-            return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(
-                clean.shape, dtype=np.float32
-            )
+            noise = rng.standard_normal(clean.shape, dtype=np.float32)
+            return clean + np.float32(CT_NOISE * self.noise) * noise
 
         t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
-        shortened = np.array(
-            [ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues]
-        )
-        strengths = signal(
-            self._sequence(contrast, seed), t1 * factors[0] * shortened, t2 * factors[1], density
-        )
+        enhanced = ENHANCED.get(contrast, {})
+        shortened = np.array([enhanced.get(tissue, 1.0) for tissue in self.tissues])
+        sequence = self._sequence(contrast, seed)
+        strengths = signal(sequence, t1 * factors[0] * shortened, t2 * factors[1], density)
         clean = np.tensordot(strengths.astype(np.float32), shares, axes=1) * gain
         deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
         real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
@@ -428,4 +393,30 @@ class Phantom:
 
     def _mask(self, number: int, level: int | None) -> np.ndarray:
         lesion = self._tissue_of(number)[TISSUES.index("lesion")]
-        return ((lesion if level is None else lesion[level]) > 0.5).float().numpy()[None]
+        if level is not None:
+            lesion = lesion[level]
+        return (lesion > 0.5).float().numpy()[None]
+
+
+def _require_bounded(
+    dims: int, size: tuple[int, ...], subjects: int, slices: int, *, labelled: bool
+) -> None:
+    """UserError for more images or voxels than can be computed; `labelled`: the data source
+    computes all of them at once, for the labels.
+    """
+    voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
+    images = subjects * slices
+    if dims != 3:
+        _require("subjects x slices", images, images <= MAX_IMAGES, f"{MAX_IMAGES:,}")
+    allowed = f"{MAX_HEAD_VOXELS:,} voxels a head"
+    _require("slices x data.size", voxels, voxels <= MAX_HEAD_VOXELS, allowed)
+    if labelled:
+        computed = voxels * subjects
+        allowed = f"{MAX_LABEL_VOXELS:,} where there are lesions"
+        _require("subjects x slices x data.size", computed, computed <= MAX_LABEL_VOXELS, allowed)
+
+
+def _require(name: str, value: object, possible: bool, allowed: str) -> None:
+    """UserError unless the value of an option is possible."""
+    if not possible:
+        raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)

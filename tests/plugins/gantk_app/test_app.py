@@ -197,7 +197,7 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
 def test_ten_requests_wait_and_the_next_is_refused(
     client, service, gantk, tiny_run, tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr("gantk_app.service.WAITING", 11)
+    monkeypatch.setattr("gantk_app.service.MAX_WAITING", 11)
     arrived = threading.Semaphore(0)
     told_of = type(
         "Queue", (list,), {"append": lambda self, one: (list.append(self, one), arrived.release())}
