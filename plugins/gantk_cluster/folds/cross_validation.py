@@ -59,23 +59,20 @@ def cross_validate(
     another recipe.
     """
     if folds < 2:
-        raise UserError(
-            f"{folds} is no number of folds",
-            where="--folds",
-            allowed="2 up to the number of patients",
-        )
+        problem = f"{folds} is no number of folds"
+        raise UserError(problem, where="--folds", allowed="2 up to the number of patients")
 
-    shorthands = {"precision": precision, "seed": seed, "track": list(track)}
-    overrides = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
-    overrides = {key: value for key, value in overrides.items() if value is not None}
+    track = list(track)
+    overrides: dict[str, Any] = {}
+    if precision is not None:
+        overrides["train.precision"] = precision
+    if seed is not None:
+        overrides["train.seed"] = seed
+    if track:
+        overrides["track"] = track
 
-    def settings(k: int) -> Settings:
-        part = {"data.split.folds": folds, "data.split.fold": k}
-        if isinstance(set, Mapping):
-            return {**set, **part}
-        return [*set, *(f"{key}={n}" for key, n in part.items())]
-
-    loaded, model = checked_recipe(recipe, data, settings(0), profile, overrides)
+    settings = [_settings_of_fold(set, folds, k) for k in range(folds)]
+    loaded, model = checked_recipe(recipe, data, settings[0], profile, overrides)
     if model.data.split.file:
         what = "data.split.file says already who is tested, and --folds deals out the patients anew"
         raise UserError(what, where="--folds", remedy="leave one of both out")
@@ -86,20 +83,20 @@ def cross_validate(
         folder = new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
 
     if (folder / "recipe.toml").exists():
-        raise UserError(
-            f"'{folder}' is a run itself", where="--out", remedy="name a folder for all folds"
-        )
+        problem = f"'{folder}' is a run itself"
+        raise UserError(problem, where="--out", remedy="name a folder for all folds")
 
     places = [folder / f"fold-{k}" for k in range(folds)]
-    for k, place in enumerate(places):
-        _require_same(place, checked_recipe(recipe, data, settings(k), profile, overrides)[1])
+    for place, own in zip(places, settings, strict=True):
+        _require_same(place, checked_recipe(recipe, data, own, profile, overrides)[1])
 
-    if other := sorted(each.name for each in folder.glob("fold-*") if each not in places):
-        what = f"'{folder}' holds {other[0]}, which is none of {folds} folds"
-        raise UserError(
-            what, where="--out", remedy="name another folder, or ask for as many folds as before"
-        )
+    others = sorted(each.name for each in folder.glob("fold-*") if each not in places)
+    if others:
+        what = f"'{folder}' holds {others[0]}, which is none of {folds} folds"
+        remedy = "name another folder, or ask for as many folds as before"
+        raise UserError(what, where="--out", remedy=remedy)
 
+    options |= {"data": data, "profile": profile, "precision": precision, "seed": seed}
     for k, place in enumerate(places):
         if (place / "report.html").exists() and (place / "metrics.json").exists():
             say(f"fold     {k + 1} of {folds}: done before, {place}")
@@ -108,29 +105,25 @@ def cross_validate(
         if steps_saved(place / "checkpoints"):
             resume(place, device=options.get("device"), say=say)
         else:
-            run(
-                recipe,
-                data=data,
-                set=settings(k),
-                profile=profile,
-                out=place,
-                say=say,
-                **shorthands,
-                **options,
-            )
+            run(recipe, set=settings[k], out=place, track=track, say=say, **options)
 
     scores = summary(places)
-    write_file(
-        folder / SUMMARY, (json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n").encode()
-    )
+    text = json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n"
+    write_file(folder / SUMMARY, text.encode())
     for line in lines(scores, list(model.data.domains)):
         say(line)
 
-    say(
-        f"folds    {folder / SUMMARY}; all of them as one: gantk translate {argument(folder)}"
-        " IN OUT"
-    )
+    command = f"gantk translate {argument(folder)} IN OUT"
+    say(f"folds    {folder / SUMMARY}; all of them as one: {command}")
     return folder
+
+
+def _settings_of_fold(settings: Settings, folds: int, k: int) -> Settings:
+    """The settings of the run of fold `k`."""
+    part = {"data.split.folds": folds, "data.split.fold": k}
+    if isinstance(settings, Mapping):
+        return {**settings, **part}
+    return [*settings, *(f"{key}={n}" for key, n in part.items())]
 
 
 def _require_same(place: Path, model: Model) -> None:
@@ -142,9 +135,8 @@ def _require_same(place: Path, model: Model) -> None:
     check_training(model)
     if resolved(RunFolder.open(place).recipe().check()) != resolved(model):
         what = f"'{place}' holds a run of another recipe, or with other settings"
-        raise UserError(
-            what, where="--out", remedy="name another folder, or ask for what was asked for before"
-        )
+        remedy = "name another folder, or ask for what was asked for before"
+        raise UserError(what, where="--out", remedy=remedy)
 
 
 def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -174,10 +166,9 @@ def lines(
 ) -> Iterator[str]:
     """Yield the scores of all patients as lines for a terminal."""
     for direction, scores in scores_by_direction.items():
+        title = title_of(direction, domains)
         for metric, row in scores.items():
-            ends = " [{:.4g}, {:.4g}]".format(*row["ci95"]) if row["ci95"] else ""
             value = "-" if row["value"] is None else f"{row['value']:.4g}"
-            yield (
-                f"all      {title_of(direction, domains)}: {metric} {value}{ends}, {row['n']}"
-                " patients"
-            )
+            if row["ci95"]:
+                value += " [{:.4g}, {:.4g}]".format(*row["ci95"])
+            yield f"all      {title}: {metric} {value}, {row['n']} patients"

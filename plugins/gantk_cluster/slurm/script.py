@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import click
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
@@ -41,66 +41,48 @@ def job_script(
 
     `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
     """
-    words = [word for each in set for word in ("--set", each)]
-    words += [
-        word
-        for key, value in (("data", data), ("profile", profile))
-        if value
-        for word in (f"--{key}", value)
-    ]
-    begun = (Path(what) / SWEEP).is_file()
+    words = []
+    for each in set:
+        words += ["--set", each]
+    if data:
+        words += ["--data", data]
+    if profile:
+        words += ["--profile", profile]
+
     sweeps = sweep is not None
+    begun = (Path(what) / SWEEP).is_file()
     if begun or (Path(what) / "recipe.toml").is_file():
         if words or out or sweeps:
             remedy = "leave --data, --set, --profile, --out and --sweep out"
             raise UserError(f"'{what}' goes on as it began", where=what, remedy=remedy)
         if not begun:
-            run = RunFolder.open(what)
-            run.recipe().check()
-            refuse_packed(run)
-            run.latest()
+            _check_run(what)
         name = Path(what).absolute().name
         out = what
         sweeps = begun
-        words = []
     else:
         name = checked_recipe(what, data, list(set), profile)[0].name
         words = [what, *words, *(sweep or [])]
-        if out and any((Path(out) / each).exists() for each in ("recipe.toml", SWEEP)):
-            remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
-            raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
+        if out:
+            _require_unused(out)
 
-    if sweeps and ranks:
-        raise UserError(
-            "Ray takes one process on each node", where="--ranks", remedy="leave it out"
-        )
-
-    if ranks and ranks > gpus > 0:
-        remedy = "each rank has a GPU of its own; --gpus 0 takes none"
-        raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
-
-    if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
-        raise UserError(
-            f"'{partition}' is no name of a partition",
-            where="--partition",
-            remedy="`sinfo` lists them",
-        )
-
+    _check_resources(sweeps, ranks, gpus, partition)
     name = re.sub(r"[^\w.]+", "-", name)
     minutes = ceil(60 * (hours or 0))
-    resources = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
-    resources |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
-    settings = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    # quotes every value
-    template = Environment(finalize=lambda value: shlex.quote(str(value)), **settings)
-    text = template.from_string(TEMPLATE.read_text("utf-8")).render(
+    resources = {
+        "gpus-per-node": gpus,
+        "cpus-per-task": cpus,
+        "partition": partition,
+        "time": minutes and f"{minutes // 60}:{minutes % 60:02}:00",
+    }
+    text = _template().render(
         name=name,
         nodes=nodes,
         ranks=1 if sweeps else ranks or gpus or 1,
         asked=resources.items(),
         cpus=cpus,
         out=out,
-        new=f"runs/{name}{'-sweep' * sweeps}",
+        new=f"runs/{name}-sweep" if sweeps else f"runs/{name}",
         words=words,
         sweeps=sweeps,
         here=Path.cwd(),
@@ -109,11 +91,50 @@ def job_script(
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(
-            "a name is not UTF-8, as a script has to be", where=what, remedy="rename it"
-        ) from None
+        problem = "a name is not UTF-8, as a script has to be"
+        raise UserError(problem, where=what, remedy="rename it") from None
 
     return text
+
+
+def _check_run(folder: str) -> None:
+    """UserError where the run in a folder cannot be resumed."""
+    run = RunFolder.open(folder)
+    run.recipe().check()
+    refuse_packed(run)
+    run.latest()
+
+
+def _require_unused(out: str) -> None:
+    """UserError where a folder holds a run or a sweep."""
+    for name in ("recipe.toml", SWEEP):
+        if (Path(out) / name).exists():
+            remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
+            raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
+
+
+def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str | None) -> None:
+    """UserError where ranks, GPUs or the partition are not possible."""
+    if sweeps and ranks:
+        problem = "Ray takes one process on each node"
+        raise UserError(problem, where="--ranks", remedy="leave it out")
+    if ranks and ranks > gpus > 0:
+        remedy = "each rank has a GPU of its own; --gpus 0 takes none"
+        raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
+    if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
+        problem = f"'{partition}' is no name of a partition"
+        raise UserError(problem, where="--partition", remedy="`sinfo` lists them")
+
+
+def _template() -> Template:
+    """The template of a job script, which quotes every value."""
+    environment = Environment(
+        finalize=lambda value: shlex.quote(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(TEMPLATE.read_text("utf-8"))
 
 
 def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:

@@ -75,35 +75,29 @@ def sweep(
     sweep.jsonl.
     """
     folder = Path(resume or out) if resume or out else None
-    if resume is None:
+    if resume is not None:
+        if recipe is not None or space:
+            problem = "a sweep goes on with what it was asked for"
+            raise UserError(problem, where="--resume", remedy="leave the rest out")
+        asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")
+        if not asked:
+            raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+    else:
         if recipe is None:
-            raise UserError(
-                "no recipe is named",
-                where="RECIPE",
-                remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`",
-            )
+            remedy = "`gantk sweep RECIPE --space KEY=LOW..HIGH`"
+            raise UserError("no recipe is named", where="RECIPE", remedy=remedy)
         seeds = {} if seed is None else {"train.seed": seed}
-        asked = _shared_settings(
-            *checked_recipe(recipe, data, set, profile, seeds), list(space), scheduler, score
-        )
+        loaded, model = checked_recipe(recipe, data, set, profile, seeds)
+        asked = _shared_settings(loaded, model, list(space), scheduler, score)
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder and folder.is_dir() and any(folder.iterdir()):
             remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
             raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
-    else:
-        if recipe is not None or space:
-            raise UserError(
-                "a sweep goes on with what it was asked for",
-                where="--resume",
-                remedy="leave the rest out",
-            )
-        if not (asked := read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")):
-            raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
 
     with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
-        folder = folder or new_folder(
-            Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
-        )
+        if folder is None:
+            name = f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
+            folder = new_folder(Path("runs") / name)
         folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder):
             write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
@@ -111,9 +105,18 @@ def sweep(
             rows, rule = write_report(folder)
 
     if not ended:
-        what = f"stopped; {count_noun([row for row in rows if row['step']], 'trial')} with saves are kept"
+        saved = [row for row in rows if row["step"]]
+        what = f"stopped; {count_noun(saved, 'trial')} with saves are kept"
         raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
 
+    _say_results(folder, rows, rule, say)
+    return folder
+
+
+def _say_results(
+    folder: Path, rows: list[dict[str, Any]], rule: str, say: Callable[[str], None]
+) -> None:
+    """Say which trials failed and which is best; GantkError where none has a score."""
     for row in rows:
         if row["error"]:
             say(f"failed   {row['trial']}: {row['error']}")
@@ -121,14 +124,12 @@ def sweep(
     if not rows or rows[0]["score"] is None:
         raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
 
+    best = rows[0]
+    values = _words(best["values"])
     say(f"score    {rule}")
-    say(
-        f"best     {rows[0]['trial']}: {rows[0]['score']:.4g} at step {rows[0]['step']},"
-        f" {_words(rows[0]['values'])}"
-    )
+    say(f"best     {best['trial']}: {best['score']:.4g} at step {best['step']}, {values}")
     say(f"recipe   {folder / 'best.toml'}")
     say(f"report   {folder / 'sweep.html'}")
-    return folder
 
 
 def _shared_settings(
@@ -138,52 +139,51 @@ def _shared_settings(
     axis.
     """
     if scheduler not in SCHEDULERS:
-        raise UserError(
-            f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS
-        )
+        problem = f"there is no scheduler '{scheduler}'"
+        raise UserError(problem, where="--scheduler", allowed=SCHEDULERS)
 
     for axis in axes_of(space):
-        if scheduler == "pbt" and (
-            axis.key.startswith(FIXED_KEYS) or not axis.key.startswith(CHANGEABLE_KEYS)
-        ):
+        changeable = axis.key.startswith(CHANGEABLE_KEYS) and not axis.key.startswith(FIXED_KEYS)
+        if scheduler == "pbt" and not changeable:
             what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"
             allowed = "train.optimizer.*, train.optimizers.*, and the method's own numbers"
             raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
 
-    if (steps := model.train.steps) is None:
-        raise UserError(
-            "a sweep counts in steps", where="train.epochs", remedy="--set train.steps=N"
-        )
-
-    if score is not None:
-        registry().get("metric", score)
-        if score not in (known := [metric.name for metric in model.evaluate.metrics]):
-            raise UserError(
-                f"the recipe does not compute '{score}'", where="--score", allowed=known
-            )
+    steps = model.train.steps
+    if steps is None:
+        problem = "a sweep counts in steps"
+        raise UserError(problem, where="train.epochs", remedy="--set train.steps=N")
 
     every = min(model.train.save_every, max(steps // RUNGS, 1))
-    compared = {
-        "train.save_every": every,
-        "train.log_every": min(model.train.log_every, max(every // 5, 1)),
-    }
-    compared |= {} if score is None else {"train.sample_every": every}
-    shared = {
+    log_every = min(model.train.log_every, max(every // 5, 1))
+    compared = {"train.save_every": every, "train.log_every": log_every}
+    if score is not None:
+        registry().get("metric", score)
+        known = [metric.name for metric in model.evaluate.metrics]
+        if score not in known:
+            problem = f"the recipe does not compute '{score}'"
+            raise UserError(problem, where="--score", allowed=known)
+        compared["train.sample_every"] = every
+
+    return {
         "name": loaded.name,
         "recipe": loaded.override(compared).tables,
         "space": space,
         "scheduler": scheduler,
+        "score": score,
+        "steps": steps,
+        "every": every,
     }
-    return shared | {"score": score, "steps": steps, "every": every}
 
 
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
     from ray.tune.search import BasicVariantGenerator
+
+    steps = asked["steps"]
 
     class Lines(tune.Callback):
         """Prints a line for each checkpoint of a trial and for each lost worker; stops Tune after
@@ -192,54 +192,31 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             value = result.get("score")
-            number = trial.trial_id.rpartition("_")[2]
             if value is None:
-                shown = "no score"
+                text = "no score"
             else:
-                shown = f"step {result['step']} of {asked['steps']}, score {value:.4g}"
-            say(f"trial    {number}: {shown}, {_words(trial.config)}")
+                text = f"step {result['step']} of {steps}, score {value:.4g}"
+            say(f"trial    {_trial_number(trial)}: {text}, {_words(trial.config)}")
 
         def on_trial_recover(self, iteration, trials, trial, **info):
-            say(
-                f"lost     {trial.trial_id.rpartition('_')[2]}: its worker; it goes on from its"
-                " last save"
-            )
+            say(f"lost     {_trial_number(trial)}: its worker; it goes on from its last save")
 
         def on_step_end(self, **info):
             if stopped:
                 signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
-    axes = axes_of(asked["space"])
-    steps = asked["steps"]
-    scheduler = None
-    if asked["scheduler"] == "asha":
-        scheduler = ASHAScheduler(
-            "step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3
-        )
-    elif asked["scheduler"] == "pbt":
-        scheduler = PopulationBasedTraining(
-            "step",
-            perturbation_interval=asked["every"],
-            hyperparam_mutations={
-                x.key: [*x.ends] if x.sampler == "choice" else x.domain(tune) for x in axes
-            },
-            custom_explore_fn=lambda config: {
-                axis.key: axis.within(config[axis.key]) for axis in axes
-            },
-        )
-
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
     if gpus > room.gpus:
-        raise UserError(
-            f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {room.gpus}"
-        )
+        problem = f"no node has {gpus:g} GPUs for a trial"
+        raise UserError(problem, where="--gpus", allowed=f"up to {room.gpus}")
 
+    trials = count_noun(asked["trials"], "trial")
     say(f"cluster  {room}")
-    say(
-        f"sweep    {asked['name']}: {count_noun(asked['trials'], 'trial')} of {steps} steps,"
-        f" {asked['scheduler']}"
-    )
+    say(f"sweep    {asked['name']}: {trials} of {steps} steps, {asked['scheduler']}")
     say(f"folder   {asked['folder']}")
+    axes = axes_of(asked["space"])
+    seed = asked["recipe"].get("train", {}).get("seed", 0)
+    checkpoints = 4 if asked["scheduler"] == "pbt" else 1
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
     with stop_on_ctrl_c() as stopped:
         tune.run(
@@ -251,23 +228,47 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             metric="loss",
             mode="min",
             num_samples=asked["trials"],
-            scheduler=scheduler,
-            search_alg=BasicVariantGenerator(
-                random_state=asked["recipe"].get("train", {}).get("seed", 0)
-            ),
+            scheduler=_scheduler(asked, axes),
+            search_alg=BasicVariantGenerator(random_state=seed),
             time_budget_s=asked["hours"] and 3600 * asked["hours"],
             resources_per_trial={"cpu": room.threads, "gpu": gpus},
             reuse_actors=True,
             max_failures=3,
             raise_on_failed_trial=False,
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=4 if asked["scheduler"] == "pbt" else 1
-            ),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=checkpoints),
             callbacks=[Lines()],
             verbose=0,
         )
 
     return not stopped
+
+
+def _trial_number(trial: Any) -> str:
+    return trial.trial_id.rpartition("_")[2]
+
+
+def _scheduler(asked: dict[str, Any], axes: list[Axis]) -> Any:
+    """The scheduler of Ray Tune that a sweep asks for; None for "none"."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+    steps = asked["steps"]
+    if asked["scheduler"] == "asha":
+        grace = max(steps // 9, 1)
+        return ASHAScheduler("step", max_t=steps, grace_period=grace, reduction_factor=3)
+    if asked["scheduler"] == "none":
+        return None
+
+    mutations = {}
+    for axis in axes:
+        mutations[axis.key] = [*axis.ends] if axis.sampler == "choice" else axis.domain(tune)
+
+    return PopulationBasedTraining(
+        "step",
+        perturbation_interval=asked["every"],
+        hyperparam_mutations=mutations,
+        custom_explore_fn=lambda config: {axis.key: axis.within(config[axis.key]) for axis in axes},
+    )
 
 
 def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
@@ -295,24 +296,19 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
             "values": known["values"][-1][1],
             "history": known["values"],
             "error": known["error"],
+            "step": best,
+            "score": scores.get(best),
+            "steps": max(scores, default=0),
+            "state": state,
         }
-        rows.append(
-            row
-            | {
-                "step": best,
-                "score": scores.get(best),
-                "steps": max(scores, default=0),
-                "state": state,
-            }
-        )
+        rows.append(row)
 
-    rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
+    sign = -1 if higher else 1
+    rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:
-        write_file(
-            folder / "best.toml",
-            (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes(),
-        )
+        best_run = folder / "trials" / rows[0]["trial"]
+        write_file(folder / "best.toml", (best_run / "recipe.toml").read_bytes())
 
     story = {
         "asked": asked,
@@ -327,10 +323,11 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _words(values: dict[str, Any]) -> str:
-    shown = {
-        key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()
-    }
-    return ", ".join(f"{key}={value}" for key, value in shown.items())
+    texts = []
+    for key, value in values.items():
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        texts.append(f"{key}={text}")
+    return ", ".join(texts)
 
 
 @dataclass(frozen=True)
@@ -353,16 +350,19 @@ class Axis:
 
     def within(self, value: Any) -> Any:
         """A value that a population has changed, clamped to the range."""
-        return value if self.sampler == "choice" else min(max(value, self.ends[0]), self.ends[1])
+        if self.sampler == "choice":
+            return value
+        low, high = self.ends
+        return min(max(value, low), high)
 
     def place(self, value: Any) -> float:
         """The position of a value between the ends, 0 to 1."""
         if self.sampler == "choice":
             return self.ends.index(value) / (len(self.ends) - 1)
-        low, high, at = (
-            math.log(each) if "log" in self.sampler else each for each in (*self.ends, value)
-        )
-        return min(max((at - low) / (high - low), 0.0), 1.0)
+        low, high = self.ends
+        if "log" in self.sampler:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
 def axes_of(space: Iterable[str]) -> list[Axis]:

@@ -5,6 +5,7 @@ or files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,7 +55,9 @@ PATIENTS = RootModel[
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
-    packing = (pack_record(RunFolder(record.path)) if saved else None) or {}
+    packing = {}
+    if saved:
+        packing = pack_record(RunFolder(record.path)) or {}
     facts = _data(record, packing) | _training(record, packing) | _evaluation(record)
     return {name: text for name, text in facts.items() if text}
 
@@ -67,18 +70,26 @@ def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
     for key in keys:
         value = table.get(key)
         if isinstance(value, Mapping):
-            inner = [
-                f"{name} {each}"
-                for name, each in flat(value)
-                if name != "name" and each not in (None, [], "")
-            ]
-            value = " ".join(
-                filter(None, [value.get("name"), f"({', '.join(inner)})" * bool(inner)])
-            )
+            value = _nested_options(value)
         if value not in (None, [], {}, ""):
             texts.append(f"{key} {value}")
 
     return ", ".join(texts)
+
+
+def _nested_options(table: Mapping[str, Any]) -> str:
+    """Format a table inside a recipe's table as `adam (lr 0.0002)`: its name, then all else."""
+    inner = []
+    for name, value in flat(table):
+        if name != "name" and value not in (None, [], ""):
+            inner.append(f"{name} {value}")
+
+    words = []
+    if table.get("name"):
+        words.append(table["name"])
+    if inner:
+        words.append(f"({', '.join(inner)})")
+    return " ".join(words)
 
 
 def _without_paths(value: Any) -> Any:
@@ -106,22 +117,35 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     data = run.recipe.get("data") or {}
     sets = run.split.get("splits") or {}
     source = _without_paths(data.get("source") or {})
-    split = split_hash(run.split) if sets else noted.get("split")
-    ways = [run.label(key) for key in run.metrics.get("metrics") or ()]
-    task = f"made: {', '.join(ways)}" if ways else f"images of {', '.join(run.domains)}"
     _, _, licences = card(run.path).partition("\n## Data and licences\n")
+    augmentation = ""
+    if data:
+        augmentation = _options(data, ["augment"]) or "no augmentation"
+    seed = f"seed {sets['seed']}" if "seed" in sets else ""
+    split = split_hash(run.split) if sets else noted.get("split")
+    split_line = f"split sha256 {split}" if split else ""
     return {
-        "source": _options({"source": source}, ["source"]) if source else "",
+        "source": _options({"source": source}, ["source"]),
         "licence": " ".join(licences.partition("\n## ")[0].split()),
         "counts": _join(*_counts(sets)),
         "preprocessing": _options(data, DATA_OPTIONS),
         "missing": MISSING.get(data.get("missing")),
-        "augmentation": data and (_options(data, ["augment"]) or "no augmentation"),
-        "split": _join(run.split.get("how"), f"seed {sets['seed']}" if "seed" in sets else ""),
+        "augmentation": augmentation,
+        "split": _join(run.split.get("how"), seed),
         "disjoint": _disjoint(run, sets),
-        "hashes": _join(split and f"split sha256 {split}", *_weights(RunFolder(run.path))),
-        "task": run.domains and task,
+        "hashes": _join(split_line, *_weights(RunFolder(run.path))),
+        "task": _task(run),
     }
+
+
+def _task(run: RunRecord) -> str:
+    """The directions that are translated, or else the domains."""
+    if not run.domains:
+        return ""
+    directions = [run.label(key) for key in run.metrics.get("metrics") or ()]
+    if directions:
+        return f"made: {', '.join(directions)}"
+    return f"images of {', '.join(run.domains)}"
 
 
 def _disjoint(run: RunRecord, sets: Mapping[str, Any]) -> str:
@@ -213,48 +237,62 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
             rows.append((key, name, row))
 
     results = _join(*(_result(run, key, name, row) for key, name, row in rows))
-    judged = _judged(run, [(key, name) for key, name, _ in rows])
+    judged = _judged(run, rows)
+    definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
     reasons = [alarm.get("message") for alarm in run.log.alarms]
     alarms = dict.fromkeys([*reasons, *(found.get("alarms") or {}).values()])
-    limits = limits_of(run.path) or LIMITS
-    if judged["not beaten"]:
-        limits += f" The best baseline is not beaten in {', '.join(judged['not beaten'])}."
-
-    definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
     facts = {
         "metrics": _join(*definitions),
         "baselines": ", ".join(found.get("baselines") or []),
-        "statistics": _join(STATISTICS if results else "", TESTS if judged["tests"] else ""),
+        "statistics": _join(STATISTICS if results else "", TESTS if judged.tests else ""),
         "results": results,
-        "tests": _join(*judged["tests"]),
+        "tests": _join(*judged.tests),
         "subgroups": _join(*_subgroups(run)),
         "failures": _join(*_worst(run), *alarms),
-        "limits": limits,
+        "limits": limits_of(run.path) or LIMITS,
     }
-    if any(row.get("per") for *_, row in rows):
-        facts["reference"] = "the registered true image of the same patient"
+    if judged.not_beaten:
+        names = ", ".join(judged.not_beaten)
+        facts["limits"] += f" The best baseline is not beaten in {names}."
 
-    patients = max((row.get("n") or 0 for *_, row in rows), default=0)
-    if patients:
-        facts["internal"] = f"{patients} held-out patients of the source of the training data"
-    if judged["power"]:
+    facts |= _held_out([row for *_, row in rows])
+    if judged.power:
         condition = "for 80 % power, were the true effect the one that was seen"
-        facts["power"] = f"{condition}: {_join(*judged['power'])}"
+        facts["power"] = f"{condition}: {_join(*judged.power)}"
 
     return facts
 
 
-def _judged(run: RunRecord, rows: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """What the verdicts say of each (direction, score): tests, patients that power needs, and
-    scores in which a baseline is not beaten.
-    """
-    judged: dict[str, list[str]] = {"tests": [], "power": [], "not beaten": []}
+def _held_out(rows: list[Mapping[str, Any]]) -> dict[str, str]:
+    """Facts on the images that the scores are computed on."""
+    facts = {}
+    if any(row.get("per") for row in rows):
+        facts["reference"] = "the registered true image of the same patient"
+
+    patients = max((row.get("n") or 0 for row in rows), default=0)
+    if patients:
+        facts["internal"] = f"{patients} held-out patients of the source of the training data"
+    return facts
+
+
+@dataclass
+class Judged:
+    """What the verdicts of a run say."""
+
+    tests: list[str] = field(default_factory=list)  # results of the tests
+    power: list[str] = field(default_factory=list)  # numbers of patients that power needs
+    not_beaten: list[str] = field(default_factory=list)  # scores with a baseline not beaten
+
+
+def _judged(run: RunRecord, rows: list[tuple[str, str, Any]]) -> Judged:
+    """What the verdicts say of each (direction, score, row)."""
+    judged = Judged()
     verdicts = run.metrics.get("verdict") or {}
-    for key, name in rows:
+    for key, name, _ in rows:
         label = run.label(key)
         verdict = (verdicts.get(key) or {}).get(name) or {}
         if verdict.get("better") is False:
-            judged["not beaten"].append(f"{name} {label}")
+            judged.not_beaten.append(f"{name} {label}")
         test = verdict.get("test")
         if not test:
             continue
@@ -262,9 +300,9 @@ def _judged(run: RunRecord, rows: list[tuple[str, str]]) -> dict[str, list[str]]
             f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')} comparisons,"
             f" n={test['n']}"
         )
-        judged["tests"].append(f"{label} {name} difference {test['gain']:.3g}, {p}")
+        judged.tests.append(f"{label} {name} difference {test['gain']:.3g}, {p}")
         if test.get("needed"):
-            judged["power"].append(f"{label} {name}: {test['needed']} patients")
+            judged.power.append(f"{label} {name}: {test['needed']} patients")
 
     return judged
 
@@ -295,13 +333,17 @@ def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's
     name.
     """
-    found = read(
-        run.path / "patients.json", PATIENTS, f"gantk eval {argument(run.path)} writes it again"
-    )
-    for key, direction in found.items():
-        scores = [
-            next(iter(row["scores"].items())) for row in direction["patients"] if row["scores"]
-        ]
-        if values := [value for _, value in scores if value is not None]:
-            of = f"the worst of {len(values)} patients has {scores[0][0]} {values[0]:.4g}"
-            yield f"{run.label(key)}: {of}, the median is {median(values):.4g}"
+    remedy = f"gantk eval {argument(run.path)} writes it again"
+    for key, direction in read(run.path / "patients.json", PATIENTS, remedy).items():
+        metric = None
+        values = []
+        for row in direction["patients"]:
+            for name, value in row["scores"].items():
+                metric = metric or name
+                if value is not None:
+                    values.append(value)
+                break  # patients are ordered by their first score
+
+        if values:
+            worst = f"the worst of {len(values)} patients has {metric} {values[0]:.4g}"
+            yield f"{run.label(key)}: {worst}, the median is {median(values):.4g}"

@@ -49,57 +49,66 @@ def new_study(
     those of two folders. All have one size and 256 grays, uncompressed: steps or lengths would tell
     which are made. UserError for too few.
     """
-    if (run is None) != bool(real and fake) or bool(real) != bool(fake):
-        raise UserError(
-            "what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR"
-        )
+    folders = [folder for folder in (real, fake) if folder]
+    if len(folders) != (2 if run is None else 0):
+        problem = "what is to be judged is not clear"
+        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
 
-    if kind not in CHOICES or (pairs is not None and pairs < 1) or readers < 1 or (seed or 0) < 0:
+    few = readers < 1 or (pairs is not None and pairs < 1)
+    if kind not in CHOICES or few or (seed or 0) < 0:
         what = (
             f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} cannot"
             " be made"
         )
-        raise UserError(
-            what, allowed=f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0"
-        )
+        allowed = f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0"
+        raise UserError(what, allowed=allowed)
 
-    target = Path(out or (Path(run, "study", kind) if run and Path(run).is_dir() else "study"))
-    if target.exists():
-        what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
-        raise UserError(what, where="--out", remedy="name another folder")
-
-    seed = secrets.randbits(64) if seed is None else seed
+    target = _new_target(run, kind, out)
+    if seed is None:
+        seed = secrets.randbits(64)
     rng = np.random.default_rng(seed)
-    if real:
-        cases, images, about = *of_folders(Path(real), Path(fake), pairs, rng, say), {}
+    about = {}
+    if folders:
+        cases, images = of_folders(Path(real), Path(fake), pairs, rng, say)
     else:
         cases, images, about = of_run(run, pairs, to, split, device, rng, say)
 
-    asked = {
-        f"reader-{number + 1}": questions(kind, len(cases), number, seed)
-        for number in range(readers)
-    }
-    key = json.dumps(
-        {"format": 1, "kind": kind, "seed": seed, **about, "cases": cases, "readers": asked}
-    ).encode()
-    study = {"study": sha256(key).hexdigest(), "kind": kind, "target": about.get("target", "")}
-    with whole_folder(target) as made:
-        (made / "pages").mkdir()
-        for name, order in asked.items():
-            write_file(
-                made / "pages" / f"{name}.html",
-                page(study | {"reader": name}, order, images, rng).encode(),
-            )
-        write_file(made / "key.json", key)
+    orders = {}
+    for number in range(readers):
+        orders[f"reader-{number + 1}"] = questions(kind, len(cases), number, seed)
 
-    say(
-        f"study    {target}: {count_noun(asked['reader-1'], 'question')} about"
-        f" {count_noun(cases, 'pair')}"
-    )
+    key = {"format": 1, "kind": kind, "seed": seed, **about, "cases": cases, "readers": orders}
+    key_bytes = json.dumps(key).encode()
+    digest = sha256(key_bytes).hexdigest()
+    study = {"study": digest, "kind": kind, "target": about.get("target", "")}
+    with whole_folder(target) as folder:
+        (folder / "pages").mkdir()
+        for name, order in orders.items():
+            html = page(study | {"reader": name}, order, images, rng)
+            write_file(folder / "pages" / f"{name}.html", html.encode())
+        write_file(folder / "key.json", key_bytes)
+
+    asked = count_noun(orders["reader-1"], "question")
+    say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
     say(
         "pages    one for each reader, with images of patients in it; key.json says what is real,"
         " keep it from them"
     )
+    return target
+
+
+def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
+    """The folder of a new study; UserError where it is there already."""
+    if out:
+        target = Path(out)
+    elif run and Path(run).is_dir():
+        target = Path(run, "study", kind)
+    else:
+        target = Path("study")
+
+    if target.exists():
+        what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
+        raise UserError(what, where="--out", remedy="name another folder")
     return target
 
 
@@ -113,17 +122,17 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
     """
     turned = np.random.default_rng([seed, 0]).permutation(pairs) + reader
     rng = np.random.default_rng([seed, 1, reader])
-    halves = [0] if kind == "2afc" else [0, 1]
-    order = [
-        [int(case), int(turned[case] + half) % 2, 0]
-        for half in halves
-        for case in rng.permutation(pairs)
-    ]
+    order = []
+    for half in [0] if kind == "2afc" else [0, 1]:
+        for case in rng.permutation(pairs):
+            order.append([int(case), int(turned[case] + half) % 2, 0])
+
     count = len(order)
     for place in rng.permutation(max(1, count // 3))[: round(count / REPEATS)]:
         case, which, _ = order[place]  # repeats are inserted behind it
-        again = [case, 1 - which if kind == "2afc" else which, 1]
-        order.insert(int(rng.integers(-(-count // 2), len(order) + 1)), again)
+        if kind == "2afc":
+            which = 1 - which
+        order.insert(int(rng.integers(-(-count // 2), len(order) + 1)), [case, which, 1])
 
     return order
 
@@ -134,12 +143,17 @@ def page(
     """A reader's HTML: the images in random order, and the indices of the images of each question."""
     places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
     flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
-    data = study | {"height": flat.shape[1], "width": flat.shape[2]}
-    data["images"] = [base64.b64encode(image.tobytes()).decode() for image in flat]
-    sides = 2 if study["kind"] == "2afc" else 1
-    data["questions"] = [
-        [int(places[2 * case + abs(which - n)]) for n in range(sides)] for case, which, _ in order
-    ]
+    asked = []
+    for case, which, _ in order:
+        shown = [which, 1 - which] if study["kind"] == "2afc" else [which]
+        asked.append([int(places[2 * case + made]) for made in shown])
+
+    data = study | {
+        "height": flat.shape[1],
+        "width": flat.shape[2],
+        "images": [base64.b64encode(image.tobytes()).decode() for image in flat],
+        "questions": asked,
+    }
     story = study | {"count": len(order), "data": data}
     return render(
         "reader.html.j2", story, folders=[HERE], styles=("reader.css",), scripts=("reader.js",)
@@ -154,56 +168,61 @@ def choose_couples(
     """
     pairs = pairs or max(1, min(DEFAULT_PAIRS, len(patients)))
     if len(patients) < pairs:
-        what = (
-            f"{where} has {count_noun(patients, 'image')} that can be judged, and {pairs} are"
-            " asked for"
-        )
-        raise UserError(
-            what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others"
-        )
+        held = count_noun(patients, "image")
+        what = f"{where} has {held} that can be judged, and {pairs} are asked for"
+        remedy = f"--pairs {len(patients)}" if patients else "name others"
+        raise UserError(what, where="--pairs", remedy=remedy)
 
-    order = [*map(int, rng.permutation(len(patients)))]
-    before = Counter()
-    turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
+    order = rng.permutation(len(patients))
+    images_before = Counter()
+    turns = []  # how many images of the same patient stand before each
+    for place in order:
+        patient = patients[place]
+        turns.append(images_before[patient])
+        images_before[patient] += 1
+
     return [couples[order[n]] for n in np.argsort(turns, kind="stable")[:pairs]]
 
 
 def of_folders(
     real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
-) -> tuple:
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Names of each pair and images (N, 2, H, W) of two folders; of equal names if there are
     enough, else random.
     """
-    both = [{stem_of(scan.name): scan for scan in scans(folder)} for folder in (real, fake)]
-    names = [sorted(both[0].keys() & both[1].keys())] * 2
-    if len(names[0]) < (pairs or min(DEFAULT_PAIRS, *map(len, both))):
-        names = [list(map(str, rng.permutation(sorted(each)))) for each in both]
+    reals = {stem_of(scan.name): scan for scan in scans(real)}
+    fakes = {stem_of(scan.name): scan for scan in scans(fake)}
+    shared = sorted(reals.keys() & fakes.keys())
+    couples = [(name, name) for name in shared]
+    if len(shared) < (pairs or min(DEFAULT_PAIRS, len(reals), len(fakes))):
+        real_names = map(str, rng.permutation(sorted(reals)))
+        fake_names = map(str, rng.permutation(sorted(fakes)))
+        couples = list(zip(real_names, fake_names, strict=False))
         say(
             "note     the two folders share too few names: which made image stands beside which"
             " real one is drawn"
         )
 
-    couples = [*zip(*names, strict=False)]
-    couples = choose_couples(
-        couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}"
-    )
-    files = [
-        scan_of[name] for couple in couples for scan_of, name in zip(both, couple, strict=True)
-    ]
-    # one volume at a time
-    shown = [(plane(image.pixels), image.dtype == np.uint8) for image in map(read, files)]
-    size = tuple(map(min, zip(*(x.shape for x, _ in shown), strict=True)))
-    images = np.stack([Resize(x.shape, size).forward(x[None])[0] for x, _ in shown]).reshape(
-        -1, 2, *size
-    )
-    eight_bit = all(each for _, each in shown)
+    where = f"the smaller of {real} and {fake}"
+    couples = choose_couples(couples, [""] * len(couples), pairs, rng, where)
+    planes = []
+    eight_bit = True
+    for name, other in couples:
+        for scan in (reals[name], fakes[other]):  # one volume at a time
+            image = read(scan)
+            planes.append(plane(image.pixels))
+            eight_bit &= image.dtype == np.uint8
+
+    size = tuple(np.min([each.shape for each in planes], axis=0).tolist())
+    resized = [Resize(each.shape, size).forward(each[None])[0] for each in planes]
+    images = np.stack(resized).reshape(-1, 2, *size)
     ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
     return [{"real": name, "made": other} for name, other in couples], grays(images, *ends)
 
 
 def of_run(
     run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any
-) -> tuple:
+) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
     """Names of each pair and images of a run's split, as the networks see them, and the key's
     entries on the run.
     """
@@ -225,22 +244,24 @@ def of_run(
         couples = [*zip(reals.records(split, letter), reals.records(split, source), strict=False)]
 
     patients = [record.subject or record.key for record, _ in couples]
-    records, sources = zip(
-        *choose_couples(couples, patients, pairs, rng, f"the {split} set"), strict=True
-    )
+    couples = choose_couples(couples, patients, pairs, rng, f"the {split} set")
+    records, sources = zip(*couples, strict=True)
     if letter == source:
         made = _sample_each(model, letter, records, rng)
     else:
         made = _translate_each(model, data, letter, reals.network_inputs(sources))
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
-
     names = model.contrasts(letter)
-    first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours
-    shown = slice(first, first + 1) if len(names) > 1 else slice(None)
-    images = np.stack([[plane(image[shown]) for image in each] for each in (real, made)], axis=1)
+    first = model.part(letter, to).start or 0
+    # of several contrasts one is shown; or all colours
+    channels = slice(first, first + 1) if len(names) > 1 else slice(None)
+    images = []
+    for one, other in zip(real, made, strict=True):
+        images.append([plane(one[channels]), plane(other[channels])])
+
     cases = []
-    for record, origin in zip(records, sources, strict=True):
+    for record, origin in couples:
         case = {"patient": record.subject, "real": record.key}
         if letter != source:
             case["made"] = origin.key
@@ -252,7 +273,7 @@ def of_run(
         "split": split,
         "target": names[first],
     }
-    return cases, grays(images, *data.range), about
+    return cases, grays(np.array(images), *data.range), about
 
 
 def _letters(model: Any, to: str | None) -> tuple[str, str]:

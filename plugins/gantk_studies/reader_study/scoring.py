@@ -38,32 +38,40 @@ def score_study(
     pooled = {"accuracy": over_both(accuracy, rows.values(), count)[0]}
     if kind == "rating":
         pooled["auc"], areas = over_both(auc, rows.values(), count)
-        readers = {
-            name: row | {"auc": area}
-            for (name, row), area in zip(readers.items(), areas, strict=True)
-        }
+        for row, area in zip(readers.values(), areas, strict=True):
+            row["auc"] = area
 
-    made = items(rows.values(), count, "right")[:, 1::2]
-    fooled = [
-        {"case": n, **case}
-        for n, case in enumerate(key["cases"])
-        if len(rows) > 1 and not made[:, n].any()
-    ]
-    result = {"format": 1} | {
-        name: key.get(name) for name in ("kind", "run", "step", "target", "split")
+    result = {"format": 1}
+    for name in ("kind", "run", "step", "target", "split"):
+        result[name] = key.get(name)
+    result |= {
+        "readers": readers,
+        "pooled": pooled,
+        "learning": trend(list(rows.values())),
+        "agreement": agreement(kind, rows, count),
+        "fooled": _cases_that_fooled_all(key["cases"], rows),
+        "left_out": problems,
     }
-    result |= {"readers": readers, "pooled": pooled, "learning": trend(list(rows.values()))}
-    result |= {"agreement": agreement(kind, rows, count), "fooled": fooled, "left_out": problems}
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
     write_file(Path(study) / "scores.json", (json.dumps(result, indent=1) + "\n").encode())
     write_file(Path(study) / "scores.md", text.encode())
-    for line in [
-        *(f"warning  {problem}" for problem in problems),
-        *filter(None, text.splitlines()),
-    ]:
-        say(line)
+    for problem in problems:
+        say(f"warning  {problem}")
+    for line in text.splitlines():
+        if line:
+            say(line)
 
     return result
+
+
+def _cases_that_fooled_all(
+    cases: list[dict[str, Any]], rows: dict[str, Rows]
+) -> list[dict[str, Any]]:
+    """The cases of which no reader recognised the made image; none where there is one reader."""
+    if len(rows) < 2:
+        return []
+    recognised = items(rows.values(), len(cases), "right")[:, 1::2].any(axis=0)
+    return [{"case": int(n), **cases[n]} for n in np.flatnonzero(~recognised)]
 
 
 def over_both(
@@ -73,15 +81,16 @@ def over_both(
     over cases only.
     """
     weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, BOOTSTRAP_DRAWS)
-    values, drawn = (
-        np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights)
-    )
-    ends = np.percentile(drawn, ENDS, axis=0).T.tolist()
-    own = [
-        {"value": float(value), "ci95": ci95} for value, ci95 in zip(values[0], ends, strict=True)
-    ]
+    values = np.concatenate([measure(one, np.ones((1, cases))) for one in rows])
+    drawn = np.stack([measure(one, weights) for one in rows], axis=1)
+    intervals = np.percentile(drawn, ENDS, axis=0).T.tolist()
+    own = []
+    for value, ci95 in zip(values, intervals, strict=True):
+        own.append({"value": float(value), "ci95": ci95})
+
     readers = np.random.default_rng(1).integers(len(own), size=(BOOTSTRAP_DRAWS, len(own)))
-    ci95 = np.percentile(np.take_along_axis(drawn, readers, 1).mean(1), ENDS).tolist()
+    means = np.take_along_axis(drawn, readers, axis=1).mean(axis=1)
+    ci95 = np.percentile(means, ENDS).tolist()
     return {"value": float(values.mean()), "ci95": ci95, "readers": len(own), "cases": cases}, own
 
 
@@ -96,10 +105,14 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve, (B,), by case weights: share of (real, made) pairs with the real
     one rated higher.
     """
-    real, made = ((rows["which"] == which) & ~rows["repeat"] for which in (0, 1))
+    first = ~rows["repeat"]
+    real = first & (rows["which"] == 0)
+    made = first & (rows["which"] == 1)
     wins = (np.sign(rows["answer"][real][:, None] - rows["answer"][made]) + 1) / 2
-    one, other = (weights[:, rows["case"][mine]] for mine in (real, made))
-    return ((one @ wins) * other).sum(1) / np.maximum(one.sum(1) * other.sum(1), 1)
+    real_weights = weights[:, rows["case"][real]]
+    made_weights = weights[:, rows["case"][made]]
+    weighted_wins = ((real_weights @ wins) * made_weights).sum(1)
+    return weighted_wins / np.maximum(real_weights.sum(1) * made_weights.sum(1), 1)
 
 
 def share(right: np.ndarray) -> dict[str, Any]:
@@ -114,31 +127,34 @@ def trend(several: list[Rows]) -> dict[str, Any]:
     """The change of accuracy from first to last question: a line's slope within readers, with
     Student's interval.
     """
-    x, y = (
-        np.concatenate([each[name] - each[name].mean() for each in several])
-        for name in ("place", "right")
-    )
+    x = np.concatenate([rows["place"] - rows["place"].mean() for rows in several])
+    y = np.concatenate([rows["right"] - rows["right"].mean() for rows in several])
     free = len(x) - len(several) - 1
     if free < 1 or not x.any() or not y.any():
         return {"value": None, "ci95": None}
 
     slope = float(x @ y / (x @ x))
-    reach = float(stdtrit(free, 0.975) * (((y - slope * x) ** 2).sum() / free / (x @ x)) ** 0.5)
+    residuals = y - slope * x
+    standard_error = ((residuals**2).sum() / free / (x @ x)) ** 0.5
+    reach = float(stdtrit(free, 0.975) * standard_error)
     return {"value": slope, "ci95": [slope - reach, slope + reach]}
 
 
 def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
     """One reader's scores, with the share of repeats that were answered as before."""
-    first, again = (
-        {name: values[mask] for name, values in rows.items()}
-        for mask in (~rows["repeat"], rows["repeat"])
-    )
+    repeat = rows["repeat"]
+    first = {name: values[~repeat] for name, values in rows.items()}
+    again = {name: values[repeat] for name, values in rows.items()}
     _, one, other = np.intersect1d(first["item"], again["item"], return_indices=True)
-    same = first["label"][one] == again["label"][other]
-    row = {"accuracy": share(first["right"]), "same_again": share(same), "learning": trend([first])}
-    row["seconds"] = float(np.median(rows["seconds"]))
-    for which, name in enumerate(("real", "made") if kind != "2afc" else ()):
-        row[f"of_{name}"] = share(first["right"][first["which"] == which])
+    row = {
+        "accuracy": share(first["right"]),
+        "same_again": share(first["label"][one] == again["label"][other]),
+        "learning": trend([first]),
+        "seconds": float(np.median(rows["seconds"])),
+    }
+    if kind != "2afc":
+        row["of_real"] = share(first["right"][first["which"] == 0])
+        row["of_made"] = share(first["right"][first["which"] == 1])
 
     return row
 
@@ -149,22 +165,21 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
     """
     labels = items(rows.values(), cases, "label")
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
-    if len(rows) < 2 or labels.shape[1] < 2:
+    count = labels.shape[1]
+    if len(rows) < 2 or count < 2:
         return None
 
     value = fleiss(labels)
-    count = labels.shape[1]
-    ci95 = drawn_interval(
-        lambda drawn: fleiss(labels[:, drawn]), [*map(str, range(count))], BOOTSTRAP_DRAWS
-    )
+    groups = [str(n) for n in range(count)]
+    ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), groups, BOOTSTRAP_DRAWS)
     fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
     weights = "quadratic" if kind == "rating" else None
     cohen = {}
     for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
+        kappa = None
         if len({*a, *b}) > 1:
-            cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights))
-        else:
-            cohen[f"{one}, {other}"] = None
+            kappa = float(cohen_kappa_score(a, b, weights=weights))
+        cohen[f"{one}, {other}"] = kappa
 
     return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
 
