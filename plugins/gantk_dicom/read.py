@@ -104,26 +104,29 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     position, or where the files hold several stacks.
     """
     path = files[0] if len(files) == 1 else files[0].parent
-    read = {file: open_image(file) for file in files}
-    slices = [each for _, own in read.values() for each in own]
+    datasets = {}
+    slices = []
+    for file in files:
+        datasets[file], own = open_image(file)
+        slices += own
+
     expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
-    stack = _choose_stack(
-        path, slices, volume, {file: dataset for file, (dataset, _) in read.items()}
-    )
-    headers = Headers(read[each.path][0] for each in stack.slices)
+    stack = _choose_stack(path, slices, volume, datasets)
+    first = stack.slices[0]
+    headers = Headers(datasets[each.path] for each in stack.slices)
     if in_colour(headers[0]):
         return _picture(path, stack, headers, values)
-    if stack.slices[0].frame is not None:
+    if first.frame is not None:
         headers = Headers(headers[:1])
         headers.frames = tuple(each.frame for each in stack.slices)
 
     headers.rescales = tuple(each.rescale for each in stack.slices)
-    shape = (len(stack.slices), *stack.slices[0].shape)
+    shape = (len(stack.slices), *first.shape)
     shifts = None
     if stack.drift is not None:
         stack, shape, shifts = _straighten(stack, headers, path)
 
-    affine = None if stack.slices[0].position is None else stack.affine
+    affine = None if first.position is None else stack.affine
     headers.shape = shape[::-1]
     headers.remarks = (*stack.remarks, *_lacking(path, headers, len(stack.slices)))
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
@@ -135,8 +138,9 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         pixels, dtype = _values(stack, headers)
         if shifts is not None:
             pixels = _shift_slices(pixels, shape, shifts)
-        upright = pixels if affine is None else to_upright(pixels.transpose(2, 1, 0), affine)
-        return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
+        if affine is not None:
+            pixels = to_upright(pixels.transpose(2, 1, 0), affine)
+        return Image(np.ascontiguousarray(pixels.reshape(sides)), affine, path, dtype, headers)
 
 
 def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
@@ -156,19 +160,18 @@ def _choose_stack(
     """The only stack of these slices, or number `volume`; frames without a position are one stack
     in file order.
     """
-    first = headers[slices[0].path]
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     unplaced = len(slices) > 1 and slices[0].frame is not None and slices[0].position is None
     if unplaced:
+        first = headers[slices[0].path]
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
             what = f"'{path}' is a film of {len(slices)} frames"
             raise UserError(what, allowed="slices and volumes", remedy="save single frames")
-        remarks = (
-            (
-                f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the"
-                " file's order"
-            ),
+        remark = (
+            f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the"
+            " file's order"
         )
+        remarks = (remark,)
 
     stacks = [slices] if unplaced else separate_stacks(slices)
     what = f"{len(stacks)} stacks of different place, shape or kind"
@@ -176,11 +179,13 @@ def _choose_stack(
     if chosen[0].position is None:
         return Stack(tuple(chosen), np.zeros(3), remarks=remarks)
 
+    def stored_pixels(each: Slice) -> np.ndarray:
+        return next(_frames(each.path, headers[each.path], [each.frame or 0]))
+
     def same_pixels(one: Slice, other: Slice) -> bool:
-        numbers = [
-            next(_frames(each.path, headers[each.path], [each.frame or 0])) for each in (one, other)
-        ]
-        return one.rescale == other.rescale and np.array_equal(*numbers)
+        if one.rescale != other.rescale:
+            return False
+        return np.array_equal(stored_pixels(one), stored_pixels(other))
 
     return build_stack(chosen, f"'{path}'", same_pixels)
 
@@ -188,10 +193,8 @@ def _choose_stack(
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
     if len(stack.slices) > 1:
-        raise UserError(
-            f"'{path}' is in colour, with {len(stack.slices)} slices",
-            allowed="single pictures in colour",
-        )
+        problem = f"'{path}' is in colour, with {len(stack.slices)} slices"
+        raise UserError(problem, allowed="single pictures in colour")
 
     rows, columns = stack.slices[0].shape
     headers.shape = (columns, rows, 1)
@@ -201,12 +204,12 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     with readable(path):
         (stored,) = _stored_slices(stack, headers)
         if headers[0].PhotometricInterpretation == "PALETTE COLOR":
-            deep = apply_color_lut(stored, headers[0])
-            stored = deep >> 8 if deep.dtype == np.uint16 else deep
+            stored = apply_color_lut(stored, headers[0])
+            if stored.dtype == np.uint16:
+                stored = stored >> 8
         pixels = np.ascontiguousarray(stored.transpose(2, 0, 1), dtype=np.float32)
-        return Image(
-            pixels, None, path, np.dtype(np.uint8 if pixels.max() < 256 else np.uint16), headers
-        )
+        dtype = np.dtype(np.uint8 if pixels.max() < 256 else np.uint16)
+        return Image(pixels, None, path, dtype, headers)
 
 
 # --- values
@@ -216,54 +219,56 @@ def _is_inverted(dataset: Dataset) -> bool:
     """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or
     rescale.
     """
-    unit = dataset.get("Modality") in ("CT", "PT") or dataset.get("RescaleType") == "HU"
-    unit = (
-        unit
+    has_unit = (
+        dataset.get("Modality") in ("CT", "PT")
+        or dataset.get("RescaleType") == "HU"
         or dataset.get("RescaleSlope") not in (None, 1)
         or dataset.get("RescaleIntercept") not in (None, 0)
     )
-    return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not unit
+    return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not has_unit
 
 
 def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
     """Decode and rescale all slices: float32 (slices, rows, columns), and the stored type."""
     pixels = np.empty((len(stack.slices), *stack.slices[0].shape), dtype=np.float32)
     padding = np.zeros(pixels.shape, dtype=bool)
-    kinds = set()
-    for k, (stored, each) in enumerate(
-        zip(_stored_slices(stack, headers), stack.slices, strict=True)
-    ):
+    dtypes = set()
+    decoded = zip(_stored_slices(stack, headers), stack.slices, strict=True)
+    for k, (stored, each) in enumerate(decoded):
         dataset = headers[k if each.frame is None else 0]
         numbers = _used_bits(stored, dataset)
-        kinds.add(numbers.dtype)
+        dtypes.add(numbers.dtype)
         if dataset.get("ModalityLUTSequence"):  # a look-up table maps stored numbers to values
             pixels[k] = apply_modality_lut(numbers, dataset)
             continue
-        if dataset.get("Modality") == "CT" and dataset.get("PixelPaddingValue") is not None:
-            ends = [
-                dataset.PixelPaddingValue,
-                dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue),
-            ]
-            padding[k] = (numbers >= min(ends)) & (numbers <= max(ends))
+        end = dataset.get("PixelPaddingValue")
+        if dataset.get("Modality") == "CT" and end is not None:
+            other_end = dataset.get("PixelPaddingRangeLimit", end)
+            padding[k] = (numbers >= min(end, other_end)) & (numbers <= max(end, other_end))
         if _is_inverted(dataset):
             top = -1 if numbers.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
             numbers = top - numbers.astype(np.int64)
         # PS3.3, C.11.1, in double precision
-        pixels[k] = numbers * each.rescale[0] + each.rescale[1]
+        slope, intercept = each.rescale
+        pixels[k] = numbers * slope + intercept
 
     if padding.any() and not padding.all():
         pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
-        return pixels, np.result_type(*kinds)
+        return pixels, np.result_type(*dtypes)
+    return pixels, _smallest_dtype(pixels)
 
-    ends = (pixels.min(), pixels.max())
-    whole = np.array_equal(pixels, np.rint(pixels))
-    holding = (
-        kind
-        for kind in map(np.iinfo, ("i2", "u2", "i4"))
-        if kind.min <= ends[0] and ends[1] <= kind.max
-    )
-    return pixels, next((kind.dtype for kind in holding if whole), np.dtype(np.float32))
+
+def _smallest_dtype(pixels: np.ndarray) -> np.dtype:
+    """The first of int16, uint16 and int32 that holds all values; else float32."""
+    if np.array_equal(pixels, np.rint(pixels)):
+        low = pixels.min()
+        high = pixels.max()
+        for kind in map(np.iinfo, ("i2", "u2", "i4")):
+            if kind.min <= low and high <= kind.max:
+                return kind.dtype
+
+    return np.dtype(np.float32)
 
 
 def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -350,31 +355,41 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
     """Yield frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time;
     UserError if damaged.
     """
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
     shape = (int(dataset.Rows), int(dataset.Columns))
-    with readable(path), whole(path, dataset) as file:
-        places = places_of_frames(file, dataset) if syntax.is_encapsulated else None
-        if syntax.is_encapsulated and (
-            syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available
-        ):
+    with (
+        readable(path),
+        whole(path, dataset) as file,
+        closing(_decode(file, dataset, numbers)) as frames,
+    ):
+        for frame in frames:
+            if frame.shape[:2] != shape:
+                raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
+            yield frame
+
+
+def _decode(file: Bounded, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield frames of a file as stored, one at a time."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    options = {}
+    if syntax.is_encapsulated:
+        places = places_of_frames(file, dataset)
+        if syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available:
             every = _by_simpleitk(file)
-            decoded = (every[number] for number in numbers)
-        else:
-            source: Bounded | Dataset = file  # frames are read from it one by one
-            if (
-                syntax == DeflatedExplicitVRLittleEndian
-                or "MediaStorageSOPClassUID" not in dataset.file_meta
-            ):
-                source = dcmread(file, force=True)
-                source.file_meta = dataset.file_meta
-            decoded = iter_pixels(
-                source, indices=list(numbers), **({"extended_offsets": places} if places else {})
-            )
-        with closing(decoded):  # before the file, in which it seeks to the end
-            for frame in decoded:
-                if frame.shape[:2] != shape:
-                    raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
-                yield frame
+            for number in numbers:
+                yield every[number]
+            return
+        if places:
+            options["extended_offsets"] = places
+
+    source: Bounded | Dataset = file  # frames are read from it one by one
+    no_class = "MediaStorageSOPClassUID" not in dataset.file_meta
+    if syntax == DeflatedExplicitVRLittleEndian or no_class:
+        source = dcmread(file, force=True)
+        source.file_meta = dataset.file_meta
+
+    # closed before the file, in which it seeks to the end
+    with closing(iter_pixels(source, indices=list(numbers), **options)) as frames:
+        yield from frames
 
 
 def _by_simpleitk(file: Bounded) -> np.ndarray:

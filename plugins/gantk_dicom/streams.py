@@ -124,8 +124,8 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = (int(dataset.Rows), int(dataset.Columns))
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
-    most = 4 * declared_bytes(dataset) // frames + PICTURE_START_BYTES
-    places = []
+    max_length = 4 * declared_bytes(dataset) // frames + PICTURE_START_BYTES
+    offsets = []
     lengths = []
     file.seek(dataset.begins + 12)
     table = _item(file)
@@ -133,22 +133,33 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     base = file.tell()
     while (length := _item(file)) is not None:
         start = file.tell()
-        stated = None if rle else stated_size(file.read(min(length, PICTURE_START_BYTES)))
-        if stated != size and not rle and (stated or not places):
-            raise Broken(f"its pixels are {stated or 'of no size'}, and its header says {size}")
-        places.append(start - 8 - base)
+        if not rle:
+            first = not offsets
+            _expect_size(file.read(min(length, PICTURE_START_BYTES)), size, first)
+        offsets.append(start - 8 - base)
         lengths.append(length)
-        if length > most or len(places) > 16 * frames + 4096:
+        if length > max_length or len(offsets) > 16 * frames + 4096:
             raise Broken(
                 f"it holds far more than the {size[0]} x {size[1]} pixels that its header says"
             )
         file.seek(start + length)
 
     file.seek(0)
-    if not table and len(places) * frames > 10**7 and len(places) != frames:
-        raise Broken(f"its {frames} frames are in {len(places)} pieces, and no table says in which")
+    pieces = len(offsets)
+    if pieces == frames:
+        return offsets, lengths
+    if not table and pieces * frames > 10**7:
+        raise Broken(f"its {frames} frames are in {pieces} pieces, and no table says in which")
+    return None
 
-    return (places, lengths) if len(places) == frames else None
+
+def _expect_size(start: bytes, size: tuple[int, int], first: bool) -> None:
+    """Broken where a fragment states another size than the header, or the first one states none."""
+    stated = stated_size(start)
+    if stated is None and not first:  # a later fragment of a frame
+        return
+    if stated != size:
+        raise Broken(f"its pixels are {stated or 'of no size'}, and its header says {size}")
 
 
 def stated_size(start: bytes) -> tuple[int, int] | None:

@@ -407,17 +407,7 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
 
     `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
-    dataset = Dataset()
-    keywords = {*KEPT_KEYWORDS.split(), *(FRAME_KEYWORDS.split() if framed else ())}
-    for tag in list(source.keys()):
-        if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
-            with suppress(Exception):  # pydicom can raise any exception for a damaged value
-                dataset.add(deepcopy(source[tag]))
-
-    dataset.remove_private_tags()  # inside sequences too
-    for keyword in EMPTY.split():
-        dataset.setdefault(keyword, "")
-
+    dataset = _copy_elements(source, framed)
     dataset.update(deepcopy(new))
     strict = new.Modality in CLASSES and not framed
     dataset.SOPClassUID = CLASSES[new.Modality] if strict else source.get("SOPClassUID")
@@ -437,32 +427,60 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         dataset.SourceImageSequence = Items([item])
 
     if source.get("Manufacturer"):
-        dataset.ContributingEquipmentSequence = Items(
-            [_item(source, MAKERS, codes.cid7005.AcquisitionEquipment)]
-        )
+        equipment = _item(source, MAKERS, codes.cid7005.AcquisitionEquipment)
+        dataset.ContributingEquipmentSequence = Items([equipment])
 
-    if framed:  # PS3.3, C.8.13.1 and C.8.16.2
-        dataset.ImageType = [*new.ImageType, "NONE"]
-        dataset.ContentQualification = "RESEARCH"
-        dataset.PresentationLUTShape = "IDENTITY"
-        dataset.setdefault("PixelPresentation", "MONOCHROME")
-        dataset.setdefault("VolumetricProperties", "VOLUME")
-        dataset.setdefault("VolumeBasedCalculationTechnique", "NONE")
-        dataset.setdefault("LossyImageCompression", "00")
-        if new.Modality == "MR":
-            dataset.setdefault("ComplexImageComponent", "MAGNITUDE")
-            dataset.AcquisitionContrast = "UNKNOWN"
+    if framed:
+        _complete_multi_frame(dataset, new)
     elif strict:  # acquisition elements of a synthetic image
         if new.Modality == "MR":
             # research mode
             dataset.ScanningSequence = "RM"
             dataset.SequenceVariant = "NONE"
-        for keyword in SLICE_KEYWORDS[new.Modality].split():
-            dataset.setdefault(keyword, None)
+        _set_defaults(dataset, SLICE_KEYWORDS[new.Modality], None)
 
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return dataset
+
+
+def _copy_elements(source: Dataset, framed: bool) -> Dataset:
+    """The elements of a source that images derived from it keep; required ones are empty if
+    lacking.
+    """
+    keywords = KEPT_KEYWORDS.split()
+    if framed:
+        keywords += FRAME_KEYWORDS.split()
+
+    dataset = Dataset()
+    for tag in list(source.keys()):
+        if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
+            with suppress(Exception):  # pydicom can raise any exception for a damaged value
+                dataset.add(deepcopy(source[tag]))
+
+    dataset.remove_private_tags()  # inside sequences too
+    _set_defaults(dataset, EMPTY, "")
+    return dataset
+
+
+def _complete_multi_frame(dataset: Dataset, new: Dataset) -> None:
+    """Set what multi-frame classes require (PS3.3, C.8.13.1 and C.8.16.2)."""
+    dataset.ImageType = [*new.ImageType, "NONE"]
+    dataset.ContentQualification = "RESEARCH"
+    dataset.PresentationLUTShape = "IDENTITY"
+    dataset.setdefault("PixelPresentation", "MONOCHROME")
+    dataset.setdefault("VolumetricProperties", "VOLUME")
+    dataset.setdefault("VolumeBasedCalculationTechnique", "NONE")
+    dataset.setdefault("LossyImageCompression", "00")
+    if new.Modality == "MR":
+        dataset.setdefault("ComplexImageComponent", "MAGNITUDE")
+        dataset.AcquisitionContrast = "UNKNOWN"
+
+
+def _set_defaults(dataset: Dataset, keywords: str, value: str | None) -> None:
+    """Give elements that a dataset lacks a value."""
+    for keyword in keywords.split():
+        dataset.setdefault(keyword, value)
 
 
 def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) -> None:

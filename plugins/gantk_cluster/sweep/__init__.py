@@ -1,1 +1,1 @@
-"""Hyperparameter search: `gantk sweep` trains a recipe with many settings, as trials of Ray Tune."""
+"""Hyperparameter search: `gantk sweep` trains a recipe with many settings by Ray Tune."""

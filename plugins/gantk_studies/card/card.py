@@ -70,7 +70,7 @@ def write_card(
 
 
 def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
-    """An item with its known facts as `answers`, and `open`: the whole item where no fact is known."""
+    """An item with its known facts as `answers`, and `open`: all of it where none is known."""
     answers = {name: facts[name] for name in item.get("known", ()) if name in facts}
     left = item.get("open") or ("" if answers else item["asks"][:1].lower() + item["asks"][1:])
     about = {"guideline": guideline, "number": item["number"], "asks": item["asks"]}

@@ -172,7 +172,7 @@ def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _weights(run: RunFolder) -> Iterator[str]:
-    """Yield a line with the hash of the weights used for inference; nothing where none are saved."""
+    """Yield a line with the hash of the weights used for inference, if any are saved."""
     if any(run.checkpoints.glob("step-*")):
         chosen = run.inference_checkpoint()
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"

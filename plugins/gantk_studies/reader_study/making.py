@@ -140,7 +140,7 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
 def page(
     study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng: np.random.Generator
 ) -> str:
-    """A reader's HTML: the images in random order, and the indices of the images of each question."""
+    """A reader's HTML: images in random order, and the indices of those of each question."""
     places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
     flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
     asked = []
