@@ -19,8 +19,8 @@ from gantk.formats.contrasts import CONTRASTS
 
 # Elements that identify a person, in addition to all elements of type PN (person name).
 NAMING = """
-PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers MedicalRecordLocator AccessionNumber
-InstitutionName InstitutionAddress AdmissionID
+PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers
+MedicalRecordLocator AccessionNumber InstitutionName InstitutionAddress AdmissionID
 """
 
 
@@ -52,7 +52,7 @@ class Pseudonym(str):
 
 
 def pseudonym(identifier: str) -> str:
-    """Replace a patient's identifier by `patient-` and 8 digits of its hash; "" where it is empty."""
+    """Replace a patient's identifier by `patient-` and 8 digits of its hash; "" if it is empty."""
     return Pseudonym(f"patient-{_short_hash(identifier)}", identifier) if identifier else ""
 
 

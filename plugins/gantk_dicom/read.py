@@ -294,8 +294,8 @@ def _straighten(
     """Correct a tilted gantry: returns the stack on an orthogonal grid, its (slices, rows,
     columns), and shifts.
 
-    `_shift_slices` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0;
-    the field of view grows so that nothing is cut off. Updates the headers' slice positions.
+    `_shift_slices` moves each slice within its plane by its shift, (slices, 2), rows and columns
+    >= 0; the field of view grows so that nothing is cut off. Updates the headers' slice positions.
     """
     if headers.frames:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"

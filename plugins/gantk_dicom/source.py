@@ -80,7 +80,9 @@ class Series:
         found = room("slices").header(scan.files[0])
         names = room("names")
         said = {name: names.value_of(found, name) for name in SUMMARY}
-        label = f"{names.text_of(found, 'Modality')} {names.description_without_names(found, 'SeriesDescription')}"
+        modality = names.text_of(found, "Modality")
+        description = names.description_without_names(found, "SeriesDescription")
+        label = f"{modality} {description}"
         return cls(scan, scan.files[0].parent.relative_to(root).parts, said, label)
 
     @property

@@ -50,14 +50,15 @@ LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, ui
 # procedure, PET).
 GROUPS = (0x0010, 0x0012, 0x0032, 0x0040, 0x0054)
 KEPT_KEYWORDS = """
-SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime AcquisitionDateTime
-AccessionNumber ReferringPhysicianName StudyDescription PhysiciansOfRecord InstitutionName InstitutionalDepartmentName
-StationName OperatorsName ProcedureCodeSequence ReferencedStudySequence AdmittingDiagnosesDescription ConversionType
-AnatomicRegionSequence BodyPartExamined SliceThickness SpacingBetweenSlices PatientPosition GantryDetectorTilt
+SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime
+AcquisitionDateTime AccessionNumber ReferringPhysicianName StudyDescription PhysiciansOfRecord
+InstitutionName InstitutionalDepartmentName StationName OperatorsName ProcedureCodeSequence
+ReferencedStudySequence AdmittingDiagnosesDescription ConversionType AnatomicRegionSequence
+BodyPartExamined SliceThickness SpacingBetweenSlices PatientPosition GantryDetectorTilt
 StudyInstanceUID StudyID InstanceNumber AcquisitionNumber PatientOrientation ImagePositionPatient
-ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionReferenceIndicator SliceLocation
-FrameLaterality PixelSpacing BurnedInAnnotation RecognizableVisualFeatures MagneticFieldStrength
-LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
+ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionReferenceIndicator
+SliceLocation FrameLaterality PixelSpacing BurnedInAnnotation RecognizableVisualFeatures
+MagneticFieldStrength LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
 """
 # multi-frame
 MEANT = (
@@ -70,8 +71,8 @@ FRAME_KEYWORDS = (
 # Must exist but may be empty (type 2): in all images, and in single-slice files (PS3.3, C.8.3.1 and
 # C.8.2.1).
 EMPTY = """
-PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
-PositionReferenceIndicator
+PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber
+ReferringPhysicianName PositionReferenceIndicator
 """
 SLICE_KEYWORDS = {
     "MR": (
@@ -82,7 +83,8 @@ SLICE_KEYWORDS = {
 }
 # Functional groups about a frame's position, not its acquisition.
 PLACES = """
-FrameContentSequence PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence FrameAnatomySequence
+FrameContentSequence PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence
+FrameAnatomySequence
 """
 MAKERS = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions"
 

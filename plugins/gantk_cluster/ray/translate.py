@@ -128,10 +128,8 @@ class Sharing:
 
     def _count_death(self, job: Job | None) -> None:
         self.deaths[job] += 1
-        what = (
-            f"{MAX_WORKER_DEATHS} workers ended while they {'had it' if job else 'loaded the model'}: killed,"
-            " perhaps for memory"
-        )
+        during = "had it" if job else "loaded the model"
+        what = f"{MAX_WORKER_DEATHS} workers ended while they {during}: killed, perhaps for memory"
         if self.deaths[job] < MAX_WORKER_DEATHS:
             self.waiting.extendleft([job] if job else [])
             self.room = Room(self.room.ray, self.room.threads, self.room.device)

@@ -23,7 +23,7 @@ def expect_installed(parts) -> None:
 
 
 def bring_up_to_date(run: Path, ending: bool) -> None:
-    """Send what is new in the run folder to its trackers; `ending`: the rest too, and close them."""
+    """Send what is new in a run folder to its trackers; `ending`: the rest too, and close them."""
     from gantk_cluster.track.follow import followers
 
     for follower in followers(run, leaving=ending):

@@ -56,7 +56,8 @@ class Inventory:
 
     @property
     def definition(self) -> str:
-        return f"inventory/components-of-{self.least}-pixels/segmenter={self.segmenter or f'unet/steps={self.steps}'}"
+        segmenter = self.segmenter or f"unet/steps={self.steps}"
+        return f"inventory/components-of-{self.least}-pixels/segmenter={segmenter}"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.masks is None:

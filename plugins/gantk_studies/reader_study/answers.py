@@ -56,40 +56,48 @@ def load(
     """Read the key and each reader's answers; also returns a message for each file left out.
     UserError if all are.
     """
-    if not (key := read(file := Path(study) / "key.json", KEY)):
-        raise UserError(
-            f"'{study}' holds no key.json",
-            where="STUDY",
-            remedy="name what `gantk study new` wrote",
-        )
+    file = Path(study) / "key.json"
+    key = read(file, KEY)
+    if not key:
+        remedy = "name what `gantk study new` wrote"
+        raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy=remedy)
 
     digest = sha256_of(file)
-    accepted = {}
+    accepted: dict[str, tuple[Rows, Path]] = {}
     problems = []
     for path in map(Path, answers):
         try:
-            if not (said := read(path, ANSWERS, "ask the reader to save again")):
-                raise ValueError("it is not there")
-            if said["study"] != digest:
-                raise ValueError("it is of another study, or key.json was changed")
-            if said["reader"] not in key["readers"]:
-                raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
-            answered = [*accepted.get(said["reader"], ()), (rows_of(key, said), path)]
-            best, *rest = accepted[said["reader"]] = sorted(
-                answered, key=lambda one: -len(one[0]["case"])
-            )
-            problems += (
-                [f"'{rest[-1][1]}' is of {said['reader']} too: '{best[1]}' counts"] if rest else []
-            )
-        except (UserError, ValueError) as error:
-            problems.append(
-                f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{one_line(error)}"
-            )
+            reader, rows = _read_answers(path, key, digest)
+        except UserError as error:
+            problems.append(f"'{path}' is left out: damaged, {one_line(error)}")
+            continue
+        except ValueError as error:
+            problems.append(f"'{path}' is left out: {one_line(error)}")
+            continue
+
+        given = [(rows, path)]
+        if reader in accepted:
+            given.insert(0, accepted[reader])
+            given.sort(key=lambda one: -len(one[0]["case"]))
+            problems.append(f"'{given[1][1]}' is of {reader} too: '{given[0][1]}' counts")
+        accepted[reader] = given[0]
 
     if not accepted:
         raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
 
-    return key, {name: best[0] for name, (best, *_) in sorted(accepted.items())}, problems
+    return key, {name: rows for name, (rows, _) in sorted(accepted.items())}, problems
+
+
+def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:
+    """The reader and the rows of one file; UserError or ValueError where it cannot be scored."""
+    said = read(path, ANSWERS, "ask the reader to save again")
+    if not said:
+        raise ValueError("it is not there")
+    if said["study"] != digest:
+        raise ValueError("it is of another study, or key.json was changed")
+    if said["reader"] not in key["readers"]:
+        raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
+    return said["reader"], rows_of(key, said)
 
 
 def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
@@ -98,27 +106,37 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     """
     asked = np.array(key["readers"][said["reader"]])
     kind = key["kind"]
-    places, answer, seconds = (
-        np.array([one[x] for one in said["answers"]]) for x in ("question", "answer", "seconds")
-    )
+    places = np.array([one["question"] for one in said["answers"]])
+    answer = np.array([one["answer"] for one in said["answers"]])
+    seconds = np.array([one["seconds"] for one in said["answers"]])
     if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
         raise ValueError("no answer, two to one question, or one to a question that was not asked")
-    if wrong := {*answer.tolist()} - {*CHOICES[kind]}:
+    wrong = {*answer.tolist()} - {*CHOICES[kind]}
+    if wrong:
         raise ValueError(f"{min(wrong)} is no answer")
 
     case, which, repeat = asked[places].T
-    real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # 0 made to 1 real
-    right = 1.0 * (answer == which) if kind == "2afc" else np.where(which, 1.0 - real, real)
-    rows = {
+    if kind == "2afc":
+        right = 1.0 * (answer == which)
+        label = right
+        item = 2 * case + 1
+    else:
+        real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # 0 made to 1 real
+        right = np.where(which, 1.0 - real, real)
+        label = answer
+        item = 2 * case + which
+
+    return {
         "case": case,
         "which": which,
         "repeat": repeat > 0,
         "answer": answer,
         "seconds": seconds,
         "right": right,
+        "place": places / max(len(asked) - 1, 1),
+        "label": label,
+        "item": item,
     }
-    rows |= {"place": places / max(len(asked) - 1, 1), "label": right if kind == "2afc" else answer}
-    return rows | {"item": 2 * case + (1 if kind == "2afc" else which)}
 
 
 def items(rows: Collection[Rows], cases: int, name: str) -> np.ndarray:
@@ -155,24 +173,20 @@ def write_weights(
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "no training shows the images of this study, or what it shows was made of noise"
-        raise UserError(
-            what,
-            where="STUDY",
-            remedy="`gantk study new RUN --split train`, of a run that translates",
-        )
+        remedy = "`gantk study new RUN --split train`, of a run that translates"
+        raise UserError(what, where="STUDY", remedy=remedy)
 
     right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])
-    shown = zip(
-        key["cases"], np.round(1 + BOOST * right.mean(0).filled(0), 4).tolist(), strict=True
-    )
-    weights = {case[side]: weight for case, weight in shown for side in ("real", "made")}
-    write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
-    for line in [
-        *(f"warning  {problem}" for problem in problems),
-        f"written  {out}: {len(weights)} images",
-    ]:
-        say(line)
+    recognised = right.mean(0).filled(0)  # share of the readers, of each case
+    weights = {}
+    for case, weight in zip(key["cases"], np.round(1 + BOOST * recognised, 4), strict=True):
+        weights[case["real"]] = float(weight)
+        weights[case["made"]] = float(weight)
 
+    write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
+    for problem in problems:
+        say(f"warning  {problem}")
+    say(f"written  {out}: {len(weights)} images")
     return Path(out)
 
 
