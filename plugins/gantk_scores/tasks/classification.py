@@ -60,43 +60,39 @@ class Judge:
         """
         pictures = self._pictures(images)
         labels = labels.to(pictures.device)
-        rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[
-            labels.cpu()
-        ]
+        counts = torch.bincount(labels, minlength=classes).clamp_min(1).float()
+        rarity = (1 / counts).cpu()[labels.cpu()]
 
         def make() -> nn.Module:
-            channels = pictures.shape[1]
-            small = self.backbone == "small"
-            options = {"seed": self.seed, "num_classes": 0, "in_chans": channels}
-            if small:
-                body = SmallConv(channels)
-            else:
-                body = timm_model(self.backbone, self.weights, **options)
-
-            width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
-            return (
-                nn.Sequential(body, nn.Linear(width, classes))
-                .requires_grad_(True)
-                .to(pictures.device)
-            )
+            return self._network(pictures.shape[1], classes).to(pictures.device)
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
-            return F.cross_entropy(
-                network(vary_pictures(pictures[picked], generator)), labels[picked]
-            )
+            varied = vary_pictures(pictures[picked], generator)
+            return F.cross_entropy(network(varied), labels[picked])
 
         rate = SMALL_NETWORK_RATE if self.backbone == "small" else TIMM_RATES[self.weights]
         optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
+        parts = []
         with torch.autocast(pictures.device.type, enabled=False):
             network = train_network(make, loss, self.steps, self.seed, optimizer)
             with torch.no_grad():
-                parts = [
-                    network(part).softmax(1)
-                    for part in self._pictures(asked).split(IMAGES_PER_PASS)
-                ]
+                for part in self._pictures(asked).split(IMAGES_PER_PASS):
+                    parts.append(network(part).softmax(1))
 
         return torch.cat(parts).double().cpu().numpy()
+
+    def _network(self, channels: int, classes: int) -> nn.Module:
+        """The backbone with a linear head, for pictures (N, channels, side, side)."""
+        if self.backbone == "small":
+            body = SmallConv(channels)
+        else:
+            body = timm_model(
+                self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels
+            )
+
+        width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
+        return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True)
 
     def _pictures(self, images: Tensor) -> Tensor:
         """Resize and scale images to (N, channels, side, side), about -1 to 1."""
@@ -104,11 +100,9 @@ class Judge:
         for part in images.split(IMAGES_PER_PASS):
             part = 2 * part.float() / self.data_range - 1
             views = middle_slices(part) if images.ndim == 5 else [part]
-            sized = [
-                F.interpolate(view, (self.side, self.side), mode="bilinear", antialias=True)
-                for view in views
-            ]
-            pictures.append(torch.cat(sized, 1))
+            size = (self.side, self.side)
+            resized = [F.interpolate(v, size, mode="bilinear", antialias=True) for v in views]
+            pictures.append(torch.cat(resized, 1))
 
         return torch.cat(pictures)
 
@@ -140,10 +134,9 @@ class Classification(Judge):
     name = "classification"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        train, test, fake = (
-            labelled_images(*named)
-            for named in (("training", train), ("test", test), ("made", fake))
-        )
+        train = labelled_images("training", train)
+        test = labelled_images("test", test)
+        fake = labelled_images("made", fake)
         train = without_patients_of(train, test)
         classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
         if len(classes) < 2:
@@ -153,34 +146,37 @@ class Classification(Judge):
             remedy = "leave out the metric 'classification', or use data of two classes"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
-        train, test, fake = (
-            select_images(g, torch.isin(g.labels, torch.tensor(classes)))
-            for g in (train, test, fake)
-        )
+        train = _of_classes(train, classes)
+        test = _of_classes(test, classes)
+        fake = _of_classes(fake, classes)
+        synthetic = []  # what each fold is trained on, and what it is tested on
+        both = []
+        added = 0
         folds = cross_folds(fake, test)
-        halved = "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
-        # Real training images of the classes that were not generated are added.
-        lacking = [
-            select_images(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds
-        ]
-        added = max(map(len, lacking))
-        filled = [
-            (concatenate_groups(made, real), asked)
-            for (made, asked), real in zip(folds, lacking, strict=True)
-        ]
-        both = [(concatenate_groups(train, made), asked) for made, asked in folds]
-        if not all(len(made) for made, _ in folds):
-            filled = both = []
+        for made, asked in folds:
+            # Real training images of the classes that were not generated are added.
+            lacking = select_images(train, ~torch.isin(train.labels, made.labels))
+            added = max(added, len(lacking))
+            synthetic.append((concatenate_groups(made, lacking), asked))
+            both.append((concatenate_groups(train, made), asked))
 
-        kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
+        if not all(len(made) for made, _ in folds):
+            synthetic = []
+            both = []
+
+        count = f"synthetic={len(fake)}"
         real = f"real={len(train)}"
-        return {
-            self.name: self._test_folds(filled, kinds + halved, test, classes),
-            f"{self.name}_real": self._test_folds([(train, test)], real, test, classes),
-            f"{self.name}_both": self._test_folds(
-                both, f"{real}+synthetic={len(fake)}{halved}", test, classes
-            ),
+        others = f"+real-of-other-classes={added}" if added else ""
+        halved = "/crossed-over-halves-of-the-patients" if len(folds) > 1 else ""
+        trainings = {
+            self.name: (synthetic, f"{count}{others}{halved}"),
+            f"{self.name}_real": ([(train, test)], real),
+            f"{self.name}_both": (both, f"{real}+{count}{halved}"),
         }
+        scores = {}
+        for name, (folds, how) in trainings.items():
+            scores[name] = self._test_folds(folds, how, test, classes)
+        return scores
 
     def _test_folds(
         self,
@@ -198,12 +194,11 @@ class Classification(Judge):
 
         found = []
         truth = []
+        known = torch.tensor(classes)
         for learn, asked in folds:
-            own, true = (
-                torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked)
-            )
-            found.append(self.answers(learn.images, own, len(classes), asked.images))
-            truth.append(true.numpy())
+            labels = torch.searchsorted(known, learn.labels)
+            found.append(self.answers(learn.images, labels, len(classes), asked.images))
+            truth.append(torch.searchsorted(known, asked.labels).numpy())
 
         found = np.concatenate(found)
         truth = np.concatenate(truth)
@@ -246,27 +241,24 @@ class TwoSample(Judge):
         tested = min(len(test), len(asked))
         if min(count, tested) < 2:
             sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
-            raise UserError(
-                f"two_sample needs more images than {sizes}",
-                where="evaluate.metrics",
-                allowed="4 or more",
-            )
+            what = f"two_sample needs more images than {sizes}"
+            raise UserError(what, where="evaluate.metrics", allowed="4 or more")
 
-        learned = torch.cat([_spread(group, count).images for group in (train, known)])
-        real, made = (_spread(group, tested) for group in (test, asked))
+        learned = torch.cat([_spread(train, count).images, _spread(known, count).images])
+        real = _spread(test, tested)
+        made = _spread(asked, tested)
         labels = torch.arange(2).repeat_interleave(count)
         truth = np.repeat([0, 1], tested)
         found = self.answers(learned, labels, 2, torch.cat([real.images, made.images]))
-        names = [*(patient or f"real {i}" for i, patient in enumerate(real.patients))]
+        names = [patient or f"real {i}" for i, patient in enumerate(real.patients)]
         names += [f"made {i}" for i in range(tested)]
         ci95 = drawn_interval(lambda i: balanced_accuracy(found[i], truth[i]), names)
         right = int((found.argmax(1) == truth).sum())
         chance = float(bdtrc(right - 1, 2 * tested, 0.5)) if right else 1.0
         details = {"right": right, "asked": 2 * tested, "p_value": chance}
         how = f"learned-from={count}+{count}/asked-about={tested}+{tested}"
-        return Score(
-            balanced_accuracy(found, truth), ci95, tested, f"{self.definition}/{how}", details
-        )
+        value = balanced_accuracy(found, truth)
+        return Score(value, ci95, tested, f"{self.definition}/{how}", details)
 
 
 class SmallConv(nn.Module):
@@ -287,8 +279,8 @@ class SmallConv(nn.Module):
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(),
+                nn.MaxPool2d(2),
             ]
-            layers.append(nn.MaxPool2d(2))
 
         self.layers = nn.Sequential(*layers)
 
@@ -324,22 +316,25 @@ def labelled_images(which: str, group: ImageGroup) -> ImageGroup:
     return select_images(ImageGroup(group.images, group.patients, labels), labels >= 0)
 
 
+def _of_classes(group: ImageGroup, classes: list[int]) -> ImageGroup:
+    """The images of some classes."""
+    return select_images(group, torch.isin(group.labels, torch.tensor(classes)))
+
+
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     """A mask (N,), bool, of the images of `train` that show no patient of `test` and are not copies
     of its images.
     """
     patients = set(test.patients) - {""}
     seen = {image.cpu().numpy().tobytes() for image in test.images}
-    both = zip(train.patients, train.images, strict=True)
-    keep = [
-        patient not in patients and image.cpu().numpy().tobytes() not in seen
-        for patient, image in both
-    ]
+    keep = []
+    for patient, image in zip(train.patients, train.images, strict=True):
+        keep.append(patient not in patients and image.cpu().numpy().tobytes() not in seen)
     return torch.tensor(keep, dtype=torch.bool)
 
 
 def without_patients_of(train: ImageGroup, test: ImageGroup) -> ImageGroup:
-    """The images of `train` without those of patients of `test` and without copies of its images."""
+    """The images of `train` that neither show patients of `test` nor copy its images."""
     return select_images(train, strangers(train, test))
 
 
@@ -359,15 +354,15 @@ def cross_folds(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, Im
 def concatenate_groups(one: ImageGroup, other: ImageGroup) -> ImageGroup:
     """Concatenate two sets."""
     images = torch.cat([one.images, other.images.to(one.images.device)])
-    return ImageGroup(
-        images, [*one.patients, *other.patients], torch.cat([one.labels, other.labels])
-    )
+    labels = torch.cat([one.labels, other.labels])
+    return ImageGroup(images, [*one.patients, *other.patients], labels)
 
 
 def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """The mean recall over the classes present."""
     guess = probabilities.argmax(1)
-    return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
+    recalls = [(guess[truth == label] == label).mean() for label in np.unique(truth)]
+    return float(np.mean(recalls))
 
 
 def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -378,13 +373,17 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
     for the thousand draws of an interval.
     """
     labels = np.unique(truth)
-    areas = [np.nan] if len(labels) < 2 else []
-    # with two classes both areas are equal
-    for label in labels[1:] if probabilities.shape[1] == 2 else labels:
+    if len(labels) < 2:
+        return float("nan")
+    if probabilities.shape[1] == 2:
+        labels = labels[1:]  # with two classes both areas are equal
+
+    areas = []
+    for label in labels:
         inside = truth == label
         scores = probabilities[:, label]
         more = scores[inside][:, None] - scores[~inside]
-        areas.append((more > 0).mean() + (more == 0).mean() / 2 if more.size else np.nan)
+        areas.append((more > 0).mean() + (more == 0).mean() / 2)
 
     return float(np.mean(areas))
 

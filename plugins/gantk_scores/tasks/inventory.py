@@ -68,30 +68,28 @@ class Inventory:
         known = fake.masks.flatten(1).isfinite().all(1)
         find = self._segmenter(train)
         fakes = select_images(fake, known)
-        inputs = fake.inputs[known.cpu()] if fake.inputs is not None else None
-        before = find(inputs) > 0 if self.segmenter and inputs is not None else fakes.masks > 0
+        before = fakes.masks > 0
+        if self.segmenter and fake.inputs is not None:
+            before = find(fake.inputs[known.cpu()]) > 0
         rows = inventory(before, find(fakes.images) > 0, self.least)
         real: tuple[float | None, float | None] = (None, None)
         if not self.segmenter and test.masks is not None:
             drawn = select_images(test, test.masks.flatten(1).isfinite().all(1))
             real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
 
-        how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
-        values = [
-            np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan),
-            rows[:, 3],
-        ]
-        estimates = [estimate(each, fakes.patients) for each in values]
+        warning = {}
         if real[0] is not None and real[0] > MAX_MISSED_SHARE:
-            blind = {"warning": MISSING_WARNING.format(real[0])}
-        else:
-            blind = {}
+            warning["warning"] = MISSING_WARNING.format(real[0])
 
-        about = zip(NAMES, estimates, real, strict=True)
-        return {
-            name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind)
-            for name, one, same in about
-        }
+        lesions, vanished, _, invented = rows.T
+        lost_share = np.where(lesions > 0, vanished / np.maximum(lesions, 1), np.nan)
+        how = f"{self.definition}/n={len(fakes)}/lesions={int(lesions.sum())}"
+        scores = {}
+        for name, values, ceiling in zip(NAMES, (lost_share, invented), real, strict=True):
+            one = estimate(values, fakes.patients)
+            details = {"real": ceiling, **warning}
+            scores[name] = Score(one.value, one.ci95, len(fakes), how, details)
+        return scores
 
     def _segmenter(self, train: ImageGroup) -> Callable[[Tensor], Tensor]:
         if self.segmenter:

@@ -76,10 +76,9 @@ class Segmentation:
         if train is test:
             train, test = halves(test)
 
-        train, test, fake = (
-            _images_with_masks(*named)
-            for named in (("training", train), ("test", test), ("made", fake))
-        )
+        train = _images_with_masks("training", train)
+        test = _images_with_masks("test", test)
+        fake = _images_with_masks("made", fake)
         keep = strangers(train, test) & strangers(train, fake)
         known = self._learned
         if known is None or known[0] is not source or not torch.equal(known[1], keep):
@@ -104,20 +103,20 @@ class Segmentation:
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
             return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
 
-        answers = [
-            (self.make().fit(learn.images, learn.masks)(asked.images), asked)
-            for learn, asked in folds
-        ]
-        how = f"trained-on:made={len(fake)}" + "/crossed-over-halves-of-the-patients" * (
-            len(folds) > 1
-        )
+        answers = []
+        for learn, asked in folds:
+            segmenter = self.make().fit(learn.images, learn.masks)
+            answers.append((segmenter(asked.images), asked))
+
+        how = f"trained-on:made={len(fake)}"
+        if len(folds) > 1:
+            how += "/crossed-over-halves-of-the-patients"
         dice, details = agreement(answers)
         return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
 
     def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> Score:
-        return Score(
-            dice.value, dice.ci95, count, f"{self.definition}/{how}/patients={dice.n}", details
-        )
+        definition = f"{self.definition}/{how}/patients={dice.n}"
+        return Score(dice.value, dice.ci95, count, definition, details)
 
 
 def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
@@ -145,11 +144,12 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[
     names = [patient for _, group in answers for patient in group.patients]
     numbers = patient_numbers(names)
     patients = [names[first] for first in np.unique(numbers, return_index=True)[1]]
-    of_images = [x.sum(1).double().numpy() for x in (found & truth, found, truth)]
-    both, marked, drawn = (np.bincount(numbers, counts) for counts in of_images)
+    both = np.bincount(numbers, (found & truth).sum(1).double().numpy())
+    marked = np.bincount(numbers, found.sum(1).double().numpy())
+    drawn = np.bincount(numbers, truth.sum(1).double().numpy())
     # a patient without a lesion has neither Dice nor recall
     drawn = np.where(drawn > 0, drawn, np.nan)
-    alarms = np.where(of_images[2] > 0, np.nan, of_images[1] > 0)
+    alarms = np.where(truth.any(1).numpy(), np.nan, found.any(1).numpy())
     rates = {"found": estimate(both / drawn, patients), "false_alarms": estimate(alarms, names)}
     details = {name: {"value": rate.value, "ci95": rate.ci95} for name, rate in rates.items()}
     return estimate(2 * both / (marked + drawn), patients), details
@@ -182,14 +182,11 @@ class Segmenter:
         size = tuple(self._network_input(images[:1]).shape[2:])
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
-            picked = torch.multinomial(
-                share, BATCH[self.dims], replacement=True, generator=generator
-            )
-            image = images[picked.to(images.device)]
-            mask = drawn[picked.to(drawn.device)].to(images.device)
-            image, mask = mirror_randomly(
-                [self._network_input(image), self._shrunk(mask)], generator
-            )
+            batch = BATCH[self.dims]
+            picked = torch.multinomial(share, batch, replacement=True, generator=generator)
+            image = self._network_input(images[picked.to(images.device)])
+            mask = self._shrunk(drawn[picked.to(drawn.device)].to(images.device))
+            image, mask = mirror_randomly([image, mask], generator)
             return dice_loss(network(image), mask)
 
         def make() -> nn.Module:
@@ -204,11 +201,10 @@ class Segmenter:
     def __call__(self, images: Tensor) -> Tensor:
         """Segment images; returns lesion masks (N, 1, *size), bool."""
         mode = "bilinear" if self.dims == 2 else "trilinear"
+        positions = self._network_input(images[:1])[0, 0].numel()
         masks = []
         with torch.autocast(images.device.type, enabled=False):
-            for part in images.split(
-                max(1, MAX_BATCH_POSITIONS // self._network_input(images[:1])[0, 0].numel())
-            ):
+            for part in images.split(max(1, MAX_BATCH_POSITIONS // positions)):
                 answer = self.network(self._network_input(part))
                 if answer.shape[2:] != part.shape[2:]:
                     answer = F.interpolate(answer, part.shape[2:], mode=mode)
@@ -217,16 +213,15 @@ class Segmenter:
         return torch.cat(masks)
 
     def _network_input(self, images: Tensor) -> Tensor:
-        """The network's input: at most `side` pixels a side, scaled to -1 to 1, with NaN as black."""
+        """The network's input: at most `side` pixels a side, scaled to -1 to 1, NaN as black."""
         return self._shrunk(2 * images.float() / self.data_range - 1).nan_to_num(nan=-1.0)
 
     def _shrunk(self, images: Tensor) -> Tensor:
         scale = self.side / max(images.shape[2:])
         if scale >= 1:
             return images
-        return F.interpolate(
-            images, [max(1, round(side * scale)) for side in images.shape[2:]], mode="area"
-        )
+        size = [max(1, round(side * scale)) for side in images.shape[2:]]
+        return F.interpolate(images, size, mode="area")
 
 
 def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:
