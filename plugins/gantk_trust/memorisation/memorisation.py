@@ -29,19 +29,16 @@ class Memorisation(InFeatures):
     the same kind.
 
     - `copied`: the share p of generated images whose nearest real image is a training image,
-      corrected for chance:
-      (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images; 0 no copies, 1 only
-      copies. Distances
-      are of pixels at 32 a side without brightness and contrast, the least over mirroring and
-      shifts by a pixel.
+      corrected for chance: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images;
+      0 no copies, 1 only copies. Distances are of pixels at 32 a side without brightness and
+      contrast, the least over mirroring and shifts by a pixel.
       `copied_features`: the same with distances of features.
     - `distance_ratio`: mean distance of generated images to the nearest training image, divided by
-      that of held-out
-      images: 1 no copies, 0 only copies; blurred images are below 1 too (Meehan et al. 2020).
+      that of held-out images: 1 no copies, 0 only copies; blurred images are below 1 too (Meehan
+      et al. 2020).
     - `membership`: the AUC by which the distance to the nearest generated image separates training
-      from held-out
-      images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the discriminator's
-      score.
+      from held-out images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the
+      discriminator's score.
 
     Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or
     features, is above 0.1 and so is its whole interval, or the whole interval of the ratio is below
@@ -72,63 +69,46 @@ class Memorisation(InFeatures):
         """The training images, at most 1 GiB of them."""
         reals = RealImages(self.data, torch.device("cpu"))
         records = reals.records("train", self.data.letters[0])
-        records = records[
-            : number_that_fits(len(records), MAX_COMPARED_BYTES, self.data.table.size)
-        ]
+        count = number_that_fits(len(records), MAX_COMPARED_BYTES, self.data.table.size)
+        records = records[:count]
         return reals.group(reals.scored_images(records), records)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if train is test:
-            raise UserError(
-                "no held-out images say what is usual", remedy="set data.split.test above 0"
-            )
+            problem = "no held-out images say what is usual"
+            raise UserError(problem, remedy="set data.split.test above 0")
 
         train = self.training() if hasattr(self, "data") else train
         require_images(self.name, train, test, least=MIN_IMAGES)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
-        groups = (train, test, fake)
         found = {}
-        apart = {
-            "": pixel_distances(*groups),
-            "_features": feature_distances(*groups, self.network),
+        distances = {
+            "": pixel_distances(train, test, fake),
+            "_features": feature_distances(train, test, fake, self.network),
         }
-        real = [*train.patients, *test.patients]
-        side = np.arange(len(train) + len(test)) < len(train)
-        for end, (away, between) in apart.items():
+        for end, (away, between) in distances.items():
+            scores = _copy_scores(away, between, train, test, fake)
+            for name, (value, ci95) in zip(("copied", "distance_ratio"), scores, strict=True):
+                found[name + end] = Score(value, ci95, len(fake), how)
 
-            def scores(
-                kept: np.ndarray, made: np.ndarray, away=away, between=between
-            ) -> np.ndarray:
-                own = between[np.ix_(kept[~side], kept[side])]
-                return np.array(
-                    compare_distances(
-                        away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own
-                    )
-                )
-
-            values, ends = left_out_interval(scores, real, fake.patients, least=MIN_IMAGES)
-            if ends is None:
-                ends = None
-            else:
-                ends = (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
-            if ends is None:
-                pairs = [None, None]
-            else:
-                pairs = [tuple(map(float, each)) for each in zip(*ends, strict=True)]
-            for name, value, ci95 in zip(
-                (f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True
-            ):
-                found[name] = Score(float(value), ci95, len(fake), how)
-
-        away, _ = apart[""]
-        near = away.min(0)
-        found["membership"] = self.told_apart(-near[side], -near[~side], train, test, how)
-        ratio = away[:, side].min(1) / np.maximum(away[:, ~side].min(1), 1e-9)
+        away, _ = distances[""]
+        to_train = away[:, : len(train)]
+        to_test = away[:, len(train) :]
+        found["membership"] = self.told_apart(-to_train.min(0), -to_test.min(0), train, test, how)
+        ratio = to_train.min(1) / np.maximum(to_test.min(1), 1e-9)
         for place in np.argsort(ratio)[:4]:
-            closest = [int(away[place, where].argmin()) for where in (side, ~side)]
-            images = (fake.images[place], train.images[closest[0]], test.images[closest[1]])
-            about = {"ratio": float(ratio[place]), "patient": train.patients[closest[0]]}
-            self.nearest.append(about | {"images": images})
+            closest = int(to_train[place].argmin())
+            closest_held_out = int(to_test[place].argmin())
+            row = {
+                "ratio": float(ratio[place]),
+                "patient": train.patients[closest],
+                "images": (
+                    fake.images[place],
+                    train.images[closest],
+                    test.images[closest_held_out],
+                ),
+            }
+            self.nearest.append(row)
 
         self.nearest = self.nearest[-4:]
         return found
@@ -149,14 +129,34 @@ class Memorisation(InFeatures):
                 return float(roc_auc_score(truth[at], values[at]))
             return np.nan
 
-        names = [
-            f"{kind} {patient}"
-            for kind, group in (("t", train), ("h", test))
-            for patient in group.patients
-        ]
-        return Score(
-            auc(np.arange(len(values))), drawn_interval(auc, names, draws=200), len(values), how
-        )
+        names = [f"t {patient}" for patient in train.patients]
+        names += [f"h {patient}" for patient in test.patients]
+        ci95 = drawn_interval(auc, names, draws=200)
+        return Score(auc(np.arange(len(values))), ci95, len(values), how)
+
+
+def _copy_scores(
+    away: np.ndarray, between: np.ndarray, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+) -> list[tuple[float, tuple[float, float] | None]]:
+    """`copied` and `distance_ratio`, each with its 95 % interval, from distances (F, N + M) and
+    (M, N).
+    """
+    real = [*train.patients, *test.patients]
+    is_train = np.arange(len(real)) < len(train)
+
+    def scores(kept: np.ndarray, made: np.ndarray) -> np.ndarray:
+        training = away[np.ix_(made, kept & is_train)]
+        held_out = away[np.ix_(made, kept & ~is_train)]
+        own = between[np.ix_(kept[~is_train], kept[is_train])]
+        return np.array(compare_distances(training, held_out, own))
+
+    (copied, ratio), ends = left_out_interval(scores, real, fake.patients, least=MIN_IMAGES)
+    if ends is None:
+        return [(float(copied), None), (float(ratio), None)]
+
+    low = np.maximum(ends[0], [-1, 0]).tolist()
+    high = np.minimum(ends[1], [1, np.inf]).tolist()
+    return [(float(copied), (low[0], high[0])), (float(ratio), (low[1], high[1]))]
 
 
 def compare_distances(
@@ -169,9 +169,9 @@ def compare_distances(
     other = held_out.min(1)
     chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
     share = ((nearest < other) + 0.5 * (nearest == other)).mean()
-    return float((share - chance) / (1 - chance)), float(
-        nearest.mean() / max(between.min(1).mean(), 1e-9)
-    )
+    copied = (share - chance) / (1 - chance)
+    ratio = nearest.mean() / max(between.min(1).mean(), 1e-9)
+    return float(copied), float(ratio)
 
 
 def pixel_distances(
@@ -180,25 +180,31 @@ def pixel_distances(
     """Pixel distances (F, N + M) and (M, N) of small normalised images, the least over mirroring
     and small shifts.
     """
-    own, other, made = (_small(group.images) for group in (train, test, fake))
+    own = _small(train.images)
+    other = _small(test.images)
+    made = _small(fake.images)
+    return _moved_distances(made, torch.cat([own, other])), _moved_distances(other, own)
 
-    def distances(one: Tensor, real: Tensor) -> np.ndarray:
-        moved = [one, *(one.roll(step, axis) for axis in range(2, one.ndim) for step in (-1, 1))]
-        alike = torch.stack(
-            [_unit(x) @ _unit(real).T for each in moved for x in (each, each.flip(-1))]
-        ).amax(0)
-        return (2 - 2 * alike.double()).clamp_min(0).sqrt().numpy()
 
-    return distances(made, torch.cat([own, other])), distances(other, own)
+def _moved_distances(images: Tensor, real: Tensor) -> np.ndarray:
+    """Distances (N, M), the least over mirroring and shifts of `images` by a pixel."""
+    moved = [images]
+    for axis in range(2, images.ndim):
+        moved += [images.roll(-1, axis), images.roll(1, axis)]
+
+    reference = _unit(real).T
+    similarities = []
+    for each in moved:
+        similarities += [_unit(each) @ reference, _unit(each.flip(-1)) @ reference]
+
+    similarity = torch.stack(similarities).amax(0)
+    return (2 - 2 * similarity.double()).clamp_min(0).sqrt().numpy()
 
 
 def _small(images: Tensor) -> Tensor:
     scale = min(1.0, COMPARED_SIDES[images.ndim - 2] / max(images.shape[2:]))
-    return F.interpolate(
-        images.float().cpu(),
-        [max(1, round(side * scale)) for side in images.shape[2:]],
-        mode="area",
-    )
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    return F.interpolate(images.float().cpu(), size, mode="area")
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -210,8 +216,10 @@ def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, net
     """Feature distances (F, N + M) and (M, N), each feature divided by its deviation over the
     training images.
     """
-    own, other, made = (group.vectors(network) for group in (train, test, fake))
-    mean = own.mean(0)
-    deviation = np.maximum(own.std(0), 1e-6)
-    own, other, made = (torch.from_numpy((each - mean) / deviation) for each in (own, other, made))
+    vectors = train.vectors(network)
+    mean = vectors.mean(0)
+    deviation = np.maximum(vectors.std(0), 1e-6)
+    own = torch.from_numpy((vectors - mean) / deviation)
+    other = torch.from_numpy((test.vectors(network) - mean) / deviation)
+    made = torch.from_numpy((fake.vectors(network) - mean) / deviation)
     return torch.cdist(made, torch.cat([own, other])).numpy(), torch.cdist(other, own).numpy()
