@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register the models in the folder `shipped`, by their folders' names, and the MONAI exporter."""
+    """Register the models in the folder `shipped`, by their folders' names, and an exporter."""
     add.models("gantk_models.shipped")
     add.exporter("monai", "gantk_models.monai.bundle:Monai")
     add.function("pack", "gantk_models.packing:pack")
@@ -23,7 +23,7 @@ def gantk_commands(cli) -> None:
 
 @hookimpl
 def gantk_find_model(address, say):
-    """Download the model at hf://USER/NAME@REVISION; returns its folder, None for other addresses."""
+    """Download a model at hf://USER/NAME@REVISION to a folder; None for other addresses."""
     if not address.startswith("hf://"):
         return None
     from gantk_models.hub.hub import fetch_model

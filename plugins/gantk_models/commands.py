@@ -1,4 +1,4 @@
-"""`gantk models` and `gantk pack` on the command line; nothing heavy is imported before they run."""
+"""`gantk models` and `gantk pack` on the command line; heavy imports wait until they run."""
 
 from __future__ import annotations
 

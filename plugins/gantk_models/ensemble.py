@@ -28,12 +28,14 @@ KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard devia
 
 
 def load(model: Any, device: str | None) -> Ensemble | None:
-    """Load several models as an Ensemble, a list of one as that one; None where `model` is no list."""
+    """Load several models as an Ensemble, a list of one as that one; None if `model` is no list."""
     from gantk import load as load_one
 
     paths = member_paths(model) or []
     members = [load_one(path, device=device) for path in paths]
-    return Ensemble(members, paths) if len(members) > 1 else next(iter(members), None)
+    if len(members) > 1:
+        return Ensemble(members, paths)
+    return members[0] if members else None
 
 
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
@@ -47,23 +49,25 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
         path = Path(model)
         text = os.fspath(model)
         if os.path.exists(path):  # Path.exists raises for a text longer than file names may be
-            return _folds(path) if path.is_dir() and not (path / "recipe.toml").exists() else None
+            if path.is_dir() and not (path / "recipe.toml").exists():
+                return _folds(path)
+            return None
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
         if not parts:
             return None
     else:
         parts = list(model)
 
-    parts = [part.strip() if isinstance(part, str) else part for part in parts]
-    paths = [
-        path
-        for part in filter(None, parts)
-        for path in member_paths(part) or [_path_or_address(part)]
-    ]
+    paths = []
+    for part in parts:
+        if isinstance(part, str):
+            part = part.strip()
+        if part:
+            paths += member_paths(part) or [_path_or_address(part)]
+
     if not paths:
-        raise UserError(
-            "no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT"
-        )
+        remedy = "name runs: gantk translate RUN1,RUN2 IN OUT"
+        raise UserError("no model is named", where="RUN", remedy=remedy)
 
     return paths
 
@@ -89,11 +93,8 @@ def _folds(path: Path) -> list[Path] | None:
     ]
     if len(finished) < folds:
         what = f"'{path}' holds {len(finished)} of {count_noun(folds, 'fold')}, trained to the end"
-        raise UserError(
-            what,
-            where="RUN",
-            remedy="give the same `gantk run RECIPE --folds` again, or name the runs",
-        )
+        remedy = "give the same `gantk run RECIPE --folds` again, or name the runs"
+        raise UserError(what, where="RUN", remedy=remedy)
 
     return finished
 
@@ -118,10 +119,8 @@ class Ensemble(TrainedModel):
             except UserError:  # the member has no such domain
                 ends = _ends(member, None)
             if [each.lower() for each in ends] != [each.lower() for each in first]:
-                what = (
-                    f"'{names[0]}' translates {' to '.join(first)}, and '{name}'"
-                    f" {' to '.join(ends)}"
-                )
+                others = " to ".join(ends)
+                what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {others}"
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
     def domain(self, name: str | None) -> str:
@@ -133,7 +132,7 @@ class Ensemble(TrainedModel):
         return self.members[0].contrasts(letter)
 
     def frame(self, letter: str) -> Frame:
-        """The first member's frame; the range of the target's values covers those of all members."""
+        """The first member's frame; its range of the target's values covers those of all members."""
         frame = self.members[0].frame(letter)
         all_values = [member.frame(member.domain(frame.target)).values for member in self.members]
         if not all(all_values):
@@ -150,9 +149,8 @@ class Ensemble(TrainedModel):
         """Name and hash of the members' weights, equal for two translations by the same members."""
         identities = [member.identity() for member in self.members]
         names = ", ".join(dict.fromkeys(each["name"] for each in identities))
-        digest = hashlib.sha256(
-            " ".join(each["sha256"] for each in identities).encode()
-        ).hexdigest()
+        hashes = " ".join(each["sha256"] for each in identities)
+        digest = hashlib.sha256(hashes.encode()).hexdigest()
         return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
     def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
@@ -191,8 +189,11 @@ class Ensemble(TrainedModel):
             else:
                 mean, square = _update_moments(made, mean, square, number)
 
+        if not options.uncertainty:
+            return mean
+        # exported models do without torch: it is imported only where a member returns tensors
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
-        return stack([mean, (square / (number - 1)) ** 0.5]) if options.uncertainty else mean
+        return stack([mean, (square / (number - 1)) ** 0.5])
 
     def images(
         self,
@@ -245,8 +246,8 @@ class Ensemble(TrainedModel):
             )
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
-        """The options for each member; returns the same object for the same `options`, since members
-        cache by identity.
+        """The options for each member: the same object for the same `options`, since members cache
+        by identity.
         """
         if options is not self._options:
             if options.variants is not None:
@@ -257,12 +258,8 @@ class Ensemble(TrainedModel):
                 raise UserError(what, where="--variants", remedy="name one run")
             if options.uncertainty not in (None, *KINDS):
                 what = "the uncertainty of several models is how far they differ"
-                raise UserError(
-                    what,
-                    where="--uncertainty",
-                    allowed=KINDS,
-                    remedy="name one run for other kinds",
-                )
+                remedy = "name one run for other kinds"
+                raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
             self._options = options
             self._inner_options = replace(options, uncertainty=None)
 
@@ -276,7 +273,7 @@ def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
 
 
 def _update_moments(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
-    """Update the mean and the sum of squared deviations with the `number`th value (Welford 1962)."""
+    """Update mean and sum of squared deviations with the `number`th value (Welford 1962)."""
     apart = value - mean
     mean = mean + apart / number
     return mean, square + apart * (value - mean)

@@ -117,7 +117,7 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
 
 
 def _windows(direction: Direction) -> bool:
-    """Whether an image of the recipe's size is translated in windows, each with its own statistics."""
+    """Whether an image of the recipe's size is translated in windows of own statistics."""
     model = direction.translator.model
     size = tuple(direction.translator.method.geometry.size)
     return model.translate.statistics == "window" and size != tuple(model.data.size)
@@ -155,12 +155,15 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     left_out = [
         "Files on another intensity scale than the training images': gantk fits its mapping anew."
     ]
-    left_out += (
-        ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
-    )
-    left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
-    left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
-    left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]
+    if data.spacing:
+        left_out.append("gantk's own resampling: MONAI's differs by interpolation.")
+    if frame.masked:
+        left_out.append("Keeping what is masked out of an image masked out.")
+    if data.missing == "mask":
+        left_out.append("Patients who lack a contrast.")
+    for step in translator.model.post:
+        left_out.append(f"The recipe's post-step `{step.name}`.")
+
     return f"""# {frame.source} to {frame.target}
 
 Method: {translator.model.method.name}, {direction.saved["step"]} steps; gantk {__version__}.
@@ -187,7 +190,7 @@ intensities alone or nothing at all, has learnt nothing of use.
 ## What was checked
 
 `models/model.ts` was compared with the trained PyTorch network: {parity_line}.
-The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. TranslateOptions at a first
+The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. Look at a first
 result before you use many.
 
 ## What is left out

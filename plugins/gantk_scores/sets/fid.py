@@ -11,8 +11,8 @@ from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
 MIN_RELIABLE_IMAGES = 2048
 MIN_IMAGES = 8  # fewest images
 WARNING = (
-    f"fewer than {MIN_RELIABLE_IMAGES} images: the value is too high by chance, the more so the fewer they are; "
-    "compare it between sets of the same size only, or use kid, which has no such bias"
+    f"fewer than {MIN_RELIABLE_IMAGES} images: the value is too high by chance, the more so the"
+    " fewer they are; compare it between sets of the same size only, or use kid, which has no such bias"
 )
 
 

@@ -1,4 +1,4 @@
-"""Draws an explanation: input, translation with the region's outline, and the map over the input."""
+"""Draws an explanation: input, translation with the region's outline, map over the input."""
 
 from __future__ import annotations
 

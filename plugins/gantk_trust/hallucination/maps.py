@@ -128,7 +128,7 @@ def slope(image: Tensor) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
-    """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all spatial axes."""
+    """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all of space."""
     reach = max(1, round(3 * deviation))
     kernel = torch.exp(
         -(torch.arange(-reach, reach + 1, device=image.device) ** 2) / (2 * deviation**2)

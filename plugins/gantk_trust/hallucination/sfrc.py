@@ -58,7 +58,8 @@ class SFRC(PairMetric):
         super().expect_size(size[-2:])
 
     def _method(self) -> str:
-        how = f"patch={self.patch}/threshold={self.threshold:g}/below={self.frequency:g}-cycles-a-pixel"
+        how = f"patch={self.patch}/threshold={self.threshold:g}"
+        how += f"/below={self.frequency:g}-cycles-a-pixel"
         return f"{super()._method()}/{how}/floor={self.floor:g}"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
@@ -86,7 +87,7 @@ class SFRC(PairMetric):
 
 
 def planes(images: Tensor) -> Tensor:
-    """Split volumes (N, C, D, H, W) into planes (N D, C, H, W); images (N, C, H, W) stay unchanged."""
+    """Split volumes (N, C, D, H, W) into planes (N D, C, H, W); return (N, C, H, W) unchanged."""
     return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
 
 

@@ -95,7 +95,7 @@ def _discriminator_scores(network: Any, images: Tensor, scorer: Any) -> np.ndarr
 
 
 def _picture(image: Tensor) -> str:
-    """An image (C, *size) in 0..1 as a data URI: the mean of the channels, a volume's middle plane."""
+    """An image (C, *size) in 0..1 as a data URI: mean of the channels, a volume's middle plane."""
     plane = image.float().cpu().mean(0)
     plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
     levels = (plane.clamp(0, 1) * 255).round().byte().numpy()

@@ -100,7 +100,7 @@ class Dropout(Flips):
 
 
 class Checkpoints(Flips):
-    """Standard deviation over the run's saved checkpoints, a snapshot ensemble (Huang et al. 2017)."""
+    """Standard deviation over the saved checkpoints, a snapshot ensemble (Huang et al. 2017)."""
 
     needs = "several checkpoints: train.keep of 2 or more"
 
