@@ -20,6 +20,7 @@ KINDS = ("input", "output", "truth")
 MAX_SIDE_VOXELS = 96  # most voxels along a side; larger volumes are thinned, which the page states
 LEVELS = 4095  # steps of intensity between a volume's darkest and brightest voxel
 VOLUME = table("patient", "stem", patient=str, stem=Part)
+DISPLAY_PERCENTILES = (0.5, 99.5)  # of a volume's values, shown as black and white
 MAX_VOLUMES = 2  # volumes on a page
 # NiiVue loads its own font from a data URI, and decompresses volumes in a web worker and
 # WebAssembly.
@@ -28,28 +29,34 @@ POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where the run folder has no volumes."""
+    schema = RootModel[dict[str, table(volumes=list[VOLUME])]]
     try:
-        found = read(
-            record.path / "patients.json", RootModel[dict[str, table(volumes=list[VOLUME])]]
-        )
+        found = read(record.path / "patients.json", schema)
     except UserError:  # the section of the patients reports it
         return None
 
-    listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
-    volumes = [
-        {"patient": one["patient"], "label": record.label(key)} | made
-        for key, one in listed[:MAX_VOLUMES]
-        if (made := embed_volumes(record.path, one["stem"]))
-    ]
+    rows = []
+    for key, direction in found.items():
+        for row in direction.get("volumes") or ():
+            rows.append((record.label(key), row))
+
+    volumes = []
+    for label, row in rows[:MAX_VOLUMES]:
+        embedded = embed_volumes(record.path, row["stem"])
+        if embedded:
+            volumes.append({"patient": row["patient"], "label": label, **embedded})
+
     if not volumes:
         return None
 
-    files = {
+    return {
         "template": "volumes.html.j2",
         "styles": ["volumes.css"],
         "scripts": ["niivue.umd.js", "volumes.js"],
+        "folder": HERE,
+        "policy": POLICY,
+        "volumes": volumes,
     }
-    return files | {"folder": HERE, "policy": POLICY, "volumes": volumes}
 
 
 def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
@@ -62,11 +69,11 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     if not all(is_inside(run, path) for path in paths.values()):
         return {}
 
+    voxels = {}
     try:
         images = {kind: nibabel.load(path) for kind, path in paths.items()}
-        voxels = {
-            kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()
-        }
+        for kind, image in images.items():
+            voxels[kind] = np.asarray(image.dataobj, dtype=np.float32)
         voxels["error"] = abs(voxels["output"] - voxels["truth"])
     except Exception:  # damaged: the section of the patients reports it
         return {}
@@ -77,12 +84,11 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     for kind, each in voxels.items():
         low = float(each.min())
         step = float(np.ptp(each)) / LEVELS or 1.0
-        image = nibabel.Nifti1Image(
-            ((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16), affine
-        )
+        levels = ((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16)
+        image = nibabel.Nifti1Image(levels, affine)
         image.header.set_slope_inter(step, low)
         packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
 
-    low, high = (float(value) for value in np.percentile(voxels["truth"], [0.5, 99.5]))
-    source = [float(value) for value in np.percentile(voxels["input"], [0.5, 99.5])]
-    return {"files": packed, "thin": thin, "target": [low, high], "source": source}
+    target = np.percentile(voxels["truth"], DISPLAY_PERCENTILES).tolist()
+    source = np.percentile(voxels["input"], DISPLAY_PERCENTILES).tolist()
+    return {"files": packed, "thin": thin, "target": target, "source": source}
