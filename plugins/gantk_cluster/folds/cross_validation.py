@@ -63,14 +63,8 @@ def cross_validate(
         raise UserError(problem, where="--folds", allowed="2 up to the number of patients")
 
     track = list(track)
-    overrides: dict[str, Any] = {}
-    if precision is not None:
-        overrides["train.precision"] = precision
-    if seed is not None:
-        overrides["train.seed"] = seed
-    if track:
-        overrides["track"] = track
-
+    overrides = {"train.precision": precision, "train.seed": seed, "track": track or None}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     settings = [_settings_of_fold(set, folds, k) for k in range(folds)]
     loaded, model = checked_recipe(recipe, data, settings[0], profile, overrides)
     if model.data.split.file:
@@ -90,12 +84,7 @@ def cross_validate(
     for place, own in zip(places, settings, strict=True):
         _require_same(place, checked_recipe(recipe, data, own, profile, overrides)[1])
 
-    others = sorted(each.name for each in folder.glob("fold-*") if each not in places)
-    if others:
-        what = f"'{folder}' holds {others[0]}, which is none of {folds} folds"
-        remedy = "name another folder, or ask for as many folds as before"
-        raise UserError(what, where="--out", remedy=remedy)
-
+    _require_no_others(folder, places)
     options |= {"data": data, "profile": profile, "precision": precision, "seed": seed}
     for k, place in enumerate(places):
         if (place / "report.html").exists() and (place / "metrics.json").exists():
@@ -124,6 +113,15 @@ def _settings_of_fold(settings: Settings, folds: int, k: int) -> Settings:
     if isinstance(settings, Mapping):
         return {**settings, **part}
     return [*settings, *(f"{key}={n}" for key, n in part.items())]
+
+
+def _require_no_others(folder: Path, places: list[Path]) -> None:
+    """UserError where a folder holds folds beside `places`."""
+    others = sorted(each.name for each in folder.glob("fold-*") if each not in places)
+    if others:
+        what = f"'{folder}' holds {others[0]}, which is none of {len(places)} folds"
+        remedy = "name another folder, or ask for as many folds as before"
+        raise UserError(what, where="--out", remedy=remedy)
 
 
 def _require_same(place: Path, model: Model) -> None:

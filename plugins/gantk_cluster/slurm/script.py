@@ -41,14 +41,7 @@ def job_script(
 
     `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
     """
-    words = []
-    for each in set:
-        words += ["--set", each]
-    if data:
-        words += ["--data", data]
-    if profile:
-        words += ["--profile", profile]
-
+    words = _training_options(set, data, profile)
     sweeps = sweep is not None
     begun = (Path(what) / SWEEP).is_file()
     if begun or (Path(what) / "recipe.toml").is_file():
@@ -95,6 +88,18 @@ def job_script(
         raise UserError(problem, where=what, remedy="rename it") from None
 
     return text
+
+
+def _training_options(settings: Iterable[str], data: str | None, profile: str | None) -> list[str]:
+    """The words of a command line that --set, --data and --profile take."""
+    words = []
+    for setting in settings:
+        words += ["--set", setting]
+    if data:
+        words += ["--data", data]
+    if profile:
+        words += ["--profile", profile]
+    return words
 
 
 def _check_run(folder: str) -> None:

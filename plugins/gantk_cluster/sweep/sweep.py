@@ -79,9 +79,7 @@ def sweep(
         if recipe is not None or space:
             problem = "a sweep goes on with what it was asked for"
             raise UserError(problem, where="--resume", remedy="leave the rest out")
-        asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")
-        if not asked:
-            raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+        asked = _saved_settings(folder)
     else:
         if recipe is None:
             remedy = "`gantk sweep RECIPE --space KEY=LOW..HIGH`"
@@ -90,9 +88,8 @@ def sweep(
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
         asked = _shared_settings(loaded, model, list(space), scheduler, score)
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
-        if folder and folder.is_dir() and any(folder.iterdir()):
-            remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
-            raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
+        if folder:
+            _require_empty(folder)
 
     with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
         if folder is None:
@@ -111,6 +108,21 @@ def sweep(
 
     _say_results(folder, rows, rule, say)
     return folder
+
+
+def _saved_settings(folder: Path) -> dict[str, Any]:
+    """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
+    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")
+    if not asked:
+        raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+    return asked
+
+
+def _require_empty(folder: Path) -> None:
+    """UserError where a folder holds something."""
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
+        raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
 
 
 def _say_results(
