@@ -373,7 +373,7 @@ class Axis:
             return self.ends.index(value) / (len(self.ends) - 1)
         low, high = self.ends
         if "log" in self.sampler:
-            low, high, value = math.log(low), math.log(high), math.log(value)
+            low, high, value = map(math.log, (low, high, value))
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
