@@ -122,7 +122,8 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
     `image_is_scan`: an image of the network is a whole scan. MONAI scales before it cuts slices, so
     only then is per = "image" the same as "volume".
     """
-    state, (start, end) = line.state(), line.range
+    state = line.state()
+    start, end = line.range
     if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
         return [_range(key, *state["fitted"][:2], start, end)]
 

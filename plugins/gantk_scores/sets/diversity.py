@@ -44,7 +44,8 @@ class Diversity:
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         require_images(self.name, test, fake)
-        (pairs, apart), (fakes, differ) = self._pairs(test), self._pairs(fake)
+        pairs, apart = self._pairs(test)
+        fakes, differ = self._pairs(fake)
         how = f"{self.definition}/n={len(fake)},real={len(test)}"
         if not len(pairs) or not apart.any():
             return Score(None, None, len(fake), f"{how}/real-images-alike")

@@ -79,27 +79,18 @@ def judge_uncertainty(
     owners = []
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
-        auroc, auroc_10 = (
-            _auroc(large, u)
-            for large in (
-                e > np.quantile(e, WORST_QUANTILE),
-                e > LARGE_ERROR_SHARE * (span or np.inf),
-            )
-        )
-        rejected, oracle, random = curve = (
-            _rejection(e, u),
-            _rejection(e, e),
-            np.full(len(KEPT_SHARES), e.mean()),
-        )
+        auroc = _auroc(e > np.quantile(e, WORST_QUANTILE), u)
+        auroc_10 = _auroc(e > LARGE_ERROR_SHARE * (span or np.inf), u)
+        rejected = _rejection(e, u)
+        oracle = _rejection(e, e)
+        random = np.full(len(KEPT_SHARES), e.mean())
         spearman = spearmanr(e, u).statistic if varied else np.nan
         scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
-        curves.append(curve)
-        covered.append(
-            [
-                (e[:, None] <= SPREADS_FOR_NOMINAL * u[:, None] * factor).mean(0)
-                for factor in (scale or 1.0, 1.0)
-            ]
-        )
+        curves.append((rejected, oracle, random))
+        spreads = SPREADS_FOR_NOMINAL * u[:, None]
+        scaled = (e[:, None] <= spreads * (scale or 1.0)).mean(0)
+        unscaled_share = (e[:, None] <= spreads).mean(0)
+        covered.append([scaled, unscaled_share])
         owners.append(patient)
 
     columns = np.array(scores, dtype=float).reshape(-1, 5).T
