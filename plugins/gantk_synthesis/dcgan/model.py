@@ -5,6 +5,7 @@ Chintala, ICLR 2016).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from gantk.nets.blocks import UpKind, one_hot, with_class
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.dcgan.network import DCGANGenerator
+from gantk_synthesis.noise import generate_in_parts, seeded_rows
 
 IMAGES_PER_CALL = 16  # images generated at once
 GOLDEN = 0.618034  # multiples of the golden ratio, modulo 1, fill the unit interval evenly
@@ -94,7 +96,8 @@ class DCGAN(Method):
             self.shown += one_hot(label, self.classes).sum(dim=0)
         fake = self._generate(self._noise_for(batch), label)
         batch["fake"] = fake.detach()
-        return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
+        logits = self._judge(self.augment(fake), label)
+        return {"adversarial": self.adversarial.generator(logits)}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake, in separate passes where batch norm would mix them (section 3 of the
@@ -110,14 +113,15 @@ class DCGAN(Method):
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
 
-        shown = [
-            with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])
-        ]
-        real, fake = self.batched_forward(self.discriminator, *shown)
+        seen_real = with_class(self.augment(image), label, self.classes)
+        seen_fake = with_class(self.augment(batch["fake"]), label, self.classes)
+        real, fake = self.batched_forward(self.discriminator, seen_real, seen_fake)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
         penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
-        return losses if penalty is None else losses | {"penalty": penalty}
+        if penalty is not None:
+            losses["penalty"] = penalty
+        return losses
 
     def train(self, mode: bool = True) -> DCGAN:
         """Set the mode; on the change to inference, recompute batch norm's statistics for the
@@ -168,12 +172,7 @@ class DCGAN(Method):
         classes in turn.
         """
         noise = self._noise(n, seed)
-        parts = zip(
-            noise.split(IMAGES_PER_CALL),
-            self.labels_of(n, labels).split(IMAGES_PER_CALL),
-            strict=True,
-        )
-        return torch.cat([self._generate(*part) for part in parts])
+        return generate_in_parts(self, self._generate, noise, labels, IMAGES_PER_CALL)
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """The function from noise (n, latent), and labels (n,) where the method has classes, to
@@ -185,9 +184,8 @@ class DCGAN(Method):
         """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for
         every device.
         """
-        generator = torch.Generator().manual_seed(seed)
-        rows = [self._random((self.latent,), generator=generator, device="cpu") for _ in range(n)]
-        return torch.stack(rows).to(next(self.generator.parameters()).device)
+        draw = partial(self._random, (self.latent,))
+        return seeded_rows(n, seed, next(self.generator.parameters()).device, draw)
 
     def _noise_for(self, batch: Batch) -> Tensor:
         return self._random((len(batch["image"]), self.latent), device=batch["image"].device)

@@ -17,10 +17,11 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
+from gantk_synthesis.noise import generate_in_parts
 from gantk_synthesis.progan.layers import double, halve
 from gantk_synthesis.progan.networks import FIRST_SIDE, Discriminator, Generator, filters_at
 
-AT_ONCE = 32  # images per forward pass of `sample`
+IMAGES_PER_CALL = 32  # images per forward pass of `sample`
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,11 @@ class ProGAN(Method):
         shares = self.shares[first:] if steps else self.shares[-1:]
         spare = max(0, steps - len(shares))
         total = sum(shares)
-        edges = [
-            0,
-            *(
-                min(k, steps) + round(spare * sum_ / total)
-                for k, sum_ in enumerate(accumulate(shares), 1)
-            ),
-        ]
         stages = []
-        for level, (start, end) in enumerate(
-            zip(edges[:-1], edges[1:], strict=True), len(self.shares) - len(shares)
-        ):
+        start = 0
+        for number, part in enumerate(accumulate(shares), 1):
+            level = len(self.shares) - len(shares) + number - 1
+            end = min(number, steps) + round(spare * part / total)
             fading = round(self.fade * (end - start)) if stages else 0
             if fading:
                 # alpha of each step's middle, so that no step trains a level with alpha 0
@@ -121,6 +116,7 @@ class ProGAN(Method):
                 stages.append(self._stage(level, fading, rise))
             if end - start > fading or not steps:
                 stages.append(self._stage(level, end - start - fading, None))
+            start = end
 
         return stages
 
@@ -133,16 +129,11 @@ class ProGAN(Method):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The adversarial loss of images from new noise."""
         alpha = self._fade_in()
-        level = self._growth.level
         label = batch.get("label")
-        real = batch["image"]
-        fake = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
+        fake = self._generate_batch(batch, alpha)
         batch["fake"] = fake.detach()
-        return {
-            "adversarial": self.adversarial.generator(
-                self.d(self.augment(fake), level, alpha, label)
-            )
-        }
+        logits = self.d(self.augment(fake), self._growth.level, alpha, label)
+        return {"adversarial": self.adversarial.generator(logits)}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and
@@ -154,9 +145,7 @@ class ProGAN(Method):
         real = fade_real(batch["image"], alpha)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
-                batch["fake"] = self.g(
-                    torch.randn(len(real), self.latent, device=real.device), level, alpha, label
-                )
+                batch["fake"] = self._generate_batch(batch, alpha)
 
         real = self.augment(real)
         fake = self.augment(batch["fake"])
@@ -173,16 +162,19 @@ class ProGAN(Method):
 
         return losses
 
+    def _generate_batch(self, batch: Batch, alpha: Tensor | None) -> Tensor:
+        """As many images from new noise as the batch has, of its labels."""
+        real = batch["image"]
+        noise = torch.randn(len(real), self.latent, device=real.device)
+        return self.g(noise, self._growth.level, alpha, batch.get("label"))
+
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` images of `data.size`, at any level reached, clipped to the range; `labels` None:
         classes in turn.
         """
-        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(
-            self.level.device
-        )
-        make = self.sampler()
-        parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
-        return torch.cat([make(z, label) for z, label in parts])
+        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed))
+        noise = noise.to(self.level.device)
+        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function from noise (n, latent), and labels (n,) if conditional, to images at the
@@ -229,9 +221,8 @@ class ProGAN(Method):
 
     def _stage(self, level: int, steps: int, fade: tuple[float, float] | None) -> Growth:
         side = FIRST_SIDE * 2**level
-        return Growth(
-            f"{side} fade" if fade else str(side), steps, (side,) * self.geometry.dims, level, fade
-        )
+        name = f"{side} fade" if fade else str(side)
+        return Growth(name, steps, (side,) * self.geometry.dims, level, fade)
 
 
 def fade_real(real: Tensor, alpha: Tensor | None) -> Tensor:
@@ -255,8 +246,8 @@ def levels_of(size: tuple[int, ...]) -> int:
     )
     remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
     raise UserError(
-        f"images of {' x '.join(map(str, size))} cannot be grown by doubling from {FIRST_SIDE} pixels"
-        " a side",
+        f"images of {' x '.join(map(str, size))} cannot be grown by doubling"
+        f" from {FIRST_SIDE} pixels a side",
         where="data.size",
         allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024",
         remedy=remedy,

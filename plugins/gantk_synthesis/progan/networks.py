@@ -84,10 +84,8 @@ class Generator(nn.Module):
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
         """The first block: feature maps of 4 pixels a side."""
         z = with_class(pixel_norm(latent), label, self.classes)
-        ones = [1] * self.dims
-        x = self.first(z).unflatten(1, (-1, *[FIRST_SIDE] * self.dims)) + self.first_bias.view(
-            1, -1, *ones
-        )
+        maps = self.first(z).unflatten(1, (-1, *[FIRST_SIDE] * self.dims))
+        x = maps + self.first_bias.view(1, -1, *[1] * self.dims)
         x = pixel_norm(leaky(in_layout_of(self, x)))
         return pixel_norm(leaky(self.second(x)))
 

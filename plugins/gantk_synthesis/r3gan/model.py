@@ -1,8 +1,9 @@
-"""R3GAN: "The GAN is dead; long live the GAN! A modern GAN baseline" (Huang et al., NeurIPS 2024)."""
+"""R3GAN, from "The GAN is dead; long live the GAN!" (Huang et al., NeurIPS 2024)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import pi
 
 import torch
@@ -13,9 +14,10 @@ from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import with_class
 from gantk.plugin.spec import Augment, Count, Fraction, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
+from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.r3gan.networks import Discriminator, Generator
 
-AT_ONCE = 32  # images that `sample` makes in one pass
+IMAGES_PER_CALL = 32  # images that `sample` makes in one pass
 
 
 class R3GAN(Method):
@@ -75,7 +77,8 @@ class R3GAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """How far each fake stays behind its real partner."""
-        real = self._real(batch)
+        # cut off at black and white, as samples are
+        real = batch["image"].float().clamp(*self.geometry.range)
         label = batch.get("label")
         noise = torch.randn(len(real), self.latent, device=real.device)
         fake = self._generate(noise, label)
@@ -101,12 +104,11 @@ class R3GAN(Method):
             self.augment.observe(real - fake)  # 0 lies nowhere in a game of differences
             losses = {"adversarial": pairing(real, fake)}
             if self.gamma or self.gamma_end:
-                weight = (
-                    self.gamma_end
-                    + (self.gamma - self.gamma_end) * (1 + torch.cos(pi * self.progress)) / 2
-                )
+                change = self.gamma - self.gamma_end
+                weight = self.gamma_end + change * (1 + torch.cos(pi * self.progress)) / 2
                 r1, r2 = squared_gradients([real, fake], seen)
-                losses |= {"r1": weight / 2 * r1, "r2": weight / 2 * r2}
+                losses["r1"] = weight / 2 * r1
+                losses["r2"] = weight / 2 * r2
 
         return losses
 
@@ -114,12 +116,9 @@ class R3GAN(Method):
         """`n` images, (n, C, *size), cut off at black and white; number k of a seed is the same
         whatever `n`.
         """
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.stack([torch.randn(self.latent, generator=generator) for _ in range(n)]).to(
-            self.progress.device
-        )
-        parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
-        return torch.cat([self.sampler()(*part) for part in parts])
+        draw = partial(torch.randn, self.latent)
+        noise = seeded_rows(n, seed, self.progress.device, draw)
+        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """What makes images of noise (n, latent), and of labels (n,) where the method knows
@@ -129,10 +128,6 @@ class R3GAN(Method):
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         return self.g(with_class(noise, label, self.classes))
-
-    def _real(self, batch: Batch) -> Tensor:
-        """Cut off at black and white, as samples are."""
-        return batch["image"].float().clamp(*self.geometry.range)
 
 
 def pairing(better: Tensor, worse: Tensor) -> Tensor:

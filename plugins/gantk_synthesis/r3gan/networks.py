@@ -83,23 +83,19 @@ class Body(b.Network):
         self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - plain))]
         self.start = (self.filters[0], *(side // 2**count for side in size))
         total = blocks * len(self.filters)
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    Residual(self.dims, filters, expand, group, total)
-                    for _ in range(0 if plain else blocks)
-                )
-            )
-            for filters in self.filters
-        )
+        self.levels = nn.ModuleList()
+        for filters in self.filters:
+            level = nn.Sequential()
+            for _ in range(0 if plain else blocks):
+                level.append(Residual(self.dims, filters, expand, group, total))
+            self.levels.append(level)
 
     def changes(self, inputs: list[int], outputs: list[int], plain: Callable) -> nn.ModuleList:
         """Layers from so many filters to so many: 1x1 convolutions, or those that `plain` makes."""
-        make, gain = (plain, HE) if self.plain else (partial(POINT, bias=False), 1.0)
+        make = plain if self.plain else partial(POINT, bias=False)
+        gain = HE if self.plain else 1.0
         pairs = zip(inputs, outputs, strict=True)
-        return nn.ModuleList(
-            draw_weights(make(self.dims, one, other), gain) for one, other in pairs
-        )
+        return nn.ModuleList(draw_weights(make(self.dims, *pair), gain) for pair in pairs)
 
 
 class Generator(Body):
@@ -131,13 +127,16 @@ class Generator(Body):
         x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
-            x = change(leaky(b.pixel_norm(x))) if self.plain else level(double(change(x)))
+            if self.plain:
+                x = change(leaky(b.pixel_norm(x)))
+            else:
+                x = level(double(change(x)))
 
-        image, (low, high) = (
-            self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(),
-            self.ends,
-        )
-        return low + (high - low) / 2 * (1 + torch.tanh(image)) if self.plain else image
+        if not self.plain:
+            return self.to_image(x).float()
+        image = self.to_image(leaky(b.pixel_norm(x))).float()
+        low, high = self.ends
+        return low + (high - low) / 2 * (1 + torch.tanh(image))
 
 
 class Discriminator(Body):
@@ -162,9 +161,14 @@ class Discriminator(Body):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         x = self.levels[-1](self.from_image(b.in_layout_of(self, image)))
         for change, level in zip(self.widen, self.levels[-2::-1], strict=True):
-            x = change(leaky(x)) if self.plain else level(change(halve(x)))
+            if self.plain:
+                x = change(leaky(x))
+            else:
+                x = level(change(halve(x)))
         # logits far from 0 have no room for detail in bf16
         with torch.autocast(x.device.type, enabled=False):
-            x = leaky(x.float()) if self.plain else x.float()
+            x = x.float()
+            if self.plain:
+                x = leaky(x)
             scores = self.score((x.flatten(2) * self.whole).sum(2))
         return scores.gather(1, label[:, None]) if self.classes else scores

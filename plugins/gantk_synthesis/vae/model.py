@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -15,6 +16,7 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import UpKind, with_class
 from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
+from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.vae.network import Decoder, Encoder
 
 IMAGES_PER_CALL = 16  # images per forward pass of `sample`
@@ -115,10 +117,9 @@ class VAE(Method):
         image, label = self._images_and_labels(batch)
         mean, log_variance = self.encode(image, label)
         count = len(image)
-        parts = (
-            self.code,
-            *((count if self.fitted else self.code, self.latent - self.code) if self.gan else ()),
-        )
+        parts = [self.code]
+        if self.gan:
+            parts += [count if self.fitted else self.code, self.latent - self.code]
         # One call of randn: torch.compile may reorder two.
         noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
         code = mean + (0.5 * log_variance).exp() * noise
@@ -127,31 +128,31 @@ class VAE(Method):
             # a matmul may use bf16
             self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
 
+        target = image
         output = self.decode(code, label)
-        compared = [image, output]
         if self.compare == "features":
-            compared = [self._judge(each, label)[1] for each in compared]
+            _, target = self._judge(image, label)
+            _, output = self._judge(output, label)
 
-        error = (compared[0].float() - compared[1].float()).square().mean()
+        error = (target.float() - output.float()).square().mean()
         if self.sigma is None:
             losses = {"reconstruction": 0.5 * (error + EPSILON).log()}
         else:
             losses = {"reconstruction": error / (2 * self.sigma**2)}
 
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        losses["divergence"] = self.beta * divergence / compared[0][0].numel()
+        losses["divergence"] = self.beta * divergence / target[0].numel()
         if self.gan:
             drawn, grain = others
             if self.fitted:  # random sums of codes, with the codes' mean and covariance
                 away = code.detach() - self.moments[0, 1:]
                 drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
-            fake = self.decode(
-                torch.cat([code[: count // 2].detach(), drawn[count // 2 :]]), label, grain
-            )
+            half = count // 2
+            codes = torch.cat([code[:half].detach(), drawn[half:]])
+            fake = self.decode(codes, label, grain)
             batch["fake"] = fake.detach()
-            losses["adversarial"] = self.gan * self.adversarial.generator(
-                self._judge(fake, label)[0]
-            )
+            logits, _ = self._judge(fake, label)
+            losses["adversarial"] = self.gan * self.adversarial.generator(logits)
 
         return losses
 
@@ -167,9 +168,8 @@ class VAE(Method):
         """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent)
         each, float32.
         """
-        mean, log_variance = (
-            self.encoder(with_class(image, label, self.classes))[0].float().chunk(2, 1)
-        )
+        moments, _ = self.encoder(with_class(image, label, self.classes))
+        mean, log_variance = moments.float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
     def decode(
@@ -178,7 +178,8 @@ class VAE(Method):
         """Decode codes (N, latent) to images (N, C, *size), network intensities; `grain`: normal
         noise (N, pixels).
         """
-        grain = grain if grain is None else grain.unflatten(1, (1, *self.geometry.size))
+        if grain is not None:
+            grain = grain.unflatten(1, (1, *self.geometry.size))
         return self.decoder(with_class(code, label, self.classes), grain)
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
@@ -189,34 +190,24 @@ class VAE(Method):
         """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`. `labels` None:
         classes in turn.
         """
-        generator = torch.Generator().manual_seed(seed)
-        rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
-        noise = torch.stack(rows).to(self.progress.device)
-        parts = zip(
-            noise.split(IMAGES_PER_CALL),
-            self.labels_of(n, labels).split(IMAGES_PER_CALL),
-            strict=True,
-        )
-        make = self.sampler()
-        return torch.cat([make(*part) for part in parts])
+        noise = seeded_rows(n, seed, self.progress.device, partial(torch.randn, self.latent))
+        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function from noise (n, latent), and labels (n,) if conditional, to images, with the
         current moments.
         """
         moments = self.moments.double().cpu()
-        factor = torch.linalg.cholesky(moments + EPSILON * torch.eye(len(moments)))[1:].to(
-            self.moments
-        )
+        factor = torch.linalg.cholesky(moments + EPSILON * torch.eye(len(moments)))
+        factor = factor[1:].to(self.moments)
         # the first column is the mean, the rest the covariance's root
         mean = factor[:, 0]
-        factor = factor[:, 1:]
+        root = factor[:, 1:]
 
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
             code, grain = noise.tensor_split([len(mean)], 1)
-            return self.decode(
-                mean + (factor * code[:, None]).sum(-1), label, grain if self.gan else None
-            )
+            code = mean + (root * code[:, None]).sum(-1)
+            return self.decode(code, label, grain if self.gan else None)
 
         return images
 

@@ -25,16 +25,14 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
 
     Writes samples/reconstructions/test.png: test images above, their reconstructions below.
     """
-    data, method, (low, high) = scorer.data, scorer.method, scorer.data.range
+    data = scorer.data
+    method = scorer.method
+    low, high = data.range
     classes = {name: number for number, name in enumerate(method.geometry.classes)}
     known = [
         r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes
     ]
     records = spread(known, number_that_fits(MAX_SCORED_IMAGES, MAX_SCORED_BYTES, data.table.size))
-    others = spread(
-        scorer.reals.records("train", "image"),
-        number_that_fits(MAX_BASELINE_IMAGES, MAX_SCORED_BYTES, data.table.size),
-    )
     if not records:
         return
 
@@ -50,7 +48,9 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
 
     truth = data.centre(images)
     output = data.centre(torch.cat(made))
-    mean = scorer.reals.scored_images(others).mean(0, keepdim=True).expand_as(truth)
+    count = number_that_fits(MAX_BASELINE_IMAGES, MAX_SCORED_BYTES, data.table.size)
+    others = scorer.reals.scored_images(spread(scorer.reals.records("train", "image"), count))
+    mean = others.mean(0, keepdim=True).expand_as(truth)
     metrics = [metric(high - low, data.table.dims) for metric in (PSNR, SSIM, MAE)]
     pairs = PairScorer(
         metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]

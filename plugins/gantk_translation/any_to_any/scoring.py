@@ -4,6 +4,7 @@ images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,43 +32,31 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             rows.pop("a_to_b", None)
 
     images = scorer.reals.network_inputs([pair["a"] for pair in tested.pairs])
-    contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(
-        method.sources
-    )
-    count = number_that_fits(
-        MAX_BASELINE_IMAGES, MAX_SET_BYTES // (2 * len(method.sources)), data.table.size
-    )
+    channels = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2))
+    contrast = channels % len(method.sources)
+    max_bytes = MAX_SET_BYTES // (2 * len(method.sources))
+    count = number_that_fits(MAX_BASELINE_IMAGES, max_bytes, data.table.size)
     pairs = spread(data.pairs("train"), count)
     if pairs:
-        train = {
-            letter: scorer.reals.scored_images([pair[letter] for pair in pairs]) for letter in "ab"
-        }
-    else:
-        train = {}
+        train_inputs = scorer.reals.scored_images([pair["a"] for pair in pairs])
+        train_targets = scorer.reals.scored_images([pair["b"] for pair in pairs])
 
     for source in (*method.sources, "others"):
-        alone = source != "others"
         made = tested.made
-        if alone:
+        if source != "others":
             seen = torch.where(contrast == method.sources.index(source), images, data.range[0])
             made = data.centre(scorer.translate(seen, tested.to))
         for place, target in enumerate(method.targets):
-            shown = [
-                n
-                for n, name in enumerate(method.sources)
-                if name == source or (not alone and name != target)
-            ]
-            if source == target or not shown:
+            shown = input_numbers(method.sources, source, target)
+            if not shown:
                 continue
             truth = References(
                 known.images[:, [place]], known.patients, None, known.foreground, known.volumes
             )
             outputs = {"model": made[:, [place]], "identity": identity(tested.inputs[:, shown], 1)}
             if pairs:
-                fitted = IntensityMap(
-                    zip(train["a"][:, shown], train["b"][:, [place]], strict=True)
-                )
-                outputs["intensity_map"] = fitted(tested.inputs[:, shown])
+                known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
+                outputs["intensity_map"] = IntensityMap(known_pairs)(tested.inputs[:, shown])
             scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
             rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
             key = f"{source}_to_{target}"
@@ -75,3 +64,12 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             result["verdict"][key] = pair_verdict(scores.pop("model"), scores, scorer.pairs.senses)
             for name, row in rows.items():
                 result["baselines"].setdefault(name, {})[key] = row
+
+
+def input_numbers(sources: Sequence[str], source: str, target: str) -> list[int]:
+    """The numbers of the contrasts that the row of `source` ("others": all but the target) sees."""
+    if source == target:
+        return []
+    if source == "others":
+        return [number for number, name in enumerate(sources) if name != target]
+    return [number for number, name in enumerate(sources) if name == source]

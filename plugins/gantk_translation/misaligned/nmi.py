@@ -44,17 +44,29 @@ def normalised_information(one: Tensor, other: Tensor, mask: Tensor | None) -> T
     """NMI of two images of one shape, inside the mask alone; nan where it is empty, 1 where an
     image is all alike.
     """
-    one, other = (image.flatten() if mask is None else image[mask] for image in (one, other))
-    if not len(one):
+    if mask is None:
+        mask = torch.ones_like(one, dtype=torch.bool)
+    if not mask.any():
         return one.new_tensor(torch.nan)
 
-    spans = [(x - x.min()) / (x.max() - x.min()).clamp_min(1e-12) for x in (one, other)]
-    bins = [(BINS * span).long().clamp(0, BINS - 1) for span in spans]
-    joint = torch.bincount(bins[0] * BINS + bins[1], minlength=BINS**2).view(BINS, BINS) / len(one)
-    first, second, both = (
-        torch.special.entr(share).sum() for share in (joint.sum(0), joint.sum(1), joint)
-    )
+    place = bin_numbers(one[mask]) * BINS + bin_numbers(other[mask])
+    joint = torch.bincount(place, minlength=BINS**2).view(BINS, BINS) / len(place)
+    first = entropy(joint.sum(0))
+    second = entropy(joint.sum(1))
+    both = entropy(joint)
     return torch.where(both > 0, (first + second) / both.clamp_min(1e-12), 1.0)
+
+
+def bin_numbers(values: Tensor) -> Tensor:
+    """The bin of each value, 0 to BINS - 1, over the range of the values."""
+    low = values.min()
+    share = (values - low) / (values.max() - low).clamp_min(1e-12)
+    return (BINS * share).long().clamp(0, BINS - 1)
+
+
+def entropy(shares: Tensor) -> Tensor:
+    """The entropy of a distribution, in nats."""
+    return torch.special.entr(shares).sum()
 
 
 def add_nmi_of_inputs(tested: Mapping[str, Tested], result: dict[str, Any]) -> None:
@@ -62,12 +74,8 @@ def add_nmi_of_inputs(tested: Mapping[str, Tested], result: dict[str, Any]) -> N
     for key, one in tested.items():
         metric = NMI(2.0, one.inputs.ndim - 2)
         metric.name = "nmi_input"
-        values = (
-            metric(*(images.mean(1, keepdim=True) for images in (one.made, one.inputs)))
-            .double()
-            .numpy()
-        )
-        row = metric_row(
-            metric, estimate(values, one.references.patients), len(values), metric.definition
-        )
+        output = one.made.mean(1, keepdim=True)
+        values = metric(output, one.inputs.mean(1, keepdim=True)).double().numpy()
+        found = estimate(values, one.references.patients)
+        row = metric_row(metric, found, len(values), metric.definition)
         result["metrics"][key]["nmi_input"] = row

@@ -89,7 +89,7 @@ class MultiScale(Network):
                 ) from None
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        """The image and its halved versions: means over 3 pixels a side that leave out the padding."""
+        """The image and its halved versions: means over 3 pixels a side without the padding."""
         images = [image]
         while len(images) < len(self.judges):
             images.append(

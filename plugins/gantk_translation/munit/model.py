@@ -115,7 +115,7 @@ class MUNIT(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after a stage at half of it if `low_res_warmup` is set."""
+        """One stage at the recipe's size, after one at half of it if `low_res_warmup` is set."""
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Autoencoder(Network):
 
 
 class ContentEncoder(nn.Module):
-    """7x7 convolution, strided 4x4 convolutions, residual blocks; instance norm removes the style."""
+    """7x7 convolution, strided 4x4 convolutions, residual blocks; no style, by instance norm."""
 
     def __init__(self, channels: int, dims: int, width: int, downs: int, blocks: int):
         super().__init__()

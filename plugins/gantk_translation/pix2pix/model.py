@@ -26,6 +26,15 @@ from gantk_translation.pix2pix.regression import OTHER, Regression
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
+def tile(noise: Tensor, image: Tensor) -> Tensor:
+    """Noise (N, C, *size) repeated along each axis, and cut off, to the image's size."""
+    noise = noise.to(image)
+    for axis in range(2, image.ndim):
+        places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
+        noise = noise.index_select(axis, places)
+    return noise
+
+
 class Pix2Pix(Regression):
     """Paired translation by L1 and a discriminator of input and output, concatenated (Isola et al.
     2017).
@@ -100,11 +109,8 @@ class Pix2Pix(Regression):
 
         for to in self.directions():
             pair = f"{OTHER[to]}{to}"
-            setattr(
-                self,
-                f"d_{pair}",
-                discriminator(sum(geometry.channels[name] for name in "ab"), geometry.dims),
-            )
+            channels = geometry.channels["a"] + geometry.channels["b"]
+            setattr(self, f"d_{pair}", discriminator(channels, geometry.dims))
             changes = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
             setattr(self, f"augment_{pair}", changes)
 
@@ -145,10 +151,12 @@ class Pix2Pix(Regression):
         return losses
 
     def translate_batch(self, batch: Batch) -> dict[str, Tensor]:
-        """Translate the batch in every trained direction, each image with its own noise and class."""
+        """Translate the batch in every trained direction, each image with its noise and class."""
+        label = batch.get("label")
+        # all changes are drawn before all noise
         images = {to: self.vary_images(batch[OTHER[to]]) for to in self.directions()}
         return {
-            to: self._generate(image, to, self._draw_noise(image), batch.get("label"))
+            to: self._generate(image, to, self._draw_noise(image), label)
             for to, image in images.items()
         }
 
@@ -161,24 +169,25 @@ class Pix2Pix(Regression):
         seen = [image]
         size = image.shape[2:]
         if self.noise:
-            noise = self.seen_in_use.to(image) if noise is None else noise
-            for axis in range(2, image.ndim):  # tile the noise over a larger image
-                places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
-                noise = noise.index_select(axis, places)
+            noise = tile(self.seen_in_use if noise is None else noise, image)
             seen.append(noise.expand(len(image), -1, *size))
 
         if self.classes:
-            likely = image.new_full((1, self.classes), 1 / self.classes)
-            known = likely if label is None else one_hot(label, self.classes).to(image)
-            seen.append(
-                known.reshape(-1, self.classes, *[1] * len(size)).expand(len(image), -1, *size)
-            )
+            if label is None:
+                known = image.new_full((1, self.classes), 1 / self.classes)
+            else:
+                known = one_hot(label, self.classes).to(image)
+            planes = known.reshape(-1, self.classes, *[1] * len(size))
+            seen.append(planes.expand(len(image), -1, *size))
 
-        return super()._generate(torch.cat(seen, 1) if len(seen) > 1 else image, to)
+        if len(seen) > 1:
+            image = torch.cat(seen, 1)
+        return super()._generate(image, to)
 
     def _draw_noise(self, image: Tensor) -> Tensor | None:
-        shape = (len(image), self.noise, *image.shape[2:])
-        return torch.randn(shape, device=image.device) if self.noise else None
+        if not self.noise:
+            return None
+        return torch.randn(len(image), self.noise, *image.shape[2:], device=image.device)
 
     def _draw_seeded_noise(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One image's noise, drawn on the CPU so that it is the same on every device."""

@@ -94,8 +94,11 @@ class Regression(Method):
 
     def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of `target_losses` in each direction."""
-        named = [(name, to) for name in self.further for to in fakes]
-        return {f"{name}_{to}": self.further[name](fakes[to], batch[to]) for name, to in named}
+        losses = {}
+        for name, unlike in self.further.items():
+            for to, fake in fakes.items():
+                losses[f"{name}_{to}"] = unlike(fake, batch[to])
+        return losses
 
     def translate_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Translate the batch in every trained direction: {"b": fake_b, ...}."""
@@ -116,7 +119,9 @@ class Regression(Method):
         # both images of a pair show the same anatomy
         mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))
         weight = lesion_weight(mask, self.lesion)
-        return self.compare(fake, batch[to], *([] if weight is None else [weight]))
+        if weight is None:
+            return self.compare(fake, batch[to])
+        return self.compare(fake, batch[to], weight)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`, or of `b` to `a` if `both` is set, else UserError."""

@@ -149,7 +149,7 @@ class RegGAN(Method):
         return losses | {f"{name}_b": unlike(laid, real) for name, unlike in self.further.items()}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """L_Adv of D: images of the target domain against translations, with no input beside them."""
+        """L_Adv of D: images of the target domain against translations, without inputs."""
         return self.real_fake_losses("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
 
     def translate(self, image: Tensor, to: str) -> Tensor:

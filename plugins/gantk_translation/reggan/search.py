@@ -5,6 +5,7 @@ Levenberg-Marquardt steps.
 from __future__ import annotations
 
 from functools import partial, reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -114,27 +115,29 @@ def find_field(
     for scale, intervals, deviation in levels:
         # volumes are halved once more
         small = [max(min(8, side), side // (scale * (dims - 1))) for side in size]
-        small_image, small_like = (
-            gaussian_blur(F.interpolate(each.float(), small, mode="area"), deviation)
-            for each in (image, like)
-        )
+        small_image = shrink(image, small, deviation)
+        small_like = shrink(like, small, deviation)
         # splines along each axis, at the pixels of the images and of the small ones
-        whole_lines = [
-            splines(intervals, like.device, *sides) for sides in zip(size, size, strict=True)
-        ]
+        whole_lines = [splines(intervals, like.device, side, side) for side in size]
         small_lines = [
-            splines(intervals, like.device, *sides) for sides in zip(size, small, strict=True)
+            splines(intervals, like.device, side, to) for side, to in zip(size, small, strict=True)
         ]
         stiff = stiffness * bending(whole_lines)
-        scales = [to / side for to, side in zip(small, size, strict=True)]
+        scales = [to / side for side, to in zip(size, small, strict=True)]
         linearised = partial(
             linearise_objective, small_image, small_like, small_lines, scales, stiff
         )
         projections = [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole_lines]
-        weights = levenberg_marquardt(linearised, along_axes(field, projections), stiff, steps)
+        start = along_axes(field, projections)
+        weights = levenberg_marquardt(linearised, start, stiff, steps)
         field = along_axes(weights, [line.mT for line in whole_lines])
 
     return field.clamp(-limit, limit)
+
+
+def shrink(image: Tensor, size: list[int], deviation: float) -> Tensor:
+    """Resize images to `size` by means of areas, in float32, and blur them."""
+    return gaussian_blur(F.interpolate(image.float(), size, mode="area"), deviation)
 
 
 def bending(lines: list[Tensor]) -> Tensor:
@@ -146,68 +149,88 @@ def bending(lines: list[Tensor]) -> Tensor:
     return total
 
 
+class Linearised(NamedTuple):
+    """The objective near `weights`, for each pair of images."""
+
+    weights: Tensor  # (N, dims, *K)
+    value: Tensor  # (N, 1, 1)
+    descent: Tensor  # direction, (N, dims, K in all)
+    hessian: Tensor  # Gauss-Newton's
+
+
 def levenberg_marquardt(linearised, weights: Tensor, stiff: Tensor, steps: int) -> Tensor:
     """Minimise from `weights` on, (N, dims, *K), each pair with its own damping; returns the best
     weights.
 
-    `linearised(weights)` returns weights, value (N, 1, 1), descent direction and Hessian.
+    `linearised(weights)` returns a Linearised.
     """
     dims = weights.shape[1]
-    best = linearised(weights)
+    best: Linearised = linearised(weights)
     identity = torch.eye(dims * len(stiff), device=weights.device)
     damping = 1e-3 / len(stiff) * identity.repeat(len(weights), 1, 1)
     for _ in range(steps):
         # solve_ex does not wait for a GPU
-        change = torch.linalg.solve_ex(best[3] + damping, best[2].flatten(1))[0]
-        tried = linearised(best[0] + change.view_as(best[0]))
-        better = tried[1] < best[1]
-        best = [
-            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(tried, best, strict=True)
-        ]
+        change = torch.linalg.solve_ex(best.hessian + damping, best.descent.flatten(1))[0]
+        tried = linearised(best.weights + change.view_as(best.weights))
+        better = tried.value < best.value
+        best = Linearised(*map(partial(choose, better), tried, best))
         damping = damping * torch.where(better, 1 / 3, 8)
 
-    return best[0]
+    return best.weights
+
+
+def choose(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """For each pair the `new` entry where it is better, (N, 1, 1), else the `old` one."""
+    return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def linearise_objective(
     image: Tensor, like: Tensor, lines: list, scales: list, stiff: Tensor, weights: Tensor
-) -> list[Tensor]:
-    """Linearise the objective at `weights`, (N, dims, *K); returns weights, value (N, 1, 1),
-    descent direction and Gauss-Newton Hessian.
-    """
+) -> Linearised:
+    """Linearise the objective at `weights`, (N, dims, *K)."""
     dims = len(lines)
-    count = lines[0].shape[1]
     field = along_axes(weights, [line.mT for line in lines])
     scaled = torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1)
     at = warp(image, scaled)
     gradients = torch.gradient(at, dim=[*range(2, at.ndim)])
-    slopes = [slope * by for slope, by in zip(gradients, scales, strict=True)]
+    slopes = [slope * scale for slope, scale in zip(gradients, scales, strict=True)]
     apart = like - at
 
     # the value: a Huber norm of the differences, and the bending of the field
     pull = weights.flatten(2) @ stiff
     length = apart.square().sum(1, keepdim=True).sqrt()
-    huber = torch.where(
-        length < HUBER_WIDTH, length.square() / HUBER_WIDTH, 2 * length - HUBER_WIDTH
-    )
-    value = huber.flatten(1).mean(1)[:, None, None]
-    value = value + (weights.flatten(2) * pull).sum((1, 2), keepdim=True)
+    small = length < HUBER_WIDTH
+    huber = torch.where(small, length.square() / HUBER_WIDTH, 2 * length - HUBER_WIDTH)
+    bent = (weights.flatten(2) * pull).sum((1, 2), keepdim=True)
+    value = huber.flatten(1).mean(1)[:, None, None] + bent
 
     # reweighted least squares: each pixel counts by its share
     share = 1 / length.clamp_min(HUBER_WIDTH) / like[0, 0].numel()
-    down = torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1)
-    down = along_axes(down, lines).flatten(2) - pull
+    pulled = []
     products = []
     for one in slopes:
+        pulled.append((one * apart * share).sum(1, keepdim=True))
         products += [(one * other * share).sum(1, keepdim=True) for other in slopes]
 
+    descent = along_axes(torch.cat(pulled, 1), lines).flatten(2) - pull
+    curvature = curvature_matrix(torch.cat(products, 1), lines)
+    return Linearised(weights, value, descent, curvature + torch.block_diag(*[stiff] * dims))
+
+
+def curvature_matrix(products: Tensor, lines: list[Tensor]) -> Tensor:
+    """The matrix (N, weights, weights) of products of slopes, (N, dims * dims, *size), summed over
+    the pixels of every two splines.
+    """
+    dims = len(lines)
     pairs_of_lines = [(line[:, :, None] * line[:, None]).flatten(1) for line in lines]
-    both = along_axes(torch.cat(products, 1), pairs_of_lines)
-    both = both.view(len(like), dims, dims, *[count] * 2 * dims)  # of each axis two indices
-    both = both.permute(0, 1, *range(3, 3 + 2 * dims, 2), 2, *range(4, 4 + 2 * dims, 2))
-    hessian = both.reshape(len(like), pull[0].numel(), -1) + torch.block_diag(*[stiff] * dims)
-    return [weights, value, down, hessian]
+    sums = along_axes(products, pairs_of_lines)
+    # each axis has two indices: those of the rows come first, then those of the columns
+    indices = [lines[0].shape[1]] * (2 * dims)
+    sums = sums.view(len(products), dims, dims, *indices)
+    rows = range(3, 3 + 2 * dims, 2)
+    columns = range(4, 4 + 2 * dims, 2)
+    square = dims * lines[0].shape[1] ** dims
+    return sums.permute(0, 1, *rows, 2, *columns).reshape(len(products), square, square)
 
 
 def splines(intervals: int, device: torch.device, side: int, shown: int) -> Tensor:

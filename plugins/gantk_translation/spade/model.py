@@ -1,4 +1,4 @@
-"""SPADE: semantic image synthesis with spatially-adaptive normalisation (Park et al., CVPR 2019)."""
+"""SPADE: images from label maps by spatially-adaptive normalisation (Park et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gantk.errors import UserError
 from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Weight, Width
+from gantk_translation.pix2pix.model import tile
 from gantk_translation.spade.network import Encoder, Generator, Scales
 
 
@@ -112,20 +113,21 @@ class SPADEGAN(Method):
         fake = self._add_grain(plain, maps, torch.randn_like(real))
         batch["fake_b"] = fake.detach()
         seen = self.d_b(torch.cat([maps, fake], 1))
-        losses["adversarial_b"] = sum(self.adversarial.generator(each[-1]) for each in seen) / len(
-            seen
-        )
+        judged = sum(self.adversarial.generator(each[-1]) for each in seen)
+        losses["adversarial_b"] = judged / len(seen)
         if self.features:
             with torch.no_grad():
-                scales = zip(seen, self.d_b(torch.cat([maps, real], 1)), strict=True)
-            pairs = [
-                pair for made, true in scales for pair in zip(made[:-1], true[:-1], strict=True)
-            ]
-            losses["features_b"] = (
-                self.features / len(seen) * sum(map(self.unlike, *zip(*pairs, strict=True)))
-            )
+                true = self.d_b(torch.cat([maps, real], 1))
+            apart = 0
+            for made_maps, true_maps in zip(seen, true, strict=True):
+                # the last ones are logits
+                for pair in zip(made_maps[:-1], true_maps[:-1], strict=True):
+                    apart = apart + self.unlike(*pair)
+            losses["features_b"] = self.features / len(seen) * apart
 
-        return losses | ({"l1_b": self.l1 * self.unlike(plain, real)} if self.l1 else {})
+        if self.l1:
+            losses["l1_b"] = self.l1 * self.unlike(plain, real)
+        return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminators' losses of maps with real images and with generated ones, at each
@@ -133,20 +135,20 @@ class SPADEGAN(Method):
         """
         maps = self.planes(batch["a"])
         losses = {}
-        real, fake = (self.d_b.sizes(torch.cat([maps, batch[name]], 1)) for name in ("b", "fake_b"))
-        for scale, judge in enumerate(self.d_b.judges):
-            losses |= self.real_fake_losses(
-                f"b{scale + 1}", judge, self.adversarial, real[scale], fake[scale]
-            )
+        real = self.d_b.sizes(torch.cat([maps, batch["b"]], 1))
+        fake = self.d_b.sizes(torch.cat([maps, batch["fake_b"]], 1))
+        scales = zip(self.d_b.judges, real, fake, strict=True)
+        for number, (judge, *images) in enumerate(scales, 1):
+            losses |= self.real_fake_losses(f"b{number}", judge, self.adversarial, *images)
 
         return losses
 
     def planes(self, maps: Tensor) -> Tensor:
         """Label maps in network intensities as one-hot planes, one for each class."""
         low, high = self.geometry.range
-        number = ((maps.float() - low) * ((self.classes - 1) / (high - low))).round()[:, :, None]
+        number = ((maps.float() - low) * ((self.classes - 1) / (high - low))).round()
         each = torch.arange(self.classes, device=maps.device).view(-1, *[1] * (maps.ndim - 2))
-        return (number == each).flatten(1, 2).float()
+        return (number[:, :, None] == each).flatten(1, 2).float()
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Generate the images of label maps in the style z = 0, with the grain of seed 0."""
@@ -184,12 +186,7 @@ class SPADEGAN(Method):
         """Generate images with grain; `noise` None is that of seed 0, tiled over larger images than
         in training.
         """
-        noise = (self.seen_in_use if noise is None else noise).to(maps)
-        for axis in range(2, maps.ndim):
-            noise = noise.index_select(
-                axis, torch.arange(maps.shape[axis], device=maps.device) % noise.shape[axis]
-            )
-
+        noise = tile(self.seen_in_use if noise is None else noise, maps)
         return self._add_grain(self._generate_styled(maps, z), maps, noise)
 
     @torch.no_grad()
@@ -200,15 +197,15 @@ class SPADEGAN(Method):
         shrink = getattr(F, f"max_pool{maps.ndim - 2}d")
         axes = [0, *range(2, maps.ndim)]
         maps = -shrink(-maps[:, self.own], 3, 1, 1)
-        # pi**0.5 / 2
         both = maps[..., 1:] * maps[..., :-1]
-        steps = 0.8862 * real.float().diff(dim=-1).abs()
+        steps = 0.8862 * real.float().diff(dim=-1).abs()  # pi**0.5 / 2
         self.noise += torch.stack([(both * step).sum(axes) for step in steps.split(1, 1)])
         self.pixels += both.sum(axes)
 
     def _add_grain(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
         """With `grain`, add white noise, in each class as strong as measured."""
-        deviation = torch.tensordot(
-            maps[:, self.own], self.noise / self.pixels, ([1], [1])
-        ).movedim(-1, 1)
-        return image + deviation * noise if self.grain else image
+        if not self.grain:
+            return image
+        strength = self.noise / self.pixels
+        deviation = torch.tensordot(maps[:, self.own], strength, ([1], [1])).movedim(-1, 1)
+        return image + deviation * noise

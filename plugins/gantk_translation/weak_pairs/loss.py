@@ -1,4 +1,4 @@
-"""A loss between an output and similar images of the other domain, which are found before training."""
+"""A loss between an output and similar images of the other domain, found before training."""
 
 from __future__ import annotations
 
