@@ -98,10 +98,9 @@ class Network(nn.Module):
             vars(self.method)[name] = self.method._modules.pop(name)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        noise = self.letter == "image"
-        return (
-            self.sampler(image, label) if noise else self.method.translate(image, self.letter)
-        ).float()
+        if self.letter == "image":
+            return self.sampler(image, label).float()
+        return self.method.translate(image, self.letter).float()
 
 
 class Direction:
@@ -156,20 +155,20 @@ class Direction:
         try:
             data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
-            sets = [
-                (split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS
-            ]
-            split, records = next((split, records) for split, records in sets if records)
-            images = [
-                data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]
-            ]
-            # their centre
-            images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]
-            self.on = (
-                f"{count_noun(images, f'{SPLITS[split]} image')} of"
-                f" {self.translator.frame(self.letter).source}"
-            )
-            return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])
+            for split in SPLITS:
+                records = [record for record in data.splits[split] if record.domain == other]
+                if records:
+                    break
+
+            images = []
+            for record in records[:: max(1, len(records) // count)][:count]:
+                image = data.image(record).numpy()
+                images.append(Resize(image.shape[1:], size, "crop").forward(image))  # its centre
+            source = self.translator.frame(self.letter).source
+            self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {source}"
+            if len(images) == 1:
+                images.append(np.flip(images[0], -1))
+            return np.stack(images)
         except (UserError, OSError) as error:
             self.on = f"{count} drawn images, not real ones"
             self.why = str(error)

@@ -56,11 +56,12 @@ def join_contrast_words(words: Sequence[str]) -> list[str]:
     """
     kept: list[str] = []
     for i, word in enumerate(words):
-        if not (i and words[i - 1].endswith("to") and word in CONTRASTS):  # a registration's target
-            if kept and kept[-1] + word in CONTRASTS:
-                kept[-1:] = [kept[-1] + word]
-            else:
-                kept[-1:] = [*kept[-1:], word]
+        if i and words[i - 1].endswith("to") and word in CONTRASTS:
+            continue  # a registration's target
+        if kept and kept[-1] + word in CONTRASTS:
+            kept[-1] += word
+        else:
+            kept.append(word)
 
     said = set(map(CONTRASTS.get, kept)) - {None}
     return [_meant(word, said, kept) for word in kept] if said else kept
@@ -71,10 +72,12 @@ def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
     beside FLAIR.
     """
     contrast = CONTRASTS.get(word)
-    text = ""
-    if contrast == "t1" and AGENT.search(text := f" {' '.join(words)} "):
-        return word if NATIVE.search(text) else "t1ce"
-    return "flair" if contrast == "t2" and "flair" in said and "t1" not in said else word
+    text = f" {' '.join(words)} "
+    if contrast == "t1" and AGENT.search(text) and not NATIVE.search(text):
+        return "t1ce"
+    if contrast == "t2" and "flair" in said and "t1" not in said:
+        return "flair"
+    return word
 
 
 @lru_cache(maxsize=2**10)  # a table repeats few names for all its images
@@ -122,10 +125,10 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     word, i, end = next(
         (each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0]
     )
-    rest = without_gaps(
-        "".join(pieces[: places[i]] + pieces[places[min(end, len(places)) - 1] + 1 :])
-    )
-    return _meant(word, {CONTRASTS.get(each) for each, _, _ in found}, words), rest
+    last = places[min(end, len(places)) - 1]
+    rest = without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
+    said = {CONTRASTS.get(each) for each, _, _ in found}
+    return _meant(word, said, words), rest
 
 
 def usual_contrast(name: str) -> str | None:
@@ -135,11 +138,10 @@ def usual_contrast(name: str) -> str | None:
 
 def exclude(one: str | None, other: str | None) -> bool:
     """Whether two usual contrasts exclude each other, as T1 and CT do; MR excludes CT and PET only."""
-    return (
-        bool(one and other)
-        and one != other
-        and ("mr" not in (one, other) or bool({"ct", "pet"} & {one, other}))
-    )
+    if not one or not other or one == other:
+        return False
+    both = {one, other}
+    return "mr" not in both or not both.isdisjoint({"ct", "pet"})
 
 
 def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:

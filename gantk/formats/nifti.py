@@ -92,17 +92,23 @@ class Nifti(Format):
 
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
-        # they describe the source's values: the window to show,
-        nifti.header["cal_min"] = nifti.header["cal_max"] = 0
-        nifti.header.set_intent("none")  # and the kind of map
-        if not image.keep_header:  # clear texts and undefined fields, which may name the patient
-            nifti.header.extensions.clear()
-            for name, (form, *_) in nifti.header.template_dtype.fields.items():
-                if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
-                    nifti.header[name] = nifti.header_class()[name]
-
+        # These describe the source's values: the window to show, and the kind of map.
+        nifti.header["cal_min"] = 0
+        nifti.header["cal_max"] = 0
+        nifti.header.set_intent("none")
+        if not image.keep_header:
+            _clear_texts(nifti.header)
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
+
+
+def _clear_texts(header: Any) -> None:
+    """Clear texts and undefined fields of a header, which may name the patient."""
+    header.extensions.clear()
+    empty = type(header)()
+    for name, (form, *_) in header.template_dtype.fields.items():
+        if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
+            header[name] = empty[name]
 
 
 def _kinds(path: Path) -> tuple[Any, Any]:
@@ -144,7 +150,7 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
     sides = tuple(map(int, header.get_data_shape()))
     shape = (*sides, 1, 1)[:3]
     count = int(np.prod(sides[3:], dtype=object))
-    if min(sides, default=0) < 1 or sum(n > 1 for n in shape) < 2:
+    if min(sides, default=0) < 1 or shape.count(1) > 1:
         raise ValueError(f"its header gives the sides {sides}")
 
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
@@ -175,10 +181,11 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
 def _header_of(path: Path, voxels: Path, file: Any) -> Any:
     """The header at the start of an open file, with its extensions."""
     start = file.read(540)
-    kinds = [
-        kind.header_class for kind in _kinds(path) if kind.header_class.may_contain_header(start)
-    ]
-    if not kinds:
+    for kind in _kinds(path):
+        header_class = kind.header_class
+        if header_class.may_contain_header(start):
+            break
+    else:
         if path.suffix.lower() == ".hdr" and len(start) == 348:
             remedy = (
                 "convert both files to NIfTI,"
@@ -189,10 +196,10 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
             raise UserError(what, remedy=remedy)
         raise ValueError("it has no such header")
 
-    first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
+    first = header_class(start[: header_class.sizeof_hdr], check=False)
     length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header declares {length} bytes before the voxels")
 
     whole = start + file.read(max(0, length - len(start)))
-    return kinds[0].from_fileobj(io.BytesIO(whole), check=False)
+    return header_class.from_fileobj(io.BytesIO(whole), check=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from gantk.errors import count_noun
 from gantk.planning.look import Scans
@@ -124,38 +125,36 @@ def _spacing(spacings: Sequence[Sequence[float]]) -> Line:
 
 def _intensity(seen: Scans) -> Line:
     """The line for the intensity mapping of each domain."""
-    parts = []
+    parts: list[dict[str, Any]] = []
     whys = []
     for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
         own = [each for each in seen.files if name in each["domains"]]
         widths = [each["range"][1] - each["range"][0] for each in own]
         apart = max(widths) / max(min(widths), 1e-9)
-        if min(each["min"] for each in own) < -500 and (
-            kind == "ct" or own[0].get("modality") == "CT"
-        ):
+        is_ct = kind == "ct" or own[0].get("modality") == "CT"
+        if is_ct and min(each["min"] for each in own) < -500:
             parts.append({"name": "ct", "share": 0.4})
             whys.append(
                 f"{name} is in Hounsfield units: soft tissue, -20 to 100, has 40 % of the range"
             )
             continue
-        parts.append({"name": "percentile", "high": 99.9})
-        far = pixels.bright > 1.02
-        whys.append(
-            f"{name}: 99.5 would cut what is up to {pixels.bright:.2f} times as bright"
-            if far
-            else name
-        )
+        part: dict[str, Any] = {"name": "percentile", "high": 99.9}
+        why = name
+        if pixels.bright > 1.02:
+            why += f": 99.5 would cut what is up to {pixels.bright:.2f} times as bright"
         if seen.volumes:
-            parts[-1] |= {"low": 5.0, "per": "volume"}
-            of = f" (here their ranges differ by {apart:.1f} to 1)" if len(own) > 1 else ""
-            whys[-1] += f"; each scan by its own range, for scanners share no scale{of}"
+            part |= {"low": 5.0, "per": "volume"}
+            why += "; each scan by its own range, for scanners share no scale"
+            if len(own) > 1:
+                why += f" (here their ranges differ by {apart:.1f} to 1)"
+        parts.append(part)
+        whys.append(why)
 
-    same = parts[0] == parts[-1]
-    return Line(
-        "data.intensity",
-        parts[0] if same else dict(name="domains", a=parts[0], b=parts[1]),
-        "; ".join(whys),
-    )
+    if parts[0] == parts[-1]:
+        mapping = parts[0]
+    else:
+        mapping = {"name": "domains", "a": parts[0], "b": parts[1]}
+    return Line("data.intensity", mapping, "; ".join(whys))
 
 
 def _split(seen: Scans) -> Line:
@@ -165,11 +164,18 @@ def _split(seen: Scans) -> Line:
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])
 
-    domains = {record.domain for record in seen.records}
-    if min(len({r.subject for r in seen.records if r.domain == x} - {""}) for x in domains) > 1:
-        of = "; a third of so few, so that a score is not of one alone" if 3 < patients < 10 else ""
-        shares = {"test": 0.34 if of else 0.2, "validation": 0.1, "by": "patient"}
-        return Line("data.split", shares, f"{patients} patients, none on two sides{of}")
+    subjects: dict[str, set[str]] = {record.domain: set() for record in seen.records}
+    for record in seen.records:
+        if record.subject:
+            subjects[record.domain].add(record.subject)
+
+    if min(map(len, subjects.values())) > 1:
+        test = 0.2
+        why = f"{patients} patients, none on two sides"
+        if 3 < patients < 10:
+            test = 0.34
+            why += "; a third of so few, so that a score is not of one alone"
+        return Line("data.split", {"test": test, "validation": 0.1, "by": "patient"}, why)
 
     why = "too few patients to hold one out" if patients else "no name says a patient"
     why += ": runs of neighbouring slices are held out; scores hold within these heads alone"
