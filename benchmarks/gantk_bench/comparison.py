@@ -79,9 +79,9 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
         verdict, label, what, values, reason = change.cells
-        explained = f"({reason})" if reason else ""
-        parts = (f"{verdict:<15}{label}", what, values, explained)
-        yield "  ".join(part for part in parts if part)
+        if reason:
+            reason = f"({reason})"
+        yield "  ".join(filter(None, (f"{verdict:<15}{label}", what, values, reason)))
     counts = Counter(change.verdict for change in different)
     order = (REGRESSION, BETTER, CHANGED, OTHER, NEW, MISSING)
     counted = [f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]]

@@ -14,6 +14,7 @@ from typing import Any
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
+from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
 
 FORMAT = 1
@@ -57,9 +58,8 @@ def read_rows(path: str | Path) -> list[Row]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(key), str) for key in ("label", "status")
-        ):
+        texts = [mapping(row).get(key) for key in ("label", "status")]
+        if not all(isinstance(text, str) for text in texts):
             what = "this line is no row of a bench"
             raise UserError(what, where=f"{path}:{number}", remedy=f"{REMEDY}, or remove the line")
         if row.get("format") != FORMAT:
@@ -71,11 +71,9 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
-    text = "".join(
-        json.dumps(finite(row), ensure_ascii=False, default=float) + "\n" for row in rows
-    )
+    lines = [json.dumps(finite(row), ensure_ascii=False, default=float) for row in rows]
     try:
-        write_file(path, text.encode())
+        write_file(path, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
         what = (
             f"the rows cannot be written to '{path}': {error.strerror}. Those written before are"
@@ -93,9 +91,9 @@ def figures(run: Path) -> Row:
         return json.loads((run / name).read_text("utf-8"))
 
     try:
-        result, environment, split = (
-            read(f"{name}.json") for name in ("metrics", "environment", "split")
-        )
+        result = read("metrics.json")
+        environment = read("environment.json")
+        split = read("split.json")
     except (OSError, ValueError) as error:
         raise GantkError(
             f"the run ended well, and yet its figures cannot be read: {error}"

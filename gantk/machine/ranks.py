@@ -108,7 +108,7 @@ class Ranks:
         return result
 
     def _first_failure(self, code: int | None) -> tuple[int, int] | None:
-        """The first rank that failed and its exit code, from every rank's `code`; None: none did."""
+        """The first rank that failed, and its exit code, by every rank's `code`; None: none did."""
         codes = self.gather(code)
         return next(((rank, code) for rank, code in enumerate(codes) if code is not None), None)
 
@@ -132,7 +132,7 @@ class Ranks:
 
     @contextmanager
     def watch_connection(self, advice: Callable[[], str]) -> Iterator[None]:
-        """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
+        """Context manager: turns a lost connection to a rank into a GantkError with `advice`."""
         try:
             yield
         except RuntimeError as error:
@@ -176,21 +176,9 @@ class Reduction:
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
-            present.fill_(1.0)
-            targets: list[Tensor] = []
-            own: list[Tensor] = []
-            for number, parameter in enumerate(members):
-                if parameter.grad is None:
-                    gradients[number].zero_()
-                    present[number].zero_()
-                else:
-                    targets.append(gradients[number])
-                    own.append(parameter.grad)
-            if own:
-                torch._foreach_copy_(targets, own)
+            complete = _fill(gradients, present, members)
             dist.all_reduce(flat, group=self.group)
             flat /= self.world
-            complete = len(own) == len(members)
             has_gradient = [True] * len(members) if complete else (present > 0).tolist()
             for parameter, gradient, keep in zip(members, gradients, has_gradient, strict=True):
                 parameter.grad = gradient if keep else None
@@ -218,6 +206,25 @@ class Reduction:
                 for parameter, start in zip(members, starts, strict=True)
             ]
             yield members, flat, views
+
+
+def _fill(gradients: list[Tensor], present: Tensor, members: list[nn.Parameter]) -> bool:
+    """Copy the parameters' gradients, 0 where one has none, and set its flag in `present`; returns
+    whether all have one.
+    """
+    present.fill_(1.0)
+    targets: list[Tensor] = []
+    own: list[Tensor] = []
+    for number, parameter in enumerate(members):
+        if parameter.grad is None:
+            gradients[number].zero_()
+            present[number].zero_()
+        else:
+            targets.append(gradients[number])
+            own.append(parameter.grad)
+    if own:
+        torch._foreach_copy_(targets, own)
+    return len(own) == len(members)
 
 
 _met: Ranks | None = None

@@ -78,7 +78,7 @@ class Runtime:
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
     def seed(self, seed: int, step: int) -> None:
-        """Seed torch for this step by (seed, rank, step) alone, so that any step can be repeated."""
+        """Seed torch by (seed, rank, step) alone, so that any step can be repeated."""
         torch.manual_seed(_mix(seed, self.rank, step))
 
     def reduction(self, parameters: Iterable[nn.Parameter]) -> Reduction:
@@ -144,7 +144,7 @@ class Runtime:
         return [results[number % self.world][number // self.world] for number in range(len(parts))]
 
     def watch_connection(self, advice: Callable[[], str]) -> AbstractContextManager:
-        """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
+        """Context manager: turns a lost connection to a rank into a GantkError with `advice`."""
         return self.ranks.watch_connection(advice) if self.ranks else contextlib.nullcontext()
 
     def synchronize(self) -> None:

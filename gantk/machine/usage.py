@@ -75,7 +75,7 @@ class Used:
         self.first_step: float | None = earlier.get("first_step_s")
 
     def seconds_at(self, step: int, logged: float) -> float:
-        """Seconds of training up to a step: as saved with its checkpoint, else as logged before it."""
+        """Seconds of training up to a step: saved with its checkpoint, else logged before it."""
         if step and self.earlier.get("step") == step:
             return self.earlier.get("seconds") or logged
         return logged

@@ -73,11 +73,8 @@ class Kind:
         try:
             part = value if isinstance(value, Part) else bind(self.kind, value)
             if not self._fits(part.target):
-                fit = [
-                    entry.name
-                    for entry in registry().of_kind(self.kind)
-                    if self._fits(entry.load())
-                ]
+                entries = registry().of_kind(self.kind)
+                fit = [entry.name for entry in entries if self._fits(entry.load())]
                 raise UserError(f"the {self.kind} '{part.name}' cannot be used here", allowed=fit)
             return part
         except UserError as error:  # as pydantic's own error, which records the parameter
@@ -195,12 +192,10 @@ def bind(kind: str, value: Any) -> Part:
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:
-        what = (
-            f"{_with_article(kind)} is a name or a table with a name, not"
-            f" {one_line(json.dumps(value, default=str), 80)}"
-        )
         raise UserError(
-            what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'
+            f"{_with_article(kind)} is a name or a table with a name, not {_shortened(value)}",
+            allowed=registry().names(kind),
+            remedy=f'write {kind} = {{ name = "..." }}',
         )
 
     entry = registry().get(kind, name)
@@ -293,9 +288,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
-        result = UserError(
-            f"{message}, not {one_line(json.dumps(error['input'], default=str), 80)}"
-        )
+        result = UserError(f"{message}, not {_shortened(error['input'])}")
 
     result.path = (*path, *result.path)
     return result
@@ -313,6 +306,11 @@ def _fields_at(model: Any, path: list) -> list[str]:
 def kind_of(marks: Iterable[Any]) -> str | None:
     """The kind of part in an annotation's metadata; None where the annotation is not a part."""
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
+
+
+def _shortened(value: Any) -> str:
+    """A value as JSON, on one line of at most 80 characters."""
+    return one_line(json.dumps(value, default=str), 80)
 
 
 def _with_article(kind: str) -> str:
@@ -363,13 +361,14 @@ def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(annotated, include_extras=True)
     groups = groups_of(target)
     for name, parameter in inspect.signature(target).parameters.items():
+        default = parameter.default
         if name in groups:
             inner = get_type_hints(groups[name], include_extras=True)
             for field in fields(groups[name]):
-                yield field.name, inner[field.name], getattr(parameter.default, field.name)
+                yield field.name, inner[field.name], getattr(default, field.name)
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            yield name, hints.get(name, Any), default
+            required = default is parameter.empty
+            yield name, hints.get(name, Any), ... if required else default
 
 
 @functools.cache

@@ -53,6 +53,8 @@ TOO_DOTTED = re.compile(
     r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
 )
 
+NO_TOML = 'That is no TOML: texts inside have quotes and brackets close, as in ["T1", "T2"]'
+
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
 resolved = plain  # of a checked recipe: tables that TOML can hold, with every default filled in
 
@@ -167,15 +169,13 @@ class Recipe:
         """Check every key, name and type, and bind the parts; UserError with the key, the line and
         the nearest name.
         """
-        tables = copy.deepcopy(
-            {key: value for key, value in self.tables.items() if key != "profile"}
-        )
+        tables = copy.deepcopy(self.tables)
+        tables.pop("profile", None)
         self._rename(tables)
-        newest = tables.get("format", FORMAT)
-        if isinstance(newest, int) and newest > FORMAT:
-            what = f"this recipe has format {newest}, and this gantk reads up to {FORMAT}"
+        version = tables.get("format", FORMAT)
+        if isinstance(version, int) and version > FORMAT:
             raise UserError(
-                what,
+                f"this recipe has format {version}, and this gantk reads up to {FORMAT}",
                 where=self._place(("format",)),
                 remedy="upgrade gantk: pip install --upgrade gantk",
             )
@@ -207,20 +207,12 @@ class Recipe:
                 return check(model, tables, "the recipe")
             except UserError as error:
                 key = ".".join(map(str, error.path))
-                typed = texts.pop(key, None)
-                if typed is not None and "valid string" in error.what:
+                typed = texts.pop(key, "")
+                if typed and "valid string" in error.what:
                     _put(tables, key, typed, typed)
                     continue
-                if (
-                    typed is not None
-                    and typed[:1] in ("[", "{")
-                    and typed == _at(tables, error.path)
-                ):
-                    hint = (
-                        'That is no TOML: texts inside have quotes and brackets close, as in ["T1",'
-                        ' "T2"]'
-                    )
-                    error.remedy = ". ".join(filter(None, [error.remedy, hint]))
+                if typed.startswith(("[", "{")) and typed == _at(tables, error.path):
+                    error.remedy = ". ".join(filter(None, [error.remedy, NO_TOML]))
                 raise at_its_key(error, self._place) from None
 
     def _place(self, path: tuple) -> str:
@@ -340,14 +332,16 @@ def files_of(
 # ---- the place of a mistake
 
 
-def at_its_key(error: UserError, place_of: Any) -> UserError:
+def at_its_key(error: UserError, place_of: Callable[[tuple], str]) -> UserError:
     """Add the dotted key, and the place `place_of(path)`, to an error inside a table; returns the
     error.
     """
     path = tuple(key for key in error.path if not isinstance(key, int))
-    unknown = "has no option" in error.what or "there is no key" in error.what
-    dotted = ".".join(map(str, path[:-1] if unknown else path))
-    error.what = f"{dotted}: {error.what}" if dotted else error.what
+    dotted = path
+    if "has no option" in error.what or "there is no key" in error.what:
+        dotted = path[:-1]
+    if dotted:
+        error.what = f"{'.'.join(map(str, dotted))}: {error.what}"
     return error.at(place_of(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -86,11 +87,11 @@ class DataTable(spec.Table):
     @field_validator("domains")
     @classmethod
     def _one_or_two_names(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        any_to_any = "+" in domains[0] if domains else False  # of the contrasts of one domain
-        different = len(set(domains)) == len(domains) or any_to_any
-        if not different or len(domains) not in (1, 2) or not all(domains):
-            raise ValueError("one name or two different ones are needed")
-        return domains
+        one_or_two = len(domains) in (1, 2) and all(domains)
+        # "+": any to any, of the contrasts of one domain
+        if one_or_two and (len(set(domains)) == len(domains) or "+" in domains[0]):
+            return domains
+        raise ValueError("one name or two different ones are needed")
 
     @field_validator("size")
     @classmethod
@@ -109,14 +110,11 @@ class DataTable(spec.Table):
         if patch is None:
             return None
 
-        same_length = len(patch) == len(size)
-        if not same_length or any(side > whole for side, whole in zip(patch, size, strict=True)):
-            raise ValueError(
-                f"it should have {len(size)} sides, none larger than those of data.size,"
-                f" {list(size)}"
-            )
-
-        return patch
+        if len(patch) == len(size) and all(map(operator.le, patch, size)):
+            return patch
+        raise ValueError(
+            f"it should have {len(size)} sides, none larger than those of data.size, {list(size)}"
+        )
 
     @field_validator("neighbours")
     @classmethod

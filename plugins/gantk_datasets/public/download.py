@@ -300,7 +300,8 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
     here = _bytes(part)
     # ranges do not fit compressed content
     headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}
-    headers |= {"Range": f"bytes={here}-"} if here else {}
+    if here:
+        headers["Range"] = f"bytes={here}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS) as answer:
         if answer.status_code == 416:  # the file is complete
             return
@@ -308,7 +309,8 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
             raise requests.ConnectionError(
                 f"the server answered {answer.status_code} {answer.reason}"
             )
-        here = here if answer.status_code == 206 else 0
+        if answer.status_code == 200:  # from the beginning: no ranges
+            here = 0
         rest = answer.headers.get("Content-Length", "")
         total = here + int(rest) if rest.isdigit() else size
         with open(part, "ab" if here else "wb") as file:
@@ -335,13 +337,16 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     for path, known in files.items():
         file = staging / path.replace("/", "__")
         place = result / known.get("into", "") / path
+        is_archive = file.name.endswith(ENDINGS)
         try:
-            if file.name.endswith(ENDINGS):
+            contents = [file]
+            if is_archive:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir()
                 unpack(file, scratch)
+                contents = list(scratch.rglob("*.gz"))
             if not known.get("checksum"):  # a published checksum has already excluded damage
-                for packed in scratch.rglob("*.gz") if file.name.endswith(ENDINGS) else [file]:
+                for packed in contents:
                     if packed.suffix == ".gz":
                         expect_sound(packed)
         except Exception as error:
@@ -353,10 +358,12 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             raise GantkError(
                 f"'{file.name}' is damaged or not to be trusted: {one_line(error)}."
             ) from None
-        if file.name.endswith(ENDINGS):
-            inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
-            file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
+        if is_archive:
             place = result / known.get("into", "")
+            inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
+            file = scratch
+            if len(inside) == 1 and inside[0].is_dir():
+                file = inside[0]
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(file, place)
 

@@ -65,21 +65,28 @@ def prepare(folder: Path) -> None:
             if not any(parent.iterdir()):
                 parent.rmdir()
 
-    lesjak = [
-        ("lesjak-lo" + patient, *study(folder, patient, number)) for patient, number in STUDIES
-    ]
+    lesjak = []
+    for patient, number in STUDIES:
+        lesjak.append(("lesjak-lo" + patient, *study(folder, patient, number)))
     hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
-    stripped = [
-        ("lesjak-cs" + patient, *t1_and_t2(folder / STRIPPED.format(patient)))
-        for patient in ("07", "19", "26")
-    ]
-    stripped.append(("cstar-stroke", *t1_and_t2(folder / "rendering/stroke/T1.nii.gz")))
-    found = sorted(folder.glob("brats?/**/*[-_]t1*.nii.gz"), key=lambda path: path.name)
-    tumour = [(t1.name[:15], t1, *t1.parent.glob(f"{t1.name[:15]}*[-_]t2*")) for t1 in found]
-    for name, pairs in {"whole": lesjak + hku, "stripped": stripped, "tumour": tumour}.items():
-        write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
+    whole = lesjak + hku
 
-    for name, pairs in {"whole_train": lesjak + hku, "hku": hku}.items():
+    stripped = []
+    for patient in ("07", "19", "26"):
+        files = t1_and_t2(folder / STRIPPED.format(patient))
+        stripped.append(("lesjak-cs" + patient, *files))
+    stripped.append(("cstar-stroke", *t1_and_t2(folder / "rendering/stroke/T1.nii.gz")))
+
+    tumour = []
+    found = folder.glob("brats?/**/*[-_]t1*.nii.gz")
+    for t1 in sorted(found, key=lambda path: path.name):
+        patient = t1.name[:15]
+        (t2,) = t1.parent.glob(f"{patient}*[-_]t2*")
+        tumour.append((patient, t1, t2))
+
+    for name, pairs in (("whole", whole), ("stripped", stripped), ("tumour", tumour)):
+        write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
+    for name, pairs in (("whole_train", whole), ("hku", hku)):
         write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
 
 
@@ -105,11 +112,8 @@ def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
     to_flair = [transform(folder / f"{start}{c}_intrastudy_to_FLAIR.txt") for c in ("T1W", "T2W")]
     published = nib.load(folder / f"{start}T2W.nii.gz")
     fitted = folder / f"{start}T2W_fitted.nii.gz"
-    save(
-        fitted,
-        np.asanyarray(published.dataobj),
-        to_flair[0] @ np.linalg.inv(to_flair[1]) @ published.affine,
-    )
+    affine = to_flair[0] @ np.linalg.inv(to_flair[1]) @ published.affine
+    save(fitted, np.asanyarray(published.dataobj), affine)
     return folder / f"{start}T1W.nii.gz", fitted
 
 
@@ -117,12 +121,10 @@ def transform(path: Path) -> np.ndarray:
     """Read an affine transform from an ITK text file; returns the 4 x 4 matrix between points in mm
     (RAS).
     """
-    lines = dict(
-        line.split(": ", 1) for line in path.read_text("utf-8").splitlines() if ": " in line
-    )
-    numbers, centre = (
-        np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters")
-    )
+    lines = path.read_text("utf-8").splitlines()
+    values = dict(line.split(": ", 1) for line in lines if ": " in line)
+    numbers = np.array(values["Parameters"].split(), float)
+    centre = np.array(values["FixedParameters"].split(), float)
     # ITK's axes point to the left and the back
     matrix = np.eye(4)
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -152,10 +154,8 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
         # 6B's T1 has a larger field of view at the pixel size of its T2; the others differ only in
         # pixel size.
         pixel = FIELD / (ROWS if figure == "6B" else values.shape[0])
-        voxels = np.clip(np.round(values * 1000 / np.percentile(values, 99.9)), 0, 32767).astype(
-            np.int16
-        )
-        voxels = voxels.transpose(1, 0, 2)
+        scaled = np.round(values * 1000 / np.percentile(values, 99.9))
+        voxels = np.clip(scaled, 0, 32767).astype(np.int16).transpose(1, 0, 2)
         spacing = np.array([pixel, pixel, THICK])
         affine = np.diag([*-spacing, 1.0])
         affine[:3, 3] = spacing * (np.array(voxels.shape) - 1) / 2  # origin in the centre
