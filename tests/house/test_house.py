@@ -69,19 +69,20 @@ def module(distribution: str) -> str:
 
 def test_dependencies_are_declared_and_used():
     def used(*folders: str) -> set[str]:
-        paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-        return {
-            name.split(".")[0] for path in paths for name in imported(path, inside_functions=True)
-        }
+        found = set()
+        for folder in folders:
+            for path in (ROOT / folder).rglob("*.py"):
+                modules = imported(path, inside_functions=True)
+                found.update(name.split(".")[0] for name in modules)
+        return found
 
     def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[\[<>=~! ]", line)[0].lower() for line in requirements} - {
-            PROJECT["name"]
-        }
+        found = {re.split(r"[\[<>=~! ]", line)[0].lower() for line in requirements}
+        return found - {PROJECT["name"]}
 
-    groups = {"": names(PROJECT["dependencies"])} | {
-        k: names(v) for k, v in PROJECT["optional-dependencies"].items()
-    }
+    groups = {"": names(PROJECT["dependencies"])}
+    for name, requirements in PROJECT["optional-dependencies"].items():
+        groups[name] = names(requirements)
     ours = used("gantk", "plugins")
     for group, declared in groups.items():
         seen = used("tests") if group == "dev" else ours

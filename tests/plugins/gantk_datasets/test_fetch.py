@@ -158,7 +158,8 @@ def test_fetched_sets_are_whole_and_state_their_terms(server, offer, tmp_path, n
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     server.log.clear()
-    assert quietly(folder) == folder and not server.log, "what is there is not asked for again"
+    assert quietly(folder) == folder
+    assert not server.log, "what is there is not asked for again"
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):

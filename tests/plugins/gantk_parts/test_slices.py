@@ -49,15 +49,21 @@ def test_slice_errors_go_and_edges_of_the_input_stay():
     made = made_of(truth)
     done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
 
-    assert (done - truth).square().mean() < 0.5 * (made - truth).square().mean()
-    assert abs(jumps(done) / jumps(truth) - 1) < abs(jumps(made) / jumps(truth) - 1)
+    error_before = (made - truth).square().mean()
+    error = (done - truth).square().mean()
+    assert error < 0.5 * error_before
+    excess_before = abs(jumps(made) / jumps(truth) - 1)
+    excess = abs(jumps(done) / jumps(truth) - 1)
+    assert excess < excess_before
+
     smooth = AgreeingSlices(2, (-1.0, 1.0), strength=1.0, smooth=2)
     assert jumps(smooth(made, examples_of(given))) < jumps(done)
     constant = torch.full_like(made, 0.3)
     torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
-    line = guided_filter((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1e-8)
-    # a line of the input
-    torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)
+    volume = given.transpose(0, 1)
+    line_of_input = 0.5 * volume - 0.2
+    filtered = guided_filter(line_of_input, volume, 1e-8)
+    torch.testing.assert_close(filtered, line_of_input, atol=1e-3, rtol=0)
 
 
 def test_auto_lets_slices_differ_as_those_of_the_input():
@@ -131,17 +137,24 @@ def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
 def test_bias_field_of_the_input_is_applied_to_outputs():
     line = torch.linspace(-1, 1, 32)
     coil = torch.exp(0.12 * line[:, None] - 0.2 * line)
-    given, truth = ((each + 1) * coil - 1 for each in head(0))
+    plain_input, plain_output = head(0)
+    given = (plain_input + 1) * coil - 1
+    truth = (plain_output + 1) * coil - 1
+    air = given * 0 - 1
     post = InputBiasField(2, (-1.0, 1.0))
+    post_of_volumes = InputBiasField(3, (-1.0, 1.0))
     volumes = [SimpleNamespace(subject="p", scan_key="s", position=n) for n in range(12)]
-    # the network left the field out, or turned it round
-    for made in (head(0)[1], (head(0)[1] + 1) / coil - 1):
-        done = post(made, examples_of(given, volumes))
-        assert (done - truth).abs().mean() < 0.1 * (made - truth).abs().mean()
-        whole = InputBiasField(3, (-1.0, 1.0))(
-            made.transpose(0, 1)[None], examples_of(given.transpose(0, 1)[None])
-        )
+    examples = examples_of(given, volumes)
+    examples_of_volumes = examples_of(given.transpose(0, 1)[None])
+    left_out = plain_output
+    turned_round = (plain_output + 1) / coil - 1
+    for made in (left_out, turned_round):
+        done = post(made, examples)
+        error_before = (made - truth).abs().mean()
+        error = (done - truth).abs().mean()
+        whole = post_of_volumes(made.transpose(0, 1)[None], examples_of_volumes)
+        assert error < 0.1 * error_before
         torch.testing.assert_close(whole[0].transpose(0, 1), done)
 
-    assert (post(truth, examples_of(given, volumes)) - truth).abs().max() < 0.01
-    assert torch.equal(post(given * 0 - 1, examples_of(given, volumes)), given * 0 - 1)  # air
+    assert (post(truth, examples) - truth).abs().max() < 0.01
+    assert torch.equal(post(air, examples), air)

@@ -69,17 +69,18 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
     # beyond black and white: is cut off
     batch = Batch(image=2 * random_images(2, 1, method.geometry.size))
     found = losses_of(method, batch)
-    real, fake = (image.requires_grad_() for image in (batch["image"].clamp(-1, 1), batch["fake"]))
+    real = batch["image"].clamp(-1, 1).requires_grad_()
+    fake = batch["fake"].requires_grad_()
     gap = method.d(fake) - method.d(real)
     for name, apart in (("adversarial", gap), ("g_adversarial", -gap)):
-        assert found[name] == pytest.approx(float(F.softplus(apart.detach()).mean()), rel=1e-4)
+        expected = F.softplus(apart.detach()).mean()
+        assert found[name] == pytest.approx(float(expected), rel=1e-4)
 
     # a linear network still: gradients of a sum are those of each
     for name, image in (("r1", real), ("r2", fake)):
         (gradient,) = torch.autograd.grad(gap.sum(), image, retain_graph=True)
-        assert found[name] == pytest.approx(
-            3 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4
-        )
+        norms = gradient.square().flatten(1).sum(1)
+        assert found[name] == pytest.approx(3 / 2 * float(norms.mean()), rel=1e-4)
 
     method.progress.fill_(1.0)
 
