@@ -387,6 +387,7 @@ def test_neighbouring_slices_are_stacked_slice_by_slice():
 def test_slices_without_a_place_have_no_neighbours():
     unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
     words = r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
+
     with pytest.raises(UserError, match=words):
         neighbouring_slices(unordered, [unordered], 1)
 

@@ -116,6 +116,7 @@ def test_a_raised_version_makes_other_entries(study, no_decoding, monkeypatch):
     load(source, **ONE_CONTRAST)
     no_decoding()
     monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
+
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         load(source, **ONE_CONTRAST)
 

@@ -115,6 +115,7 @@ def test_participants_tsv_gives_split_and_class(dataset):
 def test_what_a_dataset_lacks_is_said(dataset, options, says):
     split = "" if options else "maybe"
     (dataset / "participants.tsv").write_text(f"participant_id\tsplit\tgroup\nsub-01\t{split}\tx\n")
+
     with pytest.raises(UserError, match=says):
         records_of(Bids, dataset, **options)
 

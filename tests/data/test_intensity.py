@@ -130,6 +130,7 @@ def test_tensors_are_mapped_as_arrays_are(kind, per, way):
 def test_a_set_without_contrast_is_refused(kind):
     flat = np.full((1, 8, 8), 7, np.float32)
     words = r"all 2 training images of a domain have no contrast.*data\.intensity"
+
     with pytest.raises(UserError, match=words):
         fitted(kind, [flat, flat])
 

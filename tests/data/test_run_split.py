@@ -194,5 +194,6 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
             again(copied_run, device="cpu")
 
     (copied_run / "split.json").unlink()
+
     with pytest.raises(UserError, match="split.json' is missing"):
         evaluate(copied_run, device="cpu")

@@ -165,6 +165,7 @@ def test_a_wrong_option_is_explained(tmp_path, options, says):
     if text := options.pop("csv", None):
         (tmp_path / "p.csv").write_text(text)
         options["pairs"] = "p.csv"
+
     with pytest.raises(UserError, match=says):
         folders(options.pop("path", tmp_path), **options)
 
@@ -208,6 +209,7 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
 
     (tmp_path / "pairs.csv").unlink()
     (tmp_path / "T2" / "slice-07.png").unlink()
+
     with pytest.raises(
         UserError,
         match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac",
@@ -253,6 +255,7 @@ def classes(tmp_path, pictures):
 def test_a_picture_without_halves_is_refused(tmp_path):
     tree(tmp_path, "train/odd.png", "train/even.png", shape=(16, 33))
     record = records_of(Aligned, tmp_path)[0]
+
     with pytest.raises(UserError, match="33 pixels wide"):
         record.read()
 
@@ -346,6 +349,7 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
 def test_a_mask_on_another_grid_is_named(tmp_path):
     tree(tmp_path, "p0/T1.png", "p0/T2.png", "p1/T1.png", "p1/T2.png")
     tree(tmp_path, "p1/seg.png", shape=(16, 20), lesion=1)
+
     with pytest.raises(
         UserError,
         match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16",

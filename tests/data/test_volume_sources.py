@@ -278,6 +278,7 @@ def test_what_a_patients_folder_cannot_hold_is_named(patients):
     volume(patients / "case4" / "case4_t2.nii", shape=(10, 12, 7))
     refuses("case4_t1.nii' and .*case4_t2.nii' are of one patient.*9 x 12 x 10 against 7 x")
     volume(patients / "case0" / "other_t1.nii")
+
     with pytest.raises(UserError, match="two files of T1: 'case0_t1.nii' and 'other_t1.nii'"):
         contrast_files(io.list_images(patients / "case0"), ("T1", "T2"))
 
@@ -290,6 +291,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         )
 
     (patients / "case1" / "case1_flair.nii").unlink()
+
     with pytest.raises(
         UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"
     ):

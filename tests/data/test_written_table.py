@@ -191,6 +191,7 @@ def test_nothing_is_overwritten(tmp_path, name, says, capsys):
     (tmp_path / "there.csv").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     attach_commands(cli)
+
     with pytest.raises(SystemExit) as end:
         cli.main(["data", "check", str(root), "--table", str(tmp_path / name)])
 
@@ -204,6 +205,7 @@ def test_the_command_says_how_many_cells_are_empty(tmp_path, capsys, monkeypatch
     grown(tmp_path / "scans", VISITS)
     monkeypatch.chdir(tmp_path)
     attach_commands(cli)
+
     with pytest.raises(SystemExit) as end:
         cli.main(["data", "check", "scans", "--table", "scans.csv"])
 

@@ -81,6 +81,7 @@ def test_layers_that_stay_in_training_mode_are_found(layer, message):
     images = (np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8),)
     if message is None:
         return require_steady(answers(layer), images)
+
     with pytest.raises(UserError, match=message):
         require_steady(answers(layer), images)
 
@@ -308,6 +309,7 @@ def test_a_translation_that_is_an_optimisation_is_refused(onnx, tmp_path):
         "style_layers": ["conv1_1"],
     }
     run = small_run(tmp_path, method | {"translate_steps": 3}, steps=1)
+
     with pytest.raises(UserError, match="more than a pass through networks"):
         export(run, tmp_path / "x.onnx")
 
@@ -428,6 +430,7 @@ def test_monai_itself_verifies_and_runs_a_bundle(run, bundle, tmp_path):
     ours, theirs = (nib.load(tmp_path / name) for name in ("t2.nii.gz", "out/scan_T2.nii.gz"))
 
     expected = ours.get_fdata()
+
     np.testing.assert_allclose(theirs.affine, ours.affine)
     np.testing.assert_allclose(theirs.get_fdata(), expected, atol=1e-4 * np.ptp(expected))
 
@@ -438,6 +441,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr(Path, "write_bytes", full)
+
     with pytest.raises(OSError, match="no space"):
         export(run, tmp_path / "empty", format="monai")
 

@@ -118,6 +118,7 @@ def test_a_broken_plugin_format_leaves_the_others_at_work(add_plugin, tmp_path):
     np.save(tmp_path / "1.npy", GRAY8)
     same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)
     words = "unknown suffix '.odd'.*Note that the format 'odd' does not load"
+
     with pytest.raises(UserError, match=words):
         io.write(tmp_path / "x.odd", Image(np.zeros((1, 9, 8), np.float32)))
 
@@ -128,6 +129,7 @@ def test_two_plugin_formats_of_one_suffix_are_an_error(add_plugin, tmp_path):
     add_plugin("other-package", "other_plugin", other)
     np.save(tmp_path / "1.npy", GRAY8)
     words = "'.npy' is claimed by the formats 'npy' of my-package and 'npy2' of other"
+
     with pytest.raises(UserError, match=words):
         io.read(tmp_path / "1.npy")
 
@@ -379,8 +381,10 @@ SEVERAL_VOLUMES = [("x.nii", False), ("x.nii.gz", True), *((name, True) for name
 def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, packed):
     series = RNG.normal(size=(3, 5, 6, 7)).astype(np.float32)
     itk(tmp_path / name, series, packed)
+
     with pytest.raises(UserError, match=rf"{name}.*3 volumes.*Choose one of 0 to 2 with --volume"):
         io.read(tmp_path / name)
+
     image = io.read(tmp_path / name, 2)
     same(np.sort(image.pixels.ravel()), np.sort(series[2].ravel()))
     io.write(tmp_path / f"y{name}", image)
@@ -391,6 +395,7 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
 def test_one_of_several_values_of_each_voxel_is_read(tmp_path, name):
     vectors = RNG.normal(size=(3, 5, 6, 7)).astype(np.float32)
     itk(tmp_path / name, vectors, packed=True, vector=True)
+
     with pytest.raises(UserError, match=f"{name}.*7 values in each voxel.*--volume"):
         io.read(tmp_path / name)
     same(io.read(tmp_path / name, 4).pixels[0], vectors[..., 4])

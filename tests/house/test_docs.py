@@ -138,6 +138,7 @@ def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(example.text.replace("width", "wdth"), "utf-8")
+
     with pytest.raises(UserError) as caught:
         load_recipe("mine.toml").check()
 

@@ -116,6 +116,7 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
         picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
 
     words = r"3 of 3 files(.|\n)*0.png: values from -41.+The same \(3 of 3 images"
+
     with pytest.raises(GantkError, match=words) as failed:
         translate(tmp_path / "in", tmp_path / "out", clip=False)
 
@@ -340,6 +341,7 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
 def test_overlong_result_names_are_refused_first(tmp_path, model):
     model(RANGE)
     [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
+
     with pytest.raises(
         UserError, match=r"20 results would have a name of more than 255 bytes, such as 'a.*-1.png'"
     ):

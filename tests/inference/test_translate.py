@@ -246,6 +246,7 @@ def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
     image = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii"))
     never = pytest.fail
+
     with pytest.raises(
         UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT"
     ) as told:
@@ -352,6 +353,7 @@ def test_a_missing_contrast_needs_a_run_that_learnt_without(contrasts, two_patie
     (two_patients / "p1" / "flair.nii.gz").unlink()
     with pytest.raises(GantkError, match="FLAIR missing in .*p1"):
         translate(contrasts, two_patients, tmp_path / "out")
+
     run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
     for path in translate(run, two_patients, tmp_path / "masked"):
         assert np.isfinite(values(path)).all()
@@ -572,6 +574,7 @@ def test_folds_are_one_model_however_they_are_named(folds, scan, tmp_path):
 def test_folds_of_another_recipe_are_refused(folds):
     out, _ = folds
     other = {"train.steps": 3}
+
     with pytest.raises(UserError, match="another recipe"):
         toolkit.cross_validate(FOLDED, 3, set=other, out=out, device="cpu", say=lambda line: None)
 

@@ -218,6 +218,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
         assert choose(asked, 6, 2) == torch.device("cuda", given)
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
     with pytest.raises(
         UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"
     ):

@@ -262,6 +262,7 @@ def test_metrics_name_what_they_cannot_compare_or_have(make, word, tmp_path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
     (tmp_path / NETS["squeeze"][0]).write_bytes(b"not weights")
+
     with pytest.raises(UserError, match=word):
         make(torch.zeros(1, 1, 16, 16))
 

@@ -370,5 +370,6 @@ def test_a_metric_of_one_number_per_batch_is_refused():
         (MAE,),
         {"name": "mean", "of_mean": None, "_score": lambda self, *images: images[0].mean()},
     )
+
     with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
         scored(*pair((2, 1, 20, 20)), scorer_of(mean))

@@ -239,6 +239,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
 def test_a_model_that_makes_nan_cannot_be_chosen(study):
     model, data, _ = study
     to_nan = {to: lambda x: x * torch.nan for to in "ab"}
+
     with pytest.raises(UserError, match="NaN"):
         criterion_of(Translates, model, data, to_nan)()
 

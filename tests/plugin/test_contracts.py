@@ -173,6 +173,7 @@ def test_a_contract_says_what_is_missing_and_the_lines_to_add(
     }[kind]
     contract = type("Broken", (base,), {kind: name})()
     (check,) = [getattr(contract, each) for each in dir(base) if each.startswith(f"test_{promise}")]
+
     with pytest.raises((AssertionError, pytest.fail.Exception), match=f"(?is){words}"):
         check(2)
 

@@ -151,6 +151,7 @@ def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, word
         "my_plugin",
         f"{HOOK}gantk_register(add): add.{kind}('mine', 'my_plugin:X')\n{code}",
     )
+
     with pytest.raises(UserError, match=rf"the {kind} 'mine'.*{words}.*offered by my-package"):
         bind(kind, "mine")(*([1, 1, 2] if kind == "generator" else []))
 
@@ -172,6 +173,7 @@ def test_tracebacks_of_plugins_end_with_their_name(add_plugin):
         "my-package", "my_plugin", HOOK + "gantk_commands(cli): cli.command('fail')(lambda: 1 / 0)"
     )
     attach_commands(group := Commands("gantk"))
+
     with pytest.raises(ZeroDivisionError) as raised:
         group(["fail"])
 
@@ -192,6 +194,7 @@ def test_a_source_without_records_is_named(found, add_plugin, tiny_recipe):
         "my-package", "my_plugin", f"from gantk import Record\n{HOOK}{parts}\nclass S:\n    {code}"
     )
     tiny_recipe["data"]["source"] = "mine"
+
     with pytest.raises(UserError, match="the source 'mine'"):
         assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32"))
 
@@ -273,6 +276,7 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
     settings = recipe.with_name("gantk.toml")
     settings.write_text('[plugins]\ndisable = ["gantk_translation"]\n', "utf-8")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
     with pytest.raises(UserError, match=r"'translation'.*left out by .*project/gantk\.toml"):
         load_recipe(recipe).check()
 
@@ -281,6 +285,7 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
     (tmp_path / "gantk").mkdir()
     settings.rename(tmp_path / "gantk" / "gantk.toml")
     load.cache_clear()
+
     with pytest.raises(UserError, match="'translation'.*left out by"):
         load_recipe("cyclegan_t1t2").check()
 
@@ -297,6 +302,7 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
 def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gantk.toml").write_text(text, "utf-8")
+
     with pytest.raises(UserError, match=error):
         disabled_plugins()
 
@@ -314,6 +320,7 @@ def test_two_overrides_of_one_part_are_an_error(add_plugin):
     register = HOOK + "gantk_register(add): add.generator('unet', '{}:UNet', override=True)"
     add_plugin("my-package", "mine", register.format("mine"))
     add_plugin("your-package", "yours", register.format("yours"))
+
     with pytest.raises(UserError, match="'unet' is offered by 'my-package' and 'your-package'"):
         registry().get("generator", "unet")
 

@@ -87,6 +87,7 @@ def test_oversized_recipe_files_are_one_message(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text, words = FILES[name]
     (tmp_path / "x.toml").write_text('[method]\nname = "dualgan"\n[train]\nsteps = 1\n\n' + text)
+
     with pytest.raises(UserError, match=words):
         load_recipe("x.toml").check()
 
@@ -156,11 +157,13 @@ def test_onnx_graphs_that_fill_memory_are_refused(tmp_path):
     graph = helper.make_graph(nodes, "bomb", ends[:1], ends[1:], [many])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "bomb.onnx").write_bytes(model.SerializeToString())
+
     with pytest.raises(UserError, match="not a readable|smaller than requested"):
         call(open_session(tmp_path / "bomb.onnx"), np.zeros(1, np.float32))
 
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     model.graph.initializer[0].external_data.add(key="location", value="../../secret")
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
+
     with pytest.raises(UserError, match="names weights outside its folder"):
         open_session(tmp_path / "outside.onnx")

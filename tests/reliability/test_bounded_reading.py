@@ -236,6 +236,7 @@ def test_a_header_names_no_file_outside_of_its_folder(tmp_path, header, name):
     path.parent.mkdir(parents=True)
     line = "data file: {}" if header.startswith("x.n") else "ElementDataFile = {}"
     text(path, line.format(name), b"")
+
     with pytest.raises(UserError, match="is not in its own folder or below"):
         io.read(path)
 

@@ -102,6 +102,7 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
 def test_torn_and_older_lists_of_results_are_understood(tmp_path):
     source = pictures(tmp_path / "in", 6)
     (source / "slice-00004.png").write_bytes(b"no picture")
+
     with pytest.raises(GantkError, match="1 of 6 files"):
         translate(source, tmp_path / "out")
 

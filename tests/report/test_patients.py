@@ -69,6 +69,7 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
 def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
+
     with pytest.raises(Interrupted, match="stopped after step 2"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     page = Page(tmp_path / "run" / "report.html")

@@ -82,6 +82,7 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files.os, "replace", killed)
+
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
 
@@ -161,6 +162,7 @@ def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkey
 def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, number):
     (tmp_path / "target").write_text("untouched")
     (tmp_path / files.LOCK).symlink_to("target")
+
     with pytest.raises(UserError, match="is no file of gantk's"), files.lock_folder(tmp_path):
         pass
 

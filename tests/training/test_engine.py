@@ -131,6 +131,7 @@ LOSS = torch.ones((), requires_grad=True) * 2
 def test_losses_that_cannot_be_minimised_are_named(losses, text):
     method = Toy()
     phase = Phase("play", (), lambda batch: losses)
+
     with pytest.raises(UserError, match=f"{re.escape(text)}.*the phase 'play' of the method Toy"):
         check_losses(method, phase, losses)
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
@@ -148,6 +149,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
         "save_every": 3,
         "optimizer": {"name": "sgd", "lr": 1e30},
     }
+
     with pytest.raises(
         GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet"
     ) as raised:

@@ -410,6 +410,7 @@ class Hasty(nn.Module):
 def test_a_block_that_changes_its_input_stops_with_a_remedy():
     network = Hasty()
     recompute(Lone(network))
+
     with pytest.raises(
         GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."
     ):

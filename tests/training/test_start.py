@@ -110,6 +110,7 @@ def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp
         r"do not fit .* \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\]"
         r" table"
     )
+
     with pytest.raises(UserError, match=words):
         begun(
             tiny_recipe | {"method": PAIRS},
@@ -122,6 +123,7 @@ def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp
         {"g_ab.encoder.1.0.weight": torch.full((8, 4, 4, 4), torch.nan)},
         tmp_path / "nan.safetensors",
     )
+
     with pytest.raises(UserError, match="'g_ab.encoder.1.0.weight' of .* is not finite"):
         begun(tiny_recipe, tmp_path / "nan.safetensors", tmp_path / "new")
 

@@ -195,6 +195,7 @@ def test_unevenly_spaced_slices_are_refused(tmp_path):
     made.series(tmp_path, made.head(4), prefix="low")
     higher = {"origin": (-30, -40, 23.0), "step": 5.0}
     made.series(tmp_path, made.head(4, seed=1), prefix="high", **higher)
+
     with pytest.raises(UserError, match=r"is not evenly spaced: .* 5 %"):
         io.read(tmp_path)
 
@@ -380,6 +381,7 @@ def test_a_file_that_is_no_single_image_is_named(tmp_path, kind):
     elements, message = REFUSED[kind]
     path = made.series(tmp_path, made.head(1))[0]
     change(path, **elements)
+
     with pytest.raises(UserError, match=message) as told:
         io.read(path)
 
@@ -391,6 +393,7 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
     for name in ("slices", "read", "write"):
         monkeypatch.delitem(sys.modules, f"gantk_dicom.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
+
     with pytest.raises(UserError, match=r"needs pydicom, which is not installed.*gantk\[dicom\]"):
         io.read(path)
 

@@ -65,6 +65,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
         Image.fromarray(noise).save(tmp_path / kind / f"{n}.png")
 
     settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
+
     with pytest.raises(
         UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"
     ):

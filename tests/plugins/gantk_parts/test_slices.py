@@ -51,18 +51,23 @@ def test_slice_errors_go_and_edges_of_the_input_stay():
 
     error_before = (made - truth).square().mean()
     error = (done - truth).square().mean()
+
     assert error < 0.5 * error_before
+
     excess_before = abs(jumps(made) / jumps(truth) - 1)
     excess = abs(jumps(done) / jumps(truth) - 1)
+
     assert excess < excess_before
 
     smooth = AgreeingSlices(2, (-1.0, 1.0), strength=1.0, smooth=2)
     assert jumps(smooth(made, examples_of(given))) < jumps(done)
     constant = torch.full_like(made, 0.3)
     torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
+
     volume = given.transpose(0, 1)
     line_of_input = 0.5 * volume - 0.2
     filtered = guided_filter(line_of_input, volume, 1e-8)
+
     torch.testing.assert_close(filtered, line_of_input, atol=1e-3, rtol=0)
 
 

@@ -298,6 +298,7 @@ def test_weights_that_are_unavailable_are_one_error(tiny, weights, monkeypatch):
     monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
     # the real one takes a second to draw
     monkeypatch.setattr(inception, "_inception_v3", lambda **_: nn.Module())
+
     with pytest.raises(UserError, match="onnxruntime is needed"):
         Kid(2.0, 2, features="fixed.onnx")
 
@@ -390,6 +391,7 @@ def test_missing_weights_say_which_file_goes_where():
         r"Put vgg19.tv_in1k.safetensors .* into a folder, and set GANTK_WEIGHTS to it.*weights ="
         r' "random"'
     )
+
     with pytest.raises(UserError, match=words):
         timm_model("vgg19.tv_in1k")
 
@@ -402,6 +404,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     monkeypatch.setattr(
         "timm.create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network")
     )
+
     with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
         timm_model(NAME)
 
@@ -410,6 +413,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
 
     monkeypatch.setattr("gantk.nets.timm_networks._unreachable", lambda config: None)
     monkeypatch.setattr("timm.create_model", fails)
+
     with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
         timm_model(NAME)
 
@@ -439,6 +443,7 @@ def test_files_with_other_weights_or_pickles_are_refused(
     monkeypatch.chdir(weights)
     path = weights / f"{NAME}{suffix}"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+
     with pytest.raises(UserError, match=f"'{path}'.*{words}"):
         timm_model(NAME)
 

@@ -303,5 +303,6 @@ def test_frd_without_its_packages_says_what_to_install(monkeypatch):
         monkeypatch.setattr("gantk_scores.sets.frd.find_spec", there.get)
         assert ({"name": "frd"} in published_metrics()) == ("radiomics" in there)
     monkeypatch.setitem(sys.modules, "frd_score", None)
+
     with pytest.raises(UserError, match=r"frd-score.*pip install"):
         Frd(2.0, 2)

@@ -350,6 +350,7 @@ def test_unlabelled_images_are_left_out():
     test = patients(9, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     bare = ImageGroup(test.images, test.patients)
+
     with pytest.raises(UserError, match="two_sample needs more images"):
         TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
 

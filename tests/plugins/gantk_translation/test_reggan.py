@@ -285,6 +285,7 @@ def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
             build(**options)
 
     single = PHANTOM | {"lesions": 1, "contrast": "T1"}
+
     with pytest.raises(
         UserError, match="moves the second image of registered pairs, and this source has none"
     ):

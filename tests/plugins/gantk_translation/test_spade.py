@@ -33,17 +33,22 @@ def test_equation_1_scales_and_shifts_by_the_map(dims, norm):
     layer = SPADE(dims, 3, 2, 4, norm)
     h = random_images(2, 3, (8,) * dims)
     axes = ([0] if norm == "batch" else []) + [*range(2, h.ndim)]
-    normed = (h - h.mean(axes, keepdim=True)) / (
-        h.var(axes, correction=0, keepdim=True) + 1e-5
-    ).sqrt()
+    mean = h.mean(axes, keepdim=True)
+    variance = h.var(axes, correction=0, keepdim=True)
+    normed = (h - mean) / (variance + 1e-5).sqrt()
     m = torch.zeros(2, 2, *[16] * dims)  # is brought to the size of h
     constant = layer(h, m)
-    both = layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1)
+    modulation = layer.modulation(layer.seen(m).relu())
+    first_pixel = (..., *[slice(1)] * dims)
+    scale, shift = modulation[first_pixel].chunk(2, 1)
 
     # one scale and one shift of each channel
-    torch.testing.assert_close(constant, both[0] * normed + both[1])
+    torch.testing.assert_close(constant, scale * normed + shift)
+
     m[..., 8:] = 1.0
-    assert torch.equal((after := layer(h, m))[..., :2], constant[..., :2])
+    after = layer(h, m)
+
+    assert torch.equal(after[..., :2], constant[..., :2])
     assert (after != constant)[..., 5:].any()
 
 
@@ -134,5 +139,6 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
             run(words[:9], **data)
 
     volume(tmp_path / "in/p0/seg.nii", values=levels[:30])
+
     with pytest.raises(UserError, match="seg.nii.*on different grids"):
         run("unlike")

@@ -99,6 +99,7 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
 
     table = SimpleNamespace(method=SimpleNamespace(name="dcgan"))
     noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), model=table)
+
     with pytest.raises(UserError, match="'dcgan' makes images from noise"):
         gantk.explain(noise, picture, **quiet)
 
@@ -106,6 +107,7 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
     monkeypatch.setattr(
         sys, "argv", ["gantk", "explain", str(tiny_run), str(picture), str(tmp_path / "x")]
     )
+
     with pytest.raises(SystemExit) as ended:
         main()
 
