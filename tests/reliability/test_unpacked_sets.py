@@ -59,14 +59,14 @@ UNPACKED |= {
 
 @pytest.mark.parametrize("place", UNPACKED)
 def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
-    wanted = []
+    wanted = set()
     patient_of = {}
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
         path = volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()
         patient_of[path] = p
         if name[0] != "(":
-            wanted.append(path)
+            wanted.add(path)
 
     sources = ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",)
     for source in sources:
