@@ -59,30 +59,21 @@ UNPACKED |= {
 
 @pytest.mark.parametrize("place", UNPACKED)
 def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
-    wanted = set()
-    patient_of = {}
+    real = {}
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
-        path = volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()
-        patient_of[path] = p
-        if name[0] != "(":
-            wanted.add(path)
+        real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p
 
-    sources = ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",)
-    for source in sources:
+    for source in ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",):
         _, model = checked_recipe(
             "dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None
         )
-        records = records_of(model.data, model.method.target)
-        found = {record.path.resolve(): record for record in records}
-        assert sorted(found) == sorted(wanted)
-
-        patients = set()
-        for path, record in found.items():
-            is_t1 = "t1" in path.stem.lower()
-            assert is_t1 == (record.domain == "a")
-            patients.add((patient_of[path], record.subject))
-
-        assert len(patients) == 5
-        assert len(dict(patients)) == 5
-        assert len({subject for _, subject in patients}) == 5
+        found = {
+            record.path.resolve(): record for record in records_of(model.data, model.method.target)
+        }
+        assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
+        assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)
+        patients = {(real[path][1], record.subject) for path, record in found.items()}
+        assert (
+            len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
+        )

@@ -210,7 +210,6 @@ def test_missing_or_damaged_files_are_refused(tmp_path, name):
     path = folder / name
     whole = path.read_bytes()
     path.unlink()
-
     with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
 
@@ -264,9 +263,9 @@ def test_every_optimizer_resumes_from_its_state(tmp_path, rule, steps):
     for _ in other.fit(lambda step, stage: Batch(image=torch.ones(2, 1))):
         pass
 
-    expected = whole.method.state_dict()
-    for name, tensor in other.method.state_dict().items():
-        assert torch.equal(tensor, expected[name])
+    assert all(
+        torch.equal(t, whole.method.state_dict()[n]) for n, t in other.method.state_dict().items()
+    )
 
 
 def at(state: dict, path: str, value) -> None:
@@ -329,7 +328,6 @@ def test_foreign_states_are_refused_before_use(tmp_path, name):
     at(state, path, value)
     engine, before = trained(adam, 0)
     folder = checkpoint.save(tmp_path, 3, {}, state, {})
-
     with pytest.raises(UserError, match=f"{words}.*step-000003"):
         engine.load_state_dict(checkpoint.load_state(folder), engine.ema.state_dict(), str(folder))
 
@@ -350,7 +348,6 @@ def test_impossible_weights_are_refused(name, value, words):
     weights = {key: tensor.clone() for key, tensor in method.state_dict().items()}
     name = name if name in weights else next(key for key, _ in method.named_parameters())
     weights[name].fill_(value)
-
     with pytest.raises(UserError, match=words.replace("g_ab.0.weight", name)):
         checkpoint.load_into(method, weights, "here")
 
@@ -364,7 +361,6 @@ def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path, name):
     at = whole.index(b"-1.0") + 1 if name == "meta.json" else len(whole) - 2
     whole[at] ^= 2
     path.write_bytes(whole)
-
     with pytest.raises(
         UserError, match=f"'{name}' is not a readable.*(not what was saved|it is |column)"
     ):
@@ -446,13 +442,11 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
 
     (copied_run / "samples/step-000099").mkdir()
     quiet = {"out": copied_run, "device": "cpu", "say": lambda line: None}
-
     with pytest.raises(UserError, match="already holds a run.*gantk resume"):
         run(tiny_recipe, **quiet)  # it has scores: somebody removed its checkpoints
 
     (copied_run / "metrics.json").unlink()
     command = rf"gantk run {copied_run}/recipe\.toml --out {copied_run}"
-
     with pytest.raises(UserError, match=f"no checkpoint.*{command}"):
         resume(copied_run, device="cpu")
 

@@ -70,20 +70,14 @@ class Inverting:
 def rings_by_numpy(one: Tensor, other: Tensor, side: int) -> np.ndarray:
     """Correlation of two windowed images at each spatial frequency but 0."""
     window = np.outer(np.hanning(side), np.hanning(side))
-    frequencies = np.fft.fftfreq(side) * side
-    rows, columns = np.meshgrid(frequencies, frequencies)
+    a, b = (np.fft.fft2((x[0, 0] - x.mean()).numpy() * window) for x in (one, other))
+    rows, columns = np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side)
     radius = np.round(np.hypot(rows, columns))
-
-    def spectrum(x):
-        centred = (x[0, 0] - x.mean()).numpy()
-        return np.fft.fft2(centred * window)
 
     def of_rings(x, y):
         power = (x * y.conj()).real
         return np.array([power[radius == r].sum() for r in range(1, side // 2 + 1)])
 
-    a = spectrum(one)
-    b = spectrum(other)
     return of_rings(a, b) / np.sqrt(of_rings(a, a) * of_rings(b, b))
 
 
