@@ -191,7 +191,7 @@ class Batches:
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
     def _window(self, images: ImageSet, stream: int, position: int) -> tuple:
-        """The slices of the random window at a position of the order; registered images share it."""
+        """The random window at a position of the order, as slices; registered images share it."""
         if images.patch == images.size:
             return (...,)
 

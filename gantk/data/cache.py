@@ -101,7 +101,7 @@ class Cache:
         return make() if known is None else json.loads(known.tobytes())
 
     def _store(self, path: Path, key: str, rows: np.ndarray) -> None:
-        """Write an entry, whole or not at all; where that fails, warn once, and store nothing more."""
+        """Write an entry, whole or not at all; if that fails, warn once and store nothing more."""
         temporary = temporary_beside(path)
         file = io.BytesIO()
         rows = np.ascontiguousarray(rows)

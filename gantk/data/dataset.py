@@ -445,7 +445,7 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
 
 
 def _expect(table: DataTable, method: type[Method], records: list[Record]) -> None:
-    """UserError where records lack pairs, masks or contrasts that the recipe or the method needs."""
+    """UserError where records lack pairs, masks or contrasts that recipe or method need."""
     needed = [record for record in records if record.domain in method.reads]
     if not needed:
         raise UserError(

@@ -454,7 +454,7 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
 
 
 def to_network(pixels: np.ndarray, intensity: IntensityMapping, resize: Resize) -> np.ndarray:
-    """Native pixels (C, *native) as network input: resized to `resize.size`, then `to_intensities`."""
+    """Native pixels (C, *native) as network input (C, *size), by `to_intensities`."""
     nearest = getattr(intensity, "nearest", False)
     return to_intensities(resize.forward(pixels, nearest=nearest), intensity)
 
@@ -598,13 +598,13 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
 
 
 def _peak(counts: np.ndarray, bins: int) -> tuple[int, int, int]:
-    """The highest of the first `bins` bins, and the first and the last bin of the peak around it."""
+    """The highest of the first `bins` bins, and the first and last bin of its peak."""
     peak = int(np.argmax(counts[:bins]))
     before = counts[peak : bins - 1]
     after = counts[peak + 1 : bins]
     few = 0.01 * counts[peak]
     falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
-    first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
+    first = int(max(np.flatnonzero(counts[:peak] < few), default=-1)) + 1
     last = peak + int(np.argmin([*falls, False]))
     return peak, first, last
 
@@ -612,7 +612,7 @@ def _peak(counts: np.ndarray, bins: int) -> tuple[int, int, int]:
 def _tissue_share(
     low: float, high: float, starts_at_air: bool, air: tuple[float, float, float]
 ) -> float:
-    """The share of the range from `low` to `high` where tissue begins, given `air_of` the images."""
+    """The share of the range `low` to `high` where tissue begins, given `air_of` images."""
     start, usual, end = air
     black = start if starts_at_air else low
     if usual <= black + 0.8 * AIR_SHARE * (high - black):

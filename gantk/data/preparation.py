@@ -67,7 +67,7 @@ def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def contrast_names(domain: str) -> tuple[str, ...]:
-    """The contrasts of a domain's human name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
+    """The contrasts in a domain's name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
     return tuple(name.strip() for name in domain.split("+") if name.strip()) or (domain,)
 
 
@@ -145,7 +145,7 @@ class Preparation:
         return intensity.for_scan(self.scan_figures(record, intensity))
 
     def scan_figures(self, record: Record, intensity: IntensityMapping) -> Any:
-        """The figures of a record's scan that its mapping depends on; measured once, then cached."""
+        """The figures of a record's scan that its mapping depends on; measured once."""
         scan = record.domain, record.scan_key or record.key
         if scan not in self._measured:
             read = record.scan or record.read

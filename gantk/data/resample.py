@@ -99,7 +99,7 @@ class SamplingGrid:
         return resample(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
 
     def to_grid_order(self, pixels: np.ndarray) -> np.ndarray:
-        """A view of upright pixels, (C, D, H, W) or (C, H, W), with the axes in this grid's order."""
+        """A view of upright pixels, (C, D, H, W) or (C, H, W), with axes in this grid's order."""
         return self._flip_stack(pixels.transpose(self._axes(pixels.ndim - 1)))
 
     def _axes(self, dims: int) -> tuple[int, ...]:

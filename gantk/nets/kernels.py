@@ -466,8 +466,10 @@ def pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
     return y
 
 
-def is_heavy(weight: Tensor, positions: int, least: int = MIN_WEIGHTS_PER_POSITION) -> bool:
+def is_heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
     """Whether there are so many weights, for so few positions, that reordering them is most of the
     time.
     """
+    if least is None:
+        least = MIN_WEIGHTS_PER_POSITION
     return weight.numel() >= least * positions and weight.movedim(1, -1).is_contiguous()

@@ -89,7 +89,7 @@ class Tiles:
 
     def cut(self, x: Tensor, window: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
         """A map's windows as (N x counts, window^2, C)."""
-        around = []  # F.pad counts axes from the last
+        around: list[int] = []  # F.pad counts axes from the last
         for count, size, edge in zip(self.counts, x.shape[2:], before, strict=True):
             end = (count - 1) * self.side + window - size - edge
             around = [edge, end, *around]

@@ -129,7 +129,7 @@ def save_checkpoint(
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:
-    """The buffers, which differ between ranks, copied to the CPU: image pools, statistics of norms."""
+    """Buffers, which differ between ranks, on the CPU: image pools, statistics of norms."""
     shared = {name for name, _ in method.named_parameters()}
     return {
         name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared

@@ -47,23 +47,20 @@ class Engine:
         self.doing = ""  # which part of a step is being computed, for the progress display
         self.phases = method.phases()
         self._check()
-        self.parameters = {phase.name: _trained_by(phase) for phase in self.phases}
+        self.parameters = {phase.name: trained_by(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
-        self.reductions = {
-            name: runtime.reduction(found) for name, found in self.parameters.items()
-        }
-        self.base_lrs = {
-            name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()
-        }
+        self.reductions = {name: runtime.reduction(p) for name, p in self.parameters.items()}
+        self.base_lrs: dict[str, list[float]] = {}
+        for name, optimizer in self.optimizers.items():
+            self.base_lrs[name] = [float(group["lr"]) for group in optimizer.param_groups]
+
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema: EMA | None = None
         if table.ema and averaged:
             self.ema = EMA(method, averaged, table.ema, table.fast.fused)
 
         self._move_states()
-        self._trained = list(
-            dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name])
-        )
+        self._trained = list(dict.fromkeys(sum(self.parameters.values(), [])))
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
 
@@ -89,7 +86,7 @@ class Engine:
         """
         last = 0
         for stage in self.method.stages(self.steps):
-            last = last + stage.steps
+            last += stage.steps
             begun = False
             if last > self.step and self.capture:
                 self.capture.forget()
@@ -149,23 +146,24 @@ class Engine:
         """
         losses: dict[str, Tensor] = {}
         for phase in self.phases:
-            if self.step % phase.every == 0:
-                updated = set(self.parameters[phase.name])
-                # only what the phase updates gets gradients, which saves time
-                for parameter in self._trained:
-                    parameter.requires_grad_(parameter in updated)
-                before = len(losses)
-                closure = partial(self._closure, phase, batch, losses)
-                # torch's stub wants a float, its optimizers take the loss
-                self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
-                if len(losses) == before:
-                    what = (
-                        f"the optimizer of the {phase.name} learns nothing: its step(closure) never"
-                        " calls closure()"
-                    )
-                    raise UserError(
-                        what, where="train.optimizer", remedy="begin step with `loss = closure()`"
-                    )
+            if self.step % phase.every:
+                continue
+
+            updated = set(self.parameters[phase.name])
+            # only what the phase updates gets gradients, which saves time
+            for parameter in self._trained:
+                parameter.requires_grad_(parameter in updated)
+            before = len(losses)
+            closure = partial(self._closure, phase, batch, losses)
+            # torch's stub wants a float, its optimizers take the loss
+            self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
+            if len(losses) == before:
+                what = (
+                    f"the optimizer of the {phase.name} learns nothing: its step(closure) never"
+                    " calls closure()"
+                )
+                remedy = "begin step with `loss = closure()`"
+                raise UserError(what, where="train.optimizer", remedy=remedy)
 
         for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
@@ -192,16 +190,15 @@ class Engine:
             self.doing = f"{where}{microbatch}: losses"
             with torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))
-                part_total = (
-                    torch.stack([loss.float() for loss in part_losses.values()]).sum() * weight
-                )
+                values = torch.stack([loss.float() for loss in part_losses.values()])
+                part_total = values.sum() * weight
+
             self.doing = f"{where}{microbatch}: gradients"
             part_total.backward()
             if number == len(parts):
+                self.doing = where
                 if self.runtime.world > 1:
                     self.doing = f"{where}: waiting for {self.runtime.world} ranks"
-                else:
-                    self.doing = where
                 self.reductions[phase.name].reduce()
             total += part_total.detach()
             for name, loss in part_losses.items():
@@ -227,13 +224,11 @@ class Engine:
         for (step, names, losses), total in zip(steps, totals, strict=True):
             if math.isfinite(total):
                 continue
-            bad = [
-                name
-                for name, loss in zip(names, losses.tolist(), strict=True)
-                if not math.isfinite(loss)
-            ] or names
+            values = dict(zip(names, losses.tolist(), strict=True))
+            bad = [name for name, loss in values.items() if not math.isfinite(loss)] or names
             # NaN reached later phases through it
-            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]
+            first_phase, _, _ = bad[0].partition("/")
+            bad = [name for name in bad if name.startswith(first_phase)]
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             what = f"the loss {', '.join(bad)} is not finite at step {step}. {saved}"
             raise GantkError(
@@ -321,13 +316,12 @@ class Engine:
             move_state(optimizer, self.runtime.device, self.table.fast.fused)
 
 
-def _trained_by(phase: Phase) -> list[torch.nn.Parameter]:
+def trained_by(phase: Phase) -> list[torch.nn.Parameter]:
     """The parameters that a phase updates, without those that the method froze, such as a
     pretrained encoder's.
     """
-    return list(
-        dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad)
-    )
+    parameters = [p for module in phase.updates for p in module.parameters()]
+    return list(dict.fromkeys(p for p in parameters if p.requires_grad))
 
 
 def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
@@ -339,10 +333,12 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
         return [(batch, 1.0)]
 
     split = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
-    parts = [
-        Batch(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
-    ]
-    return [(part, len(next(iter(part.values()))) / count) for part in parts]
+    parts = []
+    for tensors in zip(*split.values(), strict=True):
+        part = Batch(zip(split, tensors, strict=True))
+        parts.append((part, len(tensors[0]) / count))
+
+    return parts
 
 
 def _join(batch: Batch, parts: list[Batch]) -> None:

@@ -61,7 +61,7 @@ class Due:
 
 
 class Training:
-    """Runs the remaining steps and writes the run folder: logs, samples, validation, checkpoints."""
+    """Runs the remaining steps and writes the run folder: logs, samples, scores, checkpoints."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class Training:
         )
 
     def _samples(self, view: LiveView) -> None:
-        """Write pictures of held-out images; log their scores, if the truth is known, and alarms."""
+        """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
             step = self.engine.step
             view.busy = "samples and their scores"

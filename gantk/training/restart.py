@@ -48,7 +48,7 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
 
 
 def _without_paths(value: Any) -> Any:
-    """A recipe's value without the paths of the sources inside it, such as those of a mixed source."""
+    """A recipe's value without the paths of sources inside it, such as a mixed source's."""
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
     if isinstance(value, dict):

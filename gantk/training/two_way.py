@@ -123,7 +123,7 @@ class CycleMethod(Method):
         self.pool_b = ImagePool(pool, b, geometry.size)
 
     def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
-        """Similar images of the other domain for each image, if the option `pairs` is set; else {}."""
+        """Similar images of the other domain for each image if `pairs` is set, else {}."""
         return self.pairs.companions(sets) if self.pairs else {}
 
     def phases(self) -> list[Phase]:

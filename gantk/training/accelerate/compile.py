@@ -23,6 +23,7 @@ from torch import Tensor
 from gantk.method import Batch, Method, Phase, check_losses
 from gantk.nets.blocks import summed_kernel
 from gantk.training.accelerate.state import PythonState, TensorState
+from gantk.training.engine import trained_by
 
 Losses = dict[str, Tensor]
 KINDS = 64  # most kinds of calls to compile; more mean that something differs at every step
@@ -114,21 +115,16 @@ class CompiledLoss:
             with torch._dynamo.config.patch(LIMITS), _silence_torch():
                 found = self._outcome(self._run_compiled, batch)
         except Exception as error:  # any error of the compiler: training continues uncompiled
-            cause: BaseException = error
-            while inner := getattr(cause, "inner_exception", None) or cause.__cause__:
-                cause = inner
-            lines = [line.strip() for line in str(cause).split("\n") if line.strip()] or [
-                "no message"
-            ]
-            first = next((line for line in lines if line.startswith("Explanation: ")), lines[0])
-            return f"{type(error).__name__}: {first.removeprefix('Explanation: ')}"[:200]
+            return f"{type(error).__name__}: {_explanation(error)}"[:200]
         finally:
             python.restore()
 
-        apart = {name: _distance(expected[name], found[name]) for name in TOLERANCE}
-        wrong = [
-            f"{name} by {apart[name]:.2g}" for name in apart if not apart[name] <= TOLERANCE[name]
-        ]
+        wrong = []
+        for name, tolerance in TOLERANCE.items():
+            distance = _distance(expected[name], found[name])
+            if not distance <= tolerance:  # nan too
+                wrong.append(f"{name} by {distance:.2g}")
+
         return f"what was compiled is wrong: {', '.join(wrong)}" if wrong else None
 
     def _outcome(
@@ -139,37 +135,50 @@ class CompiledLoss:
         """
         inside = Batch(batch)
         devices = {image.device for image in batch.values() if image.is_cuda}
-        places = [
-            (part, n, t)
-            for part in self.method.modules()
-            for n, t in part._buffers.items()
-            if t is not None
-        ]
+        places = []
+        for part in self.method.modules():
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    places.append((part, name, buffer))
+
         before = TensorState({"buffers": [tensor for *_, tensor in places]})
-        weights = dict.fromkeys(
-            p for module in self.phase.updates for p in module.parameters() if p.requires_grad
-        )
+        weights = trained_by(self.phase)
         try:
             with torch.random.fork_rng(devices), torch.enable_grad():
                 losses = check_losses(self.method, self.phase, loss(inside))
                 total = torch.stack([each.float() for each in losses.values()]).sum()
-                gradients = torch.autograd.grad(total, list(weights), allow_unused=True)
+                gradients = torch.autograd.grad(total, weights, allow_unused=True)
+            found = {str(number): g for number, g in enumerate(gradients) if g is not None}
+            images = _added(inside, batch)
             return {
                 "losses": {name: each.detach() for name, each in losses.items()},
-                "images": {
-                    name: image.detach()
-                    for name, image in inside.items()
-                    if image is not batch.get(name)
-                },
+                "images": {name: image.detach() for name, image in images.items()},
                 "buffers": {name: tensor.clone() for name, tensor in self.method.named_buffers()},
-                "gradients": {
-                    str(number): grad for number, grad in enumerate(gradients) if grad is not None
-                },
+                "gradients": found,
             }
         finally:
             for part, name, tensor in places:  # a step may have replaced the tensors
                 part._buffers[name] = tensor
             before.restore()
+
+
+def _added(batch: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The images of a batch that were added or replaced."""
+    return {name: image for name, image in batch.items() if image is not before.get(name)}
+
+
+def _explanation(error: BaseException) -> str:
+    """The line that explains an error of the compiler, from the innermost cause."""
+    inner: BaseException | None = error
+    while inner is not None:
+        cause = inner
+        inner = getattr(cause, "inner_exception", None) or cause.__cause__
+
+    lines = [line.strip() for line in str(cause).split("\n") if line.strip()]
+    for line in lines:
+        if line.startswith("Explanation: "):
+            return line.removeprefix("Explanation: ")
+    return lines[0] if lines else "no message"
 
 
 def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
@@ -182,9 +191,7 @@ def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     def run(images: dict[str, Tensor]) -> tuple[Losses, dict[str, Tensor]]:
         inside = Batch(images)
         losses = loss(inside)
-        return losses, {
-            name: image for name, image in inside.items() if image is not images.get(name)
-        }
+        return losses, _added(inside, images)
 
     # torch caches by code object: a copy of it has its own cache and its own limit of
     # recompilations.
@@ -214,9 +221,16 @@ def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The Euclidean distance between two sets of tensors, relative to the norm of the first."""
     if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
         return float("inf")
-    pairs = [(one[name].double().nan_to_num(), other[name].double().nan_to_num()) for name in one]
-    size = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
-    return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5 / max(size, 1e-6)
+
+    size = 0.0
+    apart = 0.0
+    for name, tensor in one.items():
+        a = tensor.double().nan_to_num()
+        b = other[name].double().nan_to_num()
+        size += float(a.square().sum())
+        apart += float((a - b).square().sum())
+
+    return apart**0.5 / max(size**0.5, 1e-6)
 
 
 def _own_functions(kind: type[Any] = torch.autograd.Function) -> Iterator[type[Any]]:

@@ -36,7 +36,7 @@ Forward = Callable[..., Any]
 
 
 def recompute(method: Method) -> Method:
-    """Set up checkpointing in every network that the method trains, in place; returns the method."""
+    """Set up checkpointing, in place, in every network that is trained; returns the method."""
     for network in dict.fromkeys(module for phase in method.phases() for module in phase.updates):
         _divide(network)
     return method
