@@ -104,14 +104,14 @@ class Nyul(Mapping, name="nyul"):
         if not len(scans):
             raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
 
-        places = np.mean((scans - scans[:, :1]) / (scans[:, [self.place]] - scans[:, :1]), axis=0)
+        first = scans[:, :1]
+        whole = scans[:, [self.place]] - first
+        places = np.mean((scans - first) / whole, axis=0)
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):
-            if (
-                place - places[kept[-1]] >= NARROW
-                and (places[-1] - place >= NARROW)
-                or number == self.place
-            ):
+            far_below = place - places[kept[-1]] >= NARROW
+            far_above = places[-1] - place >= NARROW
+            if (far_below and far_above) or number == self.place:
                 kept.append(number)
 
         kept.append(len(places) - 1)
@@ -120,8 +120,12 @@ class Nyul(Mapping, name="nyul"):
             end = start + (end - start) / 2 * float(places[-1])
 
         share = (end - start) / places[-1]
-        scale = [start, *(start + places[kept[1:-1]] * share).tolist(), end]
-        self.fitted = {"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()}
+        inner = start + places[kept[1:-1]] * share
+        self.fitted = {
+            "kept": kept,
+            "scale": [start, *inner.tolist(), end],
+            "mean": scans[:, kept].mean(axis=0).tolist(),
+        }
 
     def take(self, measured: list[float]) -> None:
         if rises(measured[0], measured[self.place]):
@@ -134,14 +138,18 @@ class Nyul(Mapping, name="nyul"):
         native = np.array(self.landmarks or self.fitted["mean"])
         network = np.array(self.fitted["scale"])
         if self.unit == "median":  # add a landmark: last + (median - air)
-            middle, (start, end) = self.fitted["kept"].index(self.place), self.range
-            native = np.append(native, native[-1] + native[middle] - native[0])
+            start, end = self.range
+            median = native[self.fitted["kept"].index(self.place)]
+            native = np.append(native, native[-1] + median - native[0])
             network = np.append(network, network[-1] + (end - start) / 2)
 
-        apart = np.diff(native) > MIN_LANDMARK_DISTANCE * (native[-1] - native[0])
+        whole = native[-1] - native[0]
+        apart = np.diff(native) > MIN_LANDMARK_DISTANCE * whole
         group = np.concatenate([[0], np.cumsum(apart)])
         count = np.bincount(group)
-        return np.bincount(group, native) / count, np.bincount(group, network) / count
+        merged_native = np.bincount(group, native) / count
+        merged_network = np.bincount(group, network) / count
+        return merged_native, merged_network
 
 
 @option_fields

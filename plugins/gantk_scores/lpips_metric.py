@@ -66,17 +66,24 @@ class LPIPS(PairMetric):
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         self.network.to(output.device)
-        pairs = [[2 * images / self.data_range - 1 for images in (output, reference)]]
+        output = 2 * output / self.data_range - 1
+        reference = 2 * reference / self.data_range - 1
+        pairs = [(output, reference)]
         if self.dims == 3:
-            pairs = list(zip(*map(middle_slices, pairs[0]), strict=True))
+            pairs = list(zip(middle_slices(output), middle_slices(reference), strict=True))
 
         if output.shape[1] != 3:
-            channels = (zip(*(view.split(1, 1) for view in both), strict=True) for both in pairs)
+            # each channel on its own, as a gray picture
+            of_channels = []
+            for one, other in pairs:
+                of_channels += zip(one.split(1, 1), other.split(1, 1), strict=True)
             pairs = [
-                [gray.expand(-1, 3, -1, -1) for gray in both] for each in channels for both in each
+                (one.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
+                for one, other in of_channels
             ]
 
-        return torch.stack([self.network(*both).flatten() for both in pairs]).mean(0)
+        distances = [self.network(one, other).flatten() for one, other in pairs]
+        return torch.stack(distances).mean(0)
 
 
 def lpips_network(net: str, seed: int | None) -> nn.Module:

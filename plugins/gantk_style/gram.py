@@ -43,14 +43,18 @@ class GramStyle:
         self.weights = weights
 
     def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        weights = self.weights or (1 / len(output),) * len(output)
+        weights = self.weights
+        if not weights:
+            weights = (1 / len(output),) * len(output)
         if not len(output) == len(target) == len(weights):
             counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
             raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
 
         total = output[0].new_zeros((), dtype=torch.float32)
         for features, wanted, weight in zip(output, target, weights, strict=True):
-            wanted = wanted if wanted.ndim == 3 else gram(wanted)
-            total = total + weight * (gram(features) - wanted).square().mean()
+            if wanted.ndim != 3:  # features, not yet their Gram matrix
+                wanted = gram(wanted)
+            difference = gram(features) - wanted
+            total = total + weight * difference.square().mean()
 
         return total

@@ -43,24 +43,25 @@ class InputBiasField:
 
     def _volume(self, made: Tensor, given: Tensor) -> Tensor:
         """Correct one volume (C, D, H, W) by its input."""
-        output, source = (
-            ((each - self.low) / (self.high - self.low)).mean(0) for each in (made, given)
-        )
+        span = self.high - self.low
+        output = ((made - self.low) / span).mean(0)
+        source = ((given - self.low) / span).mean(0)
         tissue = ((output > AIR_SHARE) & (source > AIR_SHARE)).nonzero()
         if len(tissue) < MIN_TISSUE_VOXELS:
             return made
 
-        sample = tuple(tissue[:: -(-len(tissue) // MAX_TISSUE_VOXELS)].T)
-        axes = (torch.arange(float(side), device=made.device) for side in output.shape)
+        step = -(-len(tissue) // MAX_TISSUE_VOXELS)
+        sample = tuple(tissue[::step].T)
+        axes = [torch.arange(float(side), device=made.device) for side in output.shape]
         # of all voxels, from the middle of the tissue
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         places = places - places[sample].mean(0)
         places = places / places[sample].square().mean().sqrt()
-        slopes = [slopes_of_field(each[sample].log(), places[sample]) for each in (source, output)]
-        gain = (places @ (slopes[0] - slopes[1])).exp()
-        return (self.low + (made - self.low) * gain / gain[sample].mean()).clamp(
-            self.low, self.high
-        )
+        slope_in_source = slopes_of_field(source[sample].log(), places[sample])
+        slope_in_output = slopes_of_field(output[sample].log(), places[sample])
+        gain = (places @ (slope_in_source - slope_in_output)).exp()
+        corrected = self.low + (made - self.low) * gain / gain[sample].mean()
+        return corrected.clamp(self.low, self.high)
 
 
 def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:

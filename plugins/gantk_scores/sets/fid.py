@@ -31,18 +31,26 @@ class Fid(InFeatures):
         remedy = "compare more images, or use kid, which has no such bias"
         require_images(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
         real, made = self.vectors(train, test, fake)
-        whole = gaussian(real), gaussian(made)
+        of_all_real = gaussian(real)
+        of_all_made = gaussian(made)
 
-        def of_kept(*kept: np.ndarray) -> float:
-            sides = zip((real, made), whole, kept, strict=True)
-            return frechet(*(fit if keep.all() else gaussian(x[keep]) for x, fit, keep in sides))
+        def of_kept(kept_real: np.ndarray, kept_made: np.ndarray) -> float:
+            of_real = of_all_real if kept_real.all() else gaussian(real[kept_real])
+            of_made = of_all_made if kept_made.all() else gaussian(made[kept_made])
+            return frechet(of_real, of_made)
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        few = min(len(real), len(made)) < MIN_RELIABLE_IMAGES
-        how = f"biased-upwards-below-{MIN_RELIABLE_IMAGES}-images" if few else "gaussians"
+        if ci95 is not None:
+            ci95 = (max(0.0, float(ci95[0])), float(ci95[1]))
+
+        how = "gaussians"
+        details = {}
+        if min(len(real), len(made)) < MIN_RELIABLE_IMAGES:
+            how = f"biased-upwards-below-{MIN_RELIABLE_IMAGES}-images"
+            details["warning"] = WARNING
+
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        ci95 = ci95 and (max(0.0, float(ci95[0])), float(ci95[1]))
-        return Score(value, ci95, len(fake), definition, {"warning": WARNING} if few else {})
+        return Score(value, ci95, len(fake), definition, details)
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -93,20 +93,30 @@ class Frd:
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         require_images(self.name, test, fake, least=MIN_IMAGES)
-        sides = [group.vectors(self.network) for group in (test, fake)]
+        test_features = test.vectors(self.network)
+        fake_features = fake.vectors(self.network)
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = np.nanmean(sides[0], 0)
-            deviation = np.nanstd(sides[0], 0)
-            real, made = ((side - mean) / deviation for side in sides)
+            mean = np.nanmean(test_features, 0)
+            deviation = np.nanstd(test_features, 0)
+            real = (test_features - mean) / deviation
+            made = (fake_features - mean) / deviation
 
         # frd-score leaves these images out, and then these features
-        whole = [~np.isnan(side).any(1) for side in sides]
-        use = np.isfinite(real[whole[0]]).all(0) & np.isfinite(made[whole[1]]).all(0)
+        whole_real = ~np.isnan(test_features).any(1)
+        whole_made = ~np.isnan(fake_features).any(1)
+        finite_real = np.isfinite(real[whole_real]).all(0)
+        finite_made = np.isfinite(made[whole_made]).all(0)
+        use = finite_real & finite_made
 
-        def of_kept(*kept: np.ndarray) -> float:
-            found = [x[k & w][:, use] for x, k, w in zip((real, made), kept, whole, strict=True)]
-            return float(np.log(max(frechet(*map(gaussian, found)), np.exp(-20))))
+        def of_kept(kept_real: np.ndarray, kept_made: np.ndarray) -> float:
+            reals = real[kept_real & whole_real][:, use]
+            fakes = made[kept_made & whole_made][:, use]
+            distance = frechet(gaussian(reals), gaussian(fakes))
+            return float(np.log(max(distance, np.exp(-20))))
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        how = f"features={use.sum()}/n={whole[1].sum()},real={whole[0].sum()}"
-        return Score(value, ci95 and tuple(map(float, ci95)), len(fake), f"{self.definition}/{how}")
+        if ci95 is not None:
+            ci95 = (float(ci95[0]), float(ci95[1]))
+
+        counts = f"features={use.sum()}/n={whole_made.sum()},real={whole_real.sum()}"
+        return Score(value, ci95, len(fake), f"{self.definition}/{counts}")

@@ -32,16 +32,20 @@ class MSSSIM(PairMetric):
         return f"{super()._method()}/gaussian-11-1.5/up-to-{len(SCALES)}-scales"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        sides = [min(output.shape[2:]) // 2**scale for scale in range(len(SCALES))]
-        weights = SCALES[: max(1, sum(side >= self.smallest for side in sides))]
+        shortest = min(output.shape[2:])
+        fitting = sum(shortest // 2**scale >= self.smallest for scale in range(len(SCALES)))
+        weights = SCALES[: max(1, fitting)]
+        total_weight = sum(weights)
         shrink = F.avg_pool2d if self.dims == 2 else F.avg_pool3d
         score = torch.ones(len(output), device=output.device)
         for scale, weight in enumerate(weights):
             luminance, structure = similarity_terms(output, reference, self.data_range)
-            found = structure[0] / structure[1]
+            similarity = structure[0] / structure[1]
             if scale == len(weights) - 1:
-                found = found * luminance[0] / luminance[1]
-            score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(weights))
+                similarity = similarity * luminance[0] / luminance[1]
+
+            mean = region_mean(similarity, None).clamp_min(0)
+            score = score * mean ** (weight / total_weight)
             output = shrink(output, 2)
             reference = shrink(reference, 2)
 

@@ -5,6 +5,7 @@ separately.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,18 +62,23 @@ class Prdc(InFeatures):
         scores = {}
         for place, name in enumerate(NAMES):
             definition = f"{name}/k={self.k}/{self.seen}/n={len(fake)},real={len(test)}"
-            definition += f"/if-alike={alike[name]:.3f}" if name in alike else ""
-            definition += f"/depends-on-n-below-{MIN_RELIABLE_IMAGES}-images" if few else ""
-            details = {"if_alike": alike[name]} if name in alike else {}
-            details |= {"warning": WARNING} if few else {}
-            low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)
-            if low == high:
-                interval = None
-            else:
+            details: dict[str, Any] = {}
+            if name in alike:
+                definition += f"/if-alike={alike[name]:.3f}"
+                details["if_alike"] = alike[name]
+            if few:
+                definition += f"/depends-on-n-below-{MIN_RELIABLE_IMAGES}-images"
+                details["warning"] = WARNING
+
+            interval = None
+            if ci95 is not None and ci95[0][place] != ci95[1][place]:
+                low = float(ci95[0][place])
+                high = float(ci95[1][place])
                 interval = (max(0.0, low), high if name == "density" else min(1.0, high))
-            scores[name + self.network.suffix] = Score(
-                float(values[place]), interval, len(fake), definition, details
-            )
+
+            value = float(values[place])
+            score = Score(value, interval, len(fake), definition, details)
+            scores[name + self.network.suffix] = score
 
         return scores
 

@@ -50,17 +50,15 @@ class Regression:
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             chosen = torch.randint(len(pairs), (BATCH[dims],), generator=generator).tolist()
-            source, target = (
-                torch.stack(images) for images in zip(*(pairs[i] for i in chosen), strict=True)
-            )
+            source = torch.stack([pairs[i][0] for i in chosen])
+            target = torch.stack([pairs[i][1] for i in chosen])
             source, target = mirror_randomly([source, target], generator)
             target = runtime.place(self._to_unit_range(target), dims)
             with runtime.autocast():
                 output = network(self._network_input(source))
                 known = target.isfinite()
-                return (
-                    (output.float() - target.nan_to_num()).abs() * known
-                ).sum() / known.sum().clamp_min(1)
+                errors = (output.float() - target.nan_to_num()).abs() * known
+                return errors.sum() / known.sum().clamp_min(1)
 
         channels = [image.shape[0] for image in pairs[0]]
         self.network = train_network(

@@ -87,15 +87,26 @@ def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
     ]
     for guideline in found["answered"]:
         rows = []
-        for item in (item for item in found["items"] if item["guideline"] == guideline):
-            said = [f"see *{name}*" for name in item["answers"]] if item["answers"] else []
-            said += [f"**to be filled in: {item['open']}**"] if item["open"] else []
-            rows.append((item["number"], item["asks"], "; ".join(said)))
-        parts += [f"## {guideline}", markdown_table(("item", "asks", "answer"), rows)]
+        for item in found["items"]:
+            if item["guideline"] == guideline:
+                rows.append((item["number"], item["asks"], _answer_cell(item)))
+        parts.append(f"## {guideline}")
+        parts.append(markdown_table(("item", "asks", "answer"), rows))
 
-    problems = [f"- {_cell(problem)}" for problem in found["problems"]]
-    parts += ["## Files that could not be read", "\n".join(problems)] if problems else []
+    if found["problems"]:
+        problems = [f"- {_cell(problem)}" for problem in found["problems"]]
+        parts.append("## Files that could not be read")
+        parts.append("\n".join(problems))
+
     return "\n\n".join(parts) + "\n"
+
+
+def _answer_cell(item: dict[str, Any]) -> str:
+    """The facts that answer an item of a guideline, and what is open."""
+    answers = [f"see *{name}*" for name in item["answers"] or ()]
+    if item["open"]:
+        answers.append(f"**to be filled in: {item['open']}**")
+    return "; ".join(answers)
 
 
 def _cell(text: object) -> str:

@@ -77,17 +77,23 @@ class MinibatchDeviation(nn.Module):
 
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
         count = len(x) // batches
-        group = next(
-            (size for size in range(min(self.GROUP, count), 1, -1) if count % size == 0), count
-        )
+        group = self._group_size(count)
         # images k, k + count / group, ... form a group
         y = x.float().reshape(batches, group, count // group, -1)
         deviation = (y.var(1, correction=0) + self.EPSILON).sqrt().mean(2)
+        of_images = deviation.to(x.dtype).repeat(1, group)
         ones = [1] * (x.ndim - 1)
-        statistic = (
-            deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
-        )
+        statistic = of_images.view(-1, *ones).expand(-1, 1, *x.shape[2:])
         return torch.cat([x, statistic], 1)
+
+    def _group_size(self, count: int) -> int:
+        """The largest size up to GROUP that divides the number of images; all of them where none
+        does.
+        """
+        for size in range(min(self.GROUP, count), 1, -1):
+            if count % size == 0:
+                return size
+        return count
 
 
 def halve(x: Tensor) -> Tensor:

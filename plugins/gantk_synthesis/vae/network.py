@@ -35,14 +35,17 @@ class Encoder(nn.Module):
         dims = len(size)
         filters = filters_of(width, size)
         self.levels = nn.ModuleList()
-        for level, (inputs, wide) in enumerate(zip([in_channels, *filters], filters, strict=False)):
+        inputs = in_channels
+        for level, wide in enumerate(filters):
             layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
-            layers += [b.norm("group", wide, dims)] if level else []
-            self.levels.append(nn.Sequential(*layers, nn.LeakyReLU(0.2)))
+            if level > 0:
+                layers.append(b.norm("group", wide, dims))
+            layers.append(nn.LeakyReLU(0.2))
+            self.levels.append(nn.Sequential(*layers))
+            inputs = wide
 
-        self.code = nn.Linear(
-            filters[-1] * prod(side // 2 ** len(filters) for side in size), outputs
-        )
+        pixels = prod(side // 2 ** len(filters) for side in size)
+        self.code = nn.Linear(filters[-1] * pixels, outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         maps = [b.in_layout_of(self, x)]

@@ -178,15 +178,16 @@ class AnyToAny(Method):
 
     def translate_to(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
+        name = self.targets[number]
         target = torch.full((len(image),), number, device=image.device)
         kept = self.present_contrasts(image, self.sources) & ~self.own[target]
-        fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[
-            :, :, number
-        ]
-        if self.targets[number] not in self.sources:
+        output = self.generator(self.network_input(image, kept, target))
+        fake = self._parts(output, self.targets)[:, :, number]
+        if name not in self.sources:
             return fake
 
-        itself = self._parts(image, self.sources)[:, :, self.sources.index(self.targets[number])]
+        # where an image has no other contrast, the target's own is what remains
+        itself = self._parts(image, self.sources)[:, :, self.sources.index(name)]
         alone = ~kept.any(1)[(...,) + (None,) * (image.ndim - 1)]
         return torch.where(alone, itself.to(fake.dtype), fake)
 

@@ -124,18 +124,20 @@ class MUNIT(Method):
         """
         content = {name: self._auto(name).content(batch[name]) for name in "ab"}
         style = {name: self._auto(name).style(batch[name]) for name in "ab"}
-        codes = Codes(content, style, {name: torch.randn_like(style[name]) for name in "ab"})
+        drawn = {name: torch.randn_like(style[name]) for name in "ab"}
+        codes = Codes(content, style, drawn)
         losses = {}
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
             auto = self._auto(name)
             own = (content[name], style[name])
-            same, fake = self.batched_forward(
-                auto, own, (content[other], codes.drawn[name]), call=auto.decode
-            )
+            translated = (content[other], drawn[name])
+            same, fake = self.batched_forward(auto, own, translated, call=auto.decode)
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
-                losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
+                difference = self._compare(batch, name, same)
+                losses[f"image_{name}"] = self.weights.image * difference
+
             losses |= self._translation(name, other, fake, batch, codes)
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
 
@@ -144,13 +146,11 @@ class MUNIT(Method):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminators' losses and penalties for both domains, summed over the scales."""
         losses = {}
-        for name, network, augment in (
-            ("a", self.d_a, self.augment_a),
-            ("b", self.d_b, self.augment_b),
-        ):
-            images = batch[name], batch[f"fake_{name}"]
+        sides = (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b))
+        for name, network, augment in sides:
+            pyramid = compose(augment, network.pyramid)
             real, fake = self.batched_forward(
-                network, *images, call=compose(augment, network.pyramid)
+                network, batch[name], batch[f"fake_{name}"], call=pyramid
             )
             scales = list(zip(network.judges, real, fake, strict=True))
             logits = [self.batched_forward(judge, r, f) for judge, r, f in scales]

@@ -201,14 +201,20 @@ def explained_share(source: Tensor, target: Tensor, each: bool = False) -> Tenso
     For images (N, 1, H, W) with one common function, (1,), or with `each` its own, (N,). It is
     largest for aligned images of the same anatomy, in any two contrasts.
     """
-    bins, groups = (10, len(source)) if each else (20, 1)
+    bins = 10 if each else 20
+    groups = len(source) if each else 1
     low = source.min()
-    high = source.max()
-    shares = [(image - low) / (high - low + 1e-6) for image in (source, gaussian_blur(source, 1.5))]
-    coarse, fine = ((share * (bins - 1)).round().long().view(groups, -1) for share in shares)
+    span = source.max() - low + 1e-6
+
+    def bin_numbers(image: Tensor) -> Tensor:
+        share = (image - low) / span
+        return (share * (bins - 1)).round().long().view(groups, -1)
+
     values = target.reshape(groups, -1)
-    place = coarse * bins + fine
+    place = bin_numbers(source) * bins + bin_numbers(gaussian_blur(source, 1.5))
     place = place + bins**2 * torch.arange(groups)[:, None]
-    counts = torch.bincount(place.flatten(), minlength=groups * bins**2).clamp_min(1)
-    means = torch.bincount(place.flatten(), values.flatten(), minlength=groups * bins**2) / counts
-    return 1 - (values - means[place]).square().mean(1) / values.var(1).clamp_min(1e-12)
+    length = groups * bins**2
+    counts = torch.bincount(place.flatten(), minlength=length).clamp_min(1)
+    means = torch.bincount(place.flatten(), values.flatten(), minlength=length) / counts
+    unexplained = (values - means[place]).square().mean(1)
+    return 1 - unexplained / values.var(1).clamp_min(1e-12)

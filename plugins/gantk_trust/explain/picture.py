@@ -21,15 +21,20 @@ def panels(
     """Draw images (H, W) in network intensities, black and white at `ends`, a map and a region;
     uint8 (H, 3 W, 3).
     """
-    gray = [
-        np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0
-        for each in (seen, made)
-    ]
-    left, middle = (np.repeat(each, 3, axis=2) for each in gray)
+    black, white = ends
+
+    def in_gray(image: np.ndarray) -> np.ndarray:
+        share = np.clip((image - black) / (white - black), 0, 1)
+        return np.repeat(share[..., None] * 255.0, 3, axis=2)
+
+    left = in_gray(seen)
+    middle = in_gray(made)
     middle[region & ~binary_erosion(region)] = OUTLINE
-    top = np.percentile(np.abs(found), SATURATION_PERCENTILE) or np.abs(found).max() or 1.0
-    share = np.clip(np.abs(found) / top, 0, 1)[..., None]
-    right = (1 - share) * 0.7 * left + share * np.where(found[..., None] > 0, RED, BLUE)
+    strength = np.abs(found)
+    top = np.percentile(strength, SATURATION_PERCENTILE) or strength.max() or 1.0
+    share = np.clip(strength / top, 0, 1)[..., None]
+    colour = np.where(found[..., None] > 0, RED, BLUE)
+    right = (1 - share) * 0.7 * left + share * colour
     return np.concatenate([left, middle, right], axis=1).round().astype(np.uint8)
 
 

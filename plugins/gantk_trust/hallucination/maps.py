@@ -42,17 +42,22 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
     intensity, per image.
     """
     made = output.flatten(2).mean(1)
-    place = ((given.flatten(2).mean(1) - low) / span).clamp(0, 1) * (BINS - 1)
+    intensity = (given.flatten(2).mean(1) - low) / span
+    place = intensity.clamp(0, 1) * (BINS - 1)
     below = place.floor().long().clamp_max(BINS - 2)
-    part = place - below
-    count, total = (torch.zeros(len(made), BINS, device=made.device) for _ in range(2))
-    for bins, share in ((below, 1 - part), (below + 1, part)):
+    share_above = place - below
+    share_below = 1 - share_above
+
+    count = torch.zeros(len(made), BINS, device=made.device)
+    total = torch.zeros_like(count)
+    for bins, share in ((below, share_below), (below + 1, share_above)):
         count.scatter_add_(1, bins, share)
         total.scatter_add_(1, bins, share * made)
 
-    total, count = (gaussian_blur(each[:, None], 1.0, 1)[:, 0] for each in (total, count))
+    count = gaussian_blur(count[:, None], 1.0, 1)[:, 0]
+    total = gaussian_blur(total[:, None], 1.0, 1)[:, 0]
     mean = total / count.clamp_min(1e-6)
-    found = mean.gather(1, below) * (1 - part) + mean.gather(1, below + 1) * part
+    found = mean.gather(1, below) * share_below + mean.gather(1, below + 1) * share_above
     return found.reshape(len(made), 1, *output.shape[2:])
 
 
@@ -109,11 +114,15 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
     low, high = method.geometry.range
     span = high - low
     seen = image if image.shape == output.shape else image.mean(1, keepdim=True)
-    pairs = [(output, usual(output, seen, low, span)), (seen, usual(seen, output, low, span))]
-    found = sum(disagreement(one.mean(1, keepdim=True), other, span) for one, other in pairs) / 2
+    expected_output = usual(output, seen, low, span)
+    expected_input = usual(seen, output, low, span)
+    in_output = disagreement(output.mean(1, keepdim=True), expected_output, span)
+    in_input = disagreement(seen.mean(1, keepdim=True), expected_input, span)
+    found = (in_output + in_input) / 2
     if len(method.directions()) == 2:
         back = method.translate(output.to(image.dtype), {"a": "b", "b": "a"}[to]).float()
         found = found / 4 + disagreement(back, image, span)
+
     return found
 
 

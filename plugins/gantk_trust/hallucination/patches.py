@@ -47,20 +47,24 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
 def _patch_rows(one: Tested) -> list[dict[str, Any]]:
     low, high = one.data.range
     images = [planes(each) for each in (one.inputs, one.made, one.references.images)]
-    depth = len(images[0]) // len(one.made)
+    _, made, truth = images
+    depth = len(made) // len(one.made)
     rows = []
-    found = against_truth(*images[1:], high - low)
+    found = against_truth(made, truth, high - low)
     for patch in candidates(found, MAX_LISTED_PATCHES, REACH_PIXELS // 2):
-        at, plane = divmod(patch["image"], depth)
-        record = one.pairs[at][one.to]
-        about = {"patient": record.subject or record.key, "image": at, "plane": plane}
-        patch |= about | {"score": round(patch["score"], 4)}
+        number, plane = divmod(patch["image"], depth)
+        record = one.pairs[number][one.to]
+        patch["patient"] = record.subject or record.key
+        patch["image"] = number
+        patch["plane"] = plane
+        patch["score"] = round(patch["score"], 4)
         if len(rows) < MAX_DRAWN_PATCHES:
-            cut = [each[at * depth + plane].mean(0).numpy() for each in images]
-            seen = [
-                _picture((each - low) / (high - low), patch["row"], patch["column"]) for each in cut
-            ]
-            patch["pictures"] = dict(zip(KINDS, seen, strict=True))
+            pictures = {}
+            for kind, each in zip(KINDS, images, strict=True):
+                gray = each[number * depth + plane].mean(0).numpy()
+                share = (gray - low) / (high - low)
+                pictures[kind] = _picture(share, patch["row"], patch["column"])
+            patch["pictures"] = pictures
         rows.append(patch)
 
     return rows

@@ -102,24 +102,27 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
 
     def spectra(images: Tensor) -> Tensor:
         patches = images.unfold(2, patch, STRIDE_PIXELS).unfold(3, patch, STRIDE_PIXELS)
-        return torch.fft.rfft2((patches - patches.mean((-1, -2), keepdim=True)) * window)
+        centred = patches - patches.mean((-1, -2), keepdim=True)
+        return torch.fft.rfft2(centred * window)
 
     rows = torch.fft.fftfreq(patch) * patch
     columns = torch.fft.rfftfreq(patch) * patch
     radius = (rows[:, None].square() + columns.square()).sqrt().round()
     # rfft2 computes only half of the plane
     twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)
-    rings = ((radius == torch.arange(1, patch // 2 + 1)[:, None, None]) * twice).to(one.device)
+    in_ring = radius == torch.arange(1, patch // 2 + 1)[:, None, None]
+    rings = (in_ring * twice).to(one.device)
     noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
+
+    def over_rings(power: Tensor) -> Tensor:
+        return torch.einsum("ncabij,rij->nabr", power, rings) + noise
+
     a = spectra(one)
     b = spectra(other)
-    common, *powers = (
-        torch.einsum("ncabij,rij->nabr", each, rings) + noise
-        for each in ((a * b.conj()).real, a.abs().square(), b.abs().square())
-    )
-    return torch.where(
-        powers[0] * powers[1] > 0, common / (powers[0] * powers[1]).sqrt().clamp_min(1e-20), 1.0
-    )
+    common = over_rings((a * b.conj()).real)
+    product = over_rings(a.abs().square()) * over_rings(b.abs().square())
+    correlation = common / product.sqrt().clamp_min(1e-20)
+    return torch.where(product > 0, correlation, 1.0)
 
 
 def crossing(rings: Tensor, threshold: float) -> Tensor:
