@@ -166,15 +166,22 @@ def stated_size(start: bytes) -> tuple[int, int] | None:
     """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None
     where there are none.
     """
-    if found := re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL):
+    found = re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL)
+    if found:  # JPEG 2000
         right, bottom, left, top = struct.unpack(">4I", found[0][8:])
         return bottom - top, right - left
+    if start[:2] != b"\xff\xd8":
+        return None
 
-    at = 2 if start[:2] == b"\xff\xd8" else len(start)
+    at = 2
     while at + 9 <= len(start) and start[at] == 0xFF:
-        if start[at + 1] in SIZES:
+        marker = start[at + 1]
+        if marker in SIZES:
             return struct.unpack(">HH", start[at + 5 : at + 9])
-        at += 1 if start[at + 1] == 0xFF else 2 + int.from_bytes(start[at + 2 : at + 4])
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        else:
+            at += 2 + int.from_bytes(start[at + 2 : at + 4])
 
     return None
 

@@ -246,23 +246,32 @@ def _slice_datasets(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[
     headers = image.header
     # none for colour
     scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])
-    counted = not headers.frames and len(
-        {str(each.get("InstanceNumber") or "") for each in headers} - {""}
-    )
+    keep_numbers = False
+    if not headers.frames:
+        numbers = {str(each.get("InstanceNumber") or "") for each in headers}
+        keep_numbers = len(numbers - {""}) == len(volume)
+
     for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
         dataset = _header(headers[0 if headers.frames else k], new)
-        if headers.frames and image.affine is not None:  # the frame's position, for its own file
-            affine = UPRIGHT @ np.asarray(image.affine)
-            steps = np.linalg.norm(affine[:3, :3], axis=0)
-            dataset.ImagePositionPatient = _texts((affine @ [0, 0, k, 1])[:3])
-            dataset.ImageOrientationPatient = _texts((affine[:3, :2] / steps[:2]).T.ravel())
-            dataset.PixelSpacing = _texts(steps[[1, 0]])
-            dataset.SliceThickness = _texts(steps[2:])[0]
-        if counted != len(volume):
+        if headers.frames and image.affine is not None:
+            _place_frame(dataset, np.asarray(image.affine), k)
+        if not keep_numbers:
             dataset.InstanceNumber = k + 1
         dataset.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
         _add_values(dataset, plane, scale)
         yield dataset
+
+
+def _place_frame(dataset: Dataset, affine: np.ndarray, number: int) -> None:
+    """State the position of a multi-frame file's frame, for a file of its own."""
+    affine = UPRIGHT @ affine
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    position = affine @ [0, 0, number, 1]
+    axes = affine[:3, :2] / steps[:2]
+    dataset.ImagePositionPatient = _texts(position[:3])
+    dataset.ImageOrientationPatient = _texts(axes.T.ravel())
+    dataset.PixelSpacing = _texts(steps[[1, 0]])
+    dataset.SliceThickness = _texts(steps[2:])[0]
 
 
 def _colour_dataset(image: Image, new: Dataset) -> Iterator[Dataset]:

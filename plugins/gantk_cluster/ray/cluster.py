@@ -98,25 +98,32 @@ class Room:
     """
 
     def __init__(self, ray: Any, threads: int, device: str | None):
-        nodes = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
-        sizes = {
-            node: (int(has.get("CPU", 0)), int(has.get("GPU", 0))) for node, has in nodes.items()
-        }
+        cores_of = {}
+        gpus_of = {}
+        for each in ray.nodes():
+            if each["Alive"]:
+                cores_of[each["NodeID"]] = int(each["Resources"].get("CPU", 0))
+                gpus_of[each["NodeID"]] = int(each["Resources"].get("GPU", 0))
+
         # the most that one node has
-        cores, self.gpus = map(max, zip((0, 0), *sizes.values(), strict=True))
-        gpu = device.startswith("cuda") if device else self.gpus > 0
+        cores = max(cores_of.values(), default=0)
+        self.gpus = max(gpus_of.values(), default=0)
+        use_gpu = device.startswith("cuda") if device else self.gpus > 0
+        if use_gpu and self.gpus:
+            cores = cores // self.gpus  # of each GPU's run
         self.ray = ray
-        self.device = "cuda" if gpu else device
-        self.threads = max(min(threads, cores // self.gpus if gpu and self.gpus else cores), 1)
-        room = {
-            node: min(cpus // self.threads, gpus if gpu else cpus)
-            for node, (cpus, gpus) in sizes.items()
-        }
-        self.count = sum(room.values())
-        self.nodes = [node for node in room if room[node]]
-        self.asked = {"num_cpus": self.threads, "num_gpus": int(gpu)}
+        self.device = "cuda" if use_gpu else device
+        self.threads = max(min(threads, cores), 1)
+
+        runs_of = {}
+        for node, own_cores in cores_of.items():
+            limit = gpus_of[node] if use_gpu else own_cores
+            runs_of[node] = min(own_cores // self.threads, limit)
+        self.count = sum(runs_of.values())
+        self.nodes = [node for node, runs in runs_of.items() if runs]
+        self.asked = {"num_cpus": self.threads, "num_gpus": int(use_gpu)}
         if not self.count:
-            what = f"no node of the cluster has a {'GPU' if gpu else 'core'}"
+            what = f"no node of the cluster has a {'GPU' if use_gpu else 'core'}"
             remedy = "add one, or leave --address out"
             raise UserError(what, where="--address", remedy=remedy)
 
