@@ -13,10 +13,10 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from gantk.metrics.verdict import WITH_PAIRS
 from gantk.recipe.load import mapping
 from gantk.report.scores import tone_of
 from gantk.report.words import (
-    FITTED_ON_PAIRS,
     baseline_name,
     decimals,
     digits,
@@ -245,7 +245,7 @@ class Line:
         """
         if self.judgement.tone == "good" or self.judgement.failed:
             return None
-        if not any(self.best(metric) in FITTED_ON_PAIRS for metric in self.main):
+        if not any(self.best(metric) in WITH_PAIRS for metric in self.main):
             return None
         judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None

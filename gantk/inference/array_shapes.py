@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,41 +18,49 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
     UserError where the number of axes or of channels does not fit the model, or the array is empty.
     """
     dims = frame.dims
-    channels = frame.channels
     extra = len(shape) - dims
-    if extra not in (0, 1, 2) or 0 in shape:
-        described = "empty" if 0 in shape else f"nothing to a {dims}-D model"
-        what = f"an array of shape {tuple(shape)} is {described}"
+    if 0 in shape:
+        _refuse_shape(shape, "is empty", frame)
+    if extra not in (0, 1, 2):
         remedy = None
-        if 0 not in shape and (dims, len(shape)) == (2, 5):
+        if (dims, len(shape)) == (2, 5):
             remedy = (
                 "translate volume by volume: [model.translate(volume) for volume in array[:, 0]]"
             )
-        raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+        _refuse_shape(shape, f"is nothing to a {dims}-D model", frame, remedy)
 
     if extra == 0:
-        batch, kind = (1, 1, *shape), "one"
+        kind = "one"
+        batch = (1, 1, *shape)
     elif extra == 2:
-        batch, kind = shape, "batch"
-    elif channels > 1:
-        batch, kind = (1, *shape), "channels"
+        kind = "batch"
+        batch = tuple(shape)
+    elif frame.channels > 1:
+        kind = "channels"
+        batch = (1, *shape)
     else:
-        batch, kind = (shape[0], 1, *shape[1:]), "stack"
+        kind = "stack"
+        batch = (shape[0], 1, *shape[1:])
 
-    if batch[1] != channels:
+    if batch[1] != frame.channels:
         names = frame.source.split("+")
-        needs = " and ".join(names) if len(names) == channels else "as it was trained"
+        needs = " and ".join(names) if len(names) == frame.channels else "as it was trained"
         plural = "" if batch[1] == 1 else "s"
-        what = (
-            f"an array of shape {tuple(shape)} has {batch[1]} channel{plural}, and this model"
-            f" takes {channels} ({needs})"
-        )
         remedy = None
-        if channels in shape[-1:] and dims == 2:
+        if frame.channels in shape[-1:] and dims == 2:
             remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
-        raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+        what = f"has {batch[1]} channel{plural}, and this model takes {frame.channels} ({needs})"
+        _refuse_shape(shape, what, frame, remedy)
 
-    return tuple(batch), kind
+    return batch, kind
+
+
+def _refuse_shape(
+    shape: tuple[int, ...], what: str, frame: Frame, remedy: str | None = None
+) -> NoReturn:
+    """Raise the UserError for an array that the model does not take."""
+    what = f"an array of shape {tuple(shape)} {what}"
+    raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
 
 
 def _allowed_shapes(frame: Frame) -> str:
@@ -88,7 +96,8 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
             raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
         wrong[lacking] = False
 
-    if count := int(wrong.sum()):
+    count = int(wrong.sum())
+    if count:
         what = f"{count} of {wrong.size} values are not finite, or beyond what float32 holds"
         raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
 

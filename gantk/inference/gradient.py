@@ -91,38 +91,28 @@ def _batch(
     reach = frame.neighbours
     grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
     places = [(part + k).clamp(0, len(images) - 1) for k in range(-reach, reach + 1)]
-    seen = _apply_mapping(
-        mapping, mapping.forward, _forward(torch.cat([images[at] for at in places], dim=1), grid)
-    )
-    lacking = torch.cat([missing[at].flatten(2).all(2) for at in places], dim=1).view(
-        *seen.shape[:2], *[1] * frame.dims
-    )
+    stacked = torch.cat([images[place] for place in places], dim=1)
+    seen = _apply_mapping(mapping, _forward(stacked, grid))
+    lacking = torch.cat([missing[place].flatten(2).all(2) for place in places], dim=1)
+    lacking = lacking.view(*seen.shape[:2], *[1] * frame.dims)
     seen = torch.where(lacking, frame.range[0], seen)
-    output = run(seen)
+    output = run(seen).chunk(2 * reach + 1, dim=1)[reach]
     own = images[part]
-    output = output.chunk(2 * reach + 1, dim=1)[reach]
     if grid.content == grid.native or frame.detail != "guided":
         made = _inverse(output, grid)
     else:
-        high = torch.where(
-            missing[part], frame.range[0], _apply_mapping(mapping, mapping.forward, own)
-        )
+        high = torch.where(missing[part], frame.range[0], _apply_mapping(mapping, own))
         made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
 
     made = pipeline.target.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
     if blank.any():  # constant images skip the network: their translation is the mapping alone
-        level = torch.full_like(made, frame.range[0])
-        level = (
-            _apply_mapping(mapping, mapping.forward, own)
-            if made.shape[1] == own.shape[1]
-            else level
-        )
-        made = torch.where(
-            blank.to(made.device).view(-1, *[1] * frame.dims, 1),
-            pipeline.target.inverse(level),
-            made,
-        )
+        if made.shape[1] == own.shape[1]:
+            level = _apply_mapping(mapping, own)
+        else:
+            level = torch.full_like(made, frame.range[0])
+        blank = blank.to(made.device).view(-1, *[1] * frame.dims, 1)
+        made = torch.where(blank, pipeline.target.inverse(level), made)
 
     return made
 
@@ -133,13 +123,11 @@ def _is_blank(image: Tensor, missing: Tensor) -> bool:
     return not bool(there.max() > there.min())
 
 
-def _apply_mapping(mapping: IntensityMapping, function: Callable, images: Tensor) -> Tensor:
-    """Apply a function of an intensity mapping to images; one by one where each image has its own
-    mapping.
-    """
+def _apply_mapping(mapping: IntensityMapping, images: Tensor) -> Tensor:
+    """Map images to network intensities; one by one where each image has its own mapping."""
     if getattr(mapping, "per", "set") == "set":
-        return function(images)
-    return torch.stack([function(image) for image in images])
+        return mapping.forward(images)
+    return torch.stack([mapping.forward(image) for image in images])
 
 
 def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
@@ -175,14 +163,12 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
         for tile in tiles(plan.size, plan.window, shared, (1,) * dims):
             made = straight(framed[at(tile.box)])
             for axis, weights in enumerate(tile.weights, 1):
-                made = made * torch.from_numpy(weights).to(made.device).reshape(
-                    -1, *[1] * (dims - axis)
-                )
-            around = [
-                (place.start, side - place.stop)
-                for place, side in zip(tile.box, plan.size, strict=True)
-            ]
-            total = total + F.pad(made, [n for pair in reversed(around) for n in pair])
+                along = torch.from_numpy(weights).to(made.device)
+                made = made * along.reshape(-1, *[1] * (dims - axis))
+            around: list[int] = []  # the last axis first, as torch pads
+            for place, side in zip(reversed(tile.box), reversed(plan.size), strict=True):
+                around += [place.start, side - place.stop]
+            total = total + F.pad(made, around)
 
         return total[at(inside)]
 
@@ -194,10 +180,9 @@ def _resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
     for axis, to in enumerate(size, start=2):
         side = images.shape[axis]
         if side != to:
-            matrix = torch.from_numpy(
-                resize(np.eye(side, dtype=np.float32)[:, None], (1, to))[:, 0]
-            )
-            images = (images.movedim(axis, -1) @ matrix.to(images.device)).movedim(-1, axis)
+            identity = np.eye(side, dtype=np.float32)[:, None]
+            matrix = torch.from_numpy(resize(identity, (1, to))[:, 0]).to(images.device)
+            images = (images.movedim(axis, -1) @ matrix).movedim(-1, axis)
 
     return images
 
@@ -238,18 +223,15 @@ def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> 
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
 
     def mean(values: Tensor) -> Tensor:
-        return pool(
-            F.pad(values, [WINDOW_SIDE // 2] * (2 * dims), mode="replicate"), WINDOW_SIDE, stride=1
-        )
+        padded = F.pad(values, [WINDOW_SIDE // 2] * (2 * dims), mode="replicate")
+        return pool(padded, WINDOW_SIDE, stride=1)
 
     mean_x = mean(x)
     variance = mean(mean(x * x) - mean_x * mean_x)
     covariance = mean(mean(x * y) - mean_x * mean(y))
     spatial = tuple(range(1, x.ndim))
-    textured = (
-        variance
-        > MIN_VARIANCE_SHARE
-        * (x.detach().amax(spatial, keepdim=True) - x.detach().amin(spatial, keepdim=True)) ** 2
-    )
+    fixed = x.detach()
+    value_range = fixed.amax(spatial, keepdim=True) - fixed.amin(spatial, keepdim=True)
+    textured = variance > MIN_VARIANCE_SHARE * value_range**2
     slope = torch.where(textured, covariance / torch.where(textured, variance, 1.0), 0.0)
     return _inverse((y - slope * x).float(), grid) + _inverse(slope.float(), grid) * native

@@ -137,9 +137,8 @@ class Requirements:
 
     def image(self, size: Sequence[int]) -> Tensor:
         """A placed image of noise in [-1, 1]."""
-        return self.place(
-            torch.rand(1, self.channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        )
+        generator = torch.Generator().manual_seed(0)
+        return self.place(torch.rand(1, self.channels, *size, generator=generator) * 2 - 1)
 
     @cached_property
     def base(self) -> tuple[int, ...]:
@@ -184,10 +183,9 @@ class Requirements:
                     f"{type(layer).__name__} gives something else than one tensor of images"
                 )
 
+            norm = None
             if isinstance(given, Tensor) and given.ndim > 1:
                 norm = groups(layer, given.shape[1])
-            else:
-                norm = None
 
             factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
             calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
@@ -236,9 +234,8 @@ class Requirements:
                 gathered.add(number)
                 return self.place(self.calls[number].empty(1, size).zero_())
 
-            for key, crop in self.run_whole(
-                size, level, gather, lambda number, found: None
-            ).items():
+            small_maps = self.run_whole(size, level, gather, lambda number, found: None)
+            for key, crop in small_maps.items():
                 factors = factors_of(crop, size)
                 if factors:
                     crops[key] = factors
@@ -390,11 +387,16 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
     """The image's sides divided by a map's; None if they are not multiples, so that it is no map."""
-    if x.ndim != len(size) + 2 or any(
-        side % part for side, part in zip(size, x.shape[2:], strict=True)
-    ):
+    if x.ndim != len(size) + 2:
         return None
-    return tuple(side // part for side, part in zip(size, x.shape[2:], strict=True))
+
+    factors = []
+    for side, part in zip(size, x.shape[2:], strict=True):
+        factor, rest = divmod(side, part)
+        if rest:
+            return None
+        factors.append(factor)
+    return tuple(factors)
 
 
 class Memory(TorchDispatchMode):

@@ -254,12 +254,9 @@ def _in_tiles(needs: Requirements, plan: Plan, split: Split, image: Tensor) -> T
             def crop(number: int, k: int, arg: Tensor, batch: Sequence[Tile] = batch) -> Tensor:
                 if (number, k) not in crops:
                     return arg
-                return torch.cat(
-                    [
-                        crops[number, k][at(shrunk(tile.box, split.crops[number, k]))]
-                        for tile in batch
-                    ]
-                )
+                factors = split.crops[number, k]
+                whole = crops[number, k]
+                return torch.cat([whole[at(shrunk(tile.box, factors))] for tile in batch])
 
             placed = needs.place(torch.cat([image[at(tile.box)] for tile in batch]))
             try:
@@ -294,13 +291,12 @@ def _assemble_map(
     whole: Tensor | None = None
     for tile, part in parts:
         if whole is None:
-            shape = (
-                1,
-                part.shape[1],
-                *[side // by for side, by in zip(size, factors, strict=True)],
-            )
+            sides = [side // by for side, by in zip(size, factors, strict=True)]
             whole = torch.empty(
-                shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part)
+                (1, part.shape[1], *sides),
+                dtype=part.dtype,
+                device=part.device,
+                memory_format=memory_format(part),
             )
         whole[at(shrunk(tile.inner, factors))] = part[at(shrunk(tile.local, factors))]
 

@@ -185,17 +185,21 @@ class Translation:
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
             self._sweep(jobs, folder)
-            done: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
+            outcomes: dict[Job, Any] = {}
+            for job in jobs:
+                outcomes[job] = ledger.results(job) if ledger else None
+            new = [job for job in jobs if outcomes[job] is None]
             if folder:
-                earlier = [path for paths in done.values() for path in paths or ()]
-                self.targets = {job.target for job in jobs} | set(earlier)
+                self.targets = {job.target for job in jobs}
+                for paths in outcomes.values():
+                    self.targets.update(paths or ())
+
             self._expect_possible_names(jobs)
-            new = [job for job in jobs if done[job] is None]
             if self.workers:
-                outcomes = done | self._shared_out(self.workers, new, len(jobs), ledger)
+                outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
             else:
                 shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-                outcomes = done | self._translate_overlapped(new, shares, ledger)
+                outcomes |= self._translate_overlapped(new, shares, ledger)
             return self._finish(outcomes, folder, len(jobs) - len(new))
 
     def _finish(
@@ -204,11 +208,16 @@ class Translation:
         """Say what was written and return it; the first error is raised, or one that counts those of
         a folder.
         """
-        failed = {job: each for job, each in outcomes.items() if isinstance(each, Exception)}
-        if failed and not folder:
-            raise next(iter(failed.values()))
+        failed: dict[Job, Exception] = {}
+        written: list[Path] = []
+        for job, outcome in outcomes.items():
+            if not isinstance(outcome, Exception):
+                written += outcome
+            elif folder:
+                failed[job] = outcome
+            else:
+                raise outcome
 
-        written = [path for job, paths in outcomes.items() if job not in failed for path in paths]
         self.progress(1.0, "")
         self._say_results(written, folder, len(outcomes), done_before)
         if failed:
@@ -454,26 +463,30 @@ class Translation:
                     path, image, clipped = self._fit_to_file(path, image, job)
                 pending.append((path, image, clipped, contrast or self.frame.target, tail))
 
-        for path, *_ in pending[1:]:  # deletes what an earlier call has left of these
+        written = [path for path, *_ in pending]
+        for path in written[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, pending[0][1]).withdraw(path)
 
         for path, image, clipped, shown, tail in pending:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writing = getattr(self.layout, "writing", None)
-            if writing:
-                writing(path, job.files, shown)
-            description = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
-            files.write(path, image, description=description)
+            self._write_file(path, image, job, shown, tail)
             if clipped:
                 self.clipped.append(clipped)
-            if self.layout:
-                self.layout.written(path, job.files, shown)
 
-        written = [path for path, *_ in pending]
         if ledger:
             ledger.add(job, written)
 
         return written
+
+    def _write_file(self, path: Path, image: Image, job: Job, contrast: str, tail: str) -> None:
+        """Write one result; a plugin that names results is told before and after."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if hasattr(self.layout, "writing"):
+            self.layout.writing(path, job.files, contrast)
+        is_uncertainty = tail == "_uncertainty"
+        description = f"uncertainty of {contrast}" if is_uncertainty else contrast
+        files.write(path, image, description=description)
+        if self.layout:
+            self.layout.written(path, job.files, contrast)
 
     def _contrasts_of(self, result: Image) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
@@ -486,12 +499,12 @@ class Translation:
         """The least and the largest value of the target's training images, and whether these were
         whole numbers.
         """
-        if known := self.frame.values.get("target"):
+        known = self.frame.values.get("target")
+        if known:
             return known["low"], known["high"], known["whole"]
 
-        mapping = self.model.pipeline(
-            self.letter, self.options
-        ).target  # older runs do not hold them
+        # older runs do not hold them
+        mapping = self.model.pipeline(self.letter, self.options).target
         lines = getattr(mapping, "lines", [mapping])
         ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
         return min(ends), max(ends), True
@@ -507,14 +520,14 @@ class Translation:
         """
         low, high, whole = self._range
         limits = files.writer_of(path, image).limits(path, image)
-        if not whole and high - low < MIN_LEVELS:  # rounding would leave too few levels
-            limits = [ends for ends in limits if ends[1] == np.inf]
-
-        fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
-        if not fits:
+        needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
+        for least, most in limits:
+            holds_range = least <= low + 0.05 * (high - low) and high <= most
+            if holds_range and (most == np.inf or not needs_floats):
+                break
+        else:
             return self._as_tiff(path, image, job)
 
-        least, most = fits[0]
         if most == np.inf:
             return path, image, None
 
@@ -638,16 +651,13 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
     from gantk.data.names.domains import contrast_files
 
     jobs = []
-    for folder, found in contrast_files(
-        files.list_images(source, recursive=True), contrasts
-    ).items():
+    images = files.list_images(source, recursive=True)
+    for folder, found in contrast_files(images, contrasts).items():
+        scans = [Scan(file, (file,), file.name) if file else None for file in found.values()]
         first = next(filter(None, found.values()))
         name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
         place = target if folder == source else target / folder.parent.relative_to(source)
-        parts = tuple(
-            None if file is None else Scan(file, (file,), file.name) for file in found.values()
-        )
-        jobs.append(Job(parts, place / name, folder.name))
+        jobs.append(Job(tuple(scans), place / name, folder.name))
 
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"

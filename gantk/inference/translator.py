@@ -359,15 +359,18 @@ class Translator(TrainedModel):
 
         images = self.sample(n, seed, label, post)
         kind = self._picture_type(images.shape[1:])
-        suffix = ".nii.gz" if kind is None else ".png"
         out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"sample-{number:04d}{suffix}" for number in range(n)]
-        for path, pixels in zip(paths, images, strict=True):
+        paths = []
+        for number, pixels in enumerate(images):
             if kind is None:
-                write(path, Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32)))
+                path = out / f"sample-{number:04d}.nii.gz"
+                image = Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32))
             else:
+                path = out / f"sample-{number:04d}.png"
                 gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
-                write(path, Image(gray_levels, dtype=kind))
+                image = Image(gray_levels, dtype=kind)
+            write(path, image)
+            paths.append(path)
 
         classes = self._classes_of_samples(n, label)
         if classes:

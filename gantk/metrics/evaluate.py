@@ -4,9 +4,10 @@ intervals and verdicts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.split import consequences
 from gantk.errors import UserError
-from gantk.inference.tiles import AnySize, TiledNetwork
+from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
@@ -132,20 +133,7 @@ class Scorer:
         # number of classes, generated in turn
         self.classes = len(method.geometry.classes) if method.conditional else 0
         self.reals = RealImages(data, runtime.device)
-        parts = model.evaluate.metrics
-        if parts is None:
-            parts = [bind_or_raise("metric", each) for each in default_metrics(method)]
-
-        built = [part(self.span, self.dims) for part in parts]
-        names = [metric.name for metric in built]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise UserError(
-                f"two metrics are called '{twice[0]}'",
-                where="evaluate.metrics",
-                remedy="leave one out",
-            )
-
+        built = self._build_metrics()
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
         curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
@@ -155,11 +143,28 @@ class Scorer:
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
-        self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by target domain
+        self._any_size = AnySize(method, model, runtime)
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(
                 method, model.train.keep
             )
+
+    def _build_metrics(self) -> list[Any]:
+        """The recipe's metrics, or the default ones; UserError where two have one name."""
+        parts = self.model.evaluate.metrics
+        if parts is None:
+            parts = [bind_or_raise("metric", each) for each in default_metrics(self.method)]
+
+        built = [part(self.span, self.dims) for part in parts]
+        for name, count in Counter(metric.name for metric in built).items():
+            if count > 1:
+                raise UserError(
+                    f"two metrics are called '{name}'",
+                    where="evaluate.metrics",
+                    remedy="leave one out",
+                )
+
+        return built
 
     def sample_batch(self) -> SampleBatch:
         """The images to show while training: of validation pairs, else test pairs, else held-out or
@@ -211,12 +216,7 @@ class Scorer:
             scores[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
 
         if self.method.samples and not self.method.directions() and self.set_metrics:
-            kid = Kid(self.span, self.dims)
-            train, real = self.reals.for_curves(self.letter)
-            count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
-            passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
-            images = self.data.centre(torch.cat(passes))
-            scores["image"] = {kid.name: kid(train, real, self._generated_group(images)).value}
+            scores["image"] = self._validate_samples()
 
         results = {}
         for key, values in scores.items():
@@ -225,6 +225,15 @@ class Scorer:
                 results[key] = known
 
         return results
+
+    def _validate_samples(self) -> dict[str, float | None]:
+        """KID of a few images from noise, by its name."""
+        kid = Kid(self.span, self.dims)
+        train, real = self.reals.for_curves(self.letter)
+        count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
+        passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
+        images = self.data.centre(torch.cat(passes))
+        return {kid.name: kid(train, real, self._generated_group(images)).value}
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
@@ -453,13 +462,12 @@ class Scorer:
     ) -> dict[str, Any]:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        whole = AnySize(self.method, self.model, self.runtime)
         judge = bind_or_raise("uncertainty", "auto")().judge
 
         def errors_and_spread(
             truth: References, inputs: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-            made, deviation = map(self.data.centre, maker.maps(whole, to, inputs, others))
+            made, deviation = map(self.data.centre, maker.maps(self._any_size, to, inputs, others))
             return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
 
         fitted_on = None
@@ -476,11 +484,7 @@ class Scorer:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the
         CPU.
         """
-        if to not in self._networks:
-            self._networks[to] = TiledNetwork.of_method(
-                partial(self.method.translate, to=to), self.method, self.model, self.runtime
-            )
-        return self._networks[to](images)
+        return self._any_size.translate(images, to)
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
         """Translate with all ranks, in the same batches as one alone; returns images on rank 0,

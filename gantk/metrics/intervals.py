@@ -88,7 +88,7 @@ def estimate(
     if len(sums) < 2:
         return Estimate(value, None, n)
 
-    picks = _draws(len(sums), draws)
+    picks = bootstrap_draws(len(sums), draws)
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Estimate(value, (float(low), float(high)), n)
 
@@ -109,7 +109,7 @@ def probability_better(
     if len(gains) < 2:
         return None
 
-    drawn = gains[_draws(len(gains), BOOTSTRAP_DRAWS)].mean(axis=1)
+    drawn = gains[bootstrap_draws(len(gains))].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
 
 
@@ -142,7 +142,7 @@ def drawn_interval(
     if len(images) < 2:
         return None
 
-    picks = _draws(len(images), draws)
+    picks = bootstrap_draws(len(images), draws)
     values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
     values = values[~np.isnan(values)]
     return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else None
@@ -243,6 +243,6 @@ def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np
     return sums[counts > 0], counts[counts > 0]
 
 
-def _draws(count: int, draws: int) -> np.ndarray:
+def bootstrap_draws(count: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
     """Seeded random indices (draws, count) below `count`, with replacement."""
     return np.random.default_rng(0).integers(0, count, (draws, count))

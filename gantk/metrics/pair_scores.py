@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,16 @@ class Scores:
 
 def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     """Concatenate the scores of several calls."""
-    values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
-    patients = [patient for part in parts for patient in part.patients]
-    volumes = [volume for part in parts for volume in part.volumes]
-    finite = np.concatenate([part.finite for part in parts])
-    return Scores(values, patients, volumes, finite)
+    values = {}
+    for key in parts[0].values:
+        values[key] = np.concatenate([part.values[key] for part in parts])
+
+    return Scores(
+        values,
+        patients=list(chain.from_iterable(part.patients for part in parts)),
+        volumes=list(chain.from_iterable(part.volumes for part in parts)),
+        finite=np.concatenate([part.finite for part in parts]),
+    )
 
 
 class PairScorer:
@@ -147,13 +153,13 @@ class PairScorer:
         made = output[part].to(self.device)
         real = references.images[part].to(self.device)
         masks: dict[str, Tensor | None] = {}
+        known = {FOREGROUND: references.foreground, LESION: references.masks}
         for suffix in self.suffixes:
-            if not suffix:
+            mask = known.get(suffix)
+            if mask is not None:
+                masks[suffix] = mask[part].to(self.device)
+            elif not suffix:
                 masks[suffix] = None
-            elif suffix == FOREGROUND and references.foreground is not None:
-                masks[suffix] = references.foreground[part].to(self.device)
-            elif suffix == LESION and references.masks is not None:
-                masks[suffix] = references.masks[part].to(self.device)
 
         found["finite", ""].append(made.isfinite().flatten(1).all(1))
         if references.units is not None:

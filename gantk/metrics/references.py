@@ -99,13 +99,16 @@ class RealImages:
 
         left_out = [record for record in records if record.id not in in_splits]
         new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        test = round(table.split.test * len(new))
-        validation = round(table.split.validation * len(new))
-        names = ["test"] * test + ["validation"] * validation
-        names += ["train"] * (len(new) - len(names))
         order = np.random.default_rng(table.split.seed).permutation(len(new))
-        for index, name in zip(order, names, strict=False):
-            split_of[new[index]] = name
+        test = round(table.split.test * len(new))
+        held_out = test + round(table.split.validation * len(new))
+        for place, index in enumerate(order):
+            if place < test:
+                split_of[new[index]] = "test"
+            elif place < held_out:
+                split_of[new[index]] = "validation"
+            else:
+                split_of[new[index]] = "train"
 
         by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
         for record in left_out:

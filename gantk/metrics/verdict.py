@@ -154,9 +154,8 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
-            names = [name for name in OF_UNCERTAINTY if name in unsure]
-            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in names)
-            yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
+            cells = [f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure]
+            yield f"unsure   {title:<10} {unsure['kind']:<14} {'   '.join(cells)}"
         yield from _verdict_lines(title, of_whole, result["verdict"].get(key, {}))
 
     yield from result.get("lines", ())

@@ -17,20 +17,28 @@ def score_table(found: dict[str, Any]) -> str:
     for direction, metrics in (found.get("metrics") or {}).items():
         title = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
         for name, row in metrics.items():
-            baselines = {}
-            for baseline, scores in found.get("baselines", {}).items():
-                score = scores.get(direction, {}).get(name) or {}
-                if score.get("value") is not None:
-                    baselines[baseline] = score
-            choose = max if row.get("higher_is_better", True) else min
-            best = choose(baselines, key=lambda each: baselines[each]["value"], default=None)
-            beside = f"{_number(baselines[best])} ({best})" if best else "-"
+            beside = "-"
+            baselines = _baselines_with_value(found, direction, name)
+            if baselines:
+                choose = max if row.get("higher_is_better", True) else min
+                best = choose(baselines, key=lambda each: baselines[each]["value"])
+                beside = f"{_number(baselines[best])} ({best})"
             rows.append((title, name, _number(row), row.get("n") or "-", beside))
 
     if rows:
         return markdown_table(HEADS, rows)
 
     return "It was not scored: the run has no metrics.json."
+
+
+def _baselines_with_value(found: dict[str, Any], direction: str, name: str) -> dict[str, Any]:
+    """Baseline -> its score by a metric, for those that have a value."""
+    scored = {}
+    for baseline, scores in found.get("baselines", {}).items():
+        score = scores.get(direction, {}).get(name) or {}
+        if score.get("value") is not None:
+            scored[baseline] = score
+    return scored
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
@@ -40,8 +48,11 @@ def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str
 
 
 def _number(row: dict[str, Any]) -> str:
-    ends = row.get("ci95") or [None]
-    interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
     if row.get("value") is None:
         return "-"
-    return f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
+
+    text = f"{row['value']:.4g}"
+    ends = row.get("ci95")
+    if ends and None not in ends:
+        text += " [{:.4g}, {:.4g}]".format(*ends)
+    return f"{text} {row.get('unit') or ''}".rstrip()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from gantk.metrics.verdict import WITH_PAIRS
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
@@ -48,8 +49,11 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 def _uncertainty_cards(run: RunRecord, direction: str) -> list[dict[str, Any]]:
     entry = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-    rows = {name: row for name, row in entry.items() if isinstance(row, dict) and "value" in row}
-    return [_card([name], {"model": rows}) for name in rows]
+    found = []
+    for name, row in entry.items():
+        if isinstance(row, dict) and "value" in row:
+            found.append(_card([name], {"model": {name: row}}))
+    return found
 
 
 def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
@@ -101,11 +105,12 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
             low, high = first["ci95"] or (None, None)
             ends[name] = [low, high, first["value"]]
 
-    known = [end for row in ends.values() for end in row if end is not None]
-    axis = [end for end in known if math.isfinite(end)] or [0.0]
-    whiskers = {
-        name: [_percent(end, min(axis), max(axis)) for end in row] for name, row in ends.items()
-    }
+    finite = []
+    for row in ends.values():
+        finite += [end for end in row if end is not None and math.isfinite(end)]
+    low = min(finite, default=0.0)
+    high = max(finite, default=0.0)
+    whiskers = {name: [_percent(end, low, high) for end in row] for name, row in ends.items()}
     return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
 
 
@@ -177,7 +182,7 @@ def _finding(
     places = words.decimals(score)
     tone = tone_of(judged)
     also: dict[str, Any] = {}
-    if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
+    if tone != "good" and judged.get("best_baseline") in WITH_PAIRS:
         also = judged.get("without_pairs") or {}
 
     without_pairs = _against(metric, also, rivals, places)

@@ -15,18 +15,23 @@ def section(record) -> dict[str, Any] | None:
     tests = []
     for direction, rows in (record.metrics.get("verdict") or {}).items():
         for metric, row in rows.items():
-            if test := (row or {}).get("test"):
-                who = {"one": "model", "other": baseline_name(row["best_baseline"])}
-                tests.append({"label": record.label(direction), "score": metric} | who | test)
+            test = (row or {}).get("test")
+            if test:
+                about = {
+                    "label": record.label(direction),
+                    "score": metric,
+                    "one": "model",
+                    "other": baseline_name(row["best_baseline"]),
+                }
+                tests.append(about | test)
 
-    groups = {
-        record.label(direction): of
-        for direction, of in (record.metrics.get("subgroups") or {}).items()
-    }
-    about = {
+    subgroups = record.metrics.get("subgroups") or {}
+    if not tests and not subgroups:
+        return None
+
+    return {
         "folder": Path(__file__).parent,
         "template": "statistics.html.j2",
         "tests": tests,
-        "groups": groups,
+        "groups": {record.label(direction): rows for direction, rows in subgroups.items()},
     }
-    return about if tests or groups else None

@@ -31,7 +31,6 @@ BASELINE_NAMES = {
     "real_split": "real images",
     "noise": "pixel noise",
 }
-FITTED_ON_PAIRS = ("intensity_map", "regression")
 REGIONS = ("foreground", "lesion")
 Scored = dict[str, Any]  # one row of metrics.json: value, ci95, n, unit, definition, ...
 

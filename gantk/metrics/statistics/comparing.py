@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from gantk.metrics.intervals import bootstrap_draws
 from gantk.metrics.pair_scores import FOREGROUND
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
 from gantk.metrics.verdict import title_of
 
-BOOTSTRAP_DRAWS = 2000
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
@@ -87,10 +87,8 @@ def _ranks(
     """Yield a row of ranks for each system from values (systems, patients), the best mean first."""
     from scipy.stats import rankdata
 
-    picks = np.random.default_rng(0).integers(
-        0, values.shape[1], (BOOTSTRAP_DRAWS, values.shape[1])
-    )
-    places = rankdata(-sign * values[:, picks].mean(2), axis=0)
+    count = values.shape[1]
+    places = rankdata(-sign * values[:, bootstrap_draws(count)].mean(2), axis=0)
     means = values.mean(1)
     for place in np.argsort(-sign * means, kind="stable"):
         low, high = np.percentile(places[place], [2.5, 97.5])
@@ -98,9 +96,11 @@ def _ranks(
             "score": score,
             "system": names[place],
             "value": float(means[place]),
-            "n": values.shape[1],
+            "n": count,
+            "first": float((places[place] == 1).mean()),
+            "rank": [float(low), float(high)],
         }
-        yield row | {"first": float((places[place] == 1).mean()), "rank": [float(low), float(high)]}
+        yield row
 
 
 def add_tests(result: dict[str, Any]) -> Iterator[str]:

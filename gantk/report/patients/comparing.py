@@ -134,12 +134,12 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     senses: dict[Hashable, bool | None] = {}
     for name, record in named.items():
         scores[name] = {}
-        metrics = record.metrics.get("metrics") or {}
         for key, one in read_patients(record.path).items():
-            for metric, row in (metrics.get(key) or {}).items():
+            rows = (record.metrics.get("metrics") or {}).get(key) or {}
+            for metric, row in rows.items():
                 values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
-                count = sum(value is not None for value in values.values())
-                if row.get("n") == count:  # else no patient is known
+                scored = [value for value in values.values() if value is not None]
+                if row.get("n") == len(scored):  # else no patient is known
                     label = (record.label(key), metric)
                     scores[name][label] = values
                     senses[label] = row.get("higher_is_better")
@@ -171,14 +171,7 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
 
 def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
     """Yield the test images that every run saved, each with all runs' outputs and scores."""
-    by_run = []
-    for record in named.values():
-        found = {}
-        for key, one in read_patients(record.path).items():
-            for case in one["cases"]:
-                found[record.label(key), case["image"], case["input"], case["truth"]] = case
-        by_run.append(found)
-
+    by_run = [_cases_of(record) for record in named.values()]
     for same, first in by_run[0].items():
         if not all(same in found for found in by_run):
             continue
@@ -200,12 +193,25 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
         }
 
 
+def _cases_of(record: RunRecord) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+    """(Direction, image, input, truth) -> the case of a run, for those that it saved."""
+    found: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for key, one in read_patients(record.path).items():
+        for case in one["cases"]:
+            found[record.label(key), case["image"], case["input"], case["truth"]] = case
+    return found
+
+
 def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """(Recipe key, its value in each run) for the keys in which the runs differ."""
-    recipes = [
-        {key: json.dumps(x, ensure_ascii=False) for key, x in flat(one.recipe)}
-        for one in named.values()
-    ]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    rows = ((key, [recipe.get(key, "–") for recipe in recipes]) for key in keys)
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+    recipes = []
+    for record in named.values():
+        values = flat(record.recipe)
+        recipes.append({key: json.dumps(value, ensure_ascii=False) for key, value in values})
+
+    rows = []
+    for key in dict.fromkeys(key for recipe in recipes for key in recipe):
+        texts = [recipe.get(key, "–") for recipe in recipes]
+        if len(set(texts)) > 1:
+            rows.append((key, texts))
+    return rows

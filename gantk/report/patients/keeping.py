@@ -21,8 +21,8 @@ from gantk.formats.nifti import Nifti
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
+from gantk.report.patients.section import KINDS
 
-KINDS = ("input", "output", "truth")
 MIN_SLICES = 8  # of a scan that is saved as a volume
 MAX_VOLUMES = 2  # of one direction
 # by dims: images of the worst patients, and as many of patients chosen without scores
