@@ -191,15 +191,22 @@ class RealImages:
         low, high = self.data.range
         levels = [*tissue, *tissue_of_sources]
         above = sorted({f"{(level - low) / (high - low):.0%}" for level in levels})
-        masks = torch.stack(
-            [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
-        )
+        masks = []
+        volumes = []
+        for pair, record in zip(pairs, records, strict=True):
+            masks.append(self._mask(record if record.mask else pair[OTHER[to]]))
+            volume = record.subject
+            if record.scan_key:
+                volume += f"/{record.scan_key}"
+            volumes.append(volume)
+
+        all_masks = torch.stack(masks)
         return References(
             images,
             patients,
-            masks=masks if masks.any() else None,
+            masks=all_masks if all_masks.any() else None,
             foreground=foreground((sources, tissue_of_sources), (images, tissue)),
-            volumes=[f"{r.subject}/{r.scan_key}" if r.scan_key else r.subject for r in records],
+            volumes=volumes,
             units=units_of(self.data, records, to),
             above="-and-".join(above),
         )

@@ -64,14 +64,13 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
-        if d.source:
-            inputs = [data_uri(samples.picture("input", d, i)) for i in range(d.count)]
-        else:
-            inputs = []
-        if samples.has_truth:
-            truths = [data_uri(samples.picture("truth", d, i)) for i in range(d.count)]
-        else:
-            truths = []
+        inputs = []
+        truths = []
+        for i in range(d.count):
+            if d.source:
+                inputs.append(data_uri(samples.picture("input", d, i)))
+            if samples.has_truth:
+                truths.append(data_uri(samples.picture("truth", d, i)))
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
 

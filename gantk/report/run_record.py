@@ -211,15 +211,15 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
 
     directions = []
     for key, entry in index["directions"].items():
-        if key in last:
-            count = min(entry["count"], last[key] + 1)
-            images = tuple(entry.get("images") or ())
-            directions.append(Direction(key, entry.get("from"), entry["to"], count, images))
+        if key not in last:
+            continue
+        count = min(entry["count"], last[key] + 1)
+        images = tuple(entry.get("images") or ())
+        directions.append(Direction(key, entry.get("from"), entry["to"], count, images))
 
     samples = Samples(folder, tuple(directions), (), bool(index.get("has_truth")), problems)
-    steps = [
-        step
-        for step in sorted(set(index["steps"]))
-        if any(samples.picture(step, direction, 0) for direction in directions)
-    ]
+    steps = []
+    for step in sorted(set(index["steps"])):
+        if any(samples.picture(step, direction, 0) for direction in directions):
+            steps.append(step)
     return replace(samples, steps=tuple(steps)) if steps else None

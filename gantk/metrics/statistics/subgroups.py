@@ -104,7 +104,10 @@ def _patient_data(one: Tested, scorer: Scorer) -> list[dict[str, str]]:
     for letter in (one.to, OTHER[one.to]):
         rows = scorer.data.source.about([pair[letter] for pair in one.pairs])
         for known, row in zip(about, rows, strict=True):
-            known.update((key, value) for key, value in row.items() if value)
+            for column, value in row.items():
+                if value:
+                    known[column] = value
+
     return about
 
 

@@ -49,24 +49,31 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]
     cases = list(_cases(one, rows))
     volumes: list[dict[str, Any]] = []
     for number, case in enumerate(cases):
-        case["stem"] = f"{direction}-{number}"
-        case["units"] = [
-            _write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz")
-            for kind in KINDS
-        ]
+        stem = f"{direction}-{number}"
+        case["stem"] = stem
+        case["units"] = _write_kinds(one, [case["place"]], folder / stem)
         places, voxel = _scan(one, case["place"])
         has_volume = case["patient"] in [volume["patient"] for volume in volumes]
         if places and not has_volume and len(volumes) < MAX_VOLUMES:
             stem = f"{direction}-scan-{number}"
             volumes.append({"patient": case["patient"], "stem": stem})
-            for kind in KINDS:
-                _write(one, places, kind, folder / f"{stem}-{kind}.nii.gz", voxel)
+            _write_kinds(one, places, folder / stem, voxel)
 
     if not volumes and one.made.ndim == 5:
         volumes = cases
 
     higher = one.senses[next(iter(_raw(one)))] is not False
     return {"patients": rows, "cases": cases, "volumes": volumes, "higher": higher}
+
+
+def _write_kinds(
+    one: Tested, places: list[int], stem: Path, voxel: tuple[float, ...] = ()
+) -> list[str]:
+    """Write input, output and truth as STEM-KIND.nii.gz; returns their units."""
+    return [
+        _write(one, places, kind, stem.with_name(f"{stem.name}-{kind}.nii.gz"), voxel)
+        for kind in KINDS
+    ]
 
 
 def by_patient(tested: Tested) -> list[dict[str, Any]]:
@@ -148,11 +155,10 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     if not own.scan_key or table.plane != "axial" or own.path is None:
         return [], ()
 
-    positions = {
-        index: record.position or 0.0
-        for index, record in enumerate(records)
-        if (record.subject, record.scan_key) == (own.subject, own.scan_key)
-    }
+    positions = {}
+    for index, record in enumerate(records):
+        if record.subject == own.subject and record.scan_key == own.scan_key:
+            positions[index] = record.position or 0.0
     if len(positions) < MIN_SLICES:
         return [], ()
 
