@@ -164,6 +164,18 @@ class Method(nn.Module):
         """Images as domain `to`, each in the style of its example (N, C, *size) of that domain."""
         raise self._unable("take its style from an example", "a multimodal method, such as munit")
 
+    def check_example(self, image: Tensor, example: Tensor, to: str, fault: str) -> None:
+        """UserError, with `fault` between the shapes, where an example (N, C, *size) of domain `to`
+        does not have its channels, or is neither one nor as many as the images.
+        """
+        channels = self.geometry.channels[to]
+        count = len(image)
+        fits = example.ndim == image.ndim and example.shape[1] == channels
+        if not fits or len(example) not in (1, count):
+            what = f"an example of shape {tuple(example.shape)} {fault} {tuple(image.shape)}"
+            allowed = f"1 or {count} images of {channels} channels"
+            raise UserError(what, where="example", allowed=allowed)
+
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` images from noise, (n, C, *size), the same for the same seed.
 

@@ -106,12 +106,12 @@ class StyleTransferGAN(Method):
             losses["identity"] = self.identity * self.l1(cycled_a, plain + noise_a)
 
         if self.style:
-            losses["style"] = self.style * self.l1(
-                self._add(fake_a + noise_b, fake_b), example + noise_b
-            )
+            restored = self._add(fake_a + noise_b, fake_b)
+            losses["style"] = self.style * self.l1(restored, example + noise_b)
 
         if self.example:
-            losses["example"] = self.example * self.l1(self._add(fake_a, example), example)
+            restored = self._add(fake_a, example)
+            losses["example"] = self.example * self.l1(restored, example)
 
         return losses
 
@@ -146,20 +146,7 @@ class StyleTransferGAN(Method):
         a UserError.
         """
         self._expect_example(to)
-        channels = self.geometry.channels["b"]
-        if (
-            example.ndim != image.ndim
-            or example.shape[1] != channels
-            or len(example) not in (1, len(image))
-        ):
-            what = (
-                f"an example of shape {tuple(example.shape)} does not fit images of"
-                f" {tuple(image.shape)}"
-            )
-            raise UserError(
-                what, where="example", allowed=f"1 or {len(image)} images of {channels} channels"
-            )
-
+        self.check_example(image, example, to, "does not fit images of")
         example = _resize_like(example, image).expand(len(image), *[-1] * (image.ndim - 1))
         return self._add(image, example).clamp(*self.geometry.range)
 
@@ -209,9 +196,8 @@ class StyleTransferGAN(Method):
         examples = _resize_like(self.examples.to(image), image)
         squares = (COMPARED_SIDE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
-        here, there = (
-            pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples)
-        )
+        here = pooled(image.mean(1, keepdim=True), squares).flatten(1)
+        there = pooled(examples.mean(1, keepdim=True), squares).flatten(1)
         distance = (here[:, None] - there).abs().mean(2)
         empty = torch.arange(len(examples), device=image.device) >= self.kept.clamp(min=1)
         return examples.index_select(0, distance.masked_fill(empty, float("inf")).argmin(1))

@@ -16,6 +16,7 @@ from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
+from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.network import Autoencoder
@@ -124,20 +125,18 @@ class MUNIT(Method):
         """
         content = {name: self._auto(name).content(batch[name]) for name in "ab"}
         style = {name: self._auto(name).style(batch[name]) for name in "ab"}
-        drawn = {name: torch.randn_like(style[name]) for name in "ab"}
-        codes = Codes(content, style, drawn)
+        codes = Codes(content, style, {name: torch.randn_like(style[name]) for name in "ab"})
         losses = {}
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
             auto = self._auto(name)
             own = (content[name], style[name])
-            translated = (content[other], drawn[name])
-            same, fake = self.batched_forward(auto, own, translated, call=auto.decode)
+            same, fake = self.batched_forward(
+                auto, own, (content[other], codes.drawn[name]), call=auto.decode
+            )
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
-                difference = self._compare(batch, name, same)
-                losses[f"image_{name}"] = self.weights.image * difference
-
+                losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
             losses |= self._translation(name, other, fake, batch, codes)
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
 
@@ -146,17 +145,15 @@ class MUNIT(Method):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminators' losses and penalties for both domains, summed over the scales."""
         losses = {}
-        sides = (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b))
-        for name, network, augment in sides:
-            pyramid = compose(augment, network.pyramid)
-            real, fake = self.batched_forward(
-                network, batch[name], batch[f"fake_{name}"], call=pyramid
-            )
-            scales = list(zip(network.judges, real, fake, strict=True))
-            logits = [self.batched_forward(judge, r, f) for judge, r, f in scales]
-            augment.observe(torch.cat([r.flatten(1) for r, _ in logits], 1))
-            losses[f"d_{name}"] = sum(self.adversarial.discriminator(r, f) for r, f in logits)
-            penalties = [self.adversarial.penalty(judge, r, f) for judge, r, f in scales]
+        for name in "ab":
+            network, augment = self._judge_of(name)
+            call = compose(augment, network.pyramid)
+            pyramids = self.batched_forward(network, batch[name], batch[f"fake_{name}"], call=call)
+            scales = list(zip(network.judges, *pyramids, strict=True))
+            logits = [self.batched_forward(*scale) for scale in scales]
+            augment.observe(torch.cat([real.flatten(1) for real, _ in logits], 1))
+            losses[f"d_{name}"] = sum(self.adversarial.discriminator(*pair) for pair in logits)
+            penalties = [self.adversarial.penalty(*scale) for scale in scales]
             if penalties[0] is not None:
                 losses[f"penalty_{name}"] = sum(penalties)
 
@@ -166,9 +163,8 @@ class MUNIT(Method):
         """Translate images to domain `to`, in the mean style of the last real images of `to` in
         training.
         """
-        return self._auto(to).decode(
-            self._content(image, to), self._for_each(getattr(self, f"style_{to}"), image)
-        )
+        style = getattr(self, f"style_{to}").expand(len(image), -1)
+        return self._auto(to).decode(self._content(image, to), style)
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` translations of each image, (n, N, C, *size), in styles drawn from N(0, I) with
@@ -182,9 +178,8 @@ class MUNIT(Method):
         generator = torch.Generator().manual_seed(seed)
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
         content = self._content(image, to)
-        return torch.stack(
-            [self._auto(to).decode(content, self._for_each(style, image)) for style in styles]
-        )
+        auto = self._auto(to)
+        return torch.stack([auto.decode(content, style.expand(len(image), -1)) for style in styles])
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
         """Translate images to domain `to`, each in the style of its example (N, C, *size), or all
@@ -192,22 +187,11 @@ class MUNIT(Method):
 
         UserError where the counts differ, or the example does not have the channels of its domain.
         """
-        channels = self.geometry.channels[to]
-        if (
-            example.ndim != image.ndim
-            or example.shape[1] != channels
-            or len(example) not in (1, len(image))
-        ):
-            what = (
-                f"an example of shape {tuple(example.shape)} gives no style to images of"
-                f" {tuple(image.shape)}"
-            )
-            allowed = f"1 or {len(image)} images of {channels} channels"
-            raise UserError(what, where="example", allowed=allowed)
-
-        self._auto(to).check_size(tuple(example.shape[2:]))
-        style = self._auto(to).style(example)
-        return self._auto(to).decode(self._content(image, to), style.expand(image.shape[0], -1))
+        self.check_example(image, example, to, "gives no style to images of")
+        auto = self._auto(to)
+        auto.check_size(tuple(example.shape[2:]))
+        style = auto.style(example)
+        return auto.decode(self._content(image, to), style.expand(len(image), -1))
 
     def _translation(
         self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes
@@ -238,8 +222,12 @@ class MUNIT(Method):
 
     def _adversarial(self, name: str, fake: Tensor) -> Tensor:
         """The adversarial loss of fakes, summed over the scales."""
-        network, augment = (self.d_a, self.augment_a) if name == "a" else (self.d_b, self.augment_b)
+        network, augment = self._judge_of(name)
         return sum(self.adversarial.generator(logits) for logits in network(augment(fake)))
+
+    def _judge_of(self, name: str) -> tuple[MultiScale, DiscriminatorAugment]:
+        """The discriminators of a domain, and the augmentation of their input."""
+        return (self.d_a, self.augment_a) if name == "a" else (self.d_b, self.augment_b)
 
     def _auto(self, name: str) -> Autoencoder:
         return self.auto_a if name == "a" else self.auto_b
@@ -264,7 +252,3 @@ class MUNIT(Method):
         share[:-1] *= kept[1:]
         mean.mul_(kept[0]).add_((share[:, None] * codes).sum(0))
         seen += len(codes)
-
-    @staticmethod
-    def _for_each(style: Tensor, image: Tensor) -> Tensor:
-        return style.expand(image.shape[0], -1)

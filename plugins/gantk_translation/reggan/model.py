@@ -102,12 +102,10 @@ class RegGAN(Method):
         phase.
         """
         trained = (self.g_ab, self.r_ab) if self.learned else (self.g_ab,)
+        phases = [Phase("generators", trained, self.generator_losses, ema=True)]
         if self.gan:
-            judged = [Phase("discriminators", (self.d_b,), self.discriminator_losses)]
-        else:
-            judged = []
-
-        return [Phase("generators", trained, self.generator_losses, ema=True), *judged]
+            phases.append(Phase("discriminators", (self.d_b,), self.discriminator_losses))
+        return phases
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_total = gan L_Adv + correction L_Corr + smoothness L_Smooth; L_Corr = |y - y^ o T|,
@@ -126,12 +124,11 @@ class RegGAN(Method):
         laid = warp(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
         # where T saves little it would follow G's own errors, and G be free to make them
         if not self.learned:
-            still, off = (
-                (real - x.detach()).abs().mean([*range(1, x.ndim)], keepdim=True)
-                for x in (fake, laid)
-            )
+            axes = [*range(1, fake.ndim)]
+            still = (real - fake.detach()).abs().mean(axes, keepdim=True)
+            off = (real - laid.detach()).abs().mean(axes, keepdim=True)
             laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
-            # D sees half to their corners
+            # half of the images reach D unwarped, so that it also judges their corners
             seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)
             # little at first: edges do not tell which tissue is bright
             weight = self.progress * weight

@@ -74,28 +74,14 @@ class WeakPairs:
             Way(small[one], small[other], *self._most_alike(whole[one], whole[other]))
             for one, other in ("ab", "ba")
         ]
-        kinds = [[()], [()]]
-        if self.registration:
-            kinds = [
-                [(), *registrations(way.own, way.other, way.like, self.stiffness)] for way in ways
-            ]
-
-        pairs = zip(*kinds, strict=True)
-        left = [
-            sum(way.unexplained_share(kind) for way, kind in zip(ways, each, strict=True))
-            for each in pairs
-        ]
-        best = min(range(len(left)), key=left.__getitem__)
-        moves = (
-            [kind[best] for kind in kinds] if left[best] < MAX_LEFT_SHARE * left[0] else [(), ()]
-        )
-        # contrast makes one way larger and the other smaller; what both ways share is noise
+        moves = self._best_moves(*ways) if self.registration else [(), ()]
         if moves[0]:
-            nearest = (
-                way.move_candidates(whole[other], move, 1)
-                for other, way, move in zip("ba", ways, moves, strict=True)
-            )
-            here, there = map(zoom_inside, whole.values(), nearest)
+            nearest_b = ways[0].move_candidates(whole["b"], moves[0], 1)
+            nearest_a = ways[1].move_candidates(whole["a"], moves[1], 1)
+            here = zoom_inside(whole["a"], nearest_b)
+            there = zoom_inside(whole["b"], nearest_a)
+            # Contrast scales a->b and b->a in opposite directions; only that antisymmetric part
+            # is a real zoom.
             zooms = (here - there) / 2, (there - here) / 2
             moves = [
                 (zoom_affine(affine, zoom), free)
@@ -103,9 +89,26 @@ class WeakPairs:
             ]
 
         return {
-            one: Companions(other, *way.best_candidates(move, self.candidates))
-            for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
+            "a": Companions("b", *ways[0].best_candidates(moves[0], self.candidates)),
+            "b": Companions("a", *ways[1].best_candidates(moves[1], self.candidates)),
         }
+
+    def _best_moves(self, forth: Way, back: Way) -> list[tuple[Tensor, ...]]:
+        """The registrations of both ways that leave the least variance; none where they save little."""
+        none: tuple[Tensor, ...] = ()
+        best = [none, none]
+        start = forth.unexplained_share(none) + back.unexplained_share(none)
+        least = MAX_LEFT_SHARE * start
+        tried = zip(self._registrations(forth), self._registrations(back), strict=True)
+        for moves in tried:
+            left = forth.unexplained_share(moves[0]) + back.unexplained_share(moves[1])
+            if left < least:
+                best = list(moves)
+                least = left
+        return best
+
+    def _registrations(self, way: Way) -> list[tuple[Tensor, Tensor]]:
+        return registrations(way.own, way.other, way.like, self.stiffness)
 
     def _most_alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         return most_alike(own, other, min(2 * self.candidates, len(other)))
@@ -152,9 +155,8 @@ class Way:
             return (self.partner[:, None],)
 
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
-        shares = explained_share(
-            sources, self.move_candidates(self.other, moves, self.like.shape[1]), each=True
-        ).view(self.like.shape)
+        candidates = self.move_candidates(self.other, moves, self.like.shape[1])
+        shares = explained_share(sources, candidates, each=True).view(self.like.shape)
         best = shares.topk(min(count, shares.shape[1])).indices
         rows = torch.arange(len(best))[:, None]
         return self.like[rows, best], *(move[rows, best] for move in moves)
@@ -174,7 +176,6 @@ class Companions:
     def __call__(self, index: int, sets: Mapping[str, Images]) -> Tensor:
         images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
         if self.moves:
-            images = sample_at(
-                images, grid(*(move[index] for move in self.moves), images.shape[2:])
-            )
+            places = grid(*(move[index] for move in self.moves), images.shape[2:])
+            images = sample_at(images, places)
         return images.flatten(0, 1)

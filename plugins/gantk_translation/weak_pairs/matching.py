@@ -4,7 +4,7 @@ body masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,8 @@ from torch import Tensor
 from gantk.losses.edges import edges, gaussian_blur
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
-NEIGHBOUR_PAIRS = (
-    (0, 1),
-    (1, 2),
-    (2, 3),
-    (3, 0),
-    (0, 2),
-    (1, 3),
-)  # pairs of neighbours that are compared
+# pairs of neighbours that are compared
+NEIGHBOUR_PAIRS = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)
 BODY_THRESHOLD = 0.06  # of the body, above black: share of the range
 BODY_WEIGHT = 3.0  # weight of the body's mask beside MIND
 GRID_POINTS = 8  # control points along a side of a deformation
@@ -92,9 +86,7 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
     near, places = distances.topk(count, 1, largest=False)
     partners = places[:, 0].clone()
     if distances.numel() <= MAX_ASSIGNED_DISTANCES:
-        rows, columns = (
-            torch.from_numpy(each) for each in linear_sum_assignment(distances.numpy())
-        )
+        rows, columns = map(torch.from_numpy, linear_sum_assignment(distances.numpy()))
         fits = distances[rows, columns] <= MAX_DISTANCE_RATIO * near[rows, 0]
         partners[rows[fits]] = columns[fits]
 
@@ -106,9 +98,8 @@ def grid(affine: Tensor, free: Tensor, size: Sequence[int]) -> Tensor:
     and free fields.
     """
     whole = F.affine_grid(affine + torch.eye(2, 3), [len(affine), 1, *size], align_corners=False)
-    return whole + F.interpolate(free, tuple(size), mode="bicubic", align_corners=True).permute(
-        0, 2, 3, 1
-    )
+    bend = F.interpolate(free, tuple(size), mode="bicubic", align_corners=True)
+    return whole + bend.permute(0, 2, 3, 1)
 
 
 def sample_at(image: Tensor, places: Tensor) -> Tensor:
@@ -126,34 +117,41 @@ def registrations(
     of MIND and body masks; `stiffness` is the weight of differences between neighbours of the
     GRID_POINTS x GRID_POINTS control points.
     """
-    one, other = (torch.cat([mind(each), BODY_WEIGHT * body(each)], 1) for each in (fixed, moving))
+    one = torch.cat([mind(fixed), BODY_WEIGHT * body(fixed)], 1)
+    other = torch.cat([mind(moving), BODY_WEIGHT * body(moving)], 1)
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
-    results: tuple[list, list] = [], []
-    for own, its in zip(
-        rows.split(PAIRS_PER_BATCH), like.flatten().split(PAIRS_PER_BATCH), strict=True
-    ):
+    batches = zip(rows.split(PAIRS_PER_BATCH), like.flatten().split(PAIRS_PER_BATCH), strict=True)
+    coarse = []
+    fine = []
+    for own, its in batches:
         affine = torch.zeros(len(own), 2, 3, requires_grad=True)
         free = torch.zeros(len(own), 2, GRID_POINTS, GRID_POINTS, requires_grad=True)
-        for kept, steps, moved in zip(
-            results, (AFFINE_STEPS, FREE_STEPS), ([affine], [affine, free]), strict=True
-        ):
-            optimizer = torch.optim.Adam(moved, lr=LEARNING_RATE)
-            for step in range(steps):
-                optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.9 * step / steps)
-                error = (
-                    sample_at(other[its], grid(affine, free, one.shape[2:])) - one[own]
-                ).square()
-                bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
-                optimizer.zero_grad()
-                (error.mean((1, 2, 3)).sum() + stiffness * GRID_POINTS**2 * bent).backward()
-                optimizer.step()
-            kept.append((affine.detach().clone(), free.detach().clone()))
 
-    whole = [
-        [torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)]
-        for each in results
-    ]
-    return [tuple(each) for each in whole]
+        def loss(own=own, its=its, affine=affine, free=free) -> Tensor:
+            error = sample_at(other[its], grid(affine, free, one.shape[2:])) - one[own]
+            bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
+            return error.square().mean((1, 2, 3)).sum() + stiffness * GRID_POINTS**2 * bent
+
+        descend(loss, [affine], AFFINE_STEPS)
+        coarse.append((affine.detach().clone(), free.detach().clone()))
+        descend(loss, [affine, free], FREE_STEPS)
+        fine.append((affine.detach(), free.detach()))
+
+    results = []
+    for moves in (coarse, fine):
+        affines, frees = (torch.cat(parts) for parts in zip(*moves, strict=True))
+        results.append((affines.unflatten(0, like.shape), frees.unflatten(0, like.shape)))
+    return results
+
+
+def descend(loss: Callable[[], Tensor], parameters: list[Tensor], steps: int) -> None:
+    """Minimise by Adam, with a learning rate that falls to a tenth."""
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.9 * step / steps)
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
 
 
 def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
