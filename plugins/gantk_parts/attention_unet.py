@@ -152,7 +152,7 @@ class AttentionUNet(b.Network):
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError unless every side is a multiple of 2**depth and at least twice that."""
+        """Raise UserError unless every side is a multiple of 2**depth and at least twice that."""
         multiple = 2**self.depth
         who = f"an attention U-Net of depth {self.depth}"
         b.require_size(size, multiple, 2 * multiple, who, "lower the generator's depth")

@@ -112,11 +112,8 @@ class Crop(Augment):
         power = 2 if self.dims == 2 else 1
         part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
-        return warp(
-            image,
-            torch.eye(self.dims, device=image.device) * part[:, :, None],
-            in_pixels(place, image),
-        )
+        linear = torch.eye(self.dims, device=image.device) * part[:, :, None]
+        return warp(image, linear, in_pixels(place, image))
 
 
 @option_fields
@@ -168,16 +165,13 @@ class Curve(Augment):
         # the networks' range is about 2 wide
         black = image.amin(dim=axes, keepdim=True)
         step = 2 / self.steps
-        slopes = (
-            torch.randn(len(image), self.steps, device=image.device)
-            .mul(self.by)
-            .exp()
-            .to(image.dtype)
-        )
+        drawn = torch.randn(len(image), self.steps, device=image.device)
+        slopes = drawn.mul(self.by).exp().to(image.dtype)
         changed = black
         for number, slope in enumerate(slopes.T):
             part = (image - black - number * step).clamp_min(0)
-            part = part if number == self.steps - 1 else part.clamp_max(step)
+            if number < self.steps - 1:
+                part = part.clamp_max(step)
             changed = changed + part * slope.view(-1, *[1] * (image.ndim - 1))
 
         return changed
@@ -195,11 +189,8 @@ class BiasField(Augment):
     def apply(self, image: Tensor) -> Tensor:
         drawn = torch.randn(len(image), 1, *[4] * self.dims, device=image.device) * self.by
         smooth = "bicubic" if self.dims == 2 else "trilinear"
-        field = (
-            F.interpolate(drawn, image.shape[2:], mode=smooth, align_corners=True)
-            .exp()
-            .to(image.dtype)
-        )
+        field = F.interpolate(drawn, image.shape[2:], mode=smooth, align_corners=True)
+        field = field.exp().to(image.dtype)
         black = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
         return black + (image - black) * field
 
@@ -233,9 +224,7 @@ class Cutout(Augment):
         shown = torch.zeros((), dtype=torch.bool, device=image.device)
         for axis, side in enumerate(image.shape[2:], start=2):
             width = max(1, round(self.side * side))
-            index = torch.arange(side, device=image.device).view(
-                [side if i == axis else 1 for i in range(image.ndim)]
-            )
+            index = torch.arange(side, device=image.device).view(-1, *[1] * (image.ndim - axis - 1))
             behind = index - (self.draw(image) * (side - width + 1)).floor()
             shown = shown | (behind < 0) | (behind >= width)
 

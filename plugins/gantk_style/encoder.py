@@ -93,9 +93,8 @@ class VGG19(nn.Module):
         if image.ndim == 4:
             return found
 
-        return [
-            maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found
-        ]
+        count = len(image)
+        return [maps.unflatten(0, (count, -1)).transpose(1, 2) for maps in found]
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raise UserError where an image is too small for the poolings before the deepest layer."""

@@ -25,22 +25,21 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     tumour where the image has tissue (with that of the untranslated image in its details), and
     "example_ssim", the SSIM between translation and image outside the tumour.
     """
-    plain, examples = (scorer.reals.records("test", letter) for letter in ("a", "b"))
+    plain = scorer.reals.records("test", "a")
+    examples = scorer.reals.records("test", "b")
     count = min(len(plain), len(examples))
     masks = scorer.reals.masks_of(examples[:count]) if count else None
     if masks is None or "a_to_b" not in result["metrics"]:
         return
 
-    x, y = (scorer.reals.network_inputs(records[:count]) for records in (plain, examples))
+    x = scorer.reals.network_inputs(plain[:count])
+    y = scorer.reals.network_inputs(examples[:count])
     made = []
     device = scorer.runtime.device
     with torch.no_grad(), scorer.runtime.autocast():
         for image, example in zip(x.split(scorer.batch), y.split(scorer.batch), strict=True):
-            made.append(
-                scorer.method.translate_like(image.to(device), "b", example.to(device))
-                .float()
-                .cpu()
-            )
+            output = scorer.method.translate_like(image.to(device), "b", example.to(device))
+            made.append(output.float().cpu())
 
     made = torch.cat(made)
     tumour = masks.nan_to_num(0.0)
@@ -54,8 +53,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
         (SSIM, x, outside, "outside-of-it"),
     ):
         score = metric(scorer.span, scorer.dims)
-        found, before = (
-            estimate(score(image, truth, region).tolist(), patients) for image in (made, x)
-        )
+        found = estimate(score(made, truth, region).tolist(), patients)
+        before = estimate(score(x, truth, region).tolist(), patients)
         row = metric_row(score, found, count, f"{score.in_mask}/{where}/{images}")
         rows[f"example_{score.name}"] = row | {"details": {"inputs": before.row()}}

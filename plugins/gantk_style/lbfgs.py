@@ -54,19 +54,18 @@ class ImageLBFGS(torch.optim.Optimizer):
         return loss
 
     def _move(self, image: Tensor, group: dict) -> None:
-        now, gradient = (tensor.reshape(len(image), -1).float() for tensor in (image, image.grad))
+        now = image.reshape(len(image), -1).float()
+        gradient = image.grad.reshape(len(image), -1).float()
         state = self.state[image]
         if not state:
             scale = group["first"] / _rms(gradient)
             state |= {"moves": [], "turns": [], "inverse": [], "scale": scale}
         else:
-            self._remember(
-                state, now - state["now"], gradient - state["gradient"], group["history"]
-            )
+            move = now - state["now"]
+            turn = gradient - state["gradient"]
+            self._remember(state, move, turn, group["history"])
 
-        move = -group["lr"] * _two_loops(
-            gradient, **{k: state[k] for k in ("moves", "turns", "inverse", "scale")}
-        )
+        move = -group["lr"] * _two_loops(gradient, state)
         move = move * (group["longest"] / _rms(move)).clamp(max=1.0)
         state["now"] = now.clone()
         state["gradient"] = gradient.clone()
@@ -89,16 +88,17 @@ class ImageLBFGS(torch.optim.Optimizer):
         state["turns"] = [*state["turns"], turn][-history:]
 
 
-def _two_loops(gradient: Tensor, moves: list, turns: list, inverse: list, scale: Tensor) -> Tensor:
+def _two_loops(gradient: Tensor, state: dict) -> Tensor:
     """The product of the estimated inverse Hessian and the gradient (Nocedal 1980), row by row."""
     direction = gradient.clone()
+    steps = list(zip(state["moves"], state["turns"], state["inverse"], strict=True))
     weights = []
-    for move, turn, factor in zip(reversed(moves), reversed(turns), reversed(inverse), strict=True):
+    for move, turn, factor in reversed(steps):
         weights.append(factor * (move * direction).sum(1, keepdim=True))
         direction -= weights[-1] * turn
 
-    direction *= scale
-    for move, turn, factor, weight in zip(moves, turns, inverse, reversed(weights), strict=True):
+    direction *= state["scale"]
+    for (move, turn, factor), weight in zip(steps, reversed(weights), strict=True):
         direction += move * (weight - factor * (turn * direction).sum(1, keepdim=True))
 
     return direction

@@ -60,17 +60,12 @@ class Style(Method):
         self.translate_steps = translate_steps
         # in a list, so that its 80 MB are not in the state_dict
         self._frozen = [how.encoder(geometry.range)]
-        contents, styles = (
-            torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads
-        )
-        check_channels(
-            optimised_channels(contents, how.color), optimised_channels(styles, how.color)
-        )
-        self.canvas = Canvas(
-            torch.zeros_like(optimised_channels(contents, how.color)), self._frozen[0]
-        )
-        self.register_buffer("contents", contents)
-        self.register_buffer("styles", styles)
+        channels = geometry.channels
+        self.register_buffer("contents", torch.zeros(images, channels["a"], *geometry.size))
+        self.register_buffer("styles", torch.zeros(images, channels["b"], *geometry.size))
+        contents, styles = self._optimised_channels()
+        check_channels(contents, styles)
+        self.canvas = Canvas(torch.zeros_like(contents), self._frozen[0])
         self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
 
     def phases(self) -> list[Phase]:
@@ -93,15 +88,14 @@ class Style(Method):
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])
-            self.canvas.image.data.copy_(
-                first_canvas(*self._optimised_channels(), self.how, self.geometry.range)
-            )
+            start = first_canvas(*self._optimised_channels(), self.how, self.geometry.range)
+            self.canvas.image.data.copy_(start)
             self.placed.fill_(1.0)
 
-        self._objective = Objective(
-            *self._optimised_channels(), self._frozen[0].to(self.contents.device), self.how
-        )
-        self._bounds = bounds(self._optimised_channels()[0], self.geometry.range)
+        contents, styles = self._optimised_channels()
+        encoder = self._frozen[0].to(contents.device)
+        self._objective = Objective(contents, styles, encoder, self.how)
+        self._bounds = bounds(contents, self.geometry.range)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Content, style and variation losses, each the mean over the canvases; the batch is
@@ -118,11 +112,9 @@ class Style(Method):
             raise UserError(what, where="to", allowed="b")
         if image.is_meta or not bool(self.placed):
             return image.clone()
-        return transfer(
-            image, self.styles, encoder=self._frozen[0], how=self.how, steps=self.translate_steps
-        )[0]
+        steps = self.translate_steps
+        return transfer(image, self.styles, encoder=self._frozen[0], how=self.how, steps=steps)[0]
 
     def _optimised_channels(self) -> tuple[Tensor, Tensor]:
-        return optimised_channels(self.contents, self.how.color), optimised_channels(
-            self.styles, self.how.color
-        )
+        contents = optimised_channels(self.contents, self.how.color)
+        return contents, optimised_channels(self.styles, self.how.color)

@@ -105,10 +105,8 @@ class Objective:
         maps = self._maps(image)
         losses = {}
         if how.content_weight:
-            kept = _difference(
-                [self._scaled_maps(maps, layer) for layer in how.content_layers], self.content
-            )
-            losses["content"] = how.content_weight * kept
+            found = [self._scaled_maps(maps, layer) for layer in how.content_layers]
+            losses["content"] = how.content_weight * _difference(found, self.content)
 
         if how.style_weight:
             losses["style"] = how.style_weight * _difference(self._grams(maps), self.style)
@@ -137,13 +135,15 @@ class Objective:
         """Gram matrices, rescaled after averaging positions: there may be fewer styles than
         contents with factors.
         """
-        found = {layer: gram(maps[layer]) for layer in self.how.style_layers}
-        for layer in found if self.factors else ():
-            found[layer] = (
-                found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
-            )
+        grams = []
+        for layer in dict.fromkeys(self.how.style_layers):
+            found = gram(maps[layer])
+            factors = self.factors.get(layer)
+            if factors is not None:
+                found = found * factors[:, :, None] * factors[:, None]
+            grams.append(found)
 
-        return list(found.values())
+        return grams
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
@@ -152,17 +152,20 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
 
     Filters with less than 1 % of their layer's mean activation are treated as if they had 1 %.
     """
-    own, other = (maps.flatten(2).mean(2) for maps in (content, style))
-    mean = (own + (other.mean(0, keepdim=True) if shared else other)) / 2
+    own = content.flatten(2).mean(2)
+    other = style.flatten(2).mean(2)
+    if shared:
+        other = other.mean(0, keepdim=True)
+    mean = (own + other) / 2
     return 1 / torch.maximum(mean, 0.01 * mean.mean(1, keepdim=True)).clamp(min=1e-20)
 
 
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Mean over layers of the squared difference divided by the target's square, (N,)."""
-    pairs = zip(found, known, strict=True)
-    return torch.stack(
-        [_mean_square(a - b) / _mean_square(b).clamp(min=1e-20) for a, b in pairs]
-    ).mean(0)
+    shares = []
+    for maps, target in zip(found, known, strict=True):
+        shares.append(_mean_square(maps - target) / _mean_square(target).clamp(min=1e-20))
+    return torch.stack(shares).mean(0)
 
 
 def _mean_square(maps: Tensor) -> Tensor:
@@ -170,6 +173,6 @@ def _mean_square(maps: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, summed over the axes: (N, C, *size) to (N,)."""
+    """Mean absolute difference of neighbouring pixels, summed over axes: (N, C, *size) to (N,)."""
     axes = (axis for axis in range(2, image.ndim) if image.shape[axis] > 1)
     return sum(image.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes)

@@ -73,9 +73,11 @@ def stylize(
                 f"'{name}' is for generated images: there are two files here", where=f"--set {name}"
             )
 
-    options |= {
-        name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None
-    }
+    if steps is not None:
+        options["steps"] = steps
+    if weights is not None:
+        options["weights"] = weights
+
     _check_paths(content, style, out)
     known = _read(content, gray)
     example = _read(style, gray)
@@ -93,7 +95,8 @@ def stylize(
     styles, _ = network_values(example.pixels, style, RANGE)
     size = pixels.shape[-2:]
     if styles.shape[-2:] != size:
-        other, own = (" x ".join(map(str, each)) for each in (styles.shape[-2:], size))
+        other = " x ".join(map(str, styles.shape[-2:]))
+        own = " x ".join(map(str, size))
         say(f"note     the style is resized from {other} to the content's {own}")
 
     try:
@@ -104,8 +107,9 @@ def stylize(
     done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say)
     native = mapping.inverse(done.swapaxes(0, 1) if known.dims > 2 else done[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
-    whole = known.dtype is not None and np.issubdtype(known.dtype, np.integer)
-    write(out, replace(known, pixels=np.rint(native) if whole else native))
+    if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
+        native = np.rint(native)
+    write(out, replace(known, pixels=native))
     say(f"written  {out}")
     return out
 
@@ -118,18 +122,17 @@ def _paint(
     """
     done = slices.copy()
     count = len(slices)
-    shown = [k for k in range(count) if slices[k].min() < slices[k].max()]
-    for first in range(0, len(shown), post.batch):
-        chosen = shown[first : first + post.batch]
+    contrasted = [k for k in range(count) if slices[k].min() < slices[k].max()]
+    for first in range(0, len(contrasted), post.batch):
+        chosen = contrasted[first : first + post.batch]
         heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
         examples = np.stack([resize(styles[height], slices.shape[-2:]) for height in heights])
         label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
-        images = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
-        done[chosen] = (
-            post.paint(*images, shared=False, watch=_progress(label, post.steps, say))[0]
-            .cpu()
-            .numpy()
-        )
+        watch = _progress(label, post.steps, say)
+        content = torch.from_numpy(slices[chosen]).to(device)
+        style = torch.from_numpy(examples).to(device)
+        painted, _ = post.paint(content, style, shared=False, watch=watch)
+        done[chosen] = painted.cpu().numpy()
 
     return done
 
@@ -145,10 +148,8 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
     """
     loaded = load_recipe(recipe)
     model = loaded.override([], profile).check()
-    found = next(
-        (part.table() for part in (model.method, *model.post) if part.name == "style"), None
-    )
-    if found is None:
+    found = [part.table() for part in (model.method, *model.post) if part.name == "style"]
+    if not found:
         what = (
             f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a"
             " [[post]] step"
@@ -157,28 +158,26 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
             what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2"
         )
 
-    found["steps"] = found.pop("translate_steps", found.get("steps"))
-    names = options_model(StylePost).model_fields
-    return {
-        name: value for name, value in found.items() if name in names and name not in OF_GENERATORS
-    }
+    options = found[0]
+    options["steps"] = options.pop("translate_steps", options.get("steps"))
+    names = set(options_model(StylePost).model_fields).difference(OF_GENERATORS)
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:
     """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
+    suffix = suffix_of(content)
     if out.is_dir() or not is_image(out):
         if out.is_dir():
             what = f"'{out}' is a folder"
         else:
             what = f"'{out.name}' has no suffix that gantk writes"
-        raise UserError(
-            what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}"
-        )
+        allowed = f"a file, such as {out.stem or 'styled'}{suffix}"
+        raise UserError(what, where="OUT", allowed=allowed)
 
     if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
-        raise UserError(
-            f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content)
-        )
+        what = f"'{content.name}' cannot become '{out.name}'"
+        raise UserError(what, where="OUT", allowed=suffix)
 
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):

@@ -72,21 +72,19 @@ def transfer(
         )
 
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
-    canvas = nn.Parameter(
-        first_canvas(start, painted[:1] if shared else painted, how, encoder.range)
-    )
+    example = painted[:1] if shared else painted
+    canvas = nn.Parameter(first_canvas(start, example, how, encoder.range))
     best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
-    return smooth_edges(
-        _merge_colours(content, best.to(content.dtype), how.color), how.smooth
-    ), history
+    merged = _merge_colours(content, best.to(content.dtype), how.color)
+    return smooth_edges(merged, how.smooth), history
 
 
 def make_rule(how: StyleOptions, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of canvases, which treats every image separately."""
     # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
     if how.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=0.05 if how.lr is None else how.lr)
-    return ImageLBFGS(parameters, lr=1.0 if how.lr is None else how.lr)
+        return torch.optim.Adam(parameters, lr=how.lr or 0.05)
+    return ImageLBFGS(parameters, lr=how.lr or 1.0)
 
 
 def first_canvas(
@@ -104,10 +102,10 @@ def first_canvas(
         raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
 
     if how.init == "noise":
-        (low, high), generator = limits, torch.Generator().manual_seed(how.seed)
-        start = (low + (high - low) * torch.rand(1, *content.shape[1:], generator=generator)).to(
-            content
-        )
+        low, high = limits
+        generator = torch.Generator().manual_seed(how.seed)
+        noise = torch.rand(1, *content.shape[1:], generator=generator)
+        start = (low + (high - low) * noise).to(content)
 
     return start.expand_as(content).clone(memory_format=torch.contiguous_format)
 
@@ -132,9 +130,9 @@ def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor
     where larger.
     """
     axes = tuple(range(1, content.ndim))
-    return content.amin(axes, keepdim=True).clamp(max=limits[0]), content.amax(
-        axes, keepdim=True
-    ).clamp(min=limits[1])
+    low = content.amin(axes, keepdim=True).clamp(max=limits[0])
+    high = content.amax(axes, keepdim=True).clamp(min=limits[1])
+    return low, high
 
 
 def _descend(
@@ -215,9 +213,8 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return image
 
-    slopes = torch.gradient(
-        image, dim=[axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
-    )
+    axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
+    slopes = torch.gradient(image, dim=axes)
     steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): one for all channels
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
@@ -230,13 +227,10 @@ def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     reach = max(1, math.ceil(3 * sigma))
     offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
     for axis in range(2, image.ndim):
         lines = image.movedim(axis, -1)
         padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        image = (
-            F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))
-            .reshape(lines.shape)
-            .movedim(-1, axis)
-        )
+        image = F.conv1d(padded, kernel).reshape(lines.shape).movedim(-1, axis)
 
     return image

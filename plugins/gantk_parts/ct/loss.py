@@ -68,9 +68,8 @@ class CorrelationRatio:
 
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
-        inside = (
-            (dilate(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
-        )
+        outside = ((place < 0) | (place > 1)).float()
+        inside = (dilate(outside, self.window // 2) == 0).float().flatten(1)
         place = place.flatten(1)
         values = output.flatten(1)
         count = inside.sum(1, keepdim=True).clamp_min(1)
@@ -89,8 +88,8 @@ class CorrelationRatio:
             below = (mean(place) - place).clamp_min(0).square()
             below = below - mean(below)
             correlation = mean(below * apart) / (mean(below.square()) * whole + 1e-12).sqrt()
-            loss = loss + (0.5 + (correlation if self.fluid == "dark" else -correlation)).clamp_min(
-                0
-            )
+            if self.fluid == "bright":
+                correlation = -correlation
+            loss = loss + (0.5 + correlation).clamp_min(0)
 
         return self.weight * loss.mean()

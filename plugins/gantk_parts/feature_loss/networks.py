@@ -77,7 +77,8 @@ class Maps(nn.Module):
         slices of volumes.
         """
         self.network.to(images.device)
-        images, count = images.float(), len(images)
+        count = len(images)
+        images = images.float()
         if images.ndim - 2 == self.dims + 1:
             images = images.transpose(1, 2).flatten(0, 1)
         if self.pictures:

@@ -43,9 +43,9 @@ def each_volume(
     order = sorted(range(len(images)), key=spots.__getitem__)
     for _, group in groupby(order, key=lambda number: spots[number][0]):
         places = list(group)
-        done[places] = changed(
-            *(each[places].transpose(0, 1) for each in (images, inputs))
-        ).transpose(0, 1)
+        volume = images[places].transpose(0, 1)
+        given = inputs[places].transpose(0, 1)
+        done[places] = changed(volume, given).transpose(0, 1)
 
     return done
 
