@@ -94,7 +94,7 @@ class WeakPairs:
         }
 
     def _best_moves(self, forth: Way, back: Way) -> list[tuple[Tensor, ...]]:
-        """The registrations of both ways with the least variance left; none where they save little."""
+        """The registrations of both ways that explain most; none where they save little."""
         none: tuple[Tensor, ...] = ()
         best = [none, none]
         start = forth.unexplained_share(none) + back.unexplained_share(none)
