@@ -16,6 +16,13 @@ from typing import NamedTuple, TypeVar
 
 from gantk.data.names.patient_folders import Parts, parts_with_digits
 from gantk.data.names.patients import patients_of
+from gantk.data.names.patterns import (
+    FURTHER_WORD,
+    MASK_FOLDER,
+    MASK_NAME,
+    SPLIT_WORD,
+    SPLITS,
+)
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, one_line
@@ -33,25 +40,9 @@ from gantk.formats.contrasts import (
 )
 from gantk.formats.files import LISTING_FILTER, is_image, list_images, natural, readable, stem_of
 
-# `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`,
-# `test_b`; not `trainers`.
-SPLIT_WORD = re.compile(
-    r"^(?i:training|train|testing|test|validation|valid|val|imagestr|imagests|imagesva?l?)"
-    r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
-)
-SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
 MAX_PATTERN_CHARACTERS = 1000
 MAX_SEARCH_SECONDS = 2.0  # that a regular expression may take for one name
-# folders of masks: no domain
-LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
-# Files of masks: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
-# `consensus_gt`; not `masked`.
-LABEL = re.compile(
-    r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$"
-)
 
-# The places before further words of a name in lower case.
-FURTHER = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")
 GLOB = re.compile(r"[*?\[]")
 
 Files = dict[str, Path | None]  # the file of each contrast
@@ -83,14 +74,14 @@ def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = 
 
     @lru_cache
     def is_masks_folder(folder: Path) -> bool:
-        return any(map(LABELS.fullmatch, relative_to(folder, root).parts))
+        return any(map(MASK_FOLDER.fullmatch, relative_to(folder, root).parts))
 
-    if any(map(LABEL.search, words)):
+    if any(map(MASK_NAME.search, words)):
         return list(images)
 
     kept = []
     for image in images:
-        if not LABEL.search(stem_of(image)) and not is_masks_folder(image.parent):
+        if not MASK_NAME.search(stem_of(image)) and not is_masks_folder(image.parent):
             kept.append(image)
 
     return kept or list(images)
@@ -331,7 +322,7 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
 
     def is_derived(image: Path) -> bool:
         stem = stem_of(image).lower()
-        for end in FURTHER.finditer(stem):
+        for end in FURTHER_WORD.finditer(stem):
             original = stem[: end.start()]
             exists = any(original in stems for stems in stems_above(image.parent))
             if exists and usual_contrast(original):
@@ -597,7 +588,7 @@ def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts,
     """
     kept = {}  # the indices of the parts that are no splits
     for parts in folders:
-        if not any(map(LABELS.fullmatch, parts)):
+        if not any(map(MASK_FOLDER.fullmatch, parts)):
             kept[parts] = [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
 
     def fits_second(name: str) -> int:

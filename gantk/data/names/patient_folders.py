@@ -9,42 +9,20 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
+from gantk.data.names.patterns import (
+    LAST_NUMBER,
+    LAST_WORD,
+    PERSON,
+    SCANNER_FOLDER,
+    SEVERAL_PATIENTS,
+    STARTS_WITH_DATE,
+    VERSION_FOLDER,
+    VISIT_FOLDER,
+    VISIT_WORD,
+)
 from gantk.formats.contrasts import contrast_in
 
 Parts = tuple[str, ...]  # the folders of a path
-
-DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
-VISITS = (
-    r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
-    r"[\W_]?[dmvw]?\d*"
-)
-# A folder, or a word, of one version of images: `raw`, `Preprocessed_Data`, `n4`; a scanner's:
-# `3T`, `GE1T5`.
-VERSION = re.compile(
-    r"(?i)(?:raw|orig(?:inal)?s?|(?:un|pre)[-_]?proc(?:essed|essing)?|pre|pp|processed|n4(?:itk)?|(?:bias[-_]?)?corrected|"
-    r"defaced|denoised|resampled|registered|normali[sz]ed|(?:skull[-_]?)?stripped|bet|ss)(?:[-_"
-    r" ]?(?:data|images?))?"
-)
-SCANNER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
-# A folder: `ses-01`, `2020-01-02`, `anat2`; in a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's
-# channel `_0000`.
-VISIT = re.compile(
-    rf"(?i)(?:{DATE}|{VISITS}|anat|(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+)[\W\d_]*"
-)
-VISIT_WORD = re.compile(
-    rf"(?i)(?<![^\W_])(?:{DATE}\d*|{VISITS}|(?:[dmv]|mr)\d+)(?![^\W_])|(?<=\d{{5}})[-_]\d{{2,3}}$|(?<=\d)_000\d$"
-)
-DATED = re.compile(DATE)
-# A word for a person with a number, `sub-01`, `Case003`, ADNI's `002_S_0295`; a folder of several:
-# `site2`.
-PERSON = re.compile(
-    r"(?i)(?<![a-z])(?:(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+|sub-[a-z0-9]+)|(?<!\d)\d{3}_S_\d{4,5}"
-)
-NUMBER = re.compile(r"\d+(?=\D*$)")  # the last one of a text
-SEVERAL = re.compile(
-    r"(?i)^(?:train|test|val)|(?<![a-z])(?:(?:train(?:ing)?|test(?:ing)?|val|validation)(?:\D*$|[\W_]*data)|dataset"
-    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)[\W_]*\d*$)"
-)
 
 
 def parts_with_digits(parts: Sequence[str]) -> list[str]:
@@ -56,10 +34,6 @@ def without_visit(name: str) -> str:
     """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
     visits = (match.start() for match in VISIT_WORD.finditer(name))
     return next((name[:at].rstrip("_-. ") for at in visits if parts_with_digits([name[:at]])), name)
-
-
-# Before the last word of a name, or the letter glued to its last number.
-LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")
 
 
 def without_visits(names: Sequence[str]) -> list[str]:
@@ -119,7 +93,7 @@ def _are_visits(patients: Collection[str], visits: Collection[str], count: int) 
 
 def _digits(names: Collection[str]) -> int:
     """The most digits of the names' last numbers."""
-    numbers = filter(None, map(NUMBER.search, names))
+    numbers = filter(None, map(LAST_NUMBER.search, names))
     return max((len(number[0]) for number in numbers), default=0)
 
 
@@ -156,7 +130,7 @@ def patient_name(place: Parts, shared: int = 0) -> str:
 @lru_cache(maxsize=2**16)
 def _is_no_patient(folder: str) -> bool:
     """Whether a folder is named after a visit, a version of the images or a scanner."""
-    return any(each.fullmatch(folder) for each in (VISIT, VERSION, SCANNER))
+    return any(each.fullmatch(folder) for each in (VISIT_FOLDER, VERSION_FOLDER, SCANNER_FOLDER))
 
 
 def has_patient(place: Parts) -> bool:
@@ -171,7 +145,7 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     """
     own = []
     for i, folder in enumerate(place):
-        is_visit = _is_no_patient(folder) or (i > shared and DATED.match(folder))
+        is_visit = _is_no_patient(folder) or (i > shared and STARTS_WITH_DATE.match(folder))
         if i < shared or not is_visit:
             own.append(folder)
 
@@ -182,7 +156,7 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
             candidates.append(i)
 
     persons = [i for i in candidates if PERSON.search(own[i])]
-    single = [i for i in candidates if not SEVERAL.search(own[i])]
+    single = [i for i in candidates if not SEVERAL_PATIENTS.search(own[i])]
     likeliest = [*persons[:1], *single[:1], *candidates[-1:]]
     return tuple(own), likeliest[0] if likeliest else None
 

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Literal
 
 from gantk.data.names.patient_folders import (
-    PERSON,
     Parts,
     parts_with_digits,
     patient_folders,
@@ -18,6 +17,12 @@ from gantk.data.names.patient_folders import (
     patient_name,
     shared_folders,
     without_visits,
+)
+from gantk.data.names.patterns import (
+    AROUND_LAST_NUMBER,
+    PERSON,
+    SLICE_AT_END,
+    SLICE_BEFORE_NUMBER,
 )
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
@@ -27,11 +32,6 @@ from gantk.errors import UserError
 # UserError of "raise".
 OnAmbiguous = Literal["accept", "raise", "ignore"] | list[UserError]
 
-SLICE_WORD = r"(?:slice|slc|sl|plane|frame|z)"
-SLICE = re.compile(rf"(?i)(?<![a-z]){SLICE_WORD}[\W_]*\d+\W*$")  # `slice_012` at the end
-SLICE_END = re.compile(rf"(?i)[\W_]*{SLICE_WORD}?[\W_]*$")  # of the text before its number
-# text before the last number, the number, the rest
-LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)
 # Fewest stacks whose shared slice numbers are sure to be slices: two or three may be years or
 # classes.
 MIN_SURE_STACKS = 4
@@ -64,7 +64,7 @@ def reading_of(names: Sequence[str]) -> Reading | None:
     if person := _by_person(names):
         return person
 
-    parts = [LAST.match(name) for name in names]
+    parts = [AROUND_LAST_NUMBER.match(name) for name in names]
     if not names or not all(parts):
         return None
 
@@ -106,7 +106,7 @@ def _by_field(
     """Patients by the text before the last number, if it has numbers that vary and a patient has
     several images.
     """
-    patients = [SLICE_END.sub("", text) for text in before]
+    patients = [SLICE_BEFORE_NUMBER.sub("", text) for text in before]
     fields = [re.findall(r"\d+", text) for text in patients]
     if len(set(patients)) == len(set(names)) or not all(fields):
         return None
@@ -123,7 +123,7 @@ def _by_field(
     if not unambiguous:
         return Reading(patients, False)
 
-    are_slices = all(map(SLICE.search, names))
+    are_slices = all(map(SLICE_AT_END.search, names))
     sure = are_slices or _shared_stacks(_stacks(patients, numbers), MIN_SURE_STACKS)
     return Reading(patients, sure)
 

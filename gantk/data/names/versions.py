@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from gantk.data.names.domains import relative_to
-from gantk.data.names.patient_folders import VERSION, Parts
+from gantk.data.names.patient_folders import Parts
+from gantk.data.names.patterns import VERSION_FOLDER, VERSION_WORD
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun
@@ -20,9 +21,7 @@ from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_
 from gantk.formats.files import stem_of
 
 # The least liked versions first: brains without skull, then what is as it was scanned.
-UNLIKED = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
-# A word of a volume's name that says a version: `p1_T1_n4`.
-WORD = re.compile(rf"(?i)(?<![^\W_]){VERSION.pattern.removeprefix('(?i)')}(?![^\W_])")
+LEAST_WANTED = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
 
 Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, that say its version
 
@@ -122,9 +121,11 @@ def _may_be_versions(items: Sequence[Item]) -> bool:
     folders = {
         part for folder in {item.display_path.parent for item in items} for part in folder.parts
     }
-    if any(map(VERSION.fullmatch, folders)):
+    if any(map(VERSION_FOLDER.fullmatch, folders)):
         return True
-    return any(WORD.search(item.display_path.name) for item in items if is_volume(item.source))
+    return any(
+        VERSION_WORD.search(item.display_path.name) for item in items if is_volume(item.source)
+    )
 
 
 def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
@@ -143,7 +144,7 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
 
     def liking(each: Version) -> tuple:
         full = 2 * complete[each.words[0]] >= most
-        liked = [not any(map(unliked.match, each.all_words)) for unliked in UNLIKED]
+        liked = [not any(map(unliked.match, each.all_words)) for unliked in LEAST_WANTED]
         return full, not each.all_words, *liked, each.words
 
     best: dict[tuple, Version] = {}
@@ -170,9 +171,9 @@ def _version(item: Item, root: Path) -> Version:
     stem = stem_of(item.display_path)
     name_words: list[str] = []
     if is_volume(item.source):
-        name_words = WORD.findall(stem.lower())
+        name_words = VERSION_WORD.findall(stem.lower())
         # raw 3DT1, then T1_preprocessed
-        stem = without_gaps(WORD.sub("", stem).removeprefix("3D")) or stem
+        stem = without_gaps(VERSION_WORD.sub("", stem).removeprefix("3D")) or stem
 
     image = (item.letter, *folders, stem, item.volume)
     return Version(item, image, (folder_words, tuple(name_words)))
@@ -181,6 +182,6 @@ def _version(item: Item, root: Path) -> Version:
 @lru_cache(maxsize=2**16)
 def _folders(parts: Parts) -> Words:
     """The folders that say no version, and those that do, in lower case."""
-    others = tuple(part for part in parts if not VERSION.fullmatch(part))
-    versions = tuple(part.lower() for part in parts if VERSION.fullmatch(part))
+    others = tuple(part for part in parts if not VERSION_FOLDER.fullmatch(part))
+    versions = tuple(part.lower() for part in parts if VERSION_FOLDER.fullmatch(part))
     return others, versions

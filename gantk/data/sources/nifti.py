@@ -12,6 +12,7 @@ from pathlib import Path
 from gantk.data.names import domains as names
 from gantk.data.names.patient_folders import parts_with_digits
 from gantk.data.names.patients import patients_in_names, patients_of
+from gantk.data.names.patterns import SPLIT_WORD
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
@@ -214,7 +215,7 @@ def _place(folders: Sequence[str], wanted: set[str]) -> tuple[str, ...]:
     place = []
     for folder in folders:
         rest = contrast_in(folder, wanted)[1]
-        if rest and (parts_with_digits([rest]) or not names.SPLIT_WORD.match(rest)):
+        if rest and (parts_with_digits([rest]) or not SPLIT_WORD.match(rest)):
             place.append(rest)
     return tuple(place)
 

@@ -1,0 +1,102 @@
+"""The words by which names of files and folders are read: a table of patterns, data and no code.
+
+Domain. The first rule that finds both domains decides:
+    1. a folder is named after the domain, or a usual synonym of it: `CT/007.png`, `p1/T1w/1.png`
+    2. a word of the file's name is: `007_CT.png`, `sub-01_T1w.nii.gz`
+    3. folders end in A and B: `trainA/`, `trainB/`
+    4. there are exactly two folders, in alphabetical order
+Patient. The first of these that is there decides:
+    1. a folder, or a word of the file's name, that says person: `sub-01`, `Case003`, `002_S_0295`
+    2. the first numbered folder that is no visit's, version's, scanner's or group's: `siteA/p07`
+    3. the volume's name without contrast and visit: `IXI002-Guys` of `IXI002-Guys-T1.nii.gz`
+    4. of pictures, the number before the number of the slice: `12` of `12_030.png`
+Everything else: `gantk data check SCANS --table scans.csv` writes what these rules understood, with
+empty cells where they do not know; users complete the table and train with it.
+
+A new public set with names of its own is one more alternative here, and a line in the tests.
+"""
+
+from __future__ import annotations
+
+import re
+
+# --- splits
+
+# `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`,
+# `test_b`; not `trainers`.
+SPLIT_WORD = re.compile(
+    r"^(?i:training|train|testing|test|validation|valid|val|imagestr|imagests|imagesva?l?)"
+    r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
+)
+SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
+
+# --- masks
+
+# A folder of masks, which is no domain: `labelsTr`, `masks`.
+MASK_FOLDER = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
+# A file's name: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
+# `consensus_gt`; not `masked`.
+MASK_NAME = re.compile(
+    r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$"
+)
+
+# --- visits, versions, scanners
+
+DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
+_VISIT = (
+    r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
+    r"[\W_]?[dmvw]?\d*"
+)
+_SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
+STARTS_WITH_DATE = re.compile(DATE)
+# A whole folder: `ses-01`, `2020-01-02`, `anat2`.
+VISIT_FOLDER = re.compile(rf"(?i)(?:{DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
+# The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.
+VISIT_WORD = re.compile(
+    rf"(?i)(?<![^\W_])(?:{DATE}\d*|{_VISIT}|(?:[dmv]|mr)\d+)(?![^\W_])"
+    r"|(?<=\d{5})[-_]\d{2,3}$"
+    r"|(?<=\d)_000\d$"
+)
+_VERSION = (
+    r"(?:raw|orig(?:inal)?s?|(?:un|pre)[-_]?proc(?:essed|essing)?|pre|pp|processed|n4(?:itk)?"
+    r"|(?:bias[-_]?)?corrected|defaced|denoised|resampled|registered|normali[sz]ed"
+    r"|(?:skull[-_]?)?stripped|bet|ss)"
+    r"(?:[-_ ]?(?:data|images?))?"
+)
+# A whole folder of one version of images: `raw`, `Preprocessed_Data`, `n4`.
+VERSION_FOLDER = re.compile(rf"(?i){_VERSION}")
+# A word of a volume's name: `p1_T1_n4`.
+VERSION_WORD = re.compile(rf"(?i)(?<![^\W_]){_VERSION}(?![^\W_])")
+# A whole folder of one scanner's images: `3T`, `GE1T5`.
+SCANNER_FOLDER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
+
+# --- patients
+
+# A word for a person with a number, or the identifiers of a public set.
+PERSON = re.compile(
+    r"(?i)(?<![a-z])(?:(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+|sub-[a-z0-9]+)"
+    r"|(?<!\d)\d{3}_S_\d{4,5}"  # ADNI: `002_S_0295`
+)
+# A folder of several patients, although it has a number: `site2`, `Set2020_TrainingData`.
+SEVERAL_PATIENTS = re.compile(
+    r"(?i)^(?:train|test|val)"
+    r"|(?<![a-z])(?:(?:train(?:ing)?|test(?:ing)?|val|validation)(?:\D*$|[\W_]*data)|dataset"
+    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)"
+    r"[\W_]*\d*$)"
+)
+LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+# Before the last word of a name, or the letter glued to its last number.
+LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")
+
+# --- slices
+
+_SLICE = r"(?:slice|slc|sl|plane|frame|z)"
+SLICE_AT_END = re.compile(rf"(?i)(?<![a-z]){_SLICE}[\W_]*\d+\W*$")  # `slice_012`
+SLICE_BEFORE_NUMBER = re.compile(rf"(?i)[\W_]*{_SLICE}?[\W_]*$")
+# The text before the last number, the number, the rest.
+AROUND_LAST_NUMBER = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)
+
+# --- files made from others
+
+# The places before further words of a name in lower case: `T1_brain` of `T1`, not `T1_to_T2`.
+FURTHER_WORD = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")
