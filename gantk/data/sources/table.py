@@ -222,15 +222,7 @@ class Manifest(VolumeSource):
             letter = self._domain_of_row(line, row)
             columns = {letter: "path"} if letter else {}
 
-        split = None
-        if self.splits:
-            split = split_of((row.get("split", ""),))
-            if not split:
-                wrong = UserError(
-                    "is no split (train, validation, test)", where=row.get("split", "")
-                )
-                self._note(wrong, line)
-
+        split = self._split_of_row(line, row) if self.splits else None
         items = []
         for letter, column in columns.items():
             if row.get(column):
@@ -251,6 +243,14 @@ class Manifest(VolumeSource):
             self._note(error, line)
 
         return items
+
+    def _split_of_row(self, line: int, row: dict[str, str]) -> str | None:
+        """The set that a row names; None for another word, which is noted."""
+        word = row.get("split", "")
+        split = split_of((word,))
+        if not split:
+            self._note(UserError("is no split (train, validation, test)", where=word), line)
+        return split
 
     def _domain_of_row(self, line: int, row: dict[str, str]) -> str | None:
         """The letter of a row's domain; None for another contrast, or an unknown word, which is

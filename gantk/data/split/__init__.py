@@ -3,15 +3,8 @@ copies.
 """
 
 from gantk.data.split.near_duplicates import SETS
-from gantk.data.split.split import (
-    Splits,
-    consequences,
-    describe_images,
-    read_splits,
-    split_json,
-    split_records,
-    unpair,
-)
+from gantk.data.split.recorded import describe_images, read_splits, split_json
+from gantk.data.split.split import Splits, consequences, split_records, unpair
 
 __all__ = [
     "SETS",

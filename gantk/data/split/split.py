@@ -5,8 +5,7 @@ folds, or by a file.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,7 @@ from gantk.data.preparation import Record
 from gantk.data.split import near_duplicates as alike
 from gantk.data.split.near_duplicates import SETS, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.errors import UserError, count_noun
-from gantk.formats.files import files_of
+from gantk.errors import UserError
 
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
@@ -601,151 +599,3 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
         lines.append(f"{line}count as one patient's; {NAME_PATIENTS}")
 
     return lines
-
-
-def split_json(
-    splits: Mapping[str, Sequence[Record]],
-    left_out: Sequence[Record],
-    sha256: Callable[[Iterable], dict],
-) -> dict[str, Any]:
-    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256
-    of its file; how the split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a
-    split file its path and SHA-256.
-
-    A record's class and missing contrasts are listed if it has any; with the first record of a
-    file, its further files (`others`) and files read beside them (`parts`: separate voxels, masks).
-    The set `set_aside` holds training images that the method does not use, such as other halves of
-    pairs. Of `left_out` only domain and key are listed.
-    """
-    sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
-    listed = [record for records in sets.values() for record in records]
-    files_of_record, hashes = _files_behind(listed, sha256)
-    file = {path: {"path": str(path), "sha256": digest} for path, digest in hashes.items()}
-
-    def entry(record: Record) -> dict[str, Any]:
-        known: dict[str, Any] = {
-            "domain": record.domain,
-            "key": record.key,
-            "subject": record.subject,
-            "pair": record.pair,
-        }
-        known |= file[record.path] if record.path else {"path": None}
-        known |= {"label": record.label} if record.label is not None else {}
-        known |= {"missing": list(record.missing)} if record.missing else {}
-        more = files_of_record.get(record.id, {}).items()
-        return known | {
-            name: [file[path] for path in paths] for name, paths in more if paths and name != "path"
-        }
-
-    made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(
-        splits, "made", {}
-    )
-    made |= {name: [entry(record) for record in records] for name, records in sets.items()}
-    return made | {"left_out": [record.id for record in left_out]}
-
-
-def _files_behind(
-    records: Sequence[Record], sha256: Callable[[Iterable], dict]
-) -> tuple[dict, dict[Path, str]]:
-    """All files that are read for an image, by the id of its file's first record; and the hashes of
-    these files.
-    """
-    first_of_file: dict[tuple[str, Path], Record] = {}
-    for record in records:
-        if record.path:
-            first_of_file.setdefault((record.domain, record.path), record)
-
-    files = {}
-    paths: set[Path] = set()
-    for (_, path), record in first_of_file.items():
-        parts: set[Path] = set()
-        for file in (*record.files, *record.mask_files):
-            parts |= set(files_of(file))
-        parts -= set(record.files)
-        files[record.id] = {"path": [path], "others": record.others, "parts": sorted(parts)}
-        paths |= {path, *record.others, *parts}
-
-    return files, sha256(paths)
-
-
-def read_splits(
-    content: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
-) -> tuple[Splits, list[Record], list[Record]]:
-    """The splits in a run's split.json, the training images that its method uses, and all records
-    that it names.
-
-    UserError names images that are gone or have changed; new images are left out.
-    """
-    # by a record's id: its entry, and the set that lists it
-    entries = {}
-    set_of = {}
-    for name in (*SETS, "set_aside"):
-        for entry in content.get(name) or ():
-            entries[entry["domain"], entry["key"]] = entry
-            set_of[entry["domain"], entry["key"]] = name
-
-    present = {record.id: record for record in records}
-    _expect_unchanged(entries, present, sha256)
-
-    known: dict[tuple[str, str], Record] = {}
-    for key, entry in entries.items():
-        subject = present[key].subject if entry["subject"] else ""
-        label = entry.get("label")
-        known[key] = replace(present[key], pair=entry["pair"], label=label, subject=subject)
-
-    sets: dict[str, list[Record]] = {name: [] for name in (*SETS, "set_aside")}
-    for key, record in known.items():
-        sets[set_of[key]].append(record)
-
-    training = sets["train"]
-    held_out = {record.id for name in SETS[1:] for record in sets[name]}
-    left_out = set(map(tuple, content.get("left_out") or ()))
-    named_records = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
-    sets["train"] = [
-        record for record in named_records if record.id in known and record.id not in held_out
-    ]
-    made = {key: content[key] for key in ("seed", "folds", "fold", "file") if key in content}
-    return Splits(sets, content["by"], made), training, named_records
-
-
-def _expect_unchanged(
-    entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable
-) -> None:
-    """UserError where images are not `present`, or their files' SHA-256 differ."""
-    found = [present[key] for key in entries if key in present]
-    files_of_record, hashes = _files_behind(found, sha256)
-    gone = []
-    changed = []
-    for key, entry in entries.items():
-        if key not in present:
-            gone.append(key[1])
-        elif entry["path"]:
-            files = files_of_record.get(key, {}) | {"path": [present[key].path]}
-            for kind, paths in files.items():
-                recorded = [entry] if kind == "path" else entry.get(kind) or ()
-                before = [file.get("sha256") for file in recorded]
-                if before != [hashes.get(path) for path in paths]:
-                    changed.append(key[1])
-                    break
-
-    problems = []
-    for what, keys in (("gone", gone), ("changed", changed)):
-        if keys:
-            problems.append(f"{describe_images(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
-
-    if problems:
-        remedy = (
-            "put back what was there, or say where it is now: data.source.path in the run's"
-            " recipe.toml"
-        )
-        what = f"since this run was split, {', and '.join(problems)}"
-        raise UserError(what, where="split.json", remedy=remedy)
-
-
-def describe_images(keys: Iterable[str]) -> str:
-    """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
-    names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
-    first = ", ".join(map(repr, names[:3]))
-    if len(names) > 3:
-        first += ", ..."
-    return f"{count_noun(names, 'image')} ({first})"
