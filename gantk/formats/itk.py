@@ -254,17 +254,7 @@ class Nrrd(Itk):
             raise Broken("it has no such header")
 
         end = re.search(rb"\r?\n\r?\n", start)
-        metadata = {}
-        remarks = {}
-        fields = {}
-        for name, separator, value in _lines(start[start.index(b"\n") : end and end.start()]):
-            if separator == ":=":
-                metadata[name] = value
-            elif separator == ":":
-                fields[name.replace(" ", "").lower()] = value
-                if name in REMARK_FIELDS:
-                    remarks[f"NRRD_{name}"] = value
-
+        fields, metadata = self._fields(start[start.index(b"\n") : end and end.start()])
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
@@ -289,7 +279,23 @@ class Nrrd(Itk):
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
-        return ItkHeader(size, vectors, origin, metadata | remarks), stored, values_axis
+        return ItkHeader(size, vectors, origin, metadata), stored, values_axis
+
+    def _fields(self, header: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """The fields of a header by their names without blanks; and its metadata, followed by the
+        fields that are kept as remarks.
+        """
+        fields = {}
+        metadata = {}
+        remarks = {}
+        for name, separator, value in _lines(header):
+            if separator == ":=":
+                metadata[name] = value
+            elif separator == ":":
+                fields[name.replace(" ", "").lower()] = value
+                if name in REMARK_FIELDS:
+                    remarks[f"NRRD_{name}"] = value
+        return fields, metadata | remarks
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text, in version 4 of the format."""

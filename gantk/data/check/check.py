@@ -65,7 +65,6 @@ def check(
     path = Path(path)
     if table is not None:
         expect_new_table(Path(table))
-
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
@@ -73,19 +72,17 @@ def check(
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         begun = SHARE_OF_TABLE
         usage = _usage_of_table(path, recipe, set, report)
-        scans = _scans_of_records(usage.records)
+        every_scan = _scans_of_records(usage.records)
     elif path.is_file():
-        scans = [Scan(path, (path,), path.name)]
+        every_scan = [Scan(path, (path,), path.name)]
     else:
-        scans = io.scans(path)
-
-    if not scans:
+        every_scan = io.scans(path)
+    if not every_scan:
         from gantk.data.sources.source import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
 
-    every_scan = scans
-    count = len(scans)
+    scans = every_scan
     if not every:
         scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
 
@@ -94,6 +91,7 @@ def check(
         report(begun + (0.8 - begun) * number / len(scans), scan.name)
         items.append(inspect(scan))
 
+    count = len(every_scan)
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
         problems.append(_sample_note(len(items), count))
@@ -109,19 +107,23 @@ def check(
         if (error.where or "").startswith("--set"):
             raise
         problems.append(_unusable(error, guessed=recipe is None))
-        for item in items:  # domains from file names alone
-            item.domains = []
-            if item.name_says:
-                item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()]
+        _name_domains_by_files(items)
 
     report(0.95, "comparisons")
     problems += _compare([item for item in items if item.error is None], usage)
     result = _result(path, usage, items, count, problems)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items)
-
     report(1.0, "done")
     return result
+
+
+def _name_domains_by_files(items: Iterable[Inspected]) -> None:
+    """Set the domain of every image that no training could use, by its file's name alone."""
+    for item in items:
+        item.domains = []
+        if item.name_says:
+            item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()]
 
 
 def _usage_of_table(

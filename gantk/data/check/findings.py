@@ -332,24 +332,36 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     if smaller < MIN_IMAGES:
         return []
 
+    patients = [item.patient or item.name for item in compared]
+    features = np.stack([_contrast_features(views) for views in thumbnails])
+    log_ratio = _log_distance_ratio(features, in_first, patients)
+    if log_ratio is None:
+        return []
+    odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
+    return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
+
+
+def _log_distance_ratio(
+    features: np.ndarray, in_first: np.ndarray, patients: Sequence[str]
+) -> np.ndarray | None:
+    """(N,) for each image the logarithm of its distance to its own domain over that to the other
+    one, by the third nearest neighbours; None where the two domains look alike.
+    """
     sides = (in_first, ~in_first)
     neighbours = np.concatenate([_every_nth(np.flatnonzero(side)) for side in sides])
-    features = np.stack([_contrast_features(views) for views in thumbnails])
     distance = _distances(features, neighbours)
-    patients = np.unique([item.patient or item.name for item in compared], return_inverse=True)[1]
-    distance[patients[:, None] == patients[neighbours]] = np.inf
+    numbers = np.unique(patients, return_inverse=True)[1]
+    distance[numbers[:, None] == numbers[neighbours]] = np.inf
 
-    log_ratio = np.full(len(compared), -np.inf)  # own distance over that to the other domain
+    log_ratio = np.full(len(features), -np.inf)
     for side in sides:
         own = _third_smallest(distance[side][:, side[neighbours]])
         other = _third_smallest(distance[side][:, ~side[neighbours]])
         known = np.isfinite(own + other)
         log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
-        if np.median(log_ratio[side]) > -0.4:  # the two domains look alike
-            return []
-
-    odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
-    return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
+        if np.median(log_ratio[side]) > -0.4:
+            return None
+    return log_ratio
 
 
 def _every_nth(places: np.ndarray) -> np.ndarray:

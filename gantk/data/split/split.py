@@ -470,19 +470,16 @@ def _blocks_of_stack(
     place: dict[int, str] = {}
     for domain, own in slices.items():
         if domain == "b" and paired:
-            of_pair: dict[str | None, str] = {
-                r.pair: place[id(r)] for r in slices["a"] if r.pair is not None
-            }
-            names = [of_pair.get(record.pair, "train") for record in own]
+            set_of_pair = {}
+            for record in slices["a"]:
+                if record.pair is not None:
+                    set_of_pair[record.pair] = place[id(record)]
+            names = [set_of_pair.get(record.pair or "", "train") for record in own]
         else:
             # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
             # about the same.
             names = _runs(len(own), shares, gap, blocks, seed)
-        held_out = [number for number, name in enumerate(names) if name not in ("train", "")]
-        for number in held_out:
-            for beside in range(max(0, number - gap), min(len(names), number + gap + 1)):
-                if names[beside] == "train":
-                    names[beside] = ""
+        _leave_gaps(names, gap)
         for record, name in zip(own, names, strict=True):
             place[id(record)] = name
 
@@ -494,6 +491,15 @@ def _blocks_of_stack(
                 place[id(record)] = ""
 
     return place
+
+
+def _leave_gaps(names: list[str], gap: int) -> None:
+    """Replace "train" by "" for the `gap` neighbours on each side of held-out slices, in place."""
+    held_out = [number for number, name in enumerate(names) if name not in ("train", "")]
+    for number in held_out:
+        for beside in range(max(0, number - gap), min(len(names), number + gap + 1)):
+            if names[beside] == "train":
+                names[beside] = ""
 
 
 def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
