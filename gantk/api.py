@@ -130,11 +130,13 @@ def run(
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*parts.data.description(), *parts.start.lines):
             say(line)
+
         folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
             _write_start(folder, tables, parts, leaks)
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
+
         say(f"run      {folder.path}")
         _train(parts, folder, say, resumed, saved, step_profile)
         return Run(folder.path)
@@ -258,6 +260,7 @@ def _train(
         ending.callback(parts.threads.reset)
         if runtime.main:
             ending.callback(plugins().hook.gantk_training_ended, run=folder.path)
+
         training = Training(parts, folder, seconds, profile)
         try:
             training.fit()
@@ -274,8 +277,10 @@ def _train(
             if failure:
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
             raise
+
         if runtime.main:
             say_safely(f"report   {_write_report(folder)}")
+
         runtime.wait()
 
 
@@ -351,12 +356,14 @@ def evaluate(
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(shutil.copytree(folder.path, copy))
+
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
         chosen = folder.inference_checkpoint()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
         require_split(packing, parts.data)
         for line in parts.data.notes:
             say(line)
+
         restore(parts, chosen)
         return _evaluate(parts, folder, say)
 

@@ -67,15 +67,18 @@ class Commands(click.Group):
             stop: BaseException | None = error
             while stop is not None and not isinstance(stop, Interrupted):
                 stop = stop.__context__
+
             if stop is not None:  # its message could not be printed: the terminal is closed
                 _drop_output()
                 self._leave(stop)
             if isinstance(error, BrokenPipeError):  # `gantk list | head`
                 sys.stderr.close()
                 sys.exit(0)
+
             message = machine_failure(error)
             if message is None:
                 raise
+
             _drop_output()
             complain(f"[bold red]error[/]  {escape(message)}")
             sys.exit(1)

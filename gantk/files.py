@@ -145,10 +145,12 @@ def whole_folder(final: Path) -> Iterator[Path]:
             each for each in [*folder.rglob("*"), folder] if each.is_file() or each.is_dir()
         ):
             sync(path)
+
         if final.exists():
             _exchange(folder, final)
         else:
             os.rename(folder, final)
+
         sync(final.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

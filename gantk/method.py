@@ -45,6 +45,7 @@ class Geometry:
                 found = f"images of one class only, '{self.classes[0]}'"
             else:
                 found = "no labels"
+
             what = (
                 f"a conditional method learns what tells classes apart, and the data bring {found}"
             )
@@ -320,6 +321,7 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
                 shape = f" of shape {tuple(loss.shape)} on {loss.device}"
             else:
                 shape = ""
+
             what = (
                 f"the loss '{name}' is {type(loss).__name__}{shape}, and not one number as a tensor"
             )

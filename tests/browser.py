@@ -85,6 +85,7 @@ class Browser:
                 piece = os.read(self.answers, 1 << 16)
                 assert piece, "the browser is gone"
                 self.waiting += piece
+
             text, _, self.waiting = self.waiting.partition(b"\0")
             found = json.loads(text)
             if (

@@ -133,6 +133,7 @@ class _Kept:
             if not isinstance(item, Mapping):
                 what = f"item {number} of the data set is {type(item).__name__}, not a dict"
                 raise UserError(what, where="data", allowed=KINDS)
+
             images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
             # raises the UserError; keys beside an image are ignored
             images = images or self._images(item)
@@ -142,6 +143,7 @@ class _Kept:
                     metadata["pair"] = f"row-{number}"
                 else:
                     metadata["pair"] = ""
+
             self.paired |= len(images) == 2 and bool(metadata["pair"])
             for letter, image in images.items():
                 self._add(

@@ -68,6 +68,7 @@ def augment_batch(batch: Batch, augments: Sequence[Augment], paired: bool) -> Ba
             if len(parts) == 1:
                 changed[names[0]] = augment(parts[0])
                 continue
+
             # concatenated as channels they get the same change
             whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
             for name, part, before in zip(names, whole, parts, strict=True):
@@ -90,6 +91,7 @@ def hide_contrasts(batch: Batch, data) -> Batch:
         count = len(contrasts)
         if count < 2 or name not in batch or (data.paired and name != "a"):
             continue
+
         image = batch[name]
         rows = len(image)
         device = image.device

@@ -181,6 +181,7 @@ class Batches:
                     parts[f"near_{name}"].append(
                         images.companions(index, self.sets).numpy()[window]
                     )
+
                 if images.masks:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):

@@ -118,6 +118,7 @@ class Cache:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
+
             warned = self.full
             self.full = True
             if not warned:
@@ -152,16 +153,20 @@ class Cache:
                             old.append(
                                 (not path.name.startswith("."), stat.st_mtime, stat.st_size, path)
                             )
+
                 for finished, _, size, path in sorted(old):
                     if not finished or self._size + needed > self.limit - self.limit // 128:
                         with suppress(OSError):
                             path.unlink()
                             self._size -= size
+
                 self._until = self._size + max(needed, (self.limit - self._size) // 8)
+
             if self._size + needed > self.limit:
                 raise OSError(f"what was used within the hour fills its {self.limit / 2**30:g} GiB")
             if shutil.disk_usage(self.entries).free < needed + MIN_FREE_BYTES:
                 raise OSError(f"less than {MIN_FREE_BYTES / 2**30:g} GiB would be left on the disk")
+
             self._size += needed
 
 

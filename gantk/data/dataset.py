@@ -395,6 +395,7 @@ def source_and_records(
         if hasattr(source, "on_ambiguous"):
             needs_patients = table.split.by == "auto" and not table.split.file
             source.on_ambiguous = on_ambiguous if needs_patients else "ignore"
+
         if not grid.is_plain and not hasattr(source, "sees"):
             what = (
                 f"the source '{table.source.name}' cannot show its images in another plane or"
@@ -405,8 +406,10 @@ def source_and_records(
                 where="data.plane, data.spacing",
                 remedy="use a source of volumes, such as 'nifti'",
             )
+
         if not grid.is_plain:
             source.sees(grid)
+
         records = source.records()
         letters = domain_letters(table.domains)
         if not isinstance(records, list) or any(
@@ -417,6 +420,7 @@ def source_and_records(
                 f" {letters}"
             )
             raise UserError(what, allowed="a list of them")
+
         return source, records
     except UserError as error:
         error.where = error.where or "data.source"
@@ -436,6 +440,7 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
             what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
         else:
             what = count_noun(own, "image")
+
         lines.append(
             f"{name}: {what}"
             + (f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown")

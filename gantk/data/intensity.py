@@ -287,6 +287,7 @@ class Percentile(Learnt, name="percentile"):
         # the extremes must not depend on the sampling
         if self.high == 100:
             high = max(image.max() for image in images)
+
         if self.low == 0:
             low = min(image.min() for image in images)
             air = air_of(values, high)

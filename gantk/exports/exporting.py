@@ -164,10 +164,12 @@ class Direction:
             for record in records[:: max(1, len(records) // count)][:count]:
                 image = data.image(record).numpy()
                 images.append(Resize(image.shape[1:], size, "crop").forward(image))  # its centre
+
             source = self.translator.frame(self.letter).source
             self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {source}"
             if len(images) == 1:
                 images.append(np.flip(images[0], -1))
+
             return np.stack(images)
         except (UserError, OSError) as error:
             self.on = f"{count} drawn images, not real ones"

@@ -53,6 +53,7 @@ def unpack(archive: Path, folder: Path) -> None:
             raise Refused(
                 f"it unpacks to more than {MAX_COMPRESSION} times its size, or {MAX_MEMBERS} members"
             )
+
         (place if source is None else place.parent).mkdir(parents=True, exist_ok=True)
         if source is not None:
             with open(place, "xb") as file:

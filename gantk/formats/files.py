@@ -54,6 +54,7 @@ def formats() -> dict[str, Format]:
                     shown = entry.refusal("cannot be used", error)
                 broken.append(f"Note that {shown}")
                 continue
+
             for suffix in suffixes:
                 other = by_suffix.setdefault(suffix, form)
                 if other is not form:
@@ -64,6 +65,7 @@ def formats() -> dict[str, Format]:
                     raise UserError(
                         f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them"
                     )
+
         registered.cache["formats"] = by_suffix
         registered.cache["broken formats"] = " ".join(broken)
 
@@ -292,8 +294,10 @@ def hidden_folder(path: Path) -> Iterator[Path]:
         parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
         for part in parts:
             sync(part)
+
         if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():
             path.unlink()
+
         for part in parts:
             os.replace(part, path.with_name(part.name))
     finally:
@@ -324,6 +328,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
 
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
+
     return volume or 0
 
 
@@ -383,6 +388,7 @@ def _scan_of(path: Path) -> Scan:
             if len(series) > 3:
                 names.append("...")
             what += f" of {len(series)} DICOM series ({', '.join(names)})"
+
         raise UserError(
             what,
             allowed="one image file, or a folder that holds one DICOM series",
@@ -462,10 +468,12 @@ def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> It
         if is_run:
             folders.clear()  # os.walk does not visit them
             continue
+
         for name in names:
             path = Path(place, name)
             if not name.startswith(".") and os.path.isfile(path) and wanted(path):
                 yield path
+
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
 
 

@@ -173,6 +173,7 @@ class Itk(Format):
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
         if not image.keep_header:  # remarks may name a patient
             header = replace(header, metadata={})
+
         suffix = path.suffix.lower()
         is_colour = image.channels == 3 and image.dims == 2
         if image.channels != 1 and not is_colour:
@@ -295,6 +296,7 @@ class Nrrd(Itk):
                 fields[name.replace(" ", "").lower()] = value
                 if name in REMARK_FIELDS:
                     remarks[f"NRRD_{name}"] = value
+
         return fields, metadata | remarks
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
@@ -322,6 +324,7 @@ class Nrrd(Itk):
         ]
         if file:
             lines.append(f"data file: {file}")
+
         for key, text in header.metadata.items():
             is_field = key.startswith("NRRD_")
             lines.append(f"{key[5:]}: {text}" if is_field else f"{key}:={text}")
@@ -405,6 +408,7 @@ class MetaImage(Itk):
         }
         if header.compressed:
             fields["CompressedDataSize"] = packed
+
         for key, text in header.metadata.items():
             if not key.startswith("NRRD_"):
                 fields[key] = text
@@ -415,6 +419,7 @@ class MetaImage(Itk):
         fields["DimSize"] = _words(header.size)
         if values > 1:
             fields["ElementNumberOfChannels"] = values
+
         fields["ElementType"] = TYPES[kind][0]
         fields["ElementDataFile"] = file or "LOCAL"
         return "".join(f"{name} = {value}\n" for name, value in fields.items())

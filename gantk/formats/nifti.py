@@ -98,6 +98,7 @@ class Nifti(Format):
         nifti.header.set_intent("none")
         if not image.keep_header:
             _clear_texts(nifti.header)
+
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
 
@@ -194,6 +195,7 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
             )
             what = f"'{path}' is Analyze 7.5, which does not say what is left and right"
             raise UserError(what, remedy=remedy)
+
         raise ValueError("it has no such header")
 
     first = header_class(start[: header_class.sizeof_hdr], check=False)

@@ -76,9 +76,11 @@ class Picture(Format):
             # Each scan of a JPEG takes as long to decode as the whole picture.
             if picture.format in JPEGS and path.read_bytes().count(b"\xff\xda") > 100:
                 raise ValueError("it is drawn in more than 100 scans")
+
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
                 return Image(zeros(*_shape_of(picture)), path=path)
+
             array = _array_of(path, picture)
             dtype = array.dtype.newbyteorder("=")
             # 16-bit gray in older versions of Pillow

@@ -81,12 +81,15 @@ class Stored:
                         f"it is cut short: its voxels end before the {self.end} bytes that it"
                         " declares"
                     )
+
                 slab = np.frombuffer(content, self.dtype)
                 if (self.slope, self.inter) != (1, 0):
                     slab = slab.astype(np.float64) * self.slope + self.inter
+
                 voxels[:, :, first : first + count] = slab.reshape(
                     *self.shape[:2], count, order="F"
                 )
+
             stream.read(SLACK_BYTES)  # padding, and after the last volume the stream's checksum
 
     def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:

@@ -21,6 +21,7 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
     extra = len(shape) - dims
     if 0 in shape:
         _refuse_shape(shape, "is empty", frame)
+
     if extra not in (0, 1, 2):
         remedy = None
         if (dims, len(shape)) == (2, 5):

@@ -114,6 +114,7 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
         if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
             done.header["cal_min"] = done.header["cal_max"] = 0
             done.header.set_intent("none")
+
         return done
 
     return _image(voxels, affine, given.header, name), back

@@ -62,6 +62,7 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
                 seeds = seeds | filled[k - 1]
             if k + 1 < depth:
                 seeds = seeds | filled[k + 1]
+
             starts = alike[k] & seeds & ~filled[k]
             if starts.any():
                 regions, count = label(_unpack_mask(alike[k], plane_sides))

@@ -202,6 +202,7 @@ class Pipeline:
                     made.append(enlarge(rest))
                 else:
                     made.append(with_detail(rest, slope, native[:, part], enlarge))
+
             for canvas, values in zip(canvases, made, strict=True):
                 canvas[:, part] = values
 
@@ -235,15 +236,18 @@ class Pipeline:
                 canvases = self._canvases(images, results[0].outputs[0].shape[0], own, spill)
             if filled:
                 waiting += results
+
             is_last = first + self.frame.batch >= len(filled)
             if is_last:
                 unneeded = total
             else:
                 unneeded = filled[first + self.frame.batch] - self.frame.neighbours
+
             while waiting and waiting[0].number < unneeded:
                 one = waiting.pop(0)
                 places = [canvas[one.number] for canvas in canvases]
                 postprocess.write(one.native, one.seen, one.outputs, places)
+
             if progress:
                 progress(total if is_last else numbers[-1] + 1, total)
 

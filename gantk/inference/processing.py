@@ -96,6 +96,7 @@ class Postprocess:
             if guided:
                 high = self.mapping.forward(self.preprocess.middle(native)[:, planes])
                 high = np.where(np.isnan(high), self.frame.range[0], high)
+
             for output, line, kind, canvas in zip(outputs, lines, self.maps, canvases, strict=True):
                 if kind == "image":
                     image = with_detail(*line, high, enlarge) if line else enlarge(output)

@@ -370,6 +370,7 @@ class Requirements:
             record_reach(result, (1,) * self.dims)
             if max(reached) < math.inf:
                 return int(max(reached))
+
             span *= 2
 
         raise Unfit("large maps depend on the whole image in a way that cannot be followed")
@@ -396,6 +397,7 @@ def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
         if rest:
             return None
         factors.append(factor)
+
     return tuple(factors)
 
 

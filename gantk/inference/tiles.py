@@ -110,6 +110,7 @@ class TiledNetwork:
         with torch.no_grad():
             if tuple(images.shape[2:]) == self.size:
                 return torch.cat([self._run(part) for part in images.split(self.batch)])
+
             plan = self.plan(tuple(images.shape[1:]))
             framed, inside = pad_to_size(images.cpu(), plan.size)
             if plan.split:
@@ -123,6 +124,7 @@ class TiledNetwork:
                 done = torch.from_numpy(blended)
             else:
                 done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
+
             return done[at(inside)]
 
     def _run(self, images: Tensor) -> Tensor:
@@ -215,6 +217,7 @@ class TiledNetwork:
                 or math.prod(smaller) > MAX_PASSES_PER_VOXEL * math.prod(inner)
             ):
                 break
+
             window = smaller
 
         return window
@@ -263,8 +266,10 @@ def _in_tiles(needs: Requirements, plan: Plan, split: Split, image: Tensor) -> T
                 made = needs.run_part(placed, split, crop, visit, norm)
             except _Reached as reached:
                 made = reached.args[0]
+
             if len(made) != len(batch):
                 raise Unfit(f"it makes {len(made)} images of {len(batch)}")
+
             yield from zip(batch, made.split(1), strict=True)
 
     def gather(number: int, crops: Crops) -> Tensor:
@@ -298,6 +303,7 @@ def _assemble_map(
                 device=part.device,
                 memory_format=memory_format(part),
             )
+
         whole[at(shrunk(tile.inner, factors))] = part[at(shrunk(tile.local, factors))]
 
     if whole is None:

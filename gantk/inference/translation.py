@@ -188,6 +188,7 @@ class Translation:
             outcomes: dict[Job, Any] = {}
             for job in jobs:
                 outcomes[job] = ledger.results(job) if ledger else None
+
             new = [job for job in jobs if outcomes[job] is None]
             if folder:
                 self.targets = {job.target for job in jobs}
@@ -200,6 +201,7 @@ class Translation:
             else:
                 shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
                 outcomes |= self._translate_overlapped(new, shares, ledger)
+
             return self._finish(outcomes, folder, len(jobs) - len(new))
 
     def _finish(
@@ -361,6 +363,7 @@ class Translation:
                     overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
+
                     made = self._translate_job(job, image, shares[job], len(shares))
                     wait(last)
                     writing[job] = writer.submit(self._write, job, made, ledger)
@@ -482,6 +485,7 @@ class Translation:
         path.parent.mkdir(parents=True, exist_ok=True)
         if hasattr(self.layout, "writing"):
             self.layout.writing(path, job.files, contrast)
+
         is_uncertainty = tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
         files.write(path, image, description=description)

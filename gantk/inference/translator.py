@@ -369,6 +369,7 @@ class Translator(TrainedModel):
                 path = out / f"sample-{number:04d}.png"
                 gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
                 image = Image(gray_levels, dtype=kind)
+
             write(path, image)
             paths.append(path)
 

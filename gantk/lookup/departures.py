@@ -88,6 +88,7 @@ def _changes_by_profile(
         after = _at(changed, path)
         if path[0] in ABOUT or before == after:
             continue
+
         theirs = _at(stated, path)
         whose = ""
         if stated and theirs is NOT_SET:
@@ -96,6 +97,7 @@ def _changes_by_profile(
             whose = ", as stated"
         elif stated:
             whose = ", not as stated"
+
         key = ".".join(path)
         yield f"--profile {name}: {key} = {_text(after)} (without it {_text(before)}{whose})"
 

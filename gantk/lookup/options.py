@@ -53,16 +53,19 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
             lines = inspect.getsource(source).splitlines()
         except (OSError, TypeError):
             continue
+
         above: list[str] = []
         for line in map(str.strip, lines):
             if line.startswith("# "):
                 above.append(line.removeprefix("# "))
                 continue
+
             match = re.match(r"(\w+)\s*:[^#]*(?:#\s*(.+))?$", line)
             if match:
                 texts = [*above, match[2]] if match[2] else above
                 if texts:
                     comments.setdefault(match[1], " ".join(texts))
+
             above = []
 
     return comments
@@ -82,6 +85,7 @@ def _type_text(hint: Any) -> str:
     inner = get_args(hint)
     if inner:
         return _generic_text(hint, inner)
+
     return getattr(hint, "__name__", str(hint))
 
 

@@ -63,6 +63,7 @@ class Ranks:
                     )
                     remedy = "give all ranks GPUs, or start them with --device cpu"
                     raise UserError(what, where="--device", remedy=remedy)
+
                 if card is not None and (kind, card) in devices[:rank]:
                     what = (
                         f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would"
@@ -140,6 +141,7 @@ class Ranks:
                 CONNECTION_ERRORS, str(error), re.IGNORECASE
             ):
                 raise
+
             self.broken = True
             # without torch's prefix
             said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
@@ -198,6 +200,7 @@ class Reduction:
             for parameter in members:
                 starts.append(end)
                 end += -(-parameter.numel() // step) * step
+
             flat = members[0].detach().new_zeros(end + len(members))
             # in each parameter's own memory layout: optimizers and copies read both in storage
             # order
@@ -222,8 +225,10 @@ def _fill(gradients: list[Tensor], present: Tensor, members: list[nn.Parameter])
         else:
             targets.append(gradients[number])
             own.append(parameter.grad)
+
     if own:
         torch._foreach_copy_(targets, own)
+
     return len(own) == len(members)
 
 

@@ -197,10 +197,12 @@ class Criterion:
             sources = self.reals.records("validation", OTHER[to])
             if len(sources) < MIN_SOURCES:
                 sources = self.reals.training(OTHER[to])
+
             training = self.reals.training(to)
             if len(of_other_patients(training, sources)) < 2:
                 # All patients have both domains: the sources are those of half of them.
                 sources = sources[: -(-len(sources) // 2)]
+
             real = spread(of_other_patients(training, sources) or training, max_reals)
             inputs = self.reals.network_inputs(spread(sources, max_sources))
             group = self.reals.group(windows(self.reals.scored_images(real), size))

@@ -154,6 +154,7 @@ def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
             )
             remedy = "take mae, which is then in the files' unit"
             raise UserError(what, where="--metrics", remedy=remedy)
+
         if getattr(part.target, "sets", False):
             of_sets.append(part)
         else:

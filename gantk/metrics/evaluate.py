@@ -179,6 +179,7 @@ class Scorer:
                 sources = [pair[OTHER[to]] for pair in pairs]
             else:
                 sources = self.data.unpaired_records(OTHER[to])
+
             batch.records[key] = spread(sources, count)
             batch.seen[key] = self.reals.network_inputs(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
@@ -186,6 +187,7 @@ class Scorer:
             if pairs:
                 real = self.reals.scored_images([pair[to] for pair in spread(pairs, count)])
                 batch.truths[key] = real
+
             batch.differences[key] = difference(real)
 
         if self.method.samples and not self.method.directions():
@@ -414,6 +416,7 @@ class Scorer:
             for name in groups if beside else made:
                 for score, row in set_rows(metric, train, test, groups[name], note).items():
                     set_scores[name][score] = row | {"n": len(set(about.patients))}
+
             if beside and train is not test:
                 real = halves(train)[1]
                 real = select_images(real, torch.arange(len(real)) < len(some))
@@ -535,6 +538,7 @@ class Scorer:
         for metric in [*self.pairs.metrics, *self.set_metrics]:
             if getattr(metric, "uses_masks", False) or getattr(metric, "needs_masks", False):
                 self.reals.masks = True
+
             unfit = self._unfit(metric)
             if unfit:
                 what, remedy = unfit
@@ -634,6 +638,7 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
             counts = f"{not_finite} of {len(images)}"
             yield "not-finite", f"{key}: {counts} outputs hold NaN or infinite values"
             continue
+
         inputs = batch.inputs.get(key)
         truths = batch.truths.get(key)
         if _nearly_equal(images, inputs):
@@ -643,6 +648,7 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
             if correlation < MIN_CORRELATION:
                 what = "what should be bright is dark, and the other way round"
                 yield "inverted", f"{key}: {what} ({correlation:.2f})"
+
         variation = difference(images)
         real_variation = batch.differences.get(key, 0.0)
         smallest = max(0.002, MIN_SHARE_OF_DIFFERENCE * real_variation)

@@ -90,6 +90,7 @@ class Features:
                     else:
                         seen = [gray.expand(-1, channels, -1, -1) for gray in picture.split(1, 1)]
                     numbers += [self.network(each).flatten(1) for each in seen]
+
                 vectors.append(torch.cat(numbers, 1))
 
         if not torch.stack(finite).all():
@@ -158,9 +159,11 @@ class RandomConv(nn.Module):
             filters = torch.randn(32, 32 if level else 1, 5, 5, generator=generator)
             if level == 0:
                 filters = filters - filters.mean((2, 3), keepdim=True)
+
             filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
             if level == 0:
                 filters[0] = 1 / 25
+
             mixer = torch.randn(32 * 4**2, 64, generator=generator) / (32 * 4**2) ** 0.5
             self.filters.append(nn.Parameter(filters, requires_grad=False))
             self.mixers.append(nn.Parameter(mixer, requires_grad=False))

@@ -194,6 +194,7 @@ class PairScorer:
         for metric in self.metrics:
             if getattr(metric, "of_unit", "") != unit:
                 continue
+
             in_mask = getattr(metric, "in_mask", None)
             regions = {suffix: mask for suffix, mask in masks.items() if not suffix or in_mask}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
@@ -201,6 +202,7 @@ class PairScorer:
                 if kind != "native":
                     self._add_scores(found, kind, metric, made, real, regions)
                 continue
+
             # A metric of a map computes it once for all regions.
             means = metric.means(made, real, [*regions.values()])
             for suffix, (mean, weight) in zip(regions, means, strict=True):
@@ -229,6 +231,7 @@ class PairScorer:
                     where="evaluate.metrics",
                     allowed="one number an image: (N,)",
                 )
+
             found[kind, metric.name + suffix].append(scores)
 
     def rows(self, scores: Scores) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def pair_verdict(
         higher = senses[name] if kind == "raw" else None
         if higher is None:
             continue
+
         rivals = {
             rival: _rival(model, scores, name, higher)
             for rival, scores in baselines.items()
@@ -49,6 +50,7 @@ def pair_verdict(
             value = -np.inf if higher else np.inf
         else:
             value = estimate(model.values["raw", name], model.patients, draws=1).value
+
         verdict = _verdict(value, rivals, higher)
         if verdict:
             verdicts[name] = verdict
@@ -76,11 +78,13 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
         higher = row["higher_is_better"]
         if higher is None:
             continue
+
         rivals = {}
         for rival, rows in baselines.items():
             if name in rows:
                 details = {"probability": _probability_of_rows(row, rows[name], higher)}
                 rivals[rival] = rows[name]["value"], details
+
         verdict = _verdict(row["value"], rivals, higher)
         if verdict:
             verdicts[name] = verdict
@@ -101,6 +105,7 @@ def _probability_of_rows(row: dict[str, Any], other: dict[str, Any], higher: boo
     error = float(np.hypot(*errors))
     if error > 0:
         return NormalDist().cdf(gain / error)
+
     return (1 + float(np.sign(gain))) / 2
 
 
@@ -149,13 +154,16 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         for name, rows in result["baselines"].items():
             if key in rows:
                 yield from _score_lines(title, name, rows[key])
+
         yield from _warning_lines(title, of_whole)
         if key in result.get("alarms", {}):
             yield f"warning  {title}: {result['alarms'][key]}"
+
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
             cells = [f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure]
             yield f"unsure   {title:<10} {unsure['kind']:<14} {'   '.join(cells)}"
+
         yield from _verdict_lines(title, of_whole, result["verdict"].get(key, {}))
 
     yield from result.get("lines", ())
@@ -243,6 +251,7 @@ def title_of(key: str, domains: Sequence[str]) -> str:
     source, _, target = key.partition("_to_")
     if names and target:
         return f"{names.get(source, source)} -> {names.get(target, target)}"
+
     return key
 
 

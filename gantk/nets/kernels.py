@@ -293,6 +293,7 @@ class Product(Function):
                 if of_weight:
                     unfolded = windows.unfold(x.to(matrix.dtype))
                     gradients[1] = weight_gradient(windows, small, unfolded, weight)
+
             if of_bias:
                 gradients[2] = offset_gradient(gradient, bias)
 

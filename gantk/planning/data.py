@@ -138,15 +138,18 @@ def _intensity(seen: Scans) -> Line:
                 f"{name} is in Hounsfield units: soft tissue, -20 to 100, has 40 % of the range"
             )
             continue
+
         part: dict[str, Any] = {"name": "percentile", "high": 99.9}
         why = name
         if pixels.bright > 1.02:
             why += f": 99.5 would cut what is up to {pixels.bright:.2f} times as bright"
+
         if seen.volumes:
             part |= {"low": 5.0, "per": "volume"}
             why += "; each scan by its own range, for scanners share no scale"
             if len(own) > 1:
                 why += f" (here their ranges differ by {apart:.1f} to 1)"
+
         parts.append(part)
         whys.append(why)
 
@@ -154,6 +157,7 @@ def _intensity(seen: Scans) -> Line:
         mapping = parts[0]
     else:
         mapping = {"name": "domains", "a": parts[0], "b": parts[1]}
+
     return Line("data.intensity", mapping, "; ".join(whys))
 
 

@@ -122,6 +122,7 @@ def look(
     for each in scans.found["files"]:
         name = Path(each["path"])
         there.add(usual_contrast(stem_of(name)) or usual_contrast(name.parent.name))
+
     others = [name.upper() for name in there - {*scans.kinds} if name is not None]
     scans.others = sorted(
         others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
@@ -147,6 +148,7 @@ def _source_settings(a: str, b: str) -> list[str]:
         contrast = usual_contrast(Path(text).name.strip("*")) or usual_contrast(text)
         name = contrast.upper() if contrast else Path(text).name
         names.append(name if name.isalnum() else letter)
+
     if len(set(names)) < len(names):
         names = ["A", "B"]
 
@@ -217,12 +219,14 @@ def _by_headers(
         other = _read_if_possible(path, by_patient, tell)
         if other is not None and other.patients >= scans.patients:
             scans = other
+
     if scans.fit and not scans.alone:
         return scans
 
     other = _read_if_possible(path, [*by_patient, "data.source.onto=a"], tell)
     if other is None or not other.fit or other.alone or other.patients < scans.patients:
         return scans
+
     return other
 
 

@@ -300,12 +300,15 @@ def _method_of_rung(lines: list[Line], rung: Rung, noise: bool, paired: bool) ->
         if key == "method.discriminator" and small and not noise:
             value = value | {"receptive_field": 16}
             about = "small patches for small images"
+
         if key in widened:
             value = value | {"width": value["width"] * rung.width}
             if paired and rung.width > 1:
                 value = value | {"depth": 4}
+
         if key == "method.width":
             value = value * rung.width
+
         made.append(Line(key, value, about))
 
     return made

@@ -120,8 +120,10 @@ def _load() -> Loaded:
                 problem = f"{type(error).__name__}: {one_line(error)}"
                 if manager.has_plugin(label):
                     manager.unregister(name=label)
+
         if problem:
             registry.broken[label] = problem
+
         plugin = Plugin(
             point.name,
             distribution.name,
@@ -162,6 +164,7 @@ def attach_commands(cli: click.Group) -> None:
             problem = f"the command '{taken[0]}' exists already" if taken else None
         except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {one_line(error)}"
+
         if problem:
             cli.commands.clear()
             cli.commands.update(before)
@@ -252,6 +255,7 @@ def _entry_points():
         for folder in ("plugins", "benchmarks"):
             if str(root / folder) not in sys.path:
                 sys.path.append(str(root / folder))
+
         for name, value in project["entry-points"]["gantk"].items():
             point = importlib.metadata.EntryPoint(name, value, "gantk")
             points_by_name["gantk", name] = (point, source)

@@ -61,8 +61,10 @@ class Entry:
                 loaded = importlib.import_module(module)
                 for name in attribute.split("."):
                     loaded = getattr(loaded, name)
+
             if not callable(loaded):
                 raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
+
             return loaded
         except Exception as error:
             raise self.refusal(f"does not load from '{self.target}'", error) from error

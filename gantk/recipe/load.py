@@ -156,9 +156,11 @@ class Recipe:
             first, last = old.split(".")
             if last not in mapping(tables.get(first)):
                 continue
+
             new, value = self._current_setting(old, tables[first][last])
             if new == old:
                 continue
+
             del tables[first][last]
             # The current key wins where both are set.
             if new is not None and tuple(new.split(".")) not in leaves(tables):
@@ -431,9 +433,11 @@ def _parse_settings(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]
             value = value.tolist()
         elif isinstance(value, Path):
             value = str(value)
+
         setting = f"{key}={value!r}"
         if isinstance(value, tuple):
             value = list(value)
+
         yield setting, (str(key).strip(), value)
 
 
@@ -446,6 +450,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
     for depth, parent in enumerate(parents, 1):
         if parent not in tables:
             created = created or ".".join(parents[:depth])
+
         inner = tables.get(parent, {})
         if isinstance(inner, str) and parent != "summary":
             # a bare part name gains options: --set method.generator.width=32
@@ -453,10 +458,12 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         elif isinstance(inner, bool) and parent == "fast":
             # all on or all off, except this part
             inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)
+
         if not isinstance(inner, dict):
             raise UserError(
                 f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}"
             )
+
         tables[parent] = inner
         tables = inner
 

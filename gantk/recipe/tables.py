@@ -112,6 +112,7 @@ class DataTable(spec.Table):
 
         if len(patch) == len(size) and all(map(operator.le, patch, size)):
             return patch
+
         raise ValueError(
             f"it should have {len(size)} sides, none larger than those of data.size, {list(size)}"
         )
@@ -274,12 +275,14 @@ def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
             parts = list(value.items())
         elif isinstance(value, (list, tuple)):
             parts = list(enumerate(value))
+
         count += len(parts)
         wrong = _what_is_wrong(path, value, count)
         if wrong:
             keys = tuple(str(key)[:80] for key in path[:MAX_DEPTH])
             where = place_of(keys)[:160]
             raise UserError(f"{'.'.join(keys) or 'the recipe'}: {wrong}", where=where)
+
         stack += [((*path, key), part) for key, part in parts]
 
 

@@ -92,6 +92,7 @@ def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[s
 
     if judged.get("better") is None:
         return rival, ""
+
     return rival, "ahead" if judged["better"] else "behind"
 
 
@@ -109,6 +110,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
         count = MAX_IMAGES if len(outputs) <= MAX_IMAGES else 1
         if int(number_of_image) >= count:
             continue
+
         groups = {"input": "input", path.parent.name: f"step {step}", "truth": "truth"}
         for group, words in groups.items():
             picture = run.path / "samples" / group / path.name

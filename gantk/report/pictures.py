@@ -71,6 +71,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
                 inputs.append(data_uri(samples.picture("input", d, i)))
             if samples.has_truth:
                 truths.append(data_uri(samples.picture("truth", d, i)))
+
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
 
@@ -92,9 +93,11 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
                     picture, value = error_map(first, second)
                 error = preview(picture) if small else _encode_image(picture, "png", optimize=True)
                 mean = f"{value:.1f}"
+
             frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
+
         frames.append(frame)
 
     return frames

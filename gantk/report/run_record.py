@@ -222,4 +222,5 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
     for step in sorted(set(index["steps"])):
         if any(samples.picture(step, direction, 0) for direction in directions):
             steps.append(step)
+
     return replace(samples, steps=tuple(steps)) if steps else None

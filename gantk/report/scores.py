@@ -38,8 +38,10 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
         systems = {"model": scores}
         for name, own in _baselines(run, direction).items():
             systems[words.baseline_name(name)] = own
+
         for names in _names_of_cards(scores):
             sections.setdefault(_section(names[0]), []).append(_card(names, systems))
+
         uncertainty = _uncertainty_cards(run, direction)
         if uncertainty:
             sections["Uncertainty against error"] = uncertainty
@@ -108,6 +110,7 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
     finite = []
     for row in ends.values():
         finite += [end for end in row if end is not None and math.isfinite(end)]
+
     low = min(finite, default=0.0)
     high = max(finite, default=0.0)
     whiskers = {name: [_percent(end, low, high) for end in row] for name, row in ends.items()}
@@ -159,6 +162,7 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
             own = [finding for finding in findings if finding["region"] == region]
             if own:
                 regions[region] = (_sentence(own), own)
+
         results.append(
             {
                 "direction": run.label(direction),
@@ -308,6 +312,7 @@ def _metric_names(findings: list[dict[str, str]], tone: str) -> str:
     judged = sum(1 for finding in findings if finding["tone"])
     if len(names) < judged:
         return f"{len(names)} of {judged} scores"
+
     return f"any of the {judged} scores" if tone == "bad" else f"all {judged} scores"
 
 

@@ -80,9 +80,11 @@ def save(
         if state is not None:
             written["state.json"] = [state_text]
             written["state.safetensors"] = _safetensors(tensors)
+
         digests = {name: hashlib.sha256() for name in written}
         for name, parts in written.items():
             write_file(made / name, map(partial(_update_digest, digests[name]), parts))
+
         meta = meta | {"format": FORMAT, "step": step}
         seals = {name: digest.hexdigest() for name, digest in digests.items()}
         seals["meta.json"] = _sha256_of_meta(meta)
@@ -104,6 +106,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
             raise UserError(
                 f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps"
             )
+
         start = end
         end += tensor.numel() * tensor.element_size()
         header[name] = {
@@ -263,16 +266,19 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
+
         result = read(path)
         meta = {}
         seal = None
         with suppress(Exception):  # a damaged meta.json is told when it is read itself
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
+
         if seal:
             digest = _sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)
             if seal != digest:
                 raise ValueError("it is not what was saved, by its SHA-256")
+
         return result
     except FileNotFoundError:
         detail = "it is missing"

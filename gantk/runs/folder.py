@@ -151,6 +151,7 @@ class RunFolder:
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"
             raise UserError(what, remedy="name a folder made by `gantk run`")
+
         return cls(path)
 
     @property

@@ -55,6 +55,7 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
                     path.parent.name == "recipes" and not words["offer"]
                 ):
                     continue
+
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
     except OSError as error:

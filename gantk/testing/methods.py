@@ -76,6 +76,7 @@ class MethodContract(Contract):
         batch = Batch()
         for seed, domain in enumerate(method.reads, start=100 * step):
             batch[domain] = random_images(count, self.channels, size, seed)
+
         if self.classes:
             batch["label"] = torch.arange(count) % len(self.classes)
         return batch
@@ -89,6 +90,7 @@ class MethodContract(Contract):
         for _, _, losses in engine.fit(batch_at):
             if engine.step == until:
                 return losses
+
         return {}
 
     def test_builds_from_its_defaults(self, d):
@@ -122,6 +124,7 @@ class MethodContract(Contract):
         image = random_images(BATCH, self.channels, self.size(d))
         if not self.exports:
             return
+
         for to in method.directions():
             program = torch.export.export(_Translation(method, to), (image,))
             with torch.no_grad():
@@ -148,6 +151,7 @@ class MethodContract(Contract):
                 assert parameter in own, (
                     f"the phase '{phase.name}' moved {name}, which it does not update"
                 )
+
             assert moved, f"the phase '{phase.name}' moved nothing"
 
     def test_a_recorded_step_is_the_step(self, monkeypatch):
@@ -213,10 +217,12 @@ class MethodContract(Contract):
         method = self.build(d).eval()
         if not method.samples:
             pytest.skip("does not sample from noise")
+
         with torch.no_grad():
             first = method.sample(2, seed=0)
             again = method.sample(2, seed=0)
             other = method.sample(2, seed=1)
+
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 

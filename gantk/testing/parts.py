@@ -92,6 +92,7 @@ class NetworkContract(Contract):
         network = self.build(1, d)
         with explain_failure(BF16), torch.autocast("cpu", torch.bfloat16):
             output = network(self.images(2, 1, d))
+
         assert torch.isfinite(output.float()).all(), BF16
         output.float().square().mean().backward()
         for parameter in network.parameters():
@@ -118,6 +119,7 @@ class NetworkContract(Contract):
             except UserError as error:
                 assert str(side) in str(error), "a refusal names the size that was given"
                 continue
+
             with torch.no_grad(), explain_failure(CHECK_SIZE.format(type(network).__name__, side)):
                 output = network(random_images(2, 1, (side,) * d))
                 if hasattr(self, "generator"):

@@ -106,6 +106,7 @@ class _Operations(TorchDispatchMode):
             arguments = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
             outputs = [tensor.detach() for tensor in _tensors(out)]
             self.calls.append((func, *arguments, outputs))
+
         return out
 
 
@@ -144,6 +145,7 @@ def _reason_to_wait(packet: Any, args: tuple, kwargs: dict) -> str | None:
         unknown_shape = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
     else:
         unknown_shape = packet in SHAPES
+
     return "needs a shape that depends on values" if unknown_shape else None
 
 

@@ -156,6 +156,7 @@ def restore(parts: Parts, folder: Path) -> None:
         buffers = state.get("ranks", [])  # of all ranks but the first
         if rank > 0 and len(buffers) == parts.runtime.world - 1:
             live |= buffers[rank - 1]
+
         checkpoint.load_into(parts.method, live, str(folder))
         parts.engine.load_state_dict(state, average, str(folder))
 

@@ -90,6 +90,7 @@ class Engine:
             begun = False
             if last > self.step and self.capture:
                 self.capture.forget()
+
             while self.step < last:
                 self.runtime.seed(self.table.seed, self.step)
                 self.doing = "reading images"
@@ -97,6 +98,7 @@ class Engine:
                 if not begun:
                     self.method.begin(stage, self.runtime.main_batch(batch))
                     begun = True
+
                 losses = self.train_step(batch)
                 self.step += 1
                 yield stage, batch, losses
@@ -153,6 +155,7 @@ class Engine:
             # only what the phase updates gets gradients, which saves time
             for parameter in self._trained:
                 parameter.requires_grad_(parameter in updated)
+
             before = len(losses)
             closure = partial(self._closure, phase, batch, losses)
             # torch's stub wants a float, its optimizers take the loss
@@ -200,6 +203,7 @@ class Engine:
                 if self.runtime.world > 1:
                     self.doing = f"{where}: waiting for {self.runtime.world} ranks"
                 self.reductions[phase.name].reduce()
+
             total += part_total.detach()
             for name, loss in part_losses.items():
                 key = f"{phase.name}/{name}"
@@ -224,6 +228,7 @@ class Engine:
         for (step, names, losses), total in zip(steps, totals, strict=True):
             if math.isfinite(total):
                 continue
+
             values = dict(zip(names, losses.tolist(), strict=True))
             bad = [name for name, loss in values.items() if not math.isfinite(loss)] or names
             # NaN reached later phases through it
@@ -264,6 +269,7 @@ class Engine:
                 raise ValueError(
                     f"{step} of {self.steps}, with {updates} updates of the moving average"
                 )
+
             for phase in self.phases:
                 name = f"optimizer of the {phase.name}"
                 runs = -(-step // phase.every)

@@ -112,6 +112,7 @@ class Training:
             self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
                 return
+
             tracing.enter_context(traced)
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
@@ -122,6 +123,7 @@ class Training:
                         ended = self._do(due, view, stage, batch, losses)
                     if ended:
                         return
+
                 if due.stop:
                     self._interrupt(view, stopped)
 
@@ -225,6 +227,7 @@ class Training:
             )
             if not any("stopped" in line for line in self.run.read_log()):
                 self.run.add_to_log({"step": step, "stopped": why})
+
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
 
         return True
@@ -289,13 +292,16 @@ class Training:
             with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.sample_batch)
                 scores = self.scorer.validate()
+
             self._write_samples(step, outputs)
             if scores:
                 self.run.add_to_log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
+
             for name, message in alarms(outputs, self.sample_batch) if step else []:
                 self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
+
             view.busy = None
 
         self.runtime.wait()  # else the other ranks' next reduction may time out
@@ -331,6 +337,7 @@ class Training:
             view.busy = "judging and saving the weights"
             if self._regular(step):  # a save at an interruption is not scored
                 self._judge(view)
+
             save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
             self.run.write_json("usage.json", self.used.state(step, seconds))

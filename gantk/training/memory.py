@@ -53,6 +53,7 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+
         first = one_line(error).rstrip(".")
         remedies = list(
             dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way)

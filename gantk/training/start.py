@@ -83,6 +83,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
             what += misfits[0]
         else:
             what += f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
+
         remedy = "take the [method] table of the recipe that they were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
 

@@ -192,6 +192,7 @@ def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple
             runtime.synchronize()
             took.append(time.perf_counter() - began)
             began = time.perf_counter()
+
         step_s = min(took[1:] or took) + update_s
         seconds += stage.steps * step_s
         first += stage.steps
@@ -219,6 +220,7 @@ def _without_moments(engine: Engine) -> float:
             began = time.perf_counter()
             tried.step()
             took.append(time.perf_counter() - began)
+
         later += min(took) * count / TIMED_WEIGHTS / phase.every
         vars(rule)["step"] = lambda closure: closure()  # in place of its class's
 

@@ -233,9 +233,11 @@ def window(service: Service, limits: str) -> gr.Blocks:
                 )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
+
             with gr.Column(scale=3, min_width=300):
                 status = gr.HTML(PARTS.start(), elem_id="said")
                 _ = gr.HTML("<div id='viewer' hidden></div>")
+
         result_data = gr.JSON(visible=False)
         asked = {"api_visibility": "private", "concurrency_limit": None}
         upload.change(take, upload, start, show_progress="hidden", **asked)

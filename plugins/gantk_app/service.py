@@ -143,6 +143,7 @@ class Service:
                     if isinstance(error, UserError) or not any(out.iterdir()):
                         raise
                     messages.append(f"warning  {error}")  # only some of the zip's files failed
+
                 tell(1.0, "Preparing the view")
                 inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
                 views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
@@ -159,6 +160,7 @@ class Service:
             kind, _, text = message.partition(" ")
             if message.startswith(("warning", "note", "clipped")):
                 notes.append((kind, without_paths(text.strip())))
+
         return Result(file, notes, views, waited)
 
     def _unpack_zip(self, archive: Path, folder: Path) -> Path:
@@ -197,11 +199,13 @@ def _views(
             paths = paths[:1]
         if paths and len(views) < most:
             views.append(view((scan, *paths), out.parent, len(views)))
+
         for path in paths[1:]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
     return views
 
 
@@ -228,6 +232,7 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
     scaled = []
     for volume, (low, high) in zip(volumes[:2], windows[:2], strict=True):
         scaled.append((volume - low) / ((high - low) or 1.0))
+
     volumes.insert(2, 100 * abs(scaled[1] - scaled[0]))
     windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
     # keep every n-th voxel above 2**25; the page says so
@@ -302,6 +307,7 @@ def app(
         # so that `finally` deletes uploads
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(stop, signal.default_int_handler)
+
         served = application(Service(run, folder, max_mb << 20, device), host)
         say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)")
         if host not in LOOPBACK:
@@ -309,6 +315,7 @@ def app(
                 "warning  whoever reaches this address can use it: there is no password and no"
                 " encryption"
             )
+
         uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(
             sockets=[listener]
         )

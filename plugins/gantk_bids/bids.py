@@ -59,9 +59,11 @@ class Bids(VolumeSource):
         subjects = [folder for folder in inside if folder.name.startswith("sub-")]
         if subjects and (path / "dataset_description.json").is_file():
             return options
+
         for folder in subjects:
             if any(folder.glob("anat/sub-*.nii*")) or any(folder.glob("ses-*/anat/sub-*.nii*")):
                 return options
+
         return None
 
     def records(self) -> list[Record]:
@@ -97,6 +99,7 @@ class Bids(VolumeSource):
         if not text:
             spellings = {scan.suffix.lower(): scan.suffix for scan in reversed(scans)}
             text = spellings.get(name.lower(), name)
+
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
@@ -114,6 +117,7 @@ class Bids(VolumeSource):
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: len(scan.entities)):
             first.setdefault(scan.study, scan)
+
         return [scan for scan in chosen if first[scan.study] is scan]
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
@@ -131,6 +135,7 @@ class Bids(VolumeSource):
             return None
         if self.onto == "none":
             expect_one_grid(paths[0], scan.path)
+
         return paths[0]
 
     def columns(self) -> list[str]:
@@ -147,6 +152,7 @@ class Bids(VolumeSource):
             known[subject_of(row)] = {
                 column: value for column, value in row.items() if value.lower() != "n/a"
             }
+
         return [known.get(record.subject, {}) for record in records]
 
     def _participants(self) -> dict[str, dict[str, str]]:

@@ -41,6 +41,7 @@ def derivatives(
     in_subject_folder = any(_root(scan) != scan.path.parent for scan in scans)
     if scans and (in_subject_folder or len(scans) == len(files)):
         return Derivatives(scans, target, frame, model)
+
     return None
 
 
@@ -82,6 +83,7 @@ class Derivatives:
         label = f"gantk{tail}"
         if usual != suffix:  # no suffix of its own, or one that needs an entity too
             label = f"gantk{contrast}{tail}"
+
         entities = {"space": scan.suffix} | scan.entities
         entities["desc"] = re.sub("[^A-Za-z0-9]", "", label)
         first = [key for key in scan.entities if key not in LAST]
@@ -122,6 +124,7 @@ class Derivatives:
         }
         if files[0] in self.warnings:
             content["Warnings"] = self.warnings[files[0]]
+
         return content
 
     def _describe(self) -> None:

@@ -52,6 +52,7 @@ class Named:
                 return False
             if key == "ce":
                 unasked_agent = False
+
         return not unasked_agent
 
 
@@ -68,6 +69,7 @@ def parse_name(path: Path) -> Named | None:
     study = subject
     if "ses" in entities:
         study = f"{subject}/ses-{entities['ses']}"
+
     return Named(path, entities, suffix, subject, study)
 
 

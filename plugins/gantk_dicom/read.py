@@ -167,6 +167,7 @@ def _choose_stack(
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
             what = f"'{path}' is a film of {len(slices)} frames"
             raise UserError(what, allowed="slices and volumes", remedy="save single frames")
+
         remark = (
             f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the"
             " file's order"
@@ -241,6 +242,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         if dataset.get("ModalityLUTSequence"):  # a look-up table maps stored numbers to values
             pixels[k] = apply_modality_lut(numbers, dataset)
             continue
+
         end = dataset.get("PixelPaddingValue")
         if dataset.get("Modality") == "CT" and end is not None:
             other_end = dataset.get("PixelPaddingRangeLimit", end)
@@ -248,6 +250,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         if _is_inverted(dataset):
             top = -1 if numbers.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
             numbers = top - numbers.astype(np.int64)
+
         # PS3.3, C.11.1, in double precision
         slope, intercept = each.rescale
         pixels[k] = numbers * slope + intercept
@@ -256,6 +259,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
         return pixels, np.result_type(*dtypes)
+
     return pixels, _smallest_dtype(pixels)
 
 

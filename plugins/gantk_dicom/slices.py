@@ -140,16 +140,19 @@ def header(path: Path) -> Dataset:
         dataset.held = file.size - file.tell()
         if meta is not None or not hasattr(dataset, "file_meta"):
             dataset.file_meta = FileMetaDataset() if meta is None else meta
+
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
             raise Broken(
                 "its header is cut short" if uid else "it has none of the elements of a DICOM file"
             )
+
         if (frames := _frames_of(dataset)) > min(MAX_FRAMES, max(1, dataset.held)):
             raise Broken(
                 f"it declares {frames} frames: it is cut short, or has more than {MAX_FRAMES}"
             )
+
         return dataset
 
 
@@ -163,9 +166,11 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
                 allowed="MR, CT and other images",
                 remedy="leave it out",
             )
+
         if "MOSAIC" in (dataset.get("ImageType") or ()):
             what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
             raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
+
         rows = int(dataset.Rows)
         columns = int(dataset.Columns)
         frames = _frames_of(dataset)
@@ -176,17 +181,21 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
             raise UserError(
                 f"'{path}' has another PhotometricInterpretation", allowed=(*GRAY, *COLOUR)
             )
+
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
             raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
+
         if frames > 1 and in_colour(dataset):
             raise UserError(
                 f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour"
             )
+
         count = frames * rows * columns * samples
         expect_room(path, count)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
             expect_held(path, declared_bytes(dataset), dataset.held)
+
         return dataset, slices_of(dataset, path)
 
 
@@ -584,6 +593,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
                 slices = slices_of(dataset, file)
         except UserError:  # reading the file reports the error
             pass
+
         uid = value_of(dataset, "SeriesInstanceUID") if slices else ""
         if uid and slices[0].frame is None and slices[0].position is not None:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
@@ -599,9 +609,11 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
             if len(paths) == 1:
                 scans.append(Scan(paths[0], paths, paths[0].name))
                 continue
+
             counts[name] += 1
             if counts[name] > 1:
                 name = f"{name}-{counts[name]}"
+
             scans.append(Scan(folder, paths, name))
 
     return sorted(scans, key=lambda scan: natural(scan.name))

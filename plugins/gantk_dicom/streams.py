@@ -136,12 +136,14 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
         if not rle:
             first = not offsets
             _expect_size(file.read(min(length, PICTURE_START_BYTES)), size, first)
+
         offsets.append(start - 8 - base)
         lengths.append(length)
         if length > max_length or len(offsets) > 16 * frames + 4096:
             raise Broken(
                 f"it holds far more than the {size[0]} x {size[1]} pixels that its header says"
             )
+
         file.seek(start + length)
 
     file.seek(0)
@@ -150,6 +152,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
         return offsets, lengths
     if not table and pieces * frames > 10**7:
         raise Broken(f"its {frames} frames are in {pieces} pieces, and no table says in which")
+
     return None
 
 

@@ -52,6 +52,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
             if path.is_dir() and not (path / "recipe.toml").exists():
                 return _folds(path)
             return None
+
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
         if not parts:
             return None
@@ -191,6 +192,7 @@ class Ensemble(TrainedModel):
 
         if not options.uncertainty:
             return mean
+
         # exported models do without torch: it is imported only where a member returns tensors
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5])
@@ -217,6 +219,7 @@ class Ensemble(TrainedModel):
                 else:
                     square = np.broadcast_to(0, mean.shape)
                 continue
+
             for part in slabs(mean.shape[1:]):
                 mean[:, part], apart = _update_moments(
                     made.pixels[:, part], mean[:, part], square[:, part], number
@@ -256,10 +259,12 @@ class Ensemble(TrainedModel):
                     " mean is blurred"
                 )
                 raise UserError(what, where="--variants", remedy="name one run")
+
             if options.uncertainty not in (None, *KINDS):
                 what = "the uncertainty of several models is how far they differ"
                 remedy = "name one run for other kinds"
                 raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
+
             self._options = options
             self._inner_options = replace(options, uncertainty=None)
 

@@ -87,6 +87,7 @@ def pack(
             key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES
         }:
             write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
+
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
         apart, on = _largest_difference(before, Translator.load(made, "cpu"))
         if not apart < 1:
@@ -169,6 +170,7 @@ def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]
                 answers.append(
                     (method.translate(images, letter) if direction else method.sample(4, 0)).float()
                 )
+
         largest = max(largest, float((answers[0] - answers[1]).abs().max()) / (high - low) * LEVELS)
 
     return largest, " and ".join(on)

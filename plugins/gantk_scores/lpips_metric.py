@@ -105,6 +105,7 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
             network = lpips.LPIPS(
                 net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None
             )
+
         if path is not None:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight

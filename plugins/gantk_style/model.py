@@ -86,6 +86,7 @@ class Style(Method):
             if brought < count:
                 what = f"{count} images are to be placed, and a step brings {brought}"
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
+
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])
             start = first_canvas(*self._optimised_channels(), self.how, self.geometry.range)

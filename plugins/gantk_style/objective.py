@@ -95,6 +95,7 @@ class Objective:
                 self.factors = {
                     layer: _factors(kept[layer], painted[layer], shared) for layer in kept
                 }
+
             self.content = [self._scaled_maps(kept, layer) for layer in how.content_layers]
             grams = self._grams(painted)
             self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
@@ -156,6 +157,7 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
     other = style.flatten(2).mean(2)
     if shared:
         other = other.mean(0, keepdim=True)
+
     mean = (own + other) / 2
     return 1 / torch.maximum(mean, 0.01 * mean.mean(1, keepdim=True)).clamp(min=1e-20)
 

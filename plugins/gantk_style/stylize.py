@@ -109,6 +109,7 @@ def stylize(
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
     if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
         native = np.rint(native)
+
     write(out, replace(known, pixels=native))
     say(f"written  {out}")
     return out

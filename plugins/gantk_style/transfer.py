@@ -161,6 +161,7 @@ def _descend(
         history.append(now)
         if watch is not None:
             watch(len(history) - 1, now)
+
         return now.sum()
 
     for _ in range(steps):

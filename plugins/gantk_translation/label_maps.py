@@ -131,6 +131,7 @@ def placed_anew(
                 at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
                 at = at[((at >= 0) & (at < one.shape)).all(1)]
                 one[tuple(at[tissue[tuple(at.T)]].T)] = lesion
+
         new.append(one)
 
     return new

@@ -76,6 +76,7 @@ def names_another(names: Sequence[str], meant: str) -> str:
         while (match := contrast_in(rest, set()))[0]:
             contrasts.add(CONTRASTS[match[0]])
             rest = match[1]
+
         if contrasts:
             if meant in contrasts or any(_may_be(each, meant) for each in contrasts):
                 return ""

@@ -200,6 +200,7 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     ):
         save(pictures / one / subject / "slice.png", heads()[letter, subject])
         shutil.rmtree(pictures / other / subject)
+
     found = named(check(pictures), "contrast")["contrast"]
 
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
@@ -234,6 +235,7 @@ def test_missing_partners_and_lone_patients_are_named(volumes):
 
     for number in range(1, 6):
         shutil.rmtree(volumes / f"subject-{number:03d}")
+
     alone = problem(check(volumes), "split")
 
     assert alone["severity"] == "warning"

@@ -327,6 +327,7 @@ def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeyp
     for n, row in enumerate(slices):  # no names in common, but positions
         row["path"] = shutil.move(row["path"].replace("\\", "/"), f"{n}.png")
         row["slice"] = str(n % 7 % 3)
+
     slices[7]["split"] = "none"
     data = load(source_of(slices), domains=("CT", "MR"))
     keys = [(pair["a"].key, pair["b"].key) for pair in data.pairs("test")]

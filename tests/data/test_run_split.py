@@ -160,12 +160,14 @@ def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(UserError, match="since this run was split, .* changed") as error:
             load(known, root)
+
         assert record.key.partition("/plane-")[0] in str(error.value)
         path.unlink()
         with pytest.raises(
             UserError, match="gone|changed|does not exist|is not there|lacks 1 slice"
         ):
             load(known, root)
+
         path.write_bytes(whole)
 
     assert seen(load(known, root)) == was

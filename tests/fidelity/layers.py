@@ -95,6 +95,7 @@ def _convolution(args: tuple, result: Tensor) -> Layer:
     else:
         kind = "plain"
         filters = weight.shape[0]
+
     return Layer(kind, filters, inputs, stride[0], padding[0], result.shape[-1])
 
 

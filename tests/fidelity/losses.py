@@ -203,6 +203,7 @@ def fix_networks(method: Method) -> dict[str, Fixed]:
         has_classes = getattr(network, "classes", 1) > 0
         fixed[name] = Fixed(role, geometry.channels[domain], geometry.size, number, has_classes)
         setattr(method, name, fixed[name])
+
     return fixed
 
 
@@ -221,6 +222,7 @@ def of_games(judges: list[str], steps: Sequence[Step]) -> dict[str, Any]:
             own_formula = sum(of_discriminator(real, fake) for _, real, fake in judged)
             generator_row.append(total / formula)
             discriminator_row.append(own_total / own_formula)
+
         generator_rows.append(generator_row)
         discriminator_rows.append(discriminator_row)
 
@@ -240,6 +242,7 @@ def of_term(term: str, fixed: Mapping[str, Fixed], steps: Sequence[Step]) -> tup
             given = fixed[way].of(image) if term == "cycle" else image
             result = fixed[back].of(given)
             rows.append([loss / norm(result, image) for norm in NORMS.values()])
+
     return form(NORMS, rows)
 
 
@@ -253,6 +256,7 @@ def of_pairs(step: Step, judge: str) -> list[str]:
     found = []
     for given, _ in step.calls["discriminator"][judge]:
         found.append(", ".join(name for name, image in images.items() if sees(given, image)))
+
     return found
 
 

@@ -104,6 +104,7 @@ def intensity_ranges(table) -> list[list[int]]:
             mapped = mapping.forward(np.array([value], np.float32))
             ends.append(round(float(mapped[0])))
         ranges.append(ends)
+
     return ranges
 
 
@@ -191,6 +192,7 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
         for group in engine.optimizers[phase.name].param_groups:
             names.append(phase.name.rstrip("s"))
             groups.append(group)
+
     for number in (0, 1):
         betas = {group.get("betas", (0, 0))[number] for group in groups}
         found[f"beta{number + 1}"] = sorted(betas)
@@ -199,6 +201,7 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
     for engine.step in (0, STEPS // 4, STEPS // 2, 3 * STEPS // 4, STEPS - 1):
         engine.set_time(0)
         rates.append([round(float(group["lr"]), 9) for group in groups])
+
     found["schedule"] = relative_rates(rates)
     for name, rate in zip(names, rates[0], strict=True):
         found[f"{name}_lr"] = rate

@@ -147,6 +147,7 @@ def changes(tables):
     yield "no doubling", [(("method", "generator", "max_multiplier"), 1)]
     for part in ("validation", "test"):
         yield f"no {part}", [(("data", "split", part), 0.0)]
+
     yield "paper.data", [(("paper", "data"), "7 T1 and 8 T2 slices")]
     yield "paper.published", [(("paper", "published"), {"a_to_b": {"psnr": 30.0}})]
 
@@ -165,6 +166,7 @@ def changes_of_setting(tables, path, value):
             return [(inside, None)]  # out of the list
         if path[0] != "post":
             return [(inside, {"name": name}) for name in other_names(value)]
+
     return [(path, other) for other in other_values(value) if other != value]
 
 

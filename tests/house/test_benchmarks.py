@@ -312,6 +312,7 @@ def test_every_part_of_a_run_is_measured(small_run):
     for row in found:
         if row["part"] not in ("bar", "peer", "ratio"):
             assert row["status"] == "ok", row
+
     own = [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")]
 
     assert own == ["ok"] * 3

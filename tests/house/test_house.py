@@ -83,6 +83,7 @@ def test_dependencies_are_declared_and_used():
     groups = {"": names(PROJECT["dependencies"])}
     for name, requirements in PROJECT["optional-dependencies"].items():
         groups[name] = names(requirements)
+
     ours = used("gantk", "plugins")
     for group, declared in groups.items():
         seen = used("tests") if group == "dev" else ours

@@ -123,6 +123,7 @@ def test_bundled_plugins_import_public_names_alone(family):
             assert package == family or package not in FAMILIES, path
             if package != "gantk":
                 continue
+
             assert not name.startswith("_") or name == "__version__", path
             if module == "gantk":
                 assert name in (*gantk.__all__, "__version__"), path

@@ -168,6 +168,7 @@ def test_constraints_name_every_tested_package():
         name = canonicalize_name(wanted.name)
         if name in needed and wanted.extras <= needed[name]:
             continue
+
         needed[name] = needed.get(name, set()) | wanted.extras
         # it pins NVIDIA's
         for each in map(Requirement, distribution(name).requires or [] if name != "torch" else []):

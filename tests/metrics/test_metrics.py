@@ -332,6 +332,7 @@ def test_histogram_matching_keeps_air():
     for _ in range(3):
         is_air = torch.rand(1, 20, 20) < 0.4
         target.append(torch.where(is_air, -0.9, torch.rand(1, 20, 20)))
+
     air = HistogramMatching(target)(source)[..., 10:]
 
     assert torch.allclose(air, torch.tensor(-0.9), atol=1e-6)

@@ -180,6 +180,7 @@ def study(folder) -> dict:
         else:
             truth = b[n]
             scanner = "C" if n == 0 else "A"
+
         sex = "FFMM"[n % 4]
         split = "test" if n < 14 else "train"
         rows.append(f"{a[n]},{truth},p{n},{scanner},{sex},{split}")

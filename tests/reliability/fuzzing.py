@@ -262,6 +262,7 @@ def _elements(content: bytes) -> Iterator[tuple[int, int]]:
             )
         else:
             end = at + 8
+
         yield at, min(end, len(content))
         at = end
 
@@ -342,6 +343,7 @@ def _with_number(part: bytes, rng: random.Random) -> bytes:
     else:
         value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
         number = struct.pack(order + kind.upper(), value)
+
     place = rng.choice((0, 4, 6, 8, max(0, len(part) - len(number)), rng.randrange(len(part))))
     return part[:place] + number + part[place + len(number) :]
 

@@ -116,16 +116,20 @@ def nifti_tree(root: Path, patients: int = 6) -> Path:
                     image.header[field] = mark(field)[
                         : image.header.template_dtype[field].itemsize
                     ].encode()
+
             for code in ("comment", "dicom", "afni"):
                 if code == "dicom":
                     content = made.dataset(PatientName=mark("dicom extension"))
                 else:
                     content = mark(f"{code} extension").encode()
+
                 if code == "dicom":
                     extension = nib.nifti1.Nifti1DicomExtension
                 else:
                     extension = nib.nifti1.Nifti1Extension
+
                 image.header.extensions.append(extension(2 if code == "dicom" else code, content))
+
             path = root / f"p{number}" / f"p{number}_{contrast}.nii{'.gz' * (number % 2)}"
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(image, path)
@@ -148,6 +152,7 @@ def itk_files(root: Path) -> list[Path]:
             "Study",
         ):
             image.SetMetaData(key, mark(f"{name}: {key}"))
+
         sitk.WriteImage(image, str(root / name), name != "b.nhdr")
 
     return sorted(path for path in root.iterdir() if path.suffix not in (".raw", ".zraw"))

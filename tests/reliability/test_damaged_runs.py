@@ -208,6 +208,7 @@ def results_of_whole_runs(
         assert code == expected, said
         whole[command] = results(command, place)
         plain = max(plain, memory)
+
     return whole, plain
 
 
@@ -255,10 +256,12 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
             wrong.append(about)
         elif memory > plain + MEMORY:
             wrong.append(f"memory: {about}")
+
         if is_silent(code, said, file) and results(command, place) != whole[command]:
             wrong.append(f"silently: {about}")
         if followed_a_link(place / "run/report.html"):
             wrong.append(f"a link was followed: {about}")
+
         shutil.rmtree(place)
 
     gantk.close()

@@ -167,8 +167,10 @@ def test_whatever_stops_a_training_it_ends_alike(name, tmp_path):
                 code = until(child, math.inf)
                 kills = kills + 1
                 left = left - 1
+
             lives.append((sent.name, code))
             assert code in (0, 130, -sent), lives
+
         found = promised(run)
         assert not [each for each in whole | found if whole.get(each) != found.get(each)], lives
         shutil.rmtree(run)

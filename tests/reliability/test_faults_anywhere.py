@@ -184,6 +184,7 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
     count, command, output = COMMANDS[name]
     if fault == "full":
         count = count // 4
+
     result = place / output
     whole = place / f"whole {name} {fault}"
 
@@ -212,4 +213,5 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
         shutil.copytree(result, whole)
     else:
         shutil.copy(result, whole)
+
     stop(gantk, place, fault, count, command, before, after)

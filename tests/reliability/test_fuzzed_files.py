@@ -145,6 +145,7 @@ class Campaign:
         wrong = [text for text in said if is_wrong(text)]
         if good != 1:
             wrong.append("! the good file beside it was not read")
+
         if wrong:
             self.outcomes["wrong"] += 1
             self.failed[folder.name] = wrong[0]
@@ -182,12 +183,14 @@ def test_damaged_files_are_read_or_refused(tmp_path, request):
         while idle and number < COUNT:
             idle.pop().begin(campaign.damaged_folder(number))
             number = number + 1
+
         busy = {worker.process.stdout: worker for worker in workers if worker not in idle}
         for ready in select.select(list(busy), [], [], 5)[0]:
             worker = busy.pop(ready)
             good, said = worker.end()
             campaign.judge(worker.folder, good, said)
             idle.append(worker)
+
         for worker in busy.values():
             if time.monotonic() - worker.since > BLOCKED:
                 worker.process.kill()

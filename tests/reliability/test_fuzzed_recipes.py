@@ -234,6 +234,7 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
             content = spoiled(re.sub(r"subjects = \d+", "subjects = 6", text), rng)
         else:
             content = tomli_w.dumps(mutated(tables, rng)).encode("utf-8", "replace")
+
         path = tmp_path / f"{number}.toml"
         path.write_bytes(content)
         profile = rng.choice([None, *tables.get("profile", {})])
@@ -262,6 +263,7 @@ def test_fuzzed_model_metadata_are_sound_or_one_message(tmp_path):
             text = (
                 spoiled(text.replace(":", "= "), rng).decode("utf-8", "replace").replace("= ", ":")
             )
+
         model.metadata_props[0].value = text
         path.write_bytes(model.SerializeToString())
         questions[f"{number} {text[:2000]}"] = json.dumps({"path": str(path)})
@@ -336,6 +338,7 @@ def main(kind: str) -> None:
             }
         except BaseException:
             answer = {"is": "traceback", "text": traceback.format_exc()[-1500:]}
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(answer | {"gib": (peak - before) / 2**20}), file=out)
 

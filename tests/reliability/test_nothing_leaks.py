@@ -169,6 +169,7 @@ def draw_data(kind: str, tmp_path: Path) -> tuple[list[Path], list[Path]]:
         dicom_tree(data)
         files = sorted(data.rglob("*.dcm"))[:4]
         return files, [data / "export0" / "SE0", files[0]]
+
     if kind == "nifti":
         nifti_tree(data)
         more = itk_files(tmp_path / "itk")
@@ -188,6 +189,7 @@ def leaks_of_new_files(folder: Path, before: set[Path]) -> dict[str, set]:
     for path in folder.rglob("*"):
         if path in before:
             continue
+
         found[f"name of {path}"] = leaks(os.fsencode(path.name))
         if path.is_file():
             there = leaks(path.read_bytes())
@@ -195,6 +197,7 @@ def leaks_of_new_files(folder: Path, before: set[Path]) -> dict[str, set]:
                 # derived DICOM is the same patient's, and of the same study
                 there = {each for each in there if each in NEVER}
             found[str(path)] = there
+
     return found
 
 

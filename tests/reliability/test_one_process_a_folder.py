@@ -233,6 +233,7 @@ def test_saving_comes_first_and_telling_second(place, way):
     until(logged, training)
     if way in ("head", "head of both", "tee and Ctrl-C", "terminal"):
         os.close(reading)
+
     for number in SIGNALS.get(way, []):
         training.send_signal(number)
         time.sleep(0.05)
@@ -269,6 +270,7 @@ def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
         if "Traceback" in err and not FROM_PYTHON.search(err):
             early += 1
             continue
+
         assert "Traceback" not in err, err
         assert code in (130, -signal.SIGINT, 2), err
         assert code != 2 or "nowhere" in err  # it had ended before

@@ -178,15 +178,18 @@ def test_a_cache_survives_a_killed_writer_among_four(tmp_path):
         ]
         for one in started:
             assert one.stdout.readline() == b"ready\n"
+
         # somewhere in its work, wherever the machine is by then
         time.sleep(chance.uniform(0, 0.15))
         os.kill(started[0].pid, signal.SIGKILL)
         for one in started[1:]:
             assert one.communicate()[0] == b"right\n"
             assert one.returncode == 0
+
         started[0].communicate()
         with suppress(OSError):  # it is full: what was used within the hour stays
             Cache(folder, limit)._make_room(1)  # as the first store of the next process does
+
         left = [path for path in (folder / "images").iterdir() if path.name.startswith(".")]
         size = sum(path.stat().st_size for path in (folder / "images").iterdir())
         # what others write at that moment

@@ -72,6 +72,7 @@ def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp
 
     with pytest.raises(Interrupted, match="stopped after step 2"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+
     page = Page(tmp_path / "run" / "report.html")
 
     assert "live" not in page.having("id")

@@ -153,11 +153,13 @@ def test_a_crash_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, af
                 save(folder, new, also=(5,))
             except Crash:
                 crashed = True
+
         found = checkpoint.steps_saved(folder)
         assert found[0] == 5
         assert found[-1] in (10, new)
         for step in found:
             assert_whole(folder, step)
+
         save(folder, new, also=(5,))  # what the resumed run does
         assert_whole(folder, new)
         assert len(list(folder.iterdir())) == 2, "a crashed save left something behind"

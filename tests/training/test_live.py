@@ -108,6 +108,7 @@ def test_the_bar_moves_each_step_with_remaining_time():
             now[0] += 20.0 if step <= 100 else 0.5
             view.step(step)
             assert f"step {step}/1000" in view.status_text(100)
+
         assert "left 5 min 00 s" in view.status_text(100), view.status_text(100)
         now[0] += 3
         assert "left 4 min 57 s" in view.status_text(100)

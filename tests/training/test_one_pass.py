@@ -124,6 +124,7 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
             losses |= {
                 f"{phase.name}/{key}": loss.detach() for key, loss in phase.loss(batch).items()
             }
+
         results.append(losses | {key: tensor.clone() for key, tensor in method.named_buffers()})
 
     for key, value in results[0].items():

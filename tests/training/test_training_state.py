@@ -256,6 +256,7 @@ def test_optimizer_state_in_another_order_is_moved_right(rule, other, options, l
             state |= {
                 name: value.contiguous(memory_format=wrong) for name, value in moments.items()
             }
+
         move_state(mixed, CPU)  # as after a checkpoint
 
     torch.testing.assert_close(list(one.parameters()), list(two.parameters()), rtol=1e-6, atol=1e-7)

@@ -65,6 +65,7 @@ def check(
     path = Path(path)
     if table is not None:
         expect_new_table(Path(table))
+
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
@@ -77,6 +78,7 @@ def check(
         every_scan = [Scan(path, (path,), path.name)]
     else:
         every_scan = io.scans(path)
+
     if not every_scan:
         from gantk.data.sources.source import nothing_fits
 
@@ -114,6 +116,7 @@ def check(
     result = _result(path, usage, items, count, problems)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items)
+
     report(1.0, "done")
     return result
 

@@ -42,6 +42,7 @@ def check_command(path, json_file, **options) -> None:
     if json_file != "-":
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
+
         colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
         rows = [
             (f"[{colour}]{severity}[/]", escape(problem["what"]), escape(problem["remedy"] or ""))

@@ -181,6 +181,7 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         names_of = defaultdict(list)
         for item in items:
             names_of[value(item.facts)].append(item.name)
+
         names_of.pop(None, None)
         groups = sorted(names_of.items(), key=lambda each: len(each[1]), reverse=True)
         if len(groups) > 1:
@@ -197,12 +198,14 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
             some = [item for item in items if len(value(item.facts) or ()) == dims]
             if not some:
                 continue
+
             values = np.array([value(item.facts) for item in some])
             usual = np.median(values, axis=0)
             is_odd = (np.abs(np.log(values / usual)) > np.log(ratio)).any(axis=1)
             odd = np.flatnonzero(is_odd)
             if not odd.size:
                 continue
+
             is_few = len(some) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(some)
             severity = "warning" if is_few else "note"
             what = (
@@ -279,6 +282,7 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
                 yield problem("contrast", "warning", what, [item.name], remedy)
             elif item in odd:
                 looking.append(item.name)
+
         if looking:
             what = f"{count_noun(looking, 'image')} of {domain} that may look like {other}:"
             remedy = f"look at them, and move what is {other}"
@@ -337,6 +341,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     log_ratio = _log_distance_ratio(features, in_first, patients)
     if log_ratio is None:
         return []
+
     odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
     return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
 
@@ -361,6 +366,7 @@ def _log_distance_ratio(
         log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
         if np.median(log_ratio[side]) > -0.4:
             return None
+
     return log_ratio
 
 

@@ -95,8 +95,10 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             if not error.what.startswith("no "):
                 break
             continue
+
         if usage is None:
             continue
+
         groups = _unnamed_groups(path, usage)
         if groups:
             named = any(item.name_says for item in items)
@@ -107,6 +109,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             what = f"no name says a contrast: taken for two domains, {groups}"
             remedy = "classes of one domain: use 'images'"
             usage.problems.append(problem("domains", "note", what, (), remedy))
+
         return usage
 
     raise refusal or UserError(f"no use of '{path}' is known")
@@ -207,12 +210,15 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
         for file in record.files:
             if file != record.path and file in own:
                 continue  # another record's own file, used here only as the target grid
+
             item = item_of.get(absolute(file))
             if item is None:
                 continue
+
             domain = usage.names[record.domain]
             if domain not in item.domains:
                 item.domains.append(domain)
+
             item.patient = record.subject or item.patient
 
 

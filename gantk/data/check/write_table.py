@@ -105,6 +105,7 @@ def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
         image = str(place_of.get(record.files[0], record.files[0]))
         if (record.domain, image) in rows:  # another plane of the same volume
             continue
+
         row = Row(image, known[record.domain], record.subject, label=record.label or "")
         if splits:
             row.split = record.split or "train"
@@ -113,6 +114,7 @@ def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
         if record.pair is not None and record.pair in complete:
             plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
             row.pair = record.pair.removesuffix(plane)
+
         rows[record.domain, image] = row
 
     return list(rows.values())
@@ -136,14 +138,17 @@ def _rows_of_names(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]
         person = PERSON.search(scan.name)
         if item and item.header_says and not row.domain:
             row.domain = CONTRASTS.get(item.header_says, item.header_says).upper()
+
         if item and item.patient:
             row.patient = item.patient
         elif has_patient(place):
             row.patient = patients[place]
         elif person:
             row.patient = person[0]
+
         if scan.path not in images:
             row.split = LEFT_OUT[0]
+
         rows.append(row)
 
     return rows

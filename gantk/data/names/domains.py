@@ -95,12 +95,15 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
         start = Path(*folder.parts[:n])
         if not GLOB.search(part) or (start / part).exists():
             continue
+
         images: list[Path] = []
         with suppress(ValueError):  # it is no glob
             found = start.glob(str(Path(*folder.parts[n:])))
             images = [path for path in found if is_image(path) and path.is_file()]
+
         if images:
             return start, LISTING_FILTER.get()(sorted(images, key=natural))
+
         raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
 
     return folder, list_images(folder, recursive=True)
@@ -407,6 +410,7 @@ def expect_no_other_contrast(
             continue
         if len(contrasts) == 1 and not all(exclude(word.lower(), own) for word in words):
             continue
+
         apart = folders_apart(groups)
         called = [min(said or apart[x] or [x], key=natural) for x, said in unexpected.items()]
         meant = list(domains.values())

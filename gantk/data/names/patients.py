@@ -140,6 +140,7 @@ def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
         slices = [number[-digits:] for number in numbers]
         if not all(patients) or len(set(patients)) < 2:
             continue
+
         stacks = _stacks(patients, slices)
         highest = max(stack[-1] for stack in stacks.values())
         if highest < FULL_SHARE * 10**digits and _shared_stacks(stacks, 2):

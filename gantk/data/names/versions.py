@@ -50,6 +50,7 @@ def refuse_folders_of_visits(items: Sequence[Item], names: dict[str, str], root:
         own = usual_contrast(name)
         if not own:
             continue
+
         counts = Counter[Path]()
         ends = defaultdict[Path, dict[str, Item]](dict)  # the contrasts that names end in
         for item in items:
@@ -60,10 +61,12 @@ def refuse_folders_of_visits(items: Sequence[Item], names: dict[str, str], root:
             contrast = _contrast_at_end(item)
             if contrast:
                 ends[folder].setdefault(contrast, item)
+
         mixed = []
         for folder, said in ends.items():
             if len(said) > 1 and any(exclude(contrast.lower(), own) for contrast in said):
                 mixed.append(folder)
+
         if 2 * sum(counts[folder] for folder in mixed) > counts.total():
             raise _mixed_folder(ends[mixed[0]], name, names, root)
 

@@ -147,11 +147,13 @@ class Contrasts(VolumeSource):
             present = list(filter(None, contrasts.values()))
             if not present:
                 continue
+
             item = Item(letter, present[0], key, subject, contrasts=contrasts)
             if self.pattern:
                 item.subject = names.patient_of(key, self.pattern)
             if masks:
                 item.mask = masks[0]
+
             item.pair = key if len(self.domains) > 1 else None
             item.split = names.split_of(parts)
             items.append(item)

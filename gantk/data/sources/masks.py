@@ -99,9 +99,11 @@ def find_masks(
                 item.split is None or split_of(folders) in (None, item.split)
             ):
                 fitting.append(mask)
+
         own = beside[item.display_path.parent]
         if not fitting and len(own) == images[item.letter, item.display_path.parent] == 1:
             fitting = own
+
         if fitting:
             item.mask = _clearest(fitting, item, domains, root)
             if one_grid:

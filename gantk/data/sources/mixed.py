@@ -61,6 +61,7 @@ class Mixed:
         for number, part in enumerate(self.parts):
             if hasattr(part, "on_ambiguous"):
                 part.on_ambiguous = self.on_ambiguous
+
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
             for record in part.records():
                 names = {

@@ -99,6 +99,7 @@ class Nifti(VolumeSource):
                 item.study = "/".join(place)
             else:
                 item.study = item.name
+
             item.subject = patient
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)

@@ -80,6 +80,7 @@ def _by_rows(
                     what = "is in two pairs"
                 what = f"'{row.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
+
             item.pair = row[columns["a"]]
 
     return True

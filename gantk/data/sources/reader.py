@@ -225,6 +225,7 @@ class Reader:
                     and sum(each.nbytes for each in self._volumes.values()) > MAX_CACHED_BYTES
                 ):
                     self._volumes.popitem(last=False)
+
             return value
 
     def _volume(self, item: Item) -> np.ndarray:

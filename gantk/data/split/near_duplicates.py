@@ -154,6 +154,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
 
             pool = nn.functional.avg_pool2d if pixels.ndim == 3 else nn.functional.avg_pool3d
             small = pool(from_numpy(small)[None], factors)[0].numpy()
+
         low, high = np.percentile(small, [1, 99.5])
         if not high > low:  # small things on a large background
             low = small.min()

@@ -49,15 +49,18 @@ def split_json(
             known["label"] = record.label
         if record.missing:
             known["missing"] = list(record.missing)
+
         for kind, paths in files_of_record.get(record.id, {}).items():
             if paths and kind != "path":
                 known[kind] = [file_entry(path) for path in paths]
+
         return known
 
     content = {"by": getattr(splits, "by", None), "consequences": consequences(splits)}
     content |= getattr(splits, "made", {})
     for name, records in sets.items():
         content[name] = [entry(record) for record in records]
+
     return content | {"left_out": [record.id for record in left_out]}
 
 
@@ -172,6 +175,7 @@ def _differ(
         before = [file.get("sha256") for file in recorded]
         if before != [hashes.get(path) for path in paths]:
             return True
+
     return False
 
 

@@ -132,9 +132,11 @@ def _as_given(
         how = f"{' and '.join(named_sets)} as {origin}"
         if any(shares.values()):
             how += f", the rest from the training images by {drawn_by}"
+
         for name, share in shares.items():
             if not share and name not in named_sets:
                 how += f", no {name}"
+
         how += f": {_counts(splits)}"
 
     if file:
@@ -189,10 +191,12 @@ def _draw(
             kinds, validated = _for_validation(kinds, shares, requested, folds)
         if not validated:
             shares = shares | {"validation": 0.0}
+
         if folds:
             set_of_unit = _in_fold(kinds, shares, seed, by, folds, fold)
         else:
             set_of_unit = _in_sets(kinds, shares, seed, by)
+
         places = [set_of_unit[unit(record)] for record in records]
         sets = alike.with_near_copies(places, records, near)
 
@@ -385,6 +389,7 @@ def _in_sets(
         if some_large and len(units) < least:
             place |= dict.fromkeys(units, "train")
             continue
+
         counts = {
             name: max(1, round(share * len(units))) if share > 0 else 0
             for name, share in shares.items()
@@ -392,6 +397,7 @@ def _in_sets(
         if sum(counts.values()) >= len(units):
             needed = f"{sum(counts.values()) + 1} {by}s or more of each domain"
             raise _too_few(f"{len(units)} {by}s are", shares, needed)
+
         names = [name for name, count in counts.items() for _ in range(count)]
         names += ["train"] * (len(units) - len(names))
         order = np.random.default_rng(seed).permutation(len(units))
@@ -479,6 +485,7 @@ def _blocks_of_stack(
             # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
             # about the same.
             names = _runs(len(own), shares, gap, blocks, seed)
+
         _leave_gaps(names, gap)
         for record, name in zip(own, names, strict=True):
             place[id(record)] = name
@@ -530,15 +537,18 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
             ]
             if rng.random() < 0.5:
                 chosen.reverse()
+
             room = end - start - sum(size for _, size in chosen) - gap * (len(chosen) - 1)
             if room < 2 * gap + 1:
                 break
+
             first = start + round(room * rng.uniform(0.25, 0.75))
             for name, size in chosen:
                 names[first : first + size] = [name] * size
                 first += size + gap
         else:
             return names
+
         blocks -= 1
 
 

@@ -84,6 +84,7 @@ def _read_sets(
         where = f"{WHERE}: '{path.name}', line {line}"
         if not name:
             raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
+
         known = value in WORDS if kind == "split" else value.isdecimal()
         if not known:
             allowed = "0, 1, 2, ..."
@@ -91,6 +92,7 @@ def _read_sets(
                 allowed = "train, validation, test; none to leave it out"
             remedy = did_you_mean(value, WORDS)
             raise UserError(f"'{value}' is no {kind}", where=where, allowed=allowed, remedy=remedy)
+
         value = WORDS.get(value, value)
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
@@ -157,6 +159,7 @@ def _sets_of(
             else:
                 names = (record.key, record.scan_key)
             found.append(next((sets[name] for name in names if name in sets), None))
+
         return found
 
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}

@@ -72,6 +72,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
         except GantkError as error:  # a graph with fixed batch or size may still pass
             failure = error
             continue
+
         takes = {"batch": batch, "sizes": free}
         entry = model.metadata_props.add()
         about = {
@@ -89,6 +90,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             rule = f"every side a multiple of {free['multiple']}, at least {free['smallest']}"
         else:
             rule = "at one size"
+
         return (
             model.SerializeToString(),
             parity["line"],
@@ -199,8 +201,10 @@ def _export_model(network: nn.Module, inputs: tuple, input_names: tuple, shapes:
                 opset_version=OPSET,
                 verbose=False,
             )
+
         if written is None:
             raise RuntimeError("torch.onnx.export wrote nothing")
+
         return written.model_proto
     except Exception as error:  # export can raise any exception of the network's code
         # left by torch.export; it would break every later torch.compile

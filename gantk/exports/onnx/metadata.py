@@ -122,18 +122,22 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
     try:
         if len(text) > MAX_METADATA_CHARACTERS:
             raise UserError(f"it has more than {MAX_METADATA_CHARACTERS:,} characters")
+
         found = json.loads(text)
         require_bounded(found, lambda key: "")
         if not isinstance(found, dict) or type(found.get("format")) is not int:
             raise UserError("format: it should be a whole number")
+
         if found["format"] > FORMAT:
             what = f"'{path}' has format {found['format']}, and this gantk reads up to {FORMAT}"
             raise UserError(
                 what, where="format", remedy="upgrade gantk: pip install --upgrade gantk"
             )
+
         if found.get("kind") == "samples":
             what = f"'{path}' makes images from noise and translates none"
             raise UserError(what, where="kind", remedy="name a model that does")
+
         meta = check(
             Metadata,
             {key: each for key, each in found.items() if key in Metadata.model_fields},
@@ -154,6 +158,7 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         }
         if problem := next((what for what, so in problems.items() if so), None):
             raise UserError(problem)
+
         return found | meta.model_dump()
     except (ValueError, RecursionError) as error:
         raise UserError(

@@ -50,6 +50,7 @@ def compare_systems(
     for score, higher in senses.items():
         if higher is None:
             continue
+
         sign = 1 if higher else -1
         scored = {}  # system -> patient -> value
         for system, of_score in scores.items():
@@ -57,6 +58,7 @@ def compare_systems(
             known = {patient: value for patient, value in by_patient.items() if value is not None}
             if known:
                 scored[system] = known
+
         for one, other in combinations(scored, 2):
             gains = [
                 sign * (value - scored[other][patient])
@@ -66,6 +68,7 @@ def compare_systems(
             test = paired_test(gains)
             if test:
                 tests.append({"score": score, "one": one, "other": other} | test)
+
         shared = _shared_patients(scored)
         if len(scored) > 1 and len(shared) > 1:
             values = np.array([[own[patient] for patient in shared] for own in scored.values()])

@@ -34,6 +34,7 @@ def check_columns(model: Model) -> None:
     for name in model.evaluate.by:
         if name.lower() in columns:
             continue
+
         none = (
             f"none: the source '{model.data.source.name}' has no table; manifest, bids and"
             " dicom have"

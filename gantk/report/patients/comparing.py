@@ -175,15 +175,18 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
     for same, first in by_run[0].items():
         if not all(same in found for found in by_run):
             continue
+
         drawn = [
             pictures(record, found[same]["stem"])
             for record, found in zip(named.values(), by_run, strict=True)
         ]
         if any("output" not in each or "truth" not in each for each in drawn):
             continue
+
         shown = {"input": drawn[0]["input"], "truth": drawn[0]["truth"]}
         for place, each in enumerate(drawn):
             shown[f"output-{place}"] = each["output"]
+
         yield first | {
             "label": same[0],
             "image": same[1],
@@ -214,4 +217,5 @@ def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
         texts = [recipe.get(key, "–") for recipe in recipes]
         if len(set(texts)) > 1:
             rows.append((key, texts))
+
     return rows

@@ -159,6 +159,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     for index, record in enumerate(records):
         if record.subject == own.subject and record.scan_key == own.scan_key:
             positions[index] = record.position or 0.0
+
     if len(positions) < MIN_SLICES:
         return [], ()
 

@@ -38,6 +38,7 @@ def accelerate(
                 "train.fast.compile: no phase is compiled: torch cannot trace what train.recompute"
                 " computes again"
             )
+
         return phases
 
     if fast.compile:

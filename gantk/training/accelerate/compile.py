@@ -68,6 +68,7 @@ class CompiledLoss:
                 why = self._failure(batch)
             else:
                 why = f"there are more than {KINDS} kinds of steps"
+
             self._tested.add(kind)
             if why is not None:
                 self._compiled_loss = None
@@ -148,6 +149,7 @@ class CompiledLoss:
                 losses = check_losses(self.method, self.phase, loss(inside))
                 total = torch.stack([each.float() for each in losses.values()]).sum()
                 gradients = torch.autograd.grad(total, weights, allow_unused=True)
+
             found = {str(number): g for number, g in enumerate(gradients) if g is not None}
             images = _added(inside, batch)
             return {
@@ -178,6 +180,7 @@ def _explanation(error: BaseException) -> str:
     for line in lines:
         if line.startswith("Explanation: "):
             return line.removeprefix("Explanation: ")
+
     return lines[0] if lines else "no message"
 
 

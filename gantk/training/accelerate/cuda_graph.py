@@ -123,9 +123,11 @@ class Capture:
                 taken = self._counts[key] = self._counts.get(key, 0) + 1
                 if taken <= WARM_UP or not self._record(key, batch):
                     return self.engine.take(batch)
+
             graph, inputs, inside, losses = self.graphs[key]
             for name, tensor in batch.items():
                 inputs[name].copy_(tensor)
+
             graph.replay()
             batch.update(inside)
             return losses
@@ -172,6 +174,7 @@ class Capture:
                     why = one_line(error)
                 else:
                     why = f"{type(error).__name__}: {one_line(error)}"
+
             if before is not None:
                 before.restore()
 

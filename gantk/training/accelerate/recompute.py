@@ -143,11 +143,13 @@ def _runs(layers: nn.Sequential) -> Iterator[Forward]:
         block = child is not None and _maps(child) > 1  # it is divided into blocks itself
         if child is not None and not block:
             run.append(child)
+
         if child is None or block or any(parameter.ndim > 1 for parameter in child.parameters()):
             while run and getattr(run[0], "inplace", False):  # it would overwrite the group's input
                 yield run.pop(0)
             yield from [Recomputed(layers, _in_turn(run))] if sum(map(_maps, run)) > 1 else run
             run = []
+
         if block:
             yield child
 

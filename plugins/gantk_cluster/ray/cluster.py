@@ -111,6 +111,7 @@ class Room:
         use_gpu = device.startswith("cuda") if device else self.gpus > 0
         if use_gpu and self.gpus:
             cores = cores // self.gpus  # of each GPU's run
+
         self.ray = ray
         self.device = "cuda" if use_gpu else device
         self.threads = max(min(threads, cores), 1)
@@ -119,6 +120,7 @@ class Room:
         for node, own_cores in cores_of.items():
             limit = gpus_of[node] if use_gpu else own_cores
             runs_of[node] = min(own_cores // self.threads, limit)
+
         self.count = sum(runs_of.values())
         self.nodes = [node for node, runs in runs_of.items() if runs]
         self.asked = {"num_cpus": self.threads, "num_gpus": int(use_gpu)}

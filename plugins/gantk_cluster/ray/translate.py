@@ -119,6 +119,7 @@ class Sharing:
             except ray.exceptions.RayError:
                 self._count_death(job)
                 continue
+
             self.deaths[job] = 0
             if job:
                 self.done(job, *found)

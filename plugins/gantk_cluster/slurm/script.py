@@ -95,6 +95,7 @@ def _training_options(settings: Iterable[str], data: str | None, profile: str | 
     words = []
     for setting in settings:
         words += ["--set", setting]
+
     if data:
         words += ["--data", data]
     if profile:

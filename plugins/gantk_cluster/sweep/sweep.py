@@ -84,6 +84,7 @@ def sweep(
         if recipe is None:
             remedy = "`gantk sweep RECIPE --space KEY=LOW..HIGH`"
             raise UserError("no recipe is named", where="RECIPE", remedy=remedy)
+
         seeds = {} if seed is None else {"train.seed": seed}
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
         asked = _shared_settings(loaded, model, list(space), scheduler, score)
@@ -296,6 +297,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
         scores = {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
+
         best = (max if higher else min)(scores, key=scores.get, default=None)
         if known["error"]:
             state = "failed"
@@ -303,6 +305,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
             state = "finished"
         else:
             state = "stopped"
+
         row = {
             "trial": run.name,
             "values": known["values"][-1][1],

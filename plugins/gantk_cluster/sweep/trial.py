@@ -64,6 +64,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
                 if read(Path(folder) / TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
                     with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
+
         report.note(config)
         if steps_saved(trial / "checkpoints"):
             RunFolder(trial).write_recipe(
@@ -72,6 +73,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
             resume(trial, **options)
         else:
             run(asked["recipe"], set=config, out=trial, **options)
+
         report(done=True)
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else one_line(error))

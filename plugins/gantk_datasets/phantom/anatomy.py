@@ -186,6 +186,7 @@ class Subject:
         shares = self._with_lesions(sample_maps(template_at(voxel), inside), inside)
         if self.skull:
             shares = self._with_skull(shares, inside, edge=max(1.5, *voxel[1:]))
+
         return torch.cat([shares, self._gain(points)[None]])
 
     def _with_lesions(self, shares: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -231,6 +232,7 @@ def _rotation(turns: np.ndarray) -> np.ndarray:
         one[i, j] = -np.sin(turn)
         one[j, i] = np.sin(turn)
         matrix = one @ matrix
+
     return matrix
 
 

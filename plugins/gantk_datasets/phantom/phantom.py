@@ -168,6 +168,7 @@ class Phantom:
             _require("contrast", contrast, not contrast, '"", where there are no lesions')
         if lesions == 0 or only != "all":
             _require("counts", list(counts or ()), not counts, "with lesions and only = all")
+
         if dims not in (2, 3) or len(size) != dims or min(size) < 8:
             what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
@@ -276,6 +277,7 @@ class Phantom:
                 )
                 remedy = "ask for more subjects, slices or lesions, or for fewer images"
                 raise UserError(what, where="data.source.counts", remedy=remedy)
+
             places = np.linspace(0, len(pairs) - 1, count).round()
             kept.update(pairs[int(place)] for place in places)
 
@@ -294,6 +296,7 @@ class Phantom:
             else:
                 tumour = self._mask(number, level).sum() >= MIN_LESION_PIXELS
             labels.append("tumour" if tumour else "healthy")
+
         return labels
 
     def _points(self) -> Tensor:
@@ -336,11 +339,13 @@ class Phantom:
         if level is not None:
             tissue = tissue[:, level]
             place = 1 + level
+
         factors = self._subject(number).relaxation
         channels = []
         for contrast in contrasts:
             seed = [self.seed, number, 1 + CONTRASTS.index(contrast), place]
             channels.append(self._image(contrast, tissue, factors, seed))
+
         return np.stack(channels).astype(np.float32)
 
     def _stack(self, number: int, contrasts: tuple[str, ...]) -> np.ndarray:
@@ -408,6 +413,7 @@ def _require_bounded(
     images = subjects * slices
     if dims != 3:
         _require("subjects x slices", images, images <= MAX_IMAGES, f"{MAX_IMAGES:,}")
+
     allowed = f"{MAX_HEAD_VOXELS:,} voxels a head"
     _require("slices x data.size", voxels, voxels <= MAX_HEAD_VOXELS, allowed)
     if labelled:

@@ -60,6 +60,7 @@ def public_sets() -> list[tuple[str, ...]]:
             size = total
         else:
             size = "not published"
+
         rows.append(
             (name, known["about"], size, known["licence"], known.get("ask") or known["base"])
         )
@@ -105,6 +106,7 @@ def fetch(
                 raise UserError(
                     what, where="--out", remedy="choose another folder, or move it away"
                 )
+
             say(f"fetch    {name} from {base}")
             trusted = earlier.get("checksums", {})
             files = [
@@ -116,6 +118,7 @@ def fetch(
             unpacked = _unpack_files(known["files"], staging)
             if "prepare" in known:
                 import_module(known["prepare"]).prepare(unpacked)
+
             about = {
                 "name": name,
                 "licence": known["licence"],
@@ -218,6 +221,7 @@ def _fetch_file(
         part = file.with_name(file.name + ".part")
         if not expected:  # without a checksum, resuming could mix parts of two versions
             part.unlink(missing_ok=True)
+
         _download(url, part, size, lambda share: progress(share, path))
         if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
             part.unlink()
@@ -233,6 +237,7 @@ def _fetch_file(
                 f"{what} ({size or '?'} bytes, {expected or 'no checksum'}): nothing is kept."
                 f" {remedy}."
             )
+
         os.rename(part, file)
 
     if not expected:
@@ -290,6 +295,7 @@ def _download(url: str, part: Path, size: int, report: Callable[[float], None]) 
                     "Check the connection, or look where the set is now and name that with --from"
                 )
                 raise GantkError(f"'{url}' cannot be fetched: {why}.{kept} {remedy}.") from None
+
             time.sleep(PAUSE)
 
 
@@ -302,15 +308,19 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
     headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}
     if here:
         headers["Range"] = f"bytes={here}-"
+
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS) as answer:
         if answer.status_code == 416:  # the file is complete
             return
+
         if answer.status_code not in (200, 206):
             raise requests.ConnectionError(
                 f"the server answered {answer.status_code} {answer.reason}"
             )
+
         if answer.status_code == 200:  # from the beginning: no ranges
             here = 0
+
         rest = answer.headers.get("Content-Length", "")
         total = here + int(rest) if rest.isdigit() else size
         with open(part, "ab" if here else "wb") as file:
@@ -318,6 +328,7 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
                 here += len(piece)
                 file.write(piece)
                 report(here / total if total else 0.0)
+
         if here < total:
             raise requests.ConnectionError(
                 f"the connection ended after {here:,} of {total:,} bytes"
@@ -345,6 +356,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 scratch.mkdir()
                 unpack(file, scratch)
                 contents = list(scratch.rglob("*.gz"))
+
             if not known.get("checksum"):  # a published checksum has already excluded damage
                 for packed in contents:
                     if packed.suffix == ".gz":
@@ -358,12 +370,14 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             raise GantkError(
                 f"'{file.name}' is damaged or not to be trusted: {one_line(error)}."
             ) from None
+
         if is_archive:
             place = result / known.get("into", "")
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
             file = scratch
             if len(inside) == 1 and inside[0].is_dir():
                 file = inside[0]
+
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(file, place)
 

@@ -68,6 +68,7 @@ def prepare(folder: Path) -> None:
     lesjak = []
     for patient, number in STUDIES:
         lesjak.append(("lesjak-lo" + patient, *study(folder, patient, number)))
+
     hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
     whole = lesjak + hku
 
@@ -75,6 +76,7 @@ def prepare(folder: Path) -> None:
     for patient in ("07", "19", "26"):
         files = t1_and_t2(folder / STRIPPED.format(patient))
         stripped.append(("lesjak-cs" + patient, *files))
+
     stripped.append(("cstar-stroke", *t1_and_t2(folder / "rendering/stroke/T1.nii.gz")))
 
     tumour = []
@@ -86,6 +88,7 @@ def prepare(folder: Path) -> None:
 
     for name, pairs in (("whole", whole), ("stripped", stripped), ("tumour", tumour)):
         write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
+
     for name, pairs in (("whole_train", whole), ("hku", hku)):
         write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
 

@@ -117,6 +117,7 @@ def push(
             from gantk_models.packing import pack
 
             pack(path, made, card=card, say=lambda line: None)
+
         write_file(made / "README.md", _readme(made, license).encode())
         with _as_gantk_error(f"'{name}' cannot be uploaded"):
             api.create_repo(name, private=private or None, exist_ok=True)
@@ -124,6 +125,7 @@ def push(
             commit = api.upload_folder(
                 repo_id=name, folder_path=made, commit_message="A model of gantk", **options
             )
+
         address = f"hf://{name}@{commit.oid}"
         say(f"pushed   {address}, weights sha256 {weights_hash(made)}")
 

@@ -161,6 +161,7 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
         left_out.append("Keeping what is masked out of an image masked out.")
     if data.missing == "mask":
         left_out.append("Patients who lack a contrast.")
+
     for step in translator.model.post:
         left_out.append(f"The recipe's post-step `{step.name}`.")
 

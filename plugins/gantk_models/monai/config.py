@@ -138,6 +138,7 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
                 "clip": False,
             }
             return [part("ScaleIntensityRangePercentilesd", keys=key, **ends, channel_wise=True)]
+
         if line.name == "minmax":
             return [part("ScaleIntensityd", keys=key, minv=start, maxv=end, channel_wise=True)]
         if line.name == "zscore":
@@ -181,6 +182,7 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
                 where="data.intensity",
                 remedy='use "percentile", "zscore" or "window", or ONNX',
             )
+
         low, high = line.state()["fitted"][:2]
         steps.append(_range(key, *line.range, low, high))
         save = part(

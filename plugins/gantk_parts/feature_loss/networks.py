@@ -59,6 +59,7 @@ class Maps(nn.Module):
                 what = f"the network '{name}' has no layer '{layer}'"
                 remedy = did_you_mean(layer, names)
                 raise UserError(what, where="layers", allowed=allowed, remedy=remedy)
+
             if layer != OUTPUT:
                 keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
                 inner.get_submodule(layer).register_forward_hook(keep)
@@ -121,6 +122,7 @@ def open_network(
         if not is_run(network):
             found = Features(network, 1.0, 2, weights=weights, side=side).network
             return Maps(found, network, layers, found.channels, (64, 64), True)
+
         run = RunFolder.open(network)
         model = run.recipe().check()
         saved = run.inference_checkpoint()
@@ -132,6 +134,7 @@ def open_network(
             raise UserError(
                 what, where="network", remedy="make one with: gantk run segmenter --data FOLDER"
             )
+
         meta = load_meta_of("segmenter", saved)
         here = Runtime(torch.device("cpu"), "fp32", channels_last=True)
         method = load_method(model, saved, meta, (-1.0, 1.0), here)
@@ -168,6 +171,7 @@ def pin(value: object, where: str) -> None:
                 where=f"{where}.sha256",
                 remedy='put it back, or begin a new run with sha256 = ""',
             )
+
         table["sha256"] = found
 
     inner = value.options if isinstance(value, Part) else value

@@ -62,6 +62,7 @@ class Backbone(nn.Module):
             found = torch.tensor([float(value) for value in values])
             if channels == 1 and len(found) == 3:  # gray uses the mean of the colours
                 found = found.mean(0, keepdim=True)
+
             if len(found) not in (1, channels) or (scale == "std" and not (found > 0).all()):
                 allowed = (
                     f"1 or {channels} numbers, as many as the network has channels; std above 0"
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
                 raise UserError(
                     f"{scale} = {list(values)} cannot be used", where=WHERE, allowed=allowed
                 )
+
             self.register_buffer(scale, found.expand(channels)[:, None, None].clone())
 
         try:

@@ -176,6 +176,7 @@ class Classification(Judge):
         scores = {}
         for name, (folds, how) in trainings.items():
             scores[name] = self._test_folds(folds, how, test, classes)
+
         return scores
 
     def _test_folds(
@@ -330,6 +331,7 @@ def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     keep = []
     for patient, image in zip(train.patients, train.images, strict=True):
         keep.append(patient not in patients and image.cpu().numpy().tobytes() not in seen)
+
     return torch.tensor(keep, dtype=torch.bool)
 
 

@@ -71,6 +71,7 @@ class Inventory:
         before = fakes.masks > 0
         if self.segmenter and fake.inputs is not None:
             before = find(fake.inputs[known.cpu()]) > 0
+
         rows = inventory(before, find(fakes.images) > 0, self.least)
         real: tuple[float | None, float | None] = (None, None)
         if not self.segmenter and test.masks is not None:
@@ -89,6 +90,7 @@ class Inventory:
             one = estimate(values, fakes.patients)
             details = {"real": ceiling, **warning}
             scores[name] = Score(one.value, one.ci95, len(fakes), how, details)
+
         return scores
 
     def _segmenter(self, train: ImageGroup) -> Callable[[Tensor], Tensor]:
@@ -101,6 +103,7 @@ class Inventory:
                 raise UserError(
                     what, where="evaluate.metrics", allowed="package.module:function"
                 ) from error
+
             return lambda images: given(images / self.data_range)
 
         learn = select_images(train, train.masks.flatten(1).isfinite().all(1))

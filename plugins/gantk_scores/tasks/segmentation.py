@@ -111,6 +111,7 @@ class Segmentation:
         how = f"trained-on:made={len(fake)}"
         if len(folds) > 1:
             how += "/crossed-over-halves-of-the-patients"
+
         dice, details = agreement(answers)
         return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
 

@@ -121,6 +121,7 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     augmentation = ""
     if data:
         augmentation = _options(data, ["augment"]) or "no augmentation"
+
     seed = f"seed {sets['seed']}" if "seed" in sets else ""
     split = split_hash(run.split) if sets else noted.get("split")
     split_line = f"split sha256 {split}" if split else ""
@@ -293,9 +294,11 @@ def _judged(run: RunRecord, rows: list[tuple[str, str, Any]]) -> Judged:
         verdict = (verdicts.get(key) or {}).get(name) or {}
         if verdict.get("better") is False:
             judged.not_beaten.append(f"{name} {label}")
+
         test = verdict.get("test")
         if not test:
             continue
+
         p = (
             f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')} comparisons,"
             f" n={test['n']}"

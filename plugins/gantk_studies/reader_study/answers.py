@@ -80,6 +80,7 @@ def load(
             given.insert(0, accepted[reader])
             given.sort(key=lambda one: -len(one[0]["case"]))
             problems.append(f"'{given[1][1]}' is of {reader} too: '{given[0][1]}' counts")
+
         accepted[reader] = given[0]
 
     if not accepted:
@@ -111,6 +112,7 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     seconds = np.array([one["seconds"] for one in said["answers"]])
     if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
         raise ValueError("no answer, two to one question, or one to a question that was not asked")
+
     wrong = {*answer.tolist()} - {*CHOICES[kind]}
     if wrong:
         raise ValueError(f"{min(wrong)} is no answer")
@@ -186,6 +188,7 @@ def write_weights(
     write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
     for problem in problems:
         say(f"warning  {problem}")
+
     say(f"written  {out}: {len(weights)} images")
     return Path(out)
 

@@ -66,6 +66,7 @@ def new_study(
     target = _new_target(run, kind, out)
     if seed is None:
         seed = secrets.randbits(64)
+
     rng = np.random.default_rng(seed)
     about = {}
     if folders:

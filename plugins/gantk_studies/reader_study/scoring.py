@@ -44,6 +44,7 @@ def score_study(
     result = {"format": 1}
     for name in ("kind", "run", "step", "target", "split"):
         result[name] = key.get(name)
+
     result |= {
         "readers": readers,
         "pooled": pooled,
@@ -57,6 +58,7 @@ def score_study(
     write_file(Path(study) / "scores.md", text.encode())
     for problem in problems:
         say(f"warning  {problem}")
+
     for line in text.splitlines():
         if line:
             say(line)

@@ -121,6 +121,7 @@ class DCGAN(Method):
         penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
         if penalty is not None:
             losses["penalty"] = penalty
+
         return losses
 
     def train(self, mode: bool = True) -> DCGAN:

@@ -114,8 +114,10 @@ class ProGAN(Method):
                 # alpha of each step's middle, so that no step trains a level with alpha 0
                 rise = ((start - 0.5) / steps, (start - 0.5 + fading) / steps)
                 stages.append(self._stage(level, fading, rise))
+
             if end - start > fading or not steps:
                 stages.append(self._stage(level, end - start - fading, None))
+
             start = end
 
         return stages

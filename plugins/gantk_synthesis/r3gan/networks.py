@@ -134,6 +134,7 @@ class Generator(Body):
 
         if not self.plain:
             return self.to_image(x).float()
+
         image = self.to_image(leaky(b.pixel_norm(x))).float()
         low, high = self.ends
         return low + (high - low) / 2 * (1 + torch.tanh(image))
@@ -165,10 +166,12 @@ class Discriminator(Body):
                 x = change(leaky(x))
             else:
                 x = level(change(halve(x)))
+
         # logits far from 0 have no room for detail in bf16
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.plain:
                 x = leaky(x)
             scores = self.score((x.flatten(2) * self.whole).sum(2))
+
         return scores.gather(1, label[:, None]) if self.classes else scores

@@ -120,6 +120,7 @@ class VAE(Method):
         parts = [self.code]
         if self.gan:
             parts += [count if self.fitted else self.code, self.latent - self.code]
+
         # One call of randn: torch.compile may reorder two.
         noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
         code = mean + (0.5 * log_variance).exp() * noise
@@ -147,6 +148,7 @@ class VAE(Method):
             if self.fitted:  # random sums of codes, with the codes' mean and covariance
                 away = code.detach() - self.moments[0, 1:]
                 drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
+
             half = count // 2
             codes = torch.cat([code[:half].detach(), drawn[half:]])
             fake = self.decode(codes, label, grain)

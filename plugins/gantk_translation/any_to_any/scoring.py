@@ -46,10 +46,12 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
         if source != "others":
             seen = torch.where(contrast == method.sources.index(source), images, data.range[0])
             made = data.centre(scorer.translate(seen, tested.to))
+
         for place, target in enumerate(method.targets):
             shown = input_numbers(method.sources, source, target)
             if not shown:
                 continue
+
             truth = References(
                 known.images[:, [place]], known.patients, None, known.foreground, known.volumes
             )
@@ -57,6 +59,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             if pairs:
                 known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
                 outputs["intensity_map"] = IntensityMap(known_pairs)(tested.inputs[:, shown])
+
             scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
             rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
             key = f"{source}_to_{target}"

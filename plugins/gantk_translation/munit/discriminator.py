@@ -83,6 +83,7 @@ class MultiScale(Network):
                 )
                 if not level:
                     raise
+
                 remedy = "lower method.scales or the discriminator's layers, or enlarge data.size"
                 raise UserError(
                     what, where="method.scales", allowed=error.allowed, remedy=remedy

@@ -137,6 +137,7 @@ class MUNIT(Method):
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
+
             losses |= self._translation(name, other, fake, batch, codes)
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
 

@@ -182,6 +182,7 @@ class Pix2Pix(Regression):
 
         if len(seen) > 1:
             image = torch.cat(seen, 1)
+
         return super()._generate(image, to)
 
     def _draw_noise(self, image: Tensor) -> Tensor | None:

@@ -59,9 +59,11 @@ class Search(nn.Module):
                 image = [before / 2, progress * fake.float(), source_grays, expected_real]
                 like = [after / 2, progress * real.float(), expected_source, real_grays]
                 field = self.refined(torch.cat(image, 1), torch.cat(like, 1), field=field)
+
             inverse = -field
             for _ in range(4):  # fixed-point iterations
                 inverse = -warp(field, inverse)
+
             forth, places = zoom(field, after)
             back, _ = zoom(inverse, before)
             self.zoom.lerp_((forth - back) / 2, 0.01)

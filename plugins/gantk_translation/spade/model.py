@@ -127,6 +127,7 @@ class SPADEGAN(Method):
 
         if self.l1:
             losses["l1_b"] = self.l1 * self.unlike(plain, real)
+
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

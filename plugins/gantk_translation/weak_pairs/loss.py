@@ -105,6 +105,7 @@ class WeakPairs:
             if left < least:
                 best = list(moves)
                 least = left
+
         return best
 
     def _registrations(self, way: Way) -> list[tuple[Tensor, Tensor]]:

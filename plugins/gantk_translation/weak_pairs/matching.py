@@ -141,6 +141,7 @@ def registrations(
     for moves in (coarse, fine):
         affines, frees = (torch.cat(parts) for parts in zip(*moves, strict=True))
         results.append((affines.unflatten(0, like.shape), frees.unflatten(0, like.shape)))
+
     return results
 
 

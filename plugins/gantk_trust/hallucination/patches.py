@@ -65,6 +65,7 @@ def _patch_rows(one: Tested) -> list[dict[str, Any]]:
                 share = (gray - low) / (high - low)
                 pictures[kind] = _picture(share, patch["row"], patch["column"])
             patch["pictures"] = pictures
+
         rows.append(patch)
 
     return rows

@@ -57,10 +57,12 @@ def cluster(tmp_path_factory):
             ray_cluster.ENVIRONMENT | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}
         ).items():
             patch.setenv(name, value)
+
         for _ in range(2):
             made.add_node(
                 num_cpus=1, object_store_memory=10**8, include_dashboard=False, env_vars=SRUN
             )
+
         yield made.address, folder / "seen"
         made.shutdown()
 

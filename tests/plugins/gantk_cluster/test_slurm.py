@@ -81,6 +81,7 @@ def sbatch(
         own["SLURM_RESTART_COUNT"] = str(again + 1)
         if not queued.exists():
             break
+
         queued.unlink()
 
     return done.returncode, again, done.stdout + done.stderr
@@ -190,6 +191,7 @@ def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
         assert nodes[0].returncode == 0
         while not (tmp_path / "waited").exists():
             assert nodes[1].poll() is None
+
         first.listen()
         assert finish(nodes[1:]) == [(0, "a  b\n", "")]
 

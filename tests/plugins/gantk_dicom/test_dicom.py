@@ -348,6 +348,7 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
             stored = values
         else:
             stored = np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
+
         stored = np.moveaxis(stored, 0, -1).reshape(12, 30)
         elements = {
             "PhotometricInterpretation": kind,

@@ -329,6 +329,7 @@ def test_sampled_codes_have_the_statistics_of_training():
             judged = torch.cat([each[32:] for each in codes[601::2]])
             mean, log_variance = method.encode(image)
             method.sampler()(noise)
+
         expected = mean.mean(0), mean.T.cov(correction=0) + log_variance.exp().mean(0).diag()
         for drawn in (judged, codes[-1]):
             for found, wanted in zip((drawn.mean(0), drawn.T.cov()), expected, strict=True):

@@ -463,6 +463,7 @@ def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
     total = 2 * maps("flips", Slanted(), image)[1] + slope / 2
     if both:
         total += maps("cycle", Slanted(), image)[1]
+
     found = maps("auto", Slanted(both=both), image)[1]
 
     assert torch.allclose(found[..., 1:-1, 1:-1], F.avg_pool2d(total, 3, 1))
@@ -500,6 +501,7 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
     assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)
     with pytest.raises(RuntimeError):
         maps("checkpoints", toy, image, others=[{"elsewhere": torch.ones(())}])
+
     assert toy.scale.item() == 2.0
 
 
