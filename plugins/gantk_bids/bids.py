@@ -128,7 +128,8 @@ class Bids(VolumeSource):
         if not paths:  # a mask without a session has its subject as its study
             paths = [mask.path for mask in masks if mask.study == scan.subject]
         if len(paths) > 1:
-            paths = [path for path in paths if io.difference(path, scan.path) is None] or paths
+            on_its_grid = [path for path in paths if io.difference(path, scan.path) is None]
+            paths = on_its_grid or paths
 
         expect_one_mask(paths, scan.path)
         if not paths:

@@ -206,9 +206,11 @@ class Dicom(VolumeSource):
         pattern = self.asked[letter]
         name = self.names[letter]
         if pattern is not None:
-            chosen = [
-                one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))
-            ]
+            chosen = []
+            for series in found:
+                texts = (*series.words, "/".join(series.place))
+                if any(map(pattern.search, texts)):
+                    chosen.append(series)
         else:
             scans = [series for series in found if not series.is_excluded]
             chosen = [series for series in scans if series.means(name)]

@@ -386,19 +386,18 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
     new.SeriesNumber = number + 1000
     new.SyntheticData = "YES"
     new.SeriesDescription = f"synthetic {shown[:40]} {MARK}".replace("  ", " ")
+    image = f"{shown} image".strip()
+    series = f"{number} ({words})" if words else str(number)
     text = (
-        f"Synthetic {f'{shown} image'.strip()} made by gantk {__version__} with a neural network"
-        " from series "
+        f"Synthetic {image} made by gantk {__version__} with a neural network"
+        f" from series {series}; not acquired."
     )
-    new.DerivationDescription = f"{text}{number}{f' ({words})' if words else ''}; not acquired."[
-        :1024
-    ]
+    new.DerivationDescription = text[:1024]
     third = {"MR": "OTHER", "CT": "AXIAL"}.get(new.Modality)
-    new.ImageType = [
-        "DERIVED",
-        "SECONDARY",
-        third or [*(source.get("ImageType") or [])[2:3], "OTHER"][0],
-    ]
+    if third is None:
+        own_third = (source.get("ImageType") or [])[2:3]
+        third = own_third[0] if own_third else "OTHER"
+    new.ImageType = ["DERIVED", "SECONDARY", third]
     new.StudyInstanceUID = source.get("StudyInstanceUID") or new_uid()
     if new.Modality in CLASSES:
         new.FrameOfReferenceUID = source.get("FrameOfReferenceUID") or new_uid()
@@ -406,8 +405,9 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
     new.Manufacturer = new.ManufacturerModelName = "gantk"
     new.SoftwareVersions = __version__
     for part in ("InstanceCreation", "Series", "Content"):
-        setattr(new, part + "Date", datetime.now().strftime("%Y%m%d"))
-        setattr(new, part + "Time", datetime.now().strftime("%H%M%S"))
+        now = datetime.now()
+        setattr(new, part + "Date", now.strftime("%Y%m%d"))
+        setattr(new, part + "Time", now.strftime("%H%M%S"))
 
     return new
 

@@ -108,16 +108,22 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
     """Prefixes of the names of weights that only training uses: image pools and, without
     `discriminators`, the networks that no phase with a moving average updates.
     """
-    phases = method.phases()
-    averaged = {module for phase in phases if phase.ema for module in phase.updates}
-    judges = {module for phase in phases for module in phase.updates} - averaged
-    judges = set() if discriminators or not averaged else judges
-    kinds = ImagePool, DiscriminatorAugment
-    return [
-        f"{name}."
-        for name, each in method.named_modules()
-        if each in judges or isinstance(each, kinds)
-    ]
+    averaged = set()
+    updated = set()
+    for phase in method.phases():
+        updated |= set(phase.updates)
+        if phase.ema:
+            averaged |= set(phase.updates)
+
+    judges = set()
+    if averaged and not discriminators:
+        judges = updated - averaged
+
+    prefixes = []
+    for name, module in method.named_modules():
+        if module in judges or isinstance(module, (ImagePool, DiscriminatorAugment)):
+            prefixes.append(f"{name}.")
+    return prefixes
 
 
 def _training_hashes(split: dict[str, Any]) -> dict[str, Any]:

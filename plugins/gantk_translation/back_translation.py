@@ -78,16 +78,16 @@ class BackTranslation(Method):
         change them randomly.
         """
         # in eval mode, as `translate` is: no dropout, and the norms' statistics of the start
-        made = self.start_ba.eval()(batch["b"]) if to == "b" else self.start_ab.eval()(batch["a"])
+        generator = self.start_ba if to == "b" else self.start_ab
+        made = generator.eval()(batch[to])
         if self.match:
             low, high = self.geometry.range
+            air = low + AIR_SHARE * (high - low)
             real = batch["a" if to == "b" else "b"]
-            chosen = torch.rand(len(made), *[1] * (made.ndim - 1), device=made.device) < self.match
-            made = torch.where(
-                chosen,
-                match_histogram(made.float(), real.float(), low + AIR_SHARE * (high - low)),
-                made,
-            )
+            shape = (len(made), *[1] * (made.ndim - 1))
+            chosen = torch.rand(shape, device=made.device) < self.match
+            matched = match_histogram(made.float(), real.float(), air)
+            made = torch.where(chosen, matched, made)
 
         for change in self.vary:
             made = change(made)

@@ -105,6 +105,12 @@ def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str,
     return bool(near <= other["near"] and far > own["near"] and far > MIN_DISTANCE_RATIO * near)
 
 
+def _share_of_range(image: np.ndarray, values: Any) -> np.ndarray:
+    """Intensities as shares of their domain's range in training."""
+    span = values["high"] - values["low"]
+    return (image - values["low"]) / max(span, 1e-9)
+
+
 def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
     """The warning about a translation (C, *spatial) of an image; None where there is none.
 
@@ -116,19 +122,12 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
     if len(values) < 2 or not (np.isfinite(given).all() and np.isfinite(made).all()):
         return None
 
-    ends = [
-        (values[side]["low"], values[side]["high"] - values[side]["low"])
-        for side in ("source", "target")
-    ]
-    shown = [
-        (each - low) / max(span, 1e-9)
-        for each, (low, span) in zip((given, made), ends, strict=True)
-    ]
-    tissue = (
-        np.any(shown[0] > TISSUE_SHARE, axis=0) if len(given) == len(made) else np.zeros(0, bool)
-    )
-    if tissue.any() and np.abs(shown[0] - shown[1])[:, tissue].mean() < SAME_SHARE:
-        return "became nearly what it was: the translation changed nothing"
+    if len(given) == len(made):
+        before = _share_of_range(given, values["source"])
+        after = _share_of_range(made, values["target"])
+        tissue = np.any(before > TISSUE_SHARE, axis=0)
+        if tissue.any() and np.abs(before - after)[:, tissue].mean() < SAME_SHARE:
+            return "became nearly what it was: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
 

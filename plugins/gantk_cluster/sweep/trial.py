@@ -142,20 +142,21 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     """
     if metric is None:
         chosen = read(run / "best.json")
-        scored = {
-            row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None
-        }
+        scored = {}
+        for row in chosen["table"]:
+            if row.get("score") is not None:
+                scored[row["step"]] = row["score"]
         return chosen["rule"], chosen["higher_is_better"], scored
 
     found: dict[int, float] = {}
     for line in RunFolder(run).read_log():
-        ways = [
-            scores[metric]
-            for scores in line.get("validation", {}).values()
-            if scores.get(metric) is not None
-        ]
-        if ways:
-            found[line["step"]] = sum(ways) / len(ways)
+        of_directions = []
+        for scores in line.get("validation", {}).values():
+            if scores.get(metric) is not None:
+                of_directions.append(scores[metric])
+
+        if of_directions:
+            found[line["step"]] = sum(of_directions) / len(of_directions)
 
     higher = bool(registry().get("metric", metric).load().higher_is_better)
     return f"{metric} of validation pairs, which is the truth", higher, found

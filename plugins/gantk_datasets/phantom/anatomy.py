@@ -29,9 +29,14 @@ def template() -> torch.Tensor:
     any use that keeps its notice.
     """
     with np.load(Path(__file__).with_name("anatomy.npz")) as file:
-        left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
+        left = {name: file[name].astype(np.float32) for name in ("brain", "gray", "white")}
 
-    brain, gray, white = (np.concatenate([part, part[..., -2::-1]], axis=-1) for part in left)
+    def with_right_half(part: np.ndarray) -> np.ndarray:
+        return np.concatenate([part, part[..., -2::-1]], axis=-1)
+
+    brain = with_right_half(left["brain"])
+    gray = with_right_half(left["gray"])
+    white = with_right_half(left["white"])
     gray /= np.float32(255)
     white /= np.float32(255)
     total = np.maximum(gray + white, 1.0)

@@ -87,9 +87,11 @@ class Fitted(nn.Module):
         for k in range(len(native)):
             scale = min(scale, self.size[k] / native[k])
 
-        return [
-            max(1, min(self.size[k], int(round(native[k] * scale)))) for k in range(len(native))
-        ]
+        filled: list[int] = []
+        for k in range(len(native)):
+            side = int(round(native[k] * scale))
+            filled.append(max(1, min(self.size[k], side)))
+        return filled
 
     def resized(self, image: Tensor, size: list[int]) -> Tensor:
         """Resize linearly, axis by axis; averages where an axis shrinks."""
@@ -189,9 +191,11 @@ class Stacked(nn.Module):
         for volume in image.unbind(0):
             slices: list[Tensor] = []
             for first in range(0, depth, self.batch):
-                middles = torch.arange(first, min(first + self.batch, depth), device=image.device)
+                last = min(first + self.batch, depth)
+                middles = torch.arange(first, last, device=image.device)
                 places = (middles[:, None] + offsets[None]).clamp(0, depth - 1)
-                slices.append(self.network(volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)))
+                neighbours = volume[:, places].permute(1, 2, 0, 3, 4)
+                slices.append(self.network(neighbours.flatten(1, 2)))
             volumes.append(torch.cat(slices).movedim(0, 1))
 
         return torch.stack(volumes)
@@ -205,10 +209,9 @@ def trace_network(network: nn.Module, example: Tensor) -> Plain:
     batch = {0: torch.export.Dim("batch", min=1, max=4096)} if several else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        plain = torch.export.export(
-            network, (example,), dynamic_shapes=(batch,), strict=False
-        ).module()
-        return Plain(torch.jit.trace(plain, (example,), check_trace=False), several)
+        exported = torch.export.export(network, (example,), dynamic_shapes=(batch,), strict=False)
+        traced = torch.jit.trace(exported.module(), (example,), check_trace=False)
+        return Plain(traced, several)
 
 
 def torchscript_bytes(network: nn.Module) -> bytes:

@@ -84,7 +84,8 @@ class Generator(nn.Module):
         if alpha is None or below is None:
             return image
 
-        return torch.lerp(double(self.to_image[level - 1](below).float()), image, alpha)
+        coarse = self.to_image[level - 1](below).float()
+        return torch.lerp(double(coarse), image, alpha)
 
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
         """The first block: feature maps of 4 pixels a side."""

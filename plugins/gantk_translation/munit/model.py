@@ -179,8 +179,9 @@ class MUNIT(Method):
         generator = torch.Generator().manual_seed(seed)
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
         content = self._content(image, to)
-        auto = self._auto(to)
-        return torch.stack([auto.decode(content, style.expand(len(image), -1)) for style in styles])
+        decode = self._auto(to).decode
+        translations = [decode(content, style.expand(len(image), -1)) for style in styles]
+        return torch.stack(translations)
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
         """Translate images to domain `to`, each in the style of its example (N, C, *size), or all

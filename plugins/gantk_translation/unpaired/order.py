@@ -72,9 +72,8 @@ class Matched:
             )
 
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
-        near = nearest(
-            heights[leads], heights[follows], max(1, round(self.among * len(sets[follows])))
-        )
+        candidates = max(1, round(self.among * len(sets[follows])))
+        near = nearest(heights[leads], heights[follows], candidates)
         if sets[follows].weights:
             shares = np.frombuffer(sets[follows].weights)
         else:
@@ -124,11 +123,12 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
     """
     stacks: dict[tuple, list[int]] = defaultdict(list)
     for number, record in enumerate(records):
-        stacks[record.subject, record.scan_key or record.key.rpartition("/")[0]].append(number)
+        scan = record.scan_key or record.key.rpartition("/")[0]
+        stacks[record.subject, scan].append(number)
 
-    if any(len(stack) < 2 for stack in stacks.values()) or any(
-        record.position is None for record in records
-    ):
+    if any(record.position is None for record in records):
+        return None
+    if any(len(stack) < 2 for stack in stacks.values()):
         return None
 
     heights = torch.zeros(len(records), 1)

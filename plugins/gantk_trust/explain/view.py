@@ -116,13 +116,13 @@ class View:
 
         Colours and contrasts are averaged, those of the map summed.
         """
-        own = [self.middle(each[None])[0] for each in (seen, found)]
-        flat = [
-            own[0].mean(0, keepdim=True),
-            made.mean(0, keepdim=True),
-            own[1].sum(0, keepdim=True),
-        ]
-        planes = [*(self.resize.inverse(each.numpy())[0] for each in flat), self.region]
+        gray_input = self.middle(seen[None])[0].mean(0, keepdim=True)
+        gray_output = made.mean(0, keepdim=True)
+        whole_map = self.middle(found[None])[0].sum(0, keepdim=True)
+        planes = []
+        for image in (gray_input, gray_output, whole_map):
+            planes.append(self.resize.inverse(image.numpy())[0])
+        planes.append(self.region)
         if self.frame.dims == 3:
             best = int(np.abs(planes[2]).sum(axis=(1, 2)).argmax())
             planes = [each[best] for each in planes]
