@@ -10,13 +10,13 @@ from pathlib import Path
 
 from gantk.data.names.domains import (
     GLOB,
-    SPLIT_WORD,
     bare_stem,
     domain_match,
     relative_to,
     split_of,
     without_labels,
 )
+from gantk.data.names.patterns import SPLIT_WORD
 from gantk.data.sources.reader import Item
 from gantk.errors import UserError
 from gantk.formats.contrasts import contrast_in, one_word, words_of
