@@ -277,10 +277,9 @@ def _lock_file(lock: int, folder: Path) -> None:
     remedy = (
         "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
     )
-    if_gone = f". Where it is gone, remove '{folder / LOCK}'" * (
-        words["host"] != this_process["host"]
-    )
-    raise UserError(f"'{folder}' is in use: {user}", remedy=remedy + if_gone)
+    if words["host"] != this_process["host"]:
+        remedy += f". Where it is gone, remove '{folder / LOCK}'"
+    raise UserError(f"'{folder}' is in use: {user}", remedy=remedy)
 
 
 def _holder(lock: int) -> dict[str, Any]:

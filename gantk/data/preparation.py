@@ -297,7 +297,9 @@ def neighbouring_slices(
     for members in sets:
         own = {places[record.id]: record for record in members}
         for record in members:
-            (name, place), below, above = places[record.id], [record], [record]
+            name, place = places[record.id]
+            below = [record]
+            above = [record]
             for distance in range(1, neighbours + 1):
                 below.append(own.get((name, place - distance), below[-1]))
                 above.append(own.get((name, place + distance), above[-1]))

@@ -87,7 +87,8 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
 
     for depth in range(1, len(parts) + 1):
         path = "/".join(parts[:depth])
-        kind = path + "/" * (folder or depth < len(parts))
+        is_folder = folder or depth < len(parts)
+        kind = f"{path}/" if is_folder else path
         alike = unicodedata.normalize("NFC", path).casefold()
         if known.get(alike, kind) != kind or (alike in known and kind == path):
             raise Refused(

@@ -319,9 +319,11 @@ def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any
     noise = len(seen.domains) == 1
     short = steps < 1500
     if short:
-        rate, reason = 5e-4, "larger steps, for there are few"
+        rate = 5e-4
+        reason = "larger steps, for there are few"
     else:
-        rate, reason = 2e-4, "the usual rate"
+        rate = 2e-4
+        reason = "the usual rate"
 
     average = 0.99 if short else 0.995
     mean = f"results are by the mean weights of {100 if short else 200} steps"
@@ -339,12 +341,14 @@ def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any
 
 def _evaluate_lines(seen: Scans) -> list[tuple[bool, str, Any, str]]:
     """(wanted, key, value, reason) of the table [evaluate]."""
+    metrics = ["psnr", "ssim", "mae"]
     if len(seen.domains) == 1:
-        metrics, reason = ["kid"], "of sets"
+        metrics = ["kid"]
+        reason = "of sets"
     elif seen.fit and seen.fit.good:
-        metrics, reason = ["psnr", "ssim", "mae"], "against the truth"
+        reason = "against the truth"
     else:
-        metrics, reason = ["psnr", "ssim", "mae"], "only where a truth is known"
+        reason = "only where a truth is known"
 
     air = min(each.seen for each in seen.pixels.values()) < 0.85
     return [

@@ -89,7 +89,9 @@ def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | 
     """
     plain = key.removesuffix("_post")
     if known and plain in known:
-        return known[plain] + ", after the post-steps" * (plain != key)
+        if plain != key:
+            return f"{known[plain]}, after the post-steps"
+        return known[plain]
     return arrow(*title_of(key, domains).split(" -> "))
 
 

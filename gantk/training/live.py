@@ -169,7 +169,8 @@ class LiveView:
         """
         if len(self._recent) < 2 or not self._recent[0][1] < self._recent[-1][1] < self.total:
             return None
-        (first, from_step), (last, to_step) = self._recent[0], self._recent[-1]
+        first, from_step = self._recent[0]
+        last, to_step = self._recent[-1]
         ahead = (self.total - to_step) * (last - first) / (to_step - from_step)
         return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
 

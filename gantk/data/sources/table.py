@@ -204,7 +204,7 @@ class Manifest(VolumeSource):
         counts.pop("", None)
         if counts and not any(map(self._letter, counts)):
             shown = ", ".join(
-                f"'{word}' ({count} row{'s' * (count > 1)})"
+                f"'{word}' ({count_noun(count, 'row')})"
                 for word, count in counts.most_common(MAX_QUOTED_CELLS)
             )
             what = (

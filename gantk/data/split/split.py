@@ -173,7 +173,9 @@ def _draw(
         by = "image"
 
     # Copies of one picture must not stand on two sides.
-    seen, near, exact = [], [], []
+    seen: list[alike.Fingerprint] = []
+    near: list[tuple[int, int]] = []
+    exact: list[tuple[int, int]] = []
     if held_out and by != "patient":
         seen = alike.fingerprints_of_unknown(records, known)
         near = [(i, j) for i, j, _ in alike.near_copies(seen)]

@@ -58,7 +58,8 @@ class OnnxModel(TrainedModel):
                 )
                 raise UserError(what, remedy=REMEDY) from None
 
-        (given, *more), frame = session.get_inputs(), self._frame
+        given, *more = session.get_inputs()
+        frame = self._frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
         if not fits or any(

@@ -121,11 +121,11 @@ class Reporter:
         others = {*saved} - {step, read(self.run / "best.json")["step"]}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
-        found = {
-            "loss": LOSS_WITHOUT_SCORE if score is None else -score if higher else score,
-            "score": score,
-            "step": step,
-        }
+        if score is None:
+            loss = LOSS_WITHOUT_SCORE
+        else:
+            loss = -score if higher else score
+        found = {"loss": loss, "score": score, "step": step}
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
             left_out = shutil.ignore_patterns(
                 *LEFT_OUT, *(path_of(self.run, other).name for other in others)

@@ -71,7 +71,8 @@ class Windows(Mapping, name="ct"):
         """Set the corners, and the intensity above which there is tissue: halfway from air to the
         window, -510 HU.
         """
-        (start, end), outside = self.range, (1 - self.share) / 2
+        start, end = self.range
+        outside = (1 - self.share) / 2
         places = [
             start + place * (end - start) for place in (0.0, outside, outside + self.share, 1.0)
         ]
@@ -105,10 +106,8 @@ class Windows(Mapping, name="ct"):
 
         self._set_corners()
         if low < self.air - PADDING:
-            (native, places, tissue), step = (
-                self.fitted,
-                FAINT_SHARE * (self.range[1] - self.range[0]),
-            )
+            native, places, tissue = self.fitted
+            step = FAINT_SHARE * (self.range[1] - self.range[0])
             places = [places[0] - 2 * step, places[0] - step, *places]
             self.fitted = [[low, self.air - PADDING / 4, *native], places, tissue]
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,11 +177,10 @@ def pin(value: object, where: str) -> None:
         table["sha256"] = found
 
     inner = value.options if isinstance(value, Part) else value
-    for key, each in (
-        inner.items()
-        if isinstance(inner, dict)
-        else enumerate(inner)
-        if isinstance(inner, list)
-        else ()
-    ):
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(inner, dict):
+        items = inner.items()
+    elif isinstance(inner, list):
+        items = enumerate(inner)
+    for key, each in items:
         pin(each, where if isinstance(inner, list) else f"{where}.{key}")

@@ -35,7 +35,8 @@ class InputBiasField:
     whole = True  # needs all slices of a volume at once
 
     def __init__(self, dims: int, range: tuple[float, float]):
-        self.dims, (self.low, self.high) = dims, range
+        self.dims = dims
+        self.low, self.high = range
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Correct the images volume by volume; UserError where there is no input."""
