@@ -1,3 +1,6 @@
-"""A recipe's images, read in this order: sources/, preparation, split/, resample, intensity,
-dataset, batches.
+"""A recipe's images, from files to batches.
+
+Read first: dataset (`Data`); it uses sources/ (which files are what), preparation, split/, resample
+and intensity; batches reads ahead. names/ holds the rules for names, check/ is `gantk data check`.
+Imports nothing of runs or training: it is told what to read and how.
 """

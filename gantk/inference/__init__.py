@@ -1,3 +1,6 @@
-"""Inference: translation (files, folders), pipeline (one image), translator (a run's networks),
-tiles, windows.
+"""Trained models at work: translation of files, folders and arrays.
+
+Read first: translation (files and folders, with the ledger), then translator (a run's networks),
+pipeline (one image: preprocess, network, postprocess) and tiles (a network that wraps a network).
+Imports nothing of metrics, report or training.
 """

@@ -1,5 +1,8 @@
-"""Recipes: tables (every key with its default), load (reads, overrides, checks), builtins (parts of
-the core).
+"""Recipes: TOML files that say what is trained, on what, and how it is scored.
+
+Read first: tables (every key with its default), then load (reads, overrides, checks) and builtins
+(the parts of the core).
+Imports no room but plugin and those below it: a recipe is checked before anything is loaded.
 """
 
 __all__ = ["Recipe", "all_recipes", "find_line", "find_recipe", "load_recipe", "resolved"]

@@ -1,3 +1,5 @@
-"""The run folder: folder (`Run`, its files), checkpoint, trained (loads a method), models (by
-name), schemas.
+"""The run folder: its files, checkpoints, and the methods loaded from them.
+
+Read first: folder (`RunFolder`), then checkpoint and trained; schemas hold what JSON files contain.
+Imports nothing of inference, metrics or training, which write and read runs through it.
 """
