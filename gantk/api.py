@@ -444,7 +444,7 @@ def translate(
           are copied.
         progress: called with the share done, from 0 to 1, and the name of the current file.
         workers: a function that distributes the files to other processes, for --address; see
-          gantk_cluster.translate.
+          gantk_cluster.ray.translate.
 
     Returns the paths written. A folder that was translated in part is continued where it was
     stopped.

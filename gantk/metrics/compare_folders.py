@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gantk.data.names.domains import patient_of, regex_option
-from gantk.data.names.patient_folders import parts_with_digits
+from gantk.data.names.patients import parts_with_digits
 from gantk.errors import UserError
 from gantk.formats.files import difference, read, readable, scans, suffix_of
 from gantk.formats.image import Scan

@@ -28,7 +28,6 @@ PUBLIC_MODULES = (
     "gantk.data.dataset",
     "gantk.data.intensity",
     "gantk.data.names.domains",
-    "gantk.data.names.patient_folders",
     "gantk.data.names.patients",
     "gantk.data.preparation",
     "gantk.data.recipe_data",

@@ -1,7 +1,7 @@
 """Recipes: TOML files that say what is trained, on what, and how it is scored.
 
-Read first: tables (every key with its default), then load (reads, overrides, checks) and builtins
-(the parts of the core).
+Read first: tables (every key with its default), then load (reads, overrides, checks). The names of
+the core's parts are in gantk.plugin.builtins.
 Imports no room but plugin and those below it: a recipe is checked before anything is loaded.
 """
 

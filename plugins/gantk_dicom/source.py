@@ -17,7 +17,7 @@ from gantk.data.names.domains import (
     regex_option,
     split_of,
 )
-from gantk.data.names.patient_folders import Parts, parts_with_digits
+from gantk.data.names.patients import Parts, parts_with_digits
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource

@@ -20,8 +20,7 @@ from gantk.data.names.domains import (
     regex_option,
     rename_or_map,
 )
-from gantk.data.names.patient_folders import without_visits
-from gantk.data.names.patients import reading_of
+from gantk.data.names.patients import reading_of, without_visits
 from gantk.data.recipe_data import checked_recipe
 from gantk.data.sources.images import Images
 from gantk.errors import UserError

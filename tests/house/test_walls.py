@@ -137,3 +137,25 @@ def test_public_modules_are_those_that_somebody_imports():
 
     assert set(PUBLIC_MODULES) <= MODULES.keys() & taken
     assert len(set(PUBLIC_MODULES)) == len(PUBLIC_MODULES)
+
+
+def test_contributing_names_functions_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    journeys = text[text.index("## Two journeys") : text.index("## Plugins off and over")]
+    defined = set()
+    for path in (ROOT / "gantk").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined |= {
+                    f"{node.name}.{each.name}" for each in node.body if hasattr(each, "name")
+                }
+            if isinstance(node, ast.FunctionDef):
+                defined.add(f"{path.stem}.{node.name}")
+
+    named = set(re.findall(r"`([A-Za-z]\w+\.\w+)`", journeys)) - {"patients.py", "domains.py"}
+    assert len(named) > 15
+    assert named - defined == set()
+
+    paths = re.findall(r"`(gantk/[\w/]+\.py)`", journeys)
+    assert len(paths) > 8
+    assert [path for path in paths if not (ROOT / path).exists()] == []

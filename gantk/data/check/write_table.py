@@ -9,8 +9,7 @@ from pathlib import Path
 from gantk.data.check.inspect import Inspected
 from gantk.data.check.usage import Usage, absolute
 from gantk.data.names.domains import relative_to, without_labels
-from gantk.data.names.patient_folders import has_patient
-from gantk.data.names.patients import patients_of
+from gantk.data.names.patients import has_patient, patients_of
 from gantk.data.names.patterns import PERSON
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import LEFT_OUT, csv_text

@@ -14,8 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from gantk.data.names.patient_folders import Parts, parts_with_digits
-from gantk.data.names.patients import patients_of
+from gantk.data.names.patients import Parts, parts_with_digits, patients_of
 from gantk.data.names.patterns import (
     FURTHER_WORD,
     MASK_FOLDER,
@@ -424,15 +423,16 @@ def expect_no_other_contrast(
 def discover(
     root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None
 ) -> list[Item]:
-    """The images below `root` (of `images`, where these are given) that belong to one of two
-    domains, in natural order.
+    """The images of two domains below `root`, in natural order; only `images`, if these are given.
 
-    Decided by the first rule that finds both: the domains' names in folder names, then in file
-    names, `A` and `B` at the ends of folder names, two folders in alphabetical order. UserError,
-    with the folders found, where none does, or where names contain contrasts other than the
-    domains.
+    The first rule that finds images of both domains decides: the domains' names in folder names,
+    then in file names, `A` and `B` at the ends of folder names, two folders in alphabetical order.
+    Images that were made from others of their domain (`T1_brain` beside `T1`) are left out.
+    UserError, with the folders found, where no rule fits, or where names contain contrasts other
+    than the domains.
     """
-    images = list_images(root, recursive=True) if images is None else images
+    if images is None:
+        images = list_images(root, recursive=True)
     if not images:
         raise UserError(
             f"no images in '{root}'",
@@ -448,21 +448,25 @@ def discover(
 
     names = dict(zip("ab", domains, strict=True))
     by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    letters = of_folders(by_folder) or _by_file_name(parts_of, domains)
-    if not letters:
-        letters = of_folders(_clearest(folders, _ends_in_a_or_b) or _two_groups(folders, domains))
+    match_of = of_folders(by_folder)
+    if not match_of:
+        match_of = _by_file_name(parts_of, domains)
+    if not match_of:  # names say nothing of the domains: they must not say other contrasts either
+        match_of = of_folders(_clearest(folders, _ends_in_a_or_b))
+        if not match_of:
+            match_of = of_folders(_two_groups(folders, domains))
         groups: dict[str, list[Path]] = {"a": [], "b": []}
-        for image, (letter, _) in letters.items():
+        for image, (letter, _) in match_of.items():
             groups[letter].append(image.relative_to(root))
         expect_no_other_contrast(groups, names)
 
-    if not letters:
+    if not match_of:
         raise _cannot_tell(root, domains, images, folders)
 
     kept: dict[Path, Match] = {}
     for letter in "ab":
-        own = [image for image, match in letters.items() if match[0] == letter]
-        kept |= {image: letters[image] for image in without_derived(own)}
+        own = [image for image, match in match_of.items() if match[0] == letter]
+        kept |= {image: match_of[image] for image in without_derived(own)}
 
     return items_in(root, kept, names)
 

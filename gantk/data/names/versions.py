@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gantk.data.names.domains import relative_to
-from gantk.data.names.patient_folders import Parts
+from gantk.data.names.patients import Parts
 from gantk.data.names.patterns import VERSION_FOLDER, VERSION_WORD
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import parts_with_digits
-from gantk.data.names.patients import patients_of
+from gantk.data.names.patients import parts_with_digits, patients_of
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item

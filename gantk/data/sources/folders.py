@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import parts_with_digits
-from gantk.data.names.patients import patients_in_names, patients_of_folders
+from gantk.data.names.patients import parts_with_digits, patients_in_names, patients_of_folders
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patient_folders import parts_with_digits
+from gantk.data.names.patients import parts_with_digits
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.masks import find_masks, separate_masks

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.preparation import Record
-from gantk.data.split import near_duplicates as alike
+from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError
@@ -172,26 +172,30 @@ def _draw(
     else:
         by = "image"
 
-    # Copies of one picture must not stand on two sides.
-    seen: list[alike.Fingerprint] = []
+    # Copies of one picture must not stand on two sides. Known patients are not compared: their
+    # copies are an error of the data.
+    seen: list[near_duplicates.Fingerprint] = []
     near: list[tuple[int, int]] = []
     exact: list[tuple[int, int]] = []
     if held_out and by != "patient":
-        seen = alike.fingerprints_of_unknown(records, known)
-        near = [(i, j) for i, j, _ in alike.near_copies(seen)]
-        exact = alike.exact_copies(records)
+        seen = near_duplicates.fingerprints_of_unknown(records, known)
+        near = [(i, j) for i, j, _ in near_duplicates.near_copies(seen)]
+        exact = near_duplicates.exact_copies(records)
 
-    validated = True
+    can_validate = True
     if by == "block":
-        places = _by_block(records, shares, seed, gap, blocks)
-        sets = alike.without_copies(places, records, alike.around_held_out(exact, places) + near)
+        set_of_record = _by_block(records, shares, seed, gap, blocks)
+        copies = near_duplicates.around_held_out(exact, set_of_record) + near
+        sets = near_duplicates.without_copies(set_of_record, records, copies)
     else:
-        # Copies of one picture are one unit: else a training image could also be scored.
+        # Copies of one picture are one unit: else a training image could also be scored. Without
+        # folds, near copies are moved to the more held-out set afterwards.
         copies = exact + near if folds else exact
-        kinds, unit = _units(records, by, alike.first_of_copies(records, copies))
+        first_copies = near_duplicates.first_of_copies(records, copies)
+        kinds, unit = _units(records, by, first_copies)
         if by == "patient":
-            kinds, validated = _for_validation(kinds, shares, requested, folds)
-        if not validated:
+            kinds, can_validate = _for_validation(kinds, shares, requested, folds)
+        if not can_validate:
             shares = shares | {"validation": 0.0}
 
         if folds:
@@ -199,8 +203,8 @@ def _draw(
         else:
             set_of_unit = _in_sets(kinds, shares, seed, by)
 
-        places = [set_of_unit[unit(record)] for record in records]
-        sets = alike.with_near_copies(places, records, near)
+        set_of_record = [set_of_unit[unit(record)] for record in records]
+        sets = near_duplicates.with_near_copies(set_of_record, records, near)
 
     _expect_every_domain(records, sets, shares, by, folds)
 
@@ -209,10 +213,14 @@ def _draw(
         how = f"fold {fold} of {folds} (0 to {folds - 1}), {how}"
 
     how += _description(records, sets, by)
-    if not validated:
+    if not can_validate:
         how += "; none is kept for validation, for want of patients"
 
-    fingerprints = {r.id: one for r, one in zip(records, seen, strict=False) if one.digest}
+    fingerprints = {}
+    if seen:
+        for record, fingerprint in zip(records, seen, strict=True):
+            if fingerprint.digest:
+                fingerprints[record.id] = fingerprint
     return Splits(sets, by, fingerprints=fingerprints), how
 
 
