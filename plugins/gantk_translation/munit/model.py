@@ -164,7 +164,8 @@ class MUNIT(Method):
         """Translate images to domain `to`, in the mean style of the last real images of `to` in
         training.
         """
-        style = getattr(self, f"style_{to}").expand(len(image), -1)
+        # `shape[0]` stays free in an export, `len` does not
+        style = getattr(self, f"style_{to}").expand(image.shape[0], -1)
         return self._auto(to).decode(self._content(image, to), style)
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
@@ -180,7 +181,7 @@ class MUNIT(Method):
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
         content = self._content(image, to)
         decode = self._auto(to).decode
-        translations = [decode(content, style.expand(len(image), -1)) for style in styles]
+        translations = [decode(content, style.expand(image.shape[0], -1)) for style in styles]
         return torch.stack(translations)
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ class MUNIT(Method):
         auto = self._auto(to)
         auto.check_size(tuple(example.shape[2:]))
         style = auto.style(example)
-        return auto.decode(self._content(image, to), style.expand(len(image), -1))
+        return auto.decode(self._content(image, to), style.expand(image.shape[0], -1))
 
     def _translation(
         self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes
