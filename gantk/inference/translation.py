@@ -114,11 +114,7 @@ class Translation:
             raise UserError(what, where="INPUT", remedy="check the path")
 
         if not source.is_dir():
-            scan = Scan(source, (source,), source.name)
-            job = Job((scan,), _target_file(source, target, self.suffix), source.name)
-            # into a folder: a plugin may name the result
-            jobs = [job] if job.target == target else self._name_results([job], target)
-            return self._translate_all(jobs)
+            return self._one_file(source, target)
 
         if target.resolve() == source.resolve():
             what = "OUTPUT is INPUT itself"
@@ -126,14 +122,28 @@ class Translation:
 
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
-        else:
-            scans = _scans_outside(source, target)
-            if len(scans) == 1 and scans[0].path == source:  # one DICOM series
-                if suffix_of(target) not in files.formats():
-                    target = _with_suffix(target, self.suffix)
-                return self._translate_all([Job((scans[0],), target, source.name)])
-            jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
+            return self._folder(jobs, source, target)
 
+        scans = _scans_outside(source, target)
+        if len(scans) == 1 and scans[0].path == source:  # one DICOM series
+            if suffix_of(target) not in files.formats():
+                target = _with_suffix(target, self.suffix)
+            return self._translate_all([Job((scans[0],), target, source.name)])
+
+        jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
+        return self._folder(jobs, source, target)
+
+    def _one_file(self, source: Path, target: Path) -> list[Path]:
+        """Translate one file to a file, or into a folder, where a plugin may name the result."""
+        scan = Scan(source, (source,), source.name)
+        job = Job((scan,), _target_file(source, target, self.suffix), source.name)
+        jobs = [job]
+        if job.target != target:
+            jobs = self._name_results(jobs, target)
+        return self._translate_all(jobs)
+
+    def _folder(self, jobs: Sequence[Job], source: Path, target: Path) -> list[Path]:
+        """Translate the images of the folder `source` into the folder `target`."""
         jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):

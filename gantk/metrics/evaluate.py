@@ -254,9 +254,10 @@ class Scorer:
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
         """Score all metrics and baselines on the test split; returns the content of metrics.json.
 
-        All ranks run networks on their share of the images; rank 0 computes the scores, the same as
-        it would alone. `others`: weights of the run's other checkpoints, for an uncertainty of that
-        kind.
+        All ranks run networks on their share of the images. Rank 0 computes the scores, which do
+        not depend on the number of ranks; other ranks return tables without scores. Fills
+        `self.tested` for those who draw images. `others` are weights of the run's other
+        checkpoints: the uncertainty `checkpoints` compares their outputs.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
         result["split"] = {
