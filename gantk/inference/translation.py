@@ -442,8 +442,8 @@ class Translation:
         """
         for line in lines:
             self.notes["warning", line].append(job.name)
-            if hasattr(self.layout, "warned"):
-                self.layout.warned(job.files, line)
+            if hasattr(self.layout, "keep_warning"):
+                self.layout.keep_warning(job.files, line)
 
     @cached_property
     def _tails(self) -> list[str]:
@@ -493,14 +493,14 @@ class Translation:
     def _write_file(self, path: Path, image: Image, job: Job, contrast: str, tail: str) -> None:
         """Write one result; a plugin that names results is told before and after."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        if hasattr(self.layout, "writing"):
-            self.layout.writing(path, job.files, contrast)
+        if hasattr(self.layout, "before_writing"):
+            self.layout.before_writing(path, job.files, contrast)
 
         is_uncertainty = tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
         files.write(path, image, description=description)
         if self.layout:
-            self.layout.written(path, job.files, contrast)
+            self.layout.after_writing(path, job.files, contrast)
 
     def _contrasts_of(self, result: Image) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""

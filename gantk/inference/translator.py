@@ -265,7 +265,7 @@ class Translator(TrainedModel):
         return read_json(self.run.path / "metrics.json").get("uncertainty") or {}
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        chosen = registry().get("uncertainty", kind).load()().chosen(self.method)
+        chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
         found = self._uncertainty_scores.get(f"{OTHER[letter]}_to_{letter}") or {}
         scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
         return scale.get("factor"), scale.get("patients") or 0

@@ -482,7 +482,7 @@ class Scorer:
             fitted_on = errors_and_spread(validation, seen)
 
         scores = judge(*errors_and_spread(references, inputs), self.span, fitted_on)
-        return {"kind": maker.chosen(self.method)} | scores
+        return {"kind": maker.kind_for(self.method)} | scores
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the

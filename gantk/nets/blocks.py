@@ -61,7 +61,7 @@ class FitsOrFloat32(_ConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self._buffers.get("rows")
-        if rows is not None and self.unchanged:
+        if rows is not None and self.is_unchanged:
             sides = zip(x.shape[2:], self.kernel_size, strict=True)
             if all(side >= kernel for side, kernel in sides):
                 return self._by_rows(x, rows)
@@ -96,7 +96,7 @@ class FitsOrFloat32(_ConvNd):
         self.folded = self.weight, self.weight._version
 
     @property
-    def unchanged(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether the weights are those that the layer was folded with."""
         weight, version = self.folded
         return self.weight is weight and weight._version == version
@@ -333,7 +333,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel
-        if kernel is not None and not self.conv.unchanged:
+        if kernel is not None and not self.conv.is_unchanged:
             kernel = None
         if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and kernel is None):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))

@@ -113,9 +113,10 @@ def gantk_name_results(files, target, frame, model):
     `files` are the inputs' paths, `target` is the output folder, `frame` a
     gantk.inference.frame.Frame, `model` the name and sha256 of the weights. The object has
     `name(files, tail, contrast)`: the result's path below the folder, without suffix, or None to
-    skip these inputs (tail: "-2" for variants, "_uncertainty", else ""); and `written(path, files,
-    contrast)`, called after each result. Optional: `writing`, called with the same arguments before
-    each result, and `warned(files, line)`, called with each plugin's warning about an input.
+    skip these inputs (tail: "-2" for variants, "_uncertainty", else ""); and `after_writing(path,
+    files, contrast)`, called after each result. Optional: `before_writing`, called with the same
+    arguments before each result, and `keep_warning(files, line)`, called with each plugin's warning
+    about an input.
     """
 
 

@@ -193,7 +193,7 @@ def bind(kind: str, value: Any) -> Part:
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:
         raise UserError(
-            f"{_with_article(kind)} is a name or a table with a name, not {_shortened(value)}",
+            f"{_with_article(kind)} is a name or a table with a name, not {_short_json(value)}",
             allowed=registry().names(kind),
             remedy=f'write {kind} = {{ name = "..." }}',
         )
@@ -288,7 +288,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
-        result = UserError(f"{message}, not {_shortened(error['input'])}")
+        result = UserError(f"{message}, not {_short_json(error['input'])}")
 
     result.path = (*path, *result.path)
     return result
@@ -308,7 +308,7 @@ def kind_of(marks: Iterable[Any]) -> str | None:
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
 
 
-def _shortened(value: Any) -> str:
+def _short_json(value: Any) -> str:
     """A value as JSON, on one line of at most 80 characters."""
     return one_line(json.dumps(value, default=str), 80)
 

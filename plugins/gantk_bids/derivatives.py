@@ -92,18 +92,18 @@ class Derivatives:
         folder = suffix if suffix in ("ct", "pet") else "anat"
         return f"{scan.study}/{folder}/{name}{suffix}"
 
-    def warned(self, files: Sequence[Path], line: str) -> None:
+    def keep_warning(self, files: Sequence[Path], line: str) -> None:
         """Store a warning about an input for the sidecars of its results."""
         self.warnings.setdefault(files[0], []).append(line)
 
-    def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
+    def before_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Delete an older sidecar that differs from the one to be written: none is better than a
         wrong one.
         """
         if _read(_sidecar(path)) != self._sidecar_content(files, contrast):
             _sidecar(path).unlink(missing_ok=True)
 
-    def written(self, path: Path, files: Sequence[Path], contrast: str) -> None:
+    def after_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Write the sidecar of a result; with the first one also dataset_description.json."""
         if not self.written_to:
             self.written_to = True

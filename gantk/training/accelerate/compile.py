@@ -151,7 +151,7 @@ class CompiledLoss:
                 gradients = torch.autograd.grad(total, weights, allow_unused=True)
 
             found = {str(number): g for number, g in enumerate(gradients) if g is not None}
-            images = _added(inside, batch)
+            images = _added_images(inside, batch)
             return {
                 "losses": {name: each.detach() for name, each in losses.items()},
                 "images": {name: image.detach() for name, image in images.items()},
@@ -164,7 +164,7 @@ class CompiledLoss:
             before.restore()
 
 
-def _added(batch: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+def _added_images(batch: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
     """The images of a batch that were added or replaced."""
     return {name: image for name, image in batch.items() if image is not before.get(name)}
 
@@ -194,7 +194,7 @@ def _compile_loss(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     def run(images: dict[str, Tensor]) -> tuple[Losses, dict[str, Tensor]]:
         inside = Batch(images)
         losses = loss(inside)
-        return losses, _added(inside, images)
+        return losses, _added_images(inside, images)
 
     # torch caches by code object: a copy of it has its own cache and its own limit of
     # recompilations.

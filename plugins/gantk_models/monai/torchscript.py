@@ -60,13 +60,13 @@ class Fitted(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         native = image.shape[2:]
         content = self.content(native)
-        seen = self.placed(self.resized(image, content), content, image.flatten(2).amin(dim=2))
+        seen = self.pad(self.resize(image, content), content, image.flatten(2).amin(dim=2))
         output = self.middle(self.network(seen)).clone()
         shown = self.middle(image)
         if self.guided and content != native:
             made = self.with_detail(output, self.middle(seen), shown, content, native)
         else:
-            made = self.enlarged(output, content, native)
+            made = self.enlarge(output, content, native)
 
         values = shown.flatten(2)
         empty = (values.amax(dim=2) == values.amin(dim=2)).all(dim=1)
@@ -93,7 +93,7 @@ class Fitted(nn.Module):
             filled.append(max(1, min(self.size[k], side)))
         return filled
 
-    def resized(self, image: Tensor, size: list[int]) -> Tensor:
+    def resize(self, image: Tensor, size: list[int]) -> Tensor:
         """Resize linearly, axis by axis; averages where an axis shrinks."""
         for k in range(len(size)):
             side = image.shape[k + 2]
@@ -112,7 +112,7 @@ class Fitted(nn.Module):
 
         return image
 
-    def placed(self, image: Tensor, content: list[int], lowest: Tensor) -> Tensor:
+    def pad(self, image: Tensor, content: list[int], lowest: Tensor) -> Tensor:
         """Put an image into the middle of the network's size; the padding is each channel's lowest
         value.
         """
@@ -130,11 +130,11 @@ class Fitted(nn.Module):
         part.copy_(image)
         return canvas
 
-    def enlarged(self, image: Tensor, content: list[int], native: list[int]) -> Tensor:
-        """Undo `placed` and `resized`: crop the padding and resize to `native`."""
+    def enlarge(self, image: Tensor, content: list[int], native: list[int]) -> Tensor:
+        """Undo `pad` and `resize`: crop the padding and resize to `native`."""
         for k in range(len(content)):
             image = image.narrow(k + 2, (self.size[k] - content[k]) // 2, content[k])
-        return self.resized(image, native)
+        return self.resize(image, native)
 
     def middle(self, image: Tensor) -> Tensor:
         """The middle slice's channels."""
@@ -161,8 +161,8 @@ class Fitted(nn.Module):
 
         varied = variance > limit
         slope = torch.where(varied, covariance / torch.where(varied, variance, 1.0), 0.0)
-        remainder = self.enlarged((y - slope * x).float(), content, size)
-        return remainder + self.enlarged(slope.float(), content, size) * native
+        remainder = self.enlarge((y - slope * x).float(), content, size)
+        return remainder + self.enlarge(slope.float(), content, size) * native
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over small windows; borders are repeated."""

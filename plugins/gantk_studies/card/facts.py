@@ -238,7 +238,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
             rows.append((key, name, row))
 
     results = _join(*(_result(run, key, name, row) for key, name, row in rows))
-    judged = _judged(run, rows)
+    judged = _judgements(run, rows)
     definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
     reasons = [alarm.get("message") for alarm in run.log.alarms]
     alarms = dict.fromkeys([*reasons, *(found.get("alarms") or {}).values()])
@@ -285,7 +285,7 @@ class Judged:
     not_beaten: list[str] = field(default_factory=list)  # scores with a baseline not beaten
 
 
-def _judged(run: RunRecord, rows: list[tuple[str, str, Any]]) -> Judged:
+def _judgements(run: RunRecord, rows: list[tuple[str, str, Any]]) -> Judged:
     """What the verdicts say of each (direction, score, row)."""
     judged = Judged()
     verdicts = run.metrics.get("verdict") or {}

@@ -88,7 +88,7 @@ class Suspicion:
     def check(self, method: Method, checkpoints: int) -> None:
         """Raises nothing: it needs nothing."""
 
-    def chosen(self, method: Method) -> str:
+    def kind_for(self, method: Method) -> str:
         """The name of the kind of uncertainty."""
         return "suspicion"
 

@@ -52,7 +52,7 @@ class Flips:
                 what, where="uncertainty", remedy="choose flips, which every run can have"
             )
 
-    def chosen(self, method: Method) -> str:
+    def kind_for(self, method: Method) -> str:
         """The name of the kind that is computed."""
         return type(self).__name__.lower()
 
@@ -158,7 +158,7 @@ class Auto(Flips):
     by 0.03 each (benchmarks/results/trust.md).
     """
 
-    def chosen(self, method: Method) -> str:
+    def kind_for(self, method: Method) -> str:
         return "flips+cycle+slope" if len(method.directions()) == 2 else "flips+slope"
 
     def spread(
