@@ -243,6 +243,17 @@ def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np
     return sums[counts > 0], counts[counts > 0]
 
 
+def estimate_share(right: np.ndarray) -> dict[str, Any]:
+    """The share of ones among zeros and ones, with the 95 % interval of Wilson (1927), as JSON."""
+    from scipy.stats import binomtest
+
+    count = len(right)
+    if count == 0:
+        return {"value": None, "ci95": None, "n": 0}
+    ends = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
+    return {"value": float(right.mean()), "ci95": [float(end) for end in ends], "n": count}
+
+
 def bootstrap_draws(count: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
     """Seeded random indices (draws, count) below `count`, with replacement."""
     return np.random.default_rng(0).integers(0, count, (draws, count))

@@ -26,6 +26,7 @@ from gantk.errors import GantkError, UserError, one_line
 from gantk.files import temporary_beside, write_file
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
+from gantk.formats.voxels import to_levels
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
 MAX_WAITING = 16  # translations that run or wait; a further one is refused
@@ -244,7 +245,10 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
     kinds = ("input", "output", "difference", "uncertainty")
     for kind, volume in zip(kinds, volumes, strict=False):
         files[kind] = f"{number}-{kind}.nii"
-        write_file(folder / files[kind], _nifti(volume[::thin, ::thin, ::thin], volume, affine))
+        levels, step, low = to_levels(volume, thin)
+        image = nibabel.Nifti1Image(levels.transpose(2, 1, 0), affine)
+        image.header.set_slope_inter(step, low)
+        write_file(folder / files[kind], image.to_bytes())
 
     scan = parts[0]
     return {
@@ -254,16 +258,6 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         "files": files,
         "windows": dict(zip(files, windows, strict=True)),
     }
-
-
-def _nifti(thinned: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> bytes:
-    """A NIfTI file of (z, y, x) voxels, in 4096 levels over the range of the whole volume."""
-    low = float(volume.min())
-    step = float(np.ptp(volume)) / 4095 or 1.0
-    levels = ((thinned - low) / step).round().astype(np.int16)
-    image = nibabel.Nifti1Image(levels.transpose(2, 1, 0), affine)
-    image.header.set_slope_inter(step, low)
-    return image.to_bytes()
 
 
 def app(

@@ -242,13 +242,13 @@ class Ensemble(TrainedModel):
         name = to if to and len(to) > 1 else self.members[0].frame(self.domain(to)).target
         count = len(self.members)
         for number, member in enumerate(self.members):
-            own = None
+            report = None
             if progress is not None:
 
-                def own(done: int, total: int, number: int = number) -> None:
+                def report(done: int, total: int, number: int = number) -> None:
                     progress(number * total + done, count * total)
 
-            yield member, name, own
+            yield member, name, report
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member: the same object for the same `options`, since members cache

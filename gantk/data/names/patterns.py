@@ -42,18 +42,18 @@ MASK_NAME = re.compile(
 
 # --- visits, versions, scanners
 
-DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
+_DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
 _VISIT = (
     r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
     r"[\W_]?[dmvw]?\d*"
 )
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
-STARTS_WITH_DATE = re.compile(DATE)
+STARTS_WITH_DATE = re.compile(_DATE)
 # A whole folder: `ses-01`, `2020-01-02`, `anat2`.
-VISIT_FOLDER = re.compile(rf"(?i)(?:{DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
+VISIT_FOLDER = re.compile(rf"(?i)(?:{_DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
 # The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.
 VISIT_WORD = re.compile(
-    rf"(?i)(?<![^\W_])(?:{DATE}\d*|{_VISIT}|(?:[dmv]|mr)\d+)(?![^\W_])"
+    rf"(?i)(?<![^\W_])(?:{_DATE}\d*|{_VISIT}|(?:[dmv]|mr)\d+)(?![^\W_])"
     r"|(?<=\d{5})[-_]\d{2,3}$"
     r"|(?<=\d)_000\d$"
 )
@@ -67,6 +67,8 @@ _VERSION = (
 VERSION_FOLDER = re.compile(rf"(?i){_VERSION}")
 # A word of a volume's name: `p1_T1_n4`.
 VERSION_WORD = re.compile(rf"(?i)(?<![^\W_]){_VERSION}(?![^\W_])")
+# The least wanted versions first: brains without skull, then what is as it was scanned.
+UNWANTED_VERSIONS = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
 # A whole folder of one scanner's images: `3T`, `GE1T5`.
 SCANNER_FOLDER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
 

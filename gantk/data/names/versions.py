@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +12,12 @@ from pathlib import Path
 
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patients import Parts
-from gantk.data.names.patterns import VERSION_FOLDER, VERSION_WORD
+from gantk.data.names.patterns import UNWANTED_VERSIONS, VERSION_FOLDER, VERSION_WORD
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
-
-# The least liked versions first: brains without skull, then what is as it was scanned.
-LEAST_WANTED = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
 
 Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, that say its version
 
@@ -147,7 +143,7 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
 
     def liking(each: Version) -> tuple:
         full = 2 * complete[each.words[0]] >= most
-        liked = [not any(map(unliked.match, each.all_words)) for unliked in LEAST_WANTED]
+        liked = [not any(map(unliked.match, each.all_words)) for unliked in UNWANTED_VERSIONS]
         return full, not each.all_words, *liked, each.words
 
     best: dict[tuple, Version] = {}

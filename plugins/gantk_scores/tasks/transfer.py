@@ -13,7 +13,7 @@ from torch import Tensor
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
-from gantk.metrics.intervals import estimate
+from gantk.metrics.intervals import estimate, estimate_share
 from gantk.metrics.pairs import SSIM
 from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, number_that_fits, spread
 from gantk.metrics.sets import ImageGroup, Score
@@ -71,8 +71,11 @@ class Transfer(Judge):
         asked = torch.cat([fake.images, fake.inputs, test.images])
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
         made, before, real = np.split(right, np.cumsum([len(fake), len(fake)]))
-        details = {"inputs": share(before), "real": share(real) if train is not test else None}
-        value = share(made)
+        details = {
+            "inputs": estimate_share(before),
+            "real": estimate_share(real) if train is not test else None,
+        }
+        value = estimate_share(made)
         how = f"{self.definition}/trained-on:real={len(known)}/n={len(fake)}"
         return {
             self.name: Score(value["value"], tuple(value["ci95"]), len(fake), how, details),
@@ -123,11 +126,3 @@ class Transfer(Judge):
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
-
-
-def share(right: np.ndarray) -> dict[str, float | list[float] | None]:
-    """The share of ones, with the 95 % interval of Wilson (1927)."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return {"value": float(right.mean()), "ci95": [float(end) for end in interval], "n": len(right)}

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
-from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from gantk.files import write_file
-from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval
+from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval, estimate_share
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import HERE, Rows, items, load
 
@@ -117,14 +116,6 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
     return weighted_wins / np.maximum(real_weights.sum(1) * made_weights.sum(1), 1)
 
 
-def share(right: np.ndarray) -> dict[str, Any]:
-    """A share of right answers with the 95 % interval of Wilson (1927)."""
-    if not len(right):
-        return {"value": None, "ci95": None, "n": 0}
-    ends = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return {"value": float(right.mean()), "ci95": [float(end) for end in ends], "n": len(right)}
-
-
 def trend(several: list[Rows]) -> dict[str, Any]:
     """The change of accuracy from first to last question: a line's slope within readers, with
     Student's interval.
@@ -149,14 +140,14 @@ def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
     again = {name: values[repeat] for name, values in rows.items()}
     _, one, other = np.intersect1d(first["item"], again["item"], return_indices=True)
     row = {
-        "accuracy": share(first["right"]),
-        "same_again": share(first["label"][one] == again["label"][other]),
+        "accuracy": estimate_share(first["right"]),
+        "same_again": estimate_share(first["label"][one] == again["label"][other]),
         "learning": trend([first]),
         "seconds": float(np.median(rows["seconds"])),
     }
     if kind != "2afc":
-        row["of_real"] = share(first["right"][first["which"] == 0])
-        row["of_made"] = share(first["right"][first["which"] == 1])
+        row["of_real"] = estimate_share(first["right"][first["which"] == 0])
+        row["of_made"] = estimate_share(first["right"][first["which"] == 1])
 
     return row
 

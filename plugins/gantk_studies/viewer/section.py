@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import RootModel
 
 from gantk.errors import UserError
+from gantk.formats.voxels import to_levels
 from gantk.runs.schemas import Part, is_inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
 MAX_SIDE_VOXELS = 96  # most voxels along a side; larger volumes are thinned, which the page states
-LEVELS = 4095  # steps of intensity between a volume's darkest and brightest voxel
 VOLUME = table("patient", "stem", patient=str, stem=Part)
 DISPLAY_PERCENTILES = (0.5, 99.5)  # of a volume's values, shown as black and white
 MAX_VOLUMES = 2  # volumes on a page
@@ -82,9 +82,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}
     for kind, each in voxels.items():
-        low = float(each.min())
-        step = float(np.ptp(each)) / LEVELS or 1.0
-        levels = ((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16)
+        levels, step, low = to_levels(each, thin)
         image = nibabel.Nifti1Image(levels, affine)
         image.header.set_slope_inter(step, low)
         packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")

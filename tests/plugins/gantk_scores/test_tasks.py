@@ -15,6 +15,7 @@ from gantk.data.preparation import Record
 from gantk.data.recipe_data import checked_recipe
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
+from gantk.metrics.intervals import estimate_share
 from gantk.metrics.sets import ImageGroup, halves
 from gantk_scores.tasks.classification import (
     Classification,
@@ -23,7 +24,7 @@ from gantk_scores.tasks.classification import (
     balanced_accuracy,
 )
 from gantk_scores.tasks.segmentation import Segmentation, Segmenter, agreement
-from gantk_scores.tasks.transfer import Transfer, share
+from gantk_scores.tasks.transfer import Transfer
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}
@@ -451,7 +452,7 @@ def test_transfer_scores_good_translations_above_copies():
     )
 
     assert outside < inside
-    ends = [share(np.arange(10) < count)["ci95"] for count in (0, 8)]
+    ends = [estimate_share(np.arange(10) < count)["ci95"] for count in (0, 8)]
     np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)
     with pytest.raises(UserError, match="made from noise"):
         metric(plain, plain, plain)
