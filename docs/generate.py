@@ -54,7 +54,11 @@ TESTING = (
 
 def pages() -> dict[str, str]:
     """Markdown of every generated page, by its path on the site."""
-    made = {"recipes.md": recipes(), "reference/keys.md": keys(), "reference/parts.md": parts()}
+    made = {
+        "reference/recipes.md": recipes(),
+        "reference/keys.md": keys(),
+        "reference/parts.md": parts(),
+    }
     made |= {"reference/cli.md": commands(), "reference/python.md": python()}
     return made | {target: record(source) for source, target in RECORDS.items()}
 
@@ -139,7 +143,7 @@ def recipes() -> str:
         figures = {names.get(key, key): value for key, value in paper.get("published", {}).items()}
         said += [f"Published, other data: {flat(figures)}." if figures else ""]
         said += [
-            f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}"
+            f"Here, after a short training ([how](../benchmarks/every-recipe.md)):\n\n{measured}"
             if measured
             else ""
         ]
@@ -401,11 +405,8 @@ def record(source: str) -> str:
             inside = str((folder / place).resolve().relative_to(ROOT))
         except ValueError:
             return words
-        known = (
-            {f"docs/{page.name}": page.name for page in (ROOT / "docs").glob("*.md")}
-            | RECORDS
-            | PICTURES
-        )
+        written = (page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md"))
+        known = {f"docs/{page}": str(page) for page in written} | RECORDS | PICTURES
         if inside in known:
             depth = "../" * target.count("/")
             return f"{match[1]}[{words}]({depth}{known[inside]})"

@@ -96,7 +96,7 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     }
     names |= (
         {"folder_of_anything": "SCANS/T1", "translated": "SCANS/T2"}
-        if page.name == "scores.md"
+        if "--pred translated" in text
         else {}
     )
     names |= {

@@ -96,10 +96,10 @@ def test_failed_scaffolds_leave_everything_as_it_was(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# ---- the parts that docs/own-parts.md writes
+# ---- the parts that docs/own-parts/index.md writes
 
 
-PAGE = (ROOT / "docs" / "own-parts.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "own-parts" / "index.md").read_text("utf-8")
 FILES = {m[1]: m[2] for m in re.finditer(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE, re.M | re.S)}
 PARTS = {"ConvNeXt": "generator", "NCC": "loss", "GcGAN": "method"}
 
