@@ -149,7 +149,7 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     material, Hounsfield units instead of MR or the reverse; "" for any other image.
 
     `own` are the values of the model's training images, None where they are not known. Other organs
-    and photographs with edges and several brightnesses are not recognised: see `docs/guides/translate.md`.
+    and photographs with edges and several brightnesses are not recognised: see `benchmarks/results/input-checks.md`.
     """
     gray = pixels[:, :: max(1, pixels.shape[1] // COMPARED_PLANES)] if pixels.ndim == 4 else pixels
     gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
