@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from gantk.metrics.verdict import WITH_PAIRS
+from gantk.metrics.words import tone_of
 from gantk.recipe.load import mapping
-from gantk.report.scores import tone_of
 from gantk.report.words import (
     baseline_name,
     decimals,

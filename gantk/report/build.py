@@ -21,13 +21,14 @@ from markupsafe import Markup
 
 from gantk.errors import argument
 from gantk.files import write_file
+from gantk.metrics.words import MIN_PROBABILITY_BETTER
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import MIN_PROBABILITY_BETTER, best_checkpoint, cards, headline, verdicts
+from gantk.report.scores import best_checkpoint, cards, headline, verdicts
 from gantk.report.statistics import section as statistics_section
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration

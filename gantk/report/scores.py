@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from gantk.metrics.verdict import WITH_PAIRS
+from gantk.metrics.words import tone_of
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
-# share of bootstrap draws that must favour the model before the page says that it beats a baseline
-MIN_PROBABILITY_BETTER = 0.95
 # by tone
 COMPARISONS = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
@@ -127,21 +126,6 @@ def _percent(value: float | None, low: float, high: float) -> float | None:
 
 
 # ---- verdicts: sentences that compare the model with its best baseline
-
-
-def tone_of(judged: dict[str, Any]) -> str:
-    """Returns "good", "near" (ahead, but within chance) or "bad"; "" where there was no baseline to
-    compare with.
-    """
-    better = judged.get("better")
-    chance = judged.get("probability", 1.0)
-    if better is None:
-        return ""
-    if not better:
-        return "bad"
-    if chance is not None and chance >= MIN_PROBABILITY_BETTER:
-        return "good"
-    return "near"
 
 
 def verdicts(run: RunRecord) -> list[dict[str, Any]]:

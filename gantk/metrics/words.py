@@ -1,0 +1,293 @@
+"""Verdicts, baselines and scores in plain words, for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gantk.metrics.verdict import WITH_PAIRS, title_of
+
+# share of resamples of patients that must favour the model before it counts as better
+MIN_PROBABILITY_BETTER = 0.95
+MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
+MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+BASELINE_NAMES = {
+    "identity": "the unchanged input",
+    "histogram": "histogram matching",
+    "intensity_map": "a simple intensity map",
+    "regression": "a small network trained on pairs",
+    "real_split": "real images of other patients",
+    "noise": "pixel noise",
+}
+METRIC_NAMES = {
+    "psnr": "Peak signal-to-noise ratio (PSNR)",
+    "psnr_hu": "Peak signal-to-noise ratio in Hounsfield units (PSNR)",
+    "ssim": "Structural similarity (SSIM)",
+    "ms_ssim": "Structural similarity at several scales (MS-SSIM)",
+    "mae": "Mean absolute error (MAE)",
+    "mae_hu": "Mean absolute error in Hounsfield units (MAE)",
+    "rmse": "Root mean square error (RMSE)",
+    "nrmse": "Root mean square error as a share of the range (NRMSE)",
+    "nmi": "Normalised mutual information (NMI)",
+    "lpips": "Learned perceptual distance (LPIPS)",
+    "fid": "Fréchet distance of image features (FID)",
+    "frd": "Fréchet radiomics distance (FRD)",
+    "kid": "Kernel distance of image features (KID)",
+    "sfrc": "Share of patches that do not agree with the truth (sFRC)",
+    "diversity": "Diversity of the generated images",
+    "precision": "Realism: generated images that look real (precision)",
+    "recall": "Variety: real images that the model can produce (recall)",
+    "density": "Realism, weighted by neighbours (density)",
+    "coverage": "Variety, weighted by neighbours (coverage)",
+}
+# the same keys as METRIC_NAMES: what the score says, in one sentence
+METRIC_EXPLANATIONS = {
+    "psnr": "How small the error is, in decibels; 1 dB more means about a fifth less squared error.",
+    "psnr_hu": "How small the error of a synthetic CT is, in decibels, over a fixed range of HU.",
+    "ssim": "How well edges and contrast agree with the real image; 1 means equal images.",
+    "ms_ssim": "Agreement of edges and contrast at coarse and fine scales; 1 means equal images.",
+    "mae": "The average difference from the real image per pixel; 0 means equal images.",
+    "mae_hu": "The average difference from the real CT per pixel, in Hounsfield units.",
+    "rmse": "The typical difference from the real image; large errors count more.",
+    "nrmse": "The typical difference from the real image as a share of the intensity range.",
+    "nmi": "How well one image predicts the other: 2 for equal images, 1 for unrelated ones.",
+    "lpips": "How different the images look to a trained network; 0 means equal images.",
+    "fid": "How far the generated images as a set are from the real ones; 0 means the same set.",
+    "frd": "How far texture and shape measures of the generated images are from real ones.",
+    "kid": "How far the generated images as a set are from the real ones; 0 means the same set.",
+    "sfrc": "Patches whose fine detail disagrees with the real image, which can be invented.",
+    "diversity": "1 means as varied as real images, 0 means that all images are the same.",
+    "precision": "The share of generated images that lie near a real image.",
+    "recall": "The share of real images that lie near a generated image.",
+    "density": "How densely the real images surround the generated ones.",
+    "coverage": "The share of real images with a generated image nearby.",
+}
+
+
+def baseline_words(name: str) -> str:
+    """`intensity_map` is a simple intensity map; a plugin's baseline keeps its name."""
+    return BASELINE_NAMES.get(name, name.replace("_", " "))
+
+
+def tone_of(verdict: Mapping[str, Any]) -> str:
+    """Returns "good", "near" (ahead, but perhaps by chance) or "bad"; "" where there was no
+    baseline to compare with.
+    """
+    better = verdict.get("better")
+    probability = verdict.get("probability", 1.0)
+    if better is None:
+        return ""
+    if not better:
+        return "bad"
+    if probability is not None and probability >= MIN_PROBABILITY_BETTER:
+        return "good"
+    return "near"
+
+
+def verdict_words(verdict: Mapping[str, Any] | None) -> str:
+    """A row of `verdict` in metrics.json in words, such as "better than every baseline" or "not
+    better than a simple intensity map".
+    """
+    verdict = verdict or {}
+    tone = tone_of(verdict)
+    if tone == "good":
+        return "better than every baseline"
+    if tone == "bad":
+        return f"not better than {baseline_words(verdict['best_baseline'])}"
+    if tone == "near" and verdict.get("probability", 1.0) is None:
+        return "ahead of every baseline, but only one patient was tested"
+    if tone == "near":
+        return "ahead of every baseline, but this can be chance"
+    return "not compared: no baseline was measured"
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One score of a direction: its name, its tone, and what it was compared with, in words."""
+
+    name: str
+    tone: str
+    rival: str  # the best baseline in words
+    values: str  # such as `PSNR 24.9 dB against 23.2 dB`; "" where the baseline has no value
+
+
+def result_sentence(
+    result: Mapping[str, Any], *, titles: Mapping[str, str] | None = None, unseen: bool = True
+) -> str:
+    """The content of metrics.json in one sentence that needs no knowledge of the scores; "" where
+    nothing was compared.
+
+    `titles`: direction -> its title, such as `T1 -> T2`. `unseen`: False where patients were
+    allowed on both sides of the split.
+    """
+    findings = _findings(result)
+    if not findings:
+        return ""
+
+    place = _tested_on(result, unseen)
+    if len(findings) > MAX_NAMED_DIRECTIONS:
+        good = sum(1 for each in findings.values() if {one.tone for one in each} == {"good"})
+        return (
+            f"{place} the model is better than every baseline in {good} of {len(findings)}"
+            " directions."
+        )
+
+    domains = result.get("domains") or ()
+    all_titles = {key: (titles or {}).get(key) or title_of(key, domains) for key in findings}
+    images = {key: _images_of(title) for key, title in all_titles.items()}
+    if len(set(images.values())) < len(images):
+        images = all_titles
+
+    clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
+    for key, each in findings.items():
+        said, figure = _clause(each, from_noise=key == "image")
+        clauses.setdefault(said, {})[images[key]] = figure
+
+    parts = []
+    for said, of_images in clauses.items():
+        figures = [f"{name}: {figure}" for name, figure in of_images.items() if figure]
+        if len(of_images) == 1:
+            figures = [figure for figure in of_images.values() if figure]
+        brackets = f" ({'; '.join(figures)})" if figures else ""
+        parts.append(f"its {_join([*of_images])} images {said}{brackets}")
+
+    return f"{place} {'; '.join(parts)}."
+
+
+def pairs_sentence(result: Mapping[str, Any]) -> str:
+    """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
+    against all others; "" for other models.
+    """
+    lost = []
+    for rows in (result.get("verdict") or {}).values():
+        lost += [row for row in rows.values() if row and tone_of(row) in ("bad", "near")]
+
+    if not lost or any(row["best_baseline"] not in WITH_PAIRS for row in lost):
+        return ""
+    if any(tone_of(row.get("without_pairs") or {}) != "good" for row in lost):
+        return ""
+
+    names = _join([*dict.fromkeys(baseline_words(row["best_baseline"]) for row in lost)])
+    return (
+        f"Fitting {names} needs registered pairs. The model is better than every baseline that"
+        " needs none."
+    )
+
+
+def _findings(result: Mapping[str, Any]) -> dict[str, list[_Finding]]:
+    """Direction -> its scores that were compared with a baseline; directions without any are left
+    out.
+    """
+    found: dict[str, list[_Finding]] = {}
+    for key, rows in (result.get("metrics") or {}).items():
+        verdicts = (result.get("verdict") or {}).get(key) or {}
+        for metric, row in rows.items():
+            verdict = verdicts.get(metric) or {}
+            tone = tone_of(verdict)
+            if tone:
+                best = verdict["best_baseline"]
+                values = _values(metric, row, _baseline_row(result, best, key, metric))
+                finding = _Finding(short_metric_name(metric), tone, baseline_words(best), values)
+                found.setdefault(key, []).append(finding)
+
+    return found
+
+
+def _baseline_row(result: Mapping[str, Any], name: str, key: str, metric: str) -> dict[str, Any]:
+    """A baseline's row; after the post-steps, that of the plain direction."""
+    of_baseline = (result.get("baselines") or {}).get(name) or {}
+    rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
+    return rows.get(metric) or {}
+
+
+def _values(metric: str, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
+    """`PSNR 24.9 dB against 23.2 dB`; "" where a value is missing."""
+    values = (row.get("value"), rival.get("value"))
+    if None in values:
+        return ""
+
+    unit = row.get("unit") or ""
+    digits = 1 if unit == "dB" or abs(values[0]) >= 10 else 3
+    texts = [f"{value:.{digits}f} {unit}".strip() for value in values]
+    return f"{short_metric_name(metric)} {texts[0]} against {texts[1]}"
+
+
+def _clause(findings: Sequence[_Finding], *, from_noise: bool) -> tuple[str, str]:
+    """What is said of a direction's images, and the figures of the first score that it is said of.
+
+    A score that is not better decides; then scores that are better, by name if others may be so by
+    chance.
+    """
+    tones = {finding.tone for finding in findings}
+    tone = next(each for each in ("bad", "good", "near") if each in tones)
+    deciding = [finding for finding in findings if finding.tone == tone]
+    scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
+    if tone == "bad":
+        said = f"are not better than {deciding[0].rival}{scores}"
+    elif tone == "near":
+        said = "are ahead of every baseline, but this can be chance"
+    elif from_noise:
+        said = f"are closer to real images than every baseline{scores}"
+    else:
+        said = f"match the real ones better than every baseline{scores}"
+    return said, deciding[0].values
+
+
+def _score_names(findings: Sequence[_Finding], judged: int) -> str:
+    """The names of scores, a region's left out where the whole image's is named too; their number
+    where there are more than MAX_NAMED_METRICS.
+    """
+    all_names = [finding.name for finding in findings]
+    names = []
+    for name in all_names:
+        whole, region, _ = name.partition(" in the ")
+        if not region or whole not in all_names:
+            names.append(name)
+    if len(names) > MAX_NAMED_METRICS:
+        return f"{len(findings)} of {judged} scores"
+    return _join(names)
+
+
+def _tested_on(result: Mapping[str, Any], unseen: bool) -> str:
+    """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
+    rows = [row for each in result["metrics"].values() for row in each.values()]
+    patients = max((row.get("n") or 0 for row in rows), default=0)
+    images = max((row.get("images") or 0 for row in rows), default=0)
+    split = result.get("split") or {}
+    if not patients:
+        return "On the test images,"
+    if split.get("by") != "patient" or split.get("consequences") or not unseen:
+        return f"On {images or patients} test images,"
+    if patients == 1:
+        return "On one patient that the model had never seen,"
+    return f"On {patients} patients that the model had never seen,"
+
+
+def _images_of(title: str) -> str:
+    """`T2` of `T1 -> T2`; `T1` of `T1 from noise`; the title itself where it names no target."""
+    plain = title.replace("\u00a0", " ").replace("→", "->")
+    target = plain.rpartition(" -> ")[2].removesuffix(" from noise")
+    post = ", after the post-steps"
+    if target.endswith(post):
+        return f"post-processed {target.removesuffix(post)}"
+    return target
+
+
+def short_metric_name(metric: str) -> str:
+    """`psnr_foreground` is `PSNR in the foreground`, `ms_ssim` is MS-SSIM."""
+    for region in ("foreground", "lesion"):
+        if metric.endswith(f"_{region}"):
+            return f"{short_metric_name(metric.removesuffix(f'_{region}'))} in the {region}"
+    if metric in METRIC_NAMES:
+        name = METRIC_NAMES[metric]
+        return name.rpartition("(")[2].rstrip(")") if "(" in name else metric
+    head, _, rest = metric.partition("_")
+    return f"{head.upper()} {rest.replace('_', ' ')}".strip() if len(head) < 5 else metric
+
+
+def _join(items: Sequence[str]) -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    if len(items) == 1:
+        return items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}"

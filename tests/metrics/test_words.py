@@ -1,0 +1,88 @@
+"""Verdicts in plain words, the same in the terminal and in the report."""
+
+import pytest
+
+from gantk.metrics.words import pairs_sentence, result_sentence, short_metric_name, verdict_words
+
+WON = {"better": True, "best_baseline": "histogram", "probability": 1.0}
+LOST = {"better": False, "best_baseline": "intensity_map", "probability": 0.0}
+
+
+def result(verdicts: dict, **more) -> dict:
+    """metrics.json of directions with verdicts on PSNR."""
+    row = {"value": 24.93, "unit": "dB", "n": 8, "images": 64}
+    baseline = {key: {"psnr": row | {"value": 23.2}} for key in verdicts}
+    return {
+        "metrics": {key: {"psnr": row} for key in verdicts},
+        "baselines": {"histogram": baseline, "intensity_map": baseline},
+        "verdict": {key: {"psnr": verdict} for key, verdict in verdicts.items()},
+        "split": {"by": "patient", "consequences": []},
+        "domains": ["T1", "T2"],
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (WON, "better than every baseline"),
+        (LOST, "not better than a simple intensity map"),
+        (LOST | {"best_baseline": "my_rule"}, "not better than my rule"),
+        (WON | {"probability": 0.7}, "ahead of every baseline, but this can be chance"),
+        (
+            WON | {"probability": None},
+            "ahead of every baseline, but only one patient was tested",
+        ),
+        (None, "not compared: no baseline was measured"),
+    ],
+)
+def test_a_verdict_in_words(verdict, words):
+    assert verdict_words(verdict) == words
+
+
+def test_one_sentence_names_both_directions_and_their_figures():
+    assert result_sentence(result({"a_to_b": WON, "b_to_a": LOST})) == (
+        "On 8 patients that the model had never seen, its T2 images match the real ones better"
+        " than every baseline (PSNR 24.9 dB against 23.2 dB); its T1 images are not better than a"
+        " simple intensity map (PSNR 24.9 dB against 23.2 dB)."
+    )
+    both = result_sentence(result({"a_to_b": WON, "b_to_a": WON}))
+    assert "its T2 and T1 images match" in both
+    assert "(T2: PSNR 24.9 dB against 23.2 dB; T1: PSNR" in both
+
+
+def test_unseen_patients_are_claimed_only_without_leaks():
+    for seen in (
+        result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
+        result({"a_to_b": WON}, split={}),
+    ):
+        assert result_sentence(seen).startswith("On 64 test images, its T2 images")
+    leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
+    assert leaked.startswith("On 64 test images, its T2 images")
+
+
+def test_images_from_noise_have_no_truth_to_match():
+    said = result_sentence(result({"image": WON}))
+    assert "its T1 images are closer to real images than every baseline" in said
+
+
+def test_nothing_compared_gives_no_sentence():
+    assert result_sentence({}) == ""
+    assert result_sentence(result({"a_to_b": {}})) == ""
+
+
+def test_many_directions_are_counted():
+    verdicts = {f"a_to_{name}": WON for name in "bcde"} | {"b_to_a": LOST}
+    assert "better than every baseline in 4 of 5 directions." in result_sentence(result(verdicts))
+
+
+def test_baselines_fitted_on_pairs_are_explained():
+    fair = LOST | {"without_pairs": WON}
+    assert pairs_sentence(result({"a_to_b": fair})).startswith("Fitting a simple intensity map")
+    assert pairs_sentence(result({"a_to_b": LOST})) == ""
+    assert pairs_sentence(result({"a_to_b": WON})) == ""
+
+
+def test_scores_have_short_names():
+    assert short_metric_name("psnr_foreground") == "PSNR in the foreground"
+    assert short_metric_name("ms_ssim") == "MS-SSIM"
+    assert short_metric_name("kid_random") == "KID random"
