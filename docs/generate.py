@@ -267,32 +267,39 @@ def parts() -> str:
 
 
 def commands() -> str:
-    """Every command with its arguments and options, read off click."""
+    """Every command with its examples, arguments and options, by section, read off click."""
     from gantk.cli import cli
+    from gantk.commands import by_section
     from gantk.plugin.loader import attach_commands
 
     attach_commands(cli)
-    said = ["# Commands", "What `gantk COMMAND --help` prints."]
+    said = ["# Commands", "What `gantk COMMAND --help` prints, in the order of `gantk --help`."]
+    root = click.Context(cli, info_name="gantk")
 
-    def walk(command: click.Command, words: tuple[str, ...], parent: click.Context | None) -> None:
+    def describe(command: click.Command, words: tuple[str, ...], parent: click.Context) -> None:
         context = click.Context(
             command, info_name=words[-1], parent=parent, **command.context_settings
         )
-        if len(words) > 1 or not isinstance(command, click.Group):
-            usage = " ".join(command.collect_usage_pieces(context))
-            said.extend([f"## {' '.join(words)}", f"```text\n{' '.join(words)} {usage}\n```"])
-            said.append(prose(inspect.cleandoc(command.help or "")))
-            options = [
-                param.get_help_record(context)
-                for param in command.params
-                if isinstance(param, click.Option)
-            ]
-            rows = [(code(record[0]), record[1]) for record in options if record]
-            said.extend([table(("option", "meaning"), rows)] if rows else [])
+        usage = " ".join(command.collect_usage_pieces(context))
+        said.append(f"{'#' * (len(words) + 1)} {' '.join(words)}")
+        said.append(prose(inspect.cleandoc(command.help or "")))
+        examples = getattr(command, "examples", ())
+        if examples:
+            lines = "\n".join(examples)
+            said.append(f"```text\n{lines}\n```")
+        said.append(f"```text\n{' '.join(words)} {usage}\n```")
+        options = [param for param in command.params if isinstance(param, click.Option)]
+        records = [option.get_help_record(context) for option in options]
+        rows = [(code(record[0]), record[1]) for record in records if record]
+        if rows:
+            said.append(table(("option", "meaning"), rows))
         for name, child in sorted(getattr(command, "commands", {}).items()):
-            walk(child, (*words, name), context)
+            describe(child, (*words, name), context)
 
-    walk(cli, ("gantk",), None)
+    for section, names in by_section(cli.commands).items():
+        said.append(f"## {section}")
+        for name in names:
+            describe(cli.commands[name], ("gantk", name), root)
     return "\n\n".join(said)
 
 

@@ -13,6 +13,7 @@ import click
 from rich.markup import escape
 
 from gantk import __version__, api
+from gantk.commands import CommandGroup, by_section
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -23,7 +24,6 @@ from gantk.errors import (
 )
 from gantk.plugin.loader import attach_commands, plugin_note
 from gantk.terminal import (
-    CommandWithModes,
     complain,
     json_option,
     line_printer,
@@ -43,15 +43,18 @@ MATCH = "Bring the predictions onto the truth's scale first, by one line."
 PATIENT = "The patient in a file's name: --patient '^(p\\d+)'."
 UNCERTAINTY = "Judge an uncertainty by the errors: auto, flips, dropout, ..."
 BY = "Score patients apart by columns of the data, such as scanner,sex,age."
-EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
+EXAMPLES = (
+    "gantk run dualgan_t1t2                         # train on synthetic heads",
+    "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
+    "gantk translate t1t2 t1.nii.gz t2.nii.gz       # use the shipped model",
+    "gantk COMMAND --help                           # more about a command",
+)
 
 
-class Commands(click.Group):
+class Commands(CommandGroup):
     """The group of all commands, to which plugins add theirs; gantk's own errors end without a
     traceback.
     """
-
-    command_class = CommandWithModes
 
     def main(self, *args, **kwargs):
         try:
@@ -111,16 +114,18 @@ class Commands(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write each command with its whole first sentence, which click would cut at the window's
-        edge.
+        """Write the commands by section, each with its whole first sentence, which click would cut
+        at the window's edge.
         """
-        with formatter.section("Commands"):
-            rows = []
-            for name in self.list_commands(ctx):
-                command = self.get_command(ctx, name)
-                if command is not None:
-                    rows.append((name, command.get_short_help_str(limit=400)))
-            formatter.write_dl(rows)
+        width = max(map(len, self.commands))
+        for section, names in by_section(self.commands).items():
+            with formatter.section(section):
+                rows = []
+                for name in names:
+                    command = self.commands[name]
+                    if not command.hidden:
+                        rows.append((name.ljust(width), command.get_short_help_str(limit=400)))
+                formatter.write_dl(rows)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         try:
@@ -144,7 +149,7 @@ def _reword(error: click.ClickException, message: str) -> None:
     vars(error)["message"] = message
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings=SETTINGS)
+@click.group(cls=Commands, examples=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gantk", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
@@ -158,7 +163,16 @@ _device = click.option(
 # ---- trained models
 
 
-@cli.command()
+@cli.command(
+    short_help="Train a recipe, score the model, write a report.",
+    section="Start",
+    place=1,
+    examples=[
+        "gantk run dualgan_t1t2                      # on synthetic heads",
+        "gantk run dualgan_t1t2 --data SCANS         # on your scans",
+        "gantk run mine.toml --set train.steps=500   # your recipe, one key changed",
+    ],
+)
 @click.argument("recipe")
 @click.option(
     "--data",
@@ -208,7 +222,12 @@ def run(recipe, json_file, **options) -> None:
     api.run(recipe, **options, say=say)
 
 
-@cli.command()
+@cli.command(
+    short_help="Continue a stopped training exactly where it stopped.",
+    section="Scale",
+    place=1,
+    examples=["gantk resume runs/first"],
+)
 @click.argument("run")
 @_device
 def resume(run, device) -> None:
@@ -216,7 +235,15 @@ def resume(run, device) -> None:
     api.resume(run, device=device, say=say)
 
 
-@cli.command()
+@cli.command(
+    short_help="Translate a file, a folder or a DICOM series.",
+    section="Use",
+    place=1,
+    examples=[
+        "gantk translate t1t2 t1.nii.gz t2.nii.gz    # the shipped model",
+        "gantk translate runs/first SCANS translated  # a folder",
+    ],
+)
 @click.argument("run")
 @click.argument("input")
 @click.argument("output")
@@ -283,7 +310,12 @@ def translate(run, input, output, **options) -> None:
         api.translate(run, input, output, **options, say=say, progress=progress)
 
 
-@cli.command()
+@cli.command(
+    short_help="Write a model as ONNX or as a MONAI bundle.",
+    section="Share",
+    place=1,
+    examples=["gantk export runs/first --out model.onnx"],
+)
 @click.argument("run")
 @click.option(
     "--format",
@@ -318,7 +350,12 @@ def export(run, **options) -> None:
     api.export(run, **options, say=say)
 
 
-@cli.command()
+@cli.command(
+    short_help="Generate images from noise.",
+    section="Use",
+    place=2,
+    examples=["gantk sample runs/tumours -n 64 --out images"],
+)
 @click.argument("run")
 @click.option("-n", type=int, default=64, metavar="N", help="How many images. Default: 64.")
 @click.option("--out", required=True, metavar="DIR", help="The folder for them.")
@@ -340,7 +377,16 @@ def sample(run, no_post, **options) -> None:
     api.sample(run, post=not no_post, **options, say=say)
 
 
-@cli.command("eval")
+@cli.command(
+    "eval",
+    short_help="Score a run again, or compare two folders of images.",
+    section="Judge",
+    place=1,
+    examples=[
+        "gantk eval runs/first                             # a run, on its test patients",
+        "gantk eval --pred translated --truth real_t2      # two folders of files",
+    ],
+)
 @click.argument("run", required=False)
 @click.option("--pred", metavar="DIR", help="Score these images ...")
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
@@ -387,7 +433,13 @@ def evaluate(
 # ---- images
 
 
-@cli.group()
+@cli.group(
+    cls=CommandGroup,
+    short_help="Check a folder of images, or download public ones.",
+    section="Look",
+    place=6,
+    examples=["gantk data check SCANS"],
+)
 def data() -> None:
     """Look at images before they are trained on, or get public ones."""
 

@@ -132,28 +132,3 @@ def write_json(file: str | None, found: Any) -> None:
 def split_names(names: str | None) -> list[str] | None:
     """The names of a comma-separated list; None if it is empty."""
     return [name.strip() for name in (names or "").split(",") if name.strip()] or None
-
-
-class CommandWithModes(click.Command):
-    """A command that plugins give further modes: an option, and the function it runs instead."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.modes: dict[str, Callable[..., Any]] = {}  # name of the option -> the function
-
-    def add_mode(self, option: click.Option, function: Callable[..., Any]) -> None:
-        """Where `option` is given, call `function(**options)` in place of the command's own."""
-        if option.name in self.modes:
-            return
-        self.params.append(option)
-        self.modes[option.name] = function
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, or the mode whose option is given."""
-        chosen = [name for name in self.modes if ctx.params.get(name)]
-        for name in self.modes:
-            if name not in chosen[:1]:
-                ctx.params.pop(name, None)
-        if chosen:
-            return ctx.invoke(self.modes[chosen[0]], **ctx.params)
-        return super().invoke(ctx)

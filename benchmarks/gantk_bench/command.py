@@ -7,12 +7,23 @@ import sys
 import click
 from rich.console import Console
 
-from gantk.terminal import CommandWithModes, json_option
+from gantk.commands import Command
+from gantk.terminal import json_option
 
 KEY_VALUE = "KEY=VALUE"
 
 
-@click.command("bench", cls=CommandWithModes)
+@click.command(
+    "bench",
+    cls=Command,
+    short_help="Train and score many recipes the same way.",
+    section="Judge",
+    place=2,
+    examples=[
+        "gantk bench --all                      # every recipe, shortened",
+        "gantk bench dualgan_t1t2 --seeds 3     # mean and spread over seeds",
+    ],
+)
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
 @click.option(
     "--all", "everything", is_flag=True, help="Every recipe there is, third parties' too."

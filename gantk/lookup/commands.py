@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from gantk.commands import Command, CommandGroup
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
@@ -20,7 +21,14 @@ from gantk.plugin.settings import disabled_plugins
 from gantk.terminal import Escaping, complain, console, say, table
 
 
-@click.command("list")
+@click.command(
+    "list",
+    cls=Command,
+    short_help="List every part that a recipe can name.",
+    section="Look",
+    place=3,
+    examples=["gantk list", "gantk list loss"],
+)
 @click.argument("kind", required=False)
 def list_(kind) -> None:
     """Everything that a recipe can name, or one KIND of it, with a line each."""
@@ -54,7 +62,18 @@ def list_(kind) -> None:
         complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Show a part, the keys of a recipe, or a model's card.",
+    section="Look",
+    place=2,
+    examples=[
+        "gantk show generator unet       # a part and its options",
+        "gantk show data                 # the keys of a table of recipes",
+        "gantk show recipe dualgan_t1t2  # a recipe with every default",
+        "gantk show model t1t2           # the card of a shipped model",
+    ],
+)
 @click.argument("kind")
 @click.argument("name", required=False)
 @click.option(
@@ -151,7 +170,13 @@ def _show_recipe(name: str, profile: str | None) -> None:
         out.print(escape(line), style=None if is_given else "dim")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="List the installed plugins and what each adds.",
+    section="Look",
+    place=5,
+    examples=["gantk plugins"],
+)
 def plugins() -> None:
     """The plugins found, what each gives, and why any of them did not load."""
     loaded = load()
@@ -185,7 +210,14 @@ def plugins() -> None:
         )
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    cls=CommandGroup,
+    short_help="List the recipes, or copy one as a start for your own.",
+    section="Look",
+    place=4,
+    examples=["gantk recipes", "gantk recipes copy dualgan_t1t2 mine.toml"],
+)
 @click.pass_context
 def recipes(ctx) -> None:
     """The recipes that `gantk run` knows by name, and where those of published systems depart from

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from gantk.commands import Command
 from gantk.terminal import json_option, write_json
 
 
@@ -27,7 +28,14 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     sys.exit(0 if found.fits else 1)
 
 
-@click.command("doctor")
+@click.command(
+    "doctor",
+    cls=Command,
+    short_help="Check this machine and the installation.",
+    section="Start",
+    place=4,
+    examples=["gantk doctor"],
+)
 @click.option(
     "--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does."
 )

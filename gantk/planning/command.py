@@ -4,10 +4,18 @@ from pathlib import Path
 
 import click
 
+from gantk.commands import Command
 from gantk.errors import UserError, argument
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=Command,
+    short_help="Look at your scans and write a recipe for them.",
+    section="Start",
+    place=2,
+    examples=["gantk plan SCANS --hours 2", "gantk run recipe.toml"],
+)
 @click.argument("scans")
 @click.option(
     "--hours",

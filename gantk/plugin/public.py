@@ -7,6 +7,7 @@ PUBLIC_MODULES = (
     "gantk.errors",
     "gantk.files",
     "gantk.terminal",
+    "gantk.commands",
     "gantk.method",
     "gantk.plugin.hookspecs",
     "gantk.plugin.loader",

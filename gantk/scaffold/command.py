@@ -4,10 +4,18 @@ from pathlib import Path
 
 import click
 
+from gantk.commands import CommandGroup
+
 PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
 
 
-@click.group()
+@click.group(
+    cls=CommandGroup,
+    short_help="Start a plugin of your own.",
+    section="Extend",
+    place=1,
+    examples=["gantk new plugin my_gan"],
+)
 def new() -> None:
     """Start something of your own."""
 

@@ -4,8 +4,20 @@ runs.
 
 import click
 
+from gantk.commands import Command
 
-@click.command("app")
+
+@click.command(
+    "app",
+    cls=Command,
+    short_help="Translate scans in a window of the browser.",
+    section="Start",
+    place=3,
+    examples=[
+        "gantk app              # the shipped model t1t2",
+        "gantk app runs/first   # a model of yours",
+    ],
+)
 @click.argument("run", default="t1t2")
 @click.option(
     "--port",

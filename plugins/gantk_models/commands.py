@@ -5,10 +5,17 @@ from __future__ import annotations
 import click
 from rich.markup import escape
 
+from gantk.commands import Command
 from gantk.terminal import console, json_option, say, table, write_json
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="List the trained models that come with gantk.",
+    section="Use",
+    place=4,
+    examples=["gantk models"],
+)
 @json_option("Write the list as JSON too")
 def models(json_file) -> None:
     """The trained models that gantk and its plugins ship, each used by its name: `gantk translate
@@ -44,7 +51,13 @@ def models(json_file) -> None:
     write_json(json_file, found)
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Write a model into a small folder to give away.",
+    section="Share",
+    place=2,
+    examples=["gantk pack runs/first packed_model"],
+)
 @click.argument("run")
 @click.argument("out")
 @click.option(

@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import click
 
+from gantk.commands import Command
 from gantk.errors import printable
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Draw one image in the style of another.",
+    section="Use",
+    place=3,
+    examples=["gantk stylize content.png style.png out.png"],
+)
 @click.argument("content")
 @click.argument("style")
 @click.argument("out")

@@ -13,6 +13,7 @@ import pytest
 
 from gantk import api
 from gantk.cli import cli
+from gantk.commands import SECTIONS
 from gantk.errors import GantkError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import first_sentence
@@ -33,11 +34,26 @@ def commands(group: click.Group, words: tuple[str, ...] = ()):
     ("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands(cli)]
 )
 def test_every_command_explains_itself(gantk, words, command):
-    assert gantk(*words, "-h").out.startswith("Usage: ")
+    assert "\nUsage: " in "\n" + gantk(*words, "-h").out
     assert command.help.split("\n\n")[0].rstrip().endswith(".")
     assert [
         each.name for each in command.params if isinstance(each, click.Option) and not each.help
     ] == []
+
+
+def test_help_lists_commands_by_section_one_line_each(gantk):
+    text = gantk("--help").out
+    headings = re.findall(r"^(\w+):$", text, re.M)
+    listed = re.findall(r"^  (\w+)  +[A-Z].*\.$", text, re.M)
+
+    assert headings == ["Examples", "Options", *SECTIONS]
+    assert set(listed) == set(cli.commands)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_of_a_command_begins_with_an_example(gantk, name):
+    assert gantk(name, "--help").out.startswith(("Example:\n  gantk ", "Examples:\n  gantk "))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ ROOMS = (
     "errors",
     "files",
     "terminal",
+    "commands",
     "method",
     "plugin",
     "recipe",

@@ -4,10 +4,20 @@ import sys
 
 import click
 
+from gantk.commands import Command
 from gantk.terminal import json_option, write_json
 
 
-@click.command("check")
+@click.command(
+    "check",
+    cls=Command,
+    section="Look",
+    place=1,
+    examples=[
+        "gantk data check SCANS",
+        "gantk data check SCANS --table scans.csv   # a table to correct and to train from",
+    ],
+)
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
 @click.option(

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import click
 
+from gantk.commands import Command
 
-@click.command("report")
+
+@click.command(
+    "report",
+    cls=Command,
+    short_help="Write a run's report again, or compare several runs.",
+    section="Look",
+    place=1,
+    examples=[
+        "gantk report runs/first",
+        "gantk report runs/first runs/second   # compare runs on the same patients",
+    ],
+)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", metavar="FILE", help="Where a comparison goes. Default: comparison.html.")
 def report_command(runs, out) -> None:

@@ -2,10 +2,19 @@
 
 import click
 
+from gantk.commands import Command
+
 COUNT = click.IntRange(1, 100_000)
 
 
-@click.command("slurm")
+@click.command(
+    "slurm",
+    cls=Command,
+    short_help="Write a job script for a SLURM cluster.",
+    section="Scale",
+    place=3,
+    examples=["gantk slurm dualgan_t1t2 --data SCANS --gpus 4 --hours 8 > job.sh && sbatch job.sh"],
+)
 @click.argument("what", metavar="RECIPE|RUN|SWEEP")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Machines.")
 @click.option(

@@ -2,6 +2,7 @@
 
 import click
 
+from gantk.commands import Command
 from gantk.terminal import say
 
 SPACE = (
@@ -21,7 +22,14 @@ ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this
 # run folder of a trial -> its reporter, while it trains
 
 
-@click.command("sweep")
+@click.command(
+    "sweep",
+    cls=Command,
+    short_help="Search for better settings of a recipe.",
+    section="Scale",
+    place=2,
+    examples=["gantk sweep dualgan_t1t2 --space method.local_ncc=0.5..5:log --trials 40"],
+)
 @click.argument("recipe", required=False)
 @click.option("--space", multiple=True, metavar="KEY=RANGE", help=SPACE)
 @click.option(

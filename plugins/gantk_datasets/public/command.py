@@ -2,8 +2,15 @@
 
 import click
 
+from gantk.commands import Command
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    section="Look",
+    place=2,
+    examples=["gantk data fetch", "gantk data fetch t1t2 --out data/t1t2"],
+)
 @click.argument("name", required=False)
 @click.option("--out", metavar="DIR", help="Where to put it. Default: data/NAME.")
 @click.option(

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import click
 
+from gantk.commands import Command
 
-@click.command("push")
+
+@click.command(
+    "push",
+    cls=Command,
+    short_help="Upload a model to the Hugging Face hub.",
+    section="Share",
+    place=3,
+    examples=["gantk push packed_model someone/t1t2-3t"],
+)
 @click.argument("run")
 @click.argument("name", metavar="USER/NAME")
 @click.option(

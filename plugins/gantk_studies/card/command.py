@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import click
 
+from gantk.commands import Command
 
-@click.command("card")
+
+@click.command(
+    "card",
+    cls=Command,
+    short_help="Write a model card (CLAIM, TRIPOD+AI) for a run.",
+    section="Judge",
+    place=4,
+    examples=["gantk card runs/first --out card.md"],
+)
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="Write the card there, in Markdown. Default: print it.")
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON too.")

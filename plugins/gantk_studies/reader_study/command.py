@@ -2,6 +2,7 @@
 
 import click
 
+from gantk.commands import CommandGroup
 from gantk.terminal import json_option, line_printer, say, write_json
 
 KIND = "Which of two is real; whether one is; how real one looks, from 1 to 5."
@@ -11,7 +12,17 @@ SPLIT = "Whose images; `train` for weights of a next training, which is no judge
 SETS = click.Choice(["test", "validation", "train"])
 
 
-@click.group("study")
+@click.group(
+    "study",
+    cls=CommandGroup,
+    short_help="Let readers judge which images are real.",
+    section="Judge",
+    place=3,
+    examples=[
+        "gantk study new runs/first --pairs 60 --readers 3",
+        "gantk study score runs/first/study/2afc answers/*.json",
+    ],
+)
 def group() -> None:
     """Ask readers which images are real, and score their answers."""
 

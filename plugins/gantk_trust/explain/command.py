@@ -6,8 +6,17 @@ from __future__ import annotations
 
 import click
 
+from gantk.commands import Command
 
-@click.command("explain")
+
+@click.command(
+    "explain",
+    cls=Command,
+    short_help="Show which pixels of the input shaped the output.",
+    section="Judge",
+    place=5,
+    examples=["gantk explain runs/first head.png why --region 60:90,40:70"],
+)
 @click.argument("run")
 @click.argument("image")
 @click.argument("out")
