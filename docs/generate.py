@@ -274,7 +274,7 @@ def commands() -> str:
 
     attach_commands(cli)
     said = ["# Commands", "What `gantk COMMAND --help` prints, in the order of `gantk --help`."]
-    root = click.Context(cli, info_name="gantk")
+    root = click.Context(cli, info_name="gantk", **cli.context_settings)
 
     def describe(command: click.Command, words: tuple[str, ...], parent: click.Context) -> None:
         context = click.Context(
