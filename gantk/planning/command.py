@@ -21,30 +21,35 @@ from gantk.errors import UserError, argument
     "--hours",
     type=click.FloatRange(0.01, 10_000),
     default=2.0,
-    help="How long it may train. Default: 2.",
+    help="Hours that the training may take on this machine. Default: 2.",
 )
 @click.option(
-    "--out", metavar="FILE", default="recipe.toml", help="Where to write it. Default: recipe.toml."
+    "--out",
+    metavar="FILE",
+    default="recipe.toml",
+    help="Recipe file to write. Default: recipe.toml.",
 )
 @click.option(
     "--a",
     metavar="GLOB",
     default="",
-    help="Folder, glob or word of the first kind's names: T1, p07/T1_*.",
+    help="First kind of image: a folder, glob or word of file names, such as T1 or p07/T1_*.",
 )
 @click.option(
     "--b",
     metavar="GLOB",
     default="",
-    help="The same of the second kind; --a alone: images from noise.",
+    help="Second kind of image, named like --a. With only --a, images are generated from noise.",
 )
 @click.option(
     "--set",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Decide a key yourself: data.source.patient=...",
+    help="Set a key of the recipe yourself, such as data.source.patient=...",
 )
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option(
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the best available."
+)
 def plan_command(scans, out, **options) -> None:
     """Look at SCANS and write a recipe that trains well on them, in the time there is.
 
@@ -69,4 +74,4 @@ def plan_command(scans, out, **options) -> None:
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))
 
-    say(f"written  {out}: read it, change it, then gantk run {argument(out)}")
+    say(f"written  {out}; read it, change it, then run: gantk run {argument(out)}")

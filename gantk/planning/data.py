@@ -17,15 +17,20 @@ def data_of(seen: Scans) -> list[Line]:
     """The lines for source, domains, augmentation, grid, intensities and split."""
     pixels = list(seen.pixels.values())
     false = bool(seen.fit and not seen.fit.good)
-    others = f"; {', '.join(seen.others)} too: --a and --b choose" if seen.others else ""
+    others = (
+        f"; also found: {', '.join(seen.others)} (choose with --a and --b)" if seen.others else ""
+    )
     few = seen.patients < 50
     mirror = min(each.mirror for each in pixels)
     move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
-    why = f"left and right are {'much' if mirror > 0.5 else 'not'} alike (correlation {mirror:.2f})"
+    why = (
+        f"left and right are {'similar' if mirror > 0.5 else 'not similar'} (correlation"
+        f" {mirror:.2f})"
+    )
     of = count_noun(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
     why += (
-        f"; small turns, shifts and scales make more of {of}" * few
-        + "; pairs move together" * seen.suits_paired
+        f"; small rotations, shifts and scalings vary the images of only {of}" * few
+        + "; both images of a pair get the same change" * seen.suits_paired
     )
     said = (
         f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'file')}"
@@ -37,16 +42,18 @@ def data_of(seen: Scans) -> list[Line]:
             True,
             "dims",
             2,
-            f"slices: 3-D networks need more than {seen.volumes}" if seen.volumes else "pictures",
+            f"slices, because 3-D networks need more than {count_noun(seen.volumes, 'volume')}"
+            if seen.volumes
+            else "pictures",
         ),
         (True, "augment", move, why),
         (
             false,
             "unpair",
             False,
-            "a patient's two images do not fit each other: both are trained on,",
+            "the two images of a patient do not fit each other, so training uses both",
         ),
-        (false, "same_patient", True, "which tells no answer"),
+        (false, "same_patient", True, "images that do not fit each other give no answer away"),
     ]
     return [
         _source(seen, false),
@@ -69,21 +76,27 @@ def _source(seen: Scans, false: bool) -> Line:
     options.pop("planes", None)
     if planes and "planes" in seen.source:
         options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]
-        why += "; planes: those that show at least a third as much as the fullest"
+        why += "; planes: slices that show at least a third as much as the fullest slice"
 
     if "onto" in options:
         why += (
-            "; onto: a patient's scans lie on two grids, and their headers bring the second onto"
-            " the first"
+            "; onto: a patient's scans have different grids, and the second is resampled"
+            " onto the first by the headers"
         )
 
     if options.get("patient") == "names":
-        why += "; patient: names may say patients, and then none may be on both sides of the split"
+        why += (
+            "; patient: the names may contain patients, and each patient belongs to one side"
+            " of the split"
+        )
     if "channels" in options:
-        why += "; channels: some images are gray and some in colour"
+        why += "; channels: some images are gray and some are in colour, so all are read as gray"
     if false and "pairs" in seen.source:
         options["pairs"] = "none"
-        why += "; pairs: those that names say do not fit, so no score is taken of them"
+        why += (
+            "; pairs: the images that are pairs by name do not fit each other, so no score"
+            " compares them"
+        )
 
     return Line("data.source", options, why)
 
@@ -96,12 +109,12 @@ def _grid(seen: Scans) -> list[Line]:
         return []
 
     plane = "axial"
-    why = "most voxels are about as long as wide"
+    why = "most scans have voxels of about equal sides"
     planes = [file.get("plane") for file in seen.files]
     thick = [name for name in planes if name in ("axial", "coronal", "sagittal")]
     if 2 * len(thick) > len(planes):
         plane = max(thick, key=thick.count)
-        why = "the scans' slices are thick, and lie in this plane"
+        why = "the scans have thick slices in this plane"
 
     lines = [Line("data.plane", plane, why)]
     spacings = [file["spacing"] for file in seen.files if len(file["spacing"] or ()) == 3]
@@ -116,10 +129,10 @@ def _spacing(spacings: Sequence[Sequence[float]]) -> Line:
     """The line for the common spacing: the median where voxel sizes differ by more than a tenth."""
     axes = list(zip(*spacings, strict=True))
     if max(max(axis) / min(axis) for axis in axes) <= 1.1:
-        return Line("data.spacing", None, "as it is: all scans have the same")
+        return Line("data.spacing", None, "not set, because all scans have the same voxel size")
     low = " x ".join(f"{min(axis):.3g}" for axis in axes)
     high = " x ".join(f"{max(axis):.3g}" for axis in axes)
-    why = f"mm; voxels are {low} to {high}, and here all have the median"
+    why = f"in mm; voxels measure {low} to {high}, and all scans are resampled to the median"
     return Line("data.spacing", [round(median(axis), 3) for axis in axes], why)
 
 
@@ -127,31 +140,38 @@ def _intensity(seen: Scans) -> Line:
     """The line for the intensity mapping of each domain."""
     parts: list[dict[str, Any]] = []
     whys = []
+    range_ratios = []
     for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
         own = [each for each in seen.files if name in each["domains"]]
-        widths = [each["range"][1] - each["range"][0] for each in own]
-        apart = max(widths) / max(min(widths), 1e-9)
         is_ct = kind == "ct" or own[0].get("modality") == "CT"
         if is_ct and min(each["min"] for each in own) < -500:
             parts.append({"name": "ct", "share": 0.4})
             whys.append(
-                f"{name} is in Hounsfield units: soft tissue, -20 to 100, has 40 % of the range"
+                f"{name} is in Hounsfield units; soft tissue (-20 to 100 HU) gets 40 % of the range"
             )
             continue
 
         part: dict[str, Any] = {"name": "percentile", "high": 99.9}
-        why = name
         if pixels.bright > 1.02:
-            why += f": 99.5 would cut what is up to {pixels.bright:.2f} times as bright"
+            whys.append(
+                f"{name} has values up to {pixels.bright:.2f} times as bright as its 99.5th"
+                " percentile, the usual upper end"
+            )
 
         if seen.volumes:
             part |= {"low": 5.0, "per": "volume"}
-            why += "; each scan by its own range, for scanners share no scale"
-            if len(own) > 1:
-                why += f" (here their ranges differ by {apart:.1f} to 1)"
+            widths = [each["range"][1] - each["range"][0] for each in own]
+            range_ratios.append(max(widths) / max(min(widths), 1e-9))
 
         parts.append(part)
-        whys.append(why)
+
+    if range_ratios:
+        whys.append(
+            "each scan is mapped by its own range, because scanners share no scale (here the ranges"
+            f" of scans differ by up to {max(range_ratios):.1f} to 1)"
+        )
+    if not whys:
+        whys.append("the 99.9th percentile is the upper end of the range")
 
     if parts[0] == parts[-1]:
         mapping = parts[0]
@@ -175,14 +195,14 @@ def _split(seen: Scans) -> Line:
 
     if min(map(len, subjects.values())) > 1:
         test = 0.2
-        why = f"{patients} patients, none on two sides"
+        why = f"{patients} patients, each in one set only"
         if 3 < patients < 10:
             test = 0.34
-            why += "; a third of so few, so that a score is not of one alone"
+            why += "; a third of so few is held out, so that no score rests on a single patient"
         return Line("data.split", {"test": test, "validation": 0.1, "by": "patient"}, why)
 
-    why = "too few patients to hold one out" if patients else "no name says a patient"
-    why += ": runs of neighbouring slices are held out; scores hold within these heads alone"
+    why = "there are too few patients to hold one out" if patients else "no name contains a patient"
+    why += ", so runs of neighbouring slices are held out; scores hold only for these patients"
     placed = all(record.position is not None for record in seen.records)
     by = "block" if placed else "image"
     return Line("data.split", {"test": 0.2, "validation": 0.1, "by": by}, why)

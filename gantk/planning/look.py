@@ -134,9 +134,9 @@ def _source_settings(a: str, b: str) -> list[str]:
     """The `--set` texts for the options --a and --b."""
     if b and not a:
         raise UserError(
-            "--b says the second kind of image, and nothing says the first",
+            "--b names the second kind of image, but nothing names the first",
             where="--b",
-            remedy="add --a",
+            remedy="add --a with the first kind of image",
         )
 
     texts = [each for each in (a, b) if each]

@@ -12,8 +12,8 @@ from gantk.planning.look import Scans
 
 UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
 EDGES = (
-    "convolutions at full resolution ahead of and behind the U-Net carry the edges; the wider, the"
-    " more time"
+    "convolutions at full resolution before and after the U-Net keep edges sharp; more"
+    " filters take more time"
 )
 # images of which each is compared with all of the other domain; a tenth of a second for each
 MAX_COMPARED_IMAGES = 4000
@@ -45,18 +45,26 @@ def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
 
 
 def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
-    back = f"{seen.domains[1]} -> {seen.domains[0]} too, with networks of its own"
-    fit = f"{found}: they fit, and a paired method learns from them"
+    back = f"{seen.domains[1]} -> {seen.domains[0]} is trained too, with separate networks"
+    fit = f"the pairs fit, so the method is paired: {found}"
     if found.rough:
         setting = "data.source.pairs=none" if "pairs" in seen.source else "method.name=cyclegan"
-        fit = f"{found}: they fit roughly, enough for a paired method; if they show two patients: "
+        fit = (
+            f"the pairs fit roughly, which is enough for a paired method: {found}; if they show"
+            " different patients, use "
+        )
         fit += f"--set {setting}"
 
     rows = [
         (True, "name", "pix2pix", fit),
         (True, "generator", UNET, EDGES),
-        (True, "discriminator", {"name": "patchgan", "width": 32}, "judges patches of 70 px"),
-        (True, "l1", 100.0, "weight of the distance from the truth, the paper's"),
+        (
+            True,
+            "discriminator",
+            {"name": "patchgan", "width": 32},
+            "it judges patches of 70 pixels",
+        ),
+        (True, "l1", 100.0, "weight of the L1 distance from the truth, as in the paper"),
         (True, "both", True, back),
     ]
     return lines_of("method", rows)
@@ -65,17 +73,17 @@ def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
 def shorter(lines: list[Line]) -> list[Line]:
     """The lines of a paired method without the discriminator, for short trainings: `regression`."""
     why = (
-        "; in so little time by L1 alone: a step of Pix2Pix takes 1.7 times as long, and it is no"
-        " nearer to the truth"
+        "; it has only an L1 loss, because the training is short: a step of Pix2Pix takes"
+        " 1.7 times as long and comes no closer to the truth"
     )
     kept = [line for line in lines if line.key not in ("method.discriminator", "method.l1")]
     return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]
 
 
 def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
-    why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
+    why = f"the pairs do not fit ({seen.fit})" if seen.fit else "no pairs are known"
     if seen.alone:
-        why = f"{seen.alone} images have no partner; complete, they could teach a paired method"
+        why = f"{seen.alone} images have no partner (complete pairs would allow a paired method)"
 
     ct = "ct" in seen.kinds
     mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
@@ -86,35 +94,35 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     generator: dict[str, Any] = UNET
     why_generator = EDGES
     patches: dict[str, Any] = {"name": "patchgan", "width": 32}
-    why_patches = "judges patches of 70 px"
+    why_patches = "it judges patches of 70 pixels"
     if ct:
         generator = {"name": "resnet", "width": 12, "blocks": 6}
-        why_generator = "of CycleGAN's paper; wider with more time"
+        why_generator = "as in CycleGAN's paper; a longer training allows a larger width"
         patches |= {"width": 24, "coordinates": True}
         why_patches = (
-            "bone is bright in CT and dark in MR: where a patch lies tells one from the other"
+            "bone is bright in CT and dark in MR, so the discriminator also sees where a patch is"
         )
     elif few:
         patches["receptive_field"] = 34
         why_patches = (
-            f"{seen.patients} patients: larger patches see whose ventricles are larger, and teach"
-            " to invent that"
+            f"small patches: with only {seen.patients} patients, larger ones show the size"
+            " of ventricles, and the generator would learn to change it"
         )
 
     half = (
-        "share of the steps that come first, at half the size: a patch sees the whole head, else"
-        " copying can win"
+        "share of the steps at half the size, trained first; a patch then sees the whole"
+        " head, else the generator may copy its input"
     )
-    calm = "both are calm in the same places: air stays empty"
+    calm = "where the input is flat, the output is flat; air stays empty"
     floor = (
-        "deviation of the input, as a share of the range, below which it is noise rather than an"
-        " edge"
+        "standard deviation, as a share of the range, below which the input counts as"
+        " noise, not as an edge"
     )
     turned = (
-        "what is darker in T1 is brighter in T2, where fat and skull are gone: else copying the"
-        " input can win"
+        "without fat and skull, what is darker in T1 is brighter in T2; without this loss,"
+        " the generator may copy its input"
     )
-    air = f"{100 * seen.empty:.0f} % of the pixels and more are exactly empty, and stay so"
+    air = f"at least {100 * seen.empty:.0f} % of the pixels are exactly empty and stay empty"
     # the search for like images takes a tenth of the time at most
     most = min(MAX_COMPARED_IMAGES, 3600 * hours)
     # of few heads none is like another
@@ -126,27 +134,30 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     else:
         flat_region = 4.0 if stripped else 6.0
 
+    cycle_weight = "weight of the cycle loss; 10 is usual"
+    if few:
+        cycle_weight += ", and half is enough because local_ncc keeps the edges too"
     found = (
-        "like images of the other domain, found by their edges; outputs are drawn to them, and no"
-        " pair is told"
+        "similar slices of the other domain are matched automatically by their edges; no"
+        " registered pairs are needed"
     )
     edges = [{"name": "edge_direction", "weight": 20.0}]
     rows = [
-        (True, "name", "dualgan" if mr else "cyclegan", f"{why}: an unpaired method"),
+        (True, "name", "dualgan" if mr else "cyclegan", f"{why}, so the method is unpaired"),
         (like, "pairs", "weak_pairs", found),
         (True, "generator", generator, why_generator),
         (True, "discriminator", patches, why_patches),
-        (True, "adversarial", "ls", "least squares, the usual one"),
+        (True, "adversarial", "ls", "least squares, the usual choice"),
         (
             True,
             "cycle",
             5.0 if few else 10.0,
-            "weight of the way back; half of it where edges are held as well",
+            cycle_weight,
         ),
-        (not mr, "identity", 0.0, "would keep each tissue as bright as it is"),
+        (not mr, "identity", 0.0, "off, because it would keep the brightness of each tissue"),
         (True, "low_res_warmup", 0.4, half),
-        (mr and like, "source_losses", edges, "both are MR: output and input share their edges"),
-        (mr and not like, "local_ncc", 2.0, "both are MR: output and input share their edges"),
+        (mr and like, "source_losses", edges, "both are MR, so output and input share their edges"),
+        (mr and not like, "local_ncc", 2.0, "both are MR, so output and input share their edges"),
         (opposite, "contrast", "inverted", turned),
         (mr or ct, "flat_region", flat_region, calm),
         (mr or ct, "noise_floor", 0.02 if stripped else 0.06, floor),
@@ -155,7 +166,10 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
             not stripped,
             "defense",
             0.05,
-            "noise on what is brought back, so that no hidden copy of the input pays",
+            (
+                "noise on the generated image before it is translated back, so that hiding a"
+                " copy of the input does not help"
+            ),
         ),
     ]
     return lines_of("method", rows)
@@ -163,34 +177,46 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
 
 def _noise(seen: Scans) -> list[Line]:
     classes = sorted({record.label for record in seen.records if record.label is not None})
-    told = f"the folders are classes, and images of each can be asked for: {', '.join(classes)}"
+    told = f"the folders are classes, and images of each can be generated: {', '.join(classes)}"
     heart = (
-        f"of all that the discriminator sees: {len(seen.records)} images are few enough to be"
-        " learnt by heart"
+        "shifts every image that the discriminator sees, which could memorise only"
+        f" {len(seen.records)} images"
     )
     rows = [
         (
             True,
             "name",
             "dcgan",
-            "names tell no two kinds apart: images from noise; to translate, name two: --a, --b",
+            (
+                "the names show one kind of image, so images are generated from noise; to"
+                " translate, name two kinds with --a and --b"
+            ),
         ),
         (len(classes) > 1, "conditional", True, told),
-        (True, "width", 16, "filters of its last layer; 64 in the paper, with more time"),
-        (True, "up", "resize", "no checkerboard; transpose in the paper"),
+        (
+            True,
+            "width",
+            16,
+            "filters of the last layer; a longer training allows 64, as in the paper",
+        ),
+        (True, "up", "resize", "avoids checkerboard patterns; the paper uses transpose"),
         (True, "discriminator", {"name": "dcgan", "width": 16}, "as wide as the generator"),
         (
             True,
             "adversarial",
             {"name": "bce", "smooth": 0.1},
-            "a discriminator that is never sure keeps teaching",
+            "label smoothing keeps the discriminator's gradient alive",
         ),
         (len(seen.records) < 5000, "augment", ["translate"], heart),
     ]
     slower = {"generator": ADAM, "discriminator": ADAM | {"lr": 1e-4}}
-    train = Line("train.optimizers", slower, "the discriminator is slower, so that it does not win")
+    train = Line(
+        "train.optimizers", slower, "the discriminator learns more slowly, so that it does not win"
+    )
     return [
         *lines_of("method", rows),
         train,
-        *lines_of("data", [(len(classes) > 1, "labels", True, "the classes")]),
+        *lines_of(
+            "data", [(len(classes) > 1, "labels", True, "the method gets the class of each image")]
+        ),
     ]

@@ -78,7 +78,7 @@ def plan(
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
-    tell(0.7, "timing real steps")
+    tell(0.7, "timing training steps")
     decided = dict(map(parse_setting, settings))
     lines = method_of(seen, hours, decided.get("data.dims", 2))
     if asked := str(decided.get("method.name", "")):
@@ -97,7 +97,7 @@ def plan(
         for key, value in recipe.tables.get(table, {}).items():
             name = f"{table}.{key}"
             if name not in made or made[name].value != value:
-                made[name] = Line(name, value, "as you said")
+                made[name] = Line(name, value, "set by you")
 
     return _text(seen, made.values(), hours)
 
@@ -127,7 +127,7 @@ def _choose_size(
 
     if not cheapest.fits:
         ways = [f"--set {each}" for way in cheapest.ways if way.fits for each in way.settings]
-        what = f"a training of these images does not fit into memory ({cheapest.counted})"
+        what = f"training on these images does not fit into memory ({cheapest.counted})"
         raise UserError(what, where="SCANS", remedy=" ".join(ways) or None)
 
     seconds_per_work = 3600 * cheapest.hours / _work(rungs[0])
@@ -156,15 +156,15 @@ def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tupl
     most = int(min(MAX_TIMES_USUAL_STEPS * usual, enough))
     steps = int(min(most, max(50, 0.9 * 3600 * hours / step)))
     why = (
-        f"{1000 * step:.0f} ms each on {predicted.device}, tried: {duration(steps * step)} of"
-        f" {duration(3600 * hours)}"
+        f"{1000 * step:.0f} ms per step, measured on {predicted.device}, so they take"
+        f" {duration(steps * step)} of {duration(3600 * hours)}"
     )
     if steps < usual:
-        why += f"; {usual} are usual, so more time would help"
+        why += f"; {usual} steps are usual, so a longer training would help"
     if steps == most:
-        why += f"; more gain little of {count_noun(count, 'image')}"
+        why += f"; with {count_noun(count, 'image')}, more steps gain little"
     if predicted.peak_gib:
-        why += f"; {predicted.peak_gib:.1f} GiB"
+        why += f"; {predicted.peak_gib:.1f} GiB of memory"
 
     return steps, why
 
@@ -181,7 +181,7 @@ def _rungs(seen: Scans) -> list[Rung]:
     they share one.
     """
     if len(seen.domains) == 1:
-        why = "a power of two, for DCGAN"
+        why = "DCGAN needs a power of two"
         pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
         return [Rung((side, side), "pad", width, why) for side, width in pairs]
 
@@ -222,8 +222,8 @@ def _resized_rungs(seen: Scans, width: int) -> list[Rung]:
     whole = _full_size(seen)
     native = " x ".join(map(str, whole))
     why = (
-        f"{native} in {'the' if _one_grid(seen) else 'most'} files, resized: more pixels would"
-        " leave too few steps in that time"
+        f"resized from {native} in {'all' if _one_grid(seen) else 'most'} files; with more"
+        " pixels, too few steps would fit into the time"
     )
     rungs = []
     for side in SIDES:
@@ -241,14 +241,16 @@ def _native_rung(seen: Scans, width: int) -> Rung | None:
     if max(whole) > 512:
         return None
     if not _one_grid(seen):
-        return Rung(tuple(map(_up, whole)), "pad", width, f"most are {native}")
+        return Rung(tuple(map(_up, whole)), "pad", width, f"most files have {native} pixels")
 
     content = []
     for axis in (0, 1):
         widest = max(each.content[axis] for each in seen.pixels.values())
         content.append(min(whole[axis], widest))
 
-    why = f"all that is no background of {native}, as it is in the files"
+    why = f"the part of {native} pixels that is not background, at full resolution"
+    if content == whole:
+        why = "all pixels, at full resolution"
     return Rung(tuple(map(_up, content)), "crop", width, why)
 
 
@@ -275,11 +277,11 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
     noise = len(seen.domains) == 1
     fit = {
         "crop": "nothing is resized",
-        "pad": "the aspect is kept; what is left over is background",
+        "pad": "the aspect ratio is kept, and the rest is filled with background",
     }[rung.fit]
     data = [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
     masked = not noise and seen.volumes and seen.empty > 0.4
-    translate = [(masked, "masked", True, "empty in the input is empty in the result")]
+    translate = [(masked, "masked", True, "background of the input stays background in the result")]
     return [
         *_method_of_rung(lines, rung, noise, seen.suits_paired),
         *lines_of("data", data),
@@ -299,7 +301,7 @@ def _method_of_rung(lines: list[Line], rung: Rung, noise: bool, paired: bool) ->
             continue
         if key == "method.discriminator" and small and not noise:
             value = value | {"receptive_field": 16}
-            about = "small patches for small images"
+            about = "small patches, because the images are small"
 
         if key in widened:
             value = value | {"width": value["width"] * rung.width}
@@ -320,19 +322,19 @@ def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any
     short = steps < 1500
     if short:
         rate = 5e-4
-        reason = "larger steps, for there are few"
+        reason = "larger than usual, because there are few steps"
     else:
         rate = 2e-4
-        reason = "the usual rate"
+        reason = "the usual learning rate"
 
     average = 0.99 if short else 0.995
-    mean = f"results are by the mean weights of {100 if short else 200} steps"
-    sampling = "at most ten sets of sample pictures, which take their time"
+    mean = f"results use the mean weights of about {100 if short else 200} steps"
+    sampling = "at most ten sets of sample pictures, because they take time"
     return [
         (True, "steps", steps, why),
-        (True, "batch", _batch(seen), "small, for more steps in the same time"),
+        (True, "batch", _batch(seen), "small, so that more steps fit into the time"),
         (not noise, "optimizer", ADAM | {"lr": rate}, reason),
-        (True, "schedule", "linear", "the last decibel comes as the steps grow small"),
+        (True, "schedule", "linear", "the falling learning rate gains the last decibel"),
         (True, "ema", average, mean),
         (True, "sample_every", max(100, steps // 10), sampling),
         (True, "save_every", max(100, steps // 5), "at most five checkpoints"),
@@ -344,16 +346,16 @@ def _evaluate_lines(seen: Scans) -> list[tuple[bool, str, Any, str]]:
     metrics = ["psnr", "ssim", "mae"]
     if len(seen.domains) == 1:
         metrics = ["kid"]
-        reason = "of sets"
+        reason = "compares sets of images"
     elif seen.fit and seen.fit.good:
-        reason = "against the truth"
+        reason = "compares with the truth"
     else:
-        reason = "only where a truth is known"
+        reason = "computed only if a truth is known"
 
     air = min(each.seen for each in seen.pixels.values()) < 0.85
     return [
         (True, "metrics", metrics, reason),
-        (not air, "regions", ["whole"], "there is no air around what is shown"),
+        (not air, "regions", ["whole"], "the images show no air"),
     ]
 
 
@@ -374,7 +376,7 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     else:
         kind = "from noise"
 
-    out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
+    out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in seen.found["summary"].items():
         if key != "split":
             out += _comment(f"{key:9} {text}")

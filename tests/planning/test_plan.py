@@ -147,7 +147,7 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     assert tables["data"]["intensity"]["a"]["name"] == "ct"
     assert tables["data"]["size"] == [48, 48]
     assert tables["train"]["seed"] == 4
-    assert "seed = 4 # as you said" in text
+    assert "seed = 4 # set by you" in text
 
 
 def test_3d_plans_take_the_requested_size(tmp_path, quick):
