@@ -105,9 +105,9 @@ def _load() -> Loaded:
         problem = None
         summary = ""
         if point.module in disabled:
-            problem = f"it is left out by {disabled[point.module]}"
+            problem = f"{disabled[point.module]} switches it off"
         elif label in owners:  # pluggy would skip the second plugin without a message
-            problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
+            problem = f"the distribution '{owners[label]}' already has a plugin named '{label}'"
             label = f"{label}@{distribution.name}"
         else:
             owners[label] = distribution.name
@@ -161,7 +161,7 @@ def attach_commands(cli: click.Group) -> None:
             taken = [
                 name for name, command in before.items() if cli.commands.get(name) is not command
             ]
-            problem = f"the command '{taken[0]}' exists already" if taken else None
+            problem = f"its command '{taken[0]}' already exists" if taken else None
         except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {one_line(error)}"
 
@@ -193,13 +193,13 @@ def plugin_note(error: BaseException) -> str | None:
 
     if raised_by:
         return (
-            f"raised by the plugin '{raised_by.name}' of {raised_by.distribution}"
-            f" {raised_by.version}, {place}"
+            f"the plugin '{raised_by.name}' from {raised_by.distribution}"
+            f" {raised_by.version} raised this error, in {place}"
         )
 
-    listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
+    listed = ", ".join(f"'{p.name}' from {p.distribution} {p.version}" for p in others.values())
     if listed:
-        return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts"
+        return f"third-party plugins are installed: {listed}; `gantk.testing` can test their parts"
 
     return None
 
@@ -211,7 +211,7 @@ def _register(
     for hook, function in inspect.getmembers(plugin, inspect.isfunction):
         marks = getattr(function, "gantk_impl", None)
         if hook.startswith("gantk_") and hasattr(hookspecs, hook) and not marks:
-            raise TypeError(f"{hook} lacks its decorator @gantk.hookimpl")
+            raise TypeError(f"{hook} lacks the decorator @gantk.hookimpl")
         if marks and not hasattr(hookspecs, hook) and not marks["optionalhook"]:
             raise TypeError(
                 f"this gantk has no hook {hook}. {did_you_mean(hook, dir(hookspecs)) or ''}"

@@ -13,24 +13,24 @@ from typing import Any
 from gantk.errors import UserError, did_you_mean, one_line
 
 KINDS = {
-    "method": "a trainable model with its losses",
-    "generator": "a network from images to images",
-    "discriminator": "a network from images to logits",
+    "method": "a model to train, with its losses",
+    "generator": "a network that maps images to images",
+    "discriminator": "a network that maps images to logits, real or fake",
     "loss": "adversarial, reconstruction, structure and style losses",
-    "source": "where images come from",
-    "format": "the bytes of a kind of image file to an image and back",
-    "intensity": "native intensities to network values and back",
-    "augment": "a random change of images, on the device",
-    "order": "which images of two unpaired domains a batch shows together",
-    "metric": "a score of an output against the truth, or of a set of images against real ones",
-    "features": "a network from images to vectors, in which sets of images are compared",
-    "baseline": "a simple way from source to target that a model must beat",
-    "post": "a change of finished images, after the networks",
-    "uncertainty": "how far a translation may be off, pixel by pixel",
-    "exporter": "writes a trained model as a file for other programs",
-    "tracker": "shows a training in another program: curves, samples, scores, the report",
-    "optimizer": "an update rule",
-    "schedule": "the learning rate over the training",
+    "source": "a reader of image folders, tables and other data",
+    "format": "a reader and writer of one image file format",
+    "intensity": "a mapping from native intensities to network values and back",
+    "augment": "a random change of training images",
+    "order": "the choice of unpaired images that share a batch",
+    "metric": "a score of one image against its truth, or of a set of images against real ones",
+    "features": "a network that maps images to vectors, to compare sets of images",
+    "baseline": "a simple map from source to target that a model must beat",
+    "post": "a post-step: a change of finished images, after the networks",
+    "uncertainty": "an estimate of the error of a translation, for each pixel",
+    "exporter": "an export of a trained model to a file for other programs",
+    "tracker": "a link to a program that shows curves, samples, scores and the report",
+    "optimizer": "an update rule for weights",
+    "schedule": "the course of the learning rate over the training",
 }
 
 FUNCTION = "function"  # of the Python interface, `gantk.NAME`; no part of a recipe
@@ -63,11 +63,11 @@ class Entry:
                     loaded = getattr(loaded, name)
 
             if not callable(loaded):
-                raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
+                raise TypeError(f"it is of type {type(loaded).__name__}, not a class or a function")
 
             return loaded
         except Exception as error:
-            raise self.refusal(f"does not load from '{self.target}'", error) from error
+            raise self.refusal(f"cannot be loaded from '{self.target}'", error) from error
 
     def refusal(self, what: str, error: Exception) -> UserError:
         """The error for a part that is not what its kind has to be: what is wrong, and whose part
@@ -75,7 +75,7 @@ class Entry:
         """
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
-        remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
+        remedy = "repair or uninstall the package; `gantk plugins` lists all plugins"
         return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 
 
@@ -125,7 +125,9 @@ class Registry:
         """All entries of a kind, by name; UserError where there is no such kind."""
         if kind not in KINDS:
             raise UserError(
-                f"there is no kind '{kind}'", allowed=KINDS, remedy=did_you_mean(kind, KINDS)
+                f"there is no kind of part '{kind}'",
+                allowed=KINDS,
+                remedy=did_you_mean(kind, KINDS),
             )
         return [self.entries[kind, name] for name in self.names(kind)]
 
@@ -142,12 +144,12 @@ class Registry:
                 f" {' and '.join(map(repr, self.contested[kind, name]))}"
             )
             raise UserError(
-                what, remedy="uninstall one of them, or ask its authors to choose another name"
+                what, remedy="uninstall one of them, or ask its authors to rename their part"
             )
 
         names = [entry.name for entry in self.of_kind(kind)]
         notes = "; ".join(
-            f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
+            f"the plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
         )
         remedy = " ".join(
             filter(None, [did_you_mean(name, names), f"Note that {notes}" if notes else None])
@@ -170,7 +172,8 @@ class Add:
             return lambda package: self._packages.append((kind, package))
         if kind not in (*KINDS, FUNCTION):
             raise AttributeError(
-                f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}"
+                f"add.{kind} does not exist; the functions are"
+                f" {', '.join(f'add.{k}' for k in KINDS)}"
             )
         return functools.partial(self._add_part, kind)
 
@@ -184,7 +187,7 @@ class Add:
     ) -> None:
         if not isinstance(name, str) or target is None:
             raise TypeError(
-                f'add.{kind} takes a name and a part: add.{kind}("name",'
+                f'add.{kind} needs a name and a part: add.{kind}("name",'
                 ' "package.module:attribute")'
             )
 

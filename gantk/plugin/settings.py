@@ -55,7 +55,9 @@ def _disabled_by(path: Path) -> list[str]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"the settings are not readable: {one_line(error)}", where=where) from error
+        raise UserError(
+            f"this settings file cannot be read: {one_line(error)}", where=where
+        ) from error
 
     packages = None
     plugins = tables.pop("plugins", {})
@@ -67,7 +69,7 @@ def _disabled_by(path: Path) -> list[str]:
         what = f"there is no setting '{other_keys[0]}'"
         raise UserError(what, where=where, allowed=["plugins.disable"])
     if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
-        what = "plugins.disable is not a list of packages"
+        what = "plugins.disable must be a list of package names"
         raise UserError(what, where=where, allowed=EXAMPLE)
 
     return packages

@@ -40,8 +40,8 @@ class Part:
             inspect.signature(self.target).bind(*context, **options)
         except TypeError as error:
             what = (
-                f"cannot be made with {count_noun(context, 'value')} and its options, as"
-                f" {_with_article(self.kind)} is"
+                f"cannot be called with {count_noun(context, 'argument')} and its options,"
+                f" as gantk calls {_with_article(self.kind)}"
             )
             raise registry().get(self.kind, self.name).refusal(what, error) from None
 
@@ -193,7 +193,8 @@ def bind(kind: str, value: Any) -> Part:
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:
         raise UserError(
-            f"{_with_article(kind)} is a name or a table with a name, not {_short_json(value)}",
+            f"{_with_article(kind)} must be a name or a table with a name, not"
+            f" {_short_json(value)}",
             allowed=registry().names(kind),
             remedy=f'write {kind} = {{ name = "..." }}',
         )
@@ -203,7 +204,7 @@ def bind(kind: str, value: Any) -> Part:
     try:
         model = options_model(target)
     except Exception as error:
-        raise entry.refusal("has options that no recipe can hold", error) from error
+        raise entry.refusal("has an option whose type a recipe cannot hold", error) from error
 
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
@@ -214,7 +215,7 @@ def bind(kind: str, value: Any) -> Part:
         if field is None or field.is_required() or kind_of(field.metadata):
             raise
         raise entry.refusal(
-            f"has a default of '{error.path[0]}' that its own type refuses", error
+            f"has an option '{error.path[0]}' whose default does not match its type", error
         ) from error
 
 
@@ -242,7 +243,9 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         raise _user_error(model, first, owner) from None
     # such as 5,000 digits, or a list that contains itself
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{owner} has a value that no recipe can hold: {one_line(error)}") from None
+        raise UserError(
+            f"{owner} has a value that a recipe cannot hold: {one_line(error)}"
+        ) from None
 
 
 def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,7 +348,7 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     }
     for name, (_, default) in described.items():
         if name == "name" or name.startswith("_"):
-            raise ValueError(f"an option cannot be called '{name}'")
+            raise ValueError(f"an option cannot have the name '{name}'")
         json.dumps(None if default is ... else plain(default))
 
     title = str(getattr(target, "__name__", "options"))

@@ -53,7 +53,10 @@ TOO_DOTTED = re.compile(
     r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
 )
 
-NO_TOML = 'That is no TOML: texts inside have quotes and brackets close, as in ["T1", "T2"]'
+NO_TOML = (
+    "This value is not valid TOML: put quotes around texts and close all brackets, as in"
+    ' ["T1", "T2"]'
+)
 
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
 resolved = plain  # of a checked recipe: tables that TOML can hold, with every default filled in
@@ -135,7 +138,7 @@ class Recipe:
         if isinstance(renamed, tuple):
             new, values = renamed
         elif renamed is None:
-            self.notes[key] = f"{key} has no effect any more"
+            self.notes[key] = f"{key} no longer has an effect"
             return None, value
         else:
             new = renamed
@@ -177,18 +180,20 @@ class Recipe:
         version = tables.get("format", FORMAT)
         if isinstance(version, int) and version > FORMAT:
             raise UserError(
-                f"this recipe has format {version}, and this gantk reads up to {FORMAT}",
+                f"this recipe has format {version}, but this gantk reads formats up to {FORMAT}",
                 where=self._place(("format",)),
                 remedy="upgrade gantk: pip install --upgrade gantk",
             )
 
         model = self._bind_tables(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
-            how_many = "neither" if model.train.steps is None else "both"
+            what = "both train.steps and train.epochs are given"
+            if model.train.steps is None:
+                what = "neither train.steps nor train.epochs is given"
             raise UserError(
-                f"train.steps and train.epochs: {how_many} given",
+                what,
                 where=self._place(("train",)),
-                remedy="give one of the two, for example train.steps = 2400",
+                remedy="set one of the two, for example train.steps = 2400",
             )
 
         return model
@@ -245,7 +250,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
     """The text and the tables of a TOML file, `origin` in errors; UserError tells where `others` to
     compare are.
     """
-    remedy = f"compare it with a {kind} of {others}"
+    remedy = f"compare it with a {kind} from {others}"
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -260,12 +265,13 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
         ) from None
     except UnicodeDecodeError:
         raise UserError(
-            f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}"
+            f"'{origin}' is not a text file",
+            remedy=f"name a TOML file; for a {kind} as an example, see {others}",
         ) from None
     except RecursionError:  # parsing would take minutes, or all memory
         what = (
-            f"'{origin}' is longer than {MAX_FILE_BYTES:,} bytes, or nested deeper than {MAX_DEPTH}"
-            " tables"
+            f"'{origin}' is longer than {MAX_FILE_BYTES:,} bytes, or its tables are nested"
+            f" deeper than {MAX_DEPTH} levels"
         )
         raise UserError(what, remedy=remedy) from None
     except ValueError as error:
@@ -289,12 +295,12 @@ def find_recipe(name: str) -> tuple[Path, str]:
         path, owner = known[stem]
         return path, f"{stem}.toml (bundled with {owner})"
     if typed.is_dir():
-        remedy = "name a recipe file; `gantk resume RUN` goes on with a run's folder"
+        remedy = "name a recipe file; to continue a run, use `gantk resume RUN`"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
 
     remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
     raise UserError(
-        f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy
+        f"there is no recipe '{name}'", allowed="a path or the name of a recipe", remedy=remedy
     )
 
 
@@ -399,9 +405,9 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     value = value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
         raise UserError(
-            f"'{setting[:99]}' is not key=value",
+            f"'{setting[:99]}' does not have the form key=value",
             where="--set",
-            remedy="for example --set train.steps=200",
+            remedy="write, for example, --set train.steps=200",
         )
 
     try:

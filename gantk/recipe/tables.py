@@ -26,63 +26,63 @@ def _default_part(part: str) -> Any:
 
 
 class SplitTable(spec.Table):
-    """How subjects are divided; `auto`: by patient where patients are known, else in blocks of
-    neighbouring slices.
+    """How subjects are split into training, validation and test; `auto` splits by patient if patients
+    are known, otherwise by blocks of neighbouring slices.
     """
 
-    test: spec.Fraction = 0.2  # part of the subjects (or slices) that training never sees
-    validation: spec.Fraction = 0.1  # part that is scored while training
-    by: Literal["auto", "patient", "block", "image"] = "auto"  # what is never divided
-    blocks: spec.Count = 2  # by block: how many runs of neighbouring slices are held out per set
-    gap: spec.Number = 2  # by block: slices dropped from training on each side of a held-out run
-    # which subjects go to which set; not train.seed, so that runs of several seeds share a split
+    test: spec.Fraction = 0.2  # share of the subjects (or slices) that is held out for the test
+    validation: spec.Fraction = 0.1  # share that is scored during training
+    by: Literal["auto", "patient", "block", "image"] = "auto"  # unit that stays together in one set
+    blocks: spec.Count = 2  # by = "block": runs of neighbouring slices per held-out set
+    gap: spec.Number = 2  # by = "block": slices left out on each side of a run
+    # draws the sets; separate from train.seed, so that runs with different seeds share a split
     seed: spec.Seed = 0
-    # k-fold: how many parts the patients are divided into, one of them the test set; 0 = none
+    # number of folds that the patients are divided into; one fold is the test set; 0 = no folds
     folds: spec.Number = 0
-    fold: spec.Number = 0  # k-fold: which part is the test set, counted from 0
-    # CSV with the set of each patient: columns patient (or path) and split; "" = none
+    fold: spec.Number = 0  # which fold is the test set, counted from 0
+    # CSV file with columns patient (or path) and split, which assigns each patient to a set
     file: str = ""
 
 
 class DataTable(spec.Table):
-    """Where images come from and what the networks see of them."""
+    """The images: where they come from and how they are prepared for the networks."""
 
-    # what reads the images: `gantk list source`; --data chooses the one that fits
+    # reads the images: `gantk list source`; --data PATH chooses a source that fits
     source: spec.Source = _default_part("phantom")
-    # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
+    # names of domains a and b; "T1+FLAIR" is one domain with two contrasts
     domains: tuple[str, ...] = ("A", "B")
-    dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
-    size: tuple[spec.Side, ...] = (96, 96)  # what the networks see, in pixels or voxels
-    # how a native image is brought to `size`; crop keeps its resolution
+    dims: Literal[2, 3] = 2  # 2 = pictures or slices; 3 = volumes
+    size: tuple[spec.Side, ...] = (96, 96)  # image size in the networks, in pixels or voxels
+    # how images get to `size`: resize and pad, resize each axis, or crop or pad at full resolution
     fit: Literal["pad", "stretch", "crop"] = "pad"
-    # which slices of a volume 2-D networks see
+    # orientation of the slices that 2-D networks get from a volume
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    # mm that volumes are brought to: plane, row, column; None: as is
+    # voxel size in mm to resample volumes to: plane, row, column; None = do not resample
     spacing: tuple[spec.Positive, ...] | None = None
-    # random part of an image that a training step sees; None: the whole
+    # size of a random patch for each training image; None = whole images
     patch: tuple[spec.Side, ...] | None = None
-    neighbours: spec.Few = 0  # slices on each side that are added as channels (2.5-D); 2-D only
-    labels: bool = False  # hand each image's class to the method
-    mask: bool = False  # hand lesion masks to the method
-    # if a patient lacks a contrast: an error, or train to do without it
+    neighbours: spec.Few = 0  # neighbouring slices per side, as channels (2.5-D); 2-D only
+    labels: bool = False  # give the class of each image to the method
+    mask: bool = False  # give lesion masks to the method
+    # a patient lacks a contrast: stop with an error, or mask it, so that results can lack it too
     missing: Literal["refuse", "mask"] = "refuse"
-    # maps native values to the networks' range: `gantk list intensity`
+    # mapping from native values to the networks' range: `gantk list intensity`
     intensity: spec.Intensity = _default_part("percentile")
-    augment: list[spec.Augment] = []  # applied to every training image, on the device
-    # unpaired methods: a subject gives one domain only, as in a real unpaired study
+    augment: list[spec.Augment] = []  # random changes of training images: `gantk list augment`
+    # unpaired methods: use only one domain of each subject, as in a real unpaired study
     unpair: bool = True
-    # unpaired methods: a patient may give images of both domains; False: that is a leak
+    # unpaired methods: allow images of both domains from one patient; false = that is a leak
     same_patient: bool = False
-    # GiB of decoded images to keep; beyond it they are read again when needed
+    # GiB of decoded images to keep in memory; the rest is read again when needed
     memory: spec.Positive = 8.0
-    # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
+    # also keep prepared images on disk, shared by all runs; GANTK_CACHE sets the folder
     cache: bool = True
-    workers: spec.Few = 2  # threads that read ahead of the training
-    # which unpaired images share a batch: `gantk list order`; None: any
+    workers: spec.Few = 2  # threads that read images ahead of the training
+    # which unpaired images share a batch: `gantk list order`; None = any
     order: spec.OrderPart | None = None
-    # CSV of columns key and weight: how often training images are shown; "" = all alike
+    # CSV with columns key and weight: how often each training image is used; "" = equally often
     weights: str = ""
-    split: SplitTable = SplitTable()  # what is held out: `gantk show split`
+    split: SplitTable = SplitTable()  # held-out images: `gantk show split`
 
     @field_validator("domains")
     @classmethod
@@ -91,14 +91,14 @@ class DataTable(spec.Table):
         # "+": any to any, of the contrasts of one domain
         if one_or_two and (len(set(domains)) == len(domains) or "+" in domains[0]):
             return domains
-        raise ValueError("one name or two different ones are needed")
+        raise ValueError("it should be one name or two different names")
 
     @field_validator("size")
     @classmethod
     def _one_side_per_dim(cls, size: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         dims = info.data.get("dims", 2)
         if len(size) != dims:
-            raise ValueError(f"{dims} positive sides are needed, because data.dims is {dims}")
+            raise ValueError(f"it should have {dims} positive sides, because data.dims is {dims}")
         return size
 
     @field_validator("patch")
@@ -122,61 +122,62 @@ class DataTable(spec.Table):
     def _neighbours_of_slices(cls, neighbours: int, info: ValidationInfo) -> int:
         if neighbours and info.data.get("dims") == 3:
             raise ValueError(
-                "it should be 0, because data.dims is 3 and volumes have no neighbouring slices"
+                "it should be 0, because data.dims is 3 and 3-D networks get whole volumes"
             )
         return neighbours
 
 
 class FastTable(spec.Table):
-    """What makes a step quicker with the same result. `train.fast = false` turns all of it off."""
+    """Speed settings that keep the result of a step. `train.fast = false` turns all of them off."""
 
-    # memory format of images and weights that CPUs and tensor cores prefer
+    # channels-last memory format for images and weights, which suits CPUs and tensor cores
     channels_last: bool = True
-    # one pass where one network has several inputs and its norm allows it
+    # join several inputs of one network into one pass, if its norm allows it
     batched_forward: bool = True
-    fused: bool = True  # optimizers and averages update all weights in one call
-    # CPU: gantk's own kernels for norms, upsampling by 2 and small feature maps
+    fused: bool = True  # update all weights, and their averages, in one call
+    # CPU: use gantk's own kernels for norms, upsampling by 2 and small feature maps
     kernels: bool = True
-    keep_memory: bool = True  # CPU: freed memory stays with the process for the next step
-    # CUDA: the whole step as one graph, unless it recomputes; else the log says why not; off until
-    # it has been measured
+    keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
+    # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
     cuda_graph: bool = False
-    benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms
-    pin: bool = True  # CUDA: batches are copied to the device while the step before computes
-    pipelined: bool = True  # translating: reading and writing go on while the network computes
-    compile: bool = False  # torch.compile of each phase's losses: its first steps take minutes
+    benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
+    pin: bool = True  # CUDA: copy the next batch to the device while a step computes
+    pipelined: bool = True  # translation: read and write files while the network computes
+    # torch.compile for the losses of each phase; the first steps take minutes
+    compile: bool = False
 
 
 class TrainTable(spec.Table):
-    """How long, how fast, how exact."""
+    """The training: length, batch, optimizer, precision, checkpoints."""
 
-    steps: spec.Number | None = None  # give steps or epochs
-    # an epoch shows the larger domain once
+    steps: spec.Number | None = None  # length of the training; give steps or epochs
+    # length of the training; one epoch uses each image of the larger domain once
     epochs: Annotated[float, Field(gt=0, le=10**9)] | None = None
-    # weights to begin with, as far as they fit: a run, model or file; "" = drawn from the seed
+    # run, model or weights file to start from, as far as its weights fit; "" = random weights
     start: str = ""
-    batch: spec.Count = 1  # images of each domain per step and rank
-    # images per forward; None: the batch. Smaller saves memory, costs time
+    batch: spec.Count = 1  # images of each domain per step on each rank
+    # images per forward pass; None = the batch; fewer images need less memory and more time
     microbatch: spec.Count | None = None
-    # the update rule, with its learning rate: `gantk show optimizer adam`
+    # optimizer with its learning rate: `gantk show optimizer adam`
     optimizer: spec.OptimizerPart = _default_part("adam")
-    # by phase, where it differs: { discriminators = { name = "adam" } }
+    # another optimizer for some phases: { discriminators = { name = "adam" } }
     optimizers: dict[str, spec.OptimizerPart] = {}
-    # the learning rate over the training: `gantk list schedule`
+    # course of the learning rate: `gantk list schedule`
     schedule: spec.SchedulePart = _default_part("linear")
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is fast at it
-    # true, false, or a table of the parts to turn off: { kernels = false }
+    # auto = bf16 if the device computes it faster
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # speed settings: true, false, or a table such as { kernels = false }: `gantk show fast`
     fast: FastTable = FastTable()
-    # compute activations twice: saves memory (CPU: with fast.keep_memory = false), costs time
+    # compute activations twice to save memory (CPU: set fast.keep_memory = false too)
     recompute: bool = False
-    ema: spec.Fraction = 0.995  # moving average of the generators, used for inference; 0 = off
-    seed: spec.Seed = 0  # weights, order and augmentation; the split has its own
-    log_every: spec.Count = 20  # steps between lines of losses and speed
+    ema: spec.Fraction = 0.995  # moving average of generator weights, used for results; 0 = off
+    seed: spec.Seed = 0  # seed for weights, order and augmentation; data.split.seed is separate
+    log_every: spec.Count = 20  # steps between log lines with losses and speed
     sample_every: spec.Count = 200  # steps between sample pictures with validation scores
-    # steps between checkpoints, each scored without true images: see best.json
+    # steps between checkpoints; each is scored without true images, see best.json
     save_every: spec.Count = 400
-    keep: spec.Count = 3  # how many checkpoints stay
-    # stop after so many saves without a better score in best.json; 0 = never
+    keep: spec.Count = 3  # number of checkpoints to keep
+    # stop after this many checkpoints without a better score in best.json; 0 = never
     patience: spec.Number = 0
 
     def steps_in_all(self, steps_per_epoch: int) -> int:
@@ -184,7 +185,7 @@ class TrainTable(spec.Table):
         if self.steps is not None:
             return self.steps
         if self.epochs is None:
-            raise ValueError("a recipe gives train.steps or train.epochs")
+            raise ValueError("a recipe must give train.steps or train.epochs")
         return round(self.epochs * steps_per_epoch)
 
     @field_validator("fast", mode="before")
@@ -198,54 +199,58 @@ class TrainTable(spec.Table):
 
 
 class EvaluateTable(spec.Table):
-    """How the result is scored, on the test split."""
+    """How the trained model is scored on held-out test images."""
 
-    # None: psnr, ssim, mae; from noise kid, and published ones at hand
+    # None = psnr, ssim, mae; for images from noise kid, and the paper's metrics if available
     metrics: list[spec.MetricPart] | None = None
-    samples: spec.Count = 4  # how many held-out images are drawn while training
-    # how many images are made from noise to be scored
+    samples: spec.Count = 4  # number of held-out images shown during training
+    # number of images that are generated from noise and scored
     images: Annotated[int, Field(ge=2, le=10**6)] = 256
-    # scored apart
+    # parts of the image that are scored separately
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]
-    # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
+    # steps to train an L1 U-Net on the training pairs as another baseline; 0 = no such baseline
     regression: spec.Number = 0
-    checkpoint: Literal["last", "best"] = "last"  # best: chosen without true images, see best.json
-    uncertainty: str = "none"  # a kind to compare with the actual errors: `gantk list uncertainty`
-    # columns of the data by whose values patients are scored apart: scanner, sex, age
+    # best is chosen without true images, see best.json
+    checkpoint: Literal["last", "best"] = "last"
+    # compare this uncertainty with the true errors: `gantk list uncertainty`
+    uncertainty: str = "none"
+    # columns of the data table, such as scanner, sex, age: scores for each group of patients
     by: list[str] = []
 
 
 class TranslateTable(spec.Table):
-    """How whole files are translated."""
+    """How files are translated."""
 
-    batch: spec.Count = 16  # slices per pass
-    # of neighbouring windows, where they are blended
+    batch: spec.Count = 16  # slices per forward pass
+    # share of a window that it shares with the next one; the windows are blended there
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    # GiB that a pass may need: images that need more are processed in tiles
+    # GiB that a forward pass may need; images that need more are processed in tiles
     memory: spec.Positive = 1.0
-    # where norms are computed, if an image is processed in tiles
+    # tiled images: compute norms over the whole image, or over each window
     statistics: Literal["image", "window"] = "image"
-    # background of one value, from the corners to the head, is masked out of the result too
+    # set the result to background where the input has constant background around the head
     masked: bool = False
-    # results on a larger grid: as sharp as the input is there, or smooth
+    # results that are enlarged: sharpen them by the detail of the input, or leave them smooth
     detail: Literal["guided", "none"] = "guided"
 
 
+# The default tables are created when a recipe is checked, not when this module is imported: they
+# contain parts, and parts import torch.
 class Model(spec.Table):
-    """A whole recipe, checked; parts are bound, defaults filled in."""
+    """A complete, checked recipe."""
 
     format: int = FORMAT  # version of the recipe format
     summary: str = ""  # one line for `gantk recipes`
-    # its paper: title, the values that it states, those that it leaves open (ours), figures
+    # the method's paper: title, settings that it states, settings that it leaves open, results
     paper: dict[str, Any] = {}
     method: spec.MethodPart  # what is trained, with its networks and losses: `gantk list method`
-    # made when a recipe is checked, not when this module is imported: defaults are parts, and parts
-    # import torch
-    data: DataTable = Field(default_factory=DataTable)  # `gantk show data`
-    train: TrainTable = Field(default_factory=TrainTable)  # `gantk show train`
-    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)  # `gantk show evaluate`
-    translate: TranslateTable = Field(default_factory=TranslateTable)  # `gantk show translate`
-    # loggers beside the report: tensorboard, wandb, mlflow
+    data: DataTable = Field(default_factory=DataTable)  # the images: `gantk show data`
+    train: TrainTable = Field(default_factory=TrainTable)  # the training: `gantk show train`
+    # the scores: `gantk show evaluate`
+    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
+    # the translation of files: `gantk show translate`
+    translate: TranslateTable = Field(default_factory=TranslateTable)
+    # trackers in addition to the report: tensorboard, wandb, mlflow
     track: list[spec.TrackerPart] = Field([], max_length=16)
     # [[post]]: steps applied to generated images, in order
     post: list[spec.PostPart] = Field([], max_length=16)
@@ -292,13 +297,13 @@ def _what_is_wrong(path: tuple, value: Any, count: int) -> str | None:
     if count > MAX_VALUES:
         return f"there are more than {MAX_VALUES:,} values"
     if len(path) > MAX_DEPTH:
-        return f"tables are nested deeper than {MAX_DEPTH}"
+        return f"tables are nested deeper than {MAX_DEPTH} levels"
     if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
         return f"a text has more than {MAX_TEXT_CHARACTERS:,} characters"
     if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
-        return "a text is not UTF-8, or holds a NUL"
+        return "a text is not valid UTF-8, or contains a NUL character"
     if value is not None and not isinstance(value, (str, int, float, list, tuple, Mapping)):
-        return f"a {type(value).__name__} is neither text, number nor table"
+        return f"a value of type {type(value).__name__} is not a text, number, list or table"
     if isinstance(value, float) and not isfinite(value):
         return f"input should be a finite number, not {value}"
     if isinstance(value, int) and value.bit_length() > 63:

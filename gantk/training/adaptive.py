@@ -48,11 +48,11 @@ class DiscriminatorAugment(nn.Module):
         super().__init__()
         if target and not augments:
             remedy = (
-                'name some, as in augment = ["hflip", "translate", "brightness"], or set'
-                " method.adapt = 0.0"
+                'set augment = ["hflip", "translate", "brightness"], for example, or'
+                " set method.adapt = 0.0"
             )
             raise UserError(
-                "adapt needs changes to apply, and augment names none",
+                "method.adapt needs changes to apply, but method.augment is empty",
                 where="method.adapt",
                 remedy=remedy,
             )

@@ -63,11 +63,11 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         batches.end = train.steps_in_all(batches.steps_per_epoch)
         if method.weighs_lesions and not model.data.mask:
             remedy = (
-                "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask"
-                " names the masks"
+                "set data.mask = true (data.source.mask names the masks), or set"
+                " method.lesion = 1.0 if the method has this option"
             )
             raise UserError(
-                "the method needs masks, and the recipe asks for none",
+                "the method needs lesion masks, but data.mask is false",
                 where="data.mask",
                 remedy=remedy,
             )

@@ -136,11 +136,11 @@ def require_memory(model: Model) -> None:
     most = most_memory()
     if most is not None and cost.gib > most:
         what = (
-            f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB:"
-            f" {cost}"
+            f"this training needs at least {cost.gib:,.1f} GiB, but only {most:.1f} GiB are"
+            f" available: {cost}"
         )
         remedy = (
-            "lower the networks' width or depth, method.pool, data.size or train.batch, or set"
-            " data.patch"
+            "lower the width or depth of the networks, method.pool, data.size or"
+            " train.batch, or set data.patch"
         )
         raise UserError(what, where="method, data, train", remedy=remedy)

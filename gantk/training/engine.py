@@ -162,10 +162,10 @@ class Engine:
             self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
             if len(losses) == before:
                 what = (
-                    f"the optimizer of the {phase.name} learns nothing: its step(closure) never"
-                    " calls closure()"
+                    f"the optimizer of phase '{phase.name}' learns nothing, because its"
+                    " step(closure) never calls closure()"
                 )
-                remedy = "begin step with `loss = closure()`"
+                remedy = "begin step() with `loss = closure()`"
                 raise UserError(what, where="train.optimizer", remedy=remedy)
 
         for parameter in self._trained:  # as before; what the method froze is not in this list
@@ -237,7 +237,8 @@ class Engine:
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             what = f"the loss {', '.join(bad)} is not finite at step {step}. {saved}"
             raise GantkError(
-                f"{what} Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
+                f"{what} Lower train.optimizer.lr, {exact}or use a milder adversarial loss"
+                ' (method.adversarial = "ls").'
             )
 
     def state_dict(self) -> dict:
@@ -267,20 +268,18 @@ class Engine:
             updates = state["ema_updates"]
             if not 0 <= updates <= step <= self.steps:
                 raise ValueError(
-                    f"{step} of {self.steps}, with {updates} updates of the moving average"
+                    f"step {step} of {self.steps} with {updates} updates of the moving average"
                 )
 
             for phase in self.phases:
-                name = f"optimizer of the {phase.name}"
+                name = f"optimizer of phase '{phase.name}'"
                 runs = -(-step // phase.every)
                 saved = state["optimizers"][phase.name]
                 make = self._maker(phase)
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
         except Exception as error:  # a damaged state may raise any error
-            what = f"this is not the state of this training: {name}: {one_line(error)}"
-            remedy = (
-                "use another checkpoint of the run, and the recipe.toml that it was trained with"
-            )
+            what = f"this state does not belong to this training: {name}: {one_line(error)}"
+            remedy = "use another checkpoint of the run, and the recipe.toml of the run"
             raise UserError(what, where=where, remedy=remedy) from None
 
         if self.ema:
@@ -313,8 +312,11 @@ class Engine:
         try:
             return self._maker(phase)(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
-            what = f"the optimizer of the {phase.name} does not take its options: {one_line(error)}"
-            remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
+            what = (
+                f"the optimizer of phase '{phase.name}' does not accept its options:"
+                f" {one_line(error)}"
+            )
+            remedy = "see its options with `gantk show optimizer NAME`"
             raise UserError(what, where="train.optimizer", remedy=remedy) from None
 
     def _move_states(self) -> None:

@@ -170,10 +170,9 @@ class Training:
             self._save(view)
 
         if self.table.patience:
-            saves = count_noun(self.table.patience, "save")
+            saves = count_noun(self.table.patience, "checkpoint")
             view.print(
-                f"patience {saves} without a better score, which looks at"
-                f" {self.criterion.image_kind}"
+                f"patience {saves} without a better score, computed on {self.criterion.image_kind}"
             )
 
     def _due(self, stop: bool) -> Due:
@@ -202,8 +201,10 @@ class Training:
         if view.write_error and not stopped and view.write_error.errno not in closed:
             raise view.write_error
 
-        what = f"stopped after step {self.engine.step} of {self.engine.steps}; everything is saved."
-        raise Interrupted(f"{what} Go on with: gantk resume {argument(self.run.path)}")
+        what = (
+            f"stopped after step {self.engine.step} of {self.engine.steps}; a checkpoint was saved."
+        )
+        raise Interrupted(f"{what} To continue, run: gantk resume {argument(self.run.path)}")
 
     def _out_of_patience(self, view: LiveView) -> bool:
         """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it
@@ -220,9 +221,9 @@ class Training:
 
         if self.runtime.main:
             step = self.engine.step
-            saves = count_noun(waited, "save")
+            saves = count_noun(waited, "checkpoint")
             why = (
-                f"train.patience: no better score than at step {best} in {saves}"
+                f"train.patience: {saves} without a better score than at step {best}"
                 f" ({self.choice.rule})"
             )
             if not any("stopped" in line for line in self.run.read_log()):
@@ -288,7 +289,7 @@ class Training:
         """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
             step = self.engine.step
-            view.busy = "samples and their scores"
+            view.busy = "writing and scoring samples"
             with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.sample_batch)
                 scores = self.scorer.validate()
@@ -334,7 +335,7 @@ class Training:
 
         if self.runtime.main:
             step = self.engine.step
-            view.busy = "judging and saving the weights"
+            view.busy = "scoring and saving a checkpoint"
             if self._regular(step):  # a save at an interruption is not scored
                 self._judge(view)
 
@@ -353,7 +354,7 @@ class Training:
             except UserError as error:  # too few images for a distance must not end a training
                 judged = {"score": None, "barred": str(error)}
                 if self.table.patience:
-                    view.print(f"patience this save does not count: {error}", style="yellow")
+                    view.print(f"patience this checkpoint does not count: {error}", style="yellow")
 
         self.choice.add(self.engine.step, judged)
         self.run.add_to_log({"step": self.engine.step, "selection": judged})
@@ -369,14 +370,16 @@ class Training:
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
 
-        view.busy = "renewing report.html"
+        view.busy = "updating report.html"
         from gantk.report.build import write_report  # not before the first step
 
         began = time.perf_counter()
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
-            view.print(f"report.html could not be renewed: {one_line(error)}", style="yellow")
+            view.print(
+                f"warning  report.html could not be updated: {one_line(error)}", style="yellow"
+            )
 
         self._reported = time.perf_counter()
         view.busy = None
@@ -483,8 +486,8 @@ class StepProfile:
     def __init__(self, count: int, steps: int, device: torch.device):
         if steps < WARM_UP + count:
             what = (
-                f"{count} traced steps come after {WARM_UP} others, and this training has"
-                f" {count_noun(steps, 'step')}"
+                f"tracing {count_noun(count, 'step')} needs {WARM_UP} steps before them,"
+                f" but this training has only {count_noun(steps, 'step')}"
             )
             raise UserError(
                 what,
@@ -524,5 +527,5 @@ class StepProfile:
             (made / "table.txt").write_text(table)
             profiler.export_chrome_trace(str(made / trace))
 
-        way = f"trace    {self.folder / trace}: open it at ui.perfetto.dev or chrome://tracing"
+        way = f"trace    {self.folder / trace}; open it at ui.perfetto.dev or chrome://tracing"
         self.lines = [*table.splitlines(), way]

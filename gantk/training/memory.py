@@ -59,10 +59,11 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
             dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way)
         )
         remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
-        what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"
-        raise GantkError(
-            f"{what}. `gantk run RECIPE --try` finds out which of them fits."
-        ) from error
+        what = (
+            f"out of memory on {runtime.device}: {first}. These settings need less:"
+            f" {'; '.join(remedies)}"
+        )
+        raise GantkError(f"{what}. `gantk run RECIPE --try` shows which of them fit.") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

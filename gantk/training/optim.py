@@ -224,7 +224,7 @@ def state_to_load(
     saved_groups = saved["param_groups"]
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
-        raise ValueError("it is of other weights")
+        raise ValueError("it belongs to other weights")
 
     _expect_in_range(saved_groups)
     is_torchs = any(
@@ -272,7 +272,7 @@ def _check_state(
     """
     # A fused kernel reads as many elements as the weights have, whatever size the moments have.
     if not states.keys() <= set(range(count)) or (expected and not states):
-        raise ValueError(f"it remembers {len(states)} of {count} weights")
+        raise ValueError(f"it holds the state of {len(states)} of {count} weights")
 
     for index, state in states.items():
         for name, value in expected.get(index, {}).items():
@@ -281,7 +281,7 @@ def _check_state(
             # A step that counts otherwise than the training does has no known bound.
             counts_steps = name == "step" and float(value) == min(steps, 2)
             if counts_steps and not 0 <= float(saved) <= steps:
-                raise ValueError(f"the step of weight {index} is {float(saved):g} of {steps}")
+                raise ValueError(f"weight {index} is at step {float(saved):g} of {steps}")
 
 
 def _check_entry(where: str, saved: Any, expected: Any) -> None:
@@ -290,7 +290,9 @@ def _check_entry(where: str, saved: Any, expected: Any) -> None:
     wanted = _kinds(expected)
     is_empty_list = isinstance(expected, list) and not wanted
     if not found <= wanted and not is_empty_list:
-        raise ValueError(f"{where} is {', '.join(found)} there and {', '.join(wanted)} here")
+        raise ValueError(
+            f"{where} is {', '.join(found)}, but this training needs {', '.join(wanted)}"
+        )
 
     if isinstance(saved, Tensor) and expected.isfinite().all() and not saved.isfinite().all():
         raise ValueError(f"{where} is not finite")

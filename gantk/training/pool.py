@@ -42,7 +42,10 @@ class ImagePool(nn.Module):
         if not 0 <= int(self.count) <= self.capacity or any(
             not 0 < side <= most for side, most in sides
         ):
-            raise UserError("an image pool of the checkpoint holds more than fits", where=args[1])
+            raise UserError(
+                "an image pool of the checkpoint holds more images than its size allows",
+                where=args[1],
+            )
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

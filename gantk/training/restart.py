@@ -67,8 +67,8 @@ def run_to_resume(
     another run, or if torchrun may restart a run without a folder set by --out.
     """
     if out is None and (process.may_restart or process.restarts):
-        what = "a run that may be started again needs a folder that is known before"
-        raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
+        what = "a run that torchrun may restart needs a run folder that you name"
+        raise UserError(what, where="--out", remedy="add --out DIR, the same for all starts")
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
 
@@ -85,11 +85,11 @@ def run_to_resume(
 
 def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
-    what = "Nothing had been saved yet. Start again"
+    what = "There is no checkpoint yet. Start the run again"
     steps = steps_saved(folder / "checkpoints")
     if steps:
         what = (
-            f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume"
+            f"The newest checkpoint is step {steps[-1]}. To continue, run: gantk resume"
             f" {argument(folder)}"
         )
 
@@ -97,6 +97,6 @@ def advice(folder: Path, world: int) -> str:
         return f"{what}."
 
     return (
-        f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it"
-        " by itself."
+        f"{what}{', on' if steps else ' on'} {world} ranks again. torchrun --max-restarts 3"
+        " does this automatically."
     )

@@ -76,20 +76,23 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     share = _count(copied) / _count(wanted) if wanted else 0.0
     if share < MIN_SHARE:
         what = (
-            f"the weights of '{name}' do not fit the networks of this recipe"
-            f" ({count_noun(copied, 'tensor')} would): "
+            f"the weights of '{name}' do not fit the networks of this recipe (only"
+            f" {count_noun(copied, 'tensor')} would fit): "
         )
         if misfits:
             what += misfits[0]
         else:
-            what += f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
+            what += f"the file has '{next(iter(saved))}', the networks have '{next(iter(wanted))}'"
 
-        remedy = "take the [method] table of the recipe that they were trained with"
+        remedy = "use the [method] table of the recipe that these weights were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
 
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:
-        what = f"'{not_finite[0]}' of '{name}' is not finite ({count_noun(not_finite, 'tensor')})"
+        what = (
+            f"'{not_finite[0]}' in '{name}' has values that are not finite"
+            f" ({count_noun(not_finite, 'tensor')} in all)"
+        )
         raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
 
     with torch.no_grad():
@@ -102,12 +105,16 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     taken = f"{len(copied)} of {len(wanted)} tensors, {share:.0%} of the weights"
     printed = [f"start    {place} (sha256 {digest[:8]}): {taken}"]
     if drawn:
-        printed.append(f"start    not there, so drawn from the seed: {_layers(drawn, wanted)}")
+        printed.append(
+            f"start    random weights, because the file lacks them: {_layers(drawn, wanted)}"
+        )
     if misfits:
         described = f"{join_first(misfits)} ({count_noun(misfits, 'tensor')})"
-        printed.append(f"start    of another shape there, so drawn: {described}")
+        printed.append(f"start    random weights, because the file has another shape: {described}")
     if unused:
-        printed.append(f"start    there, and nowhere here: {_layers(unused, saved)}")
+        printed.append(
+            f"start    not used, because this method lacks them: {_layers(unused, saved)}"
+        )
 
     printed += [f"note     {line}" for line in _differences(meta, data)]
     record = {
@@ -178,8 +185,8 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
     notes = []
     if start_names and [*map(str.lower, start_names)] != [*map(str.lower, names)]:
         notes.append(
-            f"the start's domains are {' and '.join(start_names)}, in this order; here"
-            f" {' and '.join(names)}"
+            f"the start model was trained on the domains {' and '.join(start_names)}, this"
+            f" recipe has {' and '.join(names)}; the order matters"
         )
 
     for letter, new in data.intensity_state().items():
@@ -190,7 +197,10 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
             if old.get(key) != new.get(key) and not learned:
                 other.append(f"{key} = {old.get(key)} (here {new.get(key)})")
         if other:
-            notes.append(f"the start saw other intensities: {', '.join(other)}")
+            notes.append(
+                "the start model was trained with a different intensity mapping:"
+                f" {', '.join(other)}"
+            )
 
     return [*dict.fromkeys(notes)]
 
@@ -214,11 +224,11 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
         return None
 
     what = (
-        f"'{name}' was trained on {count_noun(seen, 'file')} that are held out here, such as"
-        f" '{seen[0]}'"
+        f"'{name}' was trained on {count_noun(seen, 'file')} that this split holds out,"
+        f" such as '{seen[0]}'"
     )
     remedy = (
-        "split as it did, hold out other patients, or overrule with --allow-leakage, which the run"
-        " records"
+        "use the split of its run, hold out other patients, or add --allow-leakage, which"
+        " the run records"
     )
     return UserError(what, where=WHERE, remedy=remedy)

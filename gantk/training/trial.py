@@ -75,11 +75,11 @@ class Trial:
         yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
-            yield f"training {duration(3600 * self.hours)}, samples and scores apart"
+            yield f"training {duration(3600 * self.hours)} in total, without samples and scores"
 
         for way in self.ways:
             if way.fits and way.step_s is not None:
-                took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
+                took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms per step"
             else:
                 took = "does not fit either"
             yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"

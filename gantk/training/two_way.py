@@ -100,8 +100,8 @@ class CycleMethod(Method):
         dims = geometry.dims
         if terms.identity and a != b:
             what = (
-                f"an identity loss needs as many channels in as out, and the domains have {a}"
-                f" and {b}"
+                "an identity loss needs domains with equal numbers of channels, but they"
+                f" have {a} and {b}"
             )
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
 

@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
         patch.setattr("gantk.report.build.write_report", full)
         with pytest.raises(
             GantkError,
-            match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}",
+            match=f"No space left.*checkpoint is step 2. To continue, run: gantk resume {out}",
         ):
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
 

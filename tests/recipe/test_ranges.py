@@ -60,8 +60,8 @@ SETTINGS = {
     f"data.size={[1] * 20_000}": "data.size: there are more than 10,000 values",
     f"summary={'x' * 5000}": "summary: a text has more than 4,096 characters",
     f"paper.a={'[' * 40}1{']' * 40}": "nested deeper than 16",
-    'data.source={name="images", path="a\\u0000b"}': "path: a text is not UTF-8, or holds a NUL",
-    ".".join("a" * 20) + "=1": "is not key=value",
+    'data.source={name="images", path="a\\u0000b"}': "path: a text is not valid UTF-8, or contains a NUL",
+    ".".join("a" * 20) + "=1": "does not have the form key=value",
 }
 
 
@@ -78,7 +78,7 @@ FILES = {
     "digits": ("[data.split]\nseed = " + "9" * 5000, r"digits.*x\.toml:7, seed"),
     "long": ("#" * 300_000, "longer than 262,144 bytes"),
     "nan": ("[paper]\nx = nan", r"paper\.x: .*finite number, not nan.*x\.toml:7"),
-    "a day": ("[paper]\nx = 2020-01-01", r"paper\.x: a date is neither"),
+    "a day": ("[paper]\nx = 2020-01-01", r"paper\.x: a value of type date is not"),
 }
 
 
@@ -108,7 +108,7 @@ def test_parts_without_or_with_inherited_ranges_work():
     [
         (
             ["method.generator.width=10000"],
-            r"takes [\d,.]+ GiB at the least, and there are .*64,.* M weights",
+            r"needs at least [\d,.]+ GiB, but only .*64,.* M weights",
         ),
         (["method.pool=1000000000"], "image pools 68,6"),
         (["train.batch=1000000000"], "the images of a step 137,"),

@@ -263,13 +263,13 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [(setting, "is not key=value") for setting in ("=3", "train..steps=3", "", 5)]
+    [(setting, "does not have the form key=value") for setting in ("=3", "train..steps=3", "", 5)]
     + [
         (f"data.size={value}", r"data\.size: input should be a list, not ")
         for value in ("[1,", "", "$fp32")
     ]
     + [
-        ("data.domains=[CT, MR]", "not .*CT, MR.* no TOML: texts inside have quotes"),
+        ("data.domains=[CT, MR]", "not .*CT, MR.* not valid TOML: put quotes"),
         ({7: 1}, "no option '7'"),
     ]
     + [("train.batch=(2)", r"train\.batch: input should be a valid integer, not .\(2\)")],
@@ -298,15 +298,15 @@ def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"train": {}}, "train.steps and train.epochs: neither given. Give one of the two"),
-        ({"train": {"steps": 3, "epochs": 1}}, "train.steps and train.epochs: both given"),
+        ({"train": {}}, "neither train.steps nor train.epochs is given. Set one of the two"),
+        ({"train": {"steps": 3, "epochs": 1}}, "both train.steps and train.epochs are given"),
         *[
-            ({"data": {"domains": each}}, "data.domains: one name or two")
+            ({"data": {"domains": each}}, "data.domains: it should be one name or two")
             for each in ([], ["T1", "T1"], ["", "T2"])
         ],
         (
             {"data": {"dims": 3, "size": [32, 32]}},
-            "data.size: 3 positive sides are needed, because data.dims is 3",
+            "data.size: it should have 3 positive sides, because data.dims is 3",
         ),
     ],
 )

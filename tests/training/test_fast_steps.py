@@ -138,7 +138,7 @@ def test_every_method_compiles(name, number):
             or options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
         )
         assert len(notes) == twice, notes
-        assert all("operator by operator" in note for note in notes), notes
+        assert all("runs without compilation" in note for note in notes), notes
 
 
 @pytest.mark.slow
@@ -209,8 +209,8 @@ def lossy(graph, inputs):
             },
             "",
         ),
-        (wrong, {}, r"what was compiled is wrong: losses by \d"),
-        (lossy, {}, "what was compiled is wrong: gradients by 1"),
+        (wrong, {}, r"the compiled phase gives different values: losses by \d"),
+        (lossy, {}, "the compiled phase gives different values: gradients by 1"),
     ],
     ids=["not at all", "wrong losses", "wrong gradients"],
 )
@@ -222,7 +222,7 @@ def test_uncompilable_steps_run_without_compilation(backend, options, what, capf
     train(other)
 
     assert re.match(
-        f"train.fast.compile: the phase 'play' runs operator by operator: {what}", other.notes[0]
+        f"train.fast.compile: the phase 'play' runs without compilation: {what}", other.notes[0]
     )
     assert capfd.readouterr().err == "", "torch tells it in pages"
     assert_same(other, plain)
@@ -284,7 +284,7 @@ def reading(method: Method):
         (
             Recording,
             counting,
-            "every step changes number, held, the random numbers of `random` in Python",
+            "every step changes number, held, the state of `random` in Python",
         ),
         (Recording, reading, "_local_scalar_dense reads a value: test_fast_steps.py"),
         (
@@ -324,12 +324,12 @@ def test_recorded_python_numbers_are_noticed():
     engine.set_time = watched
     train(engine)
 
-    assert "of replayed steps differ" in engine.notes[0]
+    assert "differ between replayed and normal steps" in engine.notes[0]
 
 
 @pytest.mark.parametrize(("rule", "name"), [(lbfgs, "LBFGS"), (rmsprop, "RMSprop")])
 def test_optimizers_that_think_on_the_host_are_not_even_tried(rule, name):
-    expected = f"the optimizer of the play ({name}) keeps its state on the host"
+    expected = f"the optimizer of phase 'play' ({name}) keeps its state on the CPU"
     assert sketched(Recording, rule).capture.obstacle == expected
 
 

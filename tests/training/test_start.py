@@ -69,9 +69,12 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     )
     assert {name.split(".")[1] for name in record["not_there"]} == {"decoder", "head"}
     said = "\n".join(said)
-    assert "not there, so drawn from the seed: g_ab.decoder.2.0.conv, g_ab.head.0" in said
-    assert "there, and nowhere here: g_ab.decoder.2.conv, g_ba.decoder.2.conv (4 tensors)" in said
-    assert "domains are T1 and T2, in this order; here T2 and T1" in said
+    assert "random weights, because the file lacks them: g_ab.decoder.2.0.conv, g_ab.head.0" in said
+    assert (
+        "not used, because this method lacks them: g_ab.decoder.2.conv, g_ba.decoder.2.conv (4 tensors)"
+        in said
+    )
+    assert "on the domains T1 and T2, this recipe has T2 and T1" in said
     assert "high = 99.5 (here 99.0)" in said
 
 

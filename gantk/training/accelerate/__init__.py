@@ -35,8 +35,8 @@ def accelerate(
         recompute(method)
         if fast.compile:
             notes.append(
-                "train.fast.compile: no phase is compiled: torch cannot trace what train.recompute"
-                " computes again"
+                "train.fast.compile: no phase is compiled, because torch cannot trace"
+                " modules that train.recompute computes twice"
             )
 
         return phases

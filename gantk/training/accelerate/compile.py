@@ -67,14 +67,14 @@ class CompiledLoss:
             if len(self._tested) < KINDS:
                 why = self._failure(batch)
             else:
-                why = f"there are more than {KINDS} kinds of steps"
+                why = f"it has more than {KINDS} kinds of steps"
 
             self._tested.add(kind)
             if why is not None:
                 self._compiled_loss = None
                 self.notes.append(
-                    f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator:"
-                    f" {why}"
+                    f"train.fast.compile: the phase '{self.phase.name}' runs without"
+                    f" compilation: {why}"
                 )
 
         if self._compiled_loss is None or kind not in self._tested:
@@ -126,7 +126,7 @@ class CompiledLoss:
             if not distance <= tolerance:  # nan too
                 wrong.append(f"{name} by {distance:.2g}")
 
-        return f"what was compiled is wrong: {', '.join(wrong)}" if wrong else None
+        return f"the compiled phase gives different values: {', '.join(wrong)}" if wrong else None
 
     def _outcome(
         self, loss: Callable[[Batch], Losses], batch: Batch

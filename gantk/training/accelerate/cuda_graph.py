@@ -88,7 +88,7 @@ class Capture:
         self.engine = engine
         self.device = engine.runtime.device
         if engine.runtime.world > 1:
-            why = ["several ranks: what they tell each other is not recorded"]
+            why = ["the communication of several ranks cannot be recorded"]
         else:
             why = []
 
@@ -97,12 +97,14 @@ class Capture:
                 group.get("fused") or group.get("capturable") for group in rule.param_groups
             ):
                 why.append(
-                    f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the"
-                    " host"
+                    f"the optimizer of phase '{name}' ({type(rule).__name__}) keeps its"
+                    " state on the CPU"
                 )
 
         self.obstacle = next(iter(why), None)  # the reason why no step is recorded
-        engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
+        engine.notes += [
+            f"train.fast.cuda_graph: steps are not recorded: {each}" for each in why[:1]
+        ]
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)
@@ -144,7 +146,7 @@ class Capture:
         if self._make_graph is not None:
             return self._make_graph()
         if self._stream is None:
-            raise ValueError("only a GPU records steps")
+            raise ValueError("only a GPU can record steps")
         return Graph(self._stream, self._pool)
 
     def _record(self, key: Hashable, batch: Batch) -> bool:
@@ -184,7 +186,7 @@ class Capture:
             self.graphs[key] = graph, inputs, inside, losses
             return True
 
-        self.obstacle = f"the step could not be recorded: {why}"
+        self.obstacle = f"train.fast.cuda_graph: the step could not be recorded: {why}"
         engine.notes.append(self.obstacle)
         return False
 
@@ -249,7 +251,7 @@ def _difference(wanted: After, found: After, before: TensorState) -> str | None:
         k for k in moved if not apart[k] <= CHANGE_TOLERANCE * max(moved[k], 1e-12)
     ]
     what = (
-        "of replayed steps differ from those of others: something in it follows what only Python"
-        " knows"
+        "differ between replayed and normal steps; the step depends on a value that only"
+        " Python holds"
     )
     return f"the {wrong[0]} {what}" if wrong else None

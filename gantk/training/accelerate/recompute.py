@@ -68,7 +68,7 @@ class Recomputed:
         )
         if any(tensor._version != version for tensor, version in versions):
             what = (
-                f"{type(self.module).__name__} changes its input in place, so that it cannot be"
+                f"{type(self.module).__name__} changes its input in place, so it cannot be"
                 " computed again."
             )
             raise GantkError(f"{what} Set train.recompute = false.")

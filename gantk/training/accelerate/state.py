@@ -72,15 +72,16 @@ class PythonState:
             ".".join(filter(None, (self._owners[owner][0], attribute)))
             for owner, attribute in found
         ]
-        names += ["the random numbers of `random`"] if random.getstate() != self._random[0] else []
+        names += ["the state of `random`"] if random.getstate() != self._random[0] else []
         same = all(
             np.array_equal(a, b)
             for a, b in zip(self._random[1], np.random.get_state(), strict=True)
         )
-        names += [] if same else ["the random numbers of `numpy`"]
+        names += [] if same else ["the random state of `numpy`"]
         if names:
             raise ValueError(
-                f"every step changes {', '.join(names)} in Python; hold it in a buffer, as a tensor"
+                f"every step changes {', '.join(names)} in Python; keep this value in a"
+                " buffer, as a tensor"
             )
 
     def restore(self) -> None:

@@ -399,7 +399,7 @@ def test_translations_follow_the_most_similar_example():
     with pytest.raises(UserError, match="taken away in one way"):
         model.variants(y, "a", 2, 0)
 
-    with pytest.raises(UserError, match="needs as many channels in as out"):
+    with pytest.raises(UserError, match="needs domains with equal numbers of channels"):
         bind_or_raise("method", STYLE_GAN)(Geometry(2, (32, 32), {"a": 1, "b": 2}))
 
 
