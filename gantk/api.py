@@ -148,7 +148,10 @@ def _say_recipe(recipe: Recipe, profile: str | None, say: Say) -> None:
     for remark in recipe.remarks:
         say(f"note     {remark}")
     if recipe.notes:
-        say(f"note     keys of an earlier version: {'; '.join(recipe.notes.values())}")
+        say(
+            "note     the recipe uses keys of an earlier version:"
+            f" {'; '.join(recipe.notes.values())}"
+        )
 
 
 def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
@@ -457,28 +460,33 @@ def translate(
 
     if variants is not None and style is not None:
         raise UserError(
-            "variants are drawn at random, a style image fixes one", where="--variants and --style"
+            "--variants and --style cannot be combined: a style image fixes the translation",
+            where="--variants and --style",
         )
 
     if variants is not None and variants < 1:
         raise UserError(
-            f"{variants} is no number of translations", where="--variants", allowed="1 or more"
+            f"the number of translations cannot be {variants}",
+            where="--variants",
+            allowed="1 or more",
         )
 
     if planes not in (None, "all", *PLANES):
         raise UserError(
-            f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all")
+            f"'{planes}' is not a valid plane", where="--planes", allowed=(*PLANES, "all")
         )
 
     if uncertainty and (variants is not None or style is not None):
         where = "--uncertainty with --variants or --style"
-        raise UserError("an uncertainty is of the method's own translation", where=where)
+        raise UserError("--uncertainty cannot be combined with --variants or --style", where=where)
 
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
         raise UserError(
-            f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds]
+            f"gantk cannot write the format '{format}'",
+            where="--format",
+            allowed=[kind[1:] for kind in kinds],
         )
 
     options = TranslateOptions(
@@ -581,7 +589,10 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
         folder.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [
-            f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"
+            (
+                "warning  these scores could not be written to the run folder."
+                f" {machine_failure(error) or error}"
+            )
         ]
 
     for line in [*summary_lines(result), *warnings]:

@@ -11,8 +11,8 @@ import re
 import shlex
 from collections.abc import Iterable, Sized
 
-DISK_FULL_REMEDY = "Free some space, or name a folder on another disk."
-DENIED_REMEDY = "Write to a folder that is yours, or have its permissions changed."
+DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
+DENIED_REMEDY = "Write to a folder of your own, or change the permissions of this one."
 REMEDIES = {
     errno.ENOSPC: DISK_FULL_REMEDY,
     errno.EDQUOT: DISK_FULL_REMEDY,
@@ -20,7 +20,7 @@ REMEDIES = {
     errno.EPERM: DENIED_REMEDY,
     errno.EROFS: DENIED_REMEDY,
 }
-REMEDIES |= {errno.EFBIG: "A limit of the system (ulimit -f) forbids files of this size: raise it."}
+REMEDIES |= {errno.EFBIG: "Raise the system limit for the size of files (ulimit -f)."}
 
 
 class GantkError(Exception):
@@ -91,7 +91,7 @@ class FailedOnOtherRank(GantkError):
 
     def __init__(self, rank: int, exit_code: int):
         self.exit_code = exit_code
-        super().__init__(f"rank {rank} stopped; see what it says")
+        super().__init__(f"rank {rank} stopped; see its message")
 
 
 def printable(text: str) -> str:
@@ -129,12 +129,15 @@ def machine_failure(error: BaseException) -> str | None:
     """
     if memory_ended(error):
         return (
-            "memory ended. Close other programs, take a smaller image or batch, or a machine with"
-            " more of it."
+            "the memory is full. Close other programs, use a smaller image or batch, or a"
+            " machine with more memory."
         )
 
     if isinstance(error, UnicodeEncodeError):
-        return f"a name has characters that this system's encoding lacks: {one_line(error)}. Rename it."
+        return (
+            f"a name has characters that the encoding of this system lacks: {one_line(error)}."
+            " Rename it."
+        )
 
     if isinstance(error, OSError) and error.errno:
         if isinstance(error.filename, (str, bytes)):

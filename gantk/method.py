@@ -46,11 +46,9 @@ class Geometry:
             else:
                 found = "no labels"
 
-            what = (
-                f"a conditional method learns what tells classes apart, and the data bring {found}"
-            )
+            what = f"a conditional method needs two classes or more, but the data have {found}"
             remedy = (
-                "set data.labels = true and take data of two classes or more, or set"
+                "set data.labels = true and use data with two classes or more, or set"
                 " method.conditional = false"
             )
             raise UserError(what, where="method.conditional", remedy=remedy)
@@ -158,12 +156,12 @@ class Method(nn.Module):
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` different translations of each image, (n, N, C, *size), the same for the same seed."""
         raise self._unable(
-            "give several translations of one image", "a multimodal method, such as munit"
+            "generate several translations of one image", "a multimodal method, such as munit"
         )
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
         """Images as domain `to`, each in the style of its example (N, C, *size) of that domain."""
-        raise self._unable("take its style from an example", "a multimodal method, such as munit")
+        raise self._unable("use the style of an example", "a multimodal method, such as munit")
 
     def check_example(self, image: Tensor, example: Tensor, to: str, fault: str) -> None:
         """UserError, with `fault` between the shapes, where an example (N, C, *size) of domain `to`
@@ -299,8 +297,8 @@ def check_networks(
             except UserError as error:
                 error.where = f"{key if whole else 'size of a stage'} = {list(size)}, for {name}"
                 stages = (
-                    "choose data.size (data.patch, if set) so that every stage fits, or train"
-                    " without that stage"
+                    "choose a data.size (or data.patch, if set) that fits every stage, or"
+                    " train without this stage"
                 )
                 error.remedy = (error.remedy or "").replace("data.size", key) if whole else stages
                 raise
@@ -312,7 +310,7 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
     """
     where = f"the phase '{phase.name}' of the method {type(method).__name__}"
     if not isinstance(losses, dict) or not losses:
-        what = "the phase did not return its losses by name"
+        what = "the phase did not return a dictionary of losses"
         raise UserError(what, where=where, allowed='{"name": loss, ...}, each a tensor of shape ()')
 
     for name, loss in losses.items():
@@ -323,22 +321,22 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
                 shape = ""
 
             what = (
-                f"the loss '{name}' is {type(loss).__name__}{shape}, and not one number as a tensor"
+                f"the loss '{name}' is {type(loss).__name__}{shape}, but it must be a"
+                " tensor with one number"
             )
             remedy = (
-                "return its .mean() or .sum(), where it was computed, without .item(), float() or"
-                " .cpu()"
+                "return its .mean() or .sum() on the device of the method, without"
+                " .item(), float() or .cpu()"
             )
             raise UserError(what, where=where, remedy=remedy)
 
     if not any(loss.requires_grad for loss in losses.values()):
         what = (
-            f"no loss ({', '.join(losses)}) leads back to a weight, so that nothing can be learned"
-            " from it"
+            f"no loss ({', '.join(losses)}) depends on a weight, so nothing can be learned from it"
         )
         remedy = (
-            "compute one from what the phase's networks give, without .detach(), .item() or"
-            " torch.no_grad()"
+            "compute a loss from the outputs of the networks of this phase, without"
+            " .detach(), .item() or torch.no_grad()"
         )
         raise UserError(what, where=where, remedy=remedy)
 

@@ -36,27 +36,33 @@ def export(
     exporter.check(out)
     if not tolerance > 0:
         raise UserError(
-            f"{tolerance:g} is no tolerance", where="--tolerance", allowed="above 0, such as 0.001"
+            f"the tolerance cannot be {tolerance:g}",
+            where="--tolerance",
+            allowed="above 0, such as 0.001",
         )
 
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
-            f"'{out}' exists already", where="--out", remedy="name another, or remove it first"
+            f"'{out}' already exists",
+            where="--out",
+            remedy="choose another name, or remove it first",
         )
 
     if not out.absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{out.parent}'", where="--out", remedy="make it first")
+        raise UserError(
+            f"there is no folder '{out.parent}'", where="--out", remedy="create it first"
+        )
 
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to)
     say(f"export   {direction.name}, step {direction.saved['step']}")
     if direction.why:
-        say(f"warning  compared on drawn images: {direction.why}")
+        say(f"warning  the export is compared on random images, not on real ones: {direction.why}")
 
     require_steady(direction.torch_outputs, direction.inputs)
     if translator.model.post:
         names = ", ".join(part.name for part in translator.model.post)
-        say(f"warning  the recipe's post-steps are no part of the file: {names}")
+        say(f"warning  the file does not contain the post-steps of the recipe: {names}")
 
     return exporter.write(direction, out, tolerance, say)
 
@@ -119,10 +125,10 @@ class Direction:
         self.samples = to is None and method.samples and not method.directions()
         if self.samples and not hasattr(method, "sampler"):
             what = (
-                f"the method '{model.method.name}' cannot be exported: it does not offer its"
-                " generator"
+                f"the method '{model.method.name}' cannot be exported, because it has no"
+                " function sampler()"
             )
-            raise UserError(what, remedy="make images with `gantk sample` instead")
+            raise UserError(what, remedy="generate images with `gantk sample` instead")
 
         self.letter = "image" if self.samples else translator.domain(to)
         self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
@@ -172,7 +178,7 @@ class Direction:
 
             return np.stack(images)
         except (UserError, OSError) as error:
-            self.on = f"{count} drawn images, not real ones"
+            self.on = f"{count} random images, not real ones"
             self.why = str(error)
 
         shape = count, method.geometry.channels[other], *size
@@ -221,12 +227,13 @@ class Direction:
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
         line = (
             f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"
-            f" batches of {', '.join([*map(str, batch_sizes), *sizes])}"
+            f" in batches of {', '.join([*map(str, batch_sizes), *sizes])}"
         )
         if not largest <= tolerance:
             raise GantkError(
-                f"the {what} of {self.name} does not answer as PyTorch does: {line}. The tolerance"
-                f" is {tolerance:g} of the range. No file was written."
+                f"the outputs of the {what} of {self.name} differ from those of PyTorch:"
+                f" {line}. The tolerance is {tolerance:g} of the range. No file was"
+                " written."
             )
 
         return {
@@ -264,18 +271,21 @@ def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray,
     again = network(*inputs)
     if not np.isfinite(first).all():
         raise UserError(
-            "the network answers with values that are not finite: its training has diverged"
+            "the network returns values that are not finite, because its training diverged"
         )
 
     if not np.array_equal(first, again):
-        remedy = "export a run that does not (pix2pix: method.test_dropout = false)"
+        remedy = "export a run without random numbers (pix2pix: method.test_dropout = false)"
         raise UserError(
-            "two translations of one image differ: the method draws random numbers", remedy=remedy
+            "two translations of one image differ, because the method draws random numbers",
+            remedy=remedy,
         )
 
     singles = np.concatenate(
         [network(*(each[n : n + 1] for each in inputs)) for n in range(len(first))]
     )
     if not np.abs(singles - first).max() <= TOLERANCE * np.ptp(first):
-        remedy = "a layer stays in training mode in use: mend the method's eval()"
-        raise UserError("an image alone and in a batch gives other answers", remedy=remedy)
+        remedy = "correct the eval() of the method: a layer stays in training mode"
+        raise UserError(
+            "the result for an image changes if other images are in its batch", remedy=remedy
+        )

@@ -28,7 +28,7 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
             remedy = (
                 "translate volume by volume: [model.translate(volume) for volume in array[:, 0]]"
             )
-        _refuse_shape(shape, f"is nothing to a {dims}-D model", frame, remedy)
+        _refuse_shape(shape, f"does not fit a {dims}-D model", frame, remedy)
 
     if extra == 0:
         kind = "one"
@@ -45,12 +45,12 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
 
     if batch[1] != frame.channels:
         names = frame.source.split("+")
-        needs = " and ".join(names) if len(names) == frame.channels else "as it was trained"
+        needs = " and ".join(names) if len(names) == frame.channels else "as in its training"
         plural = "" if batch[1] == 1 else "s"
         remedy = None
         if frame.channels in shape[-1:] and dims == 2:
             remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
-        what = f"has {batch[1]} channel{plural}, and this model takes {frame.channels} ({needs})"
+        what = f"has {batch[1]} channel{plural}, but this model takes {frame.channels} ({needs})"
         _refuse_shape(shape, what, frame, remedy)
 
     return batch, kind
@@ -93,13 +93,16 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
     lacking = np.isnan(pixels).all(axis=tuple(range(2, pixels.ndim)))
     if lacking.any() and frame.channels > 1:
         if frame.missing == "refuse":
-            what = "a contrast is NaN throughout, and this model was not trained to do without"
+            what = (
+                "all values of a contrast are NaN, but this model was not trained for missing"
+                " contrasts"
+            )
             raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
         wrong[lacking] = False
 
     count = int(wrong.sum())
     if count:
-        what = f"{count} of {wrong.size} values are not finite, or beyond what float32 holds"
+        what = f"{count} of {wrong.size} values are not finite, or too large for float32"
         raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
 
 

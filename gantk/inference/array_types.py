@@ -51,21 +51,21 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
     if voxels.dtype.kind not in "biuf":
         raise UserError(
             f"{name} holds values of type {voxels.dtype}",
-            allowed="integers and floats, one a voxel",
+            allowed="one integer or float per voxel",
         )
 
     if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
         raise UserError(
-            f"{name} has the sides {voxels.shape}",
+            f"{name} has the shape {voxels.shape}",
             where="translate",
-            allowed="two or three above 1",
+            allowed="two or three sides longer than 1",
         )
 
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
 
     if wrong := upright.size - int(np.isfinite(upright).sum()):
-        what = f"{name} holds {wrong} values that are not finite, or beyond what float32 holds"
+        what = f"{name} contains {wrong} values that are not finite, or too large for float32"
         raise UserError(
             what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
         )
@@ -77,8 +77,10 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
 def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """The voxels (i, j, k) of a result, float32; UserError if it has several channels."""
     if made.channels != 1:
-        what = f"a translation of {made.channels} channels is no image of this kind"
-        raise UserError(what, where="translate", remedy="give the model an array")
+        what = (
+            f"a translation with {made.channels} channels does not fit into an image of this type"
+        )
+        raise UserError(what, where="translate", remedy="translate an array instead")
     upright = made.pixels[0].reshape(upright_sides(shape, affine))
     return np.ascontiguousarray(in_file_order(upright, shape, affine), dtype=np.float32)
 
@@ -89,16 +91,18 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
     name = given.get_filename() or "the nibabel image"
     if np.prod(given.shape[3:], dtype=int) != 1:
         count = int(np.prod(given.shape[3:]))
-        what = f"{name} holds {count} volumes (shape {given.shape})"
+        what = f"{name} contains {count} volumes (shape {given.shape})"
         raise UserError(
-            what, where="translate", allowed="one", remedy="choose one: image.slicer[..., 0]"
+            what, where="translate", allowed="one volume", remedy="select one: image.slicer[..., 0]"
         )
 
     shape = (*given.shape, 1, 1)[:3]
     affine = UPRIGHT if given.affine is None else np.asarray(given.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise UserError(
-            f"the affine of {name} maps no volume", where="translate", remedy="give it the true one"
+            f"the affine of {name} is not invertible or not finite",
+            where="translate",
+            remedy="set the true affine",
         )
 
     voxels = np.asanyarray(given.dataobj).reshape(shape)
@@ -126,9 +130,11 @@ def _simpleitk(given: Any) -> tuple[Image, Back]:
     n = given.GetDimension()
     parts = given.GetNumberOfComponentsPerPixel()
     if n not in (2, 3) or parts != 1:
-        what = f"the SimpleITK image has {n} axes and {parts} values in each voxel"
-        remedy = "choose one: sitk.Extract for a volume, sitk.VectorIndexSelectionCast for a value"
-        raise UserError(what, where="translate", allowed="2 or 3 axes, one value", remedy=remedy)
+        what = f"the SimpleITK image has {n} axes and {parts} values per voxel"
+        remedy = "select a volume with sitk.Extract, or a value with sitk.VectorIndexSelectionCast"
+        raise UserError(
+            what, where="translate", allowed="2 or 3 axes, one value per voxel", remedy=remedy
+        )
 
     spacing = np.array(given.GetSpacing())
     direction = np.array(given.GetDirection()).reshape(n, n)

@@ -57,7 +57,7 @@ def translate_arrays(
     if is_tensor(images):
         return _tensor(model, images, to, options, progress, grad)
     if grad:
-        what = f"gradients are of tensors, and this is {_type_name(images)}"
+        what = f"gradients need a tensor, but the input is a {_type_name(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
 
     back: objects.Back = objects.nothing
@@ -88,13 +88,13 @@ def _array(
     model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
     if not hasattr(array, "__array__"):
-        what = f"{_type_name(array)} is no image that can be translated"
+        what = f"an input of type {_type_name(array)} cannot be translated"
         raise UserError(what, where="translate", allowed=KINDS)
 
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
-        what = f"an array of type {array.dtype} holds no intensities"
-        raise UserError(what, where="translate", allowed="integers and floats")
+        what = f"an array of type {array.dtype} does not contain intensities"
+        raise UserError(what, where="translate", allowed="arrays of integers or floats")
 
     letter = model.domain(to)
     pipeline = model.pipeline(letter, options)
@@ -156,7 +156,9 @@ def _tensor(
     if images.is_complex() or images.layout != torch.strided:
         kind = f"a tensor of {images.dtype}, {images.layout}"
         raise UserError(
-            f"{kind} holds no intensities", where="translate", allowed="dense integers and floats"
+            f"{kind} does not contain intensities",
+            where="translate",
+            allowed="dense tensors of integers or floats",
         )
 
     if grad:

@@ -43,10 +43,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
         or options.example is not None
         or model.model.post
     ):
-        what = (
-            "gradients are of the plain translation, without variants, style, uncertainty or"
-            " post-steps"
-        )
+        what = "gradients are not available with variants, style, uncertainty or post-steps"
         raise UserError(what, where="grad")
 
     if not images.is_floating_point():

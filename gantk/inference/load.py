@@ -28,7 +28,7 @@ def load_model(
     if from_plugin is not None:
         return from_plugin
     if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"no plugin loads several models as one, such as {model}")
+        raise TypeError(f"no plugin can load {model} as one model")
 
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")

@@ -118,23 +118,23 @@ class Pipeline:
         """UserError where the image's axes do not fit the model, or the memory does not suffice."""
         frame = self.frame
         if frame.dims > image.dims:
-            what = f"'{image.path}' is a picture, and this model translates volumes"
+            what = f"'{image.path}' is a picture, but this model translates volumes"
             raise UserError(what, where="INPUT")
 
         if planes and frame.dims == image.dims:
             if frame.dims == 3:
-                what = "volumes go through this model whole"
+                what = "this model translates whole volumes"
             else:
                 what = f"'{image.path}' is a picture"
-            raise UserError(f"{what}, so there are no planes to choose", where="--planes")
+            raise UserError(f"{what}, so it has no planes to choose from", where="--planes")
 
         if frame.dims == 3 and frame.fit == "crop":
             free = free_memory()
             need = CROP_MEMORY_VOLUMES * image.pixels.nbytes / 2**30
             if free is not None and need > free:
                 what = (
-                    f"'{image.path}' needs {need:.1f} GiB of memory more, and {free:.1f} GiB are"
-                    " free"
+                    f"'{image.path}' needs {need:.1f} GiB more memory, but only {free:.1f}"
+                    " GiB are free"
                 )
                 remedy = 'cut it into parts, or use a model with data.fit = "pad"'
                 raise UserError(what, where="INPUT", remedy=remedy)
@@ -327,12 +327,12 @@ class Pipeline:
         channels = self.frame.channels
         names = self.frame.source.split("+")
         if image.channels != channels:
-            remedy = "convert it, or train on images like it"
+            remedy = "convert it, or train on images with as many channels"
             if channels == len(names) > 1:
                 remedy = f"name a folder that holds one file for each of {', '.join(names)}"
             what = (
-                f"'{image.path}' has {count_noun(image.channels, 'channel')}, and this run was trained"
-                f" on {channels}"
+                f"'{image.path}' has {count_noun(image.channels, 'channel')}, but this run"
+                f" was trained on {channels}"
             )
             raise UserError(what, where=where, remedy=remedy)
 

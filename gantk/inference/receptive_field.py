@@ -48,7 +48,7 @@ class Call:
     def map_factors(self) -> tuple[int, ...]:
         """The `factors` of a call that makes a map."""
         if self.factors is None:
-            raise Unfit(f"{type(self.layer).__name__} makes something else than a map")
+            raise Unfit(f"{type(self.layer).__name__} does not return a map")
         return self.factors
 
     @property
@@ -149,7 +149,9 @@ class Requirements:
                     return size
             except (UserError, RuntimeError, ValueError):
                 continue  # too small
-        raise Unfit(f"it takes no image of {' or '.join(map(str, TRIALS))} pixels a side")
+        raise Unfit(
+            f"it does not accept images with sides of {' or '.join(map(str, TRIALS))} pixels"
+        )
 
     @cached_property
     def calls(self) -> list[Call]:
@@ -160,7 +162,7 @@ class Requirements:
         first = self._record_calls(x)
         second = self._record_calls(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
-            raise Unfit("its layers come in another order for another size")
+            raise Unfit("the order of its layers depends on the image size")
 
         pairs = zip(first, second, strict=True)
         found = [
@@ -168,7 +170,7 @@ class Requirements:
             for one, other in pairs
         ]
         if any(call.groups is not None and call.factors is None for call in found):
-            raise Unfit("a norm sees maps whose sides do not follow the image's")
+            raise Unfit("a norm gets maps whose size is not proportional to the image")
 
         return found
 
@@ -179,9 +181,7 @@ class Requirements:
             y = forward(*args)
             given = args[0] if args else None
             if not isinstance(y, Tensor) or y.ndim < 2:
-                raise Unfit(
-                    f"{type(layer).__name__} gives something else than one tensor of images"
-                )
+                raise Unfit(f"{type(layer).__name__} does not return one tensor of images")
 
             norm = None
             if isinstance(given, Tensor) and given.ndim > 1:
@@ -193,7 +193,7 @@ class Requirements:
 
         y = self.run(x, output_of)
         if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
-            raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
+            raise Unfit(f"it maps {tuple(x.shape)} to {tuple(y.shape)}")
 
         return calls
 
@@ -245,7 +245,7 @@ class Requirements:
         # an operation that fails on meta tensors, or mixes them with real ones
         except RuntimeError as error:
             raise Unfit(
-                f"large and small maps meet outside of its layers ({one_line(error)})"
+                f"large and small maps are combined outside its layers ({one_line(error)})"
             ) from error
 
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
@@ -275,9 +275,7 @@ class Requirements:
             call = self.calls[number]
             absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
             if call.factors is None and absent:
-                raise Unfit(
-                    f"{type(layer).__name__} makes something else than a map of the whole image"
-                )
+                raise Unfit(f"{type(layer).__name__} does not return a map of the whole image")
 
             if call.factors is None or (call.ratio >= level and not absent):
                 return forward(*args)
@@ -373,7 +371,7 @@ class Requirements:
 
             span *= 2
 
-        raise Unfit("large maps depend on the whole image in a way that cannot be followed")
+        raise Unfit("large maps depend on the whole image in a way that gantk cannot trace")
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:

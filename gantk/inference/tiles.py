@@ -268,7 +268,7 @@ def _in_tiles(needs: Requirements, plan: Plan, split: Split, image: Tensor) -> T
                 made = reached.args[0]
 
             if len(made) != len(batch):
-                raise Unfit(f"it makes {len(made)} images of {len(batch)}")
+                raise Unfit(f"it maps {len(batch)} images to {len(made)} images")
 
             yield from zip(batch, made.split(1), strict=True)
 

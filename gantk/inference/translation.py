@@ -97,9 +97,11 @@ class Translation:
         factor, patients = self.model.spread_scale(self.letter, kind)
         if factor:
             fitted = f"as fitted on {count_noun(patients, 'validation patient')}"
-            self.say(f"note     the uncertainty is scaled by {factor:.3g}, {fitted}")
+            self.say(
+                f"note     the uncertainty is scaled by {factor:.3g} to match errors, {fitted}"
+            )
         else:
-            self.say("note     the uncertainty is not scaled: a spread, not an error")
+            self.say("note     the uncertainty is not scaled to errors: it shows only the spread")
 
     def path(self, source: Path, target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
@@ -117,7 +119,7 @@ class Translation:
             return self._one_file(source, target)
 
         if target.resolve() == source.resolve():
-            what = "OUTPUT is INPUT itself"
+            what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
 
         if len(self.contrasts) > 1:
@@ -147,12 +149,12 @@ class Translation:
         jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
-            what = f"'{target}' is no folder"
-            remedy = "INPUT is a folder, so name a folder"
+            what = f"'{target}' is not a folder"
+            remedy = "name a folder, because INPUT is a folder"
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
         if not jobs:
-            what = f"no images in the folder '{source}'"
+            what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
 
         return self._translate_all(jobs, target)
@@ -183,7 +185,9 @@ class Translation:
                 left_out.append(job.name)
 
         if left_out:
-            self.notes["note", f"left out, not called {self.frame.source}"] = left_out
+            self.notes[
+                "note", f"left out, because the name does not contain {self.frame.source}"
+            ] = left_out
 
         return named
 
@@ -271,17 +275,17 @@ class Translation:
 
         for path, count in paths.items():
             if count > 1:
-                what = f"{count} images would become '{path.name}'"
-                remedy = "translate one of them into another folder"
+                what = f"{count} images would be written to the same file '{path.name}'"
+                remedy = "translate them into different folders"
                 raise UserError(what, where="OUTPUT", remedy=remedy)
 
         long = [path.name for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
         if long:
             what = (
-                f"{count_noun(long, 'result')} would have a name of more than {MAX_NAME_BYTES} bytes,"
-                f" such as '{long[0]}'"
+                f"{count_noun(long, 'result')} would have a file name longer than"
+                f" {MAX_NAME_BYTES} bytes, such as '{long[0]}'"
             )
-            remedy = "shorten the names of the inputs: no disk holds such names"
+            remedy = "shorten the names of the inputs"
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
     def _say_results(
@@ -301,7 +305,7 @@ class Translation:
 
         line = f"written  {count_noun(written, 'file')} to {folder}"
         if done_before:
-            line += f", {done_before} of {count} inputs done before"
+            line += f"; {done_before} of {count} inputs were already translated"
 
         self.say(line)
 
@@ -397,7 +401,7 @@ class Translation:
             return read(first, self.volume)
         present = [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan]
         if present == self.outputs:
-            what = f"nothing but {self.outputs[0]} to make it from"
+            what = f"the only contrast given is {self.outputs[0]}, which is to be generated"
             raise UserError(what, where="INPUT", allowed=self.contrasts)
         return _stack_contrasts(job.scans, self.contrasts, self.frame.missing)
 
@@ -414,7 +418,7 @@ class Translation:
                 image = self._convert_colour(image, job)
 
         if np.ptp(image.pixels) == 0:
-            line = f"blank, of one value throughout, as is their {self.frame.target}"
+            line = f"the image has the same value everywhere, and so has its {self.frame.target}"
             self.notes["note", line].append(job.name)
         if single:
             self._warn(job, hooks.gantk_image_warning(image=image, frame=self.frame))
@@ -560,16 +564,18 @@ class Translation:
         range; UserError where the user has asked for this format or file.
         """
         low, high, _ = self._range
-        what = f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)}"
-        what += " file holds"
+        what = (
+            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
+            f" {suffix_of(path)} file cannot hold"
+        )
         tiff = _with_suffix(path, ".tif")
         asked_for = self.suffix or not self.targets
         if asked_for or path == tiff or tiff in self.targets or image.channels > 1:
-            remedy = "write another kind: --format tif, or nii.gz"
+            remedy = "choose another format: --format tif or --format nii.gz"
             raise UserError(what, where=str(path), remedy=remedy)
 
         self.targets.add(tiff)
-        self.notes["note", f"{what}: written as .tif"].append(job.name)
+        self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
         return self._fit_to_file(tiff, replace(image, dtype=None), job)
 
     def _convert_colour(self, image: Image, job: Job) -> Image:
@@ -580,10 +586,10 @@ class Translation:
 
         if image.channels == 1:
             weights: np.ndarray = np.ones((3, 1))  # (channels after, channels before)
-            line = "gray, taken as colour"
+            line = "the gray image is converted to colour"
         else:
             weights = LUMA[None]
-            line = "colour, taken as gray"
+            line = "the colour image is converted to gray"
 
         self.notes["note", line].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
@@ -597,8 +603,9 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
     low = min(each.low for each in clipped)
     high = max(each.high for each in clipped)
     return (
-        f"clipped  {100 * share:.2g} % of all values to {limits} in {affected} of {len(clipped)}"
-        f" images, which run from {low:.4g} to {high:.4g} (--format tif keeps them)"
+        f"clipped  {100 * share:.2g} % of all values to {limits} in {affected} of"
+        f" {len(clipped)} images; values range from {low:.4g} to {high:.4g} (--format tif"
+        " keeps them)"
     )
 
 
@@ -629,7 +636,7 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
 
     lines = []
     for text, message in messages.items():
-        alike = f" The same{_image_list(names[text], count)}" if len(names[text]) > 1 else ""
+        alike = f" The same error{_image_list(names[text], count)}" if len(names[text]) > 1 else ""
         lines.append(f"{message}{alike}")
 
     return lines
@@ -642,8 +649,8 @@ def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing
     absent = [name for name, image in zip(contrasts, images, strict=True) if image is None]
     if absent and missing == "refuse":
         folder = next(scan.path.parent for scan in parts if scan is not None)
-        what = f"{' and '.join(absent)} missing in '{folder}'"
-        remedy = 'add the files, or train with data.missing = "mask"'
+        what = f"'{folder}' lacks {' and '.join(absent)}"
+        remedy = 'add the files, or train a model with data.missing = "mask"'
         raise UserError(what, where="INPUT", remedy=remedy)
 
     channels = []
@@ -652,8 +659,8 @@ def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing
             channels.append(np.full_like(first.pixels, np.nan))
             continue
         if not same_grid(image, first) or image.channels != 1:
-            what = f"'{image.path}' is not on the grid of '{first.path}'"
-            remedy = "resample all contrasts of a patient onto one of them"
+            what = f"'{image.path}' and '{first.path}' have different grids"
+            remedy = "resample all contrasts of a patient onto one grid"
             raise UserError(what, where="INPUT", remedy=remedy)
         channels.append(image.pixels)
 
@@ -674,9 +681,11 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
         jobs.append(Job(tuple(scans), place / name, folder.name))
 
     if not jobs:
-        what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
+        what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
         raise UserError(
-            what, where="INPUT", remedy="name a patient's folder with one file for each"
+            what,
+            where="INPUT",
+            remedy="name the folder of a patient with one file for each contrast",
         )
 
     return jobs
@@ -698,20 +707,28 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
 
     if suffix and suffix_of(target) != suffix:
         raise UserError(
-            f"'{target.name}' is no {suffix} file", where="OUTPUT, --format", remedy="name a folder"
+            f"'{target.name}' is not a {suffix} file",
+            where="OUTPUT, --format",
+            remedy="name a folder",
         )
 
     if target.exists() and target.samefile(source):
-        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
+        raise UserError(
+            "OUTPUT is the same as INPUT", where=str(target), remedy="name another file"
+        )
 
     if suffix_of(target) not in files.formats():
         raise UserError(
-            f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind
+            f"gantk cannot write a file with the suffix of '{target.name}'",
+            where="OUTPUT",
+            allowed=kind,
         )
 
     if files.is_volume(source) != files.is_volume(target) and not suffix:
         raise UserError(
-            f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind
+            f"a translation of '{source.name}' cannot be written as '{target.name}'",
+            where="OUTPUT",
+            allowed=kind,
         )
 
     return target

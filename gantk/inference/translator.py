@@ -117,7 +117,7 @@ class Translator(TrainedModel):
         # a name wins over a letter: the first domain may be called B
         chosen = letters.get(name.lower(), name.lower())
         if chosen not in directions:
-            what = f"this run cannot produce '{name}'"
+            what = f"this run cannot generate '{name}'"
             raise UserError(what, where="--to", allowed=list(dict.fromkeys(allowed)))
 
         return chosen
@@ -318,8 +318,8 @@ class Translator(TrainedModel):
         labels = None
         if label is not None:
             if label not in classes:
-                what = f"this run knows no class '{label}'"
-                allowed = classes or "none: it was trained without labels"
+                what = f"this run has no class '{label}'"
+                allowed = classes or "no classes, because it was trained without labels"
                 raise UserError(what, where="--label", allowed=allowed)
             labels = torch.full((n,), classes.index(label), device=self.runtime.device)
 
@@ -350,11 +350,11 @@ class Translator(TrainedModel):
         file, if the method knows classes.
         """
         if n < 1:
-            raise UserError(f"n = {n} is no number of images", where="-n", allowed="1 or more")
+            raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
         if out.exists() and not out.is_dir():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
         if out.is_dir() and any(out.glob("sample-*")):
-            what = f"'{out}' holds samples already"
+            what = f"'{out}' already contains samples"
             raise UserError(what, where="--out", remedy="name another folder, or empty it")
 
         images = self.sample(n, seed, label, post)

@@ -48,7 +48,7 @@ def _along(
 ) -> list[tuple[slice, slice, slice, np.ndarray]]:
     """(box, inner, local, weights) of each tile along one axis."""
     if side > part and part - shared < align:
-        raise ValueError(f"tiles of {part} pixels that share {shared} leave nothing between them")
+        raise ValueError(f"tiles of {part} pixels cannot overlap by {shared} pixels")
 
     count = 1 + -(-(side - part) // max(part - shared, 1))
     starts = [round(i * (side - part) / max(1, count - 1)) // align * align for i in range(count)]

@@ -31,7 +31,7 @@ from gantk.terminal import Escaping, complain, console, say, table
 )
 @click.argument("kind", required=False)
 def list_(kind) -> None:
-    """Everything that a recipe can name, or one KIND of it, with a line each."""
+    """List the parts that a recipe can name: all of them, or those of one KIND."""
     from gantk.lookup.reference import summary
 
     registry = load().registry
@@ -77,17 +77,19 @@ def list_(kind) -> None:
 @click.argument("kind")
 @click.argument("name", required=False)
 @click.option(
-    "--profile", metavar="PROFILE", help="Of a recipe: with its [profile.PROFILE] applied."
+    "--profile",
+    metavar="PROFILE",
+    help="For a recipe: apply its [profile.PROFILE] first, such as cpu.",
 )
 @click.pass_context
 def show(ctx, kind, name, profile) -> None:
-    """What the part NAME of KIND is, with its options; or a table of recipes, or a whole recipe.
+    """Show a part with its options, the keys of a recipe table, a recipe, or the card of a model.
 
     \b
-    gantk show generator unet         a part; without a name, those of its kind
-    gantk show data                   all keys of a table of recipes: data, split, train, fast, evaluate, translate
-    gantk show recipe dualgan_t1t2    a recipe with every default, as TOML
-    gantk show model t1t2             a model's card: what it was trained on, how good it is, its limits
+    gantk show generator unet         a part with its options; without a name, all parts of this kind
+    gantk show data                   the keys of a recipe table: data, split, train, fast, evaluate, translate
+    gantk show recipe dualgan_t1t2    a recipe with all defaults, as TOML
+    gantk show model t1t2             the card of a model: its training data, quality and limits
     """
     from gantk.recipe.tables import TABLES
 
@@ -120,7 +122,7 @@ def _show_card(name: str) -> None:
     path = find_model(name)
     text = card(path)
     if not text:
-        raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
+        raise UserError(f"'{path}' has no {CARD}", remedy="write one with `gantk pack RUN OUT`")
     console().print(escape(text), soft_wrap=True)
 
 
@@ -137,7 +139,7 @@ def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = N
     except Exception as error:  # an annotation may name what is not there
         if entry is None:
             raise
-        raise entry.refusal("has options that no recipe can hold", error) from error
+        raise entry.refusal("has an option whose type a recipe cannot hold", error) from error
 
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
@@ -178,7 +180,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
     examples=["gantk plugins"],
 )
 def plugins() -> None:
-    """The plugins found, what each gives, and why any of them did not load."""
+    """List the installed plugins, what each one offers, and why one did not load."""
     loaded = load()
     rows = []
     for plugin in sorted(loaded.plugins, key=lambda plugin: plugin.distribution == "gantk"):
@@ -196,17 +198,18 @@ def plugins() -> None:
         if package not in found:
             nearest = did_you_mean(package, found) or ""
             console().print(
-                f"[yellow]{place} leaves out '{package}', which is not installed. {nearest}[/]"
+                f"[yellow]{place} switches off '{package}', which is not installed. {nearest}[/]"
             )
 
     for entry in loaded.registry.overrides():
         console().print(
-            f"the {entry.kind} '{entry.name}' of {entry.replaced} is replaced by {entry.owner}'s"
+            f"the {entry.kind} '{entry.name}' of {entry.owner} replaces that of {entry.replaced}"
         )
 
     for (kind, name), owners in loaded.registry.contested.items():
         console().print(
-            f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]"
+            f"[red]the {kind} '{name}' cannot be used, because it is offered by"
+            f" {' and '.join(owners)}[/]"
         )
 
 
@@ -220,8 +223,8 @@ def plugins() -> None:
 )
 @click.pass_context
 def recipes(ctx) -> None:
-    """The recipes that `gantk run` knows by name, and where those of published systems depart from
-    the reports.
+    """List the recipes that `gantk run` knows by name, and how those of published systems differ
+    from their reports.
     """
     if ctx.invoked_subcommand:
         return
@@ -239,24 +242,24 @@ def recipes(ctx) -> None:
             summary = tables.get("summary", "")
             apart = in_short(tables)
         except (OSError, ValueError) as error:
-            summary = f"not readable: {one_line(error)}"
+            summary = f"cannot be read: {one_line(error)}"
         rows.append((name, escape(str(summary)), escape(apart), owner))
 
-    console().print(table(("recipe", "summary", "beside its report", "from"), rows))
+    console().print(table(("recipe", "summary", "compared with its report", "from"), rows))
 
 
 @recipes.command("copy")
 @click.argument("name")
 @click.argument("target", required=False)
 def copy_recipe(name, target) -> None:
-    """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
+    """Copy the recipe NAME to TARGET as a start for your own recipe. Default: NAME.toml."""
     from gantk.recipe.load import find_recipe
 
     path, _ = find_recipe(name)
     target = Path(target or path.name)
     target = target / path.name if target.is_dir() else target
     if target.exists():
-        raise UserError(f"'{target}' exists already", remedy="name another target")
+        raise UserError(f"'{target}' already exists", remedy="choose another TARGET")
 
     expect_file(target)
     write_file(target, path.read_bytes())

@@ -37,7 +37,7 @@ def in_short(tables: Mapping) -> str:
         return ""
 
     changed = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
-    parts = [f"other {', '.join(changed)}" if changed else "as stated"]
+    parts = [f"changes {', '.join(changed)}" if changed else "as stated"]
     for name, profile in mapping(tables.get("profile")).items():
         changed = [
             ".".join(path[1:])
@@ -45,7 +45,7 @@ def in_short(tables: Mapping) -> str:
             if _at(profile, path) != _at(tables, path)
         ]
         if changed:
-            parts.append(f"{name}: other {', '.join(changed)}")
+            parts.append(f"{name} changes {', '.join(changed)}")
 
     return "; ".join(parts)
 
@@ -65,13 +65,13 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
         count = len(list(leaves(stated)))
         differences = departures(stated, here, filled_in=True)
         title = paper.get("title", "the report")
-        yield f"{title}: {count - len(differences)} of {count} stated settings are kept"
+        yield f"{title}: this recipe keeps {count - len(differences)} of {count} stated settings"
         for key, (theirs, value) in differences.items():
-            yield f"departs: {key} = {_text(value)} where the report has {_text(theirs)}"
+            yield f"differs: {key} = {_text(value)} (report: {_text(theirs)})"
 
     if isinstance(ours, list) and ours:
         chosen = [f"{key} = {_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
-        yield f"open in the report, chosen here: {', '.join(chosen)}"
+        yield f"not stated in the report, chosen here: {', '.join(chosen)}"
 
     if paper and profile is None:
         for name in mapping(recipe.tables.get("profile")):
@@ -92,7 +92,7 @@ def _changes_by_profile(
         theirs = _at(stated, path)
         whose = ""
         if stated and theirs is NOT_SET:
-            whose = ", ours"
+            whose = ", chosen here"
         elif stated and _agree(theirs, before):
             whose = ", as stated"
         elif stated:
@@ -126,4 +126,4 @@ def _at(tables: Any, path: tuple[str, ...]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return "not said" if value is NOT_SET or value is None else toml(value)
+    return "not given" if value is NOT_SET or value is None else toml(value)

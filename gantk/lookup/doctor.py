@@ -38,8 +38,8 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     ]
     yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
-    problem = "less than 2 GiB: checkpoints may not fit" if free < 2 else None
-    yield "disk", f"{free:.1f} GiB free here", problem
+    problem = "less than 2 GiB free: checkpoints may not fit" if free < 2 else None
+    yield "disk", f"{free:.1f} GiB free in this folder", problem
     yield from _plugins()
 
 
@@ -50,7 +50,7 @@ def _plugins() -> Iterator[tuple[str, str, str | None]]:
     disabled = [plugin.name for plugin in plugins if plugin.disabled]
     counts = f"{len(plugins) - len(broken) - len(disabled)} loaded"
     if disabled:
-        counts += f", left out: {', '.join(disabled)}"
+        counts += f"; switched off: {', '.join(disabled)}"
 
     yield "plugins", counts, None
     for plugin in broken:
@@ -66,7 +66,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
 
         machine = describe(start())
     except Exception as error:  # a broken torch may raise anything
-        yield "device", "-", f"torch does not start: {one_line(error)}"
+        yield "device", "-", f"torch cannot start: {one_line(error)}"
         return
 
     threads = count_noun(machine["threads"], "thread")
@@ -77,7 +77,8 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         yield "cuda", f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {driver}", None
     elif torch.version.cuda and not torch.cuda.is_available():
         about = (
-            f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used"
+            f"torch was built for CUDA {torch.version.cuda}, but no GPU is visible, so"
+            " gantk uses the CPU"
         )
         yield "cuda", about, cuda_trouble()
 
@@ -85,5 +86,5 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:
         why = one_line(error, 60)
-        problem = f"it does not fit this torch ({why}): install the one that belongs to it"
+        problem = f"it does not match this torch ({why}): install the matching version"
         yield "torchvision", "-", problem

@@ -37,16 +37,21 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     examples=["gantk doctor"],
 )
 @click.option(
-    "--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does."
+    "--recipe", metavar="RECIPE", help="Try RECIPE instead, like `gantk run RECIPE --try`."
 )
-@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option(
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, such as train.batch=2.",
+)
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@json_option("Write what the trial found as JSON too")
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@json_option("Also write the result of the trial as JSON")
+@click.option(
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the best available."
+)
 def examine(recipe, **options) -> None:
-    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE
-    would take.
-    """
+    """Check the machine, the installed packages and the plugins; or try the training of a recipe."""
     from rich.markup import escape
 
     from gantk.lookup.doctor import findings
@@ -56,9 +61,7 @@ def examine(recipe, **options) -> None:
         try_recipe(recipe, **options)
 
     if any(options.values()):
-        raise click.UsageError(
-            "--set, --profile, --device and --json say how a --recipe is to be tried"
-        )
+        raise click.UsageError("--set, --profile, --device and --json need --recipe")
 
     rows = []
     any_problem = False

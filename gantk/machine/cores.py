@@ -35,8 +35,8 @@ class Threads:
             return None
 
         torch.set_num_threads(number)
-        why = "as the save was made with" if self.saved else "the CPU quota of this container"
-        return f"threads  {number} from step {step} on: {why}"
+        why = "as in the resumed checkpoint" if self.saved else "the CPU quota of this container"
+        return f"threads  {number} from step {step}: {why}"
 
     def reset(self) -> None:
         """Set torch's own number again."""

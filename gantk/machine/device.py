@@ -17,8 +17,8 @@ from gantk.errors import UserError
 WHERE = "--device"
 CPU = "use --device cpu"
 LOOK = (
-    "see what `nvidia-smi` says; update the driver, install a torch that fits it, take another"
-    f" card, or {CPU}"
+    "check the GPU with `nvidia-smi`; update the driver, install a torch for this driver,"
+    f" use another GPU, or {CPU}"
 )
 # number of spatial dimensions -> the memory format
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -49,7 +49,7 @@ def cuda_trouble() -> str | None:
         )
         if none:
             return None
-        return f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
+        return f"CUDA {torch.version.cuda} cannot start: {first_sentence(str(error))}"
 
     return None
 
@@ -68,11 +68,11 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         allowed = "auto, cpu, cuda, cuda:0, mps"
-        raise UserError(f"'{name}' is not a device", where=WHERE, allowed=allowed) from None
+        raise UserError(f"'{name}' is not a valid device", where=WHERE, allowed=allowed) from None
 
     if device.type == "mps" and not torch.backends.mps.is_available():
         what = "no MPS device is available"
-        raise UserError(what, where=WHERE, remedy=f"leave --device out, or {CPU}")
+        raise UserError(what, where=WHERE, remedy=f"omit --device, or {CPU}")
     if device.type != "cuda":
         return device
 
@@ -80,7 +80,7 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
-        what = f"{_card(device)} does not compute: {first_sentence(str(error))}"
+        what = f"{_card(device)} cannot compute: {first_sentence(str(error))}"
         raise UserError(what, where=WHERE, remedy=LOOK) from None
 
     return device
@@ -96,10 +96,10 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
         trouble = cuda_trouble()
         if trouble:
             raise UserError(trouble, where=WHERE, remedy=LOOK)
-        what = "this torch is built without CUDA"
+        what = "this torch was built without CUDA"
         if torch.version.cuda:
             what = "no CUDA device is available"
-        raise UserError(f"{what}{hidden}", where=WHERE, remedy=f"leave --device out, or {CPU}")
+        raise UserError(f"{what}{hidden}", where=WHERE, remedy=f"omit --device, or {CPU}")
 
     count = torch.cuda.device_count()
     if device.index is not None:
@@ -112,10 +112,10 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
         return torch.device("cuda", 0)
 
     if count <= local:
-        what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
+        what = f"rank {rank} is process {local + 1} on its machine, which has only {count} GPUs"
         remedy = (
-            f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all"
-            " with --device cpu"
+            f"start at most {count} processes on this machine (torchrun --nproc-per-node"
+            f" {count}), or start all ranks with --device cpu"
         )
         raise UserError(what, where="LOCAL_RANK", remedy=remedy)
 
@@ -130,8 +130,8 @@ def precision_on(device: torch.device, wanted: str) -> str:
         return "bf16" if good_at_bf16(device) else "fp32"
 
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
-        remedy = 'set train.precision = "auto", which takes fp32 here'
-        what = f"{_card(device)} has no bfloat16 arithmetic"
+        remedy = 'set train.precision = "auto", which uses fp32 here'
+        what = f"{_card(device)} cannot compute in bfloat16"
         raise UserError(what, where="train.precision", allowed=("auto", "fp32"), remedy=remedy)
 
     return wanted
@@ -143,7 +143,7 @@ def slow_bf16(device: torch.device, precision: str) -> str | None:
     """
     if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
         return None
-    return 'bf16 is slower than float32 on this processor: train.precision = "auto" takes fp32'
+    return 'bf16 is slower than float32 on this processor; train.precision = "auto" uses fp32'
 
 
 def good_at_bf16(device: torch.device) -> bool:

@@ -59,14 +59,11 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     needed = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
     missing = [name for name in needed if not environment.get(name)]
     if missing:
-        what = (
-            "the environment says half of which of several processes this is: no"
-            f" {', '.join(missing)}"
-        )
+        what = f"the environment describes one of several processes, but lacks {', '.join(missing)}"
         raise UserError(
             what,
             where="environment",
-            remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE",
+            remedy=f"start all processes with: {TORCHRUN}; or unset WORLD_SIZE",
         )
 
     world = number("WORLD_SIZE", 1, 1 << 20)
@@ -110,7 +107,7 @@ def first_host(nodes: str) -> str:
     text = re.split(r",(?![^\[\]]*\])", nodes.strip())[0]
     host = re.sub(r"\[([^\]]*)\]", lambda match: re.split("[-,]", match[1])[0], text)
     if not re.fullmatch(r"[\w.-]+", host):
-        what = f"SLURM's list of nodes '{nodes}' names no host"
+        what = f"the node list of SLURM, '{nodes}', contains no host name"
         raise UserError(
             what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task"
         )

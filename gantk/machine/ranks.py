@@ -58,10 +58,10 @@ class Ranks:
             for rank, (kind, card) in enumerate(devices):
                 if kind != devices[0][0]:
                     what = (
-                        f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]})"
-                        f" on {kind}"
+                        f"rank 0 uses {devices[0][0]}, but rank {rank} ({self.names[rank]})"
+                        f" uses {kind}"
                     )
-                    remedy = "give all ranks GPUs, or start them with --device cpu"
+                    remedy = "give every rank a GPU, or start all ranks with --device cpu"
                     raise UserError(what, where="--device", remedy=remedy)
 
                 if card is not None and (kind, card) in devices[:rank]:
@@ -69,10 +69,7 @@ class Ranks:
                         f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would"
                         " share one GPU"
                     )
-                    remedy = (
-                        "start no more processes on a machine than it has GPUs, and leave"
-                        " --device out"
-                    )
+                    remedy = "start at most one process per GPU on each machine, and omit --device"
                     raise UserError(what, where="--device", remedy=remedy)
 
         self.sync_errors(expect_fitting)
@@ -122,10 +119,13 @@ class Ranks:
                 for key in sorted(found[0].keys() | other.keys()):
                     if found[0].get(key) != other.get(key):
                         what = (
-                            f"rank {rank} ({self.names[rank]}) was not started like rank 0: its"
-                            f" {key} is "
+                            f"rank {rank} ({self.names[rank]}) and rank 0 were started"
+                            f" differently: its {key} is "
                         )
-                        what += f"{_short(other.get(key))}, rank 0's is {_short(found[0].get(key))}"
+                        what += (
+                            f"{_short(other.get(key))}, that of rank 0 is"
+                            f" {_short(found[0].get(key))}"
+                        )
                         remedy = "start all ranks with the same recipe, data, settings and versions"
                         raise UserError(what, remedy=remedy)
 
@@ -146,8 +146,8 @@ class Ranks:
             # without torch's prefix
             said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
             what = (
-                f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot"
-                " be reached"
+                f"rank {self.rank} ({self.names[self.rank]}) lost the connection: another"
+                " rank stopped or cannot be reached"
             )
             raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
 
@@ -256,14 +256,14 @@ def meet(process: Launch) -> Ranks:
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         what = (
-            f"rank {process.rank} of {process.world} cannot meet the others at {address}:"
-            f" {_short(str(error), 160)}"
+            f"rank {process.rank} of {process.world} cannot connect to the other ranks at"
+            f" {address}: {_short(str(error), 160)}"
         )
         remedy = (
-            "name a host that all machines reach and a port that is free there, start all ranks"
-            " together, and set "
+            "name a host that all machines can reach and a free port on it, start all"
+            " ranks together, and set "
         )
-        remedy += "GLOO_SOCKET_IFNAME to the network that joins the machines"
+        remedy += "GLOO_SOCKET_IFNAME to the network interface that connects the machines"
         raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
 
     _met = Ranks(process)

@@ -51,12 +51,12 @@ from gantk.errors import UserError, argument
     "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the best available."
 )
 def plan_command(scans, out, **options) -> None:
-    """Look at SCANS and write a recipe that trains well on them, in the time there is.
+    """Inspect SCANS and write a recipe that trains well on them in the given time.
 
-    SCANS is a folder, a DICOM tree or a CSV. The source, kinds of image, pairs and whether these
-    fit each other, patients, spacing, size and intensities decide the method and its data; three
-    real steps on this machine decide how large and how long. Each line of the recipe says what was
-    seen and why. Then: gantk run recipe.toml
+    SCANS is a folder, a DICOM tree or a CSV table. The scans decide the method and its data: which
+    kinds of image there are, whether they form pairs that fit, patients, voxel sizes and
+    intensities. Three training steps on this machine decide the image size and the number of
+    steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_file
     from gantk.planning.recipe import plan
@@ -64,7 +64,7 @@ def plan_command(scans, out, **options) -> None:
 
     target = Path(out)
     if target.exists():
-        raise UserError(f"'{out}' exists already", where="--out", remedy="name another file")
+        raise UserError(f"'{out}' already exists", where="--out", remedy="name another file")
 
     expect_file(target, "--out")
     with progress_bar() as progress:

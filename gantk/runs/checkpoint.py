@@ -59,7 +59,8 @@ def save(
     def store_tensor(value: Any) -> dict[str, Any]:
         if getattr(value, "dtype", None) not in DTYPES:
             what = (
-                f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
+                f"the state of an optimizer contains a {kind_of(value)}, which a checkpoint"
+                " cannot store"
             )
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
 
@@ -104,7 +105,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name, tensor in ordered:
         if tensor.dtype not in DTYPES:
             raise UserError(
-                f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps"
+                f"the weight '{name}' is {kind_of(tensor)}, a type that a checkpoint cannot store"
             )
 
         start = end
@@ -165,7 +166,10 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
         checkpoint / "meta.json", lambda path: parse_checked(content(path), SCHEMAS[path.name])
     )
     if meta["format"] > FORMAT:
-        what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
+        what = (
+            f"this checkpoint has format {meta['format']}, but this gantk reads formats up to"
+            f" {FORMAT}"
+        )
         raise UserError(
             what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk"
         )
@@ -185,7 +189,10 @@ def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
     """
     meta = load_meta(checkpoint)
     if meta.get("method") != method:
-        what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{method}'"
+        what = (
+            f"the checkpoint belongs to the method '{meta.get('method')}', but the recipe has"
+            f" '{method}'"
+        )
         raise UserError(
             what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it"
         )
@@ -228,7 +235,10 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     parameters = (name for name, _ in module.named_parameters())
     wrong = [name for name in parameters if not weights[name].isfinite().all()]
     if wrong:
-        what = f"'{wrong[0]}' of the checkpoint is not finite ({count_noun(wrong, 'tensor')})"
+        what = (
+            f"'{wrong[0]}' in the checkpoint has values that are not finite"
+            f" ({count_noun(wrong, 'tensor')} in all)"
+        )
         raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
 
     module.load_state_dict(weights)
@@ -246,12 +256,15 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
 
     on_one_side = here.keys() ^ there.keys()
     name = next((name for name in differing if name in on_one_side), differing[0])
-    detail = f"'{name}' is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
+    detail = (
+        f"'{name}' is {there.get(name, 'missing')} in the checkpoint and"
+        f" {here.get(name, 'unknown')} in this model"
+    )
     raise UserError(
         f"the checkpoint belongs to another method or network: {detail}"
         f" ({count_noun(differing, 'difference')})",
         where=where,
-        remedy="use the recipe it was trained with: recipe.toml of its run folder",
+        remedy="use the recipe that it was trained with: recipe.toml in its run folder",
     )
 
 
@@ -265,7 +278,7 @@ def kind_of(value: Any) -> str:
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
 
         result = read(path)
         meta = {}
@@ -277,7 +290,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         if seal:
             digest = _sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)
             if seal != digest:
-                raise ValueError("it is not what was saved, by its SHA-256")
+                raise ValueError("its SHA-256 differs from the one that was saved")
 
         return result
     except FileNotFoundError:
@@ -286,5 +299,5 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         detail = one_line(error)
 
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
-    remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
-    raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")
+    remedy = "use an earlier checkpoint of the run, or copy this one again"
+    raise UserError(what, where=str(path), remedy=f"{remedy}. gantk never loads pickled files")

@@ -64,7 +64,7 @@ class RunFolder:
                 if row.get("value"):
                     scores.append(f"{direction} {name} {row['value']:.4g}")
 
-        saved = f"step {steps[-1]}" if steps else "nothing saved yet"
+        saved = f"step {steps[-1]}" if steps else "no checkpoint yet"
         return f"Run('{self.path}': {', '.join([saved, *scores])})"
 
     @property
@@ -73,7 +73,7 @@ class RunFolder:
         it is scored.
         """
         found = read(
-            self.path / "metrics.json", remedy=f"gantk eval {argument(self.path)} writes it again"
+            self.path / "metrics.json", remedy=f"write it again: gantk eval {argument(self.path)}"
         )
         return found.get("metrics") or {}
 
@@ -127,7 +127,7 @@ class RunFolder:
             locks.enter_context(lock_folder(path))
         except (OSError, UnicodeEncodeError) as error:
             what = (
-                f"'{path or 'runs'}' cannot be made:"
+                f"the folder '{path or 'runs'}' cannot be created:"
                 f" {getattr(error, 'strerror', 'its name is not UTF-8')}"
             )
             raise UserError(what, where="--out", remedy="name another folder") from None
@@ -150,7 +150,7 @@ class RunFolder:
 
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"
-            raise UserError(what, remedy="name a folder made by `gantk run`")
+            raise UserError(what, remedy="name a folder that `gantk run` created")
 
         return cls(path)
 
@@ -162,7 +162,7 @@ class RunFolder:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
         text, tables = read_toml(
-            path, str(path), "recipe", "`gantk recipes`, or restore it from a copy"
+            path, str(path), "recipe", "`gantk recipes`, or restore the file from a backup"
         )
         source = mapping(mapping(tables.get("data")).get("source"))
         stored = self.path / "data" / "table.csv"
@@ -233,8 +233,10 @@ class RunFolder:
         """The newest complete checkpoint; UserError where none has been saved yet."""
         steps = checkpoint.steps_saved(self.checkpoints)
         if not steps:
-            what = "the run has no checkpoint: it ended before its first save"
-            raise UserError(what, where=str(self.path), remedy=f"start it again: {self._again}")
+            what = "the run has no checkpoint, because it ended before the first one"
+            raise UserError(
+                what, where=str(self.path), remedy=f"start the run again: {self._again}"
+            )
         return checkpoint.path_of(self.checkpoints, steps[-1])
 
     def occupied_error(self) -> UserError:
@@ -243,11 +245,11 @@ class RunFolder:
         """
         begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
         if begun:
-            then = f"go on with it: gantk resume {argument(self.path)}"
+            then = f"continue this run: gantk resume {argument(self.path)}"
         else:
-            then = f"start that one again: {self._again}"
+            then = f"start this run again: {self._again}"
 
-        what = f"'{self.path}' already holds a run"
+        what = f"'{self.path}' already contains a run"
         remedy = f"choose another --out, or {then}"
         return UserError(what, where="--out", remedy=remedy)
 
@@ -263,12 +265,12 @@ class RunFolder:
         step = read(self.path / "best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
             what = (
-                f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not"
-                " there"
+                f"'{self.path}' has no best checkpoint: best.json names step {step}, which"
+                " does not exist"
             )
             remedy = (
-                'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its'
-                " recipe.toml"
+                "name the folder of another checkpoint, or set evaluate.checkpoint ="
+                ' "last" in its recipe.toml'
             )
             raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
 
@@ -290,8 +292,8 @@ class RunFolder:
         splits = read(self.path / "split.json")
         if splits:
             return splits
-        what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
-        raise UserError(what, remedy="restore it from a copy")
+        what = f"'{self.path / 'split.json'}' is missing; only this file lists the training images"
+        raise UserError(what, remedy="restore it from a backup")
 
     def usage(self) -> dict[str, Any]:
         """The content of usage.json (time, memory); {} where it is absent or, with a
@@ -300,7 +302,7 @@ class RunFolder:
         try:
             return read(self.path / "usage.json")
         except UserError as error:
-            _warn(f"what was used before is not known: {error}")
+            _warn(f"time and memory used before are unknown: {error}")
             return {}
 
 

@@ -42,19 +42,16 @@ def find_model(
         path = load().hook.gantk_find_model(address=name, say=say)
         if path is None:
             raise UserError(
-                f"'{name}' is no address of a model",
+                f"'{name}' is not the address of a model",
                 allowed="hf://USER/NAME, hf://USER/NAME@REVISION",
             )
     elif os.path.exists(name):
         path = Path(name)
         if name in models:
-            say(
-                f"note     './{name}' is taken, and not the model '{name}' that {models[name][1]}"
-                " ships"
-            )
+            say(f"note     './{name}' is used, not the model '{name}' from {models[name][1]}")
     elif name in models:
         path, owner = models[name]
-        say(f"model    {name}, shipped with {owner}, weights sha256 {weights_hash(path)}")
+        say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
     else:
@@ -107,7 +104,7 @@ def refuse_packed(run: RunFolder) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
     if pack_record(run) is not None:
         what = (
-            f"'{run.path}' is a packed model: it holds weights alone, and no state of the training"
+            f"'{run.path}' is a packed model, which contains weights but no state of the training"
         )
         raise UserError(what, remedy="resume the run that it was packed from")
 
@@ -160,10 +157,10 @@ def require_split(record: Mapping[str, Any] | None, data: Data) -> None:
     """
     if record is not None and record.get("split") != split_hash(data.split_json()):
         what = (
-            "the images here are not those that this model was trained on and scored by, so some"
-            " may be known to it"
+            "these images differ from those that the model was trained and scored on, so"
+            " it may have seen some of them"
         )
         raise UserError(
             what,
-            remedy="translate images of your own, then `gantk eval --pred FOLDER --truth FOLDER`",
+            remedy="translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER`",
         )

@@ -49,7 +49,7 @@ def by_name(schema: Any, key: Any = str) -> Any:
 def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if isinstance(value, str) and key != "barred":
-            raise ValueError(f"'{key}' is no number")
+            raise ValueError(f"'{key}' is not a number")
     return row
 
 
@@ -238,7 +238,7 @@ SCHEMAS = {
 
 
 def read(
-    path: Path, schema: Any = None, remedy: str = "copy the run again from where it was made"
+    path: Path, schema: Any = None, remedy: str = "copy the run again from the original"
 ) -> dict[str, Any]:
     """Read and check a JSON or TOML file of a run; {} where it is absent.
 
@@ -275,12 +275,14 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                     yield parse_checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
                     skipped += 1
-                    first_error = first_error or f"the first, line {number}: {one_line(error)}"
+                    first_error = (
+                        first_error or f"the first one is line {number}: {one_line(error)}"
+                    )
 
     if skipped:
         problems.append(
-            f"{count_noun(skipped, 'line')} of {path.name} left out, as they could not be read;"
-            f" {first_error}"
+            f"{count_noun(skipped, 'line')} of {path.name} cannot be read and will be"
+            f" ignored; {first_error}"
         )
 
 
@@ -290,7 +292,7 @@ def content(path: Path) -> str:
     if path.name == "split.json":  # it lists every image
         max_bytes *= 8
     if path.stat().st_size > max_bytes or not path.is_file():
-        raise ValueError(f"it is no file, or one of more than {max_bytes >> 20} MB")
+        raise ValueError(f"it is not a file, or it is larger than {max_bytes >> 20} MB")
     return path.read_bytes().decode("utf-8-sig")
 
 
@@ -308,6 +310,6 @@ def parse_checked(
         key = ".".join(map(str, first["loc"])) or "all of it"
         raise ValueError(f"{key}: {first['msg']}") from None
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("its tables are nested too deeply") from None
 
     return value

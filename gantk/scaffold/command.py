@@ -17,7 +17,7 @@ PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "for
     examples=["gantk new plugin my_gan"],
 )
 def new() -> None:
-    """Start something of your own."""
+    "Write a package for a part of your own."
 
 
 def _command(kind: str, part: str) -> click.Command:
@@ -32,11 +32,14 @@ def _command(kind: str, part: str) -> click.Command:
         say(f"next     pip install -e {path} && pytest {path}")
 
     place = click.Option(
-        ["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here."
+        ["--folder"],
+        default=".",
+        metavar="DIR",
+        help="Folder to create the package in. Default: here.",
     )
     words = (
-        f"Write a small package NAME with a {part}, its contract test and what else it needs, green"
-        " as written."
+        f"Write a small package NAME with a {part}, its contract test and all it needs. Its"
+        " tests pass as written."
     )
     return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
 

@@ -31,11 +31,15 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
     words = _names(name, kind)
     target = Path(folder) / words["distribution"]
     if not Path(folder).is_dir():
-        raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
+        raise UserError(
+            f"there is no folder '{folder}'", where="--folder", remedy="create it first"
+        )
 
     if target.exists():
         raise UserError(
-            f"'{target}' exists already", where="NAME", remedy="choose another name or --folder"
+            f"'{target}' already exists",
+            where="NAME",
+            remedy="choose another name or another --folder",
         )
 
     shared = [
@@ -71,8 +75,8 @@ def _names(name: str, kind: str) -> dict[str, str]:
     kinds.toml.in.
     """
     if not SHAPE.fullmatch(name):
-        allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
-        raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)
+        allowed = "a letter, then letters and digits; words are joined by - or _, as in my-gan"
+        raise UserError(f"'{name}' is not a valid package name", where="NAME", allowed=allowed)
 
     module = name.replace("-", "_").lower()
     taken = registry().entries.get((kind, module))
@@ -81,11 +85,11 @@ def _names(name: str, kind: str) -> dict[str, str]:
         or keyword.issoftkeyword(module)
         or module in sys.stdlib_module_names
     ):
-        what = f"'{module}' means something in Python itself"
+        what = f"'{module}' is a keyword or module of Python"
     elif taken:
-        what = f"the {kind} '{module}' is taken by '{taken.owner}'"
+        what = f"'{taken.owner}' already offers the {kind} '{module}'"
     elif importlib.util.find_spec(module):
-        what = f"a package '{module}' is installed already"
+        what = f"a package '{module}' is already installed"
     else:
         cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
         words = {

@@ -32,22 +32,24 @@ class MetricContract(Contract):
         other = random_images(3, 1, self.size(d), seed=2)
         scores = metric(one, other)
         assert scores.shape == (3,), (
-            f"one number an image is (3,) here, not {tuple(scores.shape)}: .flatten(1).mean(1)"
+            f"return one number per image, shape (3,) here, not {tuple(scores.shape)}:"
+            " .flatten(1).mean(1)"
         )
         singles = torch.cat(list(map(metric, one.split(1), other.split(1))))
         torch.testing.assert_close(
-            scores, singles, msg="an image's score depends on the images beside it"
+            scores, singles, msg="the score of an image depends on other images in the batch"
         )
         if metric.higher_is_better is not None:
             gain = metric(one, one) - scores
             if not metric.higher_is_better:
                 gain = -gain
             assert (gain > 0).all(), (
-                f"equal images are not the best: higher_is_better = {metric.higher_is_better}"
+                "equal images do not have the best score: higher_is_better ="
+                f" {metric.higher_is_better}"
             )
 
         assert metric.name == self.metric, (
-            f'its name is what tables call it: name = "{self.metric}"'
+            f'the metric needs the name that tables show: name = "{self.metric}"'
         )
         assert metric.definition and metric.unit is not None
 
@@ -76,13 +78,13 @@ class SourceContract(Contract):
         )
         for record in records:
             pixels = record.read()
-            assert pixels.dtype == np.float32, "read() gives float32 (C, *size)"
-            assert pixels.ndim == d + 1, "read() gives float32 (C, *size)"
+            assert pixels.dtype == np.float32, "read() must return float32 (C, *size)"
+            assert pixels.ndim == d + 1, "read() must return float32 (C, *size)"
             assert np.isfinite(pixels).all()
             assert np.array_equal(pixels, record.read())
 
         assert any(record.subject for record in records), (
-            "no record names its patient: nothing keeps them together"
+            "no record has a `subject`, so images of one patient could be in several sets"
         )
 
     def test_data_finds_it_and_a_folder_of_nothing_is_an_error_in_words(self, d, tmp_path):
@@ -96,7 +98,7 @@ class SourceContract(Contract):
         if hasattr(source, "accepts"):
             self.write(tmp_path / "data")
             assert source.accepts(empty) is None, (
-                "accepts(path) takes an empty folder: return None there"
+                "accepts(path) must return None for an empty folder"
             )
             options = source.accepts(tmp_path / "data")
             assert bind_or_raise("source", {"name": self.source} | options)
@@ -112,7 +114,7 @@ class FormatContract(Contract):
     def test_what_is_written_is_read_again(self, d, tmp_path):
         form = registry().get("format", self.format).load()
         if d == 3 and not form.volumes:
-            pytest.skip("its files hold no volumes")
+            pytest.skip("its files cannot store volumes")
 
         assert form.suffixes, 'suffixes = (".npy",)'
         shape = (1, *self.size(d))
@@ -122,8 +124,8 @@ class FormatContract(Contract):
             path = tmp_path / f"image{suffix}"
             files.write(path, Image(pixels, dtype=np.dtype(np.uint8)))
             found = files.read(path).pixels
-            assert found.dtype == np.float32, "pixels are float32 (C, *size), C first"
-            assert found.shape == pixels.shape, "pixels are float32 (C, *size), C first"
+            assert found.dtype == np.float32, "pixels must be float32 (C, *size), channels first"
+            assert found.shape == pixels.shape, "pixels must be float32 (C, *size), channels first"
             np.testing.assert_allclose(found, pixels, atol=0.5)
             broken = tmp_path / f"broken{suffix}"
             broken.write_bytes(b"no image at all")

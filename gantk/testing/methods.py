@@ -149,10 +149,10 @@ class MethodContract(Contract):
                     continue
                 moved = True
                 assert parameter in own, (
-                    f"the phase '{phase.name}' moved {name}, which it does not update"
+                    f"the phase '{phase.name}' changed {name}, which is not in its `updates`"
                 )
 
-            assert moved, f"the phase '{phase.name}' moved nothing"
+            assert moved, f"the phase '{phase.name}' changed no weight"
 
     def test_a_recorded_step_is_the_step(self, monkeypatch):
         """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the
@@ -160,7 +160,7 @@ class MethodContract(Contract):
         """
         d = min(self.dims)  # recording does not depend on the dimensions
         if not self.captures:
-            pytest.skip("asks the device for values")
+            pytest.skip("reads values from the device")
 
         monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
         # every kind of step runs at least three times
@@ -173,7 +173,7 @@ class MethodContract(Contract):
         self.train(plain, until=steps)
         self.train(replayed, until=steps)
         assert replayed.capture.obstacle is None, replayed.capture.obstacle
-        assert replayed.capture.graphs, "no kind of step came often enough to be recorded"
+        assert replayed.capture.graphs, "no kind of step ran often enough to be recorded"
         _assert_equal(_weights(replayed), _weights(plain))
 
     def test_resume_is_exact(self, d, tmp_path):
@@ -238,7 +238,7 @@ class MethodContract(Contract):
         untouched = torch.get_rng_state()
         self.train(engine, until=1)
         if not torch.equal(torch.get_rng_state(), untouched):
-            pytest.skip("draws random numbers, other ones for every microbatch")
+            pytest.skip("draws different random numbers for every microbatch")
 
         self.train(self.engine(parts, rule=sgd, microbatch=1), until=1)
         found = dict(parts.state_dict())
@@ -281,9 +281,9 @@ def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None
     assert found.keys() == expected.keys()
     different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
     where = (
-        "what is remembered between steps has to be a buffer, self.register_buffer(name, tensor),"
-        " changed in place"
+        "keep all values between steps in buffers, self.register_buffer(name, tensor), and"
+        " change them in place"
     )
     assert not different, (
-        f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: {where}"
+        f"{len(different)} of {len(expected)} tensors differ, for example '{different[0]}': {where}"
     )

@@ -19,23 +19,23 @@ from gantk.machine.device import CHANNELS_LAST
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
 
-BATCH_INDEPENDENT = """{0} does not say whether it keeps the images of a batch apart. Add to the class one of
+BATCH_INDEPENDENT = """{0} does not declare whether its images of a batch are independent. Add to the class one of
     batch_independent = True   # instance or group norm, or none
-    batch_independent = False  # batch norm, or anything else that looks across the batch
-or derive it from gantk.nets.blocks.Network, which finds out by itself."""
-MIXED = """An image changes {0}'s output for the images beside it, {1}. Use norm("instance", channels, dims) of
-gantk.nets.blocks instead of batch norm; or say so where it is meant, for training:
+    batch_independent = False  # batch norm, or any other layer that combines images
+or derive it from gantk.nets.blocks.Network, which detects this."""
+MIXED = """An image changes the output of {0} for other images of its batch, {1}. Use norm("instance", channels, dims)
+from gantk.nets.blocks instead of batch norm; or, if this is intended in training, declare it:
     batch_independent = False"""
-CHECK_SIZE = """{0} cannot take images of {1} pixels a side, and did not refuse them. Make it take them, or add
+CHECK_SIZE = """{0} fails on images of {1} pixels per side, but does not refuse them. Support this size, or add
     def check_size(self, size):
         require_size(size, 8, 16, type(self).__name__, "choose another network")  # from gantk.nets.blocks
-with the number that sides must be a multiple of, and the smallest side."""
-BF16 = """This network fails, or is not finite, in bfloat16, which trainings use where the device is quick at it.
-Give what forward() makes itself its input's type, `torch.zeros(..., dtype=x.dtype)`, and compute sums, exponentials and
-divisions in float32: `x.float()`."""
-FLOAT32 = """The loss is {0}. Losses are float32 whatever the networks compute in: begin __call__ with
+with the number that sides must be a multiple of, and with the smallest side."""
+BF16 = """This network fails, or is not finite, in bfloat16, which trainings use if the device computes it faster.
+Create tensors in forward() with the type of the input, `torch.zeros(..., dtype=x.dtype)`. Compute sums, exponentials
+and divisions in float32: `x.float()`."""
+FLOAT32 = """The loss is {0}. A loss must be float32 for any precision of the networks: begin __call__ with
     output, target = output.float(), target.float()"""
-LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape() nor .contiguous(), and begin with
+LAYOUT = """A layer leaves the channels-last format. Do not call .reshape() or .contiguous() in forward(), and begin with
     x = in_layout_of(self, x)  # from gantk.nets.blocks"""
 
 
@@ -62,7 +62,10 @@ class NetworkContract(Contract):
 
     def build(self, inputs: int, dims: int) -> nn.Module:
         """Build a network for images of `inputs` channels, in training mode."""
-        raise TypeError(f"{type(self).__name__} must name its network")
+        raise TypeError(
+            f"{type(self).__name__} must set `generator` or `discriminator` to the name of its"
+            " network"
+        )
 
     def images(self, count: int, channels: int, dims: int) -> Tensor:
         return random_images(count, channels, self.size(dims))
@@ -72,7 +75,7 @@ class NetworkContract(Contract):
         network(self.images(2, 2, d)).float().square().sum().backward()
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None, f"'{name}' takes no part in the output"
+                assert parameter.grad is not None, f"'{name}' has no influence on the output"
                 assert torch.isfinite(parameter.grad).all(), (
                     f"the gradient of '{name}' is not finite"
                 )
@@ -117,14 +120,14 @@ class NetworkContract(Contract):
                 if check is not None:
                     check((side,) * d)
             except UserError as error:
-                assert str(side) in str(error), "a refusal names the size that was given"
+                assert str(side) in str(error), "the error of check_size must name the given size"
                 continue
 
             with torch.no_grad(), explain_failure(CHECK_SIZE.format(type(network).__name__, side)):
                 output = network(random_images(2, 1, (side,) * d))
                 if hasattr(self, "generator"):
                     assert output.shape[2:] == (side,) * d, (
-                        f"the output has sides of {tuple(output.shape[2:])}"
+                        f"the output has size {tuple(output.shape[2:])}"
                     )
 
     def test_its_state_dict_is_all_of_it(self, d):
@@ -137,8 +140,8 @@ class NetworkContract(Contract):
             same = torch.equal(other(images), network(images))
 
         assert same, (
-            "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws"
-            " or counts"
+            "state_dict() is incomplete: keep all values that __init__ draws or counts in"
+            " self.register_buffer(name, tensor)"
         )
 
 
@@ -188,7 +191,8 @@ class DiscriminatorContract(NetworkContract):
                 parameter.mul_(10)  # a sigmoid or tanh would still limit the output to [-1, 1]
             largest = network(self.images(2, 1, d) * 100).abs().max()
         assert largest > 1.001, (
-            "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
+            "logits must be raw: remove the sigmoid or tanh at the end, because the loss"
+            " applies its own"
         )
 
     def test_gradient_penalties_reach_the_weights(self, d):
@@ -206,7 +210,7 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
         whole = copy.deepcopy(network)(images)
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
 
-    where = "in training" if network.training else "in evaluation, where none may"
+    where = "in training" if network.training else "in evaluation, where this is not allowed"
     mixed = MIXED.format(type(network).__name__, where)
     torch.testing.assert_close(
         whole, singles, rtol=1e-3, atol=1e-4, msg=lambda found: f"{mixed}\n{found}"

@@ -68,7 +68,7 @@ class Recording:
         """Run `function` and record its operations; returns its result."""
 
         def refuse(read: str) -> None:
-            raise RuntimeError(f"a graph cannot hold this: {read}")
+            raise RuntimeError(f"a CUDA graph cannot record this: {read}")
 
         with _Operations(refuse) as operations:
             result = function()
@@ -119,7 +119,7 @@ class _Methods(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in METHODS:
-            self.tell(f"{METHODS[func]} copies to the host: {_place()}")
+            self.tell(f"{METHODS[func]} copies to the CPU: {_place()}")
         return func(*args, **(kwargs or {}))
 
 
@@ -130,7 +130,7 @@ def _reason_to_wait(packet: Any, args: tuple, kwargs: dict) -> str | None:
     if packet in VALUES:
         return "reads a value"
     if packet is aten.lift_fresh:
-        return "copies a number from the host"
+        return "copies a number from the CPU"
 
     if packet in (aten._to_copy, aten.copy_):
         devices = {tensor.device.type for tensor in _tensors(args[:2])}
@@ -161,4 +161,4 @@ def _place() -> str:
         file = Path(frame.filename)
         if inside not in file.parents and file.name != own:
             return f"{file.name}:{frame.lineno} in {frame.name}"
-    raise RuntimeError("every line of the stack is torch's")
+    raise RuntimeError("all lines of the stack belong to torch")

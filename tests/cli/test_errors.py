@@ -47,14 +47,14 @@ def full(*args, **kwargs):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError(errno.ENOSPC, "", "/a/b"), "'/a/b': No space left on device. Free some space"),
+        (OSError(errno.ENOSPC, "", "/a/b"), "'/a/b': No space left on device. Free disk space"),
         (
             OSError(errno.EROFS, "", b"/a/\x1b[31m"),
             r"'/a/\x1b[31m': Read-only file system. Write to a folder",
         ),
-        (OSError(errno.EFBIG, ""), "File too large. A limit of the system (ulimit -f)"),
-        (MemoryError(), "memory ended."),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory ended."),
+        (OSError(errno.EFBIG, ""), "File too large. Raise the system limit for the size of files (ulimit -f)"),
+        (MemoryError(), "the memory is full."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory is full."),
         (RuntimeError("shapes differ"), None),
         (OSError("of a library"), None),
     ],
@@ -108,7 +108,7 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
 
     assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
     assert any(line.startswith("score") for line in lines)
-    assert "does not keep these scores. '/there/x': No space left" in lines[-1]
+    assert "scores could not be written to the run folder. '/there/x': No space left" in lines[-1]
     assert (copied_run / "metrics.json").read_bytes() == before
 
 

@@ -153,12 +153,12 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
     ("given", "words"),
     [
         (np.zeros((0, 32, 32)), "is empty"),
-        (np.zeros((2, 3, 32, 32)), "has 3 channels, and this model takes 1"),
+        (np.zeros((2, 3, 32, 32)), "has 3 channels, but this model takes 1"),
         (np.zeros((1, 1, 4, 32, 32)), "nothing to a 2-D model.*volume by volume"),
         (np.full((32, 32), np.nan), "1024 of 1024 values are not finite"),
         (np.zeros((32, 32), complex), "type complex128"),
         (nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)), r"2 volumes.*slicer\[..., 0\]"),
-        ({"T1": 1}, "dict is no image that can be translated"),
+        ({"T1": 1}, "an input of type dict cannot be translated"),
         ("nowhere.nii", "'nowhere.nii' does not exist"),
     ],
 )
@@ -259,7 +259,7 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
         ),
         (
             {"T1": slices(4) * np.nan, "T2": slices(4)},
-            r"T1\[0\] holds 1440 values that are not finite",
+            r"T1\[0\] contains 1440 values that are not finite",
         ),
         ({"T1": slices(4)}, "no images of T2"),
         (3, "int is nothing that can be trained on"),

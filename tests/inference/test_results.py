@@ -103,9 +103,9 @@ def test_clipping_in_a_folder_is_told_once(tmp_path, mixed_folder, model, values
     note, clipped, _ = said
 
     assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
-    assert "colour, taken as gray (1 of 6 images: d.jpg)" in note
+    assert "the colour image is converted to gray (1 of 6 images: d.jpg)" in note
     words = (
-        "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images, which run from -41.67 to 291"
+        "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images; values range from -41.67 to 291"
     )
     assert words in clipped
 
@@ -143,9 +143,9 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     ]
     cases = {
         "in": ("format", "dcm", "tif, tiff"),
-        "both": ("format", "jpg", "2 images would become '0.jpg'"),
+        "both": ("format", "jpg", "2 images would be written to the same file '0.jpg'"),
     }
-    cases["maps"] = "uncertainty", "flips", "2 images would become '0_uncertainty.png'"
+    cases["maps"] = "uncertainty", "flips", "2 images would be written to the same file '0_uncertainty.png'"
     for folder, (option, value, words) in cases.items():
         with pytest.raises(UserError, match=words):
             translate(tmp_path / folder, tmp_path / "new", **{option: value})
@@ -175,7 +175,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
     model(RANGE | {"low": low, "high": high, "whole": whole})
     source = picture(tmp_path / "in" / "a.png")
     said = translate(source.parent, tmp_path / "out")
-    words = f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif"
+    words = f"the values of T2 range from {low:g} to {high:g}, which a .png file cannot hold, so it is written as .tif"
 
     assert words in "".join(said)
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
@@ -264,7 +264,7 @@ def test_a_bids_tree_becomes_a_derivative(bids):
     out = bids / "derivatives" / "gantk"
     said = translate(bids, out, variants=2)
 
-    assert "left out, not called T1 (2 of 4 images" in said[0]
+    assert "left out, because the name does not contain T1 (2 of 4 images" in said[0]
 
     expected = {"dataset_description.json"}
     for k in (1, 2):
@@ -329,7 +329,7 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
         Picture.fromarray(blank).save(folder / f"{name}.png")
 
     said = translate(folder, tmp_path / "out")
-    words = "blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)"
+    words = "the image has the same value everywhere, and so has its T2 (3 of 4 images: a.png, b.png, c.png)"
 
     assert any(words in line for line in said)
     results = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
@@ -343,7 +343,7 @@ def test_overlong_result_names_are_refused_first(tmp_path, model):
     [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
 
     with pytest.raises(
-        UserError, match=r"20 results would have a name of more than 255 bytes, such as 'a.*-1.png'"
+        UserError, match=r"20 results would have a file name longer than 255 bytes, such as 'a.*-1.png'"
     ):
         translate(tmp_path / "in", tmp_path / "out", variants=10)
 

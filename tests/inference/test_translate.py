@@ -86,7 +86,7 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     again = times()
 
     assert [one == other for one, other in zip(first, again, strict=True)] == [True, False, True]
-    assert "2 of 4 inputs done before" in said[-1]
+    assert "2 of 4 inputs were already translated" in said[-1]
     assert not set(times(to="T1")) & set(again)  # another question: all is done anew
 
     recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
@@ -248,7 +248,7 @@ def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     never = pytest.fail
 
     with pytest.raises(
-        UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT"
+        UserError, match=r"'head.nii' needs .* GiB more memory, but only 0.0 GiB are free.*INPUT"
     ) as told:
         pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
 
@@ -277,7 +277,7 @@ def test_a_full_disk_is_an_error_before_the_reserve_is_used(
 
     assert done.code == ends
     assert out.exists() == (not ends)
-    assert not ends or f"'{tmp_path}': No space left on device. Free some space" in done.err
+    assert not ends or f"'{tmp_path}': No space left on device. Free disk space" in done.err
 
 
 # ---- several answers, several contrasts, neighbours, samples
@@ -351,7 +351,7 @@ def test_contrasts_go_in_by_their_order(contrasts):
 
 def test_a_missing_contrast_needs_a_run_that_learnt_without(contrasts, two_patients, tmp_path):
     (two_patients / "p1" / "flair.nii.gz").unlink()
-    with pytest.raises(GantkError, match="FLAIR missing in .*p1"):
+    with pytest.raises(GantkError, match="p1' lacks FLAIR"):
         translate(contrasts, two_patients, tmp_path / "out")
 
     run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
@@ -376,7 +376,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     assert header == ["file", "label"]
     assert [name for name, _ in rows] == [path.name for path in paths]
     assert [label for _, label in rows] == ["healthy", "tumour", "healthy"]
-    with pytest.raises(UserError, match="holds samples already"):
+    with pytest.raises(UserError, match="already contains samples"):
         toolkit.sample(run, n=1, out=out, **options)
 
 
@@ -399,7 +399,7 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     )
 
     best.write_text('{"step": 3}')
-    with pytest.raises(UserError, match='step 3, which is not there.*evaluate.checkpoint = "last"'):
+    with pytest.raises(UserError, match='step 3, which does not exist.*evaluate.checkpoint = "last"'):
         toolkit.load(copied_run, device="cpu")
 
 

@@ -42,7 +42,7 @@ def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
     monkeypatch.setattr(cores, "cgroup_quota", lambda: 1)
     threads = cores.Threads(fixed=False)
 
-    assert threads.choose(0) == "threads  1 from step 0 on: the CPU quota of this container"
+    assert threads.choose(0) == "threads  1 from step 0: the CPU quota of this container"
     assert torch.get_num_threads() == 1
     threads.reset()
     assert torch.get_num_threads() == 2

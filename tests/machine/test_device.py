@@ -86,14 +86,14 @@ def said(*arguments) -> str:
         (
             OLD,
             "12.8",
-            f"CUDA 12.8 does not start: {OLD.split('. ')[0]}. See what `nvidia-smi` says",
+            f"CUDA 12.8 cannot start: {OLD.split('. ')[0]}. Check the GPU with `nvidia-smi`",
         ),
         (
             "Found no NVIDIA driver on your system. Please check",
             "12.8",
             "no CUDA device is available.",
         ),
-        ("Torch not compiled with CUDA enabled", None, "this torch is built without CUDA."),
+        ("Torch not compiled with CUDA enabled", None, "this torch was built without CUDA."),
     ],
     ids=["old driver", "no driver", "no CUDA"],
 )
@@ -109,7 +109,7 @@ def test_cuda_that_does_not_start_is_one_error_with_cause(broken, error, built, 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", None])
 def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
     cuda(capability=(5, 0), name="Quadro M2000", fails=RuntimeError(NO_KERNEL))
-    why = "Quadro M2000 (compute capability 5.0) does not compute: "
+    why = "Quadro M2000 (compute capability 5.0) cannot compute: "
 
     assert said(name).startswith(f"{why}{NO_KERNEL.splitlines()[0]}. See what")
 
@@ -127,7 +127,7 @@ def test_bf16_is_used_or_refused_by_card(cuda):
     cuda(capability=(7, 5), name="Tesla T4")
     assert start("cuda").precision == "fp32"
     assert (
-        "Tesla T4 (compute capability 7.5) has no bfloat16 arithmetic. Allowed: auto, fp32."
+        "Tesla T4 (compute capability 7.5) cannot compute in bfloat16. Allowed: auto, fp32."
         in said("cuda", "bf16")
     )
 

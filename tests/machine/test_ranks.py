@@ -47,7 +47,7 @@ from gantk.training.restart import identity_of
 @pytest.mark.parametrize(
     ("other", "speaks", "said"),
     [
-        ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, rank 0's is 2", "same recipe"]),
+        ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, that of rank 0 is 2", "same recipe"]),
         ("train.btch=3", 1, ["btch"]),
     ],
 )
@@ -99,7 +99,7 @@ def test_ranks_stop_when_one_is_killed(tiny_recipe, tmp_path, victim):
     assert "gantk resume" in err
     assert "Traceback" not in err
     assert f"rank {1 - victim} (" in err
-    assert "lost the others: one stopped or cannot be reached" in err
+    assert "lost the connection: another rank stopped or cannot be reached" in err
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_the_first_host_of_a_node_list(nodes, host):
         (TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         (TORCHRUN | {"RANK": "4"}, "RANK is '4'. Allowed: a whole number from 0 to 3"),
         (SRUN | {"SLURM_PROCID": ""}, "no RANK"),
-        (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
+        (SRUN | {"SLURM_STEP_NODELIST": ""}, "contains no host name"),
     ],
     ids=["half", "no-number", "beyond", "srun", "nodes"],
 )

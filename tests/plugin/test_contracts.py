@@ -158,7 +158,7 @@ class Halved:
         ),
         ("generator", "half", "bf16_autocast", r"in bfloat16.*x\.float\(\)"),
         ("generator", "hidden", "its_state_dict", "register_buffer"),
-        ("discriminator", "squashed", "logits_are_not", "leave out the sigmoid"),
+        ("discriminator", "squashed", "logits_are_not", "remove the sigmoid"),
         ("loss", "halved", "value_is_one_finite", r"loss is torch.bfloat16.*output\.float\(\)"),
     ],
 )

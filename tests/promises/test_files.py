@@ -192,7 +192,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     options = {"device": "cpu", "say": said.append}
 
     assert len(gantk.translate(trained, tmp_path / "in", out, **options)) == 4
-    assert f"{len(times)} of 4 inputs done before" in said[-1]
+    assert f"{len(times)} of 4 inputs were already translated" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
     assert sorted(path.name for path in out.glob("[!.]*")) == names
 

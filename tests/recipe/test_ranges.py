@@ -165,5 +165,5 @@ def test_onnx_graphs_that_fill_memory_are_refused(tmp_path):
     model.graph.initializer[0].external_data.add(key="location", value="../../secret")
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
 
-    with pytest.raises(UserError, match="names weights outside its folder"):
+    with pytest.raises(UserError, match="refers to weights outside its folder"):
         open_session(tmp_path / "outside.onnx")

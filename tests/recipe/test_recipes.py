@@ -137,19 +137,19 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     mine.write_text(text + "train.schedule = 'linear'\n", "utf-8")
     shown = gantk("show", "recipe", mine).out
 
-    assert "# departs: train.optimizer.lr = 0.001 where the report has 0.0002" in shown
-    assert "# departs: method.pol = not said where the report has 0" in shown
+    assert "# differs: train.optimizer.lr = 0.001 (report: 0.0002)" in shown
+    assert "# differs: method.pol = not given (report: 0)" in shown
     assert (
         '# --profile cpu: train.schedule.name = "linear" (without it "constant", as stated)'
         in shown
     )
-    assert "# --profile cpu: method.generator.width = 16 (without it 64, ours)" in shown
+    assert "# --profile cpu: method.generator.width = 16 (without it 64, chosen here)" in shown
     within = gantk("show", "recipe", mine, "--profile", "cpu").out
-    assert '# departs: train.schedule = { name = "linear"' in within
+    assert '# differs: train.schedule = { name = "linear"' in within
     assert "# --profile" not in within
-    assert "# departs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
+    assert "# differs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
     rows = {line.split()[0]: line for line in gantk("recipes").out.splitlines()}
-    assert "as stated; cpu: other size" in rows["cyclegan_ct_mr"]
+    assert "as stated; cpu changes size" in rows["cyclegan_ct_mr"]
     assert "stated" not in rows["ct_mr_heads"]
     (tmp_path / "shown.toml").write_text(shown, "utf-8")
     assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(

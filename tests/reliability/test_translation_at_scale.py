@@ -115,7 +115,7 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
     ledger.write_text("\n".join(lines)[:-40])  # a kill within the last line
     (source / "slice-00004.png").write_bytes((source / "slice-00003.png").read_bytes())
 
-    assert "4 of 6 inputs done before" in translate(source, tmp_path / "out")[-1]
+    assert "4 of 6 inputs were already translated" in translate(source, tmp_path / "out")[-1]
 
     known = [json.loads(line) for line in lines]
     whole = {
@@ -130,7 +130,7 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
         ("", 0),
     ):
         ledger.write_text(text)
-        done = f", {count} of 6 inputs done before" if count else "files to"
+        done = f"; {count} of 6 inputs were already translated" if count else "files to"
         assert done in translate(source, tmp_path / "out")[-1]
         assert not ledger.exists()
 
@@ -203,7 +203,7 @@ def test_two_translations_into_one_folder_do_not_mix(tiny_run, tmp_path):
     told, said = again.communicate(timeout=300)
 
     assert again.returncode == 0, said
-    earlier = int(told.split(" of 300 inputs done before")[0].split()[-1])
+    earlier = int(told.split(" of 300 inputs were already translated")[0].split()[-1])
     assert done - 1 <= earlier <= done
     assert len(list(out.iterdir())) == 300
     assert not list(tmp_path.glob(".*"))

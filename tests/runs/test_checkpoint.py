@@ -364,7 +364,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path, name):
     whole[at] ^= 2
     path.write_bytes(whole)
     with pytest.raises(
-        UserError, match=f"'{name}' is not a readable.*(not what was saved|it is |column)"
+        UserError, match=f"'{name}' is not a readable.*(its SHA-256 differs|it is |column)"
     ):
         LOADERS[name](path.parent)
 
@@ -392,7 +392,7 @@ def test_optimizers_keep_options_they_changed_themselves():
 
 def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
     with pytest.raises(
-        UserError, match="holds a PosixPath, which no checkpoint keeps.*: tensors, num"
+        UserError, match="contains a PosixPath, which a checkpoint cannot store.*: tensors, num"
     ):
         checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {})
     with pytest.raises(
@@ -444,7 +444,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
 
     (copied_run / "samples/step-000099").mkdir()
     quiet = {"out": copied_run, "device": "cpu", "say": lambda line: None}
-    with pytest.raises(UserError, match="already holds a run.*gantk resume"):
+    with pytest.raises(UserError, match="already contains a run.*gantk resume"):
         run(tiny_recipe, **quiet)  # it has scores: somebody removed its checkpoints
 
     (copied_run / "metrics.json").unlink()
@@ -452,7 +452,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
     with pytest.raises(UserError, match=f"no checkpoint.*{command}"):
         resume(copied_run, device="cpu")
 
-    with pytest.raises(UserError, match=f"already holds a run.*{command}"):
+    with pytest.raises(UserError, match=f"already contains a run.*{command}"):
         run(tiny_recipe, set={"train.batch": 1}, **quiet)
 
     run(str(copied_run / "recipe.toml"), **quiet)

@@ -30,12 +30,13 @@ class Onnx:
         ]
         if missing:
             raise UserError(
-                f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA
+                f"the export to ONNX needs {' and '.join(missing)}, not installed here",
+                remedy=EXTRA,
             )
 
         if out.suffix.lower() != ".onnx" or out.is_dir():
             raise UserError(
-                f"'{out.name}' is no .onnx file",
+                f"'{out.name}' is not the name of an .onnx file",
                 where="--out",
                 remedy="name a file such as t2.onnx",
             )

@@ -212,10 +212,10 @@ def _export_model(network: nn.Module, inputs: tuple, input_names: tuple, shapes:
             del hooks[hook]
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         what = (
-            "the translation is more than a pass through networks, or they cannot be traced:"
-            f" {lines[0][:200]}"
+            "the translation does more than run networks, or the networks cannot be"
+            f" traced: {lines[0][:200]}"
         )
-        raise UserError(what, remedy="translate with the run folder itself") from error
+        raise UserError(what, remedy="translate with the run folder instead") from error
 
 
 def _remove_notes(model: Any) -> None:

@@ -129,14 +129,17 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
             raise UserError("format: it should be a whole number")
 
         if found["format"] > FORMAT:
-            what = f"'{path}' has format {found['format']}, and this gantk reads up to {FORMAT}"
+            what = (
+                f"'{path}' has format {found['format']}, but this gantk reads formats up to"
+                f" {FORMAT}"
+            )
             raise UserError(
                 what, where="format", remedy="upgrade gantk: pip install --upgrade gantk"
             )
 
         if found.get("kind") == "samples":
-            what = f"'{path}' makes images from noise and translates none"
-            raise UserError(what, where="kind", remedy="name a model that does")
+            what = f"'{path}' generates images from noise and cannot translate"
+            raise UserError(what, where="kind", remedy="name a model that translates")
 
         meta = check(
             Metadata,
@@ -146,7 +149,7 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
         wanted = meta.frame.channels
         problems = {
-            "frame.dims, frame.size and window are of different numbers of sides": len(dims) > 1,
+            "frame.dims, frame.size and window have different numbers of sides": len(dims) > 1,
             "frame.range: its start should be below its end": (
                 not meta.frame.range[0] < meta.frame.range[1]
             ),
@@ -154,7 +157,7 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
             "contrasts.source and frame.channels differ": (
                 len(meta.contrasts.source) not in (1, wanted)
             ),
-            "frame.values: one of both is needed, or none": len(meta.frame.values) == 1,
+            "frame.values: give both domains, or none": len(meta.frame.values) == 1,
         }
         if problem := next((what for what, so in problems.items() if so), None):
             raise UserError(problem)
@@ -162,11 +165,11 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         return found | meta.model_dump()
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"what '{path}' says of itself is damaged: {one_line(error)}", remedy=REMEDY
+            f"the metadata of '{path}' is damaged: {one_line(error)}", remedy=REMEDY
         ) from None
     except UserError as error:
         if error.where in ("format", "kind"):
             raise
         key = ".".join(map(str, error.path))
-        what = f"what '{path}' says of itself is damaged: {f'{key}: ' if key else ''}{error.what}"
+        what = f"the metadata of '{path}' is damaged: {f'{key}: ' if key else ''}{error.what}"
         raise UserError(what, allowed=error.allowed, remedy=REMEDY) from None

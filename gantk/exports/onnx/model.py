@@ -53,9 +53,7 @@ class OnnxModel(TrainedModel):
                 AttributeError,
                 IndexError,
             ) as error:
-                what = (
-                    f"what '{path}' says of itself is damaged: intensity.{end}: {one_line(error)}"
-                )
+                what = f"the metadata of '{path}' is damaged: intensity.{end}: {one_line(error)}"
                 raise UserError(what, remedy=REMEDY) from None
 
         given, *more = session.get_inputs()
@@ -66,7 +64,7 @@ class OnnxModel(TrainedModel):
             isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
         ):
             what = (
-                f"what '{path}' says of itself is damaged: frame, window: its network takes"
+                f"the metadata of '{path}' is damaged: frame, window: its network takes"
                 f" {given.shape}"
             )
             raise UserError(what, allowed=str(shape[1:]), remedy=REMEDY)
@@ -85,8 +83,8 @@ class OnnxModel(TrainedModel):
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             what = (
-                f"'{path}' is an ONNX model, but not one that gantk exported: it says nothing of"
-                " intensities"
+                f"'{path}' is an ONNX model, but gantk did not export it: it lacks the"
+                " intensity mapping"
             )
             raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
 
@@ -99,7 +97,7 @@ class OnnxModel(TrainedModel):
         if name is not None and name.lower() not in map(str.lower, known):
             remedy = f"export the other direction: gantk export RUN --to {name}"
             raise UserError(
-                f"this file cannot produce '{name}'", where="--to", allowed=made, remedy=remedy
+                f"this file cannot generate '{name}'", where="--to", allowed=made, remedy=remedy
             )
 
         return self._letter
@@ -126,9 +124,9 @@ class OnnxModel(TrainedModel):
             "--uncertainty": options.uncertainty,
         }
         for option in (option for option, value in asked.items() if value is not None):
-            what = "an exported model gives one answer to an image"
+            what = "an exported model gives only one result for each image"
             raise UserError(
-                what, where=option, remedy="use the run folder that it was exported from"
+                what, where=option, remedy="use the run folder that the model was exported from"
             )
 
         source, target = self._mappings
@@ -137,7 +135,8 @@ class OnnxModel(TrainedModel):
     def sample_to(self, *options: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
         raise UserError(
-            "an exported model makes no images from noise here", remedy="name the run folder"
+            "gantk cannot generate images from noise with an exported model",
+            remedy="name the run folder",
         )
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -167,7 +166,7 @@ class OnnxModel(TrainedModel):
             expected = (len(part), len(self.meta["contrasts"]["target"]), *part.shape[2:])
             if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
                 what = (
-                    f"the network of the .onnx file makes {list(made.shape)} of {list(part.shape)}"
+                    f"the network in the .onnx file maps {list(part.shape)} to {list(made.shape)}"
                 )
                 raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
             return made
@@ -184,7 +183,7 @@ def open_session(model: Path | bytes) -> Any:
         import onnxruntime
     except ImportError:
         raise UserError(
-            "onnxruntime is needed for .onnx models, and it is not installed", remedy=EXTRA
+            ".onnx models need onnxruntime, which is not installed", remedy=EXTRA
         ) from None
 
     options = onnxruntime.SessionOptions()
@@ -237,10 +236,10 @@ def require_own_weights(path: Path) -> None:
     here = path.parent.resolve()
     for name in map(os.fsdecode, names):
         if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
-            raise UserError(f"'{path}' names weights outside its folder", remedy=REMEDY)
+            raise UserError(f"'{path}' refers to weights outside its folder", remedy=REMEDY)
 
     if repeats:
-        raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=REMEDY)
+        raise UserError(f"'{path}' contains a loop, which may never end", remedy=REMEDY)
 
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
@@ -259,7 +258,7 @@ def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndar
         except Exception as error:  # one type for each kind of damage, and one for lack of memory
             said = str(error)  # it starts with a position in onnxruntime's source
             why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
-            what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
+            what = f"the network in the .onnx file does not accept {list(inputs[0].shape)}: {why}"
             raise UserError(what, remedy=REMEDY) from None
 
     return np.concatenate(parts)

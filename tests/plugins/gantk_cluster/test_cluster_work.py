@@ -141,7 +141,7 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
     again = gantk(*words)
 
     assert again.code == 0
-    assert "3 of 4 inputs done before" in again.out
+    assert "3 of 4 inputs were already translated" in again.out
     assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
 
 

@@ -97,7 +97,7 @@ def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tm
 def test_packed_models_are_not_resumed_or_scored_elsewhere(packed, gantk, tmp_path):
     refused = gantk("resume", packed)
     assert refused.code == 2
-    assert "is a packed model: it holds weights alone" in refused.err
+    assert "is a packed model, which contains weights but no state" in refused.err
 
     other = Path(shutil.copytree(packed, tmp_path / "other"))
     recipe = (other / "recipe.toml").read_text("utf-8")
@@ -105,7 +105,7 @@ def test_packed_models_are_not_resumed_or_scored_elsewhere(packed, gantk, tmp_pa
     refused = gantk("eval", other)
 
     assert refused.code == 2
-    assert "the images here are not those that this model was trained on" in refused.err
+    assert "these images differ from those that the model was trained" in refused.err
 
 
 def test_models_are_used_by_name_unless_a_folder_has_it(
@@ -133,11 +133,11 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
     )
     first, second, *_ = gantk(*one).out.splitlines()
 
-    assert first.startswith("model    tiny_t1t2, shipped with my-package, weights sha256 ")
+    assert first.startswith("model    tiny_t1t2 from my-package, weights sha256 ")
     assert second.startswith("limits   Research software: not a medical device")
     shutil.copytree(packed, "tiny_t1t2")
     assert gantk(*two).out.startswith(
-        "note     './tiny_t1t2' is taken, and not the model 'tiny_t1t2' that my-package"
+        "note     './tiny_t1t2' is used, not the model 'tiny_t1t2' from my-package"
     )
     assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
 
