@@ -192,7 +192,7 @@ def plugins() -> None:
             gives = escape(plugin.summary)
         rows.append((plugin.name, f"{plugin.distribution} {plugin.version}", gives))
 
-    console().print(table(("plugin", "from", "gives"), rows))
+    console().print(table(("plugin", "from", "offers"), rows))
     found = {plugin.module for plugin in loaded.plugins}
     for package, place in disabled_plugins().items():
         if package not in found:

@@ -126,40 +126,40 @@ for _name, _words in {
     "Generator": (
         f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
 
-    Made by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
-    {IMAGES}; returns the same with channels_out.
-    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may
-    raise a UserError."""
+    Built by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
+    {IMAGES}; returns images of the same size with channels_out channels.
+    `batch_independent = True` declares that the images of a batch do not influence each other;
+    `check_size(size)` may raise a UserError."""
     ),
     "Discriminator": (
         f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
-    Made by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
+    Built by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
     {IMAGES}; returns raw logits,
-    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a
-    generator."""
+    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` work as for
+    a generator."""
     ),
     "Loss": (
         """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
-    Made by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the
+    Built by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the
     loss says otherwise; returns a float32 tensor of shape (), from which gradients reach
     `output`."""
     ),
     "AdversarialLoss": (
-        """A game of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
+        """A loss of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
 
-    Made by `adversarial()`. Its `generator(fake)` and `discriminator(real, fake)` are called with
-    raw logits of any shape and return what either minimises, a float32 tensor of shape (). Its
-    `penalty(discriminator, real, fake)`, of images, returns one more term of the discriminator's,
-    or None."""
+    Built by `adversarial()`. `generator(fake)` and `discriminator(real, fake)` are called with raw
+    logits of any shape. Each returns the loss that its network minimises, a float32 tensor of
+    shape (). `penalty(discriminator, real, fake)` is called with images and returns another term
+    of the discriminator's loss, or None."""
     ),
     "Augment": (
         f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
-    Made by `augment(dims)`. Called with images {IMAGES};
-    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs
-    then do."""
+    Built by `augment(dims)`. Called with images {IMAGES};
+    returns the same shape and type. `geometric = True` declares that pixels move; masks and pairs
+    then move too."""
     ),
 }.items():
     globals()[_name].__doc__ = _words

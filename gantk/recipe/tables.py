@@ -98,7 +98,7 @@ class DataTable(spec.Table):
     def _one_side_per_dim(cls, size: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         dims = info.data.get("dims", 2)
         if len(size) != dims:
-            raise ValueError(f"it should have {dims} positive sides, because data.dims is {dims}")
+            raise ValueError(f"it should have {dims} positive sides if data.dims is {dims}")
         return size
 
     @field_validator("patch")
@@ -121,9 +121,7 @@ class DataTable(spec.Table):
     @classmethod
     def _neighbours_of_slices(cls, neighbours: int, info: ValidationInfo) -> int:
         if neighbours and info.data.get("dims") == 3:
-            raise ValueError(
-                "it should be 0, because data.dims is 3 and 3-D networks get whole volumes"
-            )
+            raise ValueError("it should be 0 if data.dims is 3")
         return neighbours
 
 

@@ -23,19 +23,19 @@ RUN_OPTIONS = ("params", "fused", "foreach", "capturable", "differentiable")
 def adam(
     params: Iterable,
     *,
-    lr: Weight = 2e-4,  # learning rate at full schedule
-    # decay of the gradient's mean, and of its square's
+    lr: Weight = 2e-4,  # learning rate where the factor of the schedule is 1
+    # decay of the running means of the gradient and of its square
     betas: tuple[Fraction, Fraction] = (0.5, 0.999),
     weight_decay: Weight = 0.0,  # L2 penalty, added to the gradient
 ):
-    """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
+    """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is usual for GANs (Radford et al. 2016)."""
     return Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def sgd(
     params: Iterable,
     *,
-    lr: Weight = 0.01,  # learning rate at full schedule
+    lr: Weight = 0.01,  # learning rate where the factor of the schedule is 1
     momentum: Fraction = 0.0,  # share of the last update that is added to the next one
 ):
     """Stochastic gradient descent, with momentum as an option."""
@@ -45,8 +45,8 @@ def sgd(
 def adamw(
     params: Iterable,
     *,
-    lr: Weight = 2e-4,  # learning rate where the schedule's factor is 1
-    # decay of the means of the gradient and of its square
+    lr: Weight = 2e-4,  # learning rate where the factor of the schedule is 1
+    # decay of the running means of the gradient and of its square
     betas: tuple[Fraction, Fraction] = (0.5, 0.999),
     weight_decay: Weight = 0.01,  # every step reduces the weights by lr x this share
 ):
@@ -57,7 +57,7 @@ def adamw(
 def rmsprop(
     params: Iterable,
     *,
-    lr: Weight = 5e-5,  # learning rate where the schedule's factor is 1
+    lr: Weight = 5e-5,  # learning rate where the factor of the schedule is 1
     decay: Fraction = 0.9,  # decay of the mean of squared gradients
 ):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
@@ -68,12 +68,10 @@ def lbfgs(
     params: Iterable,
     *,
     lr: Weight = 1.0,  # length of a step
-    history: Count = 10,  # last updates from which the curvature is estimated
+    history: Count = 10,  # number of last updates that estimate the curvature
     iterations: Count = 1,  # inner iterations per training step
 ):
-    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than
-    a network.
-    """
+    """L-BFGS with `iterations` inner iterations per training step; it suits images, not networks."""
     return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
@@ -332,13 +330,13 @@ class Constant:
 
 
 class Linear:
-    """Constant, then linearly to zero: the schedule of CycleGAN (Zhu et al. 2017)."""
+    """Constant learning rate, then linear decay: the schedule of CycleGAN (Zhu et al. 2017)."""
 
     def __init__(
         self,
         *,
-        start: Share = 0.5,  # the part of the training after which the decay begins, 0..1
-        end: Weight = 0.0,  # the factor at the end
+        start: Share = 0.5,  # share of the training before the decay begins
+        end: Weight = 0.0,  # factor at the end of the training
     ):
         self.start = start
         self.end = end
@@ -354,7 +352,7 @@ class Cosine:
     def __init__(
         self,
         *,
-        end: Weight = 0.0,  # the factor at the end
+        end: Weight = 0.0,  # factor at the end of the training
     ):
         self.end = end
 
@@ -368,8 +366,8 @@ class Warmup:
     def __init__(
         self,
         *,
-        rise: Share = 0.05,  # share of the training that is warm-up, 0..1
-        end: Weight = 0.0,  # the factor at the end
+        rise: Share = 0.05,  # share of the training for the warm-up
+        end: Weight = 0.0,  # factor at the end of the training
     ):
         self.rise = rise
         self.cosine = Cosine(end=end)

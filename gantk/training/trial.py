@@ -68,11 +68,16 @@ class Trial:
     def lines(self) -> Iterator[str]:
         """Yield the result as lines for a terminal."""
         if self.counted:
-            yield f"counted  {self.counted}"
+            yield f"counted  {self.counted} (without activations)"
 
-        of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
-        peak = "more" if self.peak_gib is None else f"{self.peak_gib:.2f} GiB"
-        yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
+        free = f"{self.available_gib:.1f} GiB free" if self.available_gib else ""
+        if self.peak_gib is not None:
+            memory = f"{self.peak_gib:.2f} GiB" + (f" of {free}" if free else "")
+        elif self.fits:
+            memory = "unknown"
+        else:
+            memory = f"more than the {free}" if free else "too much"
+        yield f"memory   {memory} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
             yield f"training {duration(3600 * self.hours)} in total, without samples and scores"

@@ -27,10 +27,10 @@ PairFinder = Annotated[Part, Kind("loss", having=("companions",))]
 class Additions(StructureTerms):
     """Options of unpaired methods beyond their papers; all are off unless a recipe sets them."""
 
-    low_res_warmup: Share = 0.0  # share of the steps, the first ones, at half the size
-    # differentiable changes of all that discriminators see
+    low_res_warmup: Share = 0.0  # share of the steps at half the size, trained first
+    # differentiable changes of all images that discriminators see
     augment: list[Augment] = field(default_factory=list)
-    # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+    # apply `augment` only as much as discriminators overfit; 0.6 is usual, 0 = always
     adapt: Fraction = 0.0
 
     def discriminator_augment(self, dims: int, adversarial: Adversarial) -> DiscriminatorAugment:
@@ -42,11 +42,11 @@ class Additions(StructureTerms):
 class TwoWayOptions(Additions):
     """Options of two-way methods beyond their papers."""
 
-    # deviation of noise on fakes before they are translated back: nothing can be hidden in them
+    # standard deviation of noise on generated images before they are translated back
     defense: Weight = 0.0
-    # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+    # weight of lesion pixels in cycle and identity losses; values other than 1 need data.mask
     lesion: Weight = 1.0
-    # finds similar images of the other domain and compares outputs with them
+    # matches similar images of the other domain and compares outputs with them
     pairs: PairFinder | None = None
 
 

@@ -52,9 +52,15 @@ def full(*args, **kwargs):
             OSError(errno.EROFS, "", b"/a/\x1b[31m"),
             r"'/a/\x1b[31m': Read-only file system. Write to a folder",
         ),
-        (OSError(errno.EFBIG, ""), "File too large. Raise the system limit for the size of files (ulimit -f)"),
+        (
+            OSError(errno.EFBIG, ""),
+            "File too large. Raise the system limit for the size of files (ulimit -f)",
+        ),
         (MemoryError(), "the memory is full."),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory is full."),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "the memory is full.",
+        ),
         (RuntimeError("shapes differ"), None),
         (OSError("of a library"), None),
     ],

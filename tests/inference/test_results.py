@@ -104,9 +104,7 @@ def test_clipping_in_a_folder_is_told_once(tmp_path, mixed_folder, model, values
 
     assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
     assert "the colour image is converted to gray (1 of 6 images: d.jpg)" in note
-    words = (
-        "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images; values range from -41.67 to 291"
-    )
+    words = "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images; values range from -41.67 to 291"
     assert words in clipped
 
 
@@ -145,7 +143,11 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
         "in": ("format", "dcm", "tif, tiff"),
         "both": ("format", "jpg", "2 images would be written to the same file '0.jpg'"),
     }
-    cases["maps"] = "uncertainty", "flips", "2 images would be written to the same file '0_uncertainty.png'"
+    cases["maps"] = (
+        "uncertainty",
+        "flips",
+        "2 images would be written to the same file '0_uncertainty.png'",
+    )
     for folder, (option, value, words) in cases.items():
         with pytest.raises(UserError, match=words):
             translate(tmp_path / folder, tmp_path / "new", **{option: value})
@@ -343,7 +345,8 @@ def test_overlong_result_names_are_refused_first(tmp_path, model):
     [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
 
     with pytest.raises(
-        UserError, match=r"20 results would have a file name longer than 255 bytes, such as 'a.*-1.png'"
+        UserError,
+        match=r"20 results would have a file name longer than 255 bytes, such as 'a.*-1.png'",
     ):
         translate(tmp_path / "in", tmp_path / "out", variants=10)
 

@@ -399,7 +399,9 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     )
 
     best.write_text('{"step": 3}')
-    with pytest.raises(UserError, match='step 3, which does not exist.*evaluate.checkpoint = "last"'):
+    with pytest.raises(
+        UserError, match='step 3, which does not exist.*evaluate.checkpoint = "last"'
+    ):
         toolkit.load(copied_run, device="cpu")
 
 

@@ -47,7 +47,11 @@ from gantk.training.restart import identity_of
 @pytest.mark.parametrize(
     ("other", "speaks", "said"),
     [
-        ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, that of rank 0 is 2", "same recipe"]),
+        (
+            "train.batch=3",
+            0,
+            ["rank 1 (", "its train.batch is 3, that of rank 0 is 2", "same recipe"],
+        ),
         ("train.btch=3", 1, ["btch"]),
     ],
 )

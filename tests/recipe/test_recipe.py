@@ -306,7 +306,7 @@ def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
         ],
         (
             {"data": {"dims": 3, "size": [32, 32]}},
-            "data.size: it should have 3 positive sides, because data.dims is 3",
+            "data.size: it should have 3 positive sides if data.dims is 3",
         ),
     ],
 )

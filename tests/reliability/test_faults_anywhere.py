@@ -196,7 +196,9 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
             assert_visible_files_are_whole(result, whole, at)
 
         code, said, *_ = gantk(place, *command)
-        if "exists already" in said or "already exists" in said:  # whole, as was seen above: these commands replace nothing
+        if (
+            "exists already" in said or "already exists" in said
+        ):  # whole, as was seen above: these commands replace nothing
             before()
             code, said, *_ = gantk(place, *command)
 
