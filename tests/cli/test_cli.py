@@ -205,8 +205,8 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
     # the recipe's own words
     assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)
     # a default, in the table's
-    assert re.search(r"^keep = 3 +# how many checkpoints stay$", shown, re.M)
-    assert re.search(r"^# microbatch = +# images per forward; None: the batch", shown, re.M)
+    assert re.search(r"^keep = 3 +# number of checkpoints to keep$", shown, re.M)
+    assert re.search(r"^# microbatch = +# images per forward pass; None = the batch", shown, re.M)
 
 
 def test_json_to_standard_output_leaves_nothing_else_there(
