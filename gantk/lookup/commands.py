@@ -69,8 +69,8 @@ def list_(kind) -> None:
     place=2,
     examples=[
         "gantk show generator unet       # a part and its options",
-        "gantk show data                 # the keys of a table of recipes",
-        "gantk show recipe dualgan_t1t2  # a recipe with every default",
+        "gantk show data                 # the keys of a recipe table",
+        "gantk show recipe dualgan_t1t2  # a recipe with all defaults",
         "gantk show model t1t2           # the card of a shipped model",
     ],
 )
@@ -85,11 +85,8 @@ def list_(kind) -> None:
 def show(ctx, kind, name, profile) -> None:
     """Show a part with its options, the keys of a recipe table, a recipe, or the card of a model.
 
-    \b
-    gantk show generator unet         a part with its options; without a name, all parts of this kind
-    gantk show data                   the keys of a recipe table: data, split, train, fast, evaluate, translate
-    gantk show recipe dualgan_t1t2    a recipe with all defaults, as TOML
-    gantk show model t1t2             the card of a model: its training data, quality and limits
+    KIND is a kind of part (`gantk list` shows all), `recipe`, `model`, or a table of a recipe: data,
+    split, train, fast, evaluate, translate. Without NAME, the parts of this KIND are listed.
     """
     from gantk.recipe.tables import TABLES
 

@@ -51,9 +51,14 @@ def data_of(seen: Scans) -> list[Line]:
             false,
             "unpair",
             False,
-            "the two images of a patient do not fit each other, so training uses both",
+            "training uses both images of a patient, because they do not fit each other",
         ),
-        (false, "same_patient", True, "images that do not fit each other give no answer away"),
+        (
+            false,
+            "same_patient",
+            True,
+            "this is not a leak, because the two images of a patient do not fit each other",
+        ),
     ]
     return [
         _source(seen, false),
@@ -85,10 +90,7 @@ def _source(seen: Scans, false: bool) -> Line:
         )
 
     if options.get("patient") == "names":
-        why += (
-            "; patient: the names may contain patients, and each patient belongs to one side"
-            " of the split"
-        )
+        why += "; patient: the names may contain patients, and each patient goes to one set only"
     if "channels" in options:
         why += "; channels: some images are gray and some are in colour, so all are read as gray"
     if false and "pairs" in seen.source:

@@ -110,8 +110,8 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
         )
 
     half = (
-        "share of the steps at half the size, trained first; a patch then sees the whole"
-        " head, else the generator may copy its input"
+        "share of the steps at half the size, trained first; there a patch sees the whole"
+        " head, which keeps the generator from copying its input"
     )
     calm = "where the input is flat, the output is flat; air stays empty"
     floor = (

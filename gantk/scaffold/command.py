@@ -38,8 +38,8 @@ def _command(kind: str, part: str) -> click.Command:
         help="Folder to create the package in. Default: here.",
     )
     words = (
-        f"Write a small package NAME with a {part}, its contract test and all it needs. Its"
-        " tests pass as written."
+        f"Write a package NAME with a {part}. It includes a contract test and all that it"
+        " needs; its tests pass as written."
     )
     return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
 

@@ -390,7 +390,7 @@ class Training:
         if steps:
             saved = f"The last good checkpoint is step {steps[-1]}."
         else:
-            saved = "No checkpoint had been saved yet."
+            saved = "There is no checkpoint yet."
         self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:

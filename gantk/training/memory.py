@@ -39,7 +39,7 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
                 *on_cpu,
                 *recomputing,
                 *single,
-                f"data.{'patch' if data.patch else 'size'}={sides}",
+                f"data.{'patch' if data.patch else 'size'}={sides}".replace(" ", ""),
             )
 
 

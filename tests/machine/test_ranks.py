@@ -197,10 +197,10 @@ def test_the_first_host_of_a_node_list(nodes, host):
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"WORLD_SIZE": "2"}, "no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "lacks RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
         (TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         (TORCHRUN | {"RANK": "4"}, "RANK is '4'. Allowed: a whole number from 0 to 3"),
-        (SRUN | {"SLURM_PROCID": ""}, "no RANK"),
+        (SRUN | {"SLURM_PROCID": ""}, "lacks RANK"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "contains no host name"),
     ],
     ids=["half", "no-number", "beyond", "srun", "nodes"],
@@ -224,7 +224,8 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
     with pytest.raises(
-        UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"
+        UserError,
+        match="rank 6 is process 3 on its machine, which has only 2 GPUs.*--nproc-per-node 2",
     ):
         choose(None, 6, 2)
 

@@ -151,7 +151,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     }
 
     with pytest.raises(
-        GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet"
+        GantkError, match=r"is not finite at step [23]\. There is no checkpoint yet"
     ) as raised:
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
 

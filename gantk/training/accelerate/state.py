@@ -80,8 +80,8 @@ class PythonState:
         names += [] if same else ["the random state of `numpy`"]
         if names:
             raise ValueError(
-                f"every step changes {', '.join(names)} in Python; keep this value in a"
-                " buffer, as a tensor"
+                f"every step changes {', '.join(names)} in Python; keep such values in"
+                " buffers, as tensors"
             )
 
     def restore(self) -> None:
