@@ -8,13 +8,13 @@ trains around the steps of `training.engine`, `metrics.evaluate` scores, `report
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
-from gantk.errors import GantkError, UserError, count_noun, machine_failure
+from gantk.errors import GantkError, UserError, argument, count_noun, machine_failure
 from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
@@ -283,6 +283,8 @@ def _train(
 
         if runtime.main:
             say_safely(f"report   {_write_report(folder)}")
+            for line in _next_steps(parts, folder):
+                say_safely(line)
 
         runtime.wait()
 
@@ -302,6 +304,18 @@ def _say_training(parts: Parts, say: Say) -> None:
     say(f"train    {parts.model.method.name}, {size}, {place}")
     for line in parts.data.notes:
         say(line)
+
+
+def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
+    """Say what can be done with a finished run."""
+    from gantk.method import Method
+
+    method = type(parts.method)
+    run = argument(folder.path)
+    if method.sample is not Method.sample:
+        yield f"next     gantk sample {run} -n 64 --out images"
+    elif method.translate is not Method.translate:
+        yield f"next     gantk translate {run} SCAN OUTPUT"
 
 
 def _write_report(folder: RunFolder) -> Path:
@@ -376,7 +390,8 @@ def _add_statistics(result: dict[str, Any], scorer: Any) -> None:
     from gantk.metrics.statistics.comparing import add_tests
     from gantk.metrics.statistics.subgroups import add_subgroups
 
-    lines = [*add_tests(result), *add_subgroups(scorer.tested, result, scorer)]
+    add_tests(result)
+    lines = add_subgroups(scorer.tested, result, scorer)
     result["lines"] = [*result.get("lines", ()), *lines]
 
 
@@ -561,7 +576,7 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     ranks other than 0.
     """
     from gantk.machine.usage import speed_of
-    from gantk.metrics.verdict import summary_lines
+    from gantk.metrics.summary import summary_lines
     from gantk.report.patients.keeping import keep_test_patients
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights

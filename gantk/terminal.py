@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,60 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gantk.errors import printable
 from gantk.files import expect_file, write_file
+
+LINE_WIDTH = 100  # characters of a line that is not on a terminal
+
+
+class TextTable(str):
+    """A table that is printed as aligned text of at most `LINE_WIDTH` columns; `say` draws it at the
+    width of the terminal.
+
+    `styles` has a style of rich for the last cell of each row; "" is plain.
+    """
+
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    styles: Sequence[str]
+
+    def __new__(
+        cls,
+        headers: tuple[str, ...],
+        rows: Sequence[tuple[str, ...]],
+        styles: Sequence[str] | None = None,
+    ) -> TextTable:
+        styles = styles or [""] * len(rows)
+        out = io.StringIO()
+        plain = Console(file=out, width=LINE_WIDTH, color_system=None, highlight=False)
+        plain.print(_grid(headers, rows, [""] * len(rows)))
+        text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+        made = super().__new__(cls, text)
+        made.headers = headers
+        made.rows = rows
+        made.styles = styles
+        return made
+
+    def draw(self) -> Table:
+        """The table in colours."""
+        return _grid(self.headers, self.rows, self.styles)
+
+
+def _grid(
+    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], styles: Sequence[str]
+) -> Table:
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for header in headers:
+        grid.add_column(header, overflow="fold", no_wrap=header not in (headers[0], headers[-1]))
+
+    for cells, style in zip(rows, styles, strict=True):
+        texts = [Text(printable(cell)) for cell in cells]
+        texts[-1].stylize(style)
+        grid.add_row(*texts)
+
+    return grid
 
 
 class Escaping(Console):
@@ -40,11 +93,16 @@ def say(line: str, stderr: bool = False) -> None:
     """Print a line of the API: its first word is a label, red for a warning. A terminal wraps it
     between words.
     """
+    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    if isinstance(line, TextTable):
+        out.print(line.draw() if out.is_terminal else escape(line), soft_wrap=not out.is_terminal)
+        return
+
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label == "warning" else "dim"
-    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     rest = rest.strip()
     if out.is_terminal and len(label) < 9:
+        rest = re.sub(r"\n +", " ", rest)  # wrapped for a pipe
         rest = textwrap.fill(
             rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False
         )

@@ -20,7 +20,7 @@ from gantk.formats.image import Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
 from gantk.metrics.sets import ImageGroup, set_rows
-from gantk.metrics.verdict import summary_lines
+from gantk.metrics.summary import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"

@@ -1,11 +1,8 @@
-"""Verdicts: whether the model beats the best baseline, with a probability; and results as lines for
-a terminal.
-"""
+"""Verdicts: whether the model beats the best baseline, and with which probability."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -16,9 +13,6 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
-CELLS_PER_LINE = 3
-# the scores of an uncertainty that a terminal shows
-OF_UNCERTAINTY = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
 # a baseline's mean, and the details of the verdict against it
@@ -137,84 +131,6 @@ def _against_best(
     return {"better": better, "best_baseline": best} | rivals[best][1]
 
 
-def summary_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the result as lines for a terminal: model, baselines, verdict; scores of the foreground
-    are left out.
-    """
-    for consequence in result.get("split", {}).get("consequences", ()):
-        yield f"note     {consequence}"
-
-    if not result["metrics"]:
-        yield "score    no held-out pairs are known, so nothing was scored against a truth"
-
-    for key, metrics in result["metrics"].items():
-        title = title_of(key, result.get("domains", []))
-        of_whole = {name: row for name, row in metrics.items() if not name.endswith(FOREGROUND)}
-        yield from _score_lines(title, "model", metrics)
-        for name, rows in result["baselines"].items():
-            if key in rows:
-                yield from _score_lines(title, name, rows[key])
-
-        yield from _warning_lines(title, of_whole)
-        if key in result.get("alarms", {}):
-            yield f"warning  {title}: {result['alarms'][key]}"
-
-        unsure = result.get("uncertainty", {}).get(key)
-        if unsure:
-            cells = [f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure]
-            yield f"unsure   {title:<10} {unsure['kind']:<14} {'   '.join(cells)}"
-
-        yield from _verdict_lines(title, of_whole, result["verdict"].get(key, {}))
-
-    yield from result.get("lines", ())
-
-
-def _score_lines(title: str, name: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """The scores of the model or of a baseline, `CELLS_PER_LINE` to a line."""
-    cells = [
-        f"{metric} {_cell(row)}" for metric, row in rows.items() if not metric.endswith(FOREGROUND)
-    ]
-    for first in range(0, len(cells), CELLS_PER_LINE):
-        yield f"score    {title:<10} {name:<14} {'   '.join(cells[first : first + CELLS_PER_LINE])}"
-        title = ""  # the next lines continue this one
-        name = ""
-
-
-def _warning_lines(title: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """What was not computed and why, and scores' own warnings, one line for equal ones."""
-    warnings = defaultdict(list)
-    for metric, row in rows.items():
-        if row["value"] is None and "not-computed" in row["definition"]:
-            reason = row["definition"].partition("/not-computed: ")[2]
-            yield f"warning  {title}: {metric} {reason}"
-        warning = row.get("details", {}).get("warning")
-        if warning:
-            warnings[warning].append(metric)
-
-    for warning, metrics in warnings.items():
-        yield f"warning  {title}: {', '.join(metrics)}: {warning}"
-
-
-def _verdict_lines(
-    title: str, rows: Mapping[str, dict[str, Any]], verdicts: Mapping[str, dict[str, Any]]
-) -> Iterator[str]:
-    """In which scores the model is better for one patient alone, and in which it is not better."""
-    of_one_patient = []
-    for metric, verdict in verdicts.items():
-        better_somehow = verdict["better"] and verdict["probability"] is None
-        if better_somehow and metric in rows and rows[metric]["n"] == 1:
-            of_one_patient.append(metric)
-
-    if of_one_patient:
-        names = ", ".join(of_one_patient)
-        yield f"note     {title}: better in {names}, of one patient: no probability"
-
-    for metric, verdict in verdicts.items():
-        if metric in rows and not verdict["better"]:
-            best = verdict["best_baseline"]
-            yield f"warning  {title}: the model does not beat {best} in {metric}"
-
-
 def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:
     """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
     None.
@@ -253,27 +169,3 @@ def title_of(key: str, domains: Sequence[str]) -> str:
         return f"{names.get(source, source)} -> {names.get(target, target)}"
 
     return key
-
-
-def _cell(score: dict[str, Any]) -> str:
-    """A score such as `24.51 dB [23.10, 25.92] (n=8, 240 images)`; "-" without a value."""
-    if score["value"] is None:
-        return "-"
-
-    digits = 2 if score["unit"] == "dB" else 3
-    text = f"{score['value']:.{digits}f}"
-    if score["unit"]:
-        text += f" {score['unit']}"
-    if score["ci95"]:
-        low, high = score["ci95"]
-        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
-
-    units = score.get("in_units") or {}
-    if units.get("unit") == "HU" and units.get("value") is not None:
-        text += f" = {units['value']:.4g} HU"
-
-    count = f"n={score['n']}"
-    if score.get("images", score["n"]) != score["n"]:
-        count += f", {score['images']} images"
-
-    return f"{text} ({count})"

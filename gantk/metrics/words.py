@@ -85,9 +85,9 @@ def tone_of(verdict: Mapping[str, Any]) -> str:
     return "near"
 
 
-def verdict_words(verdict: Mapping[str, Any] | None) -> str:
+def verdict_words(verdict: Mapping[str, Any] | None, *, short: bool = False) -> str:
     """A row of `verdict` in metrics.json in words, such as "better than every baseline" or "not
-    better than a simple intensity map".
+    better than a simple intensity map"; `short` for a narrow column.
     """
     verdict = verdict or {}
     tone = tone_of(verdict)
@@ -95,7 +95,10 @@ def verdict_words(verdict: Mapping[str, Any] | None) -> str:
         return "better than every baseline"
     if tone == "bad":
         return f"not better than {baseline_words(verdict['best_baseline'])}"
-    if tone == "near" and verdict.get("probability", 1.0) is None:
+    of_one_patient = verdict.get("probability", 1.0) is None
+    if tone == "near" and short:
+        return "ahead, of one patient only" if of_one_patient else "ahead, perhaps by chance"
+    if tone == "near" and of_one_patient:
         return "ahead of every baseline, but only one patient was tested"
     if tone == "near":
         return "ahead of every baseline, but this can be chance"
@@ -203,7 +206,7 @@ def _baseline_row(result: Mapping[str, Any], name: str, key: str, metric: str) -
 
 def _values(metric: str, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
     """`PSNR 24.9 dB against 23.2 dB`; "" where a value is missing."""
-    values = (row.get("value"), rival.get("value"))
+    values: list[Any] = [row.get("value"), rival.get("value")]
     if None in values:
         return ""
 

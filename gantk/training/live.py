@@ -1,5 +1,5 @@
-"""Training progress on a terminal: a line at each log point, above a progress bar; elsewhere lines
-only.
+"""Training progress: on a terminal one live line, elsewhere a line a minute and one for each
+validation score. Losses are in the run's log and report.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +18,10 @@ from rich.table import Column
 from rich.text import Text
 
 from gantk.errors import printable
+from gantk.metrics.verdict import title_of
+from gantk.metrics.words import short_metric_name
 from gantk.terminal import duration
 
-SHORT_NAMES = {"generators": "g", "discriminators": "d"}
 # seconds: window of the speed estimate; a step beyond this shows what it computes
 SPEED_WINDOW = 60.0
 SLOW_STEP = 10.0
@@ -30,17 +31,22 @@ class LiveView:
     """Shows training progress; a context manager that leaves the terminal as it was, also after
     Ctrl-C.
 
-    `total_steps`: length of the whole training; `console`: where to write (None: stdout); `clock`:
-      returns seconds;
-    `shown`: False on ranks that do not print; `doing`: returns the part of a step that is being
-      computed. `busy`: the
-    work between two steps, None if there is none. Without a terminal, or with NO_COLOR, CI or
-    TERM=dumb, it writes
-    plain lines without control characters, at least one a minute while steps are taken. In a
-    notebook a line of losses
-    replaces the previous one. `write_error`: the error after which nothing is written any more,
-    such as a pipe whose
-    reader has ended or a closed terminal.
+    A terminal shows one live line: step, remaining time, the newest validation score and its change.
+    Without a terminal, or with NO_COLOR, CI or TERM=dumb, plain lines without control characters
+    are printed: one for each validation score, and at least one a minute while steps are taken. In
+    a notebook each of them replaces the one before.
+
+    Args:
+        total_steps: the length of the whole training.
+        console: where to write; None: standard output.
+        clock: returns seconds.
+        shown: False on ranks that do not print.
+        doing: returns the part of a step that is being computed.
+        domains: names of the domains, for the titles of scores.
+
+    Attributes:
+        busy: the work between two steps, such as "saving the weights"; None if there is none.
+        write_error: the error after which nothing is written, such as a closed terminal.
     """
 
     def __init__(
@@ -50,18 +56,23 @@ class LiveView:
         clock: Callable[[], float] = time.monotonic,
         shown: bool = True,
         doing: Callable[[], str] = lambda: "",
+        domains: Sequence[str] = (),
     ):
         self.console = console or Console()
         self.shown = shown
         self.clock = clock
         self.total = total_steps
+        self.domains = domains
         unwanted = (
             os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         )
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
-        self.busy: str | None = None  # what keeps the training from its next step
+        self.busy: str | None = None
         self._doing = doing
         self._speed = ""
+        self._finished = False  # the last step has been shown
+        self._scores: dict[str, float] = {}  # of the last validation, by direction
+        self._score_text = ""  # the last validation score, for the live line
         self.write_error: OSError | None = None
         self._begun = self._printed = clock()
         self._notebook_line: Any = None  # handle of the line that the next one replaces
@@ -98,43 +109,52 @@ class LiveView:
             self._recent.popleft()
 
         self._bar.update(self._task, completed=step)
-        if self.plain and now - self._printed >= SPEED_WINDOW:
-            self._printed = now
-            self.print(
-                "  ".join([*self._progress(), *filter(None, [self._time_left()])]), passing=True
-            )
+        finished = step >= self.total and not self._finished
+        self._finished |= finished
+        if self.plain and (finished or now - self._printed >= SPEED_WINDOW):
+            self._print_progress([self._time_left(), self._speed])
 
     def update(
         self,
         step: int,
         *,
         images_per_s: float | None = None,
-        losses: dict[str, float] | None = None,
-        validation: dict[str, dict[str, float]] | None = None,
+        validation: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """Print a line for `step`: losses by "phase/name", scores by direction and metric.
+        """Set the step, the speed and the validation scores (direction -> metric -> value).
 
-        `step 200/2400  8%  31.2 images/s  left 1 min 12 s  g: cycle 1.2  psnr a_to_b 20.1`
+        The first metric is shown, with its change since the validation before:
+
+            step 200/2400  8%  left 1 min 12 s  validation PSNR: T1 -> T2 20.1 (+1.6)
         """
-        self._printed = self.clock()
+        if images_per_s is not None:
+            self._speed = f"{images_per_s:.1f} images/s"
         self.step(step)
-        self._speed = "" if images_per_s is None else f"{images_per_s:.1f} images/s"
-        parts = [*self._progress(), *filter(None, [self._speed, self._time_left()])]
-        phases: dict[str, list[str]] = {}
-        for full, value in (losses or {}).items():
-            phase, _, name = full.rpartition("/")
-            phases.setdefault(SHORT_NAMES.get(phase, phase or "loss"), []).append(
-                f"{name} {value:.3g}"
-            )
+        scored = {direction: scores for direction, scores in (validation or {}).items() if scores}
+        if not scored:
+            return
 
-        metrics: dict[str, list[str]] = {}
-        for direction, scores in (validation or {}).items():
-            for metric, value in scores.items():
-                metrics.setdefault(metric, []).append(f"{direction} {value:.3g}")
+        metric = next(iter(next(iter(scored.values()))))
+        values = {key: scores[metric] for key, scores in scored.items() if metric in scores}
+        texts = {key: self._with_change(key, value) for key, value in values.items()}
+        self._scores = values
+        name = short_metric_name(metric)
+        self._score_text = f"{name} {', '.join(texts.values())}"
+        if self.plain:
+            said = ", ".join(f"{title_of(key, self.domains)} {text}" for key, text in texts.items())
+            self._print_progress([self._time_left(), f"validation {name}: {said}"])
 
-        parts += [f"{phase}: {' '.join(values)}" for phase, values in phases.items()]
-        parts += [f"{metric} {' '.join(values)}" for metric, values in metrics.items()]
-        self.print("  ".join(parts), passing=not metrics)
+    def _with_change(self, direction: str, value: float) -> str:
+        """`24.5 (+0.3)`: a score and its change since the last validation."""
+        digits = 1 if abs(value) >= 10 else 3
+        text = f"{value:.{digits}f}"
+        if direction in self._scores:
+            text += f" ({value - self._scores[direction]:+.{digits}f})"
+        return text
+
+    def _print_progress(self, facts: Sequence[str | None]) -> None:
+        self._printed = self.clock()
+        self.print("  ".join([*self._progress(), *filter(None, facts)]), passing=True)
 
     def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
         """Print lines above the bar, markup unread; in a notebook the next `passing` line replaces
@@ -182,10 +202,10 @@ class LiveView:
         waited = now - (self._recent[-1][0] if self._recent else self._begun)
         doing = self.busy or (self._doing() if waited > SLOW_STEP else "")
         kept = [*self._progress(), *[f"{doing} {duration(waited)}"] * bool(doing)]
-        for more in filter(
-            None, (self._time_left(), self._speed, f"{duration(now - self._begun)} so far")
-        ):
-            kept += [more] if len("  ".join([*kept, more])) <= width else []
+        so_far = f"{duration(now - self._begun)} so far"
+        for more in (self._time_left(), self._score_text, self._speed, so_far):
+            if more and len("  ".join([*kept, more])) <= width:
+                kept.append(more)
 
         return "  ".join(kept)
 

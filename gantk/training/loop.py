@@ -106,7 +106,12 @@ class Training:
         if self.runtime.main:
             self._choose_among_earlier_saves()
 
-        view = LiveView(self.engine.steps, shown=self.runtime.main, doing=lambda: self.engine.doing)
+        view = LiveView(
+            self.engine.steps,
+            shown=self.runtime.main,
+            doing=lambda: self.engine.doing,
+            domains=self.parts.model.data.domains,
+        )
         traced = self.profile.profiler if self.profile else nullcontext()
         with stop_on_ctrl_c() as stopped, view, closing(self.feed), ExitStack() as tracing:
             self._begin(view)
@@ -280,7 +285,7 @@ class Training:
             view.print(note, style="yellow")
 
         self._notes_logged = len(self.engine.notes)
-        view.update(step, images_per_s=speed, losses=named_losses)
+        view.update(step, images_per_s=speed)
         load().hook.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
         )

@@ -113,7 +113,7 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
     found = api.evaluate(copied_run, device="cpu", say=lines.append)
 
     assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
-    assert any(line.startswith("score") for line in lines)
+    assert any(line.startswith("direction  score") for line in lines)
     assert "scores could not be written to the run folder. '/there/x': No space left" in lines[-1]
     assert (copied_run / "metrics.json").read_bytes() == before
 

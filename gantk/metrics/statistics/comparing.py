@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from gantk.metrics.intervals import bootstrap_draws
-from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
-from gantk.metrics.verdict import title_of
+from gantk.metrics.statistics.paired import paired_test
 
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
@@ -106,35 +104,19 @@ def _ranks(
         yield row
 
 
-def add_tests(result: dict[str, Any]) -> Iterator[str]:
-    """Replace the gains of all verdicts by tests, corrected together; yields lines on them for a
-    terminal.
-    """
-    judged = {}
+def add_tests(result: dict[str, Any]) -> None:
+    """Replace the gains of all verdicts by tests, corrected together."""
     tests = []
-    for direction, rows in result["verdict"].items():
-        for metric, row in rows.items():
+    for rows in result["verdict"].values():
+        for row in rows.values():
             test = paired_test(row.pop("gains", ()))
             if row["without_pairs"]:
                 row["without_pairs"].pop("gains", None)
             if test:
                 row["test"] = test
-                judged[direction, metric] = row
                 tests.append(test)
 
     correct_tests(tests)
-    n = max((test["n"] for test in tests), default=0)
-    for (direction, metric), row in judged.items():
-        if n >= MIN_TEST_PATIENTS and not metric.endswith(FOREGROUND):
-            title = title_of(direction, result.get("domains", []))
-            words = test_in_words(row["test"])
-            yield f"test     {title}: {metric} {words}, against {row['best_baseline']}"
-
-    if tests:
-        note = f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons"
-        if n < MIN_TEST_PATIENTS:
-            note += f"; fewer than {MIN_TEST_PATIENTS} patients can show nothing at 5 %"
-        yield note
 
 
 def test_in_words(test: Mapping[str, Any]) -> str:
