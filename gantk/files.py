@@ -64,7 +64,9 @@ def expect_file(file: str | Path, where: str | None = None) -> str:
 
     if not Path(file).absolute().parent.is_dir():
         raise UserError(
-            f"there is no folder '{Path(file).parent}'", where=where, remedy="make it first"
+            f"the folder '{Path(file).parent}' does not exist",
+            where=where,
+            remedy="create it first",
         )
 
     return str(file)
@@ -220,7 +222,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise UserError(
-                f"'{folder / LOCK}' is no file of gantk's", remedy="remove it"
+                f"'{folder / LOCK}' is not a lock file of gantk", remedy="remove it"
             ) from None
 
     if lock is None:
@@ -273,12 +275,15 @@ def _lock_file(lock: int, folder: Path) -> None:
         time.sleep(0.05)
 
     words = {key: printable(str(holder.get(key, "?")))[:160] for key in this_process}
-    user = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
+    user = "process {pid} on {host} has been writing to it since {since} ({command})".format(
+        **words
+    )
     remedy = (
-        "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
+        "wait for this process, or stop it. Commands that only read work meanwhile (gantk translate,"
+        " report, export)"
     )
     if words["host"] != this_process["host"]:
-        remedy += f". Where it is gone, remove '{folder / LOCK}'"
+        remedy += f". If the process has ended, remove '{folder / LOCK}'"
     raise UserError(f"'{folder}' is in use: {user}", remedy=remedy)
 
 

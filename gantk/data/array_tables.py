@@ -26,9 +26,9 @@ def source_of(table: Any) -> dict[str, str]:
     rows = list(table) if isinstance(table, Iterable) else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise UserError(
-            "this table has no rows",
+            "the table has no rows",
             where="data",
-            allowed="a list of dicts, or a data frame of some rows",
+            allowed="a list of dicts, or a data frame with at least one row",
         )
 
     names = list(dict.fromkeys(str(name) for row in rows for name in row))

@@ -14,7 +14,7 @@ import numpy as np
 from gantk.data.array_tables import source_of
 from gantk.data.preparation import contrast_names, domain_letters
 from gantk.data.sources.rows import csv_text
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import write_file
 from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros
@@ -22,8 +22,8 @@ from gantk.formats.image import UPRIGHT, Format, Image, zeros
 ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
 COLUMNS = ("path", "domain", *ABOUT, "mask")
 KINDS = (
-    'a path, a table, {"T1": array, "T2": array}, or a data set of dicts such as {"T1": tensor,'
-    ' "patient": "p1"}'
+    'a path, a table, arrays such as {"T1": array, "T2": array}, or a data set whose items are dicts'
+    ' such as {"T1": tensor, "patient": "p1"}'
 )
 # suffixes of the files written
 PICTURE = ".image.npy"
@@ -31,11 +31,11 @@ VOLUME = ".nii"
 
 
 class Array(Format):
-    """Pictures of a run that was trained on arrays (.image.npy): NumPy's format, (C, H, W), in the
-    arrays' dtype.
+    """Images that a run stored because it was trained on arrays (.image.npy): NumPy arrays (C, H,
+    W).
     """
 
-    name = "arrays kept by gantk"
+    name = "an array stored by gantk"
     listed = None
     suffixes = (PICTURE,)
 
@@ -59,10 +59,13 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     """
     if _is_table(data):
         source = source_of(data)
-        return source, f"a table of {len(data)} rows, in the run's recipe.toml"
+        return source, f"table of {count_noun(len(data), 'row')}, in the run's recipe.toml"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        what = "several processes cannot be given images of Python's: each would keep its own"
-        raise UserError(what, where="data", remedy="write them to files once, and name the folder")
+        what = (
+            "a training of several processes cannot use images given in Python, because each process"
+            " would store its own copy"
+        )
+        raise UserError(what, where="data", remedy="write the images to files, and pass the folder")
 
     kept = _Kept(folder, tuple(domains))
     if isinstance(data, Mapping):
@@ -70,11 +73,11 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         kept.add_items(data)
     else:
-        what = f"{type(data).__name__} is nothing that can be trained on"
-        remedy = "give it __len__ and __getitem__, as torch.utils.data.Dataset has them" * hasattr(
-            data, "__iter__"
-        )
-        raise UserError(what, where="data", allowed=KINDS, remedy=remedy or None)
+        what = f"data of the type {type(data).__name__} cannot be used for training"
+        remedy = None
+        if hasattr(data, "__iter__"):
+            remedy = "add __len__ and __getitem__, as in torch.utils.data.Dataset"
+        raise UserError(what, where="data", allowed=KINDS, remedy=remedy)
 
     return kept.finish()
 
@@ -131,7 +134,7 @@ class _Kept:
         for number in range(len(data)):
             item = data[number]
             if not isinstance(item, Mapping):
-                what = f"item {number} of the data set is {type(item).__name__}, not a dict"
+                what = f"item {number} of the data set has the type {type(item).__name__}, not dict"
                 raise UserError(what, where="data", allowed=KINDS)
 
             images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
@@ -161,8 +164,10 @@ class _Kept:
             f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains
         ]
         patients = len({row.get("patient") for row in self.rows} - {None, ""})
-        whose = f" of {patients} patients" * bool(patients) or ", patients unknown"
-        how = ", those of one row a pair ('pair': False says that they are none)" * self.paired
+        whose = f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown"
+        how = ""
+        if self.paired:
+            how = "; images of one row are registered pairs (pass 'pair': False if they are not)"
         words = f"{' and '.join(counts)}{whose}{how}; {self.bytes / 2**20:.1f} MiB in {self.folder}"
         return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
 
@@ -197,7 +202,7 @@ class _Kept:
             )
             remedy = close or (renamed if len(keys) == len(self.domains) else None)
             what = (
-                f"the data have {', '.join(map(repr, unknown))}, and this recipe has"
+                f"the data contain {', '.join(map(repr, unknown))}, but the recipe's domains are"
                 f" {' and '.join(self.domains)}"
             )
             raise UserError(
@@ -209,7 +214,9 @@ class _Kept:
     def _expect(self, images: Iterable[str]) -> None:
         if lacking := [name for letter, name in self.letters.items() if letter not in images]:
             raise UserError(
-                f"the data have no images of {' and '.join(lacking)}", where="data", allowed=KINDS
+                f"the data contain no images of {' and '.join(lacking)}",
+                where="data",
+                allowed=KINDS,
             )
 
     def _metadata_of(
@@ -229,7 +236,7 @@ class _Kept:
         values = _host(values) if hasattr(values, "shape") else list(values)
         if len(values) != counts[letter]:
             what = (
-                f"'{key}' is of {len(values)} images, and there are {counts[letter]} of"
+                f"'{key}' has {count_noun(len(values), 'value')}, but there are {counts[letter]} images of"
                 f" {self.letters[letter]}"
             )
             remedy = (
@@ -271,7 +278,9 @@ class _Kept:
         array = _host(image)
         if array.dtype.kind not in "biuf":
             raise UserError(
-                f"{called} is of type {array.dtype}", where="data", allowed="integers and floats"
+                f"{called} has values of the type {array.dtype}",
+                where="data",
+                allowed="integers and floats",
             )
 
         array = self._with_channels(array, len(contrast_names(domain)))
@@ -289,10 +298,10 @@ class _Kept:
 
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = array.size - int(np.isfinite(array).sum())
-            what = (
-                f"{called} holds {wrong} values that are not finite, or beyond what float32 holds"
-            )
-            raise UserError(what, where="data", remedy="replace them: np.nan_to_num(array, nan=0)")
+            values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
+            what = f"{called} contains {values} NaN, infinite or too large for float32"
+            remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
+            raise UserError(what, where="data", remedy=remedy)
 
         return array
 
@@ -335,7 +344,7 @@ def _elements(key: str, images: Any) -> Sequence[Any] | np.ndarray:
         return images
 
     raise UserError(
-        f"'{key}' is {type(images).__name__}",
+        f"'{key}' has the type {type(images).__name__}",
         where="data",
         allowed="an array, a tensor, or a list of these",
     )

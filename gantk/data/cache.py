@@ -1,9 +1,9 @@
 """Cache of prepared images on disk: shared by all runs, memory-mapped, capped; least recently used
-goes first.
+are removed first.
 
 An entry is one `.npy` file, named by a hash of its inputs, with a checksum of name and content at
 its end. A rename makes it appear whole, so that many processes may share a cache. An entry that is
-damaged, or that another user could have written, is made anew. Not joblib.Memory: measured, it
+damaged, or that another user could have written, is computed again. Not joblib.Memory: measured, it
 fills half as fast, evicts by access times, and unpickles.
 """
 
@@ -54,12 +54,10 @@ class Cache:
         """
         gib = os.environ.get("GANTK_CACHE_GIB", "20")
         if not gib.replace(".", "", 1).isdecimal():
-            remedy = "0 turns the cache off"
             raise UserError(
-                f"'{gib}' is no size",
+                f"'{gib}' is not a valid cache size",
                 where="GANTK_CACHE_GIB",
-                allowed="GiB, 0 or more",
-                remedy=remedy,
+                allowed="a number of GiB; 0 turns the cache off",
             )
 
         usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
@@ -123,12 +121,10 @@ class Cache:
             self.full = True
             if not warned:
                 what = (
-                    f"the cache '{self.folder}' takes no more images, which are decoded again:"
-                    f" {one_line(error)}. Name "
-                )
-                what += (
-                    "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set"
-                    " data.cache = false"
+                    f"the cache '{self.folder}' cannot store more images: {one_line(error)}."
+                    " Training is slower, because images are decoded again in every epoch. Set"
+                    " GANTK_CACHE to another folder, increase GANTK_CACHE_GIB, or set data.cache ="
+                    " false"
                 )
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
 
@@ -163,9 +159,9 @@ class Cache:
                 self._until = self._size + max(needed, (self.limit - self._size) // 8)
 
             if self._size + needed > self.limit:
-                raise OSError(f"what was used within the hour fills its {self.limit / 2**30:g} GiB")
+                raise OSError(f"images used in the last hour fill its {self.limit / 2**30:g} GiB")
             if shutil.disk_usage(self.entries).free < needed + MIN_FREE_BYTES:
-                raise OSError(f"less than {MIN_FREE_BYTES / 2**30:g} GiB would be left on the disk")
+                raise OSError(f"less than {MIN_FREE_BYTES / 2**30:g} GiB of the disk would be free")
 
             self._size += needed
 

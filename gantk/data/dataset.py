@@ -116,7 +116,8 @@ class Data:
         new |= {record.key for record in present if record.id not in named_ids}
         if new:
             self.notes.append(
-                f"note     not in the run's split.json, so left out: {describe_images(sorted(new))}"
+                f"note     left out, because split.json does not list them:"
+                f" {describe_images(sorted(new))}"
             )
 
         return records
@@ -129,7 +130,8 @@ class Data:
         contrasts = self.contrasts[letter]
         if not training:
             raise UserError(
-                f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split"
+                f"there are no training images of the domain '{'+'.join(contrasts)}'",
+                where="data.split",
             )
 
         # by domain, or one for both
@@ -150,15 +152,11 @@ class Data:
             first = training[0].read()
             if len(contrasts) not in (1, len(first)):
                 what = (
-                    f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its"
-                    " images have "
+                    f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"
+                    f" images have {count_noun(len(first), 'channel')}"
                 )
-                remedy = "give a folder for each patient that holds a file for each contrast"
-                raise UserError(
-                    f"{what}{count_noun(len(first), 'channel')}",
-                    where="data.domains",
-                    remedy=remedy,
-                )
+                remedy = "use one folder for each patient, with one file for each contrast"
+                raise UserError(what, where="data.domains", remedy=remedy)
 
             images = [
                 r.read()
@@ -281,7 +279,7 @@ class Data:
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
         lines += [
-            f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}",
+            f"data     {self.table.source.name}: {counts} for training, {held}, at {size}",
             f"split    {self.split_description}",
         ]
         notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
@@ -297,7 +295,8 @@ class Data:
         count = sum(map(len, self.splits.values()))
         if count > MAX_ALL_COMPARED:
             lines.append(
-                f"note     copies were looked for in all {count} files, and in the pixels of some"
+                f"note     of {count} images all files were compared to find exact copies, but only a"
+                " sample of the pixels to find near copies"
             )
 
         if self.classes:
@@ -308,8 +307,8 @@ class Data:
 
         if lacking := sum(bool(record.missing) for record in self.training):
             lines.append(
-                f"missing  {lacking} of {len(self.training)} training images lack a contrast, which"
-                " is masked"
+                f"missing  {lacking} of {len(self.training)} training images lack a contrast; it is"
+                " masked"
             )
 
         return lines
@@ -384,10 +383,11 @@ def source_and_records(
     """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = (
-            f"this method needs {len(method.reads)} domains, and data.domains names"
+            f"this method needs {count_noun(len(method.reads), 'domain')}, but data.domains has"
             f" {len(table.domains)}"
         )
-        raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
+        remedy = 'set for example domains = ["T1", "T2"]'
+        raise UserError(what, where="data.domains", remedy=remedy)
 
     grid = SamplingGrid(table.plane, table.spacing)
     try:
@@ -398,7 +398,7 @@ def source_and_records(
 
         if not grid.is_plain and not hasattr(source, "sees"):
             what = (
-                f"the source '{table.source.name}' cannot show its images in another plane or"
+                f"the source '{table.source.name}' cannot resample its images to another plane or"
                 " spacing"
             )
             raise UserError(
@@ -416,10 +416,10 @@ def source_and_records(
             getattr(each, "domain", None) not in letters for each in records
         ):
             what = (
-                f"the source '{table.source.name}' returned other than gantk.Record of the domains"
-                f" {letters}"
+                f"records() of the source '{table.source.name}' did not return a list of"
+                f" gantk.Record with the domains {letters}"
             )
-            raise UserError(what, allowed="a list of them")
+            raise UserError(what)
 
         return source, records
     except UserError as error:
@@ -454,7 +454,7 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
     needed = [record for record in records if record.domain in method.reads]
     if not needed:
         raise UserError(
-            f"the source '{table.source.name}' found no image of {table.domains}",
+            f"the source '{table.source.name}' found no image of {' or '.join(table.domains)}",
             where="data.source",
         )
 
@@ -463,13 +463,10 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
 
     if table.mask and not any(record.mask for record in needed):
         remedy = (
-            "tell the source which files are masks, --set data.source.mask=seg, give the phantom"
-            " lesions, or do "
+            "name the mask files with --set data.source.mask=seg, use a phantom with lesions, or"
+            " train without masks with --set data.mask=false"
         )
-        remedy += "without, --set data.mask=false"
-        raise UserError(
-            "no image of the source has a lesion mask", where="data.mask", remedy=remedy
-        )
+        raise UserError("no image has a lesion mask", where="data.mask", remedy=remedy)
 
     refused = table.missing == "refuse"
     lacking = [
@@ -479,13 +476,16 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
     ]
     if lacking:
         first = lacking[0]
-        hint = 'set data.missing = "mask" to train a network that does without, ' * refused
+        which = "a contrast" if refused else "a contrast that is to be generated"
         what = (
-            f"{len(lacking)} of {len(needed)} images lack a"
-            f" contrast{'' if refused else ' that is to be made'}: "
+            f"{len(lacking)} of {len(needed)} images lack {which}. The first is '{first.key}',"
+            f" without {' and '.join(first.missing)}"
         )
-        what += f"the first is '{first.key}' without {' and '.join(first.missing)}"
-        remedy = f"remove them, {hint}or leave that contrast out of data.domains"
+        remedy = "remove them, or remove that contrast from data.domains"
+        if refused:
+            remedy += (
+                '. Or set data.missing = "mask" to train a network that accepts missing contrasts'
+            )
         raise UserError(what, where="data.missing", remedy=remedy)
 
 

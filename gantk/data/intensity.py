@@ -72,7 +72,7 @@ class Mapping(_NoOptions):
     has contrast; and `corners()`, native and network values.
     """
 
-    range: tuple[float, float] = (-1.0, 1.0)  # what the networks see
+    range: tuple[float, float] = (-1.0, 1.0)  # intensities that the networks see
 
     def __init_subclass__(cls, name: str = "", **keywords: Any):
         super().__init_subclass__(**keywords)
@@ -83,9 +83,9 @@ class Mapping(_NoOptions):
         self.range = float(start), float(end)
         if not self.range[0] < self.range[1]:
             raise UserError(
-                f"range {list(self.range)} is empty",
+                f"range = {list(self.range)} is empty",
                 where="data.intensity.range",
-                allowed="[start, end]",
+                allowed="[start, end] with start below end",
             )
 
     def measure(self, pixels: np.ndarray, /) -> list[float]:
@@ -206,9 +206,9 @@ class Learnt(Linear):
     ends.
     """
 
-    # one line for the whole set, or each scan or image its own
+    # fit one mapping to the whole training set, or one to each volume or image
     per: Literal["set", "volume", "image"] = "set"
-    # true: of values above each image's mean only; "otsu": above its threshold
+    # use only values above each image's mean (true) or above its Otsu threshold ("otsu")
     foreground: Foreground = False
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
@@ -264,18 +264,20 @@ class Learnt(Linear):
 
 @option_fields
 class Percentile(Learnt, name="percentile"):
-    """Two percentiles of the training images go to the ends of the range: robust against a few
+    """Maps two percentiles of the training images to the ends of the range: robust against a few
     bright voxels.
     """
 
-    # percentile mapped to the start of the range; 0: the darkest value, at most 2.5 % below air
+    # percentile mapped to the start of the range; 0 = the darkest value, at most 2.5 % below air
     low: float = 0.0
-    high: float = 99.5  # percentile mapped to the end of the range; brighter values go beyond it
+    high: float = (
+        99.5  # percentile mapped to the end of the range; brighter values exceed the range
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.low < self.high <= 100:
-            what = f"percentiles {self.low:g} and {self.high:g} make no range"
+            what = f"the percentiles low = {self.low:g} and high = {self.high:g} are not valid"
             raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -299,7 +301,7 @@ class Percentile(Learnt, name="percentile"):
 
 @option_fields
 class MinMax(Learnt, name="minmax"):
-    """The smallest and the largest value of the training images go to the ends of the range."""
+    """Maps the smallest and the largest value of the training images to the ends of the range."""
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         if self.foreground:
@@ -309,11 +311,11 @@ class MinMax(Learnt, name="minmax"):
 
 @option_fields
 class ZScore(Learnt, name="zscore"):
-    """The mean goes to the middle of the range, `spread` standard deviations to either side of it
-    to the ends.
+    """Maps the mean to the middle of the range, and `spread` standard deviations on either side to
+    its ends.
     """
 
-    spread: Positive = 3.0  # standard deviations between the middle and an end of the range
+    spread: Positive = 3.0  # standard deviations between the middle and each end of the range
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images, self.foreground).astype(np.float64)
@@ -405,7 +407,7 @@ class PerChannel:
             present = [parts[number] for parts in scans if parts[number] is not None]
             if not present:
                 raise UserError(
-                    f"none of {len(scans)} training images has the contrast '{self.names[number]}'",
+                    f"none of the {len(scans)} training images has the contrast '{self.names[number]}'",
                     where="data.source",
                 )
             yield line, present
@@ -442,11 +444,11 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
         start, end = mapping.range
         native = np.asarray(mapping.inverse(np.linspace(start, end, 9)[None, None]))
         if not (np.isfinite(native).all() and (np.diff(native) > 0).all()):
-            raise ValueError("it does not rise")
+            raise ValueError("it does not increase")
     except UserError:
         raise
     except Exception as error:  # the options of a plugin's kind, and figures that are not its own
-        what = f"the intensities of the training images are no mapping: {one_line(error)}"
+        what = f"the checkpoint's intensity mapping is not valid: {one_line(error)}"
         raise UserError(
             what, where="meta.json", remedy="use another checkpoint of the run"
         ) from None
@@ -650,10 +652,10 @@ def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
 def no_contrast(count: int, low: float, high: float) -> UserError:
     """The error for a domain whose training images are all constant."""
     what = (
-        f"all {count} training images of a domain have no contrast: their intensities run from"
-        f" {low:g} to {high:g}"
+        f"the training images of a domain ({count}) have no contrast: their intensities are between"
+        f" {low:g} and {high:g}"
     )
-    remedy = "look at the images, or choose other ends (low, high)"
+    remedy = "look at the images, or change low and high"
     return UserError(what, where="data.intensity", remedy=remedy)
 
 

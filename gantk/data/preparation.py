@@ -280,10 +280,10 @@ def neighbouring_slices(
     unplaced = [record for record in records if record.position is None]
     if unplaced:
         what = (
-            f"{len(unplaced)} of {len(records)} images have no place in a stack: the first is"
-            f" '{unplaced[0].key}'"
+            f"neighbouring slices are needed, but the position of {len(unplaced)} of"
+            f" {len(records)} images is not known. The first is '{unplaced[0].key}'"
         )
-        remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
+        remedy = "set data.neighbours = 0, or use volumes or numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
 
     stacks: dict[Hashable, list[Record]] = defaultdict(list)

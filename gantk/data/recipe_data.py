@@ -77,7 +77,7 @@ def with_names_of_data(recipe: Recipe) -> Recipe:
     changed = copy.deepcopy(recipe)
     changed.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
     changed.remarks.append(
-        f"{note}; --set 'data.domains={json.dumps(table.domains)}' keeps the recipe's names"
+        f"{note}. Use --set 'data.domains={json.dumps(table.domains)}' to keep the recipe's names"
     )
     return changed
 

@@ -46,10 +46,9 @@ class SamplingGrid:
         if self.spacing is not None:
             object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
             if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
-                allowed = "mm above 0 for stack, rows and columns, or for rows and columns alone"
-                raise UserError(
-                    f"{list(self.spacing)} is no spacing", where="data.spacing", allowed=allowed
-                )
+                allowed = "mm above 0 for [stack, rows, columns] or [rows, columns]"
+                what = f"{list(self.spacing)} is not a valid spacing"
+                raise UserError(what, where="data.spacing", allowed=allowed)
 
     @property
     def is_plain(self) -> bool:
@@ -128,10 +127,10 @@ class SamplingGrid:
 
         if prod(float(count) for count, _ in grid) > max(MAX_RESAMPLED_VOXELS, prod(native)):
             what = (
-                f"at a spacing of {list(asked)} mm an image has"
-                f" {' x '.join(str(n) for n, _ in grid)} voxels"
+                f"at a spacing of {list(asked)} mm an image would have"
+                f" {' x '.join(str(n) for n, _ in grid)} voxels, which is too many"
             )
-            raise UserError(what, where="data.spacing", remedy="choose a coarser one")
+            raise UserError(what, where="data.spacing", remedy="choose a coarser spacing")
 
         return grid
 

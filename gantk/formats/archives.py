@@ -51,7 +51,8 @@ def unpack(archive: Path, folder: Path) -> None:
         room = room - size
         if room < 0 or number >= MAX_MEMBERS:
             raise Refused(
-                f"it unpacks to more than {MAX_COMPRESSION} times its size, or {MAX_MEMBERS} members"
+                f"its content is more than {MAX_COMPRESSION} times its size, or has more than"
+                f" {MAX_MEMBERS} members"
             )
 
         (place if source is None else place.parent).mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     size -= len(piece)
                     file.write(piece)
             if size:
-                raise Refused(f"'{name}' has another size than is declared")
+                raise Refused(f"the size of '{name}' is not the declared one")
 
 
 def expect_sound(path: Path) -> None:
@@ -83,7 +84,7 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
         part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255 for part in parts
     )
     if any(wrong) or len(name) > 1000:
-        raise Refused(f"a name that not every system can read: '{name[:100]}'")
+        raise Refused(f"it contains a name that some systems do not allow: '{name[:100]}'")
 
     for depth in range(1, len(parts) + 1):
         path = "/".join(parts[:depth])
@@ -92,7 +93,8 @@ def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
         alike = unicodedata.normalize("NFC", path).casefold()
         if known.get(alike, kind) != kind or (alike in known and kind == path):
             raise Refused(
-                f"two names that are one on some systems: '{known[alike][:100]}' and '{name[:100]}'"
+                f"some systems cannot distinguish two of its names: '{known[alike][:100]}' and"
+                f" '{name[:100]}'"
             )
         known[alike] = kind
 
@@ -127,7 +129,7 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise Refused(
-                f"it is cut short or damaged behind its first {tar.offset} bytes"
+                f"it is truncated or damaged after its first {tar.offset} bytes"
             ) from error
 
 

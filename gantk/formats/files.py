@@ -59,12 +59,10 @@ def formats() -> dict[str, Format]:
                 other = by_suffix.setdefault(suffix, form)
                 if other is not form:
                     what = (
-                        f"the suffix '{suffix}' is claimed by the formats '{other.name}' of"
-                        f" {other.owner}"
+                        f"two formats use the suffix '{suffix}': '{other.name}' of {other.owner}"
+                        f" and '{form.name}' of {form.owner}"
                     )
-                    raise UserError(
-                        f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them"
-                    )
+                    raise UserError(what, remedy="uninstall one of the two packages")
 
         registered.cache["formats"] = by_suffix
         registered.cache["broken formats"] = " ".join(broken)
@@ -187,13 +185,10 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     """
     image = _read_image(path, volume, values=True)
     if wrong := _not_finite(image.pixels):
-        what = (
-            f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what"
-            " float32 holds"
-        )
-        raise UserError(
-            what, remedy="replace them (NaN outside the head is usually 0), or leave the file out"
-        )
+        values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
+        what = f"'{image.path or path}' contains {values} NaN, infinite or too large for float32"
+        remedy = "replace these values (with 0 if they are outside the head), or leave the file out"
+        raise UserError(what, remedy=remedy)
 
     return image
 
@@ -219,7 +214,7 @@ def difference(
     if same_grid(first, second):
         return None
 
-    return "as many voxels, at other places (their affines differ)"
+    return "the same number of voxels, but at other positions (the affines differ)"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -246,7 +241,8 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     path = Path(path)
     if _not_finite(image.pixels):
         raise UserError(
-            f"'{path}' would hold values that are not finite", remedy="look for a diverged training"
+            f"the image for '{path}' contains NaN or infinite values",
+            remedy="check whether the training has diverged",
         )
 
     form = writer_of(path, image)
@@ -263,7 +259,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     except (OSError, UnicodeEncodeError) as error:
         what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or one_line(error)}"
         raise UserError(
-            what, remedy="look at the folder's permissions and the space that is left"
+            what, remedy="check the permissions of the folder and the free disk space"
         ) from error
 
 
@@ -308,11 +304,16 @@ def expect_room(path: Path, values: int) -> None:
     """UserError where an image of `values` float32 values would take more than GANTK_MAX_GIB."""
     limit = os.environ.get("GANTK_MAX_GIB") or "16"
     if not re.fullmatch(r"\d*\.?\d+", limit):
-        raise UserError(f"GANTK_MAX_GIB is '{limit}'", allowed="a number of GiB", remedy="unset it")
+        what = f"GANTK_MAX_GIB is set to '{limit}'"
+        raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
     if values * 4 > float(limit) * 2**30:
-        what = f"'{path}' declares {values} values, {values * 4 / 2**30:.1f} GiB as float32"
-        remedy = "set the environment variable GANTK_MAX_GIB to more, if its header is right"
-        raise UserError(what, allowed=f"{limit} GiB", remedy=remedy)
+        what = (
+            f"'{path}' declares {values} values, which need {values * 4 / 2**30:.1f} GiB of memory"
+        )
+        remedy = (
+            "if its header is right, set the environment variable GANTK_MAX_GIB to a larger number"
+        )
+        raise UserError(what, allowed=f"at most {limit} GiB", remedy=remedy)
 
 
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
@@ -321,10 +322,10 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     """
     if count > 1 and volume is None:
         remedy = (
-            f"choose one of 0 to {count - 1} with --volume, in a recipe with data.source.volumes,"
-            " or save it apart"
+            f"choose a volume from 0 to {count - 1} with --volume (in a recipe with"
+            " data.source.volumes), or save it as a file of its own"
         )
-        raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
+        raise UserError(f"'{path}' contains {what}", allowed="one 2-D or 3-D image", remedy=remedy)
 
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
@@ -353,8 +354,8 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
 
     if volume and (series or not form.several):
         raise UserError(
-            f"'{path}' holds one image, and --volume asks for number {volume}",
-            remedy="leave it out",
+            f"'{path}' contains only one image, but --volume is {volume}",
+            remedy="remove --volume",
         )
 
     try:
@@ -363,7 +364,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         return form.read(path, volume, values)
     except MemoryError as error:
         raise UserError(
-            f"'{path}' does not fit into memory", remedy="close other programs, or crop it"
+            f"'{path}' does not fit into memory", remedy="close other programs, or crop the image"
         ) from error
     except UserError as error:  # of a second file, or of a missing library
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
@@ -371,7 +372,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         reason = f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         what = f"'{path}' cannot be read as {form.name}: {reason}"
         raise UserError(
-            what, allowed=form.allowed, remedy="copy it again, or leave it out"
+            what, allowed=form.allowed, remedy="copy the file again, or leave it out"
         ) from None
 
 
@@ -387,12 +388,12 @@ def _scan_of(path: Path) -> Scan:
             names = [f"'{scan.name}'" for scan in series[:3]]
             if len(series) > 3:
                 names.append("...")
-            what += f" of {len(series)} DICOM series ({', '.join(names)})"
+            what += f" with {len(series)} DICOM series ({', '.join(names)})"
 
         raise UserError(
             what,
             allowed="one image file, or a folder that holds one DICOM series",
-            remedy="name one file, or keep each series in a folder of its own",
+            remedy="name one file, or move each series to a folder of its own",
         )
 
     return series[0]
@@ -453,7 +454,7 @@ def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> It
 
     def refuse(error: OSError) -> None:
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
-        raise UserError(what, remedy="look at its permissions")
+        raise UserError(what, remedy="check its permissions")
 
     visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -461,7 +462,10 @@ def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> It
         parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
         if len(parents) > MAX_FOLDER_DEPTH or visits[parents[0]] > MAX_FOLDER_VISITS:
-            what = f"folders below '{folder}' are {MAX_FOLDER_DEPTH} deep, or {MAX_FOLDER_VISITS} links lead to one"
+            what = (
+                f"the folders below '{folder}' are more than {MAX_FOLDER_DEPTH} levels deep, or more"
+                f" than {MAX_FOLDER_VISITS} links lead to one of them"
+            )
             raise UserError(what, remedy="remove links from folders to folders")
 
         is_run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
@@ -501,7 +505,9 @@ def _expect_file(path: Path) -> None:
         raise UserError(f"'{path}' {kind}", remedy="name one image file")
     with suppress(OSError):  # removed meanwhile: `read` will report that
         if path.stat().st_size == 0:
-            raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
+            raise UserError(
+                f"'{path}' is empty (0 bytes)", remedy="copy the file again, or remove it"
+            )
 
 
 def _unknown_suffix(path: Path, verb: str) -> UserError:

@@ -274,8 +274,11 @@ def in_file_order(
 def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -> None:
     """UserError where upright pixels do not have the sides of a file of this shape (i, j, k)."""
     if _above_one(upright_sides(shape, affine)) != _above_one(image.pixels.shape[1:]):
-        what = f"pixels of {image.pixels.shape[1:]} do not fit the grid {shape} of '{image.path}'"
-        raise UserError(what, remedy="bring them back to the input's size first")
+        what = (
+            f"an image of the shape {image.pixels.shape[1:]} does not fit the voxel grid {shape} of"
+            f" '{image.path}'"
+        )
+        raise UserError(what, remedy="resample it to the grid of the input first")
 
 
 def upright_affine(image: Image) -> np.ndarray:
@@ -287,7 +290,8 @@ def upright_affine(image: Image) -> np.ndarray:
     if image.dims != 3 or image.affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
         raise UserError(
-            f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes"
+            f"'{image.path}' is {what}, so its position in the patient is not known",
+            remedy="use volumes",
         )
 
     orientation = turn(image.affine, (2, 2, 2))

@@ -178,9 +178,9 @@ class Itk(Format):
         is_colour = image.channels == 3 and image.dims == 2
         if image.channels != 1 and not is_colour:
             raise UserError(
-                f"an image of {image.channels} channels does not fit into {suffix}",
+                f"a {suffix} file cannot store a volume of {image.channels} channels",
                 allowed="one channel, or a colour picture",
-                remedy="write each as a file of its own",
+                remedy="write each channel to a file of its own",
             )
 
         expect_grid(image, header.shape, header.affine)
@@ -222,7 +222,8 @@ class Itk(Format):
         spread = sum(n > 1 for n in size[:3])
         if not 2 <= len(size) <= 4 or min(sides) < 1 or spread < 2:
             raise ValueError(
-                f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time"
+                f"its axes have the sizes {sides}, but it needs 2 or 3 axes of space, then at most"
+                " one of time"
             )
 
         stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
@@ -238,7 +239,7 @@ class Itk(Format):
 
 
 class Nrrd(Itk):
-    """NRRD: one volume or picture, or one chosen from several, with its directions and remarks."""
+    """NRRD: a volume or a picture (of several volumes one is chosen), with directions and metadata."""
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
@@ -252,7 +253,7 @@ class Nrrd(Itk):
         not supported.
         """
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
-            raise Broken("it has no such header")
+            raise Broken("it has no NRRD header")
 
         end = re.search(rb"\r?\n\r?\n", start)
         fields, metadata = self._fields(start[start.index(b"\n") : end and end.start()])
@@ -262,11 +263,12 @@ class Nrrd(Itk):
         axes_known = len(sides) == int(fields["dimension"]) <= MAX_AXES
         if encoding not in PACKINGS or dtype is None or not axes_known:
             raise Broken(
-                f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
+                f"its type of values, its encoding or its number of axes ({len(sides)}) is not"
+                " supported"
             )
 
         if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
-            raise Broken("it skips a part of its voxels' file")
+            raise Broken("a header that skips lines or bytes is not supported")
 
         values_axis = _axis_of_values(fields)
         axes = [axis for axis in range(len(sides)) if axis != values_axis]
@@ -333,8 +335,8 @@ class Nrrd(Itk):
 
 
 class MetaImage(Itk):
-    """MetaImage: one volume or picture, or one chosen from several, with its directions and
-    remarks.
+    """MetaImage: a volume or a picture (of several volumes one is chosen), with directions and
+    metadata.
     """
 
     name = "MetaImage"
@@ -348,7 +350,7 @@ class MetaImage(Itk):
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
-            raise Broken("it has no line 'ElementDataFile'")
+            raise Broken("its header has no line 'ElementDataFile'")
 
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
@@ -370,7 +372,8 @@ class MetaImage(Itk):
             or not true("BinaryData", "true")
         ):
             raise Broken(
-                f"its {n} axes hold values of a type that is not read, or hold them as text"
+                f"its type of values or its number of axes ({n}) is not supported, or its values are"
+                " stored as text"
             )
 
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
@@ -457,9 +460,9 @@ def _voxel_file(path: Path, name: str) -> Path:
     shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""
     # a hostile header could name any file of this machine
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise Broken(f"its second file{shown} is not in its own folder or below")
+        raise Broken(f"its second file{shown} is outside the folder of the header")
     if not voxels.is_file():
-        raise Broken(f"its second file{shown} is not there")
+        raise Broken(f"its second file{shown} does not exist")
     return voxels
 
 
@@ -470,9 +473,9 @@ def _in_space(header: ItkHeader, compressed: bool) -> ItkHeader:
     origin = header.origin[:n]
     spacing = np.linalg.norm(vectors, axis=0)
     if not (np.isfinite(spacing).all() and spacing.all()):
-        raise ValueError(f"it has a spacing of {spacing} mm")
+        raise ValueError(f"its spacing of {spacing} mm is not valid")
     if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
-        raise ValueError("its directions map no volume")
+        raise ValueError("its axis directions do not span a volume")
     return replace(
         header, size=header.size[:n], vectors=vectors, origin=origin, compressed=compressed
     )
@@ -531,7 +534,9 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
     for number, line in enumerate(lines, 1):
         found = re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line)
         if found is None:
-            raise Broken(f"line {number} of its header is broken, without remarks and empty lines")
+            raise Broken(
+                f"line {number} of its header is damaged (comments and empty lines are not counted)"
+            )
         name, separator, value = found.groups()
         parts.append((name.strip(), separator, value.strip()))
 

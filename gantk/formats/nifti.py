@@ -41,7 +41,7 @@ SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)
 
 
 class Nifti(Format):
-    """NIfTI: one volume or slice, or one chosen of several, with its affine, scale and units."""
+    """NIfTI: a volume or a slice (of several volumes one is chosen), with affine, scale and units."""
 
     name = "NIfTI"
     suffixes = (".nii", ".nii.gz", ".hdr")
@@ -70,8 +70,8 @@ class Nifti(Format):
         import nibabel as nib
 
         if image.channels != 1:
-            what = f"an image of {image.channels} channels does not fit into NIfTI"
-            raise UserError(what, allowed="one channel", remedy="write it as PNG")
+            what = f"a NIfTI file cannot store an image of {image.channels} channels"
+            raise UserError(what, allowed="one channel", remedy="write a PNG file")
 
         affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
         header = image.header if isinstance(image.header, nib.Nifti1Header) else None
@@ -128,7 +128,8 @@ def _voxels_of(path: Path) -> Path:
     voxels = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
     if not voxels.is_file():
         raise UserError(
-            f"'{path}' lacks its second file '{voxels.name}'", remedy="keep both in one folder"
+            f"the second file of '{path}', '{voxels.name}', does not exist",
+            remedy="put both files into one folder",
         )
 
     return voxels
@@ -145,20 +146,20 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
 
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        what = f"'{path}' holds values of type {dtype}"
-        raise UserError(what, allowed="integers and floats, one value a voxel")
+        what = f"'{path}' contains values of the type {dtype}"
+        raise UserError(what, allowed="integers and floats, one value for each voxel")
 
     sides = tuple(map(int, header.get_data_shape()))
     shape = (*sides, 1, 1)[:3]
     count = int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or shape.count(1) > 1:
-        raise ValueError(f"its header gives the sides {sides}")
+        raise ValueError(f"the shape {sides} in its header is not that of an image")
 
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
     for step, n in zip(header["pixdim"][1:4], shape, strict=True):
         if n > 1 and not 0 < abs(step) < np.inf:
             raise ValueError(
-                f"it has a spacing of {step:g} mm; its header (pixdim) needs the true one"
+                f"the spacing of {step:g} mm in its header is not valid; correct pixdim"
             )
 
     offset = int(header["vox_offset"])
@@ -174,7 +175,7 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
 
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ValueError("its affine (sform or qform) maps no volume")
+        raise ValueError("its affine (sform or qform) does not span a volume")
 
     return header, affine, stored
 
@@ -189,19 +190,19 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
     else:
         if path.suffix.lower() == ".hdr" and len(start) == 348:
             remedy = (
-                "convert both files to NIfTI,"
-                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), check left"
-                " and right in a viewer, and move the pair away"
+                "convert both files to NIfTI with"
+                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII). Then check"
+                " left and right in a viewer, and move the pair to another folder"
             )
-            what = f"'{path}' is Analyze 7.5, which does not say what is left and right"
+            what = f"'{path}' is an Analyze 7.5 file, which does not state left and right"
             raise UserError(what, remedy=remedy)
 
-        raise ValueError("it has no such header")
+        raise ValueError("it has no NIfTI header")
 
     first = header_class(start[: header_class.sizeof_hdr], check=False)
     length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
     if length > MAX_HEADER_BYTES:
-        raise ValueError(f"its header declares {length} bytes before the voxels")
+        raise ValueError(f"its header is too long ({length} bytes)")
 
     whole = start + file.read(max(0, length - len(start)))
     return header_class.from_fileobj(io.BytesIO(whole), check=False)

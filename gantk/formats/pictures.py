@@ -51,11 +51,11 @@ HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly
 
 
 class Picture(Format):
-    """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits, TIFF of floats too."""
+    """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits; TIFF also of floats."""
 
     name = "a picture"
     listed = "PNG, JPEG, TIFF, BMP"
-    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too"
+    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits (TIFF also of 32)"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
@@ -75,7 +75,7 @@ class Picture(Format):
             _expect_one_page(path, picture)
             # Each scan of a JPEG takes as long to decode as the whole picture.
             if picture.format in JPEGS and path.read_bytes().count(b"\xff\xda") > 100:
-                raise ValueError("it is drawn in more than 100 scans")
+                raise ValueError("it has more than 100 scans")
 
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
@@ -110,7 +110,7 @@ class Picture(Format):
         """
         kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
-            what = f"an image of shape {image.pixels.shape} does not fit into a {kind} file"
+            what = f"a {kind} file cannot store an image of the shape {image.pixels.shape}"
             raise UserError(
                 what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
             )
@@ -163,10 +163,9 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
     sitk = _simpleitk()
     if sitk is None:
-        what = f"'{path}' has 16 bits in each of several channels"
-        raise UserError(
-            what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"'
-        )
+        what = f"'{path}' has several channels of 16 bits, which needs SimpleITK"
+        remedy = 'install it with pip install "gantk[dicom]"'
+        raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy=remedy)
 
     try:
         array = sitk.GetArrayFromImage(
@@ -177,7 +176,7 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
 
     # ITK reduced it
     if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:
-        raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
+        raise ValueError("it has several channels of 16 bits that are not plain RGB")
 
     return array[..., :3]
 
@@ -222,12 +221,10 @@ def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.n
         return np.asarray(pixels, np.float32)
 
     file = f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file"
-    what = f"values from {pixels.min():g} to {pixels.max():g} do not fit into {file}"
-    allowed = (
-        f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any"
-        " value"
-    )
-    raise UserError(what, allowed=allowed, remedy="write to a .tif or .nii.gz file instead")
+    what = f"{file} cannot store values from {pixels.min():g} to {pixels.max():g}"
+    allowed = f"whole numbers from 0 to {np.iinfo(types[-1]).max}"
+    remedy = "write to a .tif (gray) or .nii.gz file, which can store any value"
+    raise UserError(what, allowed=allowed, remedy=remedy)
 
 
 def _expect_one_page(path: Path, picture: ImageFile) -> None:
@@ -240,8 +237,8 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
         several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
 
     if several:
-        remedy = "save each as a file of its own, or all as a NIfTI volume"
-        raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
+        remedy = "save each page as a file of its own, or all pages as a NIfTI volume"
+        raise UserError(f"'{path}' has several pages", allowed="one page", remedy=remedy)
 
 
 def _shape_of(picture: ImageFile) -> tuple[int, ...]:

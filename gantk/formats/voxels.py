@@ -37,10 +37,12 @@ def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None
     """
     if declared > held * MAX_COMPRESSION[packing]:
         what = (
-            f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels"
-            f" and holds {held}"
+            f"'{path}' is truncated, or its header is wrong: it declares {declared} bytes of voxels,"
+            f" but contains {held}"
         )
-        raise UserError(what + " packed" * bool(packing), remedy="copy it again, or leave it out")
+        if packing:
+            what += " compressed bytes"
+        raise UserError(what, remedy="copy the file again, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Stored:
                 content = stream.read(count * plane)
                 if len(content) < count * plane:
                     raise ValueError(
-                        f"it is cut short: its voxels end before the {self.end} bytes that it"
-                        " declares"
+                        f"it is truncated: its header declares {self.end} bytes of voxels, but"
+                        " there are fewer"
                     )
 
                 slab = np.frombuffer(content, self.dtype)

@@ -37,19 +37,19 @@ class Adversarial:
 
 
 class BCE(Adversarial):
-    """The first GAN's loss in its non-saturating form: binary cross-entropy (Goodfellow et al.,
+    """Binary cross-entropy: the original GAN loss in its non-saturating form (Goodfellow et al.,
     2014, section 3).
 
-    The discriminator minimises the mean of its terms for real and fake, as Pix2Pix does, or their
+    The discriminator minimises the mean of its terms for real and fake, as in Pix2Pix, or their
     sum.
     """
 
     def __init__(
         self,
         *,
-        # real images are labelled 1 - smooth for the discriminator (Salimans et al. 2016, 3.4)
+        # label smoothing: the discriminator's target for real is 1 - smooth (Salimans et al. 2016)
         smooth: Fraction = 0.0,
-        halved: bool = True,  # the discriminator minimises the mean of both terms; False: their sum
+        halved: bool = True,  # the discriminator minimises the mean of both terms; False = the sum
     ):
         self.target = real_label(smooth)
         self.share = 0.5 if halved else 1.0
@@ -67,17 +67,17 @@ class BCE(Adversarial):
 
 
 class LS(Adversarial):
-    """Least squares to 1 for real and 0 for fake (Mao et al., 2017, eq. 9): steady gradients far
-    from the boundary.
+    """Least squares with the targets 1 for real and 0 for fake (Mao et al., 2017, eq. 9): gradients
+    do not vanish.
 
-    The discriminator minimises the mean of its two terms, the generator the plain square, as
-    CycleGAN does.
+    The discriminator minimises the mean of its two terms, and the generator minimises the plain
+    square, as in CycleGAN.
     """
 
     def __init__(
         self,
         *,
-        smooth: Fraction = 0.0,  # real images are labelled 1 - smooth for the discriminator
+        smooth: Fraction = 0.0,  # label smoothing: the target for real is 1 - smooth
     ):
         self.target = real_label(smooth)
 
@@ -89,7 +89,7 @@ class LS(Adversarial):
 
 
 class Hinge(Adversarial):
-    """Pushes real logits above 1 and fake ones below -1, no further (Lim & Ye, 2017, equation 2)."""
+    """Hinge loss: pushes real logits above 1 and fake ones below -1 (Lim & Ye, 2017, equation 2)."""
 
     def generator(self, fake: Tensor) -> Tensor:
         return -fake.float().mean()
@@ -101,9 +101,9 @@ class Hinge(Adversarial):
 class WGANGP(Adversarial):
     """The Wasserstein loss with a gradient penalty (Gulrajani et al., 2017, equation 3).
 
-    The penalty pulls gradients to length 1 on lines between real and fake images; of a map of
-    logits the mean is used. It is computed image by image, so a discriminator with batch norm is an
-    error.
+    The penalty pulls the length of gradients to 1 on lines between real and fake images. If logits
+    are a map, their mean is used. The penalty is computed for each image by itself, so a
+    discriminator with batch norm is an error.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class WGANGP(Adversarial):
 
         if not getattr(discriminator, "batch_independent", True):
             what = (
-                "wgan_gp penalises the gradient of each image by itself, and batch norm mixes"
-                " images"
+                "wgan_gp needs the gradient of each image by itself, but batch norm mixes the"
+                " images of a batch"
             )
             where = "method.discriminator.norm"
             remedy = 'Set the discriminator\'s norm = "instance"'
@@ -141,7 +141,9 @@ def real_label(smooth: float) -> float:
     """The label of a real image, 1 - smooth."""
     if not 0 <= smooth < 0.5:
         raise UserError(
-            f"smooth = {smooth} would confuse real with fake", where="smooth", allowed="0 up to 0.5"
+            f"smooth = {smooth} would label real images as fake",
+            where="smooth",
+            allowed="0 to below 0.5",
         )
     return 1.0 - smooth
 

@@ -15,17 +15,17 @@ from gantk.plugin.spec import Weight
 
 
 class EdgeDirection:
-    """Mean squared difference of the `edges` of an output and its source; 0 is best, 2 the most.
+    """Mean squared difference of the `edges` of an output and its source, from 0 (best) to 2.
 
-    Invariant to contrast, as `local_ncc` is, but sees how edges run, and is drawn less towards
-    their brighter side. Blind to which tissue is bright: losses that say so, such as those of
-    pairs, have to stand beside it.
+    Like `local_ncc` it is invariant to contrast. Unlike it, this loss compares the direction of
+    edges, and it shifts them less towards their brighter side. It does not know which tissue is
+    bright: combine it with a loss that does, such as a loss on pairs.
     """
 
     def __init__(
         self,
         *,
-        weight: Weight = 20.0,  # of the loss
+        weight: Weight = 20.0,  # weight of the loss
     ):
         self.weight = weight
 

@@ -14,8 +14,8 @@ from gantk.errors import UserError
 
 
 class L1:
-    """Mean absolute difference, in intensity units; keeps edges where the mean square blurs (Isola
-    et al., 2017).
+    """Mean absolute difference, in intensity units; blurs edges less than the mean square (Isola et
+    al., 2017).
     """
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ class Norm:
     def __init__(
         self,
         *,
-        norm: Literal["l1", "l2"] = "l1",  # l2 penalises large differences more, and blurs
+        norm: Literal["l1", "l2"] = "l1",  # l2 penalises large differences more, and blurs edges
     ):
         self.compare = L1() if norm == "l1" else L2()
 
@@ -60,9 +60,10 @@ def difference(output: Tensor, target: Tensor) -> Tensor:
     pixels.
     """
     if output.shape != target.shape:
-        shapes = f"{tuple(output.shape)} with {tuple(target.shape)}"
+        shapes = f"{tuple(output.shape)} and {tuple(target.shape)}"
         raise UserError(
-            f"a pixel-by-pixel loss cannot compare {shapes}", allowed="two images of one shape"
+            f"a pixel-by-pixel loss cannot compare images of the shapes {shapes}",
+            allowed="two images of the same shape",
         )
 
     return output.float() - target.float()
@@ -77,8 +78,11 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return values.mean()
     if weight.shape != (len(values), 1, *values.shape[2:]):
-        shapes = f"{tuple(weight.shape)} cannot weigh images of {tuple(values.shape)}"
-        raise UserError(f"a map of {shapes}", allowed="one channel, on the images' own grid")
+        what = (
+            f"a weight map of the shape {tuple(weight.shape)} does not fit images of the shape"
+            f" {tuple(values.shape)}"
+        )
+        raise UserError(what, allowed="one channel, with the size of the images")
 
     weight = weight.float()
     mean = weight.mean(tuple(range(1, weight.ndim)), keepdim=True)
@@ -96,7 +100,7 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
 
     if mask is None:
         what = (
-            f"lesion = {lesion:g} weighs the pixels of lesions, and the batch has no mask of them"
+            f"lesion = {lesion:g} weights the pixels of lesions, but the batch has no lesion masks"
         )
         raise UserError(
             what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0"

@@ -9,10 +9,11 @@ from gantk.plugin.spec import Share
 
 
 class SSIM(L1):
-    """`share` x (1 - SSIM) + (1 - `share`) x L1, as in equation 8 of Zhao et al. (2017, IEEE TCI),
-    with one scale.
+    """`share` x (1 - SSIM) + (1 - `share`) x L1, as in equation 8 of Zhao et al., 2017, with one
+    scale.
 
     SSIM has Gaussian windows of sigma 1.5 pixels and the data range 2 of the networks, [-1, 1].
+    (Zhao et al., Loss functions for image restoration with neural networks, IEEE TCI.)
     """
 
     def __init__(

@@ -33,9 +33,11 @@ class StructureTerms:
 
     local_ncc: Weight = 0.0  # weight of 1 - squared local correlation of input and output
     flat_region: Weight = 0.0  # weight of the output's local deviation where the input is flat
-    # input deviation, share of the range, that counts half as structure
+    # local deviation of the input, as a share of the range, that counts half as structure
     noise_floor: Positive = 0.01
-    contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
+    contrast: Contrast = (
+        "any"  # for local_ncc: how tissue contrast changes; "inverted" for T1 and T2
+    )
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
     # further losses of output and input, each with a weight
     source_losses: list[Loss] = field(default_factory=list)
@@ -44,10 +46,8 @@ class StructureTerms:
         names = [part.name for part in self.source_losses]
         names += [name for name in ("local_ncc", "flat_region", "air") if getattr(self, name)]
         if twice := [name for name in names if names.count(name) > 1]:
-            what = (
-                f"two losses of output and input are called '{twice[0]}', and one alone would count"
-            )
-            raise UserError(what, where="method.source_losses", remedy="give each once")
+            what = f"two losses of output and input are called '{twice[0]}', so one would be lost"
+            raise UserError(what, where="method.source_losses", remedy="list each loss once")
 
     def losses(
         self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = ""
@@ -84,13 +84,13 @@ class WindowLoss:
     def __init__(
         self,
         *,
-        window: Window = 5,  # side in pixels; one pixel has no variance
-        # source deviation, share of data_range, where a window counts half as structure
+        window: Window = 5,  # side of a window in pixels
+        # deviation of the source, as a share of data_range, that counts half as structure
         threshold: Positive = 0.01,
-        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
-        # deviations below this share of data_range are noise, not structure to match
+        data_range: Positive = 2.0,  # width of the intensity range: 2 for [-1, 1]
+        # deviations below this share of data_range count as noise
         floor: Positive = 0.028,
-        # how tissue contrast changes, where that is known: T1 and T2 are inverted
+        # how tissue contrast changes, if that is known: "inverted" for T1 and T2
         contrast: Contrast = "any",
         black: float = -1.0,  # intensity of air
     ):
@@ -109,13 +109,13 @@ class LocalNCC(WindowLoss):
     """1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0 is
     best, 1 is unrelated.
 
-    Invariant to contrast: every local map a * x + b, also with negative `a`, gives 0, if both vary
-    by more than `floor`. Sensitive to edges: an edge that the source does not show, or shows
-    elsewhere, costs up to 1.
+    Invariant to contrast: every local map a * x + b, also with a negative `a`, costs 0 if both
+    images vary by more than `floor`. Sensitive to edges: an edge that the source does not have, or
+    has elsewhere, costs up to 1.
 
-    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 -
-    correlation instead: for contrasts known from physics, such as fluid that is dark in T1 and
-    bright in T2. Windows that touch air are then left out: every tissue is brighter than air.
+    With `contrast` "inverted" or "same", windows of tissue cost 1 + correlation or 1 - correlation
+    instead. Use it for contrasts known from physics: fluid is dark in T1 and bright in T2. Windows
+    that touch air are then left out, because every tissue is brighter than air.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class LocalNCC(WindowLoss):
 
 
 class FlatRegion(WindowLoss):
-    """The output's local standard deviation where the source is flat, in intensity units: against
+    """Local standard deviation of the output where the source is flat, in intensity units: prevents
     invented texture.
     """
 
@@ -200,7 +200,7 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
     if output.shape[0] != source.shape[0] or output.shape[2:] != source.shape[2:]:
         shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
         raise UserError(
-            f"structure compares an output with its own source, pixel by pixel, not {shapes}"
+            f"structure losses cannot compare an output and a source of the shapes {shapes}"
         )
 
     if min(output.shape[2:]) < window:

@@ -202,7 +202,7 @@ def conv(
 def _convolution_class(dims: int) -> type[Convolution]:
     if dims not in CONV:
         raise UserError(
-            f"networks work on images of 2 or 3 dimensions, not {dims}",
+            f"networks need images of 2 or 3 dimensions, not {dims}",
             where="data.dims",
             allowed="2, 3",
         )
@@ -414,7 +414,7 @@ def output_activation(kind: OutputKind) -> nn.Module:
 
 
 def _unknown_option(option: str, value: object, allowed: Iterable[str]) -> UserError:
-    what = f"there is no {option} '{value}'"
+    what = f"'{value}' is not a valid {option}"
     return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
 
 
@@ -506,7 +506,7 @@ def require_size(
     rule = f"each side at least {smallest}" + (
         f" and a multiple of {multiple}" if multiple > 1 else ""
     )
-    what = f"{who} cannot take images of {' x '.join(map(str, size))}"
+    what = f"{who} cannot process images of {' x '.join(map(str, size))}"
     remedy = f"Set data.size = {' or '.join(nearest)}, or {remedy}"
     raise UserError(what, where="data.size", allowed=rule, remedy=remedy)
 
@@ -561,7 +561,7 @@ def check_levels(attention: Collection[int], least: int, most: int, why: str = "
     """
     for level in attention:
         if not least <= level <= most:
-            what = f"self-attention cannot stand where the size is halved {level} times"
+            what = f"self-attention is not possible after {level} halvings of the size"
             raise UserError(what, where="attention", allowed=f"{least} to {most}{why}")
 
 

@@ -55,10 +55,10 @@ class PatchGAN(b.Network):
     """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017,
     section 6.1.2).
 
-    (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide; the
-    smallest image is 3 x 2**(layers - 2) pixels a side (24 for the usual 70-pixel patch, which has
-    5 convolutions). Filters double from `width` up to 8 x width. The first and the last convolution
-    are not normalised.
+    (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide. Each side
+    of an image needs at least 3 x 2**(layers - 2) pixels: 24 for the usual patch of 70 pixels, which
+    has 5 convolutions. Filters double from `width` up to 8 x width. The first and the last
+    convolution are not normalised.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class PatchGAN(b.Network):
         *,
         width: Width = 64,  # filters of the first convolution
         receptive_field: Literal[16, 34, 70, 142, 286] = 70,  # side of a patch in pixels
-        # convolutions; overrules receptive_field
+        # number of convolutions, in place of receptive_field; None = by receptive_field
         layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,
-        # "none" is usual with spectral; "batch" mixes the images of a batch
+        # normalisation; "none" is usual with spectral; "batch" mixes the images of a batch
         norm: NormKind = "instance",
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
@@ -105,7 +105,9 @@ class PatchGAN(b.Network):
         else:
             remedy = "use larger images"
 
-        b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
+        b.require_size(
+            size, 1, smallest, f"a PatchGAN with {self.convolutions} convolutions", remedy
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(b.in_layout_of(self, with_coordinates(x) if self.coordinates else x))

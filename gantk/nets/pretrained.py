@@ -29,7 +29,7 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    detail = "it holds no tensors by name"
+    detail = "it contains no named tensors"
     try:
         if path.suffix == ".safetensors":
             found = load_file(path)
@@ -37,19 +37,19 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
             found = torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise any error
         if "weights_only" in str(error):
-            detail = "it is damaged, or a pickle that may run code"
+            detail = "it is damaged, or it is a pickle file that may run code"
         else:
             detail = one_line(error)
         found = None
 
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:
-        remedy = (
-            "it must be a .safetensors file, or one of torch that holds tensors by name; copy or"
-            " save it again"
-        )
+        remedy = "copy or save it again"
         raise UserError(
-            f"'{path}' is not a readable file of weights: {detail}", where=where, remedy=remedy
+            f"'{path}' cannot be read as weights: {detail}",
+            where=where,
+            allowed="a .safetensors file, or a PyTorch file of named tensors",
+            remedy=remedy,
         )
 
     return state

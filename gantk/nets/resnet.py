@@ -15,8 +15,8 @@ class ResNet(b.Network):
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7
     convolution, `downs` 3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3
     convolutions, `downs` doublings, a 7x7 convolution. CycleGAN has 6 blocks at 128 px and 9 at 256
-    px, and doubles with a transposed 3x3, as many weights as up="resize" has; up="transpose" is a
-    4x4, which covers every pixel alike often.
+    px. It doubles with a transposed 3x3 convolution, which has as many weights as up="resize";
+    up="transpose" is a 4x4, which covers every pixel equally often.
     """
 
     def __init__(
@@ -28,14 +28,14 @@ class ResNet(b.Network):
         width: Width = 64,  # filters at full resolution
         blocks: Few = 9,  # residual blocks at the lowest resolution
         downs: Halvings = 2,  # halvings of the size; sides must be multiples of 2**downs
-        norm: NormKind = "instance",  # "batch" mixes the images of a batch
+        norm: NormKind = "instance",  # normalisation; "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
-        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        padding: Padding = "reflect",  # zeros leave a frame in the output
+        up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
+        padding: Padding = "reflect",  # "zeros" causes a visible frame in the output
         dropout: Fraction = 0.0,  # inside the residual blocks
-        # numbers of halvings after which a self-attention block stands
+        # numbers of halvings after which a self-attention block is added, such as [2]
         attention: tuple[int, ...] = (),
-        # learned offsets before the output layer; None: only where no norm removes them
+        # learned offsets before the output layer; None = only where no norm removes them
         bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):

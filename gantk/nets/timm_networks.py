@@ -99,16 +99,15 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
             problem = one_line(error)
 
     folder = os.environ.get(VARIABLE)
-    there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
+    there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to this folder"
     raise UserError(
-        f"the pretrained weights of '{name}' are not on this machine and cannot be fetched"
+        f"the pretrained weights of '{name}' are not on this machine and cannot be downloaded"
         f" ({problem})",
         where=VARIABLE,
         remedy=(
-            f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. Where there is a"
-            " network, this "
-            f'writes it: {_recipe(name)}. Or set weights = "random": seeded weights that need no'
-            " file"
+            f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. On a machine with"
+            f" internet access, this command writes the file: {_recipe(name)}. Or set weights ="
+            ' "random" for seeded random weights, which need no file'
         ),
     )
 
@@ -124,8 +123,8 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError) as error:
-        what = f"'{path}' does not hold the weights of '{name}': {one_line(error)}"
-        raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
+        what = f"'{path}' does not contain the weights of '{name}': {one_line(error)}"
+        raise UserError(what, where=VARIABLE, remedy=f"write it with: {_recipe(name)}") from None
 
     kept: Any = model.pretrained_cfg
     kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte

@@ -20,13 +20,16 @@ class UNet(b.Network):
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
     stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up
-    to width x max_multiplier. The innermost convolution is not normalised, since its map may be a
-    single pixel, the output never, the first convolution only with `norm_first`.
+    to width x max_multiplier. The innermost convolution is not normalised, because its map may be a
+    single pixel. The output is not normalised. The first convolution is normalised only with
+    `norm_first`.
 
-    Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5 (and
-    bias=False to the last weight of its widely used implementation); 15 layers from 128 filters at
-    128 px is width=128, depth=7, stem=1; seven convolutions down and six up from 64 px to a single
-    pixel is depth=6, stem=1.
+    Published shapes:
+
+    * pix2pix at 256 px: depth=8, norm="batch", up="transpose", dropout=0.5. Its widely used
+      implementation also has bias=False.
+    * 15 layers from 128 filters at 128 px: width=128, depth=7, stem=1.
+    * seven convolutions down and six up, from 64 px to a single pixel: depth=6, stem=1.
     """
 
     def __init__(
@@ -37,22 +40,22 @@ class UNet(b.Network):
         *,
         width: Width = 64,  # filters of the first level
         depth: Depth = 5,  # halvings of the size; sides must be multiples of 2**depth
-        max_multiplier: Width = 8,  # filters never exceed width x this
-        norm: NormKind = "instance",  # "batch" mixes the images of a batch
+        max_multiplier: Width = 8,  # the number of filters is at most width x this
+        norm: NormKind = "instance",  # normalisation; "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
-        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        dropout: Fraction = 0.0,  # in the first three decoder steps, as pix2pix has it
-        # 3x3 convolutions at full resolution before the first halving; slow, as a head's are
+        up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
+        dropout: Fraction = 0.0,  # in the first three decoder steps, as in pix2pix
+        # number of 3x3 convolutions at full resolution before the first halving (slow)
         stem: Few = 0,
-        # 3x3 convolutions at full resolution after the last doubling; a stem's skip is input too
+        # number of 3x3 convolutions at full resolution after the last doubling (slow)
         head: Few = 0,
-        # numbers of halvings after which a self-attention block stands
+        # numbers of halvings after which a self-attention block is added, such as [2]
         attention: tuple[int, ...] = (),
         # normalise the first convolution too (and the first halving after a stem)
         norm_first: bool = False,
-        # False: skips and the innermost map stay LeakyReLU's; pix2pix puts a ReLU on them too
+        # apply a ReLU to skips and the innermost map too, as in pix2pix; False = only LeakyReLU
         relu_skips: bool = True,
-        # learned offsets before the output layer; None: only where no norm removes them
+        # learned offsets before the output layer; None = only where no norm removes them
         bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):

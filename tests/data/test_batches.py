@@ -341,13 +341,13 @@ def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
 
 def test_what_a_source_cannot_give_is_explained(study):
     with pytest.raises(
-        UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel\..*data\.domains"
+        UserError, match=r"'T1\+T2' has 2 contrasts, but its images have 1 channel\..*data\.domains"
     ):
         images(study, domains=("T1+T2",))
 
     with pytest.raises(
         UserError,
-        match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane",
+        match=r"'phantom' cannot resample its images to another plane or spacing.*\(data\.plane",
     ):
         load({"name": "phantom", "subjects": 4, "slices": 2}, plane="coronal")
 
@@ -386,7 +386,7 @@ def test_neighbouring_slices_are_stacked_slice_by_slice():
 
 def test_slices_without_a_place_have_no_neighbours():
     unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
-    words = r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
+    words = r"position of 3 of 3 images is not known.*p/0.*data\.neighbours"
 
     with pytest.raises(UserError, match=words):
         neighbouring_slices(unordered, [unordered], 1)

@@ -245,7 +245,7 @@ def test_least_recently_used_entries_are_dropped_first(tmp_path):
     put(later, "f", kibibytes=120)
     assert names(later) == "aef"
     assert sum(entry.stat().st_size for entry in entries(later)) <= later.limit
-    with pytest.warns(RuntimeWarning, match="used within the hour"):
+    with pytest.warns(RuntimeWarning, match="used in the last hour"):
         put(later, "g", kibibytes=120)
 
     assert names(later) == "aef"
@@ -258,7 +258,9 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
     assert Cache.default() is None
 
     monkeypatch.setenv("GANTK_CACHE_GIB", "nan")
-    with pytest.raises(UserError, match=r"'nan' is no size.*GiB, 0 or more.*\(GANTK_CACHE_GIB\)"):
+    with pytest.raises(
+        UserError, match=r"'nan' is not a valid cache size.*GiB.*\(GANTK_CACHE_GIB\)"
+    ):
         Cache.default()
 
 
@@ -280,7 +282,7 @@ def no_more_images_are_kept_and_it_is_said_once(study, cache):
         warnings.simplefilter("always")
         np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
     (warning,) = told
-    assert "takes no more images" in str(warning.message)
+    assert "cannot store more images" in str(warning.message)
     assert "GANTK_CACHE" in str(warning.message)
 
 

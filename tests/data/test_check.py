@@ -120,14 +120,14 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     }
     volume(volumes / "raw/subject-000/T1.nii.gz", np.eye(24)[None] * np.ones((24, 1, 1)))
     assert (
-        "raw/subject-000/T1.nii.gz' beside 'subject-000/T1.nii.gz'"
+        "raw/subject-000/T1.nii.gz' next to 'subject-000/T1.nii.gz'"
         in problem(check(volumes), "versions")["what"]
     )
     for name in ["raw/3DT1", "raw/T2", "raw/PD", "pre/T1_pre", "pre/T2_pre", "pre/PD_pre"]:
         volume(volumes / f"ms/p1/{name}.nii.gz", np.ones((24, 24, 24)))
 
     assert (
-        "'p1/raw/3DT1.nii.gz' beside 'p1/pre/T1_pre"
+        "'p1/raw/3DT1.nii.gz' next to 'p1/pre/T1_pre"
         in problem(check(volumes / "ms"), "versions")["what"]
     )
 
@@ -159,7 +159,7 @@ def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
     assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
     assert result["images"] == 28
     assert "1 cannot be read" in result["summary"]["files"]
-    assert "T1: 13 images of 13 files" in result["summary"]["domains"]
+    assert "T1: 13 images from 13 files" in result["summary"]["domains"]
     assert "13 reg" in result["summary"]["pairs"]
 
 
@@ -216,7 +216,7 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
             where = "train"
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
 
-    assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
+    assert "the patients are not known" in problem(check(tmp_path), "patients")["what"]
 
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
     save(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
@@ -300,7 +300,7 @@ def test_real_folders_raise_no_alarm(shared_data, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("empty", "holds no images"), ("nowhere", "does not exist")]
+    ("name", "words"), [("empty", "contains no readable images"), ("nowhere", "does not exist")]
 )
 def test_nothing_is_an_error_to_check(tmp_path, name, words):
     (tmp_path / "empty").mkdir()
@@ -478,11 +478,11 @@ def test_equal_files_of_a_set_are_kept_on_one_side(with_equal_files):
 @pytest.mark.parametrize(
     "pattern, says",
     [
-        ("(a+)+$", "takes more than"),
-        ("(.*.*.*.*.*.*.*.*b)", "takes more than"),
+        ("(a+)+$", "needs more than"),
+        ("(.*.*.*.*.*.*.*.*b)", "needs more than"),
         ("(a)" * 100_000, "longer than 1000"),
-        ("(a{" + "9" * 30 + "})", "is no regular"),
-        ("(?:" * 300 + "(a)" + ")" * 300, "is no regular"),
+        ("(a{" + "9" * 30 + "})", "is not a valid regular"),
+        ("(?:" * 300 + "(a)" + ")" * 300, "is not a valid regular"),
     ],
     ids=["nested", "many", "long", "a number", "deep"],
 )

@@ -205,33 +205,36 @@ WRONG = (
         (
             WRONG,
             (
-                "3 of 5 rows .* does not exist \\(1\\): 'patient0/T9.nii.gz' in line 2; is no"
-                " domain \\(T1, T2\\) Did you mean 't2'\\? \\(1\\): 'T22' in line 3; is no split .*"
-                " \\(1\\): '\\?' in line 6"
+                "3 of 5 rows .*: 'patient0/T9.nii.gz' in line 2 does not exist; 'T22' in line 3 is"
+                " not a valid domain \\(T1, T2\\). Did you mean 't2'\\?; '\\?' in line 6 is not a"
+                " valid split"
             ),
         ),
         ("", "is empty"),
-        ("file,who\nx,y\n", "has the columns file, who. Allowed: path and domain.*'T1' and 'T2'"),
-        ("path,domain,path\nx,T1,y\n", "two columns 'path'"),
+        ("file,who\nx,y\n", "only file, who. Allowed: the columns path and domain.*'T1' and 'T2'"),
+        ("path,domain,path\nx,T1,y\n", "two columns with the name 'path'"),
         (
             "path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n",
-            "twice \\(1\\): '.*/T1.nii.gz' in line 3",
+            "'.*/T1.nii.gz' in line 3 is listed twice",
         ),
         (
             "path,domain\nstudy.csv,T1\n",
-            "is no image that can be read \\(1\\): 'study.csv' in line 2",
+            "'study.csv' in line 2 is not a readable image",
         ),
-        ("path,domain\npatient0,T1\n", "is a folder of 3 images, .* 'patient0' in line 2"),
-        ("T1,T2,label\n,,x\n", "is empty \\(1\\): 't1 and t2' in line 2"),
-        ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
+        ("path,domain\npatient0,T1\n", "'patient0' in line 2 is a folder of 3 images"),
+        ("T1,T2,label\n,,x\n", "'t1 and t2' in line 2 is empty"),
+        (
+            "path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)),
+            "9 of 9 rows.*and 4 more: each does not exist",
+        ),
         (
             "path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n",
-            "no split .* '' in line 3",
+            "'' in line 3 is not a valid split",
         ),
         (
             "path,domain\nx,CT\ny,MRI\nz,MRI\n",
             (
-                "says 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), and this recipe has T1 and"
+                "contains 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), but the recipe's domains are T1 and"
                 ' T2.*--set \'data.domains=\\["CT", "MRI"\\]\'.*--set data.source.a="CT" --set'
                 ' data.source.b="MRI"'
             ),
@@ -398,7 +401,7 @@ def test_a_regex_or_modality_selects_dicom_series(
     )
 
     for options, says in (
-        ({"a": "t1("}, "no regular expression"),
+        ({"a": "t1("}, "regular expression"),
         ({"a": "tra", "b": "t2"}, "belongs to both domains"),
         (
             {"domains": ("T1", "FLAIR")},
@@ -518,7 +521,9 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
 
 
 def test_one_source_alone_is_not_mixed():
-    with pytest.raises(UserError, match="joins sources"):
+    with pytest.raises(
+        UserError, match="joins two or more sources, but data.source.sources has one"
+    ):
         Mixed(("T1", "T2"), 2, (16, 16), sources=[Phantom])
 
 

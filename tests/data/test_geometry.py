@@ -110,7 +110,8 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing):
 
 
 @pytest.mark.parametrize(
-    "mm, says", [(0.0, "is no spacing.*mm above 0"), (0.01, "10000 x 10000 x 10000.*data.spacing")]
+    "mm, says",
+    [(0.0, "is not a valid spacing.*mm above 0"), (0.01, "10000 x 10000 x 10000.*data.spacing")],
 )
 def test_a_spacing_that_cannot_be_is_explained(mm, says):
     with pytest.raises(UserError, match=says):

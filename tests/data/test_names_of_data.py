@@ -294,7 +294,7 @@ def test_patients_in_names_stay_on_one_side(tmp_path):
 
     path = drawn(tmp_path / "may", MAY["three stacks in one number"])
     with pytest.raises(
-        UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"
+        UserError, match=r"'32003' would be of patient '32'.*patient=names.*split\.by=block"
     ):
         data_of("cyclegan_ct_mr", path)
 
@@ -313,7 +313,7 @@ def test_data_check_asks_what_a_run_would_ask(tmp_path):
             each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients"
         )
         assert found["severity"] == severity
-        assert "'32003' of patient '32'" in found["what"]
+        assert "'32003' would be of patient '32'" in found["what"]
         assert "data.source.patient=names" in found["remedy"]
         assert "data.split.by=block" in found["remedy"]
         for answer in ("data.source.patient=names", "data.split.by=block"):

@@ -139,7 +139,7 @@ def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign)
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"patient": "("}, "no regular"),
+        ({"patient": "("}, "not a valid regular"),
         ({"patient": "abc"}, "0 groups"),
         ({"patient": "(q)"}, "finds no patient in 'T1/"),
         ({"a": "T1", "b": "z/*.png"}, "no images match"),
@@ -148,14 +148,17 @@ def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign)
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("T1",)}, "'images'"),
         ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
-        ({"mask": "seg"}, "no file in .* is named 'seg'.*1.png.*data.source.mask"),
+        ({"mask": "seg"}, "no file in .* is a mask by the name 'seg'.*1.png.*data.source.mask"),
         ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
-        ({"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"}, "'T1/9.png' is no image.*line 3"),
+        (
+            {"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"},
+            "'T1/9.png' in the column 'a' is not an image.*line 3",
+        ),
         (
             {"csv": "a,b\nT1/1.png,T2/1.png\nT1/1.png,T2/2.png\n"},
             "'T1/1.png' is in two pairs.*line 3",
         ),
-        ({"csv": "a,b\nx,y\n"}, "no two columns"),
+        ({"csv": "a,b\nx,y\n"}, "no column of image paths"),
     ],
     ids=str,
 )
@@ -212,7 +215,7 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
 
     with pytest.raises(
         UserError,
-        match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac",
+        match="1 of 23 images has no partner. The first is 'T1/slice-07.png', which has no image in T2",
     ):
         load(method=PAIRED, **table)
 
@@ -291,7 +294,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
 
     pictures(classes, 2, seed=9)
     with pytest.raises(
-        UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"
+        UserError, match=r"2 of 22 images have no class. The first is 'slice-00.png'.*data\.labels"
     ):
         load(**table, labels=True)
 
@@ -352,7 +355,7 @@ def test_a_mask_on_another_grid_is_named(tmp_path):
 
     with pytest.raises(
         UserError,
-        match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16",
+        match=r"p1/seg.png' and its image .*p1/T1.png' are on different .*: 16 x 20 against 16 x 16",
     ):
         folders(tmp_path, mask="seg")
 

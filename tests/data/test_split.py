@@ -185,7 +185,7 @@ def test_known_patients_are_divided_by_patient(patients, options, sides):
     check_leakage(splits)
     no_validation = sides[1] == 0
 
-    assert ("for want of patients" in how) == no_validation
+    assert ("too few patients for a validation set" in how) == no_validation
     assert consequences(splits) == []
     assert split_json(splits, (), dict.fromkeys)["consequences"] == []
 
@@ -220,25 +220,25 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         (
             study(5) + stack(3),
             {},
-            "3 of 23 images say no patient, and the others do: '/a000'",
+            "not known for 3 of 23 images. The first is '/a000'",
             "data.split.by",
         ),
         (stack(8), dict(by="block"), "8 slices of a stack.* too few", "data.split"),
         (
             stack(10),
             dict(by="patient"),
-            "does not know which image is of which patient",
+            "their patients are not known",
             "data.split.by",
         ),
-        (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
-        (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
+        (study(4), dict(folds=5), "4 patients cannot be divided into 5 folds", "data.split.folds"),
+        (study(4), dict(folds=4, fold=4), "there is no fold 4 among 4 folds", "data.split.fold"),
         (
             study(4),
             dict(folds=4, by="block"),
-            "by = 'block' holds out runs of slices",
+            "folds = 4 needs by = 'patient' or 'image'",
             "data.split",
         ),
-        (LONE, dict(folds=4, fold=3), "no image of domain b is left for", "data.split"),
+        (LONE, dict(folds=4, fold=3), "no image of domain b is left for the set", "data.split"),
     ],
     ids=["patients", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
 )
@@ -255,9 +255,9 @@ def test_blocks_of_known_patients_state_their_consequence(patients):
     assert splits.by == "block"
     assert patients_per_split(splits) == [patients, patients, patients]
     check_leakage(splits)
-    assert "for want of patients" not in how
+    assert "too few patients" not in how
     (consequence,) = consequences(splits)
-    assert f"{patients} patients stand on both sides" in consequence
+    assert f"{patients} patients have slices in both training and test" in consequence
     assert split_json(splits, (), dict.fromkeys)["consequences"] == [consequence]
 
 
@@ -277,7 +277,7 @@ def test_few_patients_of_a_class_are_divided():
 
 
 def test_one_patient_of_each_domain_cannot_be_divided():
-    words = r"no image of domain . is left for train.*data\.split\.by = \"block\""
+    words = r"no image of domain . is left for the set train.*data\.split\.by = \"block\""
     with pytest.raises(UserError, match=words):
         split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
 
@@ -373,7 +373,7 @@ def test_a_file_of_folds_gives_each_its_turn(tmp_path):
 
 @pytest.mark.parametrize(
     "options, words",
-    [({}, "3 folds, and the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")],
+    [({}, "3 folds, but the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")],
     ids=str,
 )
 def test_folds_that_the_file_lacks_are_an_error(tmp_path, options, words):
@@ -407,12 +407,18 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     [
         (
             ["patient,split", "p00,train", "p00,test"],
-            "'p00' is in 'test' here, and in 'train' above.*line 3",
+            "'p00' is in 'test' in this row, but in 'train' in an earlier one.*line 3",
         ),
-        (["patient,split", "p00,train", ",test"], "this row names no patient.*line 3"),
-        (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold.*line 3"),
-        (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'.*line 1"),
-        (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on"),
+        (
+            ["patient,split", "p00,train", ",test"],
+            "the column 'patient' is empty in this row.*line 3",
+        ),
+        (["patient,fold", "p00,0", "p01,-1"], "'-1' is not a valid fold.*line 3"),
+        (
+            ["patient,split,fold", "p00,train,1"],
+            "both a column 'split' and a column 'fold'.*line 1",
+        ),
+        (["patient,split", *(f"p0{n},test" for n in range(4))], "has no training images"),
         (
             [
                 "key,split",
@@ -423,7 +429,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
                     for i in range(2)
                 ),
             ],
-            "is in test, and the image registered with it in train",
+            "is in the set test, but the image that is registered with it is in train",
         ),
         ([""], "is empty"),
     ],

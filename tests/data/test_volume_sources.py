@@ -138,13 +138,13 @@ def test_domain_names_win_over_synonyms_and_options_over_both(
     [
         (
             {"domains": ("T1", "PET")},
-            "no file in .* is named 'PET'; there are 'patient0/FLAIR.nii.gz'.*data.source.b",
+            "no file in .* is named 'PET'. Files found: 'patient0/FLAIR.nii.gz'.*data.source.b",
         ),
         ({"a": "no/*.nii", "b": "T2"}, "no images match .*no/\\*.nii'.*data.source.a"),
         ({"a": "T1", "b": "*T1*"}, "T1.nii.gz' belongs to both domains, T1 and T2"),
-        ({"a": "other", "b": "T2"}, "no file in .* matches 'other'; there are .*data.source.a"),
-        ({"domains": ("T1+FLAIR", "T2")}, 'is 2 contrasts.*"contrasts"'),
-        ({"volumes": (1,)}, "does not choose a volume for each of 2 domains"),
+        ({"a": "other", "b": "T2"}, "no file in .* matches 'other'. Files found: .*data.source.a"),
+        ({"domains": ("T1+FLAIR", "T2")}, "has 2 contrasts.*'contrasts'"),
+        ({"volumes": (1,)}, "does not choose one volume for each of 2 domains"),
     ],
     ids=str,
 )
@@ -195,7 +195,7 @@ def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
 
     with pytest.raises(
         UserError,
-        match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, and on different grids: "
+        match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, but on different voxel grids: "
         r"16 x 14 x 12 against 18 x 26 x 24.*onto = \"a\"",
     ):
         expect_pairs(records, ("T1", "T2"))
@@ -270,11 +270,11 @@ def test_what_a_patients_folder_cannot_hold_is_named(patients):
             records_of(Contrasts, patients, domains, **options)
 
     refuses(
-        "no folder in .* holds a file named PET or SWI; there are 'case0/case0_flair",
+        "no folder in .* contains a file named PET or SWI. Files found: 'case0/case0_flair",
         ("PET", "SWI"),
     )
     volume(patients / "case3" / "case3_seg.nii", shape=(10, 12, 7))
-    refuses("case3_seg.nii' is on another grid than its image", mask="seg")
+    refuses("case3_seg.nii' and its image .* are on different voxel grids", mask="seg")
     volume(patients / "case4" / "case4_t2.nii", shape=(10, 12, 7))
     refuses("case4_t1.nii' and .*case4_t2.nii' are of one patient.*9 x 12 x 10 against 7 x")
     volume(patients / "case0" / "other_t1.nii")
@@ -293,7 +293,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     (patients / "case1" / "case1_flair.nii").unlink()
 
     with pytest.raises(
-        UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"
+        UserError, match=r"9 of 108 images lack.*'case1/plane-000', without FLAIR.*data\.missing"
     ):
         found()
 
@@ -311,7 +311,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(
         UserError,
-        match="lack a contrast that is to be made: the first is 'case1/plane-000' without",
+        match="lack a contrast that is to be generated. The first is 'case1/plane-000', without",
     ):
         found(domains=made, missing="mask")
 
@@ -320,7 +320,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     (patients / "case2" / "case2_t2.nii").unlink()
     with pytest.raises(
         UserError,
-        match="9 of 99 images have no partner: the first is 'case2/plane-000', which T2 lac",
+        match="9 of 99 images have no partner. The first is 'case2/plane-000', which has no image in T2",
     ):
         found(missing="mask")
 

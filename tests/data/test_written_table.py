@@ -132,7 +132,7 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     result = check(root, table=tmp_path / "t.csv")
     (problem,) = [each for each in result["problems"] if each["kind"] == "source"]
 
-    assert "`gantk data check SCANS --table scans.csv` writes a table" in problem["remedy"]
+    assert "`gantk data check SCANS --table scans.csv`" in problem["remedy"]
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(VISITS)
     assert {row["patient"] for row in rows} == {"P1", "P2"}
@@ -140,7 +140,7 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
 
     with pytest.raises(
         UserError,
-        match=r"8 of 12 rows .* has no domain \(T1, T2\) \(8\): 'scans/P1/T1/P1_T1_FLAIR.nii' in line 2, .* and 3 more",
+        match=r"8 of 12 rows .* 'scans/P1/T1/P1_T1_FLAIR.nii' in line 2, .* and 3 more: each has no domain \(T1, T2\)",
     ):
         records_of(tmp_path / "t.csv", ("T1", "T2"))
 
@@ -179,12 +179,12 @@ def test_names_that_decide_nothing_are_rows_without_a_domain(tmp_path):
     assert [row["domain"] for row in rows_of(tmp_path / "t.csv")] == [""] * 4
     with pytest.raises(UserError, match="--table scans.csv") as error:
         load({"name": "folders", "path": str(root)}, domains=("T1", "T2"), split={})
-    assert "cannot tell which images" in str(error.value)
+    assert "it is unclear which images" in str(error.value)
 
 
 @pytest.mark.parametrize(
     "name, says",
-    [("there.csv", "exists"), ("scans.xlsx", "is no CSV"), ("no/scans.csv", "is no folder")],
+    [("there.csv", "exists"), ("scans.xlsx", "is not a CSV"), ("no/scans.csv", "is not an exis")],
 )
 def test_nothing_is_overwritten(tmp_path, name, says, capsys):
     root = grown(tmp_path / "scans", LAYOUTS["volumes"])

@@ -212,7 +212,7 @@ def test_arrays_are_split_and_scored_like_files(
         {"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays"
     )
 
-    assert "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said
+    assert "24 T1 and 24 T2 of 8 patients; images of one row are registered pairs" in said
     assert "by patient: 4 train" in said
     assert run.metrics["a_to_b"]["psnr"]["n"] == 2
     other, _ = runs_on(Items(), tmp_path / "items")
@@ -250,19 +250,19 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
     [
         (
             {"CT": slices(4), "MR": slices(4)},
-            r"have 'CT', 'MR'.*set=\{\"data.domains\": \['CT', 'MR'\]\}",
+            r"contain 'CT', 'MR'.*set=\{\"data.domains\": \['CT', 'MR'\]\}",
         ),
         ({"T1": slices(4), "T2": slices(4), "patients": "abcd"}, "Did you mean 'patient'"),
         (
             {"T1": slices(4), "T2": slices(4), "patient": "abc"},
-            "'patient' is of 3 images, and there are 4",
+            "'patient' has 3 values, but there are 4",
         ),
         (
             {"T1": slices(4) * np.nan, "T2": slices(4)},
-            r"T1\[0\] contains 1440 values that are not finite",
+            r"T1\[0\] contains 1440 values that are NaN",
         ),
         ({"T1": slices(4)}, "no images of T2"),
-        (3, "int is nothing that can be trained on"),
+        (3, "type int cannot be used for training"),
     ],
 )
 def test_untrainable_data_are_refused_and_leave_nothing(tmp_path, data, words):

@@ -111,7 +111,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, quick):
     assert Recipe(asked).check()
     for path, count in ((tmp_path, 1), (pictures(tmp_path / "true"), 0)):
         said = load({"name": "folders", "path": str(path)}, PAIRED).description()
-        assert sum("pairs may be of different patients" in line for line in said) == count
+        assert sum("the pairs may show different patients" in line for line in said) == count
 
 
 def test_a_fit_falls_with_a_shift_and_with_another_patient():

@@ -130,7 +130,7 @@ def test_a_csv_says_who_is_where(scans):
 
 def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
     message = refused(scans, "--set", 'data.split.by="image"')
-    assert "training and held-out images are not apart" in message
+    assert "the sets of the split share patients or images" in message
     assert "--allow-leakage" in message
     assert "patient 'p0" in message
     assert "in train and test" in message
@@ -158,7 +158,7 @@ def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
 
 def test_shared_patients_of_two_domains_are_refused_if_asked(scans):
     options = ("--set", "data.same_patient=false")
-    assert "give" in (message := refused(scans, *options, "--set", "data.unpair=false"))
+    assert "in both domains" in (message := refused(scans, *options, "--set", "data.unpair=false"))
     assert "data.unpair" in message
     trained(scans, *options, "--set", "data.unpair=true")
 
@@ -181,7 +181,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
 
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     report = (run / "report.html").read_text("utf-8")
-    said = f"{count} patients stand on both sides"
+    said = f"{count} patients have slices in both training and test"
     for text in (
         outcome.out,
         report,
@@ -207,7 +207,7 @@ def test_one_known_patient_is_refused_without_blocks(tmp_path):
 def test_slices_without_patient_are_one_patient(tmp_path):
     outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
     assert outcome.code == 0
-    assert "no image says its patient" in outcome.out
+    assert "the patients are not known" in outcome.out
     assert "data.source.patient" in outcome.out
     row = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"][
         "psnr"

@@ -239,26 +239,26 @@ def refusal_of(recipe, kind):
     """
     table = load_recipe(recipe).tables["data"]
     if table.get("dims") == 3 and kind in ("pictures", "table"):
-        return "is a picture, and data.dims is 3. Allowed: volumes: NIfTI", None
+        return "is a picture, but data.dims is 3. Allowed: volumes: NIfTI", None
     if "+" in table["domains"][0] and kind != "nifti":
-        said = "' is [34] contrasts.*a folder (each with|for each patient that holds) a file"
-        return f"{said}|cannot tell which images" if len({*table["domains"]}) == 1 else said, None
+        said = "' has [34] contrasts.*one folder for each patient,.* one file"
+        return f"{said}|it is unclear which images" if len({*table["domains"]}) == 1 else said, None
     # its domains are classes, which no header or file name says
     if recipe == "style_gan_tumour" and kind == "nifti":
-        return "holds one domain.*For two domains use 'folders'", None
+        return "needs one domain.*'folders' or 'aligned' for two domains", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
-        return "a label map holds .*0 to 4, whole|holds one domain", None
+        return "a label map holds .*0 to 4, whole|needs one domain", None
 
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * (
             "tumour" in recipe
         )
-        return "images have no label.*set data.labels = false", more
+        return "images have no class.*set data.labels = false", more
 
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
-        said = "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
+        said = "no image has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
         return said, None if recipe == "segmenter" else more
 
     return "", []

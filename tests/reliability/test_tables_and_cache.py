@@ -124,8 +124,8 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     said, _ = peak(200)
 
     assert "200 of 200 rows" in said
-    assert "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
-    assert "and 395 more" in said
+    assert "are wrong: 'nowhere/T1_0.png' in line 2" in said
+    assert "and 395 more: each does not exist" in said
 
     _, some = peak(6000)
     said, many = peak(12000)

@@ -123,7 +123,7 @@ def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
 
     said = str(refused.value)
 
-    assert f"process {holder.pid} on {platform.node()} writes into it since " in said
+    assert f"process {holder.pid} on {platform.node()} has been writing to it since " in said
     assert "\\x1b[2Jresume" in said
 
     holder.kill()
@@ -163,7 +163,7 @@ def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, nu
     (tmp_path / "target").write_text("untouched")
     (tmp_path / files.LOCK).symlink_to("target")
 
-    with pytest.raises(UserError, match="is no file of gantk's"), files.lock_folder(tmp_path):
+    with pytest.raises(UserError, match="is not a lock file of gantk"), files.lock_folder(tmp_path):
         pass
 
     assert (tmp_path / "target").read_text() == "untouched"

@@ -82,7 +82,7 @@ def check(
     if not every_scan:
         from gantk.data.sources.source import nothing_fits
 
-        raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
+        raise UserError(nothing_fits(path), where="PATH")
 
     scans = every_scan
     if not every:
@@ -98,7 +98,7 @@ def check(
     if len(items) < count:
         problems.append(_sample_note(len(items), count))
 
-    report(0.8, "the split")
+    report(0.8, "splitting the images")
     try:
         if usage is None:
             usage = _usage_of_files(path, items, recipe, set)
@@ -111,7 +111,7 @@ def check(
         problems.append(_unusable(error, guessed=recipe is None))
         _name_domains_by_files(items)
 
-    report(0.95, "comparisons")
+    report(0.95, "comparing the images")
     problems += _compare([item for item in items if item.error is None], usage)
     result = _result(path, usage, items, count, problems)
     if table is not None:
@@ -150,7 +150,7 @@ def _usage_of_files(
 ) -> Usage:
     """How a training would use the images of a folder."""
     if path.is_file():
-        raise UserError("no training could use one file alone")
+        raise UserError("no training is possible with a single file")
     if recipe is None:
         return usage_by_guess(path, items, settings)
     return usage_by_recipe(path, recipe, settings)
@@ -167,8 +167,8 @@ def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
 
 
 def _sample_note(looked_at: int, count: int) -> Problem:
-    what = f"the pixels of {looked_at} of {count} images were looked at, drawn from all of them"
-    return problem("sample", "note", what, (), "--every looks at all, which takes its time")
+    what = f"only a sample of {looked_at} of {count} images was checked"
+    return problem("sample", "note", what, (), "use --every to check all images, which is slow")
 
 
 def _unusable(error: UserError, guessed: bool) -> Problem:
@@ -178,7 +178,7 @@ def _unusable(error: UserError, guessed: bool) -> Problem:
     """
     too_few = guessed and error.what.startswith(("no ", "only one image"))
     severity = "warning" if too_few else "error"
-    what = f"no training could use this: {error.what}"
+    what = f"these images cannot be used for training: {error.what}"
     return problem("source", severity, what, (), error.remedy)
 
 
@@ -315,15 +315,16 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
 
     lines["source"] = usage.table.source.name
     lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
-    lines["patients"] = str(len(_patients(usage.records)) or "not known")
+    lines["patients"] = str(len(_patients(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
-        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
+        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none found"
 
     lines["split"] = usage.split_description or "none"
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
-        lines["left out"] = f"{count_noun(left_out, 'file')} of no domain: {join_first(left_out)}"
+        files = count_noun(left_out, "file")
+        lines["left out"] = f"{files} without a domain: {join_first(left_out)}"
 
     return lines
 
@@ -356,14 +357,14 @@ def _values(values: Iterable[Any]) -> str:
 
 
 def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> str:
-    """Each domain's numbers of images and files; of a sample, how many files were looked at."""
+    """Each domain's numbers of images and files; of a sample, how many files were checked."""
     parts = []
     for name, numbers in _domains(usage, items).items():
         images = count_noun(numbers["images"], "image")
         files = count_noun(numbers["files"], "file")
         if sampled:
-            parts.append(f"{name}: {images}, {files} looked at")
+            parts.append(f"{name}: {images}, {files} checked")
         else:
-            parts.append(f"{name}: {images} of {files}")
+            parts.append(f"{name}: {images} from {files}")
 
     return ", ".join(parts)

@@ -7,6 +7,8 @@ import click
 from gantk.commands import Command
 from gantk.terminal import json_option, write_json
 
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
 
 @click.command(
     "check",
@@ -21,25 +23,30 @@ from gantk.terminal import json_option, write_json
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
 @click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=..."
+    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=names."
 )
 @click.option(
-    "--every", is_flag=True, help="Look at the pixels of all images, even of more than 20,000."
+    "--every", is_flag=True, help="Check every image, even if there are more than 20,000 (slow)."
 )
 @click.option(
     "--table",
     metavar="FILE",
-    help="Write what is known of each image to this new CSV; fill in its empty cells.",
+    help="Write a new CSV with one row for each image, to complete and train from.",
 )
-@json_option("Write the findings as JSON too")
+@json_option("Write the findings as JSON, too")
 def check_command(path, json_file, **options) -> None:
-    """Say what the images in PATH are and what is wrong with them; nothing is trained.
+    """Describe the images in PATH and report problems; nothing is trained.
 
-    PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same
-    patient or the same pixels on both sides of a split, near copies, mixed planes, sizes and
-    spacings, empty images, and images that look like the other domain's. Exit code 1 where
-    something would spoil a training. --table writes a CSV to complete and to train with: gantk run
-    RECIPE --data FILE.
+    PATH is a folder, a DICOM tree or a CSV. The check reports:
+
+    \b
+    - files that cannot be read, empty images, lossy compression
+    - exact and near copies, and patients in more than one set of the split
+    - mixed planes, sizes, spacings and data types
+    - images that look like images of the other domain
+
+    The exit code is 1 if a problem would spoil a training. --table writes a CSV of the images.
+    Complete it, then train from it: gantk run RECIPE --data FILE.
     """
     from rich.markup import escape
 
@@ -53,14 +60,16 @@ def check_command(path, json_file, **options) -> None:
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
 
-        colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
-        rows = [
-            (f"[{colour}]{severity}[/]", escape(problem["what"]), escape(problem["remedy"] or ""))
-            for severity, colour in colours.items()
-            for problem in result["problems"]
-            if problem["severity"] == severity
-        ]
-        console().print(table((), rows) if rows else "[green]nothing is wrong[/]")
+        rows = []
+        for problem in result["problems"]:
+            severity = problem["severity"]
+            text = f"{escape(problem['what'])}."
+            if problem["remedy"]:
+                remedy = problem["remedy"].rstrip(".")
+                text += f"\n[dim]{escape(remedy[0].upper() + remedy[1:])}.[/]"
+            rows.append((f"[{COLOURS[severity]}]{severity}[/]", text))
+
+        console().print(table((), rows) if rows else "[green]no problems found[/]")
 
     write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

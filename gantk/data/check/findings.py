@@ -51,6 +51,16 @@ def join_first(texts: Sequence[str], between: str = ", ") -> str:
     return text
 
 
+def with_verb(names: Sequence[str], noun: str, words: str) -> str:
+    """`3 images are empty` of `is|are empty`: a number, its noun, and a verb that agrees."""
+    return f"{count_noun(names, noun)} {agreeing(names, words)}"
+
+
+def agreeing(names: Sequence[str], words: str) -> str:
+    """Words such as `is|are empty` with the verbs for this number of things."""
+    return re.sub(r"(\w+)\|(\w+)", r"\1" if len(names) == 1 else r"\2", words)
+
+
 # --- single images
 
 OF_EACH = (  # kind, severity, condition on an image's facts, words, remedy
@@ -58,15 +68,15 @@ OF_EACH = (  # kind, severity, condition on an image's facts, words, remedy
         "constant",
         "warning",
         lambda facts: facts["constant"],
-        "of one value throughout",
-        "leave them out",
+        "has|have the same value in every pixel:",
+        "leave such images out",
     ),
     (
         "empty",
         "warning",
         lambda facts: not facts["constant"] and facts["content"] < 0.005,
-        "nearly empty, below 0.5 % of the pixels",
-        "look at them, or leave them out",
+        "is|are nearly empty (less than 0.5 % of the pixels differ from the background):",
+        "look at such images, or leave them out",
     ),
     (
         "empty",
@@ -74,15 +84,15 @@ OF_EACH = (  # kind, severity, condition on an image's facts, words, remedy
         lambda facts: (
             not facts["constant"] and 2 * facts.get("empty_planes", 0) > facts["shape"][0]
         ),
-        "empty in more than half of the planes",
-        "take fewer planes: data.source.planes",
+        "is|are empty in more than half of the slices:",
+        "use fewer slices: set data.source.planes",
     ),
     (
         "lossy",
         "note",
         lambda facts: facts["lossy"],
-        "saved with losses (JPEG), which networks imitate",
-        "use the originals where there are any",
+        "has|have lossy compression (JPEG), whose artefacts a network learns to imitate:",
+        "use the original files if they are available",
     ),
 )
 
@@ -91,16 +101,16 @@ def unreadable_images(items: Sequence[Inspected]) -> Iterator[Problem]:
     """One error for every image that cannot be read, with the reader's message."""
     for item in items:
         if item.error is not None:
-            kind = "not-finite" if "not finite" in item.error.what else "unreadable"
+            kind = "not-finite" if "NaN, infinite" in item.error.what else "unreadable"
             yield problem(kind, "error", item.error.what, [item.name], item.error.remedy)
 
 
 def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Finds constant, nearly empty and lossy images, and passes on the readers' remarks."""
+    """Finds constant, nearly empty and lossy images, and reports the readers' remarks."""
     for kind, severity, is_so, words, remedy in OF_EACH:
         names = [item.name for item in items if is_so(item.facts)]
         if names:
-            yield problem(kind, severity, f"{count_noun(names, 'image')} {words}:", names, remedy)
+            yield problem(kind, severity, with_verb(names, "image", words), names, remedy)
 
     names_of_remark = defaultdict(list)
     for item in items:
@@ -108,10 +118,11 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
             names_of_remark[remark].append(item.name)
 
     for remark, names in names_of_remark.items():
+        what = f"{join_first([repr(name) for name in names])}: {remark}"
         if re.search(r"\blacks\b|slices are missing", remark):
-            yield problem("slices", "warning", f"{remark}:", names)
+            yield problem("slices", "warning", what, names)
         else:
-            yield problem("remark", "note", f"{remark}:", names)
+            yield problem("remark", "note", what, names)
 
 
 # --- images that differ from the others of their domain
@@ -121,55 +132,63 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
         "planes",
         "warning",
         lambda facts: None if facts["plane"] == "any" else facts["plane"],
-        "lie in different planes",
-        "keep one plane, or choose it by data.plane",
+        "have different planes",
+        "keep the images of one plane, or choose the plane with data.plane",
     ),
     (
         "dimensions",
         "warning",
-        lambda facts: "picture" if len(facts["shape"]) == 2 else "volume",
-        "are pictures and volumes",
-        "keep one kind",
+        lambda facts: "2-D" if len(facts["shape"]) == 2 else "3-D",
+        "are partly pictures and partly volumes",
+        "keep only one kind",
     ),
     (
         "size",
         "note",
         lambda facts: "of " + " x ".join(map(str, facts["shape"])),
         "have several sizes",
-        "see data.fit for how they are fitted",
+        "data.fit sets how images are brought to one size",
     ),
     (
         "channels",
         "error",
         lambda facts: f"with {facts['channels']}",
-        "differ in their channels, which no network takes",
+        "have different numbers of channels, which no network accepts",
         "set data.source.channels = 1 (gray) or 3 (colour)",
     ),
     (
         "type",
         "note",
         lambda facts: facts["dtype"] or "unknown",
-        "are stored in different types",
-        "check that their intensities mean the same",
+        "have different data types",
+        "check that their intensities have the same unit",
     ),
 )
 PER_VOLUME = (
-    'convert them alike, or map each scan on its own: intensity = { name = "percentile", per ='
-    ' "volume" }'
+    "convert all scans to the same unit, or normalise each scan by itself:"
+    ' data.intensity = { name = "percentile", per = "volume" }'
 )
-# kind, function from an image's facts to numbers or None, largest ratio to the median, words,
-# remedy
+# kind, words for it, function from an image's facts to numbers or None, largest ratio to the
+# median, unit, remedy
 OUTLIER_RULES = (
-    ("spacing", lambda facts: facts["spacing"], 1.2, "mm", "set data.spacing, or leave them out"),
+    (
+        "spacing",
+        "spacing",
+        lambda facts: facts["spacing"],
+        1.2,
+        " mm",
+        "set data.spacing to resample all images, or leave such images out",
+    ),
     (
         "scale",
+        "intensity range",
         lambda facts: (
             [facts["range"][1] - facts["range"][0]]
             if facts["range"][1] > facts["range"][0]
             else None
         ),
         8.0,
-        "wide",
+        "",
         PER_VOLUME,
     ),
 )
@@ -193,7 +212,7 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Finds spacings and intensity ranges that are far from the domain's median."""
-    for kind, value, ratio, words, remedy in OUTLIER_RULES:
+    for kind, name, value, ratio, unit, remedy in OUTLIER_RULES:
         for dims in (1, 2, 3):
             some = [item for item in items if len(value(item.facts) or ()) == dims]
             if not some:
@@ -209,8 +228,8 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
             is_few = len(some) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(some)
             severity = "warning" if is_few else "note"
             what = (
-                f"{count_noun(odd, 'image')}{of} with another {kind} ({_numbers(values[odd[0]])}"
-                f" against {_numbers(usual)} {words}):"
+                f"{count_noun(odd, 'image')}{of} {agreeing(odd, 'has|have')} an unusual {name}"
+                f" ({_numbers(values[odd[0]])}{unit}, the median is {_numbers(usual)}{unit}):"
             )
             yield problem(kind, severity, what, [some[i].name for i in odd], remedy)
 
@@ -255,12 +274,12 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     names = [pictures[i].name for i in np.flatnonzero(odd)]
     if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
         what = (
-            f"{count_noun(names, 'picture')}{of} may be sagittal, wider and less symmetric than the"
-            " axial others:"
+            f"{count_noun(names, 'picture')}{of} may be sagittal, because"
+            f" {agreeing(names, 'it is|they are')} wider and less symmetric than the others:"
         )
         remedy = (
-            "look at them: pictures do not say their plane, and coronal ones cannot be told from"
-            " axial ones"
+            "look at the pictures: their files do not state the plane. Coronal pictures cannot be"
+            " distinguished from axial ones"
         )
         yield problem("planes", "warning", what, names, remedy)
 
@@ -277,20 +296,21 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
             if item.domains != [domain]:
                 continue
             if _header_contradicts(item, domain):
-                what = f"'{item.name}' is in {domain}, and its header says {_said_by_header(item)}"
-                remedy = f"is it {other}? Look at it"
+                what = f"'{item.name}' is in {domain}, but its header says {_said_by_header(item)}"
+                remedy = f"look at the image, and move it if it is {other}"
                 yield problem("contrast", "warning", what, [item.name], remedy)
             elif item in odd:
                 looking.append(item.name)
 
         if looking:
-            what = f"{count_noun(looking, 'image')} of {domain} that may look like {other}:"
-            remedy = f"look at them, and move what is {other}"
+            images = f"{count_noun(looking, 'image')} of {domain}"
+            what = f"{images} {agreeing(looking, 'looks|look')} more like {other}:"
+            remedy = f"look at them, and move those that are {other}"
             yield problem("contrast", "warning", what, looking, remedy)
 
 
 def _said_by_header(item: Inspected) -> str:
-    said = item.facts.get("description") or item.facts.get("modality") or "otherwise"
+    said = item.facts.get("description") or item.facts.get("modality") or "another contrast"
     echo = item.facts.get("echo_time")
     return said if echo is None else f"{said}, TE {echo:g} ms"
 
@@ -424,9 +444,9 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     near = [(names[i], names[j]) for i, j, _ in near_copies(seen)]
     if near:
         pairs = join_first([f"{one!r} and {other!r}" for one, other in near], "; ")
-        what = f"{count_noun(near, 'pair')} of near copies: {pairs}"
+        what = f"{count_noun(near, 'pair')} of nearly identical images: {pairs}"
         files = list(dict.fromkeys(name for pair in near for name in pair))
-        remedy = "remove one of each, or keep both on one side"
+        remedy = "remove one image of each pair, or keep both in the same set of the split"
         yield problem("near-copies", "warning", what, files, remedy)
 
 
@@ -441,8 +461,11 @@ def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
         names += [item.name for item in group]
         equations.append(" = ".join(repr(item.name) for item in group[:3]))
 
-    what = (
-        f"{count_noun(spare, 'image')} of which the pixels are another's too, {across} across"
-        f" domains: {join_first(equations, '; ')}"
-    )
-    return problem("copies", "warning", what, names, "remove the copies")
+    which = "1 image is an exact duplicate"
+    if spare != 1:
+        which = f"{spare} images are exact duplicates"
+    if across:
+        which += f" ({count_noun(across, 'group')} across domains)"
+
+    what = f"{which}: {join_first(equations, '; ')}"
+    return problem("copies", "warning", what, names, "remove the duplicates")

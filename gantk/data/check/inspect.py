@@ -106,7 +106,9 @@ def _read(item: Inspected) -> Image:
     except UserError as error:
         if "volumes" not in error.what:
             raise
-        item.remarks = (f"{error.what.split(' holds ')[-1]}; the first was looked at",)
+        item.remarks = (
+            f"contains {error.what.split(' contains ')[-1]}; only the first was checked",
+        )
         return io.read(item.scan, volume=0)
 
 

@@ -50,10 +50,9 @@ class Fit:
         return self.gain < 1.3
 
     def __str__(self) -> str:
-        far = f"edges fit best after a shift by {self.shift:.1f} % of the width"
         return (
-            f"{far}, mutual information is {self.gain:.2f} times that after 3 % ({self.count} pairs"
-            " looked at)"
+            f"edges match best after a shift of {self.shift:.1f} % of the width; mutual information"
+            f" is {self.gain:.2f} times that after a shift of 3 % (measured on {self.count} pairs)"
         )
 
 
@@ -279,17 +278,17 @@ def warning_of_unlike_pairs(data) -> str | None:
     if likeness is None or likeness >= ALIKE:
         return None
 
-    used = "this method learns from them" if data.paired else "scores are computed from them"
+    used = "this method learns from them" if data.paired else "the scores are computed from them"
     remedies = []
     if data.paired:
-        remedies.append("dualgan or another unpaired method")
+        remedies.append("use dualgan or another unpaired method")
     if "pairs" in data.table.source.options:
-        remedies.append("--set data.source.pairs=none, or =FILE for a CSV of pairs")
+        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
 
     first = pairs[0]
     return (
-        f"pairs may be of different patients, or lie far from each other, and {used}: only in"
-        f" {likeness:.0%} of comparisons an image fits its partner better than another's (chance is"
-        f" 50 %). The first: '{first['a'].key}' and '{first['b'].key}'. If they are no pairs:"
-        f" {', '.join(remedies) or 'correct them'}"
+        f"the pairs may show different patients or be badly aligned, but {used}. Images match"
+        f" their own partner better than other images in only {likeness:.0%} of comparisons (chance"
+        f" is 50 %). The first pair is '{first['a'].key}' and '{first['b'].key}'. If these are not"
+        f" pairs: {' or '.join(remedies) or 'correct them'}"
     )

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gantk.data.check.findings import Problem, problem
+from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import source_and_records, training_of
 from gantk.data.names.domains import folders_apart
@@ -24,7 +24,7 @@ from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
@@ -106,13 +106,13 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
                 is_volume(file) for record in usage.records for file in record.files[:1]
             ):
                 continue  # one contrast of two sites or groups
-            what = f"no name says a contrast: taken for two domains, {groups}"
-            remedy = "classes of one domain: use 'images'"
+            what = f"no file or folder name contains a contrast, so these are two domains: {groups}"
+            remedy = "if they are classes of one domain, use the source 'images'"
             usage.problems.append(problem("domains", "note", what, (), remedy))
 
         return usage
 
-    raise refusal or UserError(f"no use of '{path}' is known")
+    raise refusal or UserError(f"no data source can use '{path}'")
 
 
 def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage | None:
@@ -233,7 +233,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
             usage.records, **usage.table.split.model_dump(), fingerprints=fingerprints
         )
     except UserError as error:
-        which = "this split" if by_recipe else "the usual split"
+        which = "this split" if by_recipe else "the default split"
         what = f"{which} is not possible: {error.what}"
         severity = "error" if by_recipe else "warning"
         usage.problems.append(problem("split", severity, what, (), error.remedy))
@@ -304,20 +304,21 @@ def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
         names = _scan_names(alone)
         if names:
             severity = "error" if paired else "warning"
-            what = f"{count_noun(names, 'image')} without a partner in the other domain:"
-            remedy = "complete the pairs, or leave these out"
+            what = with_verb(names, "image", "has|have no partner in the other domain:")
+            remedy = "complete the pairs, or remove these images"
             yield problem("pairs", severity, what, names, remedy)
 
     names = _scan_names([record for record in records if record.missing])
     if names:
         severity = "warning" if usage.table.missing == "mask" else "error"
-        what = f"{count_noun(names, 'image')} that lack a contrast:"
-        remedy = 'leave them out, or set data.missing = "mask"'
+        what = with_verb(names, "image", "lacks|lack a contrast:")
+        remedy = 'remove them, or set data.missing = "mask"'
         yield problem("contrasts", severity, what, names, remedy)
 
     if paired and not complete:
-        what = "the method learns from registered pairs, and there are none"
-        yield problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike")
+        what = "this method needs registered pairs, but none were found"
+        remedy = "give a CSV of pairs, or use the same file name for both images of a pair"
+        yield problem("pairs", "error", what, (), remedy)
 
 
 def _scan_names(records: Sequence[Record]) -> list[str]:

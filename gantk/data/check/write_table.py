@@ -36,11 +36,13 @@ class Row:
 def expect_new_table(table: Path) -> None:
     """UserError where a table cannot be written there: nothing is overwritten."""
     if table.suffix.lower() != ".csv":
-        raise UserError(f"'{table}' is no CSV", where="--table", allowed="a name that ends in .csv")
+        allowed = "a file name that ends in .csv"
+        raise UserError(f"'{table}' is not a CSV file", where="--table", allowed=allowed)
     if table.exists():
-        raise UserError(f"'{table}' exists already", where="--table", remedy="name another file")
+        raise UserError(f"'{table}' already exists", where="--table", remedy="name another file")
     if not table.absolute().parent.is_dir():
-        raise UserError(f"'{table.parent}' is no folder", where="--table", remedy="create it first")
+        what = f"'{table.parent}' is not an existing folder"
+        raise UserError(what, where="--table", remedy="create it first")
 
 
 def write_table(

@@ -144,12 +144,9 @@ class BoundedPattern:
             signal.signal(signal.SIGVTALRM, before)
 
     def _stop(self, *_) -> None:
-        what = f"the pattern '{self.pattern}' takes more than {MAX_SEARCH_SECONDS:g} s for one name"
-        raise UserError(
-            what,
-            where="data.source",
-            remedy="repeat nothing that is itself repeated, as (a+)+ does",
-        )
+        what = f"the pattern '{self.pattern}' needs more than {MAX_SEARCH_SECONDS:g} s for one name"
+        remedy = "avoid a repetition inside a repetition, such as (a+)+"
+        raise UserError(what, where="data.source", remedy=remedy)
 
 
 def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
@@ -164,13 +161,13 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
             raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
         compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
-        what = f"'{pattern[:99]}' is no regular expression: {one_line(error)}"
+        what = f"'{pattern[:99]}' is not a valid regular expression: {one_line(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
 
     if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
-        allowed = "one group, or one that is named: (?P<patient>...)"
+        allowed = "exactly one group, or a group with the name patient: (?P<patient>...)"
         raise UserError(
-            f"'{pattern}' has {compiled.groups} groups",
+            f"the pattern '{pattern}' has {compiled.groups} groups",
             where="data.source.patient",
             allowed=allowed,
         )
@@ -186,8 +183,8 @@ def patient_of(path: str, pattern: BoundedPattern) -> str:
     if not match:
         what = f"the pattern '{pattern.pattern}' finds no patient in '{path}'"
         remedy = (
-            "correct it; it is searched in the path below the folder, then in the file's name"
-            " without its suffix"
+            "correct the pattern. It is searched in the path below the folder, then in the file"
+            " name without the suffix"
         )
         raise UserError(what, where="data.source.patient", remedy=remedy)
 
@@ -238,8 +235,8 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
 
     settings = [f'--set data.source.{x}="{word}"' for x, word in zip("ab", words, strict=False)]
     return (
-        f"rename the recipe's domains, --set 'data.domains={json.dumps(words)}', or say what each"
-        f" is called, {' '.join(settings)}"
+        f"rename the recipe's domains with --set 'data.domains={json.dumps(words)}', or set the"
+        f" word for each domain with {' '.join(settings)}"
     )
 
 
@@ -359,8 +356,11 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
 
 
 def _two_files(contrast: str, one: Path, other: Path) -> UserError:
-    what = f"'{one.parent}' holds two files of {contrast}: '{one.name}' and '{other.name}'"
-    remedy = f"leave one of them out, or name the one that is no image with mask. {FILL_IN_TABLE}"
+    what = f"'{one.parent}' contains two files of {contrast}: '{one.name}' and '{other.name}'"
+    remedy = (
+        "remove one of them or, if one is a mask, set data.source.mask to a word of its name."
+        f" {FILL_IN_TABLE}"
+    )
     return UserError(what, where="data.source.path", remedy=remedy)
 
 
@@ -414,7 +414,7 @@ def expect_no_other_contrast(
         called = [min(said or apart[x] or [x], key=natural) for x, said in unexpected.items()]
         meant = list(domains.values())
         what = (
-            f"folder or file names say {' and '.join(called)}, and this recipe has"
+            f"the folder or file names contain {' and '.join(called)}, but the recipe's domains are"
             f" {' and '.join(meant)}"
         )
         raise UserError(what, where="data.domains", remedy=rename_or_map(called, meant))
@@ -437,7 +437,7 @@ def discover(
         raise UserError(
             f"no images in '{root}'",
             where="data.source.path",
-            remedy="point it at a folder that has some",
+            remedy="set it to a folder that contains images",
         )
 
     parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
@@ -488,16 +488,17 @@ def _cannot_tell(
         shown += " ..."
 
     what = (
-        f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}:"
-        f" folders {shown}"
+        f"it is unclear which images in '{root}' are {domains[0]} and which are"
+        f" {domains[1]}. Folders found: {shown}"
     )
     allowed = "trainA and trainB, folders or files named after the domains, or two folders"
     remedy = rename_or_map([word for word, _ in contrasts.most_common(2)], domains)
     if not remedy:
         kind = "nifti" if all(map(is_volume, images)) else "folders"
         remedy = (
-            f"set data.domains to names that there are, or --set data.source.name={kind} and words"
-            " or globs, --set data.source.a=WORD --set data.source.b='*_0001*'"
+            "set data.domains to words of the file or folder names, or give a word or a glob for"
+            f" each domain: --set data.source.name={kind} --set data.source.a=WORD"
+            " --set data.source.b='*_0001*'"
         )
 
     return UserError(

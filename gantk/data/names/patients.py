@@ -254,14 +254,14 @@ def unsure(names: Sequence[str], found: Reading) -> UserError:
     patients = list(dict.fromkeys(found.patients))
     first, other = (names[found.patients.index(patient)] for patient in patients[:2])
     what = (
-        f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of"
-        f" '{patients[1]}' ({len(patients)} in all). Without them slices of one patient may be"
-        " trained on and tested"
+        f"the file names may contain patients: '{first}' would be of patient '{patients[0]}',"
+        f" '{other}' of '{patients[1]}' ({len(patients)} patients in all). If patients are not"
+        " known, slices of one patient may be in training and test, and scores too good"
     )
     remedy = (
-        '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if'
-        " not; another part of the names: --set data.source.patient=REGEX."
-        f" {FILL_IN_TABLE}"
+        "if this is right, use --set data.source.patient=names. If the patient is another part of"
+        " the name, use --set data.source.patient=REGEX. If the names contain no patients, use"
+        f' --set data.split.by=block (or "image"). {FILL_IN_TABLE}'
     )
     return UserError(what, where="data.source.patient", remedy=remedy)
 

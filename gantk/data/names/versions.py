@@ -81,9 +81,9 @@ def _mixed_folder(said: dict[str, Item], name: str, names: dict[str, str], root:
     """The error for a folder whose file names end in several contrasts."""
     first = relative_to(next(iter(said.values())).display_path, root).as_posix()
     contrasts = ", ".join(sorted(said))
-    what = f"files that would count as {name} end in {contrasts}: '{first}' and others"
+    what = f"names of files that would count as {name} end in {contrasts}: '{first}' and others"
     ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in names.items())
-    remedy = f"name the files of each domain: {ways}. {FILL_IN_TABLE}"
+    remedy = f"set which files belong to each domain: {ways}. {FILL_IN_TABLE}"
     return UserError(what, where="data.source", remedy=remedy)
 
 
@@ -108,9 +108,10 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     first = left_out[0]
     other = best[first.image].item
     left, taken = (relative_to(each.display_path, root).as_posix() for each in (first.item, other))
+    files = f"{count_noun(left_out, 'file')} {'is' if len(left_out) == 1 else 'are'}"
     note = (
-        f"{count_noun(left_out, 'file')} left out as other versions: '{left}' beside '{taken}'. To"
-        f" choose: {_way_to_choose(first)}"
+        f"{files} left out as other versions of an image, such as '{left}' next to '{taken}'. To"
+        f" choose another version: {_way_to_choose(first)}"
     )
     return kept, note
 
@@ -157,11 +158,11 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
 def _way_to_choose(left_out: Version) -> str:
     """The settings by which a user takes the version that was left out."""
     if left_out.item.contrasts:
-        return "take the others out of the folder"
+        return "remove the others from the folder"
     if left_out.item.letter == "image":  # `a` is no glob in a source of one domain
         words = left_out.all_words
-        return f"--set data.source.a={words[0]}" if words else "take the others out of the folder"
-    return "--set data.source.a='**/orig/*T1*' and the like for b"
+        return f"--set data.source.a={words[0]}" if words else "remove the others from the folder"
+    return "--set data.source.a='**/orig/*T1*', and data.source.b in the same way"
 
 
 def _version(item: Item, root: Path) -> Version:

@@ -15,7 +15,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.images import of_one_domain
 from gantk.data.sources.source import Channels, FileSource
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 
 
@@ -26,7 +26,7 @@ class Aligned(FileSource):
     """
 
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
-    # regex whose group is the patient, in relative path or stem; "" = from folder or file names
+    # regex whose group is the patient (in path or file name); "" = folder or file names
     patient: str = ""
     channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
@@ -35,8 +35,8 @@ class Aligned(FileSource):
 
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:
-            has = f"dims = {self.dims} and {len(self.domains)} domains"
-            what = f"'aligned' holds 2-D pictures of two domains, not {has}"
+            has = f"dims = {self.dims} and {count_noun(self.domains, 'domain')}"
+            what = f"the source 'aligned' needs dims = 2 and two domains, but the recipe has {has}"
             raise UserError(what, where="data.source")
         super().__post_init__()
         self.names = {"image": ""}
@@ -75,8 +75,6 @@ class Aligned(FileSource):
         pixels = whole.read()
         width = pixels.shape[-1]
         if width % 2:
-            raise UserError(
-                f"'{whole.path}' is {width} pixels wide",
-                allowed="an even width: two images side by side",
-            )
+            what = f"'{whole.path}' is {width} pixels wide, so it has no two equal halves"
+            raise UserError(what, allowed="two images of the same width side by side")
         return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])

@@ -24,21 +24,22 @@ MIN_CONTRASTS = 3  # known ones in a folder that `accepts` takes for a patient's
 
 @dataclass(kw_only=True)
 class Contrasts(VolumeSource):
-    """Patients' folders that hold one file for each contrast, all on one grid: registered pairs of
-    N and M channels.
+    """One folder for each patient, with one file for each contrast on one grid; for domains such
+    as T1+FLAIR.
 
-    A domain such as "T1+T1ce+FLAIR" becomes one image with a channel for each contrast, found by
-    words in file names. A contrast that a patient lacks is a channel of NaN (listed in
-    `Record.missing`); a patient without any contrast of a domain has no record there. If most
-    folders are numbered, others (templates, atlases) are ignored.
+    All images are registered pairs. A domain such as "T1+T1ce+FLAIR" becomes one image with a
+    channel for each contrast, which is found by words in file names. If a patient lacks a contrast,
+    its channel is NaN (see `Record.missing`). If a patient lacks all contrasts of a domain, the
+    domain has no record of this patient. If most folders are numbered, the others (templates,
+    atlases) are ignored.
     """
 
-    # the first domain's contrasts as written in file names, such as T1w+FLAIR; "" = its name
+    # contrasts of the first domain as in the file names, such as T1w+FLAIR; "" = the domain's name
     a: str = ""
     b: str = ""  # the same for the second domain
-    # word or glob that names lesion masks, such as seg or mask*; "" = there are none
+    # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    # regex whose group is the patient, searched in the folder's path; "" = its numbered part
+    # regex whose group is the patient (in the folder's path); "" = the part with a number
     patient: str = ""
 
     found_for = (2,)
@@ -109,12 +110,12 @@ class Contrasts(VolumeSource):
 
     def _lacks(self, lacking: Sequence[str], images: Sequence[Path]) -> UserError:
         """The error for contrasts that no folder holds."""
-        what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
+        what = f"no folder in '{self.root}' contains a file named {' or '.join(lacking)}"
         if images:
             shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-            what += f"; there are {shown}"
+            what += f". Files found: {shown}"
 
-        allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
+        allowed = "words of the file names, joined by + within a domain, such as T1+FLAIR"
         contrasts = (names.contrast_said(image.relative_to(self.root)) for image in images)
         remedy = names.rename_or_map(set(filter(None, contrasts)), self.domains)
         return UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
@@ -131,9 +132,10 @@ class Contrasts(VolumeSource):
         for file in others:
             if differs := io.difference(first, file):
                 what = (
-                    f"'{first}' and '{file}' are of one patient, and on different grids: {differs}"
+                    f"'{first}' and '{file}' are of one patient, but on different voxel grids:"
+                    f" {differs}"
                 )
-                remedy = "register and resample a patient's files onto one grid first"
+                remedy = "first register and resample the files of each patient onto one grid"
                 raise UserError(what, where="data.source.path", remedy=remedy)
 
         expect_one_mask(masks, folder)

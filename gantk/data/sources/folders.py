@@ -25,20 +25,20 @@ class Folders(VolumeSource):
     """Images of two domains in folders: trainA/trainB, folders named after the domains, or any two
     folders or globs.
 
-    Pairs come from a CSV in the folder or from equal names, and are used for evaluation (and by
-    paired methods). Volumes (NIfTI) give their axial planes where the networks are 2-D.
+    Pairs come from a CSV in the folder or from equal names. All methods are evaluated on pairs;
+    paired methods also train on them. With 2-D networks, volumes (NIfTI) are cut into axial slices.
     """
 
-    # folder or glob of the first domain, in `path` if given, or a word in file names; "" = its name
+    # folder, glob or word of file names of the first domain, in `path` if given; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
+    # CSV with a column of paths for each domain; "" = CSV in `path`, or equal names; "none" = no pairs
     pairs: str = ""
-    # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
+    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
     patient: str = ""
-    # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
     rank = 1
     found_for = (2,)
@@ -46,14 +46,15 @@ class Folders(VolumeSource):
 
     def __post_init__(self):
         if len(self.domains) != 2:
-            what = f"'folders' holds two domains, and data.domains names {len(self.domains)}"
-            raise UserError(
-                what, where="data.source", remedy="for images of one domain use the source 'images'"
+            what = (
+                f"the source 'folders' needs two domains, but data.domains has {len(self.domains)}"
             )
+            remedy = "use the source 'images' for images of one domain"
+            raise UserError(what, where="data.source", remedy=remedy)
 
         if bool(self.a) != bool(self.b):
             raise UserError(
-                "'folders' knows one domain alone",
+                "the source 'folders' has only one of the options a and b",
                 where="data.source",
                 allowed="path, or both a and b",
             )
@@ -156,7 +157,7 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     needed = [record for record in records if record.domain in domains]
     without = [record.key for record in needed if record.label is None]
     if without:
-        what = f"{len(without)} of {len(needed)} images have no label: the first is '{without[0]}'"
+        what = f"{len(without)} of {len(needed)} images have no class. The first is '{without[0]}'"
         remedy = "put every image into a folder named after its class, or set data.labels = false"
         raise UserError(what, where="data.labels", remedy=remedy)
     return tuple(sorted({record.label for record in needed if record.label is not None}))
@@ -194,7 +195,10 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
             for letter, own in names.folders_apart(groups).items()
         )
 
-    return f"no name in '{path}' says {' or '.join(domains)}: called {called}"
+    return (
+        f"no file or folder name in '{path}' contains {' or '.join(domains)}, so the domains are"
+        f" called {called}"
+    )
 
 
 def _groups_name_contrasts(groups: Sequence[Sequence[Path]]) -> bool:

@@ -19,22 +19,21 @@ from gantk.formats import files as io
 
 @dataclass(kw_only=True)
 class Images(VolumeSource):
-    """Images of one domain in a folder and its sub-folders, for methods that make images from
+    """Images of one domain in a folder and its sub-folders, for methods that generate images from
     noise.
 
-    The first folder below `path` is an image's class where two or more of these hold no digits:
-    yes/ and no/.
+    The folders directly below `path` are classes if the names of two or more contain no digits,
+    such as yes/ and no/.
     """
 
-    # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
+    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
     patient: str = ""
-    # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
-    # keep the images whose names contain this contrast or word; "" = all, or those of the domain's
-    # name
+    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+    # use only images whose names contain this contrast or word; "" = the domain's name, or all
     a: str = ""
-    only: str = ""  # keep the images of this class, by its folder's name; "" = all
+    only: str = ""  # use only images of this class (its folder's name); "" = all
 
     rank = 3
     guesses = True
@@ -44,10 +43,9 @@ class Images(VolumeSource):
             if self.path and len(self.domains) == 2:
                 # raises, and says what names there are
                 names.discover(Path(self.path), self.domains)
-            what = f"'images' holds one domain, and data.domains names {len(self.domains)}"
-            raise UserError(
-                what, where="data.source", remedy="for two domains use 'folders' or 'aligned'"
-            )
+            what = f"the source 'images' needs one domain, but data.domains has {len(self.domains)}"
+            remedy = "use the source 'folders' or 'aligned' for two domains"
+            raise UserError(what, where="data.source", remedy=remedy)
 
         super().__post_init__()
         self.names = {"image": ""}
@@ -75,8 +73,8 @@ class Images(VolumeSource):
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
             known = sorted({record.label for record in records if record.label})
-            allowed = known or "folders of the classes' names, such as yes and no"
-            what = f"no image is of the class '{self.only}'"
+            allowed = known or "the name of a folder that is a class, such as yes"
+            what = f"there is no image of the class '{self.only}'"
             remedy = did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
 
@@ -99,7 +97,7 @@ class Images(VolumeSource):
                 own.append(image)
 
         if self.a and not own:
-            what = f"no name in '{self.root}' says '{self.a}'"
+            what = f"no file or folder name in '{self.root}' contains '{self.a}'"
             raise self.nothing_of("image", what, "a word of file or folder names")
 
         if not own:

@@ -35,8 +35,8 @@ def separate_masks(
     masks = [path for path in images if is_mask(path, root, name)]
     if name and images and not masks:
         shown = ", ".join(f"'{path.name}'" for path in images[:4])
-        allowed = "a word of the masks' names or folders, such as seg, or a glob, such as mask*"
-        what = f"no file in '{root}' is named '{name}'; there are {shown}"
+        allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
+        what = f"no file in '{root}' is a mask by the name '{name}'. Files found: {shown}"
         raise UserError(what, where="data.source.mask", allowed=allowed)
 
     apart = set(masks)
@@ -113,8 +113,8 @@ def find_masks(
 def expect_one_grid(mask: Path, image: Path) -> None:
     """UserError that names both where a mask does not lie on its image's voxels."""
     if differs := difference(mask, image):
-        what = f"the mask '{mask}' is on another grid than its image '{image}': {differs}"
-        remedy = "resample the mask onto its image's grid, or leave both out"
+        what = f"the mask '{mask}' and its image '{image}' are on different voxel grids: {differs}"
+        remedy = "resample the mask onto the grid of its image, or leave both out"
         raise UserError(what, where="data.source.mask", remedy=remedy)
 
 
@@ -122,7 +122,7 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
     """UserError that names the first two of several masks of one image, or folder."""
     if len(masks) > 1:
         what = f"'{image}' has two masks: '{masks[0]}' and '{masks[1]}'"
-        remedy = "name the masks more exactly, for example with a glob"
+        remedy = "make data.source.mask more specific, for example with a glob"
         raise UserError(what, where="data.source.mask", remedy=remedy)
 
 

@@ -15,9 +15,9 @@ class Mixed:
     """All images of several sources, each with its options: `sources = [{ name = "nifti", path =
     ... }, "phantom"]`.
 
-    Patients of two sources count as different even with the same name: the source's number is put
-    before each name. Every image is drawn equally often, so a source's weight is its number of
-    images.
+    Patients of two sources count as different even if their names are equal: each name gets the
+    number of its source as a prefix. Every image is drawn equally often, so a source with more
+    images has more weight.
     """
 
     def __init__(
@@ -29,9 +29,12 @@ class Mixed:
         sources: list[Source] = [],  # two or more; each finds images of the recipe's domains
     ):
         if len(sources) < 2:
-            what = f"'mixed' joins sources, and here {'is one' if sources else 'are none'}"
-            remedy = 'for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
-            raise UserError(what, where="data.source.sources", allowed="two or more", remedy=remedy)
+            count = "one" if sources else "none"
+            what = (
+                f"the source 'mixed' joins two or more sources, but data.source.sources has {count}"
+            )
+            remedy = 'set for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
+            raise UserError(what, where="data.source.sources", remedy=remedy)
 
         self.parts = [make(domains, dims, size) for make in sources]
         self.on_ambiguous: OnAmbiguous = "ignore"

@@ -16,7 +16,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.contrasts import (
     CONTRASTS,
@@ -33,23 +33,23 @@ class Nifti(VolumeSource):
     """Trees of volumes (NIfTI, NRRD, MetaImage): one file per patient and contrast, or two groups
     of files.
 
-    A word in a file's name, else in its folders' names, decides its domain: the domain's name or a
-    usual synonym (T1w for T1, T2_FLAIR for FLAIR). Patients are the numbered folders, else the
-    files' names without the contrast. A patient's files are registered pairs if they share a grid,
-    or with `onto`, which resamples them onto one grid by their headers.
+    The domain of a file is given by a word in its name, or else in the names of its folders: the
+    domain's name or a usual synonym (T1w for T1, T2_FLAIR for FLAIR). Patients are the folders with
+    numbers, or else the file names without the contrast. The files of a patient are registered
+    pairs if they share a grid. With `onto` they are resampled onto one grid by their headers.
     """
 
-    # words (T1w) or a glob below path (patient07/T1_*) that match the first domain's files; "" =
-    # its name
+    # words (T1w) or glob below path (patient07/T1_*) of the first domain's files; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    # resample a patient's other image onto the grid of this one, by their headers
+    # resample the other image of each patient onto the grid of this domain, by the headers
     onto: Onto = "none"
-    # each domain's volume in 4-D files, counted from 0; () = files hold one volume
+    # for 4-D files: the volume of each domain, counted from 0, such as [0, 1]
     volumes: tuple[int, ...] = ()
-    # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    # regex whose group is the patient (in path or file name); "" = folders
     patient: str = ""
-    mask: str = ""  # word or glob that matches the files of lesion masks, such as seg or mask*
+    # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
+    mask: str = ""
 
     rank = 2
     one_contrast = True
@@ -58,12 +58,11 @@ class Nifti(VolumeSource):
         super().__post_init__()
         if self.volumes and (len(self.volumes) != len(self.domains) or min(self.volumes) < 0):
             what = (
-                f"{list(self.volumes)} does not choose a volume for each of {len(self.domains)}"
-                " domains"
+                f"volumes = {list(self.volumes)} does not choose one volume for each of"
+                f" {count_noun(self.domains, 'domain')}"
             )
-            raise UserError(
-                what, where="data.source.volumes", allowed="a number from 0 on for each domain"
-            )
+            allowed = "one number for each domain, counted from 0"
+            raise UserError(what, where="data.source.volumes", allowed=allowed)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -201,11 +200,11 @@ class Nifti(VolumeSource):
         what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
         there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(contrasts)[:4])
         if there:
-            there = f"; there are {there}"
+            there = f". Files found: {there}"
         else:
-            there = f", nor any volume ({', '.join(io.volume_suffixes())})"
+            there = f". It contains no volumes ({', '.join(io.volume_suffixes())})"
 
-        allowed = "words of the files' names, or a glob below path"
+        allowed = "words of the file names, or a glob below path"
         said = {CONTRASTS.get(word or "") for word in contrasts.values()}
         return self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed, said)
 

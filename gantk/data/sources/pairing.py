@@ -40,8 +40,8 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
             return
 
     if table:
-        what = f"'{csv_path}' has no two columns with paths of the images of both domains"
-        allowed = f"paths relative to '{root}', one column for each domain, under a header"
+        what = f"'{csv_path}' has no column of image paths for each of the two domains"
+        allowed = f"a header, and one column for each domain with paths relative to '{root}'"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
 
     pair_by_name(items)
@@ -75,7 +75,7 @@ def _by_rows(
             item = image(row, column)
             if item is None or item.letter != letter or item.pair:
                 if item is None or not item.pair:
-                    what = f"is no image in the column '{column}'"
+                    what = f"in the column '{column}' is not an image of this domain"
                 else:
                     what = "is in two pairs"
                 what = f"'{row.get(column, '')}' {what}"
@@ -150,26 +150,29 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     if apart:
         what = apart
         remedy = (
-            "resample one onto the other by their headers: the sources nifti, bids, dicom and"
-            f' manifest take onto = "a" (or "b"). Or {unpaired}'
+            'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
+            f" (an option of the sources nifti, bids, dicom and manifest). Or {unpaired}"
         )
     elif complete:
         lacking = domains[1 if broken[0].domain == "a" else 0]
         what = (
-            f"{len(broken)} of {len(records)} images have no partner: the first is"
-            f" '{broken[0].key}', which {lacking} lacks"
+            f"{len(broken)} of {len(records)} images {'has' if len(broken) == 1 else 'have'} no"
+            f" partner. The first is"
+            f" '{broken[0].key}', which has no image in {lacking}"
         )
-        remedy = f"remove them, list the pairs in a CSV (data.source.pairs), or {unpaired}"
+        remedy = f"remove these images, list the pairs in a CSV (data.source.pairs), or {unpaired}"
     else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         what = (
-            f"the source knows none among {counts[0]} images of {domains[0]} and {counts[1]} of"
-            f" {domains[1]}: the first without a partner is '{records[0].key}'"
+            f"none were found among {counts[0]} images of {domains[0]} and {counts[1]} of"
+            f" {domains[1]}. The first without a partner is '{records[0].key}'"
         )
-        remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
+        remedy = (
+            f"give a CSV of pairs (data.source.pairs), use side-by-side pictures, or {unpaired}"
+        )
 
     if not apart:
-        what = f"this method learns from registered pairs, and {what}"
+        what = f"this method needs registered pairs, but {what}"
 
     raise UserError(what, where="data.source", remedy=remedy)
 
@@ -188,7 +191,8 @@ def _on_different_grids(records: Sequence[Record]) -> str:
             differs = difference(one, other)
             if differs:
                 return (
-                    f"'{one}' and '{other}' are of one patient, and on different grids: {differs}"
+                    f"'{one}' and '{other}' are of one patient, but on different voxel grids:"
+                    f" {differs}"
                 )
 
     return ""

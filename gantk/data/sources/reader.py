@@ -144,8 +144,9 @@ class Reader:
 
         low, high = shares
         if not 0 <= low < high <= 1:
-            what = f"planes = {list(shares)} is no part of a volume"
-            raise UserError(what, where="data.source.planes", allowed="0 to 1")
+            what = f"planes = {list(shares)} is not a valid part of a volume"
+            allowed = "[start, end] with 0 <= start < end <= 1"
+            raise UserError(what, where="data.source.planes", allowed=allowed)
 
         count = self.view.sides(image.pixels.shape[1:], image.spacing)[0]
         return tuple(range(int(low * count), max(int(high * count), int(low * count) + 1)))
@@ -172,12 +173,12 @@ class Reader:
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:
             kind = "a volume" if pixels.ndim == 4 else "a picture"
-            what = f"'{path}' is {kind}, and data.dims is {self.dims}"
+            what = f"'{path}' is {kind}, but data.dims is {self.dims}"
             needed = (
-                "pictures, or volumes of which planes are taken",
+                "pictures, or volumes that can be cut into slices",
                 "volumes: NIfTI, NRRD or DICOM series",
             )
-            remedy = f"for {kind[2:]}s take a recipe whose data.dims is {pixels.ndim - 1}"
+            remedy = f"use a recipe with data.dims = {pixels.ndim - 1} for {kind[2:]}s"
             raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
     def _fit_channels(self, item: Item, pixels: np.ndarray) -> np.ndarray:
@@ -187,8 +188,8 @@ class Reader:
         if min(pixels.shape[1:]) < MIN_SIDE_PIXELS and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(
-                f"'{item.display_path}' is only {shape} pixels",
-                allowed=f"{MIN_SIDE_PIXELS} or more on each side",
+                f"'{item.display_path}' has only {shape} pixels",
+                allowed=f"at least {MIN_SIDE_PIXELS} pixels on each side",
             )
 
         if self.channels == 3 and len(pixels) == 1:
@@ -199,7 +200,7 @@ class Reader:
 
         channels, first = self._first.setdefault(item.letter, (len(pixels), item.display_path))
         if len(pixels) != channels:
-            what = f"'{item.display_path}' has {count_noun(pixels, 'channel')}, while '{first}' has {channels}"
+            what = f"'{item.display_path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}"
             raise UserError(
                 what,
                 where="data.source",

@@ -18,7 +18,7 @@ OF_FILES = re.compile(r"_(path|file|image)$")
 PATIENT = ("patient_id", "participant_id", "subject", "subject_id")
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 # Ends the remedy where names do not decide what an image is.
-FILL_IN_TABLE = "`gantk data check SCANS --table scans.csv` writes a table to fill in"
+FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 # Called every 1000 lines of a file with the share that was read and the line's number.
 READING: ContextVar[Callable[[float, int], None]] = ContextVar(
     "READING", default=lambda share, line: None
@@ -44,11 +44,12 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
     rows = _lines(path, text)
     columns = next(rows)[1]
     if not columns:
-        raise UserError(f"'{path}' is empty", allowed="a header, and a row for each image")
+        raise UserError(f"'{path}' is empty", allowed="a header and one row for each image")
 
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
-        raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
+        what = f"'{path}' has two columns with the name '{twice[0]}'"
+        raise UserError(what, remedy="rename or remove one of them")
 
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
@@ -73,13 +74,12 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
         known = {}
 
     if not known or not all(0 < weight <= 1000 for weight in known.values()):
+        what = f"'{file}' contains no valid weights of training images"
         allowed = (
-            "columns key, some of those that split.json lists under train, and weight, above 0 up"
-            " to 1,000"
+            "a column key, with keys that split.json lists under train, and a column weight, with"
+            " numbers above 0 and up to 1,000"
         )
-        raise UserError(
-            f"'{file}' does not weigh the training images", where="data.weights", allowed=allowed
-        )
+        raise UserError(what, where="data.weights", allowed=allowed)
 
     return dict.fromkeys(keys, 1.0) | known
 

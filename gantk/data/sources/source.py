@@ -64,14 +64,16 @@ class FileSource(_Defaults):
     dims: int
     size: tuple[int, ...]
     _: KW_ONLY
-    path: str = ""  # folder below which the images lie
+    path: str = ""  # folder that contains the images
 
     def __post_init__(self):
         kind = type(self).__name__.lower()
         if not self.path:
-            remedy = f'for example source = {{ name = "{kind}", path = "data" }}, or --data PATH'
+            remedy = (
+                f'use --data PATH, or set for example source = {{ name = "{kind}", path = "data" }}'
+            )
             raise UserError(
-                f"'{kind}' does not know where its images are",
+                f"the source '{kind}' has no path to its images",
                 where="data.source.path",
                 remedy=remedy,
             )
@@ -79,18 +81,14 @@ class FileSource(_Defaults):
         several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
             what = (
-                f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one"
-                " per domain"
+                f"the domain '{several}' has {len(contrast_names(several))} contrasts, but the"
+                f" source '{kind}' reads one for each domain"
             )
             remedy = (
-                "give patients a folder each with a file for each contrast, which the source"
-                ' "contrasts" '
+                "use the source 'contrasts' (one folder for each patient, one file for each"
+                " contrast), or set one contrast for each domain"
             )
-            raise UserError(
-                what,
-                where="data.domains",
-                remedy=f"{remedy}takes, or name one contrast for each domain",
-            )
+            raise UserError(what, where="data.domains", remedy=remedy)
 
         self.root = Path(self.path)
         self.pattern = regex_option(self.patient)
@@ -123,7 +121,7 @@ class FileSource(_Defaults):
         return UserError(
             what,
             where="data.source",
-            remedy=f"make data.source.a and data.source.b more exact. {FILL_IN_TABLE}",
+            remedy=f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}",
         )
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
@@ -169,7 +167,7 @@ class FileSource(_Defaults):
         if keys:
             what += f": '{keys[0]}'"
 
-        remedy = "two or more are needed"
+        remedy = "add images: two or more of each domain are needed"
         raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
     def _record(self, item: Item, plane: int | None, position: float | None) -> Record:
@@ -199,7 +197,7 @@ class VolumeSource(FileSource):
     """A source whose volumes can be sliced along any plane."""
 
     _: KW_ONLY
-    # which slices of a volume 2-D networks see, as shares of its stack
+    # part of each volume whose slices 2-D networks use: start and end as shares of the stack
     planes: tuple[float, float] = (0.25, 0.75)
 
     def sees(self, view: SamplingGrid) -> None:
@@ -267,12 +265,14 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
             raise
         except Exception as error:
             warnings.warn(
-                str(entry.refusal(f"is left out, its accepts('{path}') fails", error)), stacklevel=2
+                str(entry.refusal(f"is ignored, because accepts('{path}') failed", error)),
+                stacklevel=2,
             )
 
-    raise UserError(
-        nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is"
-    )
+    remedy = "run `gantk list source` to see which data can be used"
+    if not Path(path).exists():
+        remedy = "check the spelling of the path"
+    raise UserError(nothing_fits(Path(path)), where="--data", remedy=remedy)
 
 
 def nothing_fits(path: Path) -> str:
@@ -282,13 +282,13 @@ def nothing_fits(path: Path) -> str:
 
     if path.is_file():
         return (
-            f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that"
-            " lists them"
+            f"'{path}' is a file, but data are given as a folder (unpack archives first) or as a CSV"
+            " that lists the images"
         )
 
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in io.files_below(path, True, bool))
     contents = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    contents += "; unpack the archives first" * bool(
-        kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}
-    )
-    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {contents}"
+    if kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}:
+        contents += ". Unpack the archives first"
+
+    return f"'{path}' contains no readable images ({io.readable()}). It contains {contents}"

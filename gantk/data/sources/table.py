@@ -34,24 +34,27 @@ MAX_KEPT_CELLS = 10_000
 
 @dataclass(kw_only=True)
 class Manifest(VolumeSource):
-    """A CSV of images: a row for each, with the columns path and domain, or a column of paths for
+    """A CSV of images: one row for each image (columns path, domain), or one column of paths for
     each domain.
 
     Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
     (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
-    label (a class), mask (a file), pair. Images are registered pairs if they share a grid, or with
-    `onto`, and also share a `pair` or a row, are the only two of their patient, or are the same
-    slice of one patient by position or file name. Rows of other contrasts are skipped.
+    label (a class), mask (a file), pair. Rows of other contrasts are skipped.
+
+    Two images are a registered pair if they are on one voxel grid (or `onto` resamples them) and
+    belong together: by an equal `pair`, by the same row, as the only two images of a patient, or as
+    the same slice of one patient by position or file name.
     """
 
     path: str = ""  # the CSV or TSV file
-    # the CSV's text, for tables given in Python; its paths are then relative to `path`
+    # text of the CSV, for tables given in Python; its paths are then relative to `path`
     table: str = ""
-    # the first domain's word in the column domain, or its column's name; "" = the domain's name
+    # word of the first domain in the column domain, or name of its own column; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
-    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+    # resample the other image of each pair onto the grid of this domain, by the headers
+    onto: Onto = "none"
+    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
     one_contrast = True
     by_names = False
@@ -96,7 +99,7 @@ class Manifest(VolumeSource):
             count = count + 1
             for item in self._items(line, row, columns):
                 if (item.letter, item.key) in items:
-                    self._note(UserError("stands there twice", where=item.key), line)
+                    self._note(UserError("is listed twice", where=item.key), line)
                 items[item.letter, item.key] = item
             wrong += self.counts.total() > mistakes
 
@@ -105,7 +108,7 @@ class Manifest(VolumeSource):
                 f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
             )
             raise UserError(
-                what, where="data.source.path", remedy="correct these rows, or take them out"
+                what, where="data.source.path", remedy="correct these rows, or remove them"
             )
 
         kept = list(items.values())
@@ -159,14 +162,16 @@ class Manifest(VolumeSource):
             cells.setdefault(str(error.where)[:80], line)
 
     def _mistakes(self) -> Iterator[str]:
-        """Yield each mistake with its count and its first cells, with their lines."""
+        """Yield each mistake with its first cells and their lines, and its count if cells repeat."""
         for kind, cells in self.wrong.items():
             first = [*cells.items()][:MAX_QUOTED_CELLS]
             quoted = ", ".join(f"'{cell}' in line {line}" for cell, line in first)
             if len(cells) > MAX_QUOTED_CELLS:
                 least = "at least " if len(cells) == MAX_KEPT_CELLS else ""
                 quoted += f" and {least}{len(cells) - MAX_QUOTED_CELLS} more"
-            yield f"{kind} ({self.counts[kind]}): {quoted}"
+            if self.counts[kind] > len(cells):
+                quoted += f" ({self.counts[kind]} rows)"
+            yield f"{quoted}{': each' if len(cells) > 1 else ''} {kind}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
@@ -179,9 +184,9 @@ class Manifest(VolumeSource):
 
         if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.words.values())
-            both = f"path and domain, or a column of paths for each domain, here {each}"
-            allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what = f"{self.called} has the columns {first_columns(names)}"
+            both = f"the columns path and domain, or a column of paths for each domain: {each}"
+            allowed = both if len(self.domains) == 2 else f"the column path, or {each}"
+            what = f"{self.called} has no columns for the images, only {first_columns(names)}"
             there = [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
@@ -208,7 +213,7 @@ class Manifest(VolumeSource):
                 for word, count in counts.most_common(MAX_QUOTED_CELLS)
             )
             what = (
-                f"the column domain of {self.called} says {shown}, and this recipe has"
+                f"the column domain of {self.called} contains {shown}, but the recipe's domains are"
                 f" {' and '.join(self.domains)}"
             )
             names = [word for word in counts if len(word) < 40]
@@ -249,7 +254,9 @@ class Manifest(VolumeSource):
         word = row.get("split", "")
         split = split_of((word,))
         if not split:
-            self._note(UserError("is no split (train, validation, test)", where=word), line)
+            self._note(
+                UserError("is not a valid split (train, validation, test)", where=word), line
+            )
         return split
 
     def _domain_of_row(self, line: int, row: dict[str, str]) -> str | None:
@@ -291,11 +298,13 @@ class Manifest(VolumeSource):
         """
         mask, _ = self._source(text)
         if isinstance(mask, Scan):
-            raise UserError("is a folder, and no mask", where=text)
+            raise UserError("is a folder, not a mask file", where=text)
 
         differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
         if all(differ):
-            raise UserError(f"is a mask on another grid than its image, {differ[0]}", where=text)
+            raise UserError(
+                f"is a mask on another voxel grid than its image, {differ[0]}", where=text
+            )
 
         for item, differs in zip(items, differ, strict=True):
             item.mask = None if differs else mask
@@ -326,8 +335,8 @@ class Manifest(VolumeSource):
         if letter is None and one_word(word) not in CONTRASTS:
             close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:
-                what = f"is no domain ({', '.join(self.words.values())})"
-                raise UserError(f"{what} {close}" if close else what, where=word)
+                what = f"is not a valid domain ({', '.join(self.words.values())})"
+                raise UserError(f"{what}. {close}" if close else what, where=word)
 
         return letter
 
@@ -348,12 +357,12 @@ class Manifest(VolumeSource):
         if stat.S_ISDIR(mode):
             series = io.scans(place, recursive=False)
             if len(series) != 1:
-                what = f"is a folder of {count_noun(series, 'image')}, and not of one DICOM series"
+                what = f"is a folder of {count_noun(series, 'image')}, not of one DICOM series"
                 raise UserError(what, where=text)
             return series[0], key
 
         if not io.is_image(place) and not is_volume(place):
-            raise UserError("is no image that can be read", where=text)
+            raise UserError("is not a readable image", where=text)
 
         return place, key
 

@@ -42,10 +42,13 @@ def check_leakage(
         leaks += _copies_on_two_sides(records, sides, getattr(splits, "fingerprints", {}), near)
 
     if leaks:
-        what = f"training and held-out images are not apart: {join_first(leaks, '; ')}"
+        what = (
+            "the sets of the split share patients or images, so scores would be too good:"
+            f" {join_first(leaks, '; ')}"
+        )
         remedy = (
-            "remove the copies, split by patient, or overrule with --allow-leakage, which the run"
-            " records"
+            "remove the copies, split by patient, or use --allow-leakage to train anyway (the run"
+            " records this)"
         )
         raise UserError(what, where="data.split", remedy=remedy)
 
@@ -94,14 +97,14 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
     both = sorted(repr(patient) for patient, own in domains.items() if patient and len(own) > 1)
     # one patient alone cannot give one domain only
     if both and len(domains) > 1:
-        who = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
+        who = "a patient has" if len(both) == 1 else f"{len(both)} patients have"
         what = (
-            f"{who} training images of both domains, as no unpaired study has them:"
+            f"{who} training images in both domains, which does not occur in an unpaired study:"
             f" {join_first(both, ', ')}"
         )
         remedy = (
-            "set data.unpair = true, by which each of two or more patients gives one domain, or"
-            " data.same_patient = true to train on them all the same"
+            "set data.unpair = true to train on one domain of each patient, or"
+            " data.same_patient = true to train on both"
         )
         raise UserError(what, where="data.same_patient", remedy=remedy)
 

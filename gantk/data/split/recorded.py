@@ -153,16 +153,19 @@ def _expect_unchanged(
                 changed.append(key[1])
 
     problems = []
-    for what, keys in (("gone", gone), ("changed", changed)):
-        if keys:
-            problems.append(f"{describe_images(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
+    if gone:
+        problems.append(f"{describe_images(gone)} {'is' if len(gone) < 2 else 'are'} missing")
+    if changed:
+        problems.append(
+            f"{describe_images(changed)} {'has' if len(changed) < 2 else 'have'} changed"
+        )
 
     if problems:
         remedy = (
-            "put back what was there, or say where it is now: data.source.path in the run's"
-            " recipe.toml"
+            "restore the images or, if they were moved, set data.source.path in the run's"
+            " recipe.toml to their new folder"
         )
-        what = f"since this run was split, {', and '.join(problems)}"
+        what = f"the images differ from those of the run: {' and '.join(problems)}"
         raise UserError(what, where="split.json", remedy=remedy)
 
 

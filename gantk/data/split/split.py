@@ -22,12 +22,12 @@ By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
 USE_BLOCKS = (
-    'set data.split.by = "block" to hold out slices of each head, which tells how it does within'
-    " these heads alone"
+    'set data.split.by = "block" to hold out some slices of every patient (scores then hold only'
+    " for these patients)"
 )
 NAME_PATIENTS = (
-    "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient"
-    " (`gantk data check SCANS --table scans.csv` writes it) name them"
+    "name the patients by data.source.patient = REGEX, by one folder for each patient, or by a CSV"
+    " with a column patient (`gantk data check SCANS --table scans.csv` writes one)"
 )
 
 
@@ -49,16 +49,16 @@ class Splits(Sets):
 def split_records(
     records: Sequence[Record],
     *,
-    test: float = 0.2,  # share that training never sees
-    validation: float = 0.1,  # share that is scored while training
-    # unit that is never divided; auto: patient where they are known, else block, else image
+    test: float = 0.2,  # share of the images that are held out for the test
+    validation: float = 0.1,  # share of the images that are scored during training
+    # unit that is never divided; auto = patient if patients are known, else block, else image
     by: By = "auto",
-    gap: int = 2,  # by block: neighbours of a held-out slice that training does not see either
-    blocks: int = 2,  # by block: runs of neighbouring slices per held-out set
-    seed: int = 0,  # which units are held out
-    # k-fold by patient: how many parts of equal size, each the test set once; 0 = by shares
+    gap: int = 2,  # by block: slices left out on each side of a held-out block
+    blocks: int = 2,  # by block: blocks of neighbouring slices in each held-out set
+    seed: int = 0,  # decides which units are held out
+    # k-fold: number of parts of equal size, each of which is the test set once; 0 = use shares
     folds: int = 0,
-    fold: int = 0,  # k-fold: which part is the test set, counted from 0
+    fold: int = 0,  # k-fold: the part that is the test set, counted from 0
     # CSV with the set of each patient: columns patient (or path) and split (or fold)
     file: str = "",
     fingerprints: Mapping = {},  # by domain and key, of images that were read already
@@ -76,10 +76,8 @@ def split_records(
     The sets for a seed must never change: results are compared across runs.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
-        what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
-        raise UserError(
-            what, where="data.split", allowed="shares of 0 or more whose sum is below 1"
-        )
+        what = f"test = {test:g} and validation = {validation:g} leave no images for training"
+        raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
     shares = {"test": test, "validation": validation}
     made = {"seed": seed}
@@ -111,12 +109,12 @@ def _as_given(
     for record in records:
         given[record.split or "train"].append(record)
 
-    origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
+    origin = f"'{Path(file).name}'" if file else "the folders or the table"
     if not given["train"]:
-        what = f"as {origin}, this leaves no image to train on"
+        what = f"the split given by {origin} has no training images"
         if file:
-            raise UserError(what, where="data.split.file", allowed="rows with train")
-        raise UserError(what, where="data.source", allowed="a train folder")
+            raise UserError(what, where="data.split.file", allowed="rows with the split train")
+        raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
     # Shares refer to all images, so that they are larger shares of the training images.
     whole = len(records) / len(given["train"])
@@ -129,9 +127,9 @@ def _as_given(
     if named_sets:
         drawn_by = splits.by
         splits |= named_sets
-        how = f"{' and '.join(named_sets)} as {origin}"
+        how = f"{' and '.join(named_sets)} given by {origin}"
         if any(shares.values()):
-            how += f", the rest from the training images by {drawn_by}"
+            how += f", the rest drawn from the training images by {drawn_by}"
 
         for name, share in shares.items():
             if not share and name not in named_sets:
@@ -210,11 +208,11 @@ def _draw(
 
     how = f"by {by}: "
     if folds:
-        how = f"fold {fold} of {folds} (0 to {folds - 1}), {how}"
+        how = f"fold {fold} of {folds} (counted from 0), {how}"
 
     how += _description(records, sets, by)
     if not can_validate:
-        how += "; none is kept for validation, for want of patients"
+        how += "; there are too few patients for a validation set"
 
     fingerprints = {}
     if seen:
@@ -232,8 +230,8 @@ def _expect_every_domain(
     for name in SETS:
         missing = domains - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
-            what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
-            remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
+            what = f"no image of domain {', '.join(sorted(missing))} is left for the set {name}"
+            remedy = "set that share to 0, lower data.split.folds or data.split.gap, or add data"
             if by == "patient" and not folds:
                 remedy = USE_BLOCKS
             raise UserError(what, where="data.split", remedy=remedy)
@@ -248,7 +246,7 @@ def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
 
     left_out = len(records) - sum(map(len, sets.values()))
     if left_out:
-        return f"{_counts(sets)}, {left_out} left out beside held-out ones or as their copies"
+        return f"{_counts(sets)}, {left_out} left out as neighbours or copies of held-out images"
     return _counts(sets)
 
 
@@ -281,19 +279,16 @@ def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) ->
         by = "patient"
 
     if folds and by == "block":
-        what = (
-            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or"
-            " images"
-        )
+        what = f"folds = {folds} needs by = 'patient' or 'image', but by is 'block'"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
 
     if by == "patient" and nameless:
-        what = "the source does not know which image is of which patient"
+        what = "the images cannot be split by patient, because their patients are not known"
         allowed = "'block' or 'image' for such images"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
 
     if by == "block" and not placed:
-        what = "the source does not know the order of the images"
+        what = "the images cannot be split by block, because their order is not known"
         allowed = "'patient' or 'image' for such images"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
 
@@ -306,21 +301,23 @@ def _expect_patients(
     """UserError where some images say no patient, or where all are of one and some are tested."""
     if nameless:
         what = (
-            f"{len(nameless)} of {len(records)} images say no patient, and the others do:"
+            f"the patient is not known for {len(nameless)} of {len(records)} images. The first is"
             f" '{nameless[0]}'"
         )
-        remedy = f"leave them out, or name theirs: {NAME_PATIENTS}"
+        remedy = f"leave these images out, or {NAME_PATIENTS}"
         raise UserError(what, where="data.split.by", remedy=remedy)
 
     if alone:
         what = (
-            f"all images are of one patient, '{records[0].subject}', and no patient is left to be"
-            " tested"
+            f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
+            " test"
         )
         allowed = (
-            "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
+            "two or more patients; or data.split.test = 0 and data.split.validation = 0 to train"
+            " without a test"
         )
-        remedy = f"{NAME_PATIENTS}; else {USE_BLOCKS if placed else 'add patients'}"
+        otherwise = USE_BLOCKS if placed else "add patients"
+        remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
 
 
@@ -405,7 +402,7 @@ def _in_sets(
             for name, share in shares.items()
         }
         if sum(counts.values()) >= len(units):
-            needed = f"{sum(counts.values()) + 1} {by}s or more of each domain"
+            needed = f"at least {sum(counts.values()) + 1} {by}s of each domain"
             raise _too_few(f"{len(units)} {by}s are", shares, needed)
 
         names = [name for name, count in counts.items() for _ in range(count)]
@@ -425,14 +422,13 @@ def _in_fold(
     count = sum(map(len, kinds))
     rng = np.random.default_rng(seed)
     if not 2 <= folds <= count:
-        what = f"{count} {by}s cannot be dealt out to {folds} folds"
-        raise UserError(
-            what, where="data.split.folds", allowed=f"2 to {max(2, count)}; 0 to split by shares"
-        )
+        what = f"{count} {by}s cannot be divided into {folds} folds"
+        allowed = f"2 to {max(2, count)}, or 0 to use shares"
+        raise UserError(what, where="data.split.folds", allowed=allowed)
 
     if not 0 <= fold < folds:
         raise UserError(
-            f"there is no fold {fold} of {folds}",
+            f"there is no fold {fold} among {folds} folds",
             where="data.split.fold",
             allowed=f"0 to {folds - 1}",
         )
@@ -529,7 +525,7 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
         raise _too_few(
             f"{count} slices of a stack, with a gap of {gap}, are",
             shares,
-            f"{needed} slices or more",
+            f"at least {needed} slices",
         )
 
     rng = np.random.default_rng(seed)
@@ -564,7 +560,7 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
 
 def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
     asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-    remedy = "set one of the two to 0, choose another by, lower gap, or add data"
+    remedy = "set a share to 0, change data.split.by, lower data.split.gap, or add data"
     return UserError(
         f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy
     )
@@ -611,17 +607,20 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
     both = trained & tested - {""}
     lines = []
     if both:
-        s = "s stand" if len(both) > 1 else " stands"
+        patients, these = (
+            ("patients have", "these patients")
+            if len(both) > 1
+            else ("patient has", "this patient")
+        )
         lines.append(
-            f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these"
-            " heads alone"
+            f"{len(both)} {patients} slices in both training and test (split by block): scores hold"
+            f" only for {these}"
         )
 
     if "" in tested:
-        line = (
-            "no image says its patient: training and test may show one head, so that scores hold"
-            " within it and "
+        lines.append(
+            "the patients are not known, so training and test may show the same one: scores may be"
+            f" too good, and count as those of one patient. To change this, {NAME_PATIENTS}"
         )
-        lines.append(f"{line}count as one patient's; {NAME_PATIENTS}")
 
     return lines

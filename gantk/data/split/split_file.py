@@ -37,7 +37,7 @@ def read_split_file(
     path = Path(file)
     if not path.exists():
         what = f"the file '{path}' does not exist"
-        raise UserError(what, where=WHERE, remedy="correct the path, or leave it out")
+        raise UserError(what, where=WHERE, remedy="correct the path, or remove this key")
 
     try:
         header, lines = read_rows(path)
@@ -51,10 +51,10 @@ def read_split_file(
     numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
     if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
         what = (
-            f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold} of"
+            f"'{path}' has {len(numbers)} folds, but the recipe asks for fold {fold} of"
             f" {folds or len(numbers)}"
         )
-        allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
+        allowed = ", ".join(map(str, numbers)) or "folds = 0, if the table has a column split"
         raise UserError(what, where="data.split.fold", allowed=allowed)
 
     if kind == "fold":
@@ -83,19 +83,21 @@ def _read_sets(
         value = row.get(kind, "").lower()
         where = f"{WHERE}: '{path.name}', line {line}"
         if not name:
-            raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
+            what = f"the column '{column}' is empty in this row"
+            raise UserError(what, where=where, remedy="fill it in, or remove the row")
 
         known = value in WORDS if kind == "split" else value.isdecimal()
         if not known:
             allowed = "0, 1, 2, ..."
             if kind == "split":
-                allowed = "train, validation, test; none to leave it out"
+                allowed = "train, validation, test, or none to leave the row out"
             remedy = did_you_mean(value, WORDS)
-            raise UserError(f"'{value}' is no {kind}", where=where, allowed=allowed, remedy=remedy)
+            what = f"'{value}' is not a valid {kind}"
+            raise UserError(what, where=where, allowed=allowed, remedy=remedy)
 
         value = WORDS.get(value, value)
         if sets.setdefault(name, value) != value:
-            what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
+            what = f"'{name}' is in '{value}' in this row, but in '{sets[name]}' in an earlier one"
             raise UserError(what, where=where, remedy="keep one of the two rows")
 
     return sets
@@ -110,9 +112,11 @@ def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
         first = set_of_pair.setdefault(record.pair, record.split)
         if first != record.split:
             what = (
-                f"'{record.key}' is in {record.split}, and the image registered with it in {first}"
+                f"'{record.key}' is in the set {record.split}, but the image that is registered"
+                f" with it is in {first}"
             )
-            raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
+            remedy = "put both into the same set"
+            raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy=remedy)
 
 
 def first_columns(columns: Sequence[str]) -> str:
@@ -129,14 +133,15 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     """
     present = [name for name in names if name in header]
     if not present:
-        what = f"'{path}' has no column '{names[0]}', but {first_columns([*map(repr, header)])}"
-        allowed = f"a header with one of {', '.join(names)}"
+        columns = first_columns([*map(repr, header)])
+        what = f"'{path}' has no column '{names[0]}'. Its columns are {columns}"
+        allowed = f"a header with one of the columns {', '.join(names)}"
         remedy = did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
 
     if present == ["split", "fold"]:
         raise UserError(
-            f"'{path}' has both 'split' and 'fold'",
+            f"'{path}' has both a column 'split' and a column 'fold'",
             where=f"{WHERE}: line 1",
             remedy="remove one of them",
         )
@@ -186,15 +191,12 @@ def _missing(
         f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in"
         f" '{path}': {shown}"
     )
-    remedy = "add a row for each: none in the column split leaves one out"
+    remedy = "add a row for each of them. The word none in the column split leaves a row out"
     if column == "patient" and "" in names:
-        what = (
-            f"'{path}' goes by patient, and the source does not know which image is of which"
-            " patient"
-        )
+        what = f"'{path}' has a column patient, but the patients of the images are not known"
         remedy = (
-            "give the file a column path in place of patient, or set patient = 'regex' where names"
-            " say who it is"
+            "use a column path instead of patient or, if file names contain the patient, set"
+            " data.source.patient to a regular expression"
         )
 
     return UserError(what, where=WHERE, remedy=remedy)

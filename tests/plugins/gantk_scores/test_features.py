@@ -386,9 +386,9 @@ def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, tr
 
 def test_missing_weights_say_which_file_goes_where():
     words = (
-        r"'vgg19.tv_in1k' are not on this machine and cannot be fetched \(HF_HUB_OFFLINE is"
+        r"'vgg19.tv_in1k' are not on this machine and cannot be downloaded \(HF_HUB_OFFLINE is"
         r" set\)\. "
-        r"Put vgg19.tv_in1k.safetensors .* into a folder, and set GANTK_WEIGHTS to it.*weights ="
+        r"Put vgg19.tv_in1k.safetensors .* into a folder, and set GANTK_WEIGHTS to this folder.*weights ="
         r' "random"'
     )
 
@@ -414,7 +414,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     monkeypatch.setattr("gantk.nets.timm_networks._unreachable", lambda config: None)
     monkeypatch.setattr("timm.create_model", fails)
 
-    with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
+    with pytest.raises(UserError, match=r"cannot be downloaded \(disk full\)"):
         timm_model(NAME)
 
 
@@ -428,12 +428,12 @@ class Bomb:
 @pytest.mark.parametrize(
     ("suffix", "content", "words"),
     [
-        (".safetensors", b"no weights", "is not a readable file of weights"),
-        (".pth", b"", "is not a readable file of weights"),
-        (".bin", b"\x80\x04\x95junk", "is not a readable file of weights"),
-        (".pth", {"weight": Bomb()}, "a pickle that may run code"),
-        (".pth", {"epoch": 3}, "holds no tensors by"),
-        (".pth", {"weight": torch.zeros(3)}, f"does not hold the weights of '{NAME}'"),
+        (".safetensors", b"no weights", "cannot be read as weights"),
+        (".pth", b"", "cannot be read as weights"),
+        (".bin", b"\x80\x04\x95junk", "cannot be read as weights"),
+        (".pth", {"weight": Bomb()}, "a pickle file that may run code"),
+        (".pth", {"epoch": 3}, "contains no named tensors"),
+        (".pth", {"weight": torch.zeros(3)}, f"does not contain the weights of '{NAME}'"),
     ],
     ids=["no header", "empty", "junk", "a program", "no tensors", "another network"],
 )

@@ -378,7 +378,7 @@ def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path
     )
 
     assert done.code == 2
-    assert "does not weigh the training images" in done.err
+    assert "no valid weights of training images" in done.err
 
 
 @pytest.mark.slow

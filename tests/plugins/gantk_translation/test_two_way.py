@@ -198,7 +198,7 @@ def test_a_lesion_weighs_what_the_recipe_says():
     assert lesion_weight(None, 1.0) is None
 
     unmasked = Batch({name: pairs()[name] for name in "ab"})
-    with pytest.raises(UserError, match=r"no mask of them.*data\.mask = true.*method\.lesion"):
+    with pytest.raises(UserError, match=r"no lesion masks.*data\.mask = true.*method\.lesion"):
         build("cyclegan", lesion=4.0).generator_losses(unmasked)
 
 
