@@ -60,6 +60,8 @@ class SampleBatch:
     truths: dict[str, Tensor] = field(default_factory=dict)
     noise: int = 0  # how many images to sample, for methods that start from noise
     seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
+    # real images to show beside those from noise
+    reals: dict[str, Tensor] = field(default_factory=dict)
     records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
     # mean difference of real images, by direction
     differences: dict[str, float] = field(default_factory=dict)
@@ -194,6 +196,8 @@ class Scorer:
             batch.noise = count
             records = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
             batch.differences["image"] = difference(self.reals.scored_images(records))
+            held_out = self.reals.records("test", self.letter) or records
+            batch.reals["image"] = self.reals.scored_images(spread(held_out, count))
 
         return batch
 

@@ -12,6 +12,7 @@ from gantk.metrics.verdict import WITH_PAIRS, title_of
 MIN_PROBABILITY_BETTER = 0.95
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+FROM_NOISE = "image"  # the direction of images from noise
 BASELINE_NAMES = {
     "identity": "the unchanged input",
     "histogram": "histogram matching",
@@ -111,6 +112,7 @@ class _Finding:
 
     name: str
     tone: str
+    of_one_patient: bool
     rival: str  # the best baseline in words
     values: str  # such as `PSNR 24.9 dB against 23.2 dB`; "" where the baseline has no value
 
@@ -144,7 +146,7 @@ def result_sentence(
 
     clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
     for key, each in findings.items():
-        said, figure = _clause(each, from_noise=key == "image")
+        said, figure = _clause(each, from_noise=key == FROM_NOISE)
         clauses.setdefault(said, {})[images[key]] = figure
 
     parts = []
@@ -153,7 +155,8 @@ def result_sentence(
         if len(of_images) == 1:
             figures = [figure for figure in of_images.values() if figure]
         brackets = f" ({'; '.join(figures)})" if figures else ""
-        parts.append(f"its {_join([*of_images])} images {said}{brackets}")
+        owner = "its" if parts or "the model" in place else "the model's"
+        parts.append(f"{owner} {_join([*of_images])} images {said}{brackets}")
 
     return f"{place} {'; '.join(parts)}."
 
@@ -191,7 +194,13 @@ def _findings(result: Mapping[str, Any]) -> dict[str, list[_Finding]]:
             if tone:
                 best = verdict["best_baseline"]
                 values = _values(metric, row, _baseline_row(result, best, key, metric))
-                finding = _Finding(short_metric_name(metric), tone, baseline_words(best), values)
+                finding = _Finding(
+                    short_metric_name(metric),
+                    tone,
+                    verdict.get("probability", 1.0) is None,
+                    baseline_words(best),
+                    values,
+                )
                 found.setdefault(key, []).append(finding)
 
     return found
@@ -228,6 +237,8 @@ def _clause(findings: Sequence[_Finding], *, from_noise: bool) -> tuple[str, str
     scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
     if tone == "bad":
         said = f"are not better than {deciding[0].rival}{scores}"
+    elif tone == "near" and deciding[0].of_one_patient:
+        said = "are ahead of every baseline, but only one patient was tested"
     elif tone == "near":
         said = "are ahead of every baseline, but this can be chance"
     elif from_noise:
@@ -254,13 +265,19 @@ def _score_names(findings: Sequence[_Finding], judged: int) -> str:
 
 def _tested_on(result: Mapping[str, Any], unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
+    split = result.get("split") or {}
+    unseen = unseen and split.get("by") == "patient" and not split.get("consequences")
+    if set(result["metrics"]) == {FROM_NOISE}:  # n counts generated images
+        if unseen:
+            return "Compared with real images of patients that the model had never seen,"
+        return "Compared with real test images,"
+
     rows = [row for each in result["metrics"].values() for row in each.values()]
     patients = max((row.get("n") or 0 for row in rows), default=0)
     images = max((row.get("images") or 0 for row in rows), default=0)
-    split = result.get("split") or {}
     if not patients:
         return "On the test images,"
-    if split.get("by") != "patient" or split.get("consequences") or not unseen:
+    if not unseen:
         return f"On {images or patients} test images,"
     if patients == 1:
         return "On one patient that the model had never seen,"
@@ -275,6 +292,19 @@ def _images_of(title: str) -> str:
     if target.endswith(post):
         return f"post-processed {target.removesuffix(post)}"
     return target
+
+
+def metric_words(metric: str) -> tuple[str, str]:
+    """A score's name in plain words and what it says, without its region; ("", "") where they are
+    not known.
+    """
+    plain = metric.removesuffix("_foreground").removesuffix("_lesion")
+    head, _, rest = plain.partition("_")
+    if plain in METRIC_NAMES:
+        return METRIC_NAMES[plain], METRIC_EXPLANATIONS[plain]
+    if head in METRIC_NAMES:
+        return f"{METRIC_NAMES[head]}, {rest.replace('_', ' ')}", METRIC_EXPLANATIONS[head]
+    return "", ""
 
 
 def short_metric_name(metric: str) -> str:

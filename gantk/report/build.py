@@ -21,15 +21,16 @@ from markupsafe import Markup
 
 from gantk.errors import argument
 from gantk.files import write_file
-from gantk.metrics.words import MIN_PROBABILITY_BETTER
+from gantk.metrics.words import BASELINE_NAMES, MIN_PROBABILITY_BETTER
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import best_checkpoint, cards, headline, verdicts
+from gantk.report.scores import best_checkpoint, cards
 from gantk.report.statistics import section as statistics_section
+from gantk.report.summary import score_tables, summarise, typical_images
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
@@ -62,12 +63,14 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(Path(run))
-    sections = _further_sections(record)
+    test_patients = patients_section(record)
+    sections = _further_sections(record, test_patients)
     live = None
     if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
 
-    story = _story(record, live) | {"sections": sections}
+    story = _story(record, live)
+    story |= {"sections": sections, "typical": typical_images(record, test_patients)}
     styles = [name for section in sections for name in section.get("styles", ())]
     scripts = [name for section in sections for name in section.get("scripts", ())]
     page = render(
@@ -80,13 +83,14 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
-def _further_sections(record: RunRecord) -> list[dict[str, Any]]:
+def _further_sections(
+    record: RunRecord, test_patients: dict[str, Any] | None
+) -> list[dict[str, Any]]:
     """Test patients, the sections of plugins, statistics: those that this run has.
 
     A plugin returns a section, a list of sections, or None.
     """
     sections: list[dict[str, Any]] = []
-    test_patients = patients_section(record)
     if test_patients:
         sections.append(test_patients)
 
@@ -143,8 +147,6 @@ def _templates(*folders: Path) -> Environment:
 
 def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     """The variables of page.html.j2."""
-    all_verdicts = verdicts(run)
-    sentence, tone = headline(all_verdicts)
     steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
     places = count()  # the page's script finds a chart by its number
@@ -163,10 +165,9 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "total": (run.recipe.get("train") or {}).get("steps"),  # None: it counts in epochs
         "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
         "summary": run.recipe.get("summary") or "",
-        "headline": sentence,
-        "tone": tone,
+        "result": summarise(run),
         "sure": round(100 * MIN_PROBABILITY_BETTER),
-        "verdicts": all_verdicts,
+        "tables": score_tables(run),
         "cards": cards(run),
         "steps": steps,
         "blocks": blocks,
@@ -177,7 +178,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
-        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # gives their colours
+        "systems": ["model", *BASELINE_NAMES.values()],  # gives their colours
         "live": live,
         "data": {
             "live": live,

@@ -37,7 +37,7 @@ if (live) {
   history.scrollRestoration = "manual";
   const written = 1000 * Number(live.dataset.written);
   const usual = 1000 * Number(live.dataset.after);
-  const patience = Math.max(600e3, 5 * usual); // a run that was killed says no more: after so long it is taken for one
+  const patience = Math.max(600e3, 5 * usual); // after so long without news, the run counts as killed
   const lost = () => Math.max(Date.now() - written, Date.now() - since) > patience;
   let held = false;
   live.querySelector("time").textContent = new Date(written).toLocaleTimeString();
@@ -47,8 +47,8 @@ if (live) {
   const again = () => {
     if (lost()) {
       live.classList.add("lost");
-      live.textContent = `No news since ${new Date(written).toLocaleString()}: the training was killed, or stands still. `
-        + "This page has stopped reloading. If it lives, reload by hand; if not, gantk resume goes on with it.";
+      live.textContent = `No news since ${new Date(written).toLocaleString()}: the training was killed, or it hangs. `
+        + "This page has stopped reloading. If the training still runs, reload the page by hand. If not, resume it with gantk resume.";
     } else if (held || document.querySelector("dialog[open]")) {
       setTimeout(again, 1000);
     } else {

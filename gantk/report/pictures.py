@@ -91,7 +91,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
-                error = preview(picture) if small else _encode_image(picture, "png", optimize=True)
+                error = preview(picture) if small else encode_image(picture, "png", optimize=True)
                 mean = f"{value:.1f}"
 
             frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
@@ -134,7 +134,7 @@ def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the
     right.
     """
-    return _encode_image(
+    return encode_image(
         _colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True
     )
 
@@ -169,10 +169,11 @@ def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return _encode_image(small, "webp", quality=75)
+    return encode_image(small, "webp", quality=75)
 
 
-def _encode_image(image: Image.Image, kind: str, **options: Any) -> str:
+def encode_image(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as a data URI of that kind, such as png."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return _uri(kind, buffer.getvalue())

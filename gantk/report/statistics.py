@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gantk.report.words import baseline_name
+from gantk.metrics.words import baseline_words
 
 
 def section(record) -> dict[str, Any] | None:
@@ -21,7 +21,7 @@ def section(record) -> dict[str, Any] | None:
                     "label": record.label(direction),
                     "score": metric,
                     "one": "model",
-                    "other": baseline_name(row["best_baseline"]),
+                    "other": baseline_words(row["best_baseline"]),
                 }
                 tests.append(about | test)
 

@@ -320,6 +320,8 @@ class Training:
             if not (folder / "input" / f"{direction}-0.png").exists():
                 self._write_pictures("input", direction, self.sample_batch.inputs.get(direction))
                 self._write_pictures("truth", direction, self.sample_batch.truths.get(direction))
+            if not (folder / "real" / f"{direction}-0.png").exists():
+                self._write_pictures("real", direction, self.sample_batch.reals.get(direction))
 
         folder.mkdir(exist_ok=True)
         steps = sorted({each for each in earlier if each < step} | {step})

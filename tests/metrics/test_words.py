@@ -55,13 +55,14 @@ def test_unseen_patients_are_claimed_only_without_leaks():
         result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
         result({"a_to_b": WON}, split={}),
     ):
-        assert result_sentence(seen).startswith("On 64 test images, its T2 images")
+        assert result_sentence(seen).startswith("On 64 test images, the model's T2 images")
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
-    assert leaked.startswith("On 64 test images, its T2 images")
+    assert leaked.startswith("On 64 test images, the model's T2 images")
 
 
 def test_images_from_noise_have_no_truth_to_match():
     said = result_sentence(result({"image": WON}))
+    assert said.startswith("Compared with real images of patients that the model had never seen,")
     assert "its T1 images are closer to real images than every baseline" in said
 
 

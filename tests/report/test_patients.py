@@ -61,7 +61,7 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
 
     assert refers_to_nothing(living)
     assert "renews itself" in living.words
-    assert "No metrics" not in living.words
+    assert "No scores" not in living.words
     assert 0 <= float(living.having("data-after")[0]) < 600
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
 
@@ -99,6 +99,17 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
 
     assert kinds[:4] == ["input", "output", "truth", "error"]
+
+
+def test_the_typical_image_is_near_the_median(copied_run):
+    names = json.loads((copied_run / "patients.json").read_text("utf-8"))
+    cases = names["a_to_b"]["cases"]
+    middle = np.median([row["scores"]["psnr"] for row in names["a_to_b"]["patients"]])
+    nearest = min(cases, key=lambda case: abs(case["scores"]["psnr"] - middle))
+    page = Page(gantk.write_report(copied_run))
+
+    assert f"A typical test image, of {nearest['patient']}." in page.words
+    assert page.having("alt")[0].startswith("Input: ")
 
 
 def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():

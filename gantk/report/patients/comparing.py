@@ -13,13 +13,14 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.files import expect_file, write_file
 from gantk.metrics.statistics.comparing import compare_systems
+from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import HERE, pictures, read_patients
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import headline, verdicts
-from gantk.report.words import baseline_name, metric_name
+from gantk.report.summary import summarise
+from gantk.report.words import metric_name
 from gantk.runs.folder import flat
 
 
@@ -87,7 +88,7 @@ def _test_set(record: RunRecord) -> frozenset:
 
 def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     """A run's row in the first table: method, steps, time and verdict."""
-    sentence, tone = headline(verdicts(record))
+    result = summarise(record)
     return {
         "name": name,
         "path": str(record.path),
@@ -95,8 +96,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
         "step": record.log.last_step or 0,
         "total": (record.recipe.get("train") or {}).get("steps"),
         "seconds": record.log.seconds,
-        "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
-        "tone": tone,
+        "verdict": result["sentence"] or ("" if record.metrics.get("metrics") else "Not scored."),
         "consequences": (record.split.get("splits") or {}).get("consequences") or (),
     }
 
@@ -113,7 +113,7 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
                 table["metrics"].setdefault(metric, row)
             table["rows"].append((place, name, scores))
             for rival, rows in baselines.items():
-                listed = table["baselines"].setdefault(baseline_name(rival), [])
+                listed = table["baselines"].setdefault(baseline_words(rival), [])
                 _add_baseline(listed, name, rows.get(key) or {})
 
     return found

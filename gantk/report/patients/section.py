@@ -75,6 +75,7 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
     label = record.label(key)
     source, _, target = label.partition("\u00a0→\u00a0")
     return found | {
+        "key": key,
         "label": label,
         "source": source,
         "target": target,
@@ -111,7 +112,9 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
 
 
 def encode_pixels(pixels: np.ndarray) -> dict[str, Any]:
-    """Pixels (H, W) as a PNG in a data URI: the high byte in red, the low byte in green."""
+    """Pixels (H, W) and a PNG of them in a data URI: the high byte in red, the low byte in
+    green.
+    """
     low = float(pixels.min())
     high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
@@ -119,4 +122,11 @@ def encode_pixels(pixels: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     Picture.fromarray(bytes_).save(buffer, "png", optimize=True)
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {"uri": uri, "low": low, "high": high, "height": len(pixels), "width": len(pixels[0])}
+    return {
+        "uri": uri,
+        "low": low,
+        "high": high,
+        "height": len(pixels),
+        "width": len(pixels[0]),
+        "pixels": pixels,
+    }

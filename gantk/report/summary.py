@@ -1,0 +1,289 @@
+"""The top of report.html: the result in one sentence, typical images, and scores beside the best
+baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gantk.metrics.verdict import WITH_PAIRS
+from gantk.metrics.words import (
+    FROM_NOISE,
+    baseline_words,
+    metric_words,
+    pairs_sentence,
+    result_sentence,
+    short_metric_name,
+    tone_of,
+    verdict_words,
+)
+from gantk.report import words
+from gantk.report.pictures import data_uri, encode_image
+from gantk.report.run_record import Direction, RunRecord
+
+MAX_TYPICAL_DIRECTIONS = 4
+MAX_FROM_NOISE = 6  # generated images, and as many real ones
+BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
+TONES = ("bad", "near", "good")  # the worst first
+
+
+def summarise(run: RunRecord) -> dict[str, str]:
+    """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
+    titles = {key: run.label(key) for key in run.metrics.get("metrics") or {}}
+    leaked = bool(run.split.get("leakage_allowed"))
+    sentence = result_sentence(run.metrics, titles=titles, unseen=not leaked)
+    if titles and not sentence:
+        sentence = "The scores have nothing to be compared with: no baseline was measured."
+
+    tones = set()
+    for rows in (run.metrics.get("verdict") or {}).values():
+        tones.update(tone_of(row or {}) for row in rows.values())
+
+    return {
+        "sentence": sentence,
+        "tone": next((tone for tone in TONES if tone in tones), ""),
+        "pairs": pairs_sentence(run.metrics),
+    }
+
+
+# ---- the table of scores
+
+
+def score_tables(run: RunRecord) -> list[dict[str, Any]]:
+    """For each direction its scores beside the best baseline: of the whole image, or of the first
+    region, and of further regions.
+    """
+    tables = []
+    for key, scores in (run.metrics.get("metrics") or {}).items():
+        regions: dict[str, list[dict[str, Any]]] = {}
+        for metric, score in scores.items():
+            row = _score_row(run, key, metric, score)
+            regions.setdefault(words.region_of(metric), []).append(row)
+
+        first = "" if "" in regions else next(iter(regions), "")
+        rows = regions.pop(first, [])
+        tables.append(
+            {
+                "label": run.label(key),
+                "count": _count(scores, from_noise=key == FROM_NOISE),
+                "region": first,
+                "rows": rows,
+                "regions": {
+                    region: (_count_of_better(own), own) for region, own in regions.items()
+                },
+            }
+        )
+    return tables
+
+
+def _count(scores: dict[str, Any], *, from_noise: bool) -> str:
+    """`8 patients, 64 images`; patients only where they are known."""
+    count = max((score.get("n") or 0 for score in scores.values()), default=0)
+    if from_noise:
+        return f"{count} generated images" if count else ""
+
+    images = max((score.get("images") or 0 for score in scores.values()), default=0)
+    parts = []
+    if count > 1:
+        parts.append(f"{count} patients")
+    if images:
+        parts.append(f"{images} image{'s' if images > 1 else ''}")
+    return ", ".join(parts)
+
+
+def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table: the score's name, the model, the best baseline, the difference, the
+    verdict.
+    """
+    verdict = ((run.metrics.get("verdict") or {}).get(key) or {}).get(metric) or {}
+    best = verdict.get("best_baseline") or ""
+    rival: dict[str, Any] = {}
+    if best:
+        of_baseline = (run.metrics.get("baselines") or {}).get(best) or {}
+        rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
+        rival = rows.get(metric) or {}
+
+    places = words.decimals(score)
+    name, explanation = metric_words(metric)
+    senses = {True: "higher is better", False: "lower is better"}
+    return {
+        "name": name or words.metric_name(metric),
+        "sense": senses.get(score.get("higher_is_better"), ""),
+        "explanation": explanation,
+        "definition": score.get("definition") or "",
+        "model": words.with_unit(score, places),
+        "interval": words.interval(score, places),
+        "baseline": words.with_unit(rival, places) if rival else "",
+        "baseline_name": baseline_words(best) if best else "",
+        "difference": _difference(score, rival, verdict.get("test") or {}, places),
+        "tone": tone_of(verdict),
+        "verdict": verdict_words(verdict),
+        "fair": _without_pairs(verdict),
+        "fair_tone": tone_of(verdict.get("without_pairs") or {}),
+    }
+
+
+def _difference(
+    score: dict[str, Any], rival: dict[str, Any], test: dict[str, Any], places: int
+) -> tuple[str, str]:
+    """`1.63 dB better` and `1.08 to 2.05 dB better`, an interval as far as one was computed."""
+    gain = test.get("gain")
+    values = (score.get("value"), rival.get("value"))
+    if gain is None and None not in values:
+        gain = values[0] - values[1]
+        if score.get("higher_is_better") is False:
+            gain = -gain
+
+    if gain is None or not math.isfinite(gain):
+        return "", ""
+
+    unit = f" {score['unit']}" if score.get("unit") else ""
+    sense = "better" if gain >= 0 else "worse"
+    text = f"{words.digits(abs(gain), places)}{unit} {sense}"
+    if not test.get("ci95"):
+        return text, ""
+
+    low, high = test["ci95"]
+    if low < 0 < high:
+        ends = f"{words.digits(-low, places)} worse to {words.digits(high, places)} better"
+    else:
+        shortest, longest = sorted((abs(low), abs(high)))
+        ends = f"{words.digits(shortest, places)} to {words.digits(longest, places)} {sense}"
+
+    return text, ends
+
+
+def _without_pairs(verdict: dict[str, Any]) -> str:
+    """The verdict against baselines that need no pairs, where one that needs them was best and the
+    model is not clearly better.
+    """
+    other = verdict.get("without_pairs") or {}
+    if tone_of(verdict) == "good" or verdict.get("best_baseline") not in WITH_PAIRS or not other:
+        return ""
+
+    if tone_of(other) == "bad":
+        return f"not better than {baseline_words(other['best_baseline'])}, which needs no pairs"
+    return verdict_words(other).replace("every baseline", "every baseline that needs no pairs")
+
+
+def _count_of_better(rows: list[dict[str, Any]]) -> str:
+    """`better than every baseline in 2 of 3 scores`; "" where nothing was compared."""
+    compared = [row for row in rows if row["tone"]]
+    better = [row for row in compared if row["tone"] == "good"]
+    if not compared:
+        return ""
+    return f"better than every baseline in {len(better)} of {len(compared)} scores"
+
+
+# ---- typical images
+
+
+def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """For each direction a caption and pictures with their titles: a typical test image, else a
+    held-out image of the last step; generated and real images for those from noise.
+
+    `patients` is the section of test patients.
+    """
+    scored = {found["key"]: found for found in (patients or {}).get("directions", ())}
+    figures = []
+    for direction in run.directions[:MAX_TYPICAL_DIRECTIONS]:
+        if direction.source is None:
+            figures.append(_from_noise(run, direction))
+        elif direction.key in scored and _complete_cases(scored[direction.key]):
+            figures.append(_typical_case(scored[direction.key]))
+        else:
+            figures.append(_latest_sample(run, direction))
+
+    return [figure for figure in figures if figure["rows"]]
+
+
+def _complete_cases(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [case for case in found["cases"] if {"output", "truth"} <= set(case["pictures"])]
+
+
+def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
+    """The case with the score that is nearest to the median of the patients."""
+    metric = found["metrics"][0]
+    scores = [row["scores"][metric] for row in found["patients"]]
+    known = [score for score in scores if score is not None]
+    middle = median(known) if known else 0.0
+    cases = _complete_cases(found)
+
+    def distance(case: dict[str, Any]) -> float:
+        score = case["scores"].get(metric)
+        return math.inf if score is None else abs(score - middle)
+
+    case = min(cases, key=distance)
+    shown = case["pictures"]
+    truth = shown["truth"]["pixels"]
+    rows = []
+    if "input" in shown:
+        rows.append((f"Input: {found['source']}", _grey_picture(shown["input"]["pixels"])))
+    rows.append((f"Generated {found['target']}", _grey_picture(shown["output"]["pixels"], truth)))
+    rows.append((f"Real {found['target']}", _grey_picture(truth, truth)))
+
+    caption = f"A typical test image, of {case['patient']}."
+    if case["scores"].get(metric) is not None and known:
+        places = 1 if abs(middle) >= 10 else 3
+        caption += f" Its {short_metric_name(metric)} is {case['scores'][metric]:.{places}f};"
+        caption += f" the median of all patients is {middle:.{places}f}."
+
+    return {"label": found["label"], "caption": caption, "rows": [rows]}
+
+
+def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
+    """The first held-out image of the last step that was saved."""
+    samples = run.samples
+    figure: dict[str, Any] = {"label": direction.label, "caption": "", "rows": []}
+    if not samples:
+        return figure
+
+    step = samples.steps[-1]
+    titles = {
+        f"Input: {direction.source}": samples.picture("input", direction, 0),
+        f"Generated {direction.target}": samples.picture(step, direction, 0),
+    }
+    if samples.has_truth:
+        titles[f"Real {direction.target}"] = samples.picture("truth", direction, 0)
+
+    row = [(title, data_uri(path)) for title, path in titles.items() if path]
+    figure["caption"] = f"A held-out image at step {step:,}, chosen without looking at its score."
+    figure["rows"] = [row] if row else []
+    return figure
+
+
+def _from_noise(run: RunRecord, direction: Direction) -> dict[str, Any]:
+    """The first generated images of the last step, above real images."""
+    samples = run.samples
+    figure: dict[str, Any] = {"label": direction.label, "caption": "", "rows": []}
+    if not samples:
+        return figure
+
+    for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
+        row = []
+        for number in range(min(direction.count, MAX_FROM_NOISE)):
+            path = samples.picture(group, direction, number)
+            if path:
+                row.append((f"{title} {direction.target}", data_uri(path)))
+        if row:
+            figure["rows"].append(row)
+
+    figure["caption"] = f"Images that the model drew from noise at step {samples.steps[-1]:,}"
+    if len(figure["rows"]) > 1:
+        figure["caption"] += ", and real images below; no generated image has a real counterpart"
+    figure["caption"] += "."
+    return figure
+
+
+def _grey_picture(pixels: np.ndarray, like: np.ndarray | None = None) -> str:
+    """A PNG data URI, from the darkest value of `like` in black to its brightest in white."""
+    reference = pixels if like is None else like
+    low = float(reference.min())
+    high = float(np.percentile(reference, BRIGHTEST))
+    levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
+    return encode_image(Image.fromarray(levels.round().astype(np.uint8)), "png", optimize=True)
