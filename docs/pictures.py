@@ -1,0 +1,333 @@
+"""Makes the pictures of the documentation, from short trainings on synthetic heads.
+
+    python docs/pictures.py              # all that are missing
+    python docs/pictures.py cut failure  # these, again
+
+Each picture is made alone. Trainings stay in a folder (--work) and are resumed where they stopped,
+so that an interrupted call can be repeated. Pictures of pages need Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "pictures"
+sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "tests")]
+
+MAX_PICTURE_BYTES = 150_000
+MAX_TOTAL_BYTES = 1_500_000
+CELL = 160  # pixels of one image in a strip
+GAP = 6
+TITLE = 22  # pixels above a row
+COLOURS = 64  # of a screenshot
+REPORT_HEIGHT = 1120  # pixels, down to the first scores
+PLAN_LINES = 36  # of the recipe
+BACKGROUND = (20, 22, 26)
+SMALL = ("data.size=[64, 64]", "data.source.subjects=60")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A short training: a bundled recipe, its profile and settings."""
+
+    recipe: str
+    settings: tuple[str, ...] = ()
+    profile: str = ""
+
+
+TRAININGS = {
+    "dualgan": Training("dualgan_t1t2"),
+    "cyclegan": Training("cyclegan_t1t2", (*SMALL, "train.steps=600")),
+    "pix2pix": Training("pix2pix_t1t2", (*SMALL, "train.steps=500", "method.generator.width=16")),
+    "munit": Training("munit_heads", ("train.steps=400",)),
+    "reggan": Training("reggan_t1t2", ("train.steps=400",), "cpu"),
+    "cut": Training("cut_t1t2", ("train.steps=500",)),
+    "spade": Training("spade_tumour", ("train.steps=400",), "cpu"),
+    "dcgan": Training("dcgan_phantom", ("train.steps=1500",)),
+    "progan": Training("progan_phantom", ("train.steps=1500",)),
+    "r3gan": Training("r3gan_tumour", ("train.steps=500",), "cpu"),
+    "style": Training("style_t1t2"),
+    # the published losses alone, far too short: contrast is guessed, and guessed wrong
+    "failure": Training("cyclegan_t1t2_64", ("train.steps=150",), "cpu"),
+}
+
+
+# ---- trainings
+
+
+def command(*words: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments and the environment of a command of gantk."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    return [sys.executable, "-m", "gantk", *words], {**os.environ, "PYTHONPATH": path}
+
+
+def gantk(work: Path, *words: str) -> None:
+    """Run a command of gantk in the folder of trainings; its output goes to the terminal."""
+    arguments, environment = command(*words)
+    subprocess.run(arguments, cwd=work, env=environment, check=True)
+
+
+def trained(name: str, work: Path) -> Path:
+    """The run folder of a training, which is started or resumed if it is not finished."""
+    run = work / name
+    if (run / "metrics.json").is_file():
+        return run
+
+    if any(run.glob("checkpoints/step-*")):
+        gantk(work, "resume", name)
+        return run
+
+    shutil.rmtree(run, ignore_errors=True)
+    training = TRAININGS[name]
+    words = [word for setting in training.settings for word in ("--set", setting)]
+    if training.profile:
+        words += ["--profile", training.profile]
+    gantk(work, "run", training.recipe, *words, "--out", name, "--device", "cpu")
+    return run
+
+
+# ---- strips: input, generated, real
+
+
+def strip(name: str, work: Path) -> Image.Image:
+    """The typical image of a run's first direction; generated above real ones for those from
+    noise.
+    """
+    from gantk.report.patients.section import section
+    from gantk.report.run_record import RunRecord
+    from gantk.report.summary import typical_images
+
+    record = RunRecord(trained(name, work))
+    figure = typical_images(record, section(record))[0]
+    rows = [[(title, _decode(uri)) for title, uri in row] for row in figure["rows"]]
+    if len(rows) > 1:
+        rows = [row[:4] for row in rows]
+    return draw_rows(rows)
+
+
+def draw_rows(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Pictures in rows, each with its title above; a title that repeats is written once."""
+    font = ImageFont.load_default(13)
+    columns = max(len(row) for row in rows)
+    width = columns * CELL + (columns + 1) * GAP
+    height = len(rows) * (CELL + TITLE + GAP) + GAP // 2
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        top = line * (CELL + TITLE + GAP)
+        written = ""
+        for column, (title, picture) in enumerate(row):
+            left = GAP + column * (CELL + GAP)
+            if title != written:
+                draw.text((left, top + 4), title, fill=(225, 225, 225), font=font)
+            written = title
+            square = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+            sheet.paste(square, (left, top + TITLE))
+    return sheet
+
+
+def _decode(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+# ---- pages
+
+
+@contextmanager
+def browser(url: str) -> Iterator:
+    """A page of a headless Chromium."""
+    from browser import BROWSER, Browser
+
+    if BROWSER is None:
+        raise SystemExit("Pictures of pages need Chromium: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder), url) as page:
+        yield page
+
+
+def capture(page, width: int, height: int) -> Image.Image:
+    """The first `height` pixels of the page in light colours, at this width."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    page("Emulation.setDeviceMetricsOverride", **size)
+    page("Emulation.setScrollbarsHidden", hidden=True)
+    light = [{"name": "prefers-color-scheme", "value": "light"}]
+    page("Emulation.setEmulatedMedia", features=light)
+    time.sleep(1)
+    found = page("Page.captureScreenshot", format="png")
+    return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
+
+
+def report_top(run: Path) -> Image.Image:
+    """The sentence, the typical images and the first scores of a run's report."""
+    gantk(run.parent, "report", run.name)
+    with browser((run / "report.html").as_uri()) as page:
+        return capture(page, 1100, REPORT_HEIGHT)
+
+
+def report(work: Path) -> Image.Image:
+    """The top of a report whose model wins in some scores and loses in others."""
+    return report_top(trained("dualgan", work))
+
+
+def failure(work: Path) -> Image.Image:
+    """The top of a report whose model is not better than a simple rule."""
+    return report_top(trained("failure", work))
+
+
+def app(work: Path) -> Image.Image:
+    """The window of `gantk app` with one translated slice."""
+    run = trained("dualgan", work)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    arguments, environment = command("app", run.name, "--port", str(port), "--device", "cpu")
+    server = subprocess.Popen(arguments, cwd=work, env=environment)
+    try:
+        _wait_for(port)
+        scan = next((run / "samples" / "test").glob("a_to_b-0-input.nii.gz"))
+        content = base64.b64encode(scan.read_bytes()).decode()
+        with browser(f"http://127.0.0.1:{port}/") as page:
+            page.until("document.querySelector('#scan input[type=file]')")
+            page.js(
+                "(async () => { const list = new DataTransfer();"
+                f" const bytes = Uint8Array.from(atob('{content}'), (c) => c.charCodeAt(0));"
+                " list.items.add(new File([bytes], 'anna_T1.nii.gz'));"
+                " const input = document.querySelector('#scan input[type=file]');"
+                " input.files = list.files;"
+                " input.dispatchEvent(new Event('change', { bubbles: true })); })()"
+            )
+            page.until("document.querySelector('#go:not([disabled])')")
+            page.js("document.querySelector('#go').click()")
+            page.until("document.querySelector('#viewer[data-ready]')")
+            return capture(page, 1100, 1000)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(port: int) -> None:
+    """Wait until something listens on the port, for two minutes at most."""
+    for _ in range(240):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise SystemExit("gantk app did not start")
+
+
+def reader_study(work: Path) -> Image.Image:
+    """The page of a reader: which of two images is real?"""
+    run = trained("dualgan", work)
+    study = work / "study"
+    if not (study / "key.json").is_file():
+        shutil.rmtree(study, ignore_errors=True)
+        words = ("--pairs", "8", "--readers", "1", "--seed", "1", "--out", study.name)
+        gantk(work, "study", "new", run.name, *words)
+
+    with browser((study / "pages" / "reader-1.html").as_uri()) as page:
+        page.js("[...document.querySelectorAll('button')].find((b) => b.offsetParent)?.click()")
+        return capture(page, 1000, 700)
+
+
+def plan(work: Path) -> Image.Image:
+    """The first lines of a recipe that `gantk plan` wrote for a folder of scans."""
+    recipe = work / "recipe.toml"
+    if not recipe.is_file():
+        _write_scans(work / "scans")
+        gantk(work, "plan", "scans", "--hours", "0.5", "--out", recipe.name, "--device", "cpu")
+
+    text = recipe.read_text("utf-8").replace(f"{work}/", "")
+    lines = text.splitlines()[:PLAN_LINES]
+    shown = []
+    for line in lines:
+        setting, mark, comment = line.partition("#")
+        shown.append(f"{html.escape(setting)}<i>{html.escape(mark + comment)}</i>")
+
+    page_file = work / "plan.html"
+    style = (
+        "body{margin:0;padding:20px 24px;background:#faf9f6;color:#1f2328;"
+        "font:13px/1.5 DejaVu Sans Mono,monospace;white-space:pre-wrap}"
+        "i{color:#26734a;font-style:normal}"
+    )
+    code = "\n".join(shown)
+    page_file.write_text(f"<meta charset=utf-8><style>{style}</style>{code}", "utf-8")
+    with browser(page_file.as_uri()) as page:
+        height = page.js("document.documentElement.scrollHeight")
+        return capture(page, 1000, int(height))
+
+
+def _write_scans(folder: Path) -> None:
+    """Write synthetic heads of eight patients as PATIENT/T1.nii.gz and PATIENT/T2.nii.gz."""
+    import nibabel
+    import numpy as np
+
+    from gantk_datasets.phantom.phantom import Phantom
+
+    heads = Phantom(("T1", "T2"), 3, (24, 64, 64), subjects=8)
+    for record in heads.records():
+        contrast = "T2" if record.domain == "b" else "T1"
+        path = folder / record.subject / f"{contrast}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        affine = np.diag([-3.0, -3.0, 6.0, 1.0])
+        nibabel.save(nibabel.Nifti1Image(record.read()[0].T, affine), path)
+
+
+# ---- all of them
+
+PICTURES: dict[str, Callable[[Path], Image.Image]] = {
+    name: (lambda work, name=name: strip(name, work)) for name in TRAININGS if name != "failure"
+} | {
+    "report": report,
+    "failure": failure,
+    "app": app,
+    "reader-study": reader_study,
+    "plan": plan,
+}
+
+
+def save(name: str, picture: Image.Image) -> Path:
+    """Write a picture as a small PNG; SystemExit where it is too large."""
+    path = OUT / f"{name}.png"
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    size = path.stat().st_size
+    total = sum(each.stat().st_size for each in OUT.iterdir())
+    if size > MAX_PICTURE_BYTES or total > MAX_TOTAL_BYTES:
+        raise SystemExit(f"{path} has {size:,} bytes, all pictures have {total:,}: too many")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PICTURES))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "gantk-pictures")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(PICTURES)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. Pictures: {', '.join(PICTURES)}")
+
+    given.work.mkdir(parents=True, exist_ok=True)
+    OUT.mkdir(exist_ok=True)
+    missing = [name for name in PICTURES if not (OUT / f"{name}.png").is_file()]
+    for name in given.names or missing:
+        print(save(name, PICTURES[name](given.work)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
