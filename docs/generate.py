@@ -366,28 +366,42 @@ def described(thing, name: str) -> str:
     return shown + prose(inspect.getdoc(thing) or "")
 
 
+SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Examples")
+
+
 def prose(text: str) -> str:
-    """A docstring as Markdown: `Args:` becomes a list, other paragraphs that are indented become
-    blocks of code.
+    """A docstring as Markdown: `Args:` and `Raises:` become lists, `Example:` and other indented
+    paragraphs blocks of code.
     """
-    before, args, rest = re.match(
-        r"(.*?)(?:^Args:\n(.*?)(?=^\S|\Z)(.*))?\Z", text, re.M | re.S
-    ).groups()
+    heading = rf"^({'|'.join(SECTIONS)}):\n"
+    before, *rest = re.split(heading, text, flags=re.M)
+    said = paragraphs(before)
+    for name, content in zip(rest[::2], rest[1::2], strict=True):
+        # what follows the indented lines of a section is text again
+        inside, after = re.match(r"((?:[ \t]+\S.*\n?|\s*\n)*)(.*)\Z", content, re.S).groups()
+        inside = textwrap.dedent(inside).strip("\n")
+        if name.startswith("Example"):
+            said.append(f"```python\n{inside}\n```")
+        elif name in ("Returns", "Yields"):
+            said.append(f"**{name}** {escaped(inside)}")
+        else:
+            items = re.sub(r"^(\w[\w\\, ]*):", r"\n- **\1**:", escaped(inside), flags=re.M)
+            said += [f"**{name}**", items]
+        said += paragraphs(after)
+    return "\n\n".join(said)
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs of a docstring as Markdown."""
     said = []
-    for block in re.split(r"\n\s*\n", before):
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
         marked = block.startswith("\b\n")  # click: the lines of this paragraph stay as they are
         if marked or (block.startswith("    ") and not block.lstrip().startswith("* ")):
-            said.append(
-                f"```text\n{textwrap.dedent(block.removeprefix(chr(8)).strip(chr(10)))}\n```"
-            )
-        else:
+            plain = textwrap.dedent(block.removeprefix(chr(8)).strip(chr(10)))
+            said.append(f"```text\n{plain}\n```")
+        elif block.strip():
             said.append(escaped(block))
-    if args:
-        said.append(
-            re.sub(r"^([\w\\, ]+):", r"- **\1**:", escaped(textwrap.dedent(args)), flags=re.M)
-        )
-        said += [prose(rest.strip())] if rest.strip() else []
-    return "\n\n".join(said)
+    return said
 
 
 def escaped(text: str) -> str:

@@ -48,43 +48,50 @@ def run(
     track: Iterable[str] = (),
     say: Say = print,
 ) -> Run:
-    """Train, evaluate and report one recipe.
+    """Train the model of a recipe, score it on held-out images and write a report.
+
+    Example:
+
+        run = gantk.run("dualgan_t1t2", data="SCANS", seed=1)
+        run.metrics["metrics"]["a_to_b"]["psnr"]["value"]
 
     Args:
-        recipe: a path, the name of a bundled or a plugin's recipe, or its tables.
-        data: images to use instead of the recipe's, one of
+        recipe: a path, the name of a recipe that `gantk recipes` lists, or a dictionary of its tables.
+        data: images to use in place of the recipe's data source:
 
-            * a file or folder: the data source that accepts it is chosen;
-            * a table, a pandas DataFrame or a list of dicts, with a CSV's columns: path, domain,
-              patient, split, ...;
-            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`;
-              colour pictures are
-              (N, C, H, W), volumes (N, D, H, W); split, label, mask and pair are given as patient
-              is.
-              Domains of equal length are pairs row by row, unless `"pair": False`;
-            * a PyTorch data set, or any object with a length and items, of dicts with the same keys
-              for one image each,
-              `{"T1": tensor, "T2": tensor, "patient": "p1"}`; each item is read once.
+            * a file or folder; the source that can read it is chosen;
+            * a table: a pandas DataFrame or a list of dictionaries with the columns of a CSV file (path,
+              domain, patient, split, ...);
+            * arrays or lists by domain: `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`.
+              Colour pictures are (N, C, H, W), volumes are (N, D, H, W). The keys split, label, mask and
+              pair are given like patient. Domains of equal length are pairs, row by row, unless
+              `"pair": False` is given;
+            * a PyTorch dataset, or any object with a length and items. An item is a dictionary with the
+              same keys for one image each: `{"T1": tensor, "T2": tensor, "patient": "p1"}`.
 
-            All but files and folders are copied to the run folder, so that the run can be resumed
+            Tables, arrays and datasets are copied into the run folder, so that the run can be resumed
             without them.
-        set: keys to override, after the profile: `{"train.steps": 200, "data.size": (64, 64)}`, or
-            strings with
-            TOML values as on the command line, `["train.steps=200"]`.
-        profile: the `[profile.NAME]` table to apply.
-        out: the run folder; None: runs/NAME-TIME.
-        device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
-        precision, seed: shorthands for train.precision and train.seed.
-        allow_leakage: train although the same patient or image is on both sides of the split;
-          recorded in the run.
-        profile_steps: how many steps to trace with torch.profiler, after some steps of warm-up; a
-            table and a trace
-            are written to profile/ of the run folder. `resume` traces nothing.
-        track: names of trackers to log to, such as "tensorboard"; their options are in the recipe's
-          [[track]] tables.
+        set: keys of the recipe to override: `{"train.steps": 200, "data.size": (64, 64)}`, or strings
+            as on the command line: `["train.steps=200"]`.
+        profile: the `[profile.NAME]` table of the recipe to apply before `set`.
+        out: the run folder. Default: runs/NAME-TIME.
+        device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
+        precision: "auto", "bf16" or "fp32"; the same as the key train.precision.
+        seed: the same as the key train.seed; it draws weights, order and augmentation.
+        allow_leakage: whether to train although a patient or an image is in both training and test
+            data. The run records this.
+        profile_steps: how many steps to trace with torch.profiler after some steps of warm-up. The
+            folder profile/ of the run gets a table and a trace.
+        track: names of trackers, such as "tensorboard". Their options are in the recipe's [[track]]
+            tables.
         say: called with each line of output.
 
-    Returns the run folder. Wrong input raises UserError before anything is written.
+    Returns:
+        The run: its folder, metrics, samples and model.
+
+    Raises:
+        UserError: the recipe, an option or the data are wrong. Nothing has been written.
+        Interrupted: the training was stopped. A checkpoint has been written; `resume` continues.
     """
     from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start, sync_errors
@@ -186,8 +193,18 @@ def _write_start(
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
-    """Continue a run exactly where it stopped and return it; a finished run is only evaluated and
-    reported again.
+    """Continue a stopped training from its last checkpoint.
+
+    The result is bit-identical to that of a training that was never stopped. A finished run is scored
+    and reported again.
+
+    Args:
+        run: the run folder.
+        device: as in `run`.
+        say: called with each line of output.
+
+    Returns:
+        The run, as `run` returns it.
     """
     from gantk.files import lock_folder
     from gantk.machine.runtime import start, sync_errors
@@ -333,14 +350,24 @@ def evaluate(
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score a run's chosen checkpoint and the baselines on the test split; returns the contents of
-    metrics.json.
+    """Score the model of a run on its held-out test images, beside the baselines.
 
-    A packed model is scored only on the images and the split it was trained with; its folder is not
-    changed.
+    Example:
 
-    `uncertainty` is a kind as in `translate`, compared with the actual errors; `by` are columns, as
-    in evaluate.by.
+        gantk.evaluate("runs/first", metrics=["psnr", "ssim", "lpips"])
+
+    Args:
+        run: a run folder, or a packed model. A packed model is scored only on the images and the split
+            that it was trained with, and its folder is not changed.
+        metrics: names of metrics. Default: those of the recipe.
+        uncertainty: a kind of uncertainty, as in `translate`, to be compared with the actual errors.
+        by: columns of the data, such as scanner or sex, whose groups are scored separately.
+        device: as in `run`.
+        say: called with each line of output.
+
+    Returns:
+        The content of metrics.json: scores by direction and metric with 95 % intervals over patients,
+        baselines, verdicts.
     """
     import shutil
     from tempfile import TemporaryDirectory
@@ -396,12 +423,17 @@ def _add_statistics(result: dict[str, Any], scorer: Any) -> None:
 
 
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
-    """A trained model: `load(run).translate(pixels, to="T2")`.
+    """Load a trained model: `load("runs/first").translate(pixels, to="T2")`.
 
-    `model` is a run, one of its checkpoints, a .onnx file, the name of a model that `gantk models`
-    lists, or an address, hf://USER/NAME@REVISION; other functions take the same as `run`. Several
-    models, `load([run1, run2])` or in any form that `translate` takes, are loaded as one that
-    returns the mean of their translations.
+    Args:
+        model: a run folder, one of its checkpoints, a .onnx file, the name of a model that `gantk
+            models` lists, or the address of a model, hf://USER/NAME@REVISION. Several models, as a list
+            or in any form that `translate` takes, are loaded as an ensemble that returns the mean of
+            their translations.
+        device: as in `run`.
+
+    Returns:
+        The model. `translate` takes and returns an array, a tensor or an image on its own grid.
     """
     from gantk.inference.load import load_model
 
@@ -429,43 +461,50 @@ def translate(
     progress: Progress | None = None,
     workers: Callable[..., None] | None = None,
 ) -> list[Path]:
-    """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its
-    input.
+    """Translate a picture, a volume, a DICOM series or a folder of them; results are files of the same
+    kind.
+
+    Example:
+
+        gantk.translate("t1t2", "t1.nii.gz", "t2.nii.gz", to="T2")
 
     Args:
-        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's
-            name; see `load`. The
-            mean of several: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
+        run: a run folder, a checkpoint, a .onnx file or the name of a model; see `load`. An ensemble,
+            which returns the mean: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
             `gantk run --folds`.
-        input: a file or a folder; for several contrasts a patient's folder with one file for each,
-          or a folder of them.
-        output: a file or a folder.
-        to: the domain to make, by its name; None: the recipe's second.
-        variants: for multimodal methods: how many translations of each input to write, in styles
-          drawn with `seed`.
-        style: for multimodal methods: an image of the target domain whose style the translation
-          takes.
-        planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for
-            the median of the
-            three; None: the plane it was trained on.
-        uncertainty: write a map beside each translation, how far each value may be off in the
-            target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for several runs
-            "members".
-        tta: whether each image is also translated mirrored and the mean is returned: twice the
-          time.
-        volume: which volume of a file that holds several, counted from 0.
-        clip: whether values outside the integer range of a PNG, JPEG or TIFF are clipped, with a
-          note; False: an error.
-        format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
-        keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient,
-          are copied.
-        progress: called with the share done, from 0 to 1, and the name of the current file.
-        workers: a function that distributes the files to other processes, for --address; see
-          gantk_cluster.ray.translate.
+        input: a file or a folder. For a run on several contrasts: a patient's folder with one file for
+            each contrast, or a folder of such folders.
+        output: a file, or a folder if `input` is one.
+        to: the domain to make, by its name. Default: the second domain of the recipe.
+        variants: how many translations of each input to write (multimodal methods such as munit); `seed`
+            draws their styles.
+        seed: the seed of `variants`.
+        style: an image of the target domain whose style the translation takes (multimodal methods).
+        planes: the slices of a volume that a 2-D network sees: "axial", "coronal", "sagittal", or "all"
+            for the median of the three. Default: the plane that it was trained on.
+        uncertainty: write a second map, of how far each value may be off, in the target's units:
+            "flips", "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for an
+            ensemble "members".
+        tta: whether to translate each image mirrored too and to return the mean. This takes twice the
+            time.
+        volume: the volume to translate of a file that holds several, counted from 0.
+        clip: whether to clip values that the integers of a PNG, JPEG or TIFF cannot hold, with a note.
+            False: such values are an error.
+        format: the kind of file to write, by its suffix ("tif", "nii.gz"). Default: that of each input.
+        keep_header: whether to copy texts of NIfTI, NRRD and MetaImage headers, which may name the
+            patient.
+        device: as in `run`.
+        say: called with each line of output.
+        progress: called with the share that is done, from 0 to 1, and the name of the current file.
+        workers: a function that distributes the files to other processes; see
+            gantk_cluster.ray.translate.
 
-    Returns the paths written. A folder that was translated in part is continued where it was
-    stopped.
+    Returns:
+        The paths of the written files. A folder that was translated in part is continued.
+
+    Raises:
+        UserError: an input or an option is wrong. A damaged file of a folder does not stop the others;
+            it is reported at the end.
     """
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
@@ -534,13 +573,21 @@ def sample(
     device: str | None = None,
     say: Say = print,
 ) -> list[Path]:
-    """Write `n` images made from noise to the folder `out` and return their paths; the same seed
-    gives the same images.
+    """Generate images from noise with a trained model and write them to a folder.
 
     Args:
-        run: a run folder of a noise-to-image method, or one checkpoint of it.
-        label: the class to make, for methods trained on classes; None: the classes in turn.
-        post: whether the recipe's [[post]] steps are applied.
+        run: a run folder of a noise-to-image method such as dcgan, or one of its checkpoints.
+        n: how many images.
+        out: the folder for them.
+        seed: the same seed gives the same images.
+        label: the class to generate, for methods that were trained with classes. Default: the classes in
+            turn.
+        post: whether to apply the recipe's [[post]] steps.
+        device: as in `run`.
+        say: called with each line of output.
+
+    Returns:
+        The paths of the written files. Intensities are those of the training images.
     """
     from gantk.inference.load import load_model
 
@@ -558,12 +605,24 @@ def export(
     tolerance: float | None = None,
     say: Say = print,
 ) -> Path:
-    """Write one direction of a trained model as ONNX, which needs neither gantk nor torch, or as a
-    MONAI bundle.
+    """Write one direction of a trained model as ONNX, or as a MONAI bundle.
 
-    Its outputs for held-out images are compared with PyTorch's: where they differ by more than
-    `tolerance`, a share of the range, GantkError is raised and no file is written. Returns the path
-    written.
+    The outputs for held-out images are compared with those of PyTorch before the file counts as
+    written. An ONNX file needs neither gantk nor torch.
+
+    Args:
+        run: a run folder, a checkpoint or the name of a model.
+        format: "onnx", "monai" or another that `gantk list exporter` names.
+        out: the .onnx file, or the folder of the bundle.
+        to: the domain to make, by its name. Default: the second domain of the recipe.
+        tolerance: the largest difference from PyTorch, as a share of the intensity range.
+        say: called with each line of output.
+
+    Returns:
+        The path of the file or folder.
+
+    Raises:
+        GantkError: the outputs differ by more than `tolerance`. No file is written.
     """
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
