@@ -36,8 +36,8 @@ MAX_TOTAL_BYTES = 1_500_000
 CELL = 160  # pixels of one image in a strip
 GAP = 6
 TITLE = 22  # pixels above a row
-COLOURS = 64  # of a screenshot
-REPORT_HEIGHT = 1120  # pixels, down to the first scores
+COLOURS = (256, 128, 64)  # the most with which a picture is small enough
+REPORT_HEIGHT = 1060  # pixels, down to the first scores
 PLAN_LINES = 36  # of the recipe
 BACKGROUND = (20, 22, 26)
 SMALL = ("data.size=[64, 64]", "data.source.subjects=60")
@@ -157,7 +157,10 @@ def browser(url: str) -> Iterator:
 
     if BROWSER is None:
         raise SystemExit("Pictures of pages need Chromium: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder), url) as page:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        Browser(Path(folder), url) as page,
+    ):
         yield page
 
 
@@ -165,7 +168,10 @@ def capture(page, width: int, height: int) -> Image.Image:
     """The first `height` pixels of the page in light colours, at this width."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     page("Emulation.setDeviceMetricsOverride", **size)
-    page("Emulation.setScrollbarsHidden", hidden=True)
+    page.js(
+        "document.head.append(Object.assign(document.createElement('style'),"
+        " { textContent: '::-webkit-scrollbar { display: none }' }))"
+    )
     light = [{"name": "prefers-color-scheme", "value": "light"}]
     page("Emulation.setEmulatedMedia", features=light)
     time.sleep(1)
@@ -177,7 +183,7 @@ def report_top(run: Path) -> Image.Image:
     """The sentence, the typical images and the first scores of a run's report."""
     gantk(run.parent, "report", run.name)
     with browser((run / "report.html").as_uri()) as page:
-        return capture(page, 1100, REPORT_HEIGHT)
+        return capture(page, 1000, REPORT_HEIGHT)
 
 
 def report(work: Path) -> Image.Image:
@@ -216,7 +222,7 @@ def app(work: Path) -> Image.Image:
             page.until("document.querySelector('#go:not([disabled])')")
             page.js("document.querySelector('#go').click()")
             page.until("document.querySelector('#viewer[data-ready]')")
-            return capture(page, 1100, 1000)
+            return capture(page, 1000, 960)
     finally:
         server.terminate()
         server.wait()
@@ -243,7 +249,7 @@ def reader_study(work: Path) -> Image.Image:
 
     with browser((study / "pages" / "reader-1.html").as_uri()) as page:
         page.js("[...document.querySelectorAll('button')].find((b) => b.offsetParent)?.click()")
-        return capture(page, 1000, 700)
+        return capture(page, 800, 560)
 
 
 def plan(work: Path) -> Image.Image:
@@ -305,8 +311,12 @@ PICTURES: dict[str, Callable[[Path], Image.Image]] = {
 def save(name: str, picture: Image.Image) -> Path:
     """Write a picture as a small PNG; SystemExit where it is too large."""
     path = OUT / f"{name}.png"
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    size = path.stat().st_size
+    for colours in COLOURS:
+        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        size = path.stat().st_size
+        if size <= MAX_PICTURE_BYTES:
+            break
+
     total = sum(each.stat().st_size for each in OUT.iterdir())
     if size > MAX_PICTURE_BYTES or total > MAX_TOTAL_BYTES:
         raise SystemExit(f"{path} has {size:,} bytes, all pictures have {total:,}: too many")

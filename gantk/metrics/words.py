@@ -303,7 +303,8 @@ def metric_words(metric: str) -> tuple[str, str]:
     if plain in METRIC_NAMES:
         return METRIC_NAMES[plain], METRIC_EXPLANATIONS[plain]
     if head in METRIC_NAMES:
-        return f"{METRIC_NAMES[head]}, {rest.replace('_', ' ')}", METRIC_EXPLANATIONS[head]
+        name = f"{METRIC_NAMES[head]}, by {rest.replace('_', ' ')} features"
+        return name, METRIC_EXPLANATIONS[head]
     return "", ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import argument
+from gantk.metrics.words import baseline_words, verdict_words
 from gantk.report.words import direction_name, number
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import is_inside, read
@@ -15,7 +16,7 @@ from gantk.runs.schemas import is_inside, read
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
 
-MAX_IMAGES = 4  # held-out images of one direction, each as input, output and truth
+MAX_IMAGES = 4  # held-out images of one direction, each as input, generated and real image
 CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
 
 
@@ -57,7 +58,7 @@ def run_html(run: RunFolder) -> str:
 
 def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     """The table of scores beside the best baseline's."""
-    names = ("", "score", "model", "95 % interval", "over", "best baseline", "")
+    names = ("", "score", "model", "95 % interval", "n", "best baseline", "verdict")
     head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
     rows = [head]
     for direction, scores in (metrics.get("metrics") or {}).items():
@@ -67,7 +68,7 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
                 metric,
                 f"{number(entry.get('value'))} {entry.get('unit') or ''}",
                 " to ".join(map(number, entry.get("ci95") or ())),
-                f"n = {entry.get('n')}",
+                f"{entry.get('n')}",
                 *_comparison(metrics, direction, metric),
             ]
             rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
@@ -80,7 +81,7 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
 
 
 def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[str, str]:
-    """The best baseline's name and score, and "ahead" or "behind"; two "" without a baseline."""
+    """The best baseline's name and score, and the verdict in words; two "" without a baseline."""
     verdicts = (metrics.get("verdict") or {}).get(direction) or {}
     judged = verdicts.get(metric) or {}
     rival = ""
@@ -88,12 +89,9 @@ def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[s
     if baseline:
         scores = (metrics.get("baselines") or {}).get(baseline) or {}
         entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
-        rival = f"{baseline} {number(entry.get('value'))}"
+        rival = f"{baseline_words(baseline)} {number(entry.get('value'))}"
 
-    if judged.get("better") is None:
-        return rival, ""
-
-    return rival, "ahead" if judged["better"] else "behind"
+    return rival, verdict_words(judged) if baseline else ""
 
 
 def _pictures(run: Any, domains: list[str]) -> str:
@@ -111,7 +109,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
         if int(number_of_image) >= count:
             continue
 
-        groups = {"input": "input", path.parent.name: f"step {step}", "truth": "truth"}
+        groups = {"input": "input", path.parent.name: f"step {step}", "truth": "real"}
         for group, words in groups.items():
             picture = run.path / "samples" / group / path.name
             if is_inside(run.path, picture):

@@ -282,7 +282,7 @@ def test_runs_describe_themselves_as_html(tiny_run):
     page = toolkit.Run(tiny_run)._repr_html_()
     assert page.count("data:image/png;base64,") == 6
     assert "T1\u00a0→\u00a0T2" in page
-    assert "intensity_map" in page
+    assert "a simple intensity map" in page
     # the notebook's own colours, light or dark
     assert "color: #" not in page
     assert "background: #" not in page
