@@ -295,8 +295,8 @@ class Data:
         count = sum(map(len, self.splits.values()))
         if count > MAX_ALL_COMPARED:
             lines.append(
-                f"note     of {count} images all files were compared to find exact copies, but only a"
-                " sample of the pixels to find near copies"
+                f"note     exact copies were searched in all {count} files, near copies only in a"
+                " sample of them"
             )
 
         if self.classes:

@@ -270,9 +270,7 @@ class Percentile(Learnt, name="percentile"):
 
     # percentile mapped to the start of the range; 0 = the darkest value, at most 2.5 % below air
     low: float = 0.0
-    high: float = (
-        99.5  # percentile mapped to the end of the range; brighter values exceed the range
-    )
+    high: float = 99.5  # percentile mapped to the end of the range; brighter values exceed it
 
     def __post_init__(self):
         super().__post_init__()

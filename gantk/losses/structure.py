@@ -35,9 +35,8 @@ class StructureTerms:
     flat_region: Weight = 0.0  # weight of the output's local deviation where the input is flat
     # local deviation of the input, as a share of the range, that counts half as structure
     noise_floor: Positive = 0.01
-    contrast: Contrast = (
-        "any"  # for local_ncc: how tissue contrast changes; "inverted" for T1 and T2
-    )
+    # for local_ncc: how tissue contrast changes; "inverted" for T1 and T2
+    contrast: Contrast = "any"
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
     # further losses of output and input, each with a weight
     source_losses: list[Loss] = field(default_factory=list)

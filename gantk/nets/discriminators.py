@@ -68,7 +68,7 @@ class PatchGAN(b.Network):
         *,
         width: Width = 64,  # filters of the first convolution
         receptive_field: Literal[16, 34, 70, 142, 286] = 70,  # side of a patch in pixels
-        # number of convolutions, in place of receptive_field; None = by receptive_field
+        # number of convolutions, in place of receptive_field; none = as receptive_field says
         layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,
         # normalisation; "none" is usual with spectral; "batch" mixes the images of a batch
         norm: NormKind = "instance",

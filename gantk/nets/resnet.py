@@ -35,7 +35,7 @@ class ResNet(b.Network):
         dropout: Fraction = 0.0,  # inside the residual blocks
         # numbers of halvings after which a self-attention block is added, such as [2]
         attention: tuple[int, ...] = (),
-        # learned offsets before the output layer; None = only where no norm removes them
+        # learned offsets before the output layer; none = only where no norm removes them
         bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):

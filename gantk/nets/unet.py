@@ -55,7 +55,7 @@ class UNet(b.Network):
         norm_first: bool = False,
         # apply a ReLU to skips and the innermost map too, as in pix2pix; False = only LeakyReLU
         relu_skips: bool = True,
-        # learned offsets before the output layer; None = only where no norm removes them
+        # learned offsets before the output layer; none = only where no norm removes them
         bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):

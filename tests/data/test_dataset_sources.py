@@ -211,7 +211,10 @@ WRONG = (
             ),
         ),
         ("", "is empty"),
-        ("file,who\nx,y\n", "only file, who. Allowed: the columns path and domain.*'T1' and 'T2'"),
+        (
+            "file,who\nx,y\n",
+            "columns are file, who. Allowed: the columns path and domain.*'T1' and 'T2'",
+        ),
         ("path,domain,path\nx,T1,y\n", "two columns with the name 'path'"),
         (
             "path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n",

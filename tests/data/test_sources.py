@@ -148,7 +148,7 @@ def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign)
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("T1",)}, "'images'"),
         ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
-        ({"mask": "seg"}, "no file in .* is a mask by the name 'seg'.*1.png.*data.source.mask"),
+        ({"mask": "seg"}, "no file in .* matches the mask name 'seg'.*1.png.*data.source.mask"),
         ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
         (
             {"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"},

@@ -238,7 +238,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
             "folds = 4 needs by = 'patient' or 'image'",
             "data.split",
         ),
-        (LONE, dict(folds=4, fold=3), "no image of domain b is left for the set", "data.split"),
+        (LONE, dict(folds=4, fold=3), "no image of domain b is left for the .* set", "data.split"),
     ],
     ids=["patients", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
 )
@@ -277,7 +277,7 @@ def test_few_patients_of_a_class_are_divided():
 
 
 def test_one_patient_of_each_domain_cannot_be_divided():
-    words = r"no image of domain . is left for the set train.*data\.split\.by = \"block\""
+    words = r"no image of domain . is left for the train set.*data\.split\.by = \"block\""
     with pytest.raises(UserError, match=words):
         split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
 
@@ -429,7 +429,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
                     for i in range(2)
                 ),
             ],
-            "is in the set test, but the image that is registered with it is in train",
+            "is in the test set, but the image that is registered with it is in the train set",
         ),
         ([""], "is empty"),
     ],

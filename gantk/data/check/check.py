@@ -150,7 +150,7 @@ def _usage_of_files(
 ) -> Usage:
     """How a training would use the images of a folder."""
     if path.is_file():
-        raise UserError("no training is possible with a single file")
+        raise UserError("no training is possible with a single file", remedy="check its folder")
     if recipe is None:
         return usage_by_guess(path, items, settings)
     return usage_by_recipe(path, recipe, settings)

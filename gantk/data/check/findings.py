@@ -147,7 +147,7 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
         "note",
         lambda facts: "of " + " x ".join(map(str, facts["shape"])),
         "have several sizes",
-        "data.fit sets how images are brought to one size",
+        "set data.fit to choose how images are brought to one size",
     ),
     (
         "channels",
@@ -235,7 +235,7 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 
 def _numbers(values: np.ndarray) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)
+    return " x ".join(f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
 
 
 def _thumbnails(item: Inspected) -> np.ndarray | None:
@@ -275,7 +275,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
         what = (
             f"{count_noun(names, 'picture')}{of} may be sagittal, because"
-            f" {agreeing(names, 'it is|they are')} wider and less symmetric than the others:"
+            f" {agreeing(names, 'it|they is|are')} wider and less symmetric than the others:"
         )
         remedy = (
             "look at the pictures: their files do not state the plane. Coronal pictures cannot be"

@@ -106,8 +106,11 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
                 is_volume(file) for record in usage.records for file in record.files[:1]
             ):
                 continue  # one contrast of two sites or groups
-            what = f"no file or folder name contains a contrast, so these are two domains: {groups}"
-            remedy = "if they are classes of one domain, use the source 'images'"
+            what = f"no name contains a contrast, so the images are taken as two domains, {groups}"
+            remedy = (
+                "if these are classes of one domain, use --set data.source.name=images"
+                " --set 'data.domains=[\"MR\"]'"
+            )
             usage.problems.append(problem("domains", "note", what, (), remedy))
 
         return usage

@@ -28,7 +28,7 @@ class Aligned(FileSource):
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
     # regex whose group is the patient (in path or file name); "" = folder or file names
     patient: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     found_for = (2,)
     guesses = True

@@ -32,13 +32,13 @@ class Folders(VolumeSource):
     # folder, glob or word of file names of the first domain, in `path` if given; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    # CSV with a column of paths for each domain; "" = CSV in `path`, or equal names; "none" = no pairs
+    # CSV with a column of paths for each domain; "" = CSV in `path` or equal names; "none" = no pairs
     pairs: str = ""
     # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     rank = 1
     found_for = (2,)

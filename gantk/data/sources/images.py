@@ -30,7 +30,7 @@ class Images(VolumeSource):
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
     # use only images whose names contain this contrast or word; "" = the domain's name, or all
     a: str = ""
     only: str = ""  # use only images of this class (its folder's name); "" = all

@@ -36,7 +36,7 @@ def separate_masks(
     if name and images and not masks:
         shown = ", ".join(f"'{path.name}'" for path in images[:4])
         allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
-        what = f"no file in '{root}' is a mask by the name '{name}'. Files found: {shown}"
+        what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
         raise UserError(what, where="data.source.mask", allowed=allowed)
 
     apart = set(masks)

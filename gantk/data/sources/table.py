@@ -54,7 +54,7 @@ class Manifest(VolumeSource):
     b: str = ""  # the same for the second domain
     # resample the other image of each pair onto the grid of this domain, by the headers
     onto: Onto = "none"
-    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     one_contrast = True
     by_names = False
@@ -186,7 +186,8 @@ class Manifest(VolumeSource):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"the columns path and domain, or a column of paths for each domain: {each}"
             allowed = both if len(self.domains) == 2 else f"the column path, or {each}"
-            what = f"{self.called} has no columns for the images, only {first_columns(names)}"
+            columns_found = first_columns(names)
+            what = f"{self.called} has no columns for the images. Its columns are {columns_found}"
             there = [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)

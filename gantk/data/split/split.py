@@ -230,7 +230,7 @@ def _expect_every_domain(
     for name in SETS:
         missing = domains - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
-            what = f"no image of domain {', '.join(sorted(missing))} is left for the set {name}"
+            what = f"no image of domain {', '.join(sorted(missing))} is left for the {name} set"
             remedy = "set that share to 0, lower data.split.folds or data.split.gap, or add data"
             if by == "patient" and not folds:
                 remedy = USE_BLOCKS

@@ -112,8 +112,8 @@ def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
         first = set_of_pair.setdefault(record.pair, record.split)
         if first != record.split:
             what = (
-                f"'{record.key}' is in the set {record.split}, but the image that is registered"
-                f" with it is in {first}"
+                f"'{record.key}' is in the {record.split} set, but the image that is registered"
+                f" with it is in the {first} set"
             )
             remedy = "put both into the same set"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy=remedy)
