@@ -56,7 +56,7 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
 
 
 def expect_file(file: str | Path, where: str | None = None) -> str:
-    """Return the path of a file to be written; UserError if it is a folder, or lies in one that
+    """Return the path of a file to be written; UserError if it is a folder, or if its folder
     does not exist.
     """
     if Path(file).is_dir():
@@ -109,7 +109,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
 
 
 def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
-    """A float32 array of zeros; a large one lies in an unnamed file in the folder, which vanishes
+    """A float32 array of zeros; a large one is in an unnamed file in the folder, which vanishes
     with the process.
 
     OSError where the disk has no room; in memory where the file system cannot reserve the space.

@@ -2,5 +2,5 @@
 
 Read first: dataset (`Data`); it uses sources/ (which files are what), preparation, split/, resample
 and intensity; batches reads ahead. names/ holds the rules for names, check/ is `gantk data check`.
-Imports nothing of runs or training: it is told what to read and how.
+Imports nothing of runs or training: they pass in what to read and how.
 """

@@ -47,9 +47,10 @@ class Augment:
 
 
 def augment_batch(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
-    """The batch after random changes, drawn from the global generator of its device: a geometric
-    one moves an image with its mask and companions, and registered pairs, alike; others change
-    images only. Labels stay.
+    """The batch after random changes, which are drawn from the global generator of its device.
+
+    A geometric change moves an image, its mask and companions, and the other image of a registered
+    pair in the same way. Other changes affect only images. Labels stay.
     """
     images = [
         name for name in batch if batch[name].ndim > 1 and not name.startswith(("mask_", "near_"))

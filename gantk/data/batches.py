@@ -90,13 +90,13 @@ class ImageSet:
 
 
 class Batches:
-    """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i]
-    with b[i].
+    """Training batches by step. Each domain is shuffled again in every epoch; paired methods get
+    a[i] with b[i].
 
-    The order depends only on (seed, epoch), the place of a random window on (seed, position in the
-    order): there is no state to save, and `workers` does not change the batches. Each `rank` of
-    `world` processes reads its share: N ranks of batch B see the images of one process of batch N *
-    B.
+    The order depends only on (seed, epoch), and the place of a random window only on (seed, position
+    in the order). So there is no state to save, and `workers` does not change the batches. Each
+    `rank` of `world` processes reads its share: N ranks of batch B see the images of one process of
+    batch N * B.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """Intensity mappings: native values to the networks' range and back, one for each contrast. Needs
-numpy alone.
+only numpy.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class Mapping(_NoOptions):
         return own
 
     def forward(self, image: Pixels) -> Pixels:
-        """Map native values to network values; with per = "volume" or "image" by the figures of
-        `image` alone.
+        """Map native values to network values; with per = "volume" or "image" only by the figures
+        of `image`.
         """
         if self.per != "set":
             return self.fitted_to(_on_host(image)).forward(image)

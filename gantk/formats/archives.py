@@ -39,9 +39,12 @@ class Refused(ValueError):
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
-    Raises Refused, or an error of zipfile or tarfile, where the archive is damaged, a checksum is
-    wrong, it holds links or devices, it unpacks to more than `MAX_COMPRESSION` its size, or two
-    names are invalid or equal on some system.
+    Raises Refused, or an error of zipfile or tarfile, if
+
+    * the archive is damaged, or a checksum is wrong,
+    * it contains links or devices,
+    * its content is more than `MAX_COMPRESSION` times its size, or
+    * a name is not valid, or two names are equal, on some system.
     """
     room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
     names: dict[str, str] = {}

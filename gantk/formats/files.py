@@ -317,8 +317,8 @@ def expect_room(path: Path, values: int) -> None:
 
 
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
-    """The index of the requested one of `count` volumes; UserError where none is requested, or one
-    out of range.
+    """The index of the requested one of `count` volumes; UserError if there is no request, or if it
+    is out of range.
     """
     if count > 1 and volume is None:
         remedy = (

@@ -1,9 +1,9 @@
 """`Image` (pixels, affine, header), `Format` (what reads and writes it), and the turn from a file's
 axes to upright.
 
-Pixels always stand upright, whatever the order of the axes in the file: rows from anterior (or the
-top) down, columns from the patient's right (or the left of the picture), planes from inferior to
-superior. Writers undo this.
+Pixels are always upright, for any order of the axes in the file: rows run from anterior (or the top
+of a picture) down, columns from the patient's right (or the left of a picture), planes from inferior
+to superior. Writers undo this.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ class SeriesFormat(Format):
     """A format in which several files of one folder may be one image, as the slices of a DICOM
     series are.
 
-    `list_images` leaves its files out, since none is an image of its own: `group` says which belong
-    together.
+    `list_images` leaves its files out, because a single file is not an image. `group` finds which
+    files belong together.
     """
 
     def owns(self, path: Path) -> bool:

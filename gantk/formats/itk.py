@@ -93,7 +93,7 @@ class ItkHeader:
 
     @property
     def affine(self) -> np.ndarray:
-        """4x4, voxel indices (i, j, k) to RAS millimetres; a picture lies in the plane at 0."""
+        """4x4, voxel indices (i, j, k) to RAS millimetres; a picture is in the plane at 0."""
         n = len(self.size)
         affine = np.eye(4)
         affine[:n, :n] = self.vectors
@@ -452,7 +452,7 @@ def _header_for(image: Image) -> ItkHeader:
 
 
 def _voxel_file(path: Path, name: str) -> Path:
-    """The path of the voxels' file that a header names, which must lie in the header's folder or
+    """The path of the voxels' file that a header names, which must be in the header's folder or
     below.
     """
     voxels = path.parent / name
@@ -467,7 +467,7 @@ def _voxel_file(path: Path, name: str) -> Path:
 
 
 def _in_space(header: ItkHeader, compressed: bool) -> ItkHeader:
-    """A header with the axes of space alone; ValueError where these map no volume."""
+    """A header with only the axes of space; ValueError where these map no volume."""
     n = min(len(header.size), 3)
     vectors = header.vectors[:n, :n]
     origin = header.origin[:n]
@@ -493,7 +493,7 @@ def _axis_of_values(fields: dict[str, str]) -> int | None:
 
 
 def _directions(fields: dict[str, str]) -> list[str]:
-    """`(1,0,0)` or `none` for each axis of an NRRD; [] where it states spacings alone."""
+    """`(1,0,0)` or `none` for each axis of an NRRD; [] where it states only spacings."""
     return re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
 
 

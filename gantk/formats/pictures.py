@@ -1,9 +1,8 @@
 """PNG, JPEG, TIFF and BMP through Pillow: gray or colour, of 8 or 16 bits or (TIFF) float.
 
-Pillow supports colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are
-read and written by SimpleITK where that is installed (extra `dicom`). A TIFF of several pages is
-refused: nothing in it says what its third axis is and how far its pages lie apart, so a volume is
-better kept as NIfTI.
+Pillow supports colour of 8 bits only. SimpleITK reads and writes PNG and TIFF with several channels
+of 16 bits, if it is installed (extra `dicom`). A TIFF of several pages is refused, because it does
+not state what its third axis is, nor the distance between its pages. Store volumes as NIfTI.
 """
 
 from __future__ import annotations
@@ -242,7 +241,7 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
 
 
 def _shape_of(picture: ImageFile) -> tuple[int, ...]:
-    """The shape (C, H, W) that a picture is read with, from its header alone."""
+    """The shape (C, H, W) that a picture is read with, from its header only."""
     if isinstance(picture, TiffImageFile):
         width, height = (picture.tag_v2[side] for side in SIDE_TAGS)
     else:

@@ -1,11 +1,11 @@
 """Decodes the voxels of files into float32 a few planes at a time, and converts results to the
 source's integers.
 
-The written type: integers of the source's type where the source held integers and every value lies
-on their grid, which is whole numbers, or stored * slope + intercept where the file has these. A
-value may be off the grid by the rounding of float32 arithmetic: 1e-3 of a step, or 5e-7 of the
-largest value where that is more (up to 0.05 of a step). All else is written as float32, also where
-the source held float64, since pixels are float32.
+The written type is the source's integer type if the source held integers and every value is on
+their grid: whole numbers or, if the file has a slope and an intercept, stored * slope + intercept.
+A value may differ from the grid by the rounding of float32 arithmetic: by 1e-3 of a step, or by 5e-7
+of the largest value if that is more (at most 0.05 of a step). All other values are written as
+float32, even if the source held float64, because pixels are float32.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the voxels (i, j, k) of one volume lie, i fastest: in a file, or in a packed stream
-    inside it.
+    """Where the voxels (i, j, k) of one volume are stored, i fastest: in a file, or in a compressed
+    stream inside it.
     """
 
     path: Path
@@ -115,8 +115,8 @@ def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
 def as_integers(
     voxels: np.ndarray, dtype: np.dtype | None, slope: float = 1.0, inter: float = 0.0
 ) -> np.ndarray | None:
-    """The values (i, j, k) as stored integers of the source's type; None where one lies off their
-    grid.
+    """The values (i, j, k) as stored integers of the source's type; None where one is not on
+    their grid.
     """
     if dtype is None or not np.issubdtype(dtype, np.integer):
         return None

@@ -42,8 +42,9 @@ def edges(image: Tensor) -> Tensor:
     """Return g g^T / (|g|^2 + c^2) of the gradient g, c its mean length: (N, dims (dims + 1) / 2,
     *size) float32.
 
-    Where edges lie and how they run, much the same in every contrast of one head (normalised
-    gradients, Haber and Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
+    These are the positions and the directions of edges, which are similar in every contrast of one
+    head (normalised gradients, Haber and Modersitzki 2006). The first `dims` channels have a sum of
+    0 to 1.
     """
     with torch.autocast(image.device.type, enabled=False):
         # more would draw edges towards the brighter side

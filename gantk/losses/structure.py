@@ -1,8 +1,8 @@
-"""Losses that keep the input's structure, whatever its brightness: local NCC, calm flat regions,
-empty air.
+"""Losses that keep the input's structure for any brightness: local NCC, flat regions without
+texture, empty air.
 
-Cycle consistency alone cannot tell which tissue becomes which; these losses compare an output with
-its own source through small windows.
+Cycle consistency does not determine which tissue becomes which. These losses compare an output with
+its own source in small windows.
 """
 
 from __future__ import annotations

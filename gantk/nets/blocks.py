@@ -213,15 +213,16 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
     """Normalises each channel of each image to mean 0 and variance 1 over its positions (Ulyanov et
     al., 2016).
 
-    Statistics are float32 whatever the input's precision, in training and in evaluation alike, and
-    one image never influences another. `affine` adds a learned scale and offset per channel.
+    Statistics are float32 for any precision of the input, in training and in evaluation. One image
+    never influences another. `affine` adds a learned scale and offset per channel.
 
-    On a CPU it runs batch norm image by image: torch's own kernel copies channels-last input and
-    takes 3 times as long (forward and backward of (4, 32, 96, 96) on 2 cores: 8.4 against 2.6 ms,
-    4.2 against 2.0 in bfloat16), and its gradient is wrong for a single image if it arrives
-    channels-last (torch 2.11 and 2.13). Over millions of positions batch norm's kernel sums
-    inaccurately, so inference sums in parts (see `moments`). A training step at 128^3 has a
-    relative error of 8e-4 in float32.
+    On a CPU it runs batch norm image by image, for two reasons. torch's own kernel copies
+    channels-last input and takes 3 times as long: forward and backward of (4, 32, 96, 96) on 2
+    cores take 8.4 against 2.6 ms, or 4.2 against 2.0 in bfloat16. And its gradient is wrong for a
+    single image if it arrives channels-last (torch 2.11 and 2.13).
+
+    Batch norm's kernel sums inaccurately over millions of positions, so inference sums in parts
+    (see `moments`). A training step at 128^3 has a relative error of 8e-4 in float32.
     """
 
     position_groups = 0  # see `statistics.groups`
@@ -556,9 +557,7 @@ class SelfAttention(nn.Module):
 
 
 def check_levels(attention: Collection[int], least: int, most: int, why: str = "") -> None:
-    """UserError unless every level (number of halvings) of `attention` lies between `least` and
-    `most`.
-    """
+    """UserError unless every level (number of halvings) of `attention` is from `least` to `most`."""
     for level in attention:
         if not least <= level <= most:
             what = f"self-attention is not possible after {level} halvings of the size"

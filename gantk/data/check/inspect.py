@@ -50,10 +50,14 @@ def inspect(scan: Scan) -> Inspected:
     """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
     is not raised.
 
-    Facts: `shape` (upright, without channels), `spacing` in mm and `plane` where the file knows
-    them, `dtype` as saved, `channels`, `min`, `max`, `mean`, `range` (1st to 99th percentile),
-    `content` (share of pixels that differ from the background), `empty_planes` (axial planes of a
-    volume without contrast), `lossy`, `files`, `sha256`.
+    Facts:
+
+    * of the file: `dtype` as stored, `lossy`, the number of `files`, `sha256`
+    * of the grid: `shape` (upright, without channels), `channels`; `spacing` in mm and `plane` if
+      the file states them
+    * of the pixels: `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of
+      pixels that differ from the background), `empty_planes` (number of axial planes of a volume
+      without contrast)
     """
     suffix = io.suffix_of(scan.path)
     series = io.series_format(scan.files[0]) if scan.files else None

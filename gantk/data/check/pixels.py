@@ -262,8 +262,8 @@ def _mirror(image: np.ndarray, foreground: np.ndarray) -> float:
 
 
 def warning_of_unlike_pairs(data) -> str | None:
-    """A warning where pairs are no more alike than images of different patients: only their names
-    may be equal. `data` is a gantk.data.dataset.Data.
+    """A warning if pairs are not more similar than images of different patients, as if only their
+    names were equal. `data` is a gantk.data.dataset.Data.
     """
     pairs = [
         pair

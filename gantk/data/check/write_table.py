@@ -54,8 +54,8 @@ def write_table(
 ) -> str:
     """Write one row for each image below `path`; paths are relative to the table where they can be.
 
-    With a `usage` the table gives the same records, and files that it does not use are left out by
-    `none` in the column split. Without one, a row says what its names alone are sure of. Returns a
+    With a `usage` the table yields the same records; files that it does not use are left out by
+    `none` in the column split. Without one, a row contains only what names determine. Returns a
     sentence about the rows.
     """
     if usage:

@@ -109,7 +109,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
 
 
 def relative_to(path: Path, root: Path) -> Path:
-    """A path relative to a folder, or itself where it lies elsewhere."""
+    """A path relative to a folder, or the path itself if it is not below that folder."""
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
@@ -242,7 +242,7 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
 
 def domain_match(name: str, domain: str) -> int:
     """How well a name matches a domain: 3 equal, 2 has it (or a synonym) as a word, 1 a word starts
-    alike, 0 not.
+    with it or starts it, 0 not.
     """
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
     words = join_contrast_words([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
@@ -510,8 +510,8 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
     """Items of images whose domains are known, with split, place and stem, by domain, else in the
     order of the images.
 
-    A split counts if there are several (`TrainT1` alone means nothing), a place if it differs
-    within the domain.
+    A split counts only if there are several (a single `TrainT1` means nothing), a place only if it
+    differs within the domain.
     """
     items = []
     places = defaultdict(set)

@@ -1,5 +1,5 @@
-"""Finds the patient of each image: in the folders above it, which are also a visit's, a contrast's or
-a data set's, or in its file's name.
+"""Finds the patient of each image in its file's name, or in the folders above it, which may also be
+those of a visit, a contrast or a data set.
 """
 
 from __future__ import annotations
@@ -49,10 +49,20 @@ def without_visits(names: Sequence[str]) -> list[str]:
     """Each patient for names of patients and visits, found by comparing all: `p07` for `p07_1` and
     `p07_2`.
 
-    In names that differ in digits alone the last word is a visit's if patients have several, there
-    are no more kinds of it than patients, and it has no more digits than the number before (as
-    `site1_007` has) or this is a person's. A word that all of them end with (`_nifti`) does not
-    count, and `p07_FU3` beside `p07` is the same patient's.
+    Names that differ only in digits are compared with each other:
+
+    ================================================== ===================== ==========
+    rule                                               example               patient
+    ================================================== ===================== ==========
+    a last word that all names share does not count    `p07_nifti`           `p07`
+    the last word is a visit, see below                `p07_1`, `p07_2`      `p07`
+    a name that continues another patient's name       `p07_FU3`, `p07`      `p07`
+    else the name is the patient                       `site1_007`           `site1_007`
+    ================================================== ===================== ==========
+
+    The last word is a visit if (1) some patients have several of them, (2) there are at most as many
+    different last words as patients, and (3) it has at most as many digits as the number before it,
+    or the word before is a word for a person (`sub-01`).
     """
     patient_of = {name: name for name in names}
     while True:
@@ -118,9 +128,13 @@ def patient_folders(place: Parts, shared: int = 0) -> str:
     """A patient's folders without those of visits: `siteA/p07` for `siteA/p07_V2` and
     `siteA/p07/2020-01-02/3`.
 
-    The last of them is the first folder that names a person, else the first numbered one (by more
-    than a contrast) that is not named as one of several patients, with a numbered one below; none
-    of the first `shared` ones.
+    The last of these folders is the patient's own. It is the first that exists of
+
+    1. the first folder that names a person,
+    2. the first folder with a number (not of a contrast) whose name is not that of several patients,
+    3. the last folder with a number.
+
+    The first `shared` folders are not considered.
     """
     own, end = _with_patient(place, shared)
     if end is None:
@@ -129,8 +143,8 @@ def patient_folders(place: Parts, shared: int = 0) -> str:
 
 
 def patient_name(place: Parts, shared: int = 0) -> str:
-    """The numbered ones of a patient's folders, without the `shared` ones; all where none is
-    numbered.
+    """Those of a patient's folders that have numbers, without the `shared` ones; all folders if no
+    folder has a number.
     """
     whole = patient_folders(place, shared)
     return "/".join(parts_with_digits(whole.split("/")[shared:])) or whole
@@ -171,8 +185,8 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
 
 
 def shared_folders(places: Collection[Parts]) -> int:
-    """How many leading folders all places share that are no patient's: numbered ones, alike or
-    many, lie below.
+    """How many leading folders all places share that are not a patient's: below them are folders
+    with numbers, similar ones or more than three.
     """
     for shared in range(_common_folders(places), 0, -1):
         names = set()

@@ -36,9 +36,10 @@ class Version:
 
 
 def refuse_folders_of_visits(items: Sequence[Item], names: dict[str, str], root: Path) -> None:
-    """UserError where most files of a domain lie in folders whose file names end in several
-    contrasts: `T1/P1_T1_FLAIR` beside `T1/P1_T1_T2` is of the first visit, not of T1. `T1_to_T2`
-    and `T2_in_T1` end in no contrast of their own.
+    """UserError if most files of a domain are in folders whose file names end in several contrasts.
+
+    Example: `T1/P1_T1_FLAIR` next to `T1/P1_T1_T2` is of the first visit, not of the contrast T1.
+    `T1_to_T2` and `T2_in_T1` do not count as names that end in a contrast.
 
     `names` are the domains by letter, `root` is the folder of all images.
     """
@@ -91,9 +92,10 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     """The items with one version of each image, and a sentence on those left out; all and None
     where there is one each.
 
-    Versions are files of one domain whose paths below `root` differ in words for versions alone. Of
-    those whose folders hold at least half as many images as any, in both domains, the one without
-    such a word is taken; else the processed one, the one as it was scanned, the one without skull.
+    Versions are files of one domain whose paths below `root` differ only in words for versions. Only
+    versions whose folders hold at least half as many images as the fullest, in both domains, are
+    considered. Of these the one without such a word is taken, else the processed one, else the one
+    as it was scanned, else the one without skull.
     """
     if not _may_be_versions(items):
         return list(items), None

@@ -64,7 +64,7 @@ class Folders(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below
+        """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, are below
         `path`.
         """
         images = names.images_below(path)

@@ -52,7 +52,7 @@ class Images(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where any image lies below `path`."""
+        """`{"path": ...}` where any image is below `path`."""
         return {"path": str(path)} if names.images_below(path) else None
 
     def records(self) -> list[Record]:

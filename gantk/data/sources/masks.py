@@ -111,7 +111,7 @@ def find_masks(
 
 
 def expect_one_grid(mask: Path, image: Path) -> None:
-    """UserError that names both where a mask does not lie on its image's voxels."""
+    """UserError that names both if a mask is not on the voxel grid of its image."""
     if differs := difference(mask, image):
         what = f"the mask '{mask}' and its image '{image}' are on different voxel grids: {differs}"
         remedy = "resample the mask onto the grid of its image, or leave both out"

@@ -137,7 +137,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
     Images without `pair`, such as those that a CSV of pairs does not list, are allowed. The error
-    names a patient's two scans that lie on different grids, if there are any.
+    names a patient's two scans that are on different grids, if there are any.
     """
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
@@ -178,7 +178,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
 
 
 def _on_different_grids(records: Sequence[Record]) -> str:
-    """What says that a patient's only two scans lie on different grids; "" where there are none."""
+    """The message that a patient's only two scans are on different grids; "" if there are no such."""
     scans: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
     for record in records:
         if record.subject and record.path and is_volume(record.path):

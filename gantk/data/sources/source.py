@@ -98,7 +98,7 @@ class FileSource(_Defaults):
         self.reader = Reader(self.dims, self.channels)
 
     def key_of(self, path: Path) -> str:
-        """The key of a file: its path relative to the root, if it lies below it."""
+        """The key of a file: its path relative to the root, if it is below it."""
         return relative_to(path, self.root).as_posix()
 
     def nothing_of(

@@ -3,9 +3,13 @@ treats them.
 
 Every image has two thumbnails of 32 x 32: its whole frame, and the part that differs from the
 background. Copies are images whose fine detail correlates in either, even if they were saved again,
-rescaled in intensity or size, shifted, or given another margin. Measured: changed copies 0.978 to
-1, at most 0.71 the same slice of another phantom, 0.62 (MR) and 0.70 (CT) slices of other real
-patients, 0.73 T1 and T2 of one slice, 0.973 neighbours in a CT.
+rescaled in intensity or size, shifted, or given another margin. Measured correlations:
+
+* changed copies: 0.978 to 1
+* neighbouring slices of a CT: 0.973
+* T1 and T2 of one slice: 0.73
+* slices of different real patients: at most 0.62 (MR) and 0.70 (CT)
+* the same slice of two phantoms: at most 0.71
 """
 
 from __future__ import annotations
@@ -250,9 +254,9 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """Pairs of near copies, the first index smaller, with their correlation; in order. Exact copies
     are not among them.
 
-    Images of one known patient are never copies: slices of one scan are alike by nature. Images of
-    different patients are copies above 0.92; of an unknown patient above 0.975, if clearly more
-    alike than neighbouring slices.
+    Images of one known patient are never copies, because slices of one scan are similar. Images of
+    different patients are copies above a correlation of 0.92. Images of unknown patients are copies
+    above 0.975, if they are clearly more similar than neighbouring slices.
     """
     likeness = {one.stack: one.usual for one in images if one.usual is not None}
 
