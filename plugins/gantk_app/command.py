@@ -24,30 +24,35 @@ from gantk.commands import Command
     type=click.IntRange(0, 65535),
     default=7860,
     show_default=True,
-    help="0 takes a free one.",
+    help="Port to listen on. 0 chooses a free port.",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="The address to listen on.",
+    help="Address to listen on. 0.0.0.0 lets other machines connect.",
 )
 @click.option(
     "--max-mb",
     type=click.IntRange(1),
     default=512,
     show_default=True,
-    help="Largest upload, also unzipped.",
+    help="Largest upload in MB, also after unzipping.",
 )
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+)
 def command(run, **options) -> None:
-    """Open a window in the browser that translates scans with RUN, or with the shipped model t1t2.
+    """Translate scans in the browser with RUN, or with the shipped model t1t2.
 
-    Drop a NIfTI file, a picture or a zipped DICOM series, choose a direction, look at input,
-    output, difference and uncertainty with one cursor, save the result in the input's format.
-    Programs send files to /translate, see /openapi.json. Nothing leaves the machine; what was
-    uploaded is deleted when its window closes. Ctrl-C ends it.
+    \b
+    gantk app runs/first
+
+    Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page shows
+    input, output, difference and uncertainty with one cursor. You can save the result in the
+    input's format. Programs send files to /translate (described in /openapi.json). Nothing leaves
+    the machine, and an upload is deleted when its window closes. Ctrl-C stops the server.
     """
     from gantk.terminal import say
     from gantk_app.service import app

@@ -80,20 +80,20 @@ class Guard:
         host = headers.get("host", "")
         length = headers.get("content-length", "0")
         if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
-            return 403, f"This server answers to {' and '.join(sorted(self.hosts))} only."
+            return 403, f"This server only answers at {' and '.join(sorted(self.hosts))}."
         if urlsplit(headers.get("origin") or f"//{host}").netloc != host:
-            return 403, "Pages of other sites may not use this server."
+            return 403, "Pages of other sites cannot use this server."
         if scope["path"].startswith(CLOSED):
-            return 404, "There is nothing here."
+            return 404, "There is no page at this address."
         if "transfer-encoding" in headers or not length.isdecimal():
-            return 411, "The request does not say how long it is: send Content-Length."
+            return 411, "The request does not state its length. Send Content-Length."
 
         if int(length) > self.most + 2**20:
             return (
                 413,
                 (
-                    f"This is larger than {self.most >> 20} MB. Start gantk app with --max-mb for"
-                    " more."
+                    f"The upload is larger than {self.most >> 20} MB. Start gantk app with a"
+                    " larger --max-mb."
                 ),
             )
 
@@ -112,12 +112,12 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
     def translate(background: BackgroundTasks, file: UploadFile | None = None, to: str = Form("")):
-        """Translate `file` (NIfTI, picture, zip of a DICOM series) to the domain `to`; a file of
-        the same kind. Headers: Gantk-Notes, a JSON list of what to know of the scan; Gantk-Waited,
-        how many translations were before.
+        """Translate `file` (NIfTI, picture or zip of a DICOM series) to the domain `to`. Returns a
+        file of the same kind. Headers: Gantk-Notes, a JSON list of warnings and notes about the
+        scan; Gantk-Waited, the number of translations that ran before this one.
         """
         if file is None or not file.filename:
-            raise HTTPException(400, "There is no file: send one in the form's field 'file'.")
+            raise HTTPException(400, "The request has no file. Send one in the form field 'file'.")
 
         upload = service.place(file.filename)
         background.add_task(shutil.rmtree, upload.parent.parent)
@@ -189,7 +189,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
         if path := given and Path(given).resolve():
             # a mounted Gradio does not check this: a client can name any file
             if path.parent.parent != cache:
-                raise gr.Error("This is no upload.")
+                raise gr.Error("This file was not uploaded here.")
             uploads[request.session_hash] = path.rename(service.place(path.name))
             with suppress(OSError):
                 path.parent.rmdir()
@@ -199,7 +199,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
     def go(to: str, unsure: bool, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         upload = uploads.get(request.session_hash)
         if upload is None:
-            return PARTS.wrong("The scan was deleted. Choose it again."), None
+            return PARTS.wrong("The scan was deleted. Upload it again."), None
 
         try:
             options = {
@@ -221,16 +221,14 @@ def window(service: Service, limits: str) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 upload = gr.File(
-                    label="Scan: NIfTI, PNG or zipped DICOM", elem_id="scan", height=160
+                    label="Scan (NIfTI, PNG or zipped DICOM)", elem_id="scan", height=160
                 )
                 choices = [
                     (f"{source} → {target}", target)
                     for target, source in service.directions.items()
                 ]
                 way = gr.Radio(choices, value=choices[0][1], label="Direction", elem_id="way")
-                unsure = gr.Checkbox(
-                    True, label="Show where it is unsure (slower)", elem_id="unsure"
-                )
+                unsure = gr.Checkbox(True, label="Show the uncertainty (slower)", elem_id="unsure")
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
 
@@ -261,4 +259,4 @@ def failure_of(error: Exception) -> str:
     if message := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
         return message
     traceback.print_exception(error)
-    return "Something unforeseen went wrong; the terminal of gantk app says what."
+    return "An unexpected error occurred. The terminal that runs gantk app shows it."

@@ -63,7 +63,11 @@ class Service:
                 self.directions.setdefault(frame.target, frame.source)
 
         if not self.directions:
-            raise UserError(f"'{run}' translates no images, it makes them from noise", where="RUN")
+            raise UserError(
+                f"'{run}' generates images from noise; it cannot translate images",
+                where="RUN",
+                remedy="name a run of an image-to-image method",
+            )
 
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""
@@ -83,14 +87,14 @@ class Service:
             before = len(self.queue)
             if before >= MAX_WAITING:
                 raise Full(
-                    f"{MAX_WAITING} translations are waiting already. Try again in some minutes."
+                    f"{MAX_WAITING} translations are already waiting. Try again in a few minutes."
                 )
             self.queue.append(ticket)
 
         try:
             with self.moved:
                 while self.queue[0] is not ticket:
-                    tell(0.0, f"Waiting: {self.queue.index(ticket)} before this one")
+                    tell(0.0, f"Waiting: {self.queue.index(ticket)} translations run first")
                     self.moved.wait()
             yield before
         finally:
@@ -179,7 +183,7 @@ class Service:
             unpack(archive, folder)
         # zipfile and its decompressors raise any exception for a malicious file
         except Exception as error:
-            what = f"'{archive.name}' cannot be unpacked: {one_line(error)}"
+            what = f"the zip file '{archive.name}' cannot be unpacked: {one_line(error)}"
             raise UserError(
                 what, allowed="a zip of DICOM series or images", remedy="pack it again"
             ) from None
@@ -283,15 +287,17 @@ def app(
 
         from gantk_app.server import LOOPBACK, application
     except ModuleNotFoundError as error:
-        what = f"{error.name} is needed for the window in the browser, and it is not installed"
-        raise UserError(what, remedy='pip install "gantk[app]"') from None
+        what = f"gantk app needs the package {error.name}, which is not installed"
+        raise UserError(what, remedy='install it: pip install "gantk[app]"') from None
 
     try:
         listener = socket.create_server((host, port))
     except OSError as error:
-        what = f"nothing can listen on {host}, port {port}: {error.strerror}"
+        what = f"the server cannot listen on {host}, port {port}: {error.strerror}"
         raise UserError(
-            what, where="--host, --port", remedy="choose another; --port 0 takes a free one"
+            what,
+            where="--host, --port",
+            remedy="choose another address or port; --port 0 chooses a free port",
         ) from None
 
     # also deletes those of killed processes
@@ -303,11 +309,11 @@ def app(
             signal.signal(stop, signal.default_int_handler)
 
         served = application(Service(run, folder, max_mb << 20, device), host)
-        say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)")
+        say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C stops the server)")
         if host not in LOOPBACK:
             say(
-                "warning  whoever reaches this address can use it: there is no password and no"
-                " encryption"
+                "warning  anyone who can reach this address can use the server: there is no"
+                " password and no encryption"
             )
 
         uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(

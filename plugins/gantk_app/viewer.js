@@ -82,7 +82,7 @@
     planes();
     for (const kind of kinds) read(kind, views.input.volumes[0].dims.slice(1, 4).map((n) => n >> 1));
     const thin = image.thin > 1 ? ` Every ${image.thin}th voxel along each side is shown; the saved file holds them all.` : "";
-    at("aside").textContent = `Click or drag to move the cursor of all${image.slices < 2 ? "." : "; the wheel goes through the slices. The patient's right is at the left."}${thin}`;
+    at("aside").textContent = `Click or drag to move the cursor of all images.${image.slices < 2 ? "" : " Scroll to change the slice. The patient's right is on the left."}${thin}`;
     document.getElementById("viewer").dataset.ready = number;
   };
 
@@ -93,7 +93,7 @@
     if (viewer.hidden) return;
     shown = made;
     if (!document.createElement("canvas").getContext("webgl2")) {
-      viewer.textContent = "This browser draws no WebGL 2, which the viewer needs. The result can be saved nevertheless.";
+      viewer.textContent = "This browser does not support WebGL 2, which the viewer needs. You can still save the result.";
       return;
     }
     if (!at("image")) build();

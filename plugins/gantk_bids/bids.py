@@ -26,11 +26,11 @@ class Bids(VolumeSource):
     """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-`
     entity, CT `_ct`.
 
-    Each session is a study of its subject. Its images are registered pairs if they have the same
-    grid, or with `onto`. If a session has several images of a contrast (run-, acq-, rec-), the one
-    with the fewest entities and the lowest run is used; with `runs` "all" every image is used, and
-    images with the same entities are pairs. A column `split` of participants.tsv assigns subjects
-    to training, validation and test.
+    Each session is a study of its subject. Images of a session are registered pairs if they have
+    the same grid, or if `onto` is set. A session can have several images of a contrast (run-, acq-,
+    rec-): gantk uses the one with the fewest entities and the lowest run. With `runs = "all"` every
+    image is used, and images with the same entities are pairs. A column `split` of participants.tsv
+    assigns subjects to training, validation and test.
     """
 
     # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
@@ -106,7 +106,7 @@ class Bids(VolumeSource):
             suffixes = sorted({scan.suffix for scan in scans})
             example = f"sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
             allowed = suffixes or f"BIDS names such as {example}"
-            what = f"'{self.root}' holds no '{text}' for {name}"
+            what = f"'{self.root}' has no '{text}' images for the domain {name}"
             contrasts = {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
             raise self.nothing_of(letter, what, allowed, contrasts)
 
@@ -191,5 +191,7 @@ def split_named(value: str, where: str) -> str | None:
 
     split = split_of((value,))
     if split is None:
-        raise UserError(f"'{value}' is no split", where=where, allowed="train, validation, test")
+        raise UserError(
+            f"'{value}' is not the name of a split", where=where, allowed="train, validation, test"
+        )
     return split

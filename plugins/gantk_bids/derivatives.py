@@ -64,8 +64,8 @@ class Derivatives:
         self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
-            what = f"'{target}' is a BIDS dataset, and no derivative"
-            remedy = f"name a folder of its own: {target / 'derivatives' / 'gantk'}"
+            what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
+            remedy = f"name a separate folder: {target / 'derivatives' / 'gantk'}"
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
     def name(self, files: Sequence[Path], tail: str, contrast: str) -> str | None:

@@ -102,4 +102,4 @@ def room(name: str) -> ModuleType:
     except ImportError as error:
         missing = (error.name or str(error)).split(".")[0]
         what = f"DICOM needs {missing}, which is not installed"
-        raise UserError(what, remedy='pip install "gantk[dicom]"') from error
+        raise UserError(what, remedy='install it: pip install "gantk[dicom]"') from error

@@ -151,7 +151,7 @@ def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
     if written <= count:
         return ()
     lacking = count_noun(written - count, "slice")
-    return (f"'{path}': lacks {lacking} of the {written} that were written",)
+    return (f"'{path}': {lacking} of the {written} that gantk wrote are missing",)
 
 
 def _choose_stack(
@@ -165,17 +165,19 @@ def _choose_stack(
     if unplaced:
         first = headers[slices[0].path]
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
-            what = f"'{path}' is a film of {len(slices)} frames"
-            raise UserError(what, allowed="slices and volumes", remedy="save single frames")
+            what = f"'{path}' is a film of {len(slices)} frames, not an image"
+            raise UserError(
+                what, allowed="slices and volumes", remedy="save single frames as separate files"
+            )
 
         remark = (
-            f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the"
-            " file's order"
+            f"'{path}' does not state the positions of its {len(slices)} frames: gantk uses the"
+            " order in the file"
         )
         remarks = (remark,)
 
     stacks = [slices] if unplaced else separate_stacks(slices)
-    what = f"{len(stacks)} stacks of different place, shape or kind"
+    what = f"{len(stacks)} stacks that differ in position, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
     if chosen[0].position is None:
         return Stack(tuple(chosen), np.zeros(3), remarks=remarks)
@@ -194,8 +196,8 @@ def _choose_stack(
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
     if len(stack.slices) > 1:
-        problem = f"'{path}' is in colour, with {len(stack.slices)} slices"
-        raise UserError(problem, allowed="single pictures in colour")
+        problem = f"'{path}' is a colour image with {len(stack.slices)} slices"
+        raise UserError(problem, allowed="colour images of one slice")
 
     rows, columns = stack.slices[0].shape
     headers.shape = (columns, rows, 1)
@@ -302,7 +304,7 @@ def _straighten(
     >= 0; the field of view grows so that nothing is cut off. Updates the headers' slice positions.
     """
     if headers.frames:
-        what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
+        what = f"'{path}' was acquired with a tilted gantry and has all frames in one file"
         raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
 
     first = stack.slices[0]
@@ -312,8 +314,8 @@ def _straighten(
     rows, columns = (int(n) for n in np.ceil(shifts.max(axis=0)).astype(int) + 1 + first.shape[:2])
     lean = np.degrees(np.arctan(np.linalg.norm(stack.drift * first.spacing) / stack.apart))
     remark = (
-        f"the gantry was tilted by {lean:.1f} degrees: the slices were brought onto a grid at right"
-        " angles"
+        f"the gantry was tilted by {lean:.1f} degrees: gantk resampled the slices onto a"
+        " right-angled grid"
     )
     origin = stack.origin + before * first.spacing @ first.axes[::-1]
     stack = replace(stack, origin=origin, drift=None, remarks=(*stack.remarks, remark))
@@ -367,7 +369,9 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
     ):
         for frame in frames:
             if frame.shape[:2] != shape:
-                raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
+                raise Broken(
+                    f"its pixels have the shape {frame.shape}, but its header says {shape}"
+                )
             yield frame
 
 

@@ -144,13 +144,11 @@ def header(path: Path) -> Dataset:
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
-            raise Broken(
-                "its header is cut short" if uid else "it has none of the elements of a DICOM file"
-            )
+            raise Broken("its header is truncated" if uid else "it has no elements of a DICOM file")
 
         if (frames := _frames_of(dataset)) > min(MAX_FRAMES, max(1, dataset.held)):
             raise Broken(
-                f"it declares {frames} frames: it is cut short, or has more than {MAX_FRAMES}"
+                f"it declares {frames} frames: it is truncated, or has more than {MAX_FRAMES} frames"
             )
 
         return dataset
@@ -162,13 +160,13 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
     with readable(path):
         if other := _no_image(dataset):
             raise UserError(
-                f"'{path}' is no image: {other}",
+                f"'{path}' is not an image: it is {other}",
                 allowed="MR, CT and other images",
                 remedy="leave it out",
             )
 
         if "MOSAIC" in (dataset.get("ImageType") or ()):
-            what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
+            what = f"'{path}' is a mosaic: it stores all slices of a volume as tiles of one picture"
             raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
 
         rows = int(dataset.Rows)
@@ -179,7 +177,7 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
         if kind not in (*GRAY, *COLOUR):
             raise UserError(
-                f"'{path}' has another PhotometricInterpretation", allowed=(*GRAY, *COLOUR)
+                f"'{path}' has an unknown PhotometricInterpretation", allowed=(*GRAY, *COLOUR)
             )
 
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
@@ -187,7 +185,8 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
 
         if frames > 1 and in_colour(dataset):
             raise UserError(
-                f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour"
+                f"'{path}' is a colour image with {frames} frames",
+                allowed="colour images of one frame",
             )
 
         count = frames * rows * columns * samples
@@ -214,7 +213,7 @@ def _no_image(dataset: Dataset) -> str | None:
         if uid.name != uid:
             known = uid.name
         elif uid:
-            known = "of a class that is not known"
+            known = "a file of an unknown class"
         else:
             known = ""
         return known or "a file without rows and columns"
@@ -298,7 +297,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(frames) != count:
-        raise Broken(f"it declares {count} frames and describes {len(frames)}")
+        raise Broken(f"it declares {count} frames but describes {len(frames)}")
 
     found = []
     for number, own in enumerate(frames):
@@ -352,7 +351,7 @@ def _axes(place: Dataset) -> np.ndarray | None:
 
     axes = np.array(numbers).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
-        raise Broken("its ImageOrientationPatient is not two directions at a right angle")
+        raise Broken("its ImageOrientationPatient is not two perpendicular directions")
     return axes
 
 
@@ -479,7 +478,7 @@ def build_stack(
         if len(copies) > 3:
             names += ", ..."
         remarks.append(
-            f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there:"
+            f"{where}: left out {len(copies)} of {len(slices)} slices because they are duplicates:"
             f" {names}"
         )
 
@@ -497,8 +496,8 @@ def build_stack(
         and abs(apart - stated - first.thickness) > SPACING_TOLERANCE * apart
     ):
         remarks.append(
-            f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm"
-            f" apart, and their header says {stated:.4g} mm"
+            f"{where}: slices may be missing throughout: their distance is {apart:.4g} mm, but"
+            f" their header says {stated:.4g} mm"
         )
 
     return Stack(tuple(kept), first.position, apart, _drift(kept, where), tuple(remarks))
@@ -529,22 +528,22 @@ def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None
         return
 
     what = "is not evenly spaced"
-    remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
+    remedy = "copy the missing slices, or put each evenly spaced part into a separate folder"
     missing = round(float(step / usual)) - 1
     whole_steps = abs(step - (missing + 1) * usual) <= 2 * SPACING_TOLERANCE * usual
     if whole_steps and missing < 0:
-        what = "holds two different slices at one place"
+        what = "has two different slices at the same position"
         remedy = (
-            "put each volume (time point, echo) into a folder of its own, or convert it with"
+            "put each volume (time point, echo) into a separate folder, or convert the series with"
             " dcm2niix"
         )
     elif whole_steps:
         what = f"lacks {count_noun(missing, 'slice')}"
 
     raise UserError(
-        f"{where} {what}: {slices[worst].name} and {slices[worst + 1].name} lie {step:.4g} mm"
-        f" apart, and slices usually {usual:.4g} mm",
-        allowed="slices that are evenly apart, to 5 %",
+        f"{where} {what}: the distance of {slices[worst].name} and {slices[worst + 1].name} is"
+        f" {step:.4g} mm, that of other slices {usual:.4g} mm",
+        allowed="evenly spaced slices (tolerance 5 %)",
         remedy=remedy,
     )
 
@@ -566,9 +565,9 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
     offsets = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
     if offsets.max() > MAX_SHIFT_PIXELS:
         raise UserError(
-            f"{where} is no straight stack: {slices[int(offsets.argmax())].name} lies"
-            f" {offsets.max():.1f} pixels aside",
-            remedy="put each straight part into a folder of its own",
+            f"{where} is not a straight stack: {slices[int(offsets.argmax())].name} is shifted"
+            f" sideways by {offsets.max():.1f} pixels",
+            remedy="put each straight part into a separate folder",
         )
 
     return drift

@@ -134,14 +134,14 @@ class Series:
 
 @dataclass(kw_only=True)
 class Dicom(VolumeSource):
-    """DICOM trees as archives and scanners export them: each series is a scan, independent of its
-    file names.
+    """DICOM folders as archives and scanners export them. Each series is a scan, whatever its files
+    are called.
 
-    A series belongs to a domain by its modality (CT, MR, PET), or by the contrast that its
-    description, protocol or folders name. Patients are those of the header. A T1 and a T2 of one
-    study and frame of reference are a registered pair if they have the same grid, or with `onto`,
-    which resamples them onto one grid by their headers. Localizers, screen captures, results of
-    gantk and files without an image are ignored.
+    gantk assigns a series to a domain by its modality (CT, MR, PET), or by the contrast in its
+    description, protocol or folder names. Patients come from the headers. A T1 and a T2 of one
+    study and frame of reference are a registered pair if they have the same grid. With `onto` they
+    are resampled onto one grid by their headers. Localizers, screen captures, results of gantk and
+    files without an image are ignored.
     """
 
     # word or regex found in description, protocol or folder of the first domain; "" = its name
@@ -222,10 +222,10 @@ class Dicom(VolumeSource):
 
         if not chosen:
             examples = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
-            there = f"; there are {', '.join(examples)}" if found else ", nor any other"
+            there = f"; it has {', '.join(examples)}" if found else " and no other series"
             allowed = (
-                "a word or regular expression found in SeriesDescription, ProtocolName or the"
-                " folder"
+                "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
+                " folder's name"
             )
             said = {one.said_contrast for one in found if not one.is_excluded}
             raise self.nothing_of(

@@ -141,7 +141,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
         lengths.append(length)
         if length > max_length or len(offsets) > 16 * frames + 4096:
             raise Broken(
-                f"it holds far more than the {size[0]} x {size[1]} pixels that its header says"
+                f"it has far more pixels than the {size[0]} x {size[1]} that its header states"
             )
 
         file.seek(start + length)
@@ -151,7 +151,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     if pieces == frames:
         return offsets, lengths
     if not table and pieces * frames > 10**7:
-        raise Broken(f"its {frames} frames are in {pieces} pieces, and no table says in which")
+        raise Broken(f"its {frames} frames are stored in {pieces} pieces without an offset table")
 
     return None
 
@@ -162,7 +162,7 @@ def _expect_size(start: bytes, size: tuple[int, int], first: bool) -> None:
     if stated is None and not first:  # a later fragment of a frame
         return
     if stated != size:
-        raise Broken(f"its pixels are {stated or 'of no size'}, and its header says {size}")
+        raise Broken(f"its pixel data state {stated or 'no size'}, but its header says {size}")
 
 
 def stated_size(start: bytes) -> tuple[int, int] | None:

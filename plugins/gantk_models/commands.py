@@ -18,8 +18,13 @@ from gantk.terminal import console, json_option, say, table, write_json
 )
 @json_option("Write the list as JSON too")
 def models(json_file) -> None:
-    """The trained models that gantk and its plugins ship, each used by its name: `gantk translate
-    NAME IN OUT`.
+    """List the trained models that gantk and its plugins ship.
+
+    \b
+    gantk models
+    gantk translate t1t2 patient_t1.nii.gz patient_t2.nii.gz --to T2
+
+    Every command that takes a RUN accepts the name of a model.
     """
     from gantk.recipe.load import mapping, read_toml
     from gantk.runs.models import all_models, weights_hash
@@ -46,7 +51,7 @@ def models(json_file) -> None:
         shown = table(
             ("model", "domains", "size", "summary", "from"), [map(escape, row) for row in rows]
         )
-        console().print(shown if rows else "No model is shipped.")
+        console().print(shown if rows else "No models are installed.")
 
     write_json(json_file, found)
 
@@ -61,22 +66,31 @@ def models(json_file) -> None:
 @click.argument("run")
 @click.argument("out")
 @click.option(
-    "--card", metavar="FILE", help="Markdown for card.md, with {facts} and {scores} where they go."
+    "--card",
+    metavar="FILE",
+    help="Markdown template for card.md; gantk fills in {facts} and {scores}.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the weights."
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Data type of the weights.",
 )
 @click.option(
     "--discriminators",
     is_flag=True,
-    help="Keep them too, for a training that starts from this model.",
+    help="Also pack the discriminators, to fine-tune from this model.",
 )
 def pack(run, out, **options) -> None:
-    """Write what it takes to use RUN to the new folder OUT, to be given away.
+    """Pack RUN as a model to share, in the new folder OUT.
 
-    That is the averaged weights in 16 bits, the recipe, the intensity mappings, the scores and a
-    card: no images, no names of patients or files, no state of the training. OUT is used as RUN is,
-    and cannot be resumed. Its answers are compared with RUN's first: no pixel may differ by a gray
+    \b
+    gantk pack runs/first my-model
+
+    OUT contains the averaged weights, the recipe, the intensity mappings, the scores and a card. It
+    contains no images, no names of patients or files and no training state. You use OUT like RUN,
+    but cannot resume it. gantk first compares the outputs of both: no pixel may differ by a gray
     level of 255.
     """
     from gantk_models.packing import pack as write

@@ -68,7 +68,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
 
     if not paths:
         remedy = "name runs: gantk translate RUN1,RUN2 IN OUT"
-        raise UserError("no model is named", where="RUN", remedy=remedy)
+        raise UserError("RUN names no model", where="RUN", remedy=remedy)
 
     return paths
 
@@ -93,8 +93,8 @@ def _folds(path: Path) -> list[Path] | None:
         run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")
     ]
     if len(finished) < folds:
-        what = f"'{path}' holds {len(finished)} of {count_noun(folds, 'fold')}, trained to the end"
-        remedy = "give the same `gantk run RECIPE --folds` again, or name the runs"
+        what = f"'{path}' has only {len(finished)} of {count_noun(folds, 'fold')} finished"
+        remedy = "repeat the `gantk run RECIPE --folds` command to finish them, or name the runs"
         raise UserError(what, where="RUN", remedy=remedy)
 
     return finished
@@ -121,7 +121,10 @@ class Ensemble(TrainedModel):
                 ends = _ends(member, None)
             if [each.lower() for each in ends] != [each.lower() for each in first]:
                 others = " to ".join(ends)
-                what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {others}"
+                what = (
+                    f"the models do not fit together: '{names[0]}' translates"
+                    f" {' to '.join(first)}, '{name}' {others}"
+                )
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
     def domain(self, name: str | None) -> str:
@@ -161,7 +164,7 @@ class Ensemble(TrainedModel):
     def sample_to(self, *options: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""
         raise UserError(
-            "several models make no images from noise together", where="RUN", remedy="name one run"
+            "an ensemble cannot generate images from noise", where="RUN", remedy="name one run"
         )
 
     def translate(
@@ -257,14 +260,14 @@ class Ensemble(TrainedModel):
         if options is not self._options:
             if options.variants is not None:
                 what = (
-                    "variants are drawn at random, and several models draw different ones: their"
+                    "an ensemble cannot give variants: each model draws different ones, and their"
                     " mean is blurred"
                 )
                 raise UserError(what, where="--variants", remedy="name one run")
 
             if options.uncertainty not in (None, *KINDS):
-                what = "the uncertainty of several models is how far they differ"
-                remedy = "name one run for other kinds"
+                what = "the uncertainty of an ensemble is the deviation of its models"
+                remedy = "name one run to get another kind"
                 raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
 
             self._options = options

@@ -92,11 +92,11 @@ def pack(
         apart, on = _largest_difference(before, Translator.load(made, "cpu"))
         if not apart < 1:
             what = (
-                f"packed in {dtype}, it answers up to {apart:.2g} gray levels of {LEVELS} off, on"
-                f" {on}"
+                f"with {dtype} weights the outputs differ by up to {apart:.2g} gray levels of"
+                f" {LEVELS}, on {on}"
             )
             raise GantkError(
-                f"{what}. No folder was written. --dtype float32 keeps the weights as they are."
+                f"{what}. No folder was written. Use --dtype float32, which keeps the weights exact."
             )
 
     say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")

@@ -27,10 +27,10 @@ def text_of(card: Path) -> str:
 
     if "\n## Limits\n" not in text:
         what = (
-            f"'{card}' has no section '## Limits', whose first paragraph is told wherever the model"
-            " is used"
+            f"'{card}' has no section '## Limits'; gantk prints its first paragraph whenever the"
+            " model is used"
         )
-        raise UserError(what, where="--card", remedy="add one, however short")
+        raise UserError(what, where="--card", remedy="add the section, however short")
 
     return text
 
@@ -54,9 +54,7 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
             " recipe.toml"
         ),
         "weights": f"{dtype}, {size / 2**20:.2f} MB, sha256 `{weights_hash(model)}`",
-        "split": (
-            f"sha256 `{noted.get('split')}` of which images were trained on and which held out"
-        ),
+        "split": (f"sha256 `{noted.get('split')}` of the list of training and held-out images"),
         "made by": f"gantk {noted.get('gantk')}",
     }
     values = {

@@ -75,15 +75,16 @@ class AttentionUNet(b.Network):
     """U-Net generator with attention gates on its skip connections (Oktay et al., 2018, section 2.2
     and figure 1).
 
-    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least
-    twice that. `depth` encoder units of two 3x3 convolutions, each followed by 2x2 max pooling, one
-    more unit at the bottom, and `depth` decoder units, whose input is the upsampled map below and
-    the gated skip. As published, the skip at full resolution has no gate, because its features are
-    too simple. Filters double from `width` at every level up to width x max_multiplier.
+    Maps (N, in_channels, *size) to (N, out_channels, *size). Every side must be a multiple of
+    2**depth, and at least twice that. The network has `depth` encoder units of two 3x3
+    convolutions, each followed by 2x2 max pooling, one more unit at the bottom, and `depth` decoder
+    units. A decoder unit takes the upsampled map below and the gated skip. As published, the skip
+    at full resolution has no gate, because its features are too simple. Filters double from `width`
+    at every level up to width x max_multiplier.
 
-    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order: 3x3 at full
-    resolution, 4x4 of stride 2 in place of pooling below. A decoder unit is the upsampling,
-    LeakyReLU and norm, concatenated with the skip; all skips are gated, and a 3x3 convolution
+    With down = "stride" a unit is one convolution, LeakyReLU and norm, in this order: 3x3 at full
+    resolution, and 4x4 of stride 2 instead of pooling below. A decoder unit is the upsampling,
+    LeakyReLU and norm, concatenated with the skip. All skips are gated, and a 3x3 convolution
     produces the image.
     """
 
@@ -94,18 +95,18 @@ class AttentionUNet(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters at full resolution
-        # encoder units, each halves the size; sides must be multiples of 2**depth
+        # encoder units; each halves the size, so sides must be multiples of 2**depth
         depth: Units = 4,
-        # a unit: two 3x3 and max pooling, or one 4x4 of stride 2
+        # downsampling unit: two 3x3 convolutions and max pooling, or one 4x4 of stride 2
         down: Literal["pool", "stride"] = "pool",
-        max_multiplier: Width = 16,  # filters never exceed width x this
-        norm: NormKind = "instance",  # "batch" mixes the images of a batch
-        affine: bool = False,  # learned scale and offset in instance norm
-        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        dropout: Fraction = 0.0,  # in the first three decoder units, as in pix2pix
+        max_multiplier: Width = 16,  # a layer has at most width x this many filters
+        norm: NormKind = "instance",  # normalization; "batch" mixes the images of a batch
+        affine: bool = False,  # learn a scale and an offset in instance norm
+        up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
+        dropout: Fraction = 0.0,  # dropout in the first three decoder units, as in pix2pix
         # numbers of halvings after which to insert a self-attention block
         attention: tuple[int, ...] = (),
-        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+        activation_out: OutputKind = "tanh",  # output activation: tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
         strided = down == "stride"

@@ -36,8 +36,8 @@ class VFlip(HFlip):
 
 
 class Rot90(Augment):
-    """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 where they
-    differ in length.
+    """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 if their
+    lengths differ.
     """
 
     geometric = True
@@ -53,7 +53,7 @@ class Rot90(Augment):
 
 @option_fields
 class Affine(Augment):
-    """A small random rotation, shift and scaling about the centre."""
+    """Rotate, shift and scale by small random amounts about the centre."""
 
     degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest rotation, about every axis
     shift: Share = 0.05  # largest shift, as a share of each side
@@ -84,7 +84,7 @@ class Affine(Augment):
 
 @option_fields
 class Rotate(Affine):
-    """A random rotation about the centre, by up to `degrees`."""
+    """Rotate about the centre by a random angle, at most `degrees`."""
 
     shift: Share = field(default=0.0, init=False)
     scale: Annotated[float, Field(ge=0, le=0.99)] = field(default=0.0, init=False)
@@ -92,7 +92,7 @@ class Rotate(Affine):
 
 @option_fields
 class Translate(Affine):
-    """A random shift along each axis, by up to `shift` of its side."""
+    """Shift along each axis by a random amount, at most `shift` of its side."""
 
     shift: Share = 0.1  # largest shift, as a share of each side
     degrees: Annotated[float, Field(ge=0, le=360)] = field(default=0.0, init=False)
@@ -101,7 +101,7 @@ class Translate(Affine):
 
 @option_fields
 class Crop(Augment):
-    """A random part of the image, enlarged to its full size."""
+    """Cut out a random part of the image and enlarge it to the full size."""
 
     # smallest side of the part, as a share of the image's
     smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8
@@ -118,7 +118,7 @@ class Crop(Augment):
 
 @option_fields
 class Brightness(Augment):
-    """Brighter or darker: the same random number added to every value of an image."""
+    """Change the brightness: add one random number to every value of an image."""
 
     by: Weight = 0.1  # largest change, in network intensities
 
@@ -128,7 +128,7 @@ class Brightness(Augment):
 
 @option_fields
 class Contrast(Augment):
-    """Stretch each channel of an image about its mean."""
+    """Change the contrast: stretch each channel of an image about its mean."""
 
     by: Weight = 0.1  # largest change: 0.1 is from 0.9 to 1.1
 
@@ -149,12 +149,11 @@ class Noise(Augment):
 
 @option_fields
 class Curve(Augment):
-    """Map intensities by a random increasing curve: imitates another scanner's contrast, tissues in
-    the same order.
+    """Map intensities by a random increasing curve, as if another scanner had acquired the image.
 
-    Black, the image's smallest value, stays; `by` is the deviation of the logarithm of each of 8
-    slopes, after the random contrasts of SynthSeg (Billot et al. 2023), which draws every tissue's
-    value.
+    The order of the tissues stays, and so does black, the image's smallest value. `by` is the
+    standard deviation of the logarithm of each of 8 slopes. The idea follows the random contrasts of
+    SynthSeg (Billot et al. 2023), which draws the value of every tissue.
     """
 
     by: Weight = 0.5  # deviation of the logarithm of the curve's slopes
@@ -179,8 +178,8 @@ class Curve(Augment):
 
 @option_fields
 class BiasField(Augment):
-    """Multiply by a smooth random field, as an uneven coil does; black, the image's smallest value,
-    stays.
+    """Multiply by a smooth random field, like the bias field of a coil. Black, the image's smallest
+    value, stays.
     """
 
     # standard deviation of the field's logarithm, drawn at 4 points along each side
@@ -197,7 +196,7 @@ class BiasField(Augment):
 
 @option_fields
 class Blur(Augment):
-    """Blend with a 5-pixel binomial blur by a random share from `by`; negative shares sharpen."""
+    """Blur by a random share of a 5-pixel binomial filter; negative shares of `by` sharpen."""
 
     # smallest and largest share
     by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)
@@ -215,7 +214,7 @@ class Blur(Augment):
 
 @option_fields
 class Cutout(Augment):
-    """Fill a random box with the image's smallest value, which is air."""
+    """Fill a random box with the image's smallest value (air)."""
 
     side: Annotated[float, Field(ge=0.01, le=1)] = 0.3  # side of the box, as a share of the image's
     geometric = True  # registered images lose the same box

@@ -32,18 +32,18 @@ MIN_LANDMARK_DISTANCE = (
 
 @option_fields
 class Nyul(Mapping, name="nyul"):
-    """Maps percentiles of each scan to positions on a scale learnt from the training scans: MR of
+    """Maps percentiles of each scan to a standard scale, learnt from the training scans. For MR from
     several scanners.
 
     Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med.
-    Imaging 19(2). Every training scan is stretched linearly from its air to its last percentile;
-    the scale is the mean position of each percentile then. Air, the median of the background, is
-    mapped to the start of the range, because networks that end in tanh reach no lower; in the
-    papers the lowest percentile of the whole scan is.
+    Imaging 19(2). Every training scan is stretched linearly from its air to its last percentile.
+    The standard scale is the mean position of each percentile after that. Air, the median of the
+    background, is mapped to the start of the range, because networks that end in tanh reach no
+    lower. The papers map the lowest percentile of the whole scan there.
 
-    With unit = "median", the median of the foreground is mapped to the middle of the range, and
-    values above the last percentile are scaled by the same factor as the median, beyond the range's
-    end: fluid, and the fat of a whole head, keep their ratio to the brain. Networks then need
+    With unit = "median", the median of the foreground is mapped to the middle of the range. Values
+    above the last percentile are scaled by the same factor as the median and exceed the range:
+    fluid, and the fat of a whole head, keep their ratio to the brain. Networks then need
     `activation_out = "none"`.
     """
 
@@ -66,14 +66,13 @@ class Nyul(Mapping, name="nyul"):
             or percentiles[-1] > 100
             or (np.diff(percentiles) <= 0).any()
         ):
-            what = f"{list(percentiles)} are no percentiles to match"
-            allowed = "one or more, rising, from 0 to 100"
+            what = f"{list(percentiles)} are not valid percentiles"
+            allowed = "one or more increasing numbers from 0 to 100"
             raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
 
         if self.unit == "median" and 50 not in percentiles:
             what = (
-                "unit = 'median' needs the median among the percentiles, and they are"
-                f" {list(percentiles)}"
+                f"unit = 'median' needs 50 among the percentiles, but they are {list(percentiles)}"
             )
             raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
 
@@ -154,8 +153,8 @@ class Nyul(Mapping, name="nyul"):
 
 @option_fields
 class Unit(Linear, name="unit"):
-    """Maps the full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, to the range; nothing is
-    learnt.
+    """Maps the full scale of 8-bit or 16-bit pictures (0 to 255 or 65535) to the range. It learns
+    nothing from the data.
     """
 
     bits: Literal[8, 16] = 8  # bits of a pixel
@@ -169,8 +168,8 @@ class Unit(Linear, name="unit"):
         low = min(image.min() for image in images)
         high = max(image.max() for image in images)
         if low < 0 or high > self.fitted[1]:
-            what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
-            remedy = "choose bits = 16, or the intensity 'percentile'"
+            what = f"the values from {low:g} to {high:g} do not fit {self.bits}-bit pictures"
+            remedy = "set bits = 16, or use the intensity 'percentile'"
             raise UserError(
                 what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy
             )

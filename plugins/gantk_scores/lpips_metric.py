@@ -25,17 +25,17 @@ NETS = {
 
 
 class LPIPS(PairMetric):
-    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1): 0 for equal images,
-    more is worse.
+    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1). 0 for equal images;
+    higher is worse.
 
-    Squared differences of a network's normalised activations in five layers (seven of SqueezeNet),
-    averaged over positions and weighted to fit people's judgement: version 0.1 of the package
-    lpips. Images are scaled to [-1, 1] (black to white) and not clipped. Images of 3 channels are
-    colour; otherwise each channel is scored as a gray image, and a volume by its three middle
-    slices, and the mean is returned. UserError where weights are absent.
+    The score is the squared difference of a network's normalised activations in five layers (seven
+    for SqueezeNet), averaged over positions and weighted to fit people's judgement, as in version
+    0.1 of the package lpips. Images are scaled to [-1, 1] (black to white) and not clipped. Images
+    of 3 channels are colour images. Otherwise each channel is scored as a gray image, a volume by
+    its three middle slices, and the mean is returned. Missing weights are an error.
 
-    With weights = "random" the metric is called lpips_random and is not LPIPS: the network's
-    weights are drawn from a seed and all activations have equal weight. It measures differences of
+    With weights = "random" the metric is named lpips_random and is not LPIPS: the network's weights
+    are drawn from a seed, and all activations have the same weight. It measures differences of
     edges and textures, and needs no file.
     """
 
@@ -48,11 +48,11 @@ class LPIPS(PairMetric):
         data_range: float,
         dims: int,
         *,
-        # the network: AlexNet, VGG16 or SqueezeNet 1.1
+        # network: AlexNet, VGG16 or SqueezeNet 1.1
         net: Literal["alex", "vgg", "squeeze"] = "alex",
-        # random: needs no file; then named lpips_random
+        # random: needs no file; the metric is then named lpips_random
         weights: Literal["pretrained", "random"] = "pretrained",
-        seed: Seed = 0,  # of random weights
+        seed: Seed = 0,  # seed of the random weights
     ):
         super().__init__(data_range, dims)
         drawn = weights == "random"
@@ -113,14 +113,14 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
                 {name: weights[f"features.{name.partition('.')[2]}"] for name in own}
             )
     except Exception as error:  # no network, a damaged file, or the weights of another network
-        what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
+        what = f"'{path}' does not contain" if path else "this machine lacks and cannot download"
         what += f" the weights of the network '{net}' of lpips ({one_line(error)})"
         remedy = (
             f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights ="
             ' "random"'
         )
         raise UserError(
-            what, where="evaluate.metrics", remedy=f"{remedy}: then it is no LPIPS"
+            what, where="evaluate.metrics", remedy=f"{remedy} (the score is then not LPIPS)"
         ) from None
 
     return network.eval().requires_grad_(False)

@@ -20,24 +20,34 @@ from gantk.errors import printable
 @click.argument("content")
 @click.argument("style")
 @click.argument("out")
-@click.option("--recipe", metavar="R", help="Take the options of this recipe's style transfer.")
+@click.option("--recipe", metavar="R", help="Use the style-transfer options of this recipe.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
 @click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="An option: --set style_weight=1000."
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set an option: --set style_weight=1000. Repeatable.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the optimizer. Default: 100."
 )
 @click.option(
-    "--weights", type=click.Choice(["pretrained", "random"]), help="Of VGG19. Default: pretrained."
+    "--weights",
+    type=click.Choice(["pretrained", "random"]),
+    help="Weights of VGG19. Default: pretrained.",
 )
-@click.option("--gray", is_flag=True, help="Turn colour images to gray first.")
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
+@click.option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+)
 def stylize(content, style, out, **options) -> None:
-    """Write OUT: what CONTENT shows, in the style of STYLE (Gatys and others, 2016).
+    """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).
 
-    CONTENT and STYLE are a picture (PNG, JPEG, TIFF) or a NIfTI file. OUT has CONTENT's size, grid
-    and intensities. `gantk show post style` lists what --set takes.
+    \b
+    gantk stylize content.png style.png out.png
+
+    CONTENT and STYLE are pictures (PNG, JPEG, TIFF) or NIfTI files. OUT has the size, grid and
+    intensities of CONTENT. `gantk show post style` lists the options of --set.
     """
     from gantk_style import stylize as module
 

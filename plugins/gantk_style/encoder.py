@@ -60,7 +60,7 @@ class VGG19(nn.Module):
                 )
 
         if not layers:
-            raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
+            raise UserError("the style transfer uses no layer of VGG19", allowed=LAYERS)
 
         self.layers = tuple(layers)
         self.range = range
@@ -102,11 +102,11 @@ class VGG19(nn.Module):
         least = 2 ** (int(deepest[4]) - 1)
         if min(size[-2:]) < least:
             what = (
-                f"an image of {' x '.join(map(str, size))} leaves nothing of the map {deepest} of"
+                f"an image of {' x '.join(map(str, size))} is too small for the layer {deepest} of"
                 " VGG19"
             )
-            remedy = "take earlier layers or larger images"
-            raise UserError(what, allowed=f"{least} or more on each side", remedy=remedy)
+            remedy = "use earlier layers or larger images"
+            raise UserError(what, allowed=f"{least} or more pixels on each side", remedy=remedy)
 
 
 def check_colours(channels: int, what: str, where: str) -> None:
@@ -114,7 +114,7 @@ def check_colours(channels: int, what: str, where: str) -> None:
     photographs.
     """
     if channels not in (1, 3):
-        said = f"VGG19 sees gray or RGB images, and {what} has {channels} channels"
+        said = f"VGG19 takes gray or RGB images, but {what} has {channels} channels"
         raise UserError(said, where=where, allowed="1, 3")
 
 

@@ -37,7 +37,7 @@ class GramStyle:
     def __init__(
         self,
         *,
-        # one for each layer; None: equal weights that sum to 1
+        # one weight per layer; None: equal weights with sum 1
         weights: tuple[Weight, ...] | None = None,
     ):
         self.weights = weights
@@ -48,7 +48,9 @@ class GramStyle:
             weights = (1 / len(output),) * len(output)
         if not len(output) == len(target) == len(weights):
             counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
-            raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
+            raise UserError(
+                f"the style loss needs one of each per layer, but got {counts}", where="weights"
+            )
 
         total = output[0].new_zeros((), dtype=torch.float32)
         for features, wanted, weight in zip(output, target, weights, strict=True):

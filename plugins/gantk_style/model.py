@@ -37,14 +37,14 @@ class Style(Method):
     """Style transfer: images of `a` in the style of images of `b`, by optimising pixels (Gatys et
     al. 2016).
 
-    The first batch is stored: contents of `a`, and styles of `b`, whose Gram matrices are averaged.
-    Later batches are ignored; training minimises the objective over the canvases. Nothing learnt on
-    one image helps with another, so `translate` optimises each of its images from the start, for
-    `translate_steps`, towards the stored styles. Before the first batch it returns the images
-    unchanged.
+    The method stores the first batch: contents of `a`, and styles of `b`, whose Gram matrices are
+    averaged. It ignores later batches; training minimises the objective over the pixels. What it
+    learns on one image does not help with another. `translate` therefore optimises each image from
+    the start, for `translate_steps`, towards the stored styles. Before the first batch it returns
+    images unchanged.
 
-    Sizes from 16 pixels, gray or RGB; volumes are processed slice by slice, with the style of the
-    whole volume.
+    Images are gray or RGB, with sides of 16 pixels or more. Volumes are processed slice by slice,
+    with the style of the whole volume.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Style(Method):
         geometry: Geometry,
         *,
         how: StyleOptions = DEFAULTS,
-        images: Count = 1,  # contents and styles that are stored: at most train.batch
+        images: Count = 1,  # number of contents and styles to store, at most train.batch
         translate_steps: Count = 100,  # optimizer steps of a translation
     ):
         super().__init__(geometry)
@@ -84,7 +84,7 @@ class Style(Method):
             count = len(self.contents)
             brought = min(len(batch["a"]), len(batch["b"]))
             if brought < count:
-                what = f"{count} images are to be placed, and a step brings {brought}"
+                what = f"the method stores {count} images, but a step has only {brought}"
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
 
             self.contents.copy_(batch["a"][:count])
@@ -109,7 +109,9 @@ class Style(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Optimise images of `a` towards the stored styles."""
         if to != "b":
-            what = "style transfer goes from the contents' domain to the styles' alone"
+            what = (
+                "style transfer translates only from the domain of the contents to that of styles"
+            )
             raise UserError(what, where="to", allowed="b")
         if image.is_meta or not bool(self.placed):
             return image.clone()

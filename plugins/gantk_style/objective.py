@@ -47,7 +47,7 @@ class StyleOptions:
         }
         if not any(weights.values()):
             raise UserError(
-                f"{', '.join(weights)} are all 0: nothing is asked of the image",
+                f"{', '.join(weights)} are all 0, so there is nothing to optimise",
                 where="content_weight",
             )
 

@@ -22,13 +22,13 @@ from gantk_style.transfer import transfer
 
 
 class StylePost:
-    """Style transfer on generated images (Gatys et al. 2016); the result for an image does not
+    """Style transfer on generated images (Gatys et al. 2016). The result for an image does not
     depend on its batch.
 
-    With role "content" a generated image keeps its content and takes the style of the other image.
-    With role "style" the other image keeps its content and takes the generated image's style: the
-    result then shows real anatomy, that of the translated image, or of a training image of a
-    sample's class.
+    With role = "content" a generated image keeps its content and takes the style of the other
+    image. With role = "style" the other image keeps its content and takes the style of the
+    generated image. The result then shows real anatomy: that of the translated image, or that of a
+    training image of a sample's class.
 
     `post(images, examples)` takes and returns (N, C, *size) in network intensities; `examples` are
     `gantk.runs.trained.Examples`. An image file is resized to the images' size, and its 0th and
@@ -40,9 +40,9 @@ class StylePost:
         dims: int,
         range: tuple[float, float],
         *,
-        image: str = "",  # file of the other image; "": the run's real images
+        image: str = "",  # file of the other image; "": real images of the run
         role: Literal["content", "style"] = "content",  # role of the generated image
-        styles: Count = 4,  # training images whose styles are averaged, for role = "content"
+        styles: Count = 4,  # number of training images whose styles are averaged (role = "content")
         how: StyleOptions = DEFAULTS,
         steps: Count = 100,  # optimizer steps of each batch
         batch: Count = 16,  # images that are optimised at once
@@ -89,8 +89,8 @@ def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
     """Read the pixels of an image file in network intensities; UserError where it does not fit."""
     image = read(Path(path))
     if image.dims != dims:
-        what = f"'{path}' has {image.dims} dimensions, and the images that are made have {dims}"
-        raise UserError(what, where="post.image", remedy="name an image of as many dimensions")
+        what = f"'{path}' has {image.dims} dimensions, but the generated images have {dims}"
+        raise UserError(what, where="post.image", remedy=f"name a {dims}-D image")
     return network_values(image.pixels, path, range)[0]
 
 
@@ -103,7 +103,7 @@ def network_values(
     mapping = Percentile(range=range)
     if float(pixels.min()) == float(np.percentile(pixels, 99.5)):
         what = f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}"
-        raise UserError(what, remedy="name an image that shows something")
+        raise UserError(what, remedy="name an image with contrast")
 
     mapping.fit([pixels])
     return np.asarray(mapping.forward(pixels), dtype=np.float32), mapping

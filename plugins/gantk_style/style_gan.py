@@ -21,17 +21,18 @@ Kept = Annotated[int, Field(ge=1, le=1024)]
 
 
 class StyleTransferGAN(Method):
-    """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, F(y) is y without
-    it.
+    """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, and F(y) is y
+    without its tumour.
 
-    PairedCycleGAN (Chang et al., CVPR 2018), there for make-up: images of `a` are plain, those of
-    `b` show a tumour. Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y))
-    - y|. Not related to StyleGAN (Karras et al. 2019).
+    The method is PairedCycleGAN (Chang et al., CVPR 2018), which the paper uses for make-up. Images
+    of `a` are healthy, images of `b` show a tumour. The losses are two adversarial losses, identity
+    |F(G(x, y)) - x| and style |G(F(y), G(x, y)) - y|. It is not related to StyleGAN (Karras et al.
+    2019).
 
-    `translate` to `b` takes as y the most similar of the stored training images of `b`. These are
-    part of the weights: who shares the weights shares the images. `translate_like` takes any
-    example, `variants` draws stored ones. A tumour keeps its position in the image, so images
-    should be aligned, as slices of heads are.
+    `translate` to `b` uses as y the most similar of the stored training images of `b`. These images
+    are part of the weights: if you share the weights, you share the images. `translate_like` takes
+    any example, and `variants` draws stored ones. A tumour keeps its position in the image, so
+    images should be aligned, like slices of heads.
     """
 
     def __init__(
@@ -41,15 +42,15 @@ class StyleTransferGAN(Method):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "bce",
-        identity: Weight = 10.0,  # weight of the L1 between a plain image x and F(G(x, y))
-        style: Weight = 10.0,  # weight of the L1 between an example y and G(F(y), G(x, y))
-        # weight of the L1 between y and G(F(y), y): G learns to use y; not in the paper
+        identity: Weight = 10.0,  # weight of the L1 loss between a healthy image x and F(G(x, y))
+        style: Weight = 10.0,  # weight of the L1 loss between an example y and G(F(y), G(x, y))
+        # weight of the L1 loss between y and G(F(y), y), which teaches G to use y; not in the paper
         example: Weight = 0.0,
-        # networks output a change that is added to the image; False: the whole image
+        # networks output a change that is added to the image; false: the whole image
         change: bool = True,
-        # deviation of noise on fakes that are translated back, against hidden copies
+        # standard deviation of noise on fakes before they are translated back, against hidden copies
         defense: Weight = 0.05,
-        examples: Kept = 16,  # training images of `b` that are stored for translations
+        examples: Kept = 16,  # number of training images of `b` to store for translations
     ):
         super().__init__(geometry)
         a = geometry.channels["a"]
@@ -57,8 +58,8 @@ class StyleTransferGAN(Method):
         dims = geometry.dims
         if change and a != b:
             what = (
-                f"a change of an image needs as many channels in as out, and the domains have {a}"
-                f" and {b}"
+                "networks that output a change need domains with equal numbers of channels, but"
+                f" these have {a} and {b}"
             )
             raise UserError(what, where="method.change", remedy="set method.change = false")
 
@@ -205,8 +206,8 @@ class StyleTransferGAN(Method):
     @staticmethod
     def _expect_example(to: str) -> None:
         if to != "b":
-            what = "a tumour is taken away in one way, whatever an example shows"
-            raise UserError(what, where="to", remedy="leave the example or the variants out")
+            what = "removing a tumour does not use an example and has no variants"
+            raise UserError(what, where="to", remedy="leave the example and the variants out")
 
 
 def _resize_like(example: Tensor, image: Tensor) -> Tensor:

@@ -70,7 +70,9 @@ def stylize(
     for name in OF_GENERATORS:
         if name in options:
             raise UserError(
-                f"'{name}' is for generated images: there are two files here", where=f"--set {name}"
+                f"the option '{name}' is only for the post-step on generated images",
+                where=f"--set {name}",
+                remedy="leave it out",
             )
 
     if steps is not None:
@@ -85,8 +87,8 @@ def stylize(
         names = {1: "gray", 3: "in colour"}
         what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
         remedy = (
-            "add --gray to turn both to gray, or --set color=content to keep CONTENT's colours as"
-            " they are"
+            "add --gray to convert both to gray, or --set color=content to keep the colours of"
+            " CONTENT"
         )
         raise UserError(what, where="STYLE", remedy=remedy)
 
@@ -156,7 +158,9 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
             " [[post]] step"
         )
         raise UserError(
-            what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2"
+            what,
+            where="--recipe",
+            remedy="leave --recipe out, or name a recipe such as style_t1t2",
         )
 
     options = found[0]
@@ -172,12 +176,12 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
         if out.is_dir():
             what = f"'{out}' is a folder"
         else:
-            what = f"'{out.name}' has no suffix that gantk writes"
+            what = f"'{out.name}' has no suffix of a format that gantk writes"
         allowed = f"a file, such as {out.stem or 'styled'}{suffix}"
         raise UserError(what, where="OUT", allowed=allowed)
 
     if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
-        what = f"'{content.name}' cannot become '{out.name}'"
+        what = f"the result of '{content.name}' cannot be written as '{out.name}'"
         raise UserError(what, where="OUT", allowed=suffix)
 
     for name, path in (("CONTENT", content), ("STYLE", style)):

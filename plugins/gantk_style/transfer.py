@@ -66,9 +66,9 @@ def transfer(
 
     if not shared and len(style) != len(content):
         raise UserError(
-            f"{len(style)} styles for {len(content)} contents",
+            f"the transfer has {len(style)} styles for {len(content)} contents",
             where="style",
-            allowed="one for each",
+            allowed="one style per content",
         )
 
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
@@ -96,7 +96,7 @@ def first_canvas(
     start = style if how.init == "style" else content
     if start.shape[2:] != content.shape[2:]:
         what = (
-            f"a style of {list(style.shape[2:])} cannot be the start of an image of"
+            f"a style of size {list(style.shape[2:])} cannot initialise an image of size"
             f" {list(content.shape[2:])}"
         )
         raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
@@ -119,7 +119,7 @@ def check_channels(content: Tensor, style: Tensor) -> None:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
         remedy = (
-            'set color = "content" to change the brightness alone, or color = "gray" for a gray'
+            'set color = "content" to change only the brightness, or color = "gray" for a gray'
             " result"
         )
         raise UserError(what, where="color", remedy=remedy)

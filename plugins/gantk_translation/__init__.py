@@ -53,11 +53,11 @@ def _expect_classes(model) -> None:
         return
 
     raise UserError(
-        f"spade reads label maps of {count} classes, and data.intensity does not say so of the"
+        f"spade needs label maps of {count} classes, but data.intensity has no such mapping for the"
         " first domain",
         where="data.intensity",
-        remedy=f'a = {{ name = "label_map", classes = {count} }}, b = "percentile" in the mapping'
-        ' "domains"',
+        remedy=f'use the mapping "domains" with a = {{ name = "label_map", classes = {count} }} and'
+        ' b = "percentile"',
     )
 
 

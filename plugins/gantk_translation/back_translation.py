@@ -14,26 +14,26 @@ AIR_SHARE = 0.05  # share of the range above black; darker pixels keep their gra
 
 
 class BackTranslation(Method):
-    """Unpaired two-way translation by pairs that the generators of `train.start` make (Sennrich et
-    al. 2016, sec. 3.2).
+    """Unpaired two-way translation, trained on pairs that the generators of `train.start` generate
+    (Sennrich et al. 2016, sec. 3.2).
 
     A frozen copy of the starting `g_ba` translates a real image of `b` to `a`, and `g_ab` learns to
-    restore the real image from it; and the other way round. The target is always a real image and
-    its input never changes, so that the generators cannot agree on a way to hide information, and
-    no discriminator rewards invented structures. Networks that start untrained learn nothing. Each
-    direction is a phase of its own, `g_ab` or `g_ba`: `train.optimizers` may give them different
-    learning rates.
+    restore the real image from it. The other direction works in the same way. The target is always
+    a real image, and its input never changes: the generators cannot agree on a way to hide
+    information, and no discriminator rewards invented structures. Untrained starting networks learn
+    nothing. Each direction is a separate phase, `g_ab` or `g_ba`, so `train.optimizers` may set
+    different learning rates.
     """
 
     def __init__(
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",  # the same as in `train.start`
+        generator: Generator = "unet",  # generator, the same as in `train.start`
         reconstruction: Loss = "l1",  # loss between a restored image and the real one
         # probability that an input's histogram is matched to that of a real image
         match: Share = 0.7,
-        # random changes of the inputs: a translation is smoother than a scan
+        # random changes of the inputs, because a translation is smoother than a scan
         vary: list[Augment] = [],
     ):
         super().__init__(geometry)

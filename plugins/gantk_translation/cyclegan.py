@@ -13,8 +13,7 @@ class CycleGAN(CycleMethod):
     """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu
     et al. 2017).
 
-    The paper's weights are cycle 10 and identity 5, half of it; structure losses are additions, 0 =
-    the paper.
+    The paper's weights are cycle 10 and identity 5. Structure losses are additions; 0 = the paper.
     """
 
     def __init__(

@@ -8,11 +8,11 @@ from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWay
 
 
 class DualGAN(CycleMethod):
-    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways (Yi
-    et al. 2017).
+    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction losses in both
+    directions (Yi et al. 2017).
 
-    The paper uses a Wasserstein critic and U-Nets with dropout, its only noise; the default
-    least-squares loss is that of the T1/T2 systems. Structure losses are additions, 0 = the paper.
+    The paper uses a Wasserstein critic and U-Nets with dropout as the only noise. The default
+    least-squares loss is that of the T1/T2 systems. Structure losses are additions; 0 = the paper.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class DualGAN(CycleMethod):
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
         cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
-        cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: the same
+        cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: same as cycle
         pool: Number = 0,  # size of the pool of earlier fakes for the discriminators; 0 = the paper
         critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,

@@ -28,11 +28,10 @@ MIN_HOST_SHARE = 0.1
 
 @option_fields
 class LabelMap(Linear, name="label_map"):
-    """Spreads a label map's classes, 0 to `classes` - 1, evenly over the networks' range; resizes
-    by nearest voxel.
+    """Spreads the classes of a label map, 0 to `classes` - 1, evenly over the networks' range. It
+    resizes by nearest voxel.
 
-    Any other value is a UserError: an unknown class, or a value between two classes that resampling
-    made.
+    Any other value is an error: an unknown class, or a value between two classes from resampling.
     """
 
     # number of classes with the background; as in method.classes
@@ -53,18 +52,18 @@ class LabelMap(Linear, name="label_map"):
         """Return this mapping; UserError where the pixels are not a label map of these classes."""
         known = (pixels >= 0) & (pixels < self.classes) & (pixels == np.rint(pixels))
         if not known.all():
-            what = "a label map holds " + ", ".join(
+            what = "a label map contains the values " + ", ".join(
                 f"{value:g}" for value in np.unique(pixels[~known])[:4]
             )
             remedy = (
-                "count the classes in method.classes and data.intensity.a.classes; a value between"
-                " two comes of "
+                "set method.classes and data.intensity.a.classes to the number of classes; values"
+                " between classes come from "
             )
-            remedy += "resampling: bring maps to another grid by the nearest voxel"
+            remedy += "resampling: resample maps with nearest-neighbour interpolation"
             raise UserError(
                 what,
                 where="data.intensity.a",
-                allowed=f"0 to {self.classes - 1}, whole",
+                allowed=f"whole numbers from 0 to {self.classes - 1}",
                 remedy=remedy,
             )
 
@@ -81,7 +80,7 @@ def expect_exact(augment: Sequence[Part]) -> None:
     for part in augment:
         if part.name not in EXACT_AUGMENTS and not part.options.get("nearest"):
             what = (
-                f"the augmentation '{part.name}' would change the values of label maps, which are"
+                f"the augmentation '{part.name}' changes the values of label maps, but these are"
                 " classes"
             )
             raise UserError(
@@ -107,8 +106,8 @@ def placed_anew(
     new = []
     if not sick:
         what = (
-            f"none of {len(maps)} label maps has the class {lesion}, from which new ones would have"
-            " their lesions"
+            f"none of the {len(maps)} label maps has the lesion class {lesion}, so new maps cannot"
+            " get lesions"
         )
         raise UserError(what, allowed=sorted({f"{x}" for each in maps for x in np.unique(each)}))
 

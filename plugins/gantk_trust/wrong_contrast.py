@@ -48,18 +48,23 @@ def doubt(image: Image, frame: Any) -> str | None:
     if meant and names:
         said = names_another(names, meant)
         if said:
-            return f"called {said.upper()}, and this model translates {frame.source}"
+            return (
+                f"the header or the name says {said.upper()}, but this model translates"
+                f" {frame.source}"
+            )
 
     values = frame.values
     if strange := no_anatomy(image.pixels, values.get("source")):
-        return f"{strange}, and this model translates {frame.source}"
+        return f"the input {strange}, but this model translates {frame.source}"
 
     if (
         not (meant and names)
         and len(values) == 2
         and looks_like_another(image.pixels, values["source"], values["target"])
     ):
-        return f"has the values of {frame.target}, and this model translates {frame.source}"
+        return (
+            f"the input has the values of {frame.target}, but this model translates {frame.source}"
+        )
 
     return None
 
@@ -127,7 +132,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
         after = _share_of_range(made, values["target"])
         tissue = np.any(before > TISSUE_SHARE, axis=0)
         if tissue.any() and np.abs(before - after)[:, tissue].mean() < SAME_SHARE:
-            return "became nearly what it was: the translation changed nothing"
+            return "the output is nearly identical to the input: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
 
@@ -137,7 +142,7 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
     near = values["target"]["near"]
     if distance(quantiles, middle) > MIN_DISTANCE_RATIO * max(near, distance(swapped, middle)):
         return (
-            f"became an image whose bright and dark are swapped, as {frame.target} never was in"
+            f"bright and dark are swapped in the output, unlike in the {frame.target} images of the"
             " training"
         )
 
@@ -160,7 +165,7 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
         max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim))
         < MIN_NEIGHBOUR_CORRELATION
     ):
-        return "is noise: neighbouring pixels have nothing in common"
+        return "is noise (neighbouring pixels are uncorrelated)"
 
     if own is None:
         return ""
@@ -168,14 +173,14 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     low = np.percentile(gray, 1)
     reach = own["high"] - own["low"]
     if own["low"] > -0.05 * reach and low < -0.5 * reach:
-        return "has values far below 0, as Hounsfield units have"
+        return "has values far below 0, like Hounsfield units"
     if own["low"] < -0.1 * reach and own["low"] <= -200 and gray.min() >= 0:
-        return "has no value below 0, where Hounsfield units have air"
+        return "has no values below 0, where Hounsfield units have air"
 
     if _spread(tissue_quantiles(gray.reshape(-1))) < MIN_RELATIVE_SPREAD * _spread(
         np.array(own["quantiles"])
     ):
-        return "is of one even material, as a bottle or a mask"
+        return "is one uniform material, such as a bottle or a mask"
 
     return ""
 

@@ -104,11 +104,11 @@ def test_participants_tsv_gives_split_and_class(dataset):
     [
         (
             {"domains": ("T1", "PD")},
-            "holds no 'PDw' for PD.*Allowed: FLAIR, T1w, T2w.*data.source.b",
+            "has no 'PDw' images for the domain PD.*Allowed: FLAIR, T1w, T2w.*data.source.b",
         ),
-        ({"a": "T1W", "b": "T2w"}, "holds no 'T1W'.*data.source.a"),
+        ({"a": "T1W", "b": "T2w"}, "has no 'T1W'.*data.source.a"),
         ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
-        ({}, "'maybe' is no split. Allowed: train, validation, test.*line 2"),
+        ({}, "'maybe' is not the name of a split. Allowed: train, validation, test.*line 2"),
     ],
     ids=str,
 )
@@ -408,7 +408,7 @@ def test_a_regex_or_modality_selects_dicom_series(
         ({"a": "tra", "b": "t2"}, "belongs to both domains"),
         (
             {"domains": ("T1", "FLAIR")},
-            "no DICOM series of FLAIR .* there are .*MR t1_se_tra.*SeriesDescription",
+            "no DICOM series of FLAIR .* it has .*MR t1_se_tra.*SeriesDescription",
         ),
     ):
         with pytest.raises(UserError, match=says):

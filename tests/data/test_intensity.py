@@ -160,7 +160,7 @@ def test_constant_scans_are_not_measured(kind):
             (
                 Nyul,
                 {"percentiles": wrong},
-                "no percentiles to match.*rising, from 0 to 100.*intensity.percentiles",
+                "are not valid percentiles.*increasing numbers from 0 to 100.*intensity.percentiles",
             )
             for wrong in ((), (10, 10, 90), (50, 101))
         ),
@@ -467,5 +467,5 @@ def test_nyul_by_median_keeps_bright_tissue_ratio():
         )
         np.testing.assert_allclose(own.inverse(own.forward(scan)), scan, rtol=1e-4, atol=1e-2)
 
-    with pytest.raises(UserError, match="needs the median"):
+    with pytest.raises(UserError, match="needs 50 among the percentiles"):
         Nyul(percentiles=(10, 90), unit="median")

@@ -296,7 +296,7 @@ def test_images_from_noise_are_exported_with_the_noise_as_input(
         )
 
     np.testing.assert_allclose(answer_of(path, given), expected.numpy(), atol=1e-4)
-    with pytest.raises(UserError, match="starts from files"):
+    with pytest.raises(UserError, match="a MONAI bundle translates files"):
         export(run, tmp_path / "bundle", format="monai")
 
 
@@ -369,7 +369,7 @@ def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
     assert f"| psnr | {psnr:.4g} " in card
     assert "not for diagnosis" in card
     assert "monai[fire,ignite,nibabel]" in card
-    assert "No licence has been chosen" in (bundle / "LICENSE").read_text()
+    assert "have no licence yet" in (bundle / "LICENSE").read_text()
 
 
 def test_a_bundles_configuration_refers_to_what_it_defines(bundle):

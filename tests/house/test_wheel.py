@@ -101,7 +101,7 @@ def test_shipped_models_are_small_packed_and_have_cards():
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
         assert pack_record(RunFolder.open(folder))["name"] == name
         assert limits_of(folder)
-        assert "has not said" not in card(folder)
+        assert "has not stated" not in card(folder)
 
 
 @pytest.mark.slow

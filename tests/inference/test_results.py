@@ -227,12 +227,12 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
     ]
 
     assert sorted(warned) == [
-        f"warning  {what}, and this model translates T1 ({count} of 8 images: {names})"
+        f"warning  {what}, but this model translates T1 ({count} of 8 images: {names})"
         for what, count, names in [
-            ("called FLAIR", 1, "x_flair.png"),
-            ("has the values of T2", 2, "MR_u.png, w.png"),
-            ("is noise: neighbouring pixels have nothing in common", 1, "T1_noise.png"),
-            ("is of one even material, as a bottle or a mask", 1, "bottle.png"),
+            ("the header or the name says FLAIR", 1, "x_flair.png"),
+            ("the input has the values of T2", 2, "MR_u.png, w.png"),
+            ("the input is noise (neighbouring pixels are uncorrelated)", 1, "T1_noise.png"),
+            ("the input is one uniform material, such as a bottle or a mask", 1, "bottle.png"),
         ]
     ]
     # and the other way round
@@ -293,7 +293,9 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     assert sidecar["Sources"] == [f"bids:raw:{BIDS_NAMES[1]}.nii.gz"]
     assert sidecar["SpatialReference"] == sidecar["Sources"][0]
     assert sidecar["SkullStripped"]
-    assert sidecar["Warnings"] == ["became nearly what it was: the translation changed nothing"]
+    assert sidecar["Warnings"] == [
+        "the output is nearly identical to the input: the translation changed nothing"
+    ]
 
 
 def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):

@@ -453,7 +453,7 @@ def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
 CANNOT = [
     ("first,flair", "", "translates T1 to T2, and '"),
     ("first,nowhere", "", "nowhere"),
-    (",", "", "no model is named"),
+    (",", "", "RUN names no model"),
     ("first,second", "--variants 2", "Name one run"),
     ("first,second", "--uncertainty flips", "members, auto"),
     ("first", "--uncertainty members", "several runs"),

@@ -406,7 +406,8 @@ def test_a_tracker_that_fails_costs_one_warning_and_no_training(
     assert (folder.path / "report.html").is_file()
     assert (
         capsys.readouterr().out.count(
-            "broken does not follow this training any further: no route to host"
+            "broken failed and no longer records this training (a resume tries again): no route"
+            " to host"
         )
         == 1
     )

@@ -2,10 +2,7 @@
 
 import click
 
-HELP = (
-    "Train K runs, each tested on other patients, in fold-0, fold-1 ... of --out; the same command"
-    " goes on."
-)
+HELP = "Cross-validate: K runs in fold-0, fold-1 ... of --out. Repeat the command to resume."
 # options of `gantk run` that a cross-validation passes on to its trainings
 PASSED_ON = (
     "data",
@@ -33,5 +30,7 @@ def _cross_validate(recipe: str, folds: int, **options) -> None:
     for name in ("try", "json_file", "profile_steps"):
         if options.pop(name, None):
             flag = name.removesuffix("_file").replace("_", "-")
-            raise click.UsageError(f"--folds trains: leave --{flag} out, or --folds")
+            raise click.UsageError(
+                f"--folds and --{flag} cannot be combined: leave one of them out"
+            )
     cross_validate(recipe, folds, **{name: options[name] for name in PASSED_ON}, say=say)

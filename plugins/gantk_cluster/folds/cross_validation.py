@@ -59,7 +59,7 @@ def cross_validate(
     another recipe.
     """
     if folds < 2:
-        problem = f"{folds} is no number of folds"
+        problem = f"{folds} is not a valid number of folds"
         raise UserError(problem, where="--folds", allowed="2 up to the number of patients")
 
     track = list(track)
@@ -68,8 +68,8 @@ def cross_validate(
     settings = [_settings_of_fold(set, folds, k) for k in range(folds)]
     loaded, model = checked_recipe(recipe, data, settings[0], profile, overrides)
     if model.data.split.file:
-        what = "data.split.file says already who is tested, and --folds deals out the patients anew"
-        raise UserError(what, where="--folds", remedy="leave one of both out")
+        what = "data.split.file and --folds both choose the test patients"
+        raise UserError(what, where="--folds", remedy="leave one of them out")
 
     if out:
         folder = Path(out)
@@ -77,8 +77,8 @@ def cross_validate(
         folder = new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
 
     if (folder / "recipe.toml").exists():
-        problem = f"'{folder}' is a run itself"
-        raise UserError(problem, where="--out", remedy="name a folder for all folds")
+        problem = f"'{folder}' is the folder of one run; it cannot hold the folds"
+        raise UserError(problem, where="--out", remedy="name a new folder for all folds")
 
     places = [folder / f"fold-{k}" for k in range(folds)]
     for place, own in zip(places, settings, strict=True):
@@ -88,7 +88,7 @@ def cross_validate(
     options |= {"data": data, "profile": profile, "precision": precision, "seed": seed}
     for k, place in enumerate(places):
         if (place / "report.html").exists() and (place / "metrics.json").exists():
-            say(f"fold     {k + 1} of {folds}: done before, {place}")
+            say(f"fold     {k + 1} of {folds}: already finished, {place}")
             continue
         say(f"fold     {k + 1} of {folds}: {place}")
         if steps_saved(place / "checkpoints"):
@@ -103,7 +103,7 @@ def cross_validate(
         say(line)
 
     command = f"gantk translate {argument(folder)} IN OUT"
-    say(f"folds    {folder / SUMMARY}; all of them as one: {command}")
+    say(f"folds    {folder / SUMMARY}; translate with the mean of all folds: {command}")
     return folder
 
 
@@ -119,8 +119,8 @@ def _require_no_others(folder: Path, places: list[Path]) -> None:
     """UserError where a folder holds folds beside `places`."""
     others = sorted(each.name for each in folder.glob("fold-*") if each not in places)
     if others:
-        what = f"'{folder}' holds {others[0]}, which is none of {len(places)} folds"
-        remedy = "name another folder, or ask for as many folds as before"
+        what = f"'{folder}' contains {others[0]}, which does not belong to {len(places)} folds"
+        remedy = "name another folder, or set the same number of folds as before"
         raise UserError(what, where="--out", remedy=remedy)
 
 
@@ -132,8 +132,8 @@ def _require_same(place: Path, model: Model) -> None:
     # as `run` does: plugins add to a recipe, such as weights' hashes
     check_training(model)
     if resolved(RunFolder.open(place).recipe().check()) != resolved(model):
-        what = f"'{place}' holds a run of another recipe, or with other settings"
-        remedy = "name another folder, or ask for what was asked for before"
+        what = f"'{place}' contains a run of another recipe or with other settings"
+        remedy = "name another folder, or repeat the command with the same recipe and settings"
         raise UserError(what, where="--out", remedy=remedy)
 
 
@@ -144,7 +144,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
         schema = RootModel[dict[str, PATIENTS_OF_DIRECTION]]
-        remedy = f"gantk eval {argument(place)} writes it again"
+        remedy = f"`gantk eval {argument(place)}` writes it again"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():

@@ -13,7 +13,7 @@ from gantk_bench.child import GRACE, Child, End, attended, now, stopping
 from gantk_bench.plan import Job
 from gantk_cluster.ray.cluster import Room, connect_cluster
 
-LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
+LOST = "its worker ended: it was killed, possibly for lack of memory, or its machine failed"
 
 
 @contextmanager

@@ -48,10 +48,12 @@ def connect_cluster(
         import ray
     except ImportError:
         raise UserError(
-            "Ray is not installed", where="--address", remedy="pip install 'gantk[cluster]'"
+            "Ray is not installed",
+            where="--address",
+            remedy="install it: pip install 'gantk[cluster]'",
         ) from None
 
-    remedy = "start one with `ray start --head`, or leave --address out to use this machine alone"
+    remedy = "start one with `ray start --head`, or leave --address out to use only this machine"
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"
     if address not in ("auto", "local"):  # Ray itself retries for minutes
         host, _, port = address.rpartition(":")
@@ -62,9 +64,9 @@ def connect_cluster(
                     raise OSError
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
-                why = "it is no HOST:PORT"
+                why = "the address is not HOST:PORT"
             else:
-                why = error.strerror or "it is no Ray, or hangs"
+                why = error.strerror or "the server is not Ray, or does not respond"
             what = f"no Ray cluster answers at '{address}': {why}"
             raise UserError(
                 what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy
@@ -126,7 +128,7 @@ class Room:
         self.asked = {"num_cpus": self.threads, "num_gpus": int(use_gpu)}
         if not self.count:
             what = f"no node of the cluster has a {'GPU' if use_gpu else 'core'}"
-            remedy = "add one, or leave --address out"
+            remedy = "add a node, or leave --address out to use only this machine"
             raise UserError(what, where="--address", remedy=remedy)
 
     def __str__(self) -> str:
@@ -156,7 +158,7 @@ class Room:
             ]
             wrong = next(filter(None, self.ray.get(found, timeout=10 * FILE_DELAY_SECONDS)), "")
         except self.ray.exceptions.RayError as error:
-            wrong = f"a node starts no worker: {str(error).strip().splitlines()[-1][:200]}"
+            wrong = f"a node cannot start a worker: {str(error).strip().splitlines()[-1][:200]}"
         except OSError as error:
             wrong = f"'{folder}' cannot be written to: {error.strerror}"
         finally:
@@ -164,8 +166,8 @@ class Room:
 
         if wrong:
             remedy = (
-                "start it in a folder that all nodes have under the same path, with the same gantk"
-                " on each"
+                "use a folder that all nodes see under the same path, and the same version of gantk"
+                " on each node"
             )
             raise UserError(wrong, where="--address", remedy=remedy)
 
@@ -182,4 +184,6 @@ def unusable(needed: list[str]) -> str:
         time.sleep(0.2)
 
     wanted = Path(needed[-1]).read_text()
-    return "" if wanted == __version__ else f"{name} has gantk {__version__}, this machine {wanted}"
+    if wanted == __version__:
+        return ""
+    return f"{name} has gantk {__version__}, this machine has {wanted}"

@@ -8,7 +8,7 @@ import click
 from gantk.machine.launch import ALONE
 
 HELP = (
-    "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
+    "Distribute the {} over a Ray cluster: HOST:PORT, auto, or local (starts Ray on this machine)."
 )
 
 

@@ -33,7 +33,8 @@ class Worker:
         work.model = load(run, device=room[1])
         if work.model.identity() != identity:
             raise GantkError(
-                f"on the node {os.uname().nodename} '{run}' has other weights than on this machine"
+                f"'{run}' has different weights on the node {os.uname().nodename} and on this"
+                " machine"
             )
 
     def translate_one(self, job: Job) -> tuple[Any, dict, list]:
@@ -129,8 +130,11 @@ class Sharing:
 
     def _count_death(self, job: Job | None) -> None:
         self.deaths[job] += 1
-        during = "had it" if job else "loaded the model"
-        what = f"{MAX_WORKER_DEATHS} workers ended while they {during}: killed, perhaps for memory"
+        during = "translated it" if job else "loaded the model"
+        what = (
+            f"{MAX_WORKER_DEATHS} workers ended while they {during}: they were killed, possibly for"
+            " lack of memory"
+        )
         if self.deaths[job] < MAX_WORKER_DEATHS:
             self.waiting.extendleft([job] if job else [])
             self.room = Room(self.room.ray, self.room.threads, self.room.device)

@@ -21,36 +21,40 @@ COUNT = click.IntRange(1, 100_000)
     "--gpus", type=click.IntRange(0, 64), default=1, show_default=True, help="GPUs on each node."
 )
 @click.option(
-    "--ranks", type=COUNT, help="Processes on each node. Default: one for each GPU, or one."
+    "--ranks", type=COUNT, help="Processes on each node. Default: one per GPU, or one without GPUs."
 )
-@click.option("--cpus", type=COUNT, help="Cores of each process. Default: the cluster's.")
+@click.option("--cpus", type=COUNT, help="Cores of each process. Default: set by the cluster.")
 @click.option(
     "--hours",
     type=click.FloatRange(0.1, 10_000),
-    help="The job's time limit. Default: the partition's.",
+    help="Time limit of the job. Default: the limit of the partition.",
 )
-@click.option("--partition", metavar="P", help="Where the job queues. Default: the cluster's.")
-@click.option("--data", metavar="PATH", help="Train on this folder or file instead.")
+@click.option(
+    "--partition", metavar="P", help="Partition of the job. Default: the cluster's default."
+)
+@click.option("--data", metavar="PATH", help="Train on this folder or file.")
 @click.option(
     "--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."
 )
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
-@click.option("--out", metavar="DIR", help="The folder, seen by all nodes. Default: runs/NAME-JOB.")
+@click.option(
+    "--out", metavar="DIR", help="Run folder, visible to all nodes. Default: runs/NAME-JOB."
+)
 @click.option(
     "--sweep",
     metavar="OPTIONS",
-    help="A sweep of RECIPE: --sweep '--space train.seed=1..9 --trials 40'.",
+    help="Run a sweep of RECIPE: --sweep '--space train.seed=1..9 --trials 40'.",
 )
 @click.pass_context
 def slurm_command(ctx, what, sweep, **options) -> None:
     """Print a commented job script for sbatch.
 
-    RECIPE is trained, a RUN goes on, and so does a SWEEP, the folder of `gantk sweep`, with Ray on
-    every node. Shortly before its time is up, or when it has to make room, the job saves, queues
-    again by itself and goes on exactly where it was. What fails is not started again.
-
     \b
     gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 --hours 8 > job.sh && sbatch job.sh
+
+    The job trains a RECIPE, or resumes a RUN or a SWEEP (the folder of `gantk sweep`). A sweep uses
+    Ray on every node. Two minutes before its time limit, or when it is preempted, the job writes a
+    checkpoint, queues itself again and later resumes exactly there. A failed job is not restarted.
     """
     from gantk_cluster.slurm.script import job_script, sweep_words
 

@@ -47,7 +47,11 @@ def job_script(
     if begun or (Path(what) / "recipe.toml").is_file():
         if words or out or sweeps:
             remedy = "leave --data, --set, --profile, --out and --sweep out"
-            raise UserError(f"'{what}' goes on as it began", where=what, remedy=remedy)
+            raise UserError(
+                f"'{what}' already exists and resumes with its own settings",
+                where=what,
+                remedy=remedy,
+            )
         if not begun:
             _check_run(what)
         name = Path(what).absolute().name
@@ -84,7 +88,7 @@ def job_script(
     try:
         text.encode()
     except UnicodeEncodeError:
-        problem = "a name is not UTF-8, as a script has to be"
+        problem = "a name is not valid UTF-8, so it cannot be written into a script"
         raise UserError(problem, where=what, remedy="rename it") from None
 
     return text
@@ -115,20 +119,24 @@ def _require_unused(out: str) -> None:
     """UserError where a folder holds a run or a sweep."""
     for name in ("recipe.toml", SWEEP):
         if (Path(out) / name).exists():
-            remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
-            raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
+            remedy = f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}"
+            raise UserError(f"the folder '{out}' is already in use", where="--out", remedy=remedy)
 
 
 def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str | None) -> None:
     """UserError where ranks, GPUs or the partition are not possible."""
     if sweeps and ranks:
-        problem = "Ray takes one process on each node"
-        raise UserError(problem, where="--ranks", remedy="leave it out")
+        problem = "a sweep uses one Ray process on each node; --ranks cannot be set"
+        raise UserError(problem, where="--ranks", remedy="leave --ranks out")
     if ranks and ranks > gpus > 0:
-        remedy = "each rank has a GPU of its own; --gpus 0 takes none"
-        raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
+        remedy = "set --ranks to the number of GPUs, or --gpus 0 to train on CPUs"
+        raise UserError(
+            f"each rank needs its own GPU, but {ranks} ranks share a node with {gpus} GPUs",
+            where="--ranks",
+            remedy=remedy,
+        )
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
-        problem = f"'{partition}' is no name of a partition"
+        problem = f"'{partition}' is not a valid name of a partition"
         raise UserError(problem, where="--partition", remedy="`sinfo` lists them")
 
 
@@ -149,21 +157,23 @@ def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[s
     """
     if command is None:
         raise UserError(
-            "there is no command `gantk sweep`",
+            "--sweep needs the command `gantk sweep`, which is not installed",
             where="--sweep",
-            remedy="pip install 'gantk[cluster]'",
+            remedy="install it: pip install 'gantk[cluster]'",
         )
 
     try:
         words = shlex.split(text)
     except ValueError:
-        raise UserError(f"'{text}' has a quote that does not close", where="--sweep") from None
+        raise UserError(f"'{text}' has an unclosed quote", where="--sweep") from None
 
     given = command.make_context("gantk sweep", [recipe, *words]).params
     for name in ("out", "resume", "address", "data", "set", "profile"):
         if given.get(name):
             raise UserError(
-                f"--{name} stands inside", where="--sweep", remedy="say it outside, or not at all"
+                f"--{name} cannot be set inside --sweep",
+                where="--sweep",
+                remedy=f"set --{name} outside, or leave it out",
             )
 
     return words

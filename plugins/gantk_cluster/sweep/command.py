@@ -6,18 +6,14 @@ from gantk.commands import Command
 from gantk.terminal import say
 
 SPACE = (
-    "A setting and its range: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce."
-    " Repeatable."
+    "Key and values: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (integers), KEY=ls,bce. Repeatable."
 )
 
-GO_ON = "Which trials go on: the best third, then ninth; a population that copies its best; all."
+GO_ON = "asha: keep the best third, then ninth. pbt: copy the best trials. none: finish all trials."
 
-SCORE = (
-    "In place of the score that chooses a run's save: this metric of the validation pairs, which is"
-    " the truth."
-)
+SCORE = "Metric on the validation pairs. Default: the score that chooses a run's best checkpoint."
 
-ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this machine alone."
+ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only this machine."
 
 # run folder of a trial -> its reporter, while it trains
 
@@ -37,10 +33,10 @@ ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this
     type=click.IntRange(min=1),
     default=20,
     show_default=True,
-    help="How many are drawn.",
+    help="Number of trials.",
 )
 @click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), help="After which no trial goes on."
+    "--hours", type=click.FloatRange(min=0, min_open=True), help="Stop all trials after this time."
 )
 @click.option(
     "--scheduler",
@@ -54,12 +50,14 @@ ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this
 @click.option(
     "--resume",
     metavar="DIR",
-    help="Go on with a sweep that was broken off; leave out all but --address.",
+    help="Resume an interrupted sweep. Only --address can be combined with it.",
 )
 @click.option(
-    "--out", metavar="DIR", help="The folder, seen by all machines. Default: runs/NAME-sweep-TIME."
+    "--out",
+    metavar="DIR",
+    help="Folder, visible to all machines. Default: runs/NAME-sweep-TIME.",
 )
-@click.option("--data", metavar="PATH", help="Train on this folder or file instead.")
+@click.option("--data", metavar="PATH", help="Train on this folder or file.")
 @click.option(
     "--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."
 )
@@ -67,20 +65,19 @@ ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    help="train.seed of all trials; it draws the settings too.",
+    help="train.seed of all trials. It also seeds the draw of the settings.",
 )
-@click.option("--device", metavar="D", help="cpu, cuda. Default: the best there is.")
+@click.option("--device", metavar="D", help="cpu or cuda. Default: the best available device.")
 @click.option(
     "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one trial."
 )
 @click.option(
     "--gpus",
     type=click.FloatRange(min=0),
-    help="Cards of one trial, 0.5: two share one. Default: 1 of any.",
+    help="GPUs of one trial; with 0.5 two trials share a GPU. Default: 1 if available.",
 )
 def command(recipe, **options) -> None:
-    """Train RECIPE many times with other settings, on this machine or a cluster, and write the best
-    recipe.
+    """Train RECIPE many times with different settings and write the best recipe.
 
     \b
     gantk sweep dualgan_t1t2 --space method.local_ncc=0.5..5:log --space train.optimizer.lr=1e-4..4e-4:log --trials 40

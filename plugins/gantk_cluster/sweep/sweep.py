@@ -77,13 +77,13 @@ def sweep(
     folder = Path(resume or out) if resume or out else None
     if resume is not None:
         if recipe is not None or space:
-            problem = "a sweep goes on with what it was asked for"
-            raise UserError(problem, where="--resume", remedy="leave the rest out")
+            problem = "a resumed sweep keeps its own recipe and options"
+            raise UserError(problem, where="--resume", remedy="leave out all but --address")
         asked = _saved_settings(folder)
     else:
         if recipe is None:
-            remedy = "`gantk sweep RECIPE --space KEY=LOW..HIGH`"
-            raise UserError("no recipe is named", where="RECIPE", remedy=remedy)
+            remedy = "name a recipe: `gantk sweep RECIPE --space KEY=LOW..HIGH`"
+            raise UserError("the command names no recipe", where="RECIPE", remedy=remedy)
 
         seeds = {} if seed is None else {"train.seed": seed}
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
@@ -104,8 +104,8 @@ def sweep(
 
     if not ended:
         saved = [row for row in rows if row["step"]]
-        what = f"stopped; {count_noun(saved, 'trial')} with saves are kept"
-        raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
+        what = f"stopped; checkpoints of {count_noun(saved, 'trial')} are kept"
+        raise Interrupted(f"{what}. Resume with: gantk sweep --resume {argument(folder)}")
 
     _say_results(folder, rows, rule, say)
     return folder
@@ -113,17 +113,21 @@ def sweep(
 
 def _saved_settings(folder: Path) -> dict[str, Any]:
     """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
-    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "begin a new sweep")
+    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "start a new sweep")
     if not asked:
-        raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+        raise UserError(
+            f"'{folder}' is not the folder of a sweep",
+            where="--resume",
+            remedy="name the folder that `gantk sweep` wrote",
+        )
     return asked
 
 
 def _require_empty(folder: Path) -> None:
     """UserError where a folder holds something."""
     if folder.is_dir() and any(folder.iterdir()):
-        remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
-        raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
+        remedy = f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}"
+        raise UserError(f"the folder '{folder}' is not empty", where="--out", remedy=remedy)
 
 
 def _say_results(
@@ -135,7 +139,7 @@ def _say_results(
             say(f"failed   {row['trial']}: {row['error']}")
 
     if not rows or rows[0]["score"] is None:
-        raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
+        raise GantkError(f"No trial has a score. See {folder / 'sweep.html'}")
 
     best = rows[0]
     values = _words(best["values"])
@@ -158,16 +162,16 @@ def _shared_settings(
     for axis in axes_of(space):
         changeable = axis.key.startswith(CHANGEABLE_KEYS) and not axis.key.startswith(FIXED_KEYS)
         if scheduler == "pbt" and not changeable:
-            what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"
-            allowed = "train.optimizer.*, train.optimizers.*, and the method's own numbers"
+            what = f"--scheduler pbt cannot vary '{axis.key}': it cannot change during a training"
+            allowed = "train.optimizer.*, train.optimizers.* and the numbers of the method"
             raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
 
     steps = model.train.steps
     if steps is None:
-        problem = "a sweep counts in steps"
-        raise UserError(problem, where="train.epochs", remedy="--set train.steps=N")
+        problem = "a sweep needs train.steps, but the recipe sets train.epochs"
+        raise UserError(problem, where="train.epochs", remedy="add --set train.steps=N")
 
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     log_every = min(model.train.log_every, max(every // 5, 1))
@@ -212,7 +216,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             say(f"trial    {_trial_number(trial)}: {text}, {_words(trial.config)}")
 
         def on_trial_recover(self, iteration, trials, trial, **info):
-            say(f"lost     {_trial_number(trial)}: its worker; it goes on from its last save")
+            say(f"lost     {_trial_number(trial)}: its worker; it resumes from its last checkpoint")
 
         def on_step_end(self, **info):
             if stopped:
@@ -220,7 +224,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
 
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
     if gpus > room.gpus:
-        problem = f"no node has {gpus:g} GPUs for a trial"
+        problem = f"no node has the {gpus:g} GPUs that a trial needs"
         raise UserError(problem, where="--gpus", allowed=f"up to {room.gpus}")
 
     trials = count_noun(asked["trials"], "trial")
@@ -389,11 +393,11 @@ def axes_of(space: Iterable[str]) -> list[Axis]:
         axis = _axis(text)
         if axes.setdefault(axis.key, axis) is not axis:
             raise UserError(
-                f"'{axis.key}' stands twice", where="--space", remedy="write each key once"
+                f"the key '{axis.key}' appears twice", where="--space", remedy="write each key once"
             )
 
     if not axes:
-        raise UserError("nothing is varied", where="--space", allowed=EXAMPLES)
+        raise UserError("the sweep varies no setting", where="--space", allowed=EXAMPLES)
 
     return [*axes.values()]
 
@@ -432,12 +436,12 @@ def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None)
     if not -math.inf < low < high < math.inf:
         raise _no_space(text)
     if log and low <= 0:
-        what = f"the range of '{key}' begins at {low:g}, which has no logarithm"
-        raise UserError(what, where="--space", remedy="begin above 0, or leave :log out")
+        what = f"the range of '{key}' starts at {low:g}, which has no logarithm"
+        raise UserError(what, where="--space", remedy="start above 0, or leave :log out")
 
     draw = "uniform" if floats else "randint"
     return Axis(key, (low, high), f"log{draw}" if log else draw)
 
 
 def _no_space(text: str) -> UserError:
-    return UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)
+    return UserError(f"'{text}' is not a valid range", where="--space", allowed=EXAMPLES)

@@ -159,4 +159,4 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
             found[line["step"]] = sum(of_directions) / len(of_directions)
 
     higher = bool(registry().get("metric", metric).load().higher_is_better)
-    return f"{metric} of validation pairs, which is the truth", higher, found
+    return f"{metric} on the validation pairs", higher, found

@@ -17,8 +17,7 @@ def expect_installed(parts) -> None:
             raise UserError(
                 f"the tracker '{part.name}' needs the package {part.name}, which is not installed",
                 where="track",
-                remedy=f"install it: pip install {part.name}, or all trackers:"
-                ' pip install "gantk[track]"',
+                remedy=f'install it: pip install {part.name}, or all trackers with pip install "gantk[track]"',
             )
 
 

@@ -63,8 +63,8 @@ class Follower:
         except (Exception, SystemExit) as error:  # no error of a tracker may stop a training
             self.failed = one_line(error)
             say(
-                f"warning  {self.part.name} does not follow this training any further:"
-                f" {self.failed}"
+                f"warning  {self.part.name} failed and no longer records this training (a resume"
+                f" tries again): {self.failed}"
             )
 
     def _bring(self, ending: bool) -> None:

@@ -26,10 +26,10 @@ KINDS = ("losses", "validation", "selection", "samples", "scores")
 
 
 class TensorBoard:
-    """Event files in tensorboard/ of the run folder: `tensorboard --logdir runs` shows all runs
-    side by side.
+    """Write TensorBoard event files to tensorboard/ of the run folder.
 
-    TensorBoard stores no files: it gets the report's path and the recipe's text.
+    `tensorboard --logdir runs` compares all runs. TensorBoard stores no files, so gantk only records
+    the report's path and the recipe's text.
     """
 
     def __init__(self, run: Path, recipe: dict[str, Any], state: dict[str, Any]):
@@ -60,11 +60,10 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases; without an account on this machine it is written to wandb/ of the
-    run folder.
+    """Record the training as a run of Weights & Biases.
 
-    `wandb sync --append RUN/wandb/offline-run-*` uploads such a run later, with all its resumed
-    parts.
+    Without an account on this machine the run is written to wandb/ of the run folder. `wandb sync
+    --append RUN/wandb/offline-run-*` uploads it later, with all its resumed parts.
     """
 
     def __init__(
@@ -73,8 +72,8 @@ class WandB:
         recipe: dict[str, Any],
         state: dict[str, Any],
         *,
-        project: str = "gantk",  # project that lists the runs
-        # auto: $WANDB_MODE, else online where there is an account
+        project: str = "gantk",  # project of the run
+        # auto: $WANDB_MODE if set, else online if this machine has an account
         mode: Literal["auto", "online", "offline"] = "auto",
     ):
         import wandb
@@ -119,9 +118,10 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow; without a server it is written to mlflow.db beside the run folder.
+    """Record the training as a run of MLflow.
 
-    `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows it.
+    Without a server the run is written to mlflow.db beside the run folder; `mlflow ui
+    --backend-store-uri sqlite:///runs/mlflow.db` shows it.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class MLflow:
         recipe: dict[str, Any],
         state: dict[str, Any],
         *,
-        # server or store; None: $MLFLOW_TRACKING_URI, else mlflow.db beside the run folder
+        # server or store; None: $MLFLOW_TRACKING_URI if set, else mlflow.db beside the run folder
         uri: str | None = None,
-        experiment: str = "gantk",  # experiment that lists the runs
+        experiment: str = "gantk",  # experiment of the run
     ):
         # do not wait minutes for a server
         for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):

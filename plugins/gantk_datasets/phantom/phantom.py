@@ -104,7 +104,7 @@ def contrast_of(name: str) -> str:
     contrast = name.strip().upper().removesuffix("W")
     contrast = ALIASES.get(contrast, contrast)
     if contrast not in CONTRASTS:
-        remedy = "name the domains after contrasts, or point data.source at images"
+        remedy = "name the domains after these contrasts, or train on your images with --data PATH"
         raise UserError(
             f"the phantom has no contrast '{name}'",
             where="data.domains",
@@ -116,17 +116,21 @@ def contrast_of(name: str) -> str:
 
 
 class Phantom:
-    """Registered brain images of seeded subjects, computed when read: no download, ground truth for
-    every pair.
+    """Synthetic heads: registered brain images of seeded subjects, computed when read.
 
-    Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1;
-    "T1+FLAIR" is two contrasts, one channel each. LABELS (or map) is the label map: 0 air, 1 CSF, 2
-    gray, 3 white, 4 lesion, 5 bone, 6 scalp. 2-D records are axial slices (C, H, W), anterior up,
-    the patient's right on the left; 3-D records are volumes (C, D, H, W), D from inferior to
-    superior. MR is positive, 1000 x signal, with only noise in air; CT is in Hounsfield units, air
-    -1000. Subject k of a seed does not depend on the number of subjects. With lesions, records have
-    a mask and a label: a slice that shows a lesion, or a volume of a subject with one, is "tumour",
-    any other "healthy". With `contrast`, the two domains are these classes, not registered.
+    No download is needed, and every pair has its ground truth. Domains are named after contrasts:
+    T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1; "T1+FLAIR" is two contrasts, one
+    channel each. LABELS (or map) is the label map: 0 air, 1 CSF, 2 gray, 3 white, 4 lesion, 5 bone,
+    6 scalp.
+
+    2-D records are axial slices (C, H, W), anterior up, the patient's right on the left. 3-D
+    records are volumes (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal,
+    with only noise in air. CT is in Hounsfield units, air -1000. Subject k of a seed does not
+    depend on the number of subjects.
+
+    With lesions, records have a mask and a label: a slice that shows a lesion, or a volume of a
+    subject with one, is "tumour", any other "healthy". With `contrast`, the two domains are these
+    classes, not registered.
     """
 
     drawn = True  # subjects are computed: no search for copies among them
@@ -139,38 +143,39 @@ class Phantom:
         *,
         subjects: Heads = 40,  # number of heads
         slices: Slices = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
-        # deviation of the noise in both channels, as a share of white matter's T1 signal
+        # standard deviation of the noise in both channels, as a share of white matter's T1 signal
         noise: Weight = 0.03,
         # T1 and T2 of each tissue vary between subjects by up to this share
         jitter: Fraction = 0.1,
-        deform: Deviation = 2.0,  # mm, root mean square of the smooth deformation along each axis
-        # deviation over the head of the logarithm of the coil's gain; 0 = even
+        deform: Deviation = 2.0,  # root mean square of the smooth deformation along each axis, mm
+        # standard deviation of the logarithm of the coil's gain over the head; 0 = uniform gain
         bias: Deviation = 0.05,
-        # lesions in each head; records then have a mask and a label, tumour or healthy
+        # lesions in each head; records then have a mask and a label (tumour or healthy)
         lesions: Few = 0,
         radius: tuple[Positive, Positive] = (4.0, 12.0),  # range of a lesion's three radii, mm
         healthy: Share = 0.0,  # share of the subjects that have no lesions
         only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
-        # numbers of images to keep, (with a tumour, without); None: all
+        # numbers of images to keep: (with a tumour, without); None: all
         counts: tuple[Count, Count] | None = None,
-        # contrast of both domains if these are the classes ["healthy", "tumour"]
+        # contrast of both domains if the domains are the classes ["healthy", "tumour"]
         contrast: str = "",
         skull: bool = False,  # add bone and scalp around the brain
-        # random: TR, TE, TI of T1, T2 vary by head
+        # random: TR, TE and TI of T1 and T2 vary from head to head
         sequences: Literal["standard", "random"] = "standard",
-        seed: Seed = 0,  # of the heads
+        seed: Seed = 0,  # seed of the heads
     ):
         _require_bounded(dims, size, subjects, slices, labelled=lesions > 0)
         _require("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]")
         if lesions == 0 or contrast:
-            _require("only", only, only == "all", "all, without lesions or with a contrast")
+            allowed = 'only "all" without lesions or with a contrast'
+            _require("only", only, only == "all", allowed)
         if lesions == 0:
-            _require("contrast", contrast, not contrast, '"", where there are no lesions')
+            _require("contrast", contrast, not contrast, 'only "" without lesions')
         if lesions == 0 or only != "all":
-            _require("counts", list(counts or ()), not counts, "with lesions and only = all")
+            _require("counts", list(counts or ()), not counts, 'with lesions and only = "all"')
 
         if dims not in (2, 3) or len(size) != dims or min(size) < 8:
-            what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
+            what = f"the phantom has no images with dims = {dims} and size = {list(size)}"
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
             raise UserError(what, where="data.size", allowed=allowed)
 
@@ -181,7 +186,8 @@ class Phantom:
         self.classes = tuple(domains) if contrast else ()
         if contrast and sorted(domains) != CLASSES:
             what = (
-                f"with a contrast, the phantom's domains are classes, and not {', '.join(domains)}"
+                "with data.source.contrast the phantom's domains are classes, not"
+                f" {', '.join(domains)}"
             )
             raise UserError(what, where="data.domains", allowed=str(CLASSES))
 
@@ -237,7 +243,7 @@ class Phantom:
             raise UserError(
                 what,
                 where="data.source",
-                remedy="ask for more subjects, or change healthy and lesions",
+                remedy="increase subjects, or change healthy and lesions",
             )
 
         return self._pick_counts(records) if self.counts else records
@@ -272,10 +278,10 @@ class Phantom:
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
             if len(pairs) < count:
                 what = (
-                    f"{self.subjects} subjects have {len(pairs)} images of the class {label}, and"
-                    f" counts asks for {count}"
+                    f"{self.subjects} subjects have {len(pairs)} images of the class {label}, but"
+                    f" counts requests {count}"
                 )
-                remedy = "ask for more subjects, slices or lesions, or for fewer images"
+                remedy = "increase subjects, slices or lesions, or reduce counts"
                 raise UserError(what, where="data.source.counts", remedy=remedy)
 
             places = np.linspace(0, len(pairs) - 1, count).round()
@@ -412,17 +418,18 @@ def _require_bounded(
     voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
     images = subjects * slices
     if dims != 3:
-        _require("subjects x slices", images, images <= MAX_IMAGES, f"{MAX_IMAGES:,}")
+        _require("subjects x slices", images, images <= MAX_IMAGES, f"at most {MAX_IMAGES:,}")
 
-    allowed = f"{MAX_HEAD_VOXELS:,} voxels a head"
+    allowed = f"at most {MAX_HEAD_VOXELS:,} voxels per head"
     _require("slices x data.size", voxels, voxels <= MAX_HEAD_VOXELS, allowed)
     if labelled:
         computed = voxels * subjects
-        allowed = f"{MAX_LABEL_VOXELS:,} where there are lesions"
+        allowed = f"at most {MAX_LABEL_VOXELS:,} voxels with lesions"
         _require("subjects x slices x data.size", computed, computed <= MAX_LABEL_VOXELS, allowed)
 
 
 def _require(name: str, value: object, possible: bool, allowed: str) -> None:
     """UserError unless the value of an option is possible."""
     if not possible:
-        raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)
+        what = f"the phantom cannot be computed with {name} = {value}"
+        raise UserError(what, where="data.source", allowed=allowed)

@@ -12,20 +12,23 @@ from gantk.commands import Command
     examples=["gantk data fetch", "gantk data fetch t1t2 --out data/t1t2"],
 )
 @click.argument("name", required=False)
-@click.option("--out", metavar="DIR", help="Where to put it. Default: data/NAME.")
+@click.option("--out", metavar="DIR", help="Target folder. Default: data/NAME.")
 @click.option(
     "--from",
     "base_url",
     metavar="URL",
-    help="Fetch from this mirror instead; its checksum has to be right.",
+    help="Download from this mirror. The same checksums must match.",
 )
 def fetch(name, out, base_url) -> None:
-    """Download the public data set NAME, or list those there are.
+    """Download the public data set NAME, or list the known sets.
 
-    An interrupted download goes on where it stopped; nothing is unpacked before its size and
-    checksum are right. Files without a published checksum are trusted once, and held against what
-    was written down then. Sets behind a registration name their keeper. The licence is shown: it is
-    yours to keep.
+    \b
+    gantk data fetch t1t2
+
+    An interrupted download resumes where it stopped. A file is unpacked only after its size and
+    checksum were verified. Files without a published checksum are trusted at the first download and
+    compared with its checksum later. For sets that require registration the command prints the
+    address. Read the licence that it prints: you must comply with it.
     """
     from rich.table import Column, Table
 

@@ -90,7 +90,9 @@ def fetch(
     base = base_url or known["base"]
     if not base.startswith(("http://", "https://")):
         raise UserError(
-            f"'{base}' is no address", where="--from", allowed="http://... or https://..."
+            f"'{base}' is not a valid address",
+            where="--from",
+            allowed="http://... or https://...",
         )
 
     target = Path(out or Path("data") / name).absolute()
@@ -100,11 +102,11 @@ def fetch(
             earlier = _read_record(record)
             if target.exists() and (target.is_file() or any(target.iterdir())):
                 if earlier.get("name") == name:
-                    say(f"there    {target}")
+                    say(f"exists   {target}")
                     return target
-                what = f"'{target}' exists, and is not the set '{name}' as gantk fetched it"
+                what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
                 raise UserError(
-                    what, where="--out", remedy="choose another folder, or move it away"
+                    what, where="--out", remedy="choose another folder, or move this one away"
                 )
 
             say(f"fetch    {name} from {base}")
@@ -130,7 +132,7 @@ def fetch(
             shutil.rmtree(staging)
     except OSError as error:
         raise GantkError(
-            f"'{target}' cannot be made: {error.strerror or one_line(error)}."
+            f"'{target}' cannot be created: {error.strerror or one_line(error)}."
         ) from None
 
     for label, text in (
@@ -147,12 +149,12 @@ def fetch(
 def _known_set(name: str) -> dict[str, Any]:
     sets = known_sets()
     if name not in sets:
-        what = f"no public data set is known as '{name}'"
+        what = f"gantk knows no public data set named '{name}'"
         raise UserError(what, where="NAME", allowed=sets, remedy=did_you_mean(name, sets))
 
     if "ask" in sets[name]:
-        what = f"'{name}' is handed out on registration only ({sets[name]['licence']})"
-        remedy = f"ask for it at {sets[name]['ask']}, and train on it with --data FOLDER"
+        what = f"'{name}' is only available after registration ({sets[name]['licence']})"
+        remedy = f"register at {sets[name]['ask']}, and train on the download with --data FOLDER"
         raise UserError(what, where="NAME", remedy=remedy)
 
     return sets[name]
@@ -172,8 +174,8 @@ def _read_record(record: Path) -> dict[str, Any]:
             "checksums": {file["path"]: str(file["checksum"]) for file in found["files"]},
         }
     except (ValueError, TypeError, KeyError, RecursionError):
-        what = f"'{record}' is not what gantk wrote there"
-        raise UserError(what, remedy="delete it, and fetch the set to a new folder") from None
+        what = f"'{record}' is damaged or was changed after the download"
+        raise UserError(what, remedy="delete it, and fetch the set into a new folder") from None
 
 
 @contextmanager
@@ -225,16 +227,14 @@ def _fetch_file(
         _download(url, part, size, lambda share: progress(share, path))
         if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
             part.unlink()
-            what = (
-                f"'{url}' is not the file that was"
-                f" {'published' if published or not trusted else 'fetched here before'}"
-            )
+            earlier = "published file" if published or not trusted else "earlier download"
+            what = f"the download of '{url}' differs from the {earlier}"
             remedy = (
-                "Try a mirror with --from, or, if it has changed on purpose, delete the"
-                " .fetched.json beside it"
+                "Try a mirror with --from. If the publisher has changed the file, delete the"
+                " .fetched.json beside the folder"
             )
             raise GantkError(
-                f"{what} ({size or '?'} bytes, {expected or 'no checksum'}): nothing is kept."
+                f"{what} ({size or '?'} bytes, {expected or 'no checksum'}). gantk deleted it."
                 f" {remedy}."
             )
 
@@ -243,7 +243,7 @@ def _fetch_file(
     if not expected:
         expected = _checksum(file, "sha256")
         say(
-            f"trusted  {path}: no checksum is published; later downloads are compared with"
+            f"trusted  {path}: it has no published checksum; later downloads are compared with"
             f" {expected}"
         )
 
@@ -288,13 +288,13 @@ def _download(url: str, part: Path, size: int, report: Callable[[float], None]) 
                 # urllib3's errors wrap the system's
                 why = one_line(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]
                 kept = (
-                    f" {_bytes(part):,} bytes are kept, and the same command goes on from there."
+                    f" {_bytes(part):,} bytes are kept. The same command resumes from there."
                     * part.exists()
                 )
                 remedy = (
-                    "Check the connection, or look where the set is now and name that with --from"
+                    "Check the connection, or find the set's new address and name it with --from"
                 )
-                raise GantkError(f"'{url}' cannot be fetched: {why}.{kept} {remedy}.") from None
+                raise GantkError(f"'{url}' cannot be downloaded: {why}.{kept} {remedy}.") from None
 
             time.sleep(PAUSE)
 
@@ -368,7 +368,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 shutil.rmtree(failed, ignore_errors=True)
             file.unlink()  # the next call downloads it again
             raise GantkError(
-                f"'{file.name}' is damaged or not to be trusted: {one_line(error)}."
+                f"the archive '{file.name}' is damaged or unsafe: {one_line(error)}."
             ) from None
 
         if is_archive:

@@ -20,20 +20,24 @@ from gantk.commands import Command
 @click.option(
     "--card",
     metavar="FILE",
-    help="The model card, as of `gantk pack`. Default: a packed model's own, or ours.",
+    help="Model card, as for `gantk pack`. Default: the packed model's card, or gantk's template.",
 )
 @click.option(
     "--license",
     metavar="ID",
-    help="The weights' licence in the card's head, such as cc-by-4.0. Default: none.",
+    help="Licence of the weights in the card's header, such as cc-by-4.0. Default: none.",
 )
-@click.option("--private", is_flag=True, help="Make a repository that is new a private one.")
+@click.option("--private", is_flag=True, help="Create a new repository as private.")
 def command(run, name, **options) -> None:
     """Upload the model of RUN to the Hugging Face hub as USER/NAME.
 
-    What is uploaded is what `gantk pack` writes: weights (safetensors), recipe, intensity mappings,
-    scores and card; no images, no names of patients or files. Log in with `hf auth login`, or set
-    HF_TOKEN. Everybody then has it as `gantk translate hf://USER/NAME IN OUT`.
+    \b
+    gantk push runs/first USER/NAME
+    gantk translate hf://USER/NAME IN OUT
+
+    gantk uploads what `gantk pack` writes: weights (safetensors), recipe, intensity mappings, scores
+    and card. It uploads no images and no names of patients or files. First log in with `hf auth
+    login`, or set HF_TOKEN.
     """
     from gantk.terminal import say
     from gantk_models.hub.hub import push

@@ -51,7 +51,7 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
     """
     match = ADDRESS.fullmatch(address)
     if not match:
-        what = f"'{address}' is no address of a model"
+        what = f"'{address}' is not a valid address of a model"
         raise UserError(what, allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
 
     name, revision = match.groups()
@@ -66,15 +66,15 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
         except hub.errors.LocalEntryNotFoundError:
             folder = None
 
-    with _as_gantk_error(f"'{address}' cannot be fetched"):
+    with _as_gantk_error(f"'{address}' cannot be downloaded"):
         folder = Path(
             folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES)
         )
 
     if not (folder / "recipe.toml").is_file():
         raise UserError(
-            f"'{address}' is no model of gantk's: it has no recipe.toml",
-            remedy="`gantk push` makes one",
+            f"'{address}' is not a gantk model: it has no recipe.toml",
+            remedy="name a model that `gantk push` uploaded",
         )
 
     RunFolder(folder).latest()
@@ -96,15 +96,15 @@ def push(
     """
     if not re.fullmatch(REPOSITORY, name):
         raise UserError(
-            f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME"
+            f"'{name}' is not a valid name on the hub", allowed="USER/NAME", where="USER/NAME"
         )
 
     if license and not re.fullmatch(r"[\w.-]+", license):
-        what = f"'{license}' is no identifier of a licence"
+        what = f"'{license}' is not a valid identifier of a licence"
         raise UserError(
             what,
             where="--license",
-            allowed="those of the hub, such as cc-by-4.0, apache-2.0, other",
+            allowed="an identifier of the hub, such as cc-by-4.0, apache-2.0, other",
         )
 
     api = _library().HfApi(library_name="gantk", library_version=__version__)
@@ -123,7 +123,7 @@ def push(
             api.create_repo(name, private=private or None, exist_ok=True)
             options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
             commit = api.upload_folder(
-                repo_id=name, folder_path=made, commit_message="A model of gantk", **options
+                repo_id=name, folder_path=made, commit_message="Upload a gantk model", **options
             )
 
         address = f"hf://{name}@{commit.oid}"
@@ -143,8 +143,8 @@ def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        what = "huggingface_hub is needed for models on the hub, and it is not installed"
-        raise UserError(what, remedy='pip install "gantk[hub]"') from None
+        what = "models on the hub need the package huggingface_hub, which is not installed"
+        raise UserError(what, remedy='install it: pip install "gantk[hub]"') from None
     return huggingface_hub
 
 
@@ -156,9 +156,9 @@ def _as_gantk_error(what: str) -> Iterator[None]:
     except Exception as error:  # errors of the hub's library, its HTTP library, or the disk
         status = getattr(getattr(error, "response", None), "status_code", None)
         remedy = (
-            "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be"
-            " written to."
+            "Check the name. For a private model or an upload, log in with `hf auth login` or set"
+            " HF_TOKEN."
         )
         if status not in (401, 403, 404):
-            remedy = "Check the network, and HF_ENDPOINT where it is set."
+            remedy = "Check the network, and HF_ENDPOINT if it is set."
         raise GantkError(f"{what}: {one_line(error)} {remedy}") from error

@@ -32,10 +32,10 @@ from gantk_models.monai.torchscript import (
 )
 
 LICENSE = """\
-No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).
-Whoever trained them decides, within the terms of the data they were trained on: replace this file with that licence.
+The weights in this bundle (models/model.ts, models/model.pt) have no licence yet.
+Their owner chooses it, within the terms of the training data: replace this file with that licence.
 
-The configuration files and the model card were written by gantk and may be used under the Apache License, version 2.0:
+gantk wrote the configuration files and the model card. You may use them under the Apache License, version 2.0:
 http://www.apache.org/licenses/LICENSE-2.0
 """
 
@@ -54,7 +54,7 @@ class Monai:
         """
         model = direction.translator.model
         if direction.samples:
-            what = "it makes images from noise, and a bundle's pipeline starts from files"
+            what = "a MONAI bundle translates files, but this run generates images from noise"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
 
         for key, value in (
@@ -63,7 +63,7 @@ class Monai:
         ):
             if value:
                 raise UserError(
-                    "MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX"
+                    "MONAI cannot cut windows like gantk", where=key, remedy="export ONNX"
                 )
 
         # before tracing: raises UserError for what MONAI has no transform for
@@ -87,7 +87,7 @@ class Monai:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 (made / name).write_bytes(file)
 
-        say(f"written  {out} (6 files); MONAI itself was not run")
+        say(f"written  {out} (6 files); gantk did not run MONAI itself")
         return out
 
 
@@ -145,22 +145,23 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     frame = direction.translator.frame(direction.letter)
     data = translator.model.data
     names = translator.contrasts(OTHER[direction.letter])
-    given = f"a folder of NIfTI volumes, {names[0]} each"
+    given = f"a folder of NIfTI volumes, all {names[0]}"
     if len(names) > 1:
         given = (
-            "a folder with one for each patient, which holds"
+            "a folder with one folder per patient, which contains"
             f" {', '.join(f'`*{n}.nii.gz`' for n in names)}"
         )
 
     left_out = [
-        "Files on another intensity scale than the training images': gantk fits its mapping anew."
+        "Files on another intensity scale than the training images. gantk itself fits the intensity"
+        " mapping again."
     ]
     if data.spacing:
-        left_out.append("gantk's own resampling: MONAI's differs by interpolation.")
+        left_out.append("gantk's resampling. MONAI uses a different interpolation.")
     if frame.masked:
-        left_out.append("Keeping what is masked out of an image masked out.")
+        left_out.append("Masks: gantk keeps the background of masked images empty.")
     if data.missing == "mask":
-        left_out.append("Patients who lack a contrast.")
+        left_out.append("Patients with a missing contrast.")
 
     for step in translator.model.post:
         left_out.append(f"The recipe's post-step `{step.name}`.")
@@ -178,21 +179,21 @@ pip install "monai[fire,ignite,nibabel]"
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
 ```
 
-INPUT is {given}. The results lie in `output`. `model.ts` brings images of any size to
-{" x ".join(map(str, data.size))} itself. Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices.
+INPUT is {given}. The results are written to `output`. `model.ts` resizes images of any size to
+{" x ".join(map(str, data.size))}. Volumes are reoriented to {AXCODES[data.plane]}: {data.plane} slices.
 
 ## Scores
 
 {score_table(scores(direction))}
 
-On the run's own test split, which its training has not seen. A model that does not beat the baselines, which change
-intensities alone or nothing at all, has learnt nothing of use.
+Scores on the held-out test split of the run. The baselines change nothing, or only intensities.
+A model that does not beat them is of no use.
 
 ## What was checked
 
 `models/model.ts` was compared with the trained PyTorch network: {parity_line}.
-The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. Look at a first
-result before you use many.
+The exporter does not run MONAI. It wrote `configs/inference.json` for MONAI {VERSIONS["monai"]}. Check one result
+before you translate many images.
 
 ## What is left out
 

@@ -176,11 +176,11 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
 
     for key, line, tail in zip(made, target, tails, strict=True):
         if not isinstance(line, Linear):
-            what = f"MONAI has no transform for the way back of the intensity mapping '{line.name}'"
+            what = f"MONAI has no transform for the inverse of the intensity mapping '{line.name}'"
             raise UserError(
                 what,
                 where="data.intensity",
-                remedy='use "percentile", "zscore" or "window", or ONNX',
+                remedy='use "percentile", "zscore" or "window", or export ONNX',
             )
 
         low, high = line.state()["fitted"][:2]

@@ -20,8 +20,8 @@ FAINT_SHARE = 0.01  # share of the range for padding, and for the values between
 
 @option_fields
 class Window(Linear, name="window"):
-    """Maps two given native values to the ends of the range: for Hounsfield units, or any
-    calibrated scale.
+    """Maps two given values of the files to the ends of the range. For Hounsfield units and other
+    calibrated scales.
     """
 
     low: float = -1000.0  # native value mapped to the start of the range; air in Hounsfield units
@@ -37,13 +37,13 @@ class Window(Linear, name="window"):
 
 @option_fields
 class Windows(Mapping, name="ct"):
-    """Maps Hounsfield units by three linear pieces: air, the soft-tissue window, bone. Needs no
-    fit, is invertible.
+    """Maps Hounsfield units by three linear pieces: air, the soft-tissue window, and bone.
 
-    One line from -1000 to 2000 HU gives a brain window of 120 HU only 4 % of the range, and a
-    network with errors of 2 % of the range cannot show a brain. Here the window gets `share` of the
-    range; air to window and window to bone get half of the rest each. Values beyond the ends
-    continue the outer pieces, so that the inverse is exact.
+    It needs no fit and is invertible. One line from -1000 to 2000 HU gives a brain window of 120 HU
+    only 4 % of the range, so a network with errors of 2 % of the range cannot show a brain. Here
+    the window gets `share` of the range. The pieces from air to the window and from the window to
+    bone each get half of the rest. Values beyond the ends continue the outer pieces, so that the
+    inverse is exact.
     """
 
     low: float = -20.0  # HU where the window begins: below cerebrospinal fluid
@@ -61,7 +61,7 @@ class Windows(Mapping, name="ct"):
                 f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share"
                 f" {self.share:g}"
             )
-            what = f"these windows are empty: {given}"
+            what = f"the Hounsfield windows are empty: {given}"
             allowed = "air < low < high < bone, share above 0"
             raise UserError(what, where="data.intensity", allowed=allowed)
 
@@ -95,11 +95,11 @@ class Windows(Mapping, name="ct"):
 
         if low >= 0:
             what = (
-                f"the training images run from {low:g} to {high:g}: no Hounsfield units, whose air"
-                " is -1000"
+                f"the training images have values from {low:g} to {high:g}; these are not Hounsfield"
+                " units, in which air is -1000"
             )
             remedy = (
-                "give CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which hold none, set"
+                "use CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which have no HU, set"
                 ' no_hu = "percentile"'
             )
             raise UserError(what, where="data.intensity", remedy=remedy)
@@ -121,7 +121,7 @@ class Windows(Mapping, name="ct"):
         mapping; else "".
         """
         if len(self.fitted[0]) == 2:
-            return f"no Hounsfield units, so mapped by {self.no_hu} and not by windows"
+            return f"no Hounsfield units: mapped by {self.no_hu} instead of windows"
         return ""
 
     @property
@@ -133,7 +133,7 @@ class Windows(Mapping, name="ct"):
 class Domains:
     """A separate mapping for each domain: `{ name = "domains", a = "ct", b = "percentile" }`.
 
-    Both map to the same `range`, that of the networks.
+    Both mappings have the same `range`, the range of the networks.
     """
 
     def __init__(
@@ -141,18 +141,18 @@ class Domains:
         *,
         a: Intensity = "ct",  # mapping of the first domain
         b: Intensity = "percentile",  # mapping of the second domain
-        # network intensities of black and white, for both
+        # network intensities of black and white, for both domains
         range: tuple[float, float] = (-1.0, 1.0),
     ):
         self.range = tuple(map(float, range))
         own = [list(part().range) for part in (a, b)]
         if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
             what = (
-                f"the two domains have the ranges {own[0]} and {own[1]}, and networks have one,"
-                f" {list(self.range)}"
+                f"the two domains have the ranges {own[0]} and {own[1]}, but networks have one"
+                f" range, {list(self.range)}"
             )
             raise UserError(
-                what, where="data.intensity", remedy="give the range once, beside a and b"
+                what, where="data.intensity", remedy="set the range once, next to a and b"
             )
 
         self.parts = {
@@ -162,7 +162,7 @@ class Domains:
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Always a UserError: called only for recipes of one domain."""
-        what = "'domains' gives two domains a mapping each, and this recipe has one"
+        what = "the mapping 'domains' is for two domains, but this recipe has one"
         raise UserError(
-            what, where="data.intensity", remedy='name that one\'s mapping: intensity = "ct"'
+            what, where="data.intensity", remedy='set one mapping, such as intensity = "ct"'
         )

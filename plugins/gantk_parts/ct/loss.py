@@ -17,35 +17,36 @@ BINS = 16  # bins of the source's intensity; the function is linear between thei
 
 
 class CorrelationRatio:
-    """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is no
+    """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is not a
     function of the source.
 
-    0 is best. Only pixels whose window in the source is soft tissue count: bone and air are equally
-    dark in MR. Local NCC assumes a linear function, here any is allowed: white matter is the
-    brightest in T1, and between fluid and gray matter in CT. `fluid` adds a penalty: 0.5 minus the
-    correlation of the output with the squared distance below the source's mean, which fluid
-    dominates, else networks that make dark bone bright make fluid bright too. In the half-size
-    steps of `low_res_warmup`, before the skull is learnt, the penalty would invert the skull
-    instead.
+    0 is best. Only pixels whose window in the source is soft tissue count, because bone and air are
+    equally dark in MR. Local NCC assumes a linear function; here any function is allowed. (White
+    matter is the brightest tissue in T1, but lies between fluid and gray matter in CT.)
+
+    `fluid` adds a penalty: 0.5 minus the correlation of the output with the squared distance below
+    the source's mean, which fluid dominates. Without it, networks that make dark bone bright also
+    make fluid bright. The penalty does not apply in the half-size steps of `low_res_warmup`: before
+    the skull is learnt, it would invert the skull.
     """
 
     def __init__(
         self,
         *,
         weight: Weight = 0.5,  # weight of the loss
-        # soft tissue in the source lies between these shares of the range
+        # soft tissue in the source: between these shares of the range
         tissue: tuple[Share, Share] = (0.1, 0.85),
-        # brightness in the output of the source's darkest tissue
+        # brightness that the source's darkest tissue has in the output
         fluid: Literal["any", "dark", "bright"] = "dark",
-        # shortest side in pixels for `fluid` to count: not in half-size steps
+        # smallest side in pixels at which `fluid` applies; excludes the half-size steps
         fluid_from: Side = 64,
-        window: Window = 5,  # side in pixels; even ones count as one more
-        floor: Positive = 0.003,  # deviations below this share of data_range count as none
+        window: Window = 5,  # side of the window in pixels; even numbers are increased by one
+        floor: Positive = 0.003,  # deviations below this share of data_range count as zero
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
         if not tissue[0] < tissue[1]:
-            what = f"no intensity lies between {tissue[0]:g} and {tissue[1]:g} of the range"
+            what = f"the tissue range from {tissue[0]:g} to {tissue[1]:g} is empty"
             raise UserError(
                 what, where="correlation_ratio", allowed="tissue = [low, high], low < high"
             )

@@ -20,10 +20,10 @@ class HounsfieldMAE(MAE):
     """Mean absolute error of synthetic CT in Hounsfield units (HU), by the inverse of the recipe's
     intensity mapping.
 
-    Scored if the target is CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air
-    is near -1000. Pictures (PNG, JPEG) hold gray values instead of HU: a UserError before the
-    training. With `within` its name is `mae_hu_within`, and images whose reference has no such
-    value score nan.
+    It is computed if the target is CT in HU: a domain named CT, of NIfTI, DICOM or other volumes
+    whose air is near -1000. Pictures (PNG, JPEG) have gray values instead of HU and cause an error
+    before the training. With `within` its name is `mae_hu_within`, and images whose reference has
+    no such value score nan.
     """
 
     name = "mae_hu"
@@ -36,14 +36,14 @@ class HounsfieldMAE(MAE):
         data_range: float,
         dims: int,
         *,
-        # data without Hounsfield units: an error, or no score
+        # for data without Hounsfield units: an error, or no score
         no_hu: Literal["refuse", "skip"] = "refuse",
-        # score only where the reference is in it; (-20, 100): soft tissue
+        # score only pixels whose reference is within these HU; (-20, 100): soft tissue
         within: tuple[float, float] | None = None,
     ):
         super().__init__(data_range, dims)
         if within and not within[0] < within[1]:
-            what = f"no value lies within {within[0]:g} and {within[1]:g} HU"
+            what = f"the range from {within[0]:g} to {within[1]:g} HU is empty"
             raise UserError(
                 what, where="evaluate.metrics", allowed="within = [low, high], low < high"
             )
@@ -63,12 +63,12 @@ class HounsfieldMAE(MAE):
             for letter, one in known.items()
         ):
             what = (
-                f"the metric '{self.name}' needs CT in Hounsfield units, and no domain is a CT that"
-                " has them"
+                f"the metric '{self.name}' needs CT in Hounsfield units, but no domain is CT with"
+                " such values"
             )
             remedy = (
-                "give NIfTI or DICOM in HU for a domain named CT, or leave it out: pictures hold"
-                " no HU"
+                "use NIfTI or DICOM in HU for a domain named CT, or leave the metric out: pictures"
+                " have no HU"
             )
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
@@ -96,7 +96,7 @@ class HounsfieldPSNR(HounsfieldMAE):
     """Peak signal-to-noise ratio of synthetic CT in HU over a fixed range of 4024 HU, as in
     SynthRAD 2023.
 
-    Options and conditions are those of `mae_hu`; unlike `psnr` it does not depend on the intensity
+    Options and conditions are those of `mae_hu`. Unlike `psnr`, it does not depend on the intensity
     mapping.
     """
 

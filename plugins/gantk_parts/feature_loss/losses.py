@@ -17,37 +17,37 @@ from gantk_parts.feature_loss.networks import open_network
 
 
 class FeatureLoss:
-    """Difference of a frozen network's features of two images, relative to the second's (Johnson et
-    al. 2016, eq. 2).
+    """Perceptual loss: the difference of a frozen network's features of two images, relative to the
+    features of the second (Johnson et al. 2016, eq. 2).
 
-    `loss(output, target)`, or (output, input) to keep content. The network is a run of the method
-    `segmenter`, or a feature network of the metrics that supports gradients; it is neither trained
-    nor saved. A run's recipe records the SHA-256 of its weights: resuming with others is an error.
-    A 2-D network processes volumes slice by slice.
+    It compares the output with the target, or with the input to keep content. The network is a run
+    of the method `segmenter`, or a feature network of the metrics that supports gradients. It is
+    neither trained nor stored. The run's recipe records the SHA-256 of its weights; resuming with
+    other weights is an error. A 2-D network processes volumes slice by slice.
     """
 
     def __init__(
         self,
         *,
-        # folder of a run of the method segmenter; or a feature network: timm's name, random
+        # run folder of the method segmenter, or a feature network: a timm name, or random
         network: str = "random",
-        # for feature networks: a file of weights; None: its default weights
+        # for feature networks: file with weights; None: its default weights
         weights: str | None = None,
-        # for feature networks: images are resized to this side; None: the network's own
+        # for feature networks: resize images to this side; None: the network's size
         side: Side | None = None,
-        # layers to compare, by name, or "output"; (): the network's levels
+        # names of the layers to compare, or "output"; (): the network's levels
         layers: tuple[str, ...] = (),
         layer_weights: tuple[Weight, ...] = (),  # one per layer; (): equal weights with sum 1
-        norm: Literal["l1", "l2"] = "l1",  # of the differences: absolute or squared
+        norm: Literal["l1", "l2"] = "l1",  # absolute or squared differences
         weight: Weight = 1.0,  # weight of the loss
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
-        sha256: str = "",  # of the network's weights; filled in when a training begins
+        sha256: str = "",  # SHA-256 of the network's weights; set when a training starts
     ):
         if layer_weights and len(layer_weights) != len(layers):
             raise UserError(
-                f"{len(layer_weights)} layer_weights for {len(layers)} layers",
-                allowed="one for each",
+                f"the loss has {len(layer_weights)} layer_weights for {len(layers)} layers",
+                allowed="one weight per layer",
             )
 
         self.source = (network, weights, side, tuple(layers))
@@ -78,14 +78,14 @@ class FeatureLoss:
 class BodyL1:
     """Mean absolute difference, with a lower weight (or 0) for pixels outside the target's body.
 
-    The body is the largest connected region brighter than air, with holes filled. Every image has
+    The body is the largest connected region brighter than air, with holes filled. All images have
     the same weight.
     """
 
     def __init__(
         self,
         *,
-        # weight of a pixel outside the body, 1 inside; 0 ignores the background
+        # weight of pixels outside the body (1 inside); 0 ignores the background
         background: Share = 0.1,
         threshold: Share = 0.1,  # share of the intensity range above black; darker pixels are air
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]

@@ -56,7 +56,7 @@ class Maps(nn.Module):
                 allowed = [
                     OUTPUT,
                     *(name for name in names if "." not in name),
-                    "parts of these, as encoder.0",
+                    "parts of these, such as encoder.0",
                 ]
                 what = f"the network '{name}' has no layer '{layer}'"
                 remedy = did_you_mean(layer, names)
@@ -71,8 +71,8 @@ class Maps(nn.Module):
                 image = torch.zeros(1, channels, *size, requires_grad=True)
                 torch.cat(self(image, 0.0, 1.0), 1).sum().backward()
         except RuntimeError as error:  # networks that run outside torch have no gradients
-            what = f"no gradient comes back through the network '{name}' ({one_line(error, 80)})"
-            remedy = "take a network of timm or a segmenter's run; ONNX files are for metrics"
+            what = f"the network '{name}' has no gradients ({one_line(error, 80)})"
+            remedy = "use a timm network or a segmenter's run; ONNX files only work in metrics"
             raise UserError(what, remedy=remedy) from None
 
     def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
@@ -92,11 +92,11 @@ class Maps(nn.Module):
 
         if images.shape[1] != self.channels or images.ndim - 2 != self.dims:
             what = (
-                f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
+                f"the network '{self.name}' takes {self.dims}-D images of {self.channels} channels"
             )
-            what += f", and these are {images.ndim - 2}-D, of {images.shape[1]}"
+            what += f", but these are {images.ndim - 2}-D images of {images.shape[1]} channels"
             raise UserError(
-                what, where="network", remedy="take one that was trained on images such as these"
+                what, where="network", remedy="use a network that was trained on such images"
             )
 
         if hasattr(self.network, "check_size"):
@@ -130,11 +130,11 @@ def open_network(
         saved = run.inference_checkpoint()
         if model.method.name != "segmenter":
             what = (
-                f"'{network}' is a run of the method '{model.method.name}', and features are taken"
-                " of a segmenter"
+                f"'{network}' is a run of the method '{model.method.name}', but the loss needs a"
+                " run of the method 'segmenter'"
             )
             raise UserError(
-                what, where="network", remedy="make one with: gantk run segmenter --data FOLDER"
+                what, where="network", remedy="train one with: gantk run segmenter --data FOLDER"
             )
 
         meta = load_meta_of("segmenter", saved)
@@ -164,14 +164,14 @@ def pin(value: object, where: str) -> None:
         ).sha256()
         if table["sha256"] not in ("", found):
             what = (
-                f"'{name}' has other weights than this training began with: their SHA-256 is"
+                f"'{name}' has other weights than at the start of this training: their SHA-256 is"
                 f" {found[:12]}, not "
             )
             what += f"{table['sha256'][:12]}"
             raise UserError(
                 what,
                 where=f"{where}.sha256",
-                remedy='put it back, or begin a new run with sha256 = ""',
+                remedy='restore the weights, or start a new run with sha256 = ""',
             )
 
         table["sha256"] = found

@@ -17,12 +17,12 @@ from gantk.plugin.spec import Depth, Weight, Width
 
 
 class Segmenter(Method):
-    """A U-Net that segments lesions, trained on images of one domain and their masks by Dice and
-    cross-entropy.
+    """A U-Net that segments lesions, trained with Dice and cross-entropy on images of one domain and
+    their masks.
 
-    The Dice loss (Milletari et al. 2016, section 3) covers a whole batch (per rank), since an image
-    may show no lesion. Uses batch norm, because instance norm removes an image's brightness. It
-    generates no images.
+    The Dice loss (Milletari et al. 2016, section 3) is computed over a whole batch (per rank),
+    since an image may show no lesion. The network uses batch norm, because instance norm removes an
+    image's brightness. It generates no images.
     """
 
     reads = ("image",)
@@ -33,8 +33,8 @@ class Segmenter(Method):
         geometry: Geometry,
         *,
         width: Width = 16,  # filters of the first level
-        depth: Depth = 3,  # halvings of the size; sides must be multiples of 2**depth
-        cross_entropy: Weight = 1.0,  # weight of the cross-entropy beside the Dice loss
+        depth: Depth = 3,  # number of halvings; sides must be multiples of 2**depth
+        cross_entropy: Weight = 1.0,  # weight of the cross-entropy; the Dice loss has weight 1
     ):
         super().__init__(geometry)
         shape = {

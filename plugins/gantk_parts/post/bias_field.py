@@ -19,14 +19,14 @@ MAX_TISSUE_VOXELS = 40_000  # of more an even part is taken
 
 
 class InputBiasField:
-    """Gives each translated volume the bias field of its input, which comes from the coil and is in
-    all contrasts.
+    """Gives each translated volume the bias field of its input. The field comes from the coil and
+    is the same in all contrasts.
 
-    An unpaired network learns from images of other heads, taken under other fields, and what it
-    makes of the input's is left to chance. The fields of input and output are estimated as planes
-    in the logarithm of the intensities, together with a mixture of Gaussians for the tissues (Wells
-    et al. 1996, who filter where a plane is fitted here), and the output is multiplied by their
-    quotient, whose mean over tissue is 1.
+    An unpaired network learns from images of other heads with other fields, so the field of its
+    output is arbitrary. The fields of input and output are estimated as planes in the logarithm of
+    the intensities, together with a mixture of Gaussians for the tissues. (Wells et al. 1996 use a
+    filter instead of a plane.) The output is multiplied by the quotient of the fields, whose mean
+    over tissue is 1.
 
     `post(images, examples)` takes and returns (N, C, *size) in network intensities, clipped to
     their range. Volumes with less than 500 voxels of tissue are unchanged.

@@ -18,15 +18,15 @@ HALVINGS = 10  # bisection steps of the search for the strength
 
 
 class AgreeingSlices:
-    """Makes the slices of a translated volume consistent; a 2-D model makes them one by one, with
-    independent errors.
+    """Makes the slices of a translated volume consistent. A 2-D model translates them one by one,
+    with independent errors.
 
-    A guided filter (He et al. 2013, equations 5, 6 and 8) in windows across slices, guided by the
-    input: in each window the result is a linear function of the input, by least squares, so that
-    edges of the input stay and differences between slices are averaged out. `strength` mixes it
-    with the unfiltered volume; "auto" finds for each volume the least strength at which it jumps
-    between slices no more than the input. The jump is the mean absolute second difference along the
-    axis, of tissue, in network intensities.
+    A guided filter (He et al. 2013, equations 5, 6 and 8) runs in windows across slices, guided by
+    the input. In each window the result is a linear function of the input, fitted by least squares:
+    edges of the input stay, and differences between slices are averaged out. `strength` mixes the
+    result with the unfiltered volume. "auto" finds for each volume the smallest strength at which
+    it jumps between slices no more than the input. The jump is the mean absolute second difference
+    of tissue along the axis, in network intensities.
 
     `post(images, examples)` takes and returns (N, C, *size) in network intensities. Pictures, and
     volumes of fewer than three slices, are unchanged.
@@ -39,10 +39,10 @@ class AgreeingSlices:
         dims: int,
         range: tuple[float, float],
         *,
-        strength: Share | Literal["auto"] = "auto",  # 0: unfiltered, 1: filtered
-        # how often each slice is first averaged with its neighbours, by weights 1, 2, 1
+        strength: Share | Literal["auto"] = "auto",  # 0: unfiltered, 1: fully filtered
+        # number of times each slice is first averaged with its neighbours (weights 1, 2, 1)
         smooth: Few = 0,
-        # share of the range: windows whose input varies less are replaced by their mean
+        # windows whose input varies by less than this share of the range become their mean
         floor: Positive = 0.01,
     ):
         self.dims = dims

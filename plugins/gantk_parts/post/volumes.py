@@ -31,7 +31,7 @@ def each_volume(
     where there is no input.
     """
     if not isinstance(examples.made_from, Tensor):
-        what = f"images from noise have no input, which '{name}' compares them with"
+        what = f"the post-step '{name}' compares with the input, but images from noise have none"
         raise UserError(what, where="post", remedy="leave this post-step out")
 
     inputs = examples.made_from.to(images)

@@ -64,11 +64,9 @@ class Backbone(nn.Module):
                 found = found.mean(0, keepdim=True)
 
             if len(found) not in (1, channels) or (scale == "std" and not (found > 0).all()):
-                allowed = (
-                    f"1 or {channels} numbers, as many as the network has channels; std above 0"
-                )
+                allowed = f"1 or {channels} numbers (one per channel of the network); std above 0"
                 raise UserError(
-                    f"{scale} = {list(values)} cannot be used", where=WHERE, allowed=allowed
+                    f"{scale} = {list(values)} is not valid", where=WHERE, allowed=allowed
                 )
 
             self.register_buffer(scale, found.expand(channels)[:, None, None].clone())
@@ -79,11 +77,11 @@ class Backbone(nn.Module):
         except Exception as error:  # networks raise any kind of exception
             pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
             what = (
-                f"the feature network does not take {pictures}, or makes no vectors of them:"
+                f"the feature network does not accept {pictures}, or returns no vectors:"
                 f" {one_line(error)}"
             )
             raise UserError(
-                what, where=WHERE, remedy="set `side` to the pixels that it takes"
+                what, where=WHERE, remedy="set `side` to the network's size in pixels"
             ) from None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,11 +102,11 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         (self.shape, *more), self.run = registry().get("exporter", "onnx").load()().network(path)
         if more or len(self.shape) != 4 or not isinstance(self.shape[1], int):
-            what = f"'{path}' has {1 + len(more)} inputs, the first {self.shape}"
+            what = f"'{path}' has {1 + len(more)} inputs, the first of shape {self.shape}"
             raise UserError(
                 what,
                 where=WHERE,
-                allowed="one of floats (N, C, H, W) whose number of channels is fixed",
+                allowed="one float input (N, C, H, W) with a fixed number of channels",
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,8 +117,8 @@ def onnx_backbone(
     name: str,
     *,
     mean: list[float] = [0.0],  # subtracted from intensities 0 to 1
-    std: list[float] = [1.0],  # the result is divided by it
-    # images are resized to this side in pixels; None: 224, or the file's own
+    std: list[float] = [1.0],  # divides the result
+    # resize images to this side in pixels; None: the file's size, or 224
     side: Side | None = None,
 ) -> Backbone:
     """The network of an ONNX file as features; by default pictures are neither shifted nor scaled."""
@@ -130,7 +128,8 @@ def onnx_backbone(
     size = tuple(network.shape[2:]) if fixed else (side or DEFAULT_SIDE,) * 2
     if side is not None and size != (side, side):
         raise UserError(
-            f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE
+            f"'{path}' takes images of {size[0]} x {size[1]} pixels, not side = {side}",
+            where=WHERE,
         )
 
     return Backbone(network, network.shape[1], size, mean, std, "", path)
@@ -139,20 +138,18 @@ def onnx_backbone(
 def timm_backbone(
     name: str,
     *,
-    weights: str | None = None,  # a file of weights; None: timm's pretrained ones
-    # subtracted from intensities 0 to 1; None: timm's for the network
+    weights: str | None = None,  # file with weights; None: timm's pretrained weights
+    # subtracted from intensities 0 to 1; None: timm's value for the network
     mean: list[float] | None = None,
-    std: list[float] | None = None,  # the result is divided by it; None: timm's for the network
-    side: Side | None = None,  # images are resized to this side in pixels; None: the network's own
+    std: list[float] | None = None,  # divides the result; None: timm's value for the network
+    side: Side | None = None,  # resize images to this side in pixels; None: the network's size
 ) -> Backbone:
     """A network of timm as features, with its pretrained weights or with those of a file."""
     if Path(name).suffix in WEIGHTS:
-        what = (
-            f'features = "{name}" is a file of weights, which does not say what network it'
-            " belongs to"
-        )
+        what = f'features = "{name}" is a file of weights, which does not state its network'
         remedy = (
-            f'write features = "resnet50", weights = "{name}", with the timm name of its network'
+            f'set features to the timm name of the network: features = "resnet50",'
+            f' weights = "{name}"'
         )
         raise UserError(what, where=WHERE, remedy=remedy)
 
@@ -196,15 +193,15 @@ def timm_with(name: str, path: Path) -> nn.Module:
     ]
     fits = [place for place in places if all(place[1] + key in state for key in place[0])]
     if len(fits) != 1:
-        held = "does not hold" if not fits else "holds more than once"
+        held = "does not contain" if not fits else "contains more than once"
         missing = next((key for key in own_names if key not in state), own_names[0])
         what = (
             f"'{path}' {held} the weights of '{name}', such as {missing}; its first are"
             f" {list(state)[:3]}"
         )
         remedy = (
-            "name the timm network that the file was trained as, and save the one network that is"
-            " meant"
+            "name the timm network that the file was trained with, and store only this network in"
+            " the file"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
 
@@ -236,11 +233,11 @@ def found_file(name: str) -> Path:
     found = path if path.is_file() else weights_file(name)
     if found is None:
         what = (
-            f"the file '{name}' of a feature network is absent: no such file, and none in"
+            f"the file '{name}' of a feature network does not exist, nor is it in the folder"
             " $GANTK_WEIGHTS"
         )
         remedy = (
-            f"put {path.name} into a folder and point GANTK_WEIGHTS to it, or give the file's path"
+            f"put {path.name} into a folder and set GANTK_WEIGHTS to it, or set the file's path"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
 
@@ -265,7 +262,7 @@ def warn_of_radimagenet_alone(result: dict) -> None:
     inception = any("inception" in definition for definition in learned)
     if radimagenet and not inception:
         line = (
-            "warning  features of RadImageNet judge alone, which people often do not agree with:"
-            ' put { name = "kid", features = "inception" } beside it'
+            "warning  scores with RadImageNet features often disagree with people's judgement:"
+            ' also use { name = "kid", features = "inception" }'
         )
         result["lines"] = [*result.get("lines", ()), line]

@@ -43,10 +43,9 @@ class Inception(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
         except OSError as error:
-            what = f"the weights of the feature network 'inception' are absent ({one_line(error)})"
+            what = f"the weights of the feature network 'inception' are missing ({one_line(error)})"
             remedy = (
-                f"put {FILE} into a folder and point GANTK_WEIGHTS to it, or use features ="
-                ' "random"'
+                f'put {FILE} into a folder and set GANTK_WEIGHTS to it, or use features = "random"'
             )
             raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
         finally:

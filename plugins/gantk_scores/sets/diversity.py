@@ -16,11 +16,12 @@ MAX_PAIRS = 512  # most pairs of images that are compared
 
 
 class Diversity:
-    """Diversity of the fakes relative to real images: 1 is as diverse as these, 0 all the same.
+    """Diversity of the generated images relative to real images: 1 is equally diverse, 0 is no
+    diversity.
 
-    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes,
-    divided by that of held-out real images of different patients. Above 1 is not better: noise is
-    diverse.
+    It is the mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of
+    generated images, divided by the same mean of held-out real images of different patients. Above
+    1 is not better: noise is also diverse.
     """
 
     sets = True
@@ -33,7 +34,7 @@ class Diversity:
         data_range: float,
         dims: int,
         *,
-        # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
+        # 1 - MS-SSIM (needs sides of 11 pixels or more), or mean absolute difference
         distance: Literal["ms_ssim", "l1"] = "ms_ssim",
     ):
         self.distance = distance

@@ -11,18 +11,18 @@ from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
 MIN_RELIABLE_IMAGES = 2048
 MIN_IMAGES = 8  # fewest images
 WARNING = (
-    f"fewer than {MIN_RELIABLE_IMAGES} images: the value is too high by chance, the more so the"
-    " fewer they are; compare it between sets of the same size only, or use kid, which has no such bias"
+    f"fewer than {MIN_RELIABLE_IMAGES} images bias the value upwards. Compare it only between sets"
+    " of the same size, or use kid, which has no such bias"
 )
 
 
 class Fid(InFeatures):
     """Frechet distance between Gaussians fitted to the features of both sets (Heusel et al., 2017).
 
-    It is biased: it falls as a set grows. Compare it between sets of the same size only, and below
-    2048 images (Inception's number of features) read KID instead; the definition then says so.
-    UserError for fewer than 8, where the bias is 40 % and more of the distance between CT and MR
-    slices of heads. The interval comes from leaving out a group of patients at a time.
+    It is biased: it falls as a set grows. Compare it only between sets of the same size. Below 2048
+    images (Inception's number of features) use KID instead; the definition then says so. Fewer than
+    8 images are an error: their bias is 40 % or more of the distance between CT and MR slices of
+    heads. The interval comes from leaving out a group of patients at a time.
     """
 
     kind = "fid"

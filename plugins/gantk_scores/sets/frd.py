@@ -18,7 +18,7 @@ from gantk_scores.sets.fid import MIN_IMAGES, frechet, gaussian
 
 INSTALL = (
     "pip install frd-score, then pip install --no-build-isolation pyradiomics==3.0.1 "
-    "(it is compiled: Python 3.11, setuptools and a C compiler)"
+    "(this compiles it: it needs Python 3.11, setuptools and a C compiler)"
 )
 
 
@@ -38,7 +38,10 @@ class Radiomics:
             from frd_score import frd
             from radiomics import setVerbosity
         except ImportError as error:
-            what = f"the metric 'frd' needs frd-score and pyradiomics, and there is no {error.name}"
+            what = (
+                f"the metric 'frd' needs frd-score and pyradiomics, but {error.name} is not"
+                " installed"
+            )
             raise UserError(what, where="evaluate.metrics", remedy=INSTALL) from error
 
         setVerbosity(logging.CRITICAL)
@@ -68,10 +71,10 @@ class Frd:
     """Frechet radiomics distance, version 1 of frd-score (Konz et al. 2025): the logarithm of the
     squared distance.
 
-    Features of intensity and texture, standardised by the held-out real images; no network and no
-    weights, a fifth of a second per image of 96 px. Needs frd-score and pyradiomics. Lower is
-    better, -20 is the least; as FID it is biased upwards by few images, so compare it between sets
-    of the same size only. UserError for fewer than 8.
+    It compares features of intensity and texture, standardised by the held-out real images. It uses
+    no network and no weights and takes a fifth of a second per image of 96 px. It needs frd-score
+    and pyradiomics. Lower is better; the minimum is -20. Like FID it is biased upwards for few
+    images, so compare it only between sets of the same size. Fewer than 8 images are an error.
     """
 
     sets = True

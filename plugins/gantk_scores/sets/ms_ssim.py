@@ -16,10 +16,10 @@ class MSSSIM(PairMetric):
     """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to
     five scales.
 
-    Each scale halves the one before; scales at which an image has fewer than 11 pixels a side are
-    left out, and the weights of the others are scaled to sum to 1. All five need 176 pixels a side.
-    A negative mean counts as 0. There is no score of a region, because a window of the coarsest
-    scale is 176 pixels wide.
+    Each scale halves the image of the previous one. Scales at which a side has fewer than 11 pixels
+    are left out, and the weights of the others are scaled to sum to 1. All five scales need sides
+    of 176 pixels. A negative mean counts as 0. There is no score of a region, because a window of
+    the coarsest scale is 176 pixels wide.
     """
 
     name = "ms_ssim"

@@ -17,9 +17,9 @@ from gantk.plugin.spec import Count
 NAMES = ("precision", "recall", "density", "coverage")
 MIN_RELIABLE_IMAGES = 1000  # below this number of images there is a warning
 WARNING = (
-    "these depend on the number of images: with few, neighbours are far and each ball takes in much"
-    " of the space; compare them between sets of the same size only, and with what real images get"
-    " as if made (real_split)"
+    "these scores depend on the number of images: few images have distant neighbours and large"
+    " balls. Compare them only between sets of the same size, and with the scores of real images"
+    " (real_split)"
 )
 
 
@@ -29,13 +29,14 @@ class Prdc(InFeatures):
     four scores.
 
     Each vector has a ball whose radius is the distance to its k-th nearest neighbour in the same
-    set. Precision: the share of fakes in any ball of a real image; recall: the share of real images
-    in any ball of a fake (eq. 1 and 2 of the first paper). Density: the mean number of real images'
-    balls around a fake, divided by k, which is 1 on average for equal distributions and may be
-    higher; coverage: the share of real images' balls that hold any fake. All depend on the number
-    of images; the definitions state density and coverage for equal distributions. Intervals come
-    from leaving out a group of patients at a time; None where that changes nothing. UserError for
-    fewer than k + 1 images of either set.
+    set. Precision is the share of fakes in any ball of a real image. Recall is the share of real
+    images in any ball of a fake (eq. 1 and 2 of the first paper). Density is the mean number of
+    real images' balls around a fake, divided by k: on average 1 for equal distributions, possibly
+    higher. Coverage is the share of real images' balls that contain any fake.
+
+    All four depend on the number of images; the definitions state density and coverage for equal
+    distributions. Intervals come from leaving out a group of patients at a time, and are None if
+    that changes nothing. Fewer than k + 1 images in either set are an error.
     """
 
     k: Count = 5  # the neighbour at a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
@@ -46,7 +47,9 @@ class Prdc(InFeatures):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(
-                f"k = {self.k} is no neighbour", where="evaluate.metrics", allowed="1 or more"
+                f"k = {self.k} is not a valid number of neighbours",
+                where="evaluate.metrics",
+                allowed="1 or more",
             )
         super().__post_init__()
 

@@ -24,7 +24,7 @@ from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.small_networks import train_network
 
 BATCH = 16  # images per training step
-TOO_FEW = "too few patients to learn from some and be tested on others"
+TOO_FEW = "too few patients to train on some and test on others"
 SMALL_NETWORK_RATE = 3e-3  # AdamW's learning rate for the small network, with cosine decay to 0
 TIMM_RATES = {"random": 1e-3, "pretrained": 1e-4}  # and for timm's networks
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
@@ -117,13 +117,13 @@ class Classification(Judge):
     """Usefulness of synthetic images: a classifier is trained on them and tested on held-out real
     patients.
 
-    Three classifiers are trained: on synthetic images ("classification"), real training images
-    ("classification_real"), and both ("classification_both"); each is tested on the held-out real
-    images. The value is the balanced accuracy, the mean recall over classes; accuracy and the area
-    under the ROC curve are in the details, with 95 % intervals from bootstrap over patients. No
-    classifier is trained on patients that it is tested on: for translations of test patients,
-    training on one half tests the other. Classes that the generator does not make come from real
-    images.
+    Three classifiers are trained: on synthetic images ("classification"), on real training images
+    ("classification_real"), and on both ("classification_both"). Each is tested on the held-out
+    real images. The value is the balanced accuracy, the mean recall over classes. Accuracy and the
+    area under the ROC curve are in the details, with 95 % intervals from bootstrap over patients.
+    No classifier is tested on patients that it was trained on: translations of test patients are
+    split into halves, and training on one half tests the other. Classes that the generator does not
+    produce come from real images.
     """
 
     # steps of 16 images for each of three classifiers; on one core 0.05 s each, resnet18 0.3 s
@@ -141,7 +141,7 @@ class Classification(Judge):
         classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
         if len(classes) < 2:
             what = (
-                "a classifier needs real images of two classes, to learn from and to be tested on"
+                "a classifier needs real images of two classes, both for training and for testing"
             )
             remedy = "leave out the metric 'classification', or use data of two classes"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
@@ -219,10 +219,10 @@ class TwoSample(Judge):
     """Classifier two-sample test of generated and real images (Lopez-Paz and Oquab, 2017): 0.5 is
     chance, 1 separable.
 
-    It is trained on real training images and half of the fakes, in equal numbers, and tested on
-    held-out real images and the other half, so that copies of training images do not improve the
-    score. The value is the balanced accuracy; `p_value` in the details is the probability of at
-    least as many right answers by guessing.
+    A classifier is trained on real training images and half of the fakes, in equal numbers. It is
+    tested on held-out real images and the other half, so that copies of training images do not
+    improve the score. The value is the balanced accuracy. `p_value` in the details is the
+    probability of at least as many correct answers by guessing.
     """
 
     name = "two_sample"
@@ -241,9 +241,9 @@ class TwoSample(Judge):
         count = min(len(train), len(known))
         tested = min(len(test), len(asked))
         if min(count, tested) < 2:
-            sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
-            what = f"two_sample needs more images than {sizes}"
-            raise UserError(what, where="evaluate.metrics", allowed="4 or more")
+            sizes = f"{len(train)} and {len(test)} real and {len(fake)} generated images"
+            what = f"two_sample has too few images: {sizes}"
+            raise UserError(what, where="evaluate.metrics", allowed="4 or more of each")
 
         learned = torch.cat([_spread(train, count).images, _spread(known, count).images])
         real = _spread(test, tested)
@@ -305,11 +305,11 @@ def labelled_images(which: str, group: ImageGroup) -> ImageGroup:
     """The images whose class is known; UserError if there are none."""
     if group.labels is None or not (group.labels >= 0).any():
         what = (
-            f"the metric 'classification' needs the class of every image, and the {which} images"
+            f"the metric 'classification' needs the class of every image, but the {which} images"
             " have none"
         )
         remedy = (
-            "use data with classes and data.labels = true, so that each image is made for a class"
+            "use data with classes, and set data.labels = true to generate each image for a class"
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
 

@@ -20,22 +20,22 @@ from gantk_scores.tasks.segmentation import INPUT_SIDES, Segmenter
 # share of real lesions; above it there is a warning, because the segmenter misses too many
 MAX_MISSED_SHARE = 0.5
 MISSING_WARNING = (
-    "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter"
-    " of your own"
+    "the segmenter misses {:.0%} of the lesions in real images, so the counts are unreliable:"
+    " increase its steps, or use your own segmenter"
 )
 NAMES = ("inventory_vanished", "inventory_invented")
 
 
 @dataclass(eq=False)
 class Inventory:
-    """Lesions that a translation loses or invents, counted by connected components: two scores, 0
-    best.
+    """Lesions that a translation loses or invents, counted by connected components. Two scores; 0
+    is best.
 
-    `inventory_vanished`: the share of the input's lesions that the output does not show;
-    `inventory_invented`: the number of lesions per output image that the input does not show. A
-    segmenter is trained on real training images and their masks and finds the output's lesions; the
-    input's are its mask. Your own `segmenter` segments both. In the details, `real`: the scores of
-    the target's real images, the best that a translation can reach.
+    `inventory_vanished` is the share of the input's lesions that the output does not show.
+    `inventory_invented` is the number of lesions per output image that the input does not show. A
+    segmenter, trained on real training images and their masks, finds the lesions of the output. The
+    lesions of the input come from its mask. Your own `segmenter` segments both. `real` in the
+    details is the score of the target's real images, the best that a translation can reach.
     """
 
     data_range: float
@@ -62,7 +62,7 @@ class Inventory:
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.masks is None:
             raise UserError(
-                "no made image belongs to an input with a lesion mask", where="evaluate.metrics"
+                "no generated image has an input with a lesion mask", where="evaluate.metrics"
             )
 
         known = fake.masks.flatten(1).isfinite().all(1)
@@ -99,7 +99,7 @@ class Inventory:
             try:
                 given = getattr(import_module(module), name)
             except (ImportError, AttributeError, ValueError) as error:
-                what = f"there is no segmenter '{self.segmenter}': {error}"
+                what = f"the segmenter '{self.segmenter}' cannot be loaded: {error}"
                 raise UserError(
                     what, where="evaluate.metrics", allowed="package.module:function"
                 ) from error

@@ -19,12 +19,13 @@ MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 class Regression:
     """The strongest simple baseline: L1 regression on pairs, without a discriminator.
 
-    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of
-    (source, target), each (C, *size), mirrored at random, to minimise the mean absolute error
-    (Isola et al., 2017, table 1, "L1"): hard to beat in PSNR, but smooth. About 0.1 s per step at
-    96 x 96 on one core. Outputs are clipped to `low` and `high`, the network intensities of black
-    and white. NaN (a contrast that a patient lacks) counts as black in a source and is left out of
-    the loss in a target. The same seed on the same machine gives the same images.
+    A U-Net of width 16 minimises the mean absolute error (Isola et al., 2017, table 1, "L1"). It
+    trains for `steps` steps of Adam on 8 random pairs (2 volumes) of source and target, each
+    (C, *size), mirrored at random. Its results are smooth, but hard to beat in PSNR. A step at 96 x
+    96 takes about 0.1 s on one core. Outputs are clipped to `low` and `high`, the network
+    intensities of black and white. NaN (a missing contrast of a patient) counts as black in a
+    source and is left out of the loss in a target. The same seed on the same machine gives the same
+    images.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Regression:
         runtime: Runtime,
         *,
         steps: Count = 300,  # training steps of 8 images (2 volumes)
-        seed: Seed = 0,  # of the weights and of the order of the batches
+        seed: Seed = 0,  # seed of the weights and of the order of the batches
     ):
         self.dims = dims
         self.low = float(low)
@@ -45,7 +46,10 @@ class Regression:
         pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]
         sizes = sorted({tuple(image.shape[1:]) for pair in pairs for image in pair})
         if len(sizes) != 1:
-            what = f"{len(pairs)} registered training pairs of the sizes {sizes} teach nothing"
+            what = (
+                f"the regression baseline cannot use {len(pairs)} registered training pairs of the"
+                f" sizes {sizes}"
+            )
             raise UserError(what, where="evaluate.regression", allowed="pairs of one size")
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:

@@ -29,19 +29,19 @@ MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 
 @dataclass(eq=False)
 class Segmentation:
-    """Segmentation agreement: Dice of the lesions that a segmenter of real images finds in
+    """Segmentation agreement: the Dice score of the lesions that a segmenter of real images finds in
     translations.
 
-    A small U-Net is trained to segment lesions in real training images of other patients, and then
-    segments the generated ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of its
-    lesions (A) and the truth's mask (B), pooled over a patient's images, as the mean over patients,
-    with a 95 % interval from bootstrap over patients. Patients without a lesion have no Dice and
-    are left out; so are images without a mask.
+    A small U-Net is trained to segment lesions in real training images of other patients. It then
+    segments the generated images. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of
+    its lesions (A) and the truth's mask (B), pooled over a patient's images and averaged over
+    patients. Its 95 % interval comes from bootstrap over patients. Patients without a lesion have
+    no Dice and are left out, like images without a mask.
 
-    In the details: `real`, the same segmenter's Dice on the held-out real images, the ceiling;
-    `found`, the share of the lesions' pixels that it finds; `false_alarms`, the share of images
-    without a lesion in which it finds one. With `teach` also "segmentation_taught": trained on
-    generated images and tested on real ones of other patients.
+    In the details, `real` is the same segmenter's Dice on the held-out real images, the upper
+    limit; `found` is the share of the lesions' pixels that it finds; `false_alarms` is the share of
+    images without a lesion in which it finds one. `teach` adds "segmentation_taught": the Dice of a
+    segmenter that is trained on generated images and tested on real images of other patients.
     """
 
     data_range: float
@@ -125,11 +125,12 @@ def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
     known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
     if known is None or not (group.masks[known] > 0).any():
         what = (
-            f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a"
-            " lesion"
+            f"the metric 'segmentation' needs lesion masks, but no mask of the {which} images shows"
+            " a lesion"
         )
         remedy = (
-            'name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out'
+            'set data.source.mask to the masks ("seg"), give the phantom lesions, or leave the'
+            " metric out"
         )
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
 

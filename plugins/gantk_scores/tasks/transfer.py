@@ -25,15 +25,15 @@ EDGE_PIXELS = 2  # pixels by which a lesion's mask is dilated, to include its ed
 
 @dataclass(eq=False, kw_only=True)
 class Transfer(Judge):
-    """Share of translations that a classifier assigns to their target domain, and their similarity
-    to the inputs.
+    """Share of translations that a classifier assigns to the target domain, and their similarity to
+    the inputs.
 
     The classifier of the two domains is trained on real training images of other patients.
     "transfer" is the share of the translations that it assigns to the target domain, with Wilson's
-    95 % interval; in the details are the shares of the inputs (before), and of held-out real images
-    of the target domain (the ceiling). "transfer_ssim" is the mean SSIM of translations and their
-    inputs, outside lesions where there are masks, else over the whole image. For domains that are
-    classes, one image each.
+    95 % interval. The details contain the same share of the inputs (before translation) and of
+    held-out real images of the target domain (the upper limit). "transfer_ssim" is the mean SSIM of
+    translations and their inputs: outside lesions if masks are available, else over the whole
+    image. For domains that are classes.
     """
 
     steps: Count = 300  # steps of 16 images; on one core 0.05 s each, resnet18 0.3 s
@@ -51,20 +51,25 @@ class Transfer(Judge):
         ]
         if min(counts) < 2:
             what = (
-                f"the metric '{self.name}' learns to tell two domains apart from {counts[0]} and"
-                f" {counts[1]} images"
+                f"the metric '{self.name}' has too few images to learn the two domains:"
+                f" {counts[0]} and {counts[1]}"
             )
             raise UserError(
-                what, where="evaluate.metrics", allowed="2 or more of each", remedy="leave it out"
+                what,
+                where="evaluate.metrics",
+                allowed="2 or more of each domain",
+                remedy="leave the metric out",
             )
 
         self.data = data
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:
-            what = "judges translations, and these images are made from noise"
+            what = "scores translations, but these images are generated from noise"
             raise UserError(
-                f"the metric '{self.name}' {what}", where="evaluate.metrics", remedy="leave it out"
+                f"the metric '{self.name}' {what}",
+                where="evaluate.metrics",
+                remedy="leave the metric out",
             )
 
         known, labels = self._training_images(fake.to, test, fake)
@@ -104,11 +109,11 @@ class Transfer(Judge):
         keep = torch.stack([strangers(group, other) for other in asked]).all(0)
         if len(labels[keep].unique()) < 2:
             what = (
-                f"the metric '{self.name}' finds no patients to learn from beside those that it is"
-                " asked about"
+                f"the metric '{self.name}' finds no training patients other than those that it"
+                " scores"
             )
             raise UserError(
-                what, where="evaluate.metrics", remedy="give more patients, or leave it out"
+                what, where="evaluate.metrics", remedy="add patients, or leave the metric out"
             )
 
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]

@@ -63,7 +63,7 @@ def write_card(
     say(
         "items    "
         + ", ".join(
-            f"{name}: {counts[name]} of {len(asked[name])} answered in full" for name in asked
+            f"{name}: {counts[name]} of {len(asked[name])} fully answered" for name in asked
         )
     )
     return found

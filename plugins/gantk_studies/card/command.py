@@ -16,16 +16,16 @@ from gantk.commands import Command
     examples=["gantk card runs/first --out card.md"],
 )
 @click.argument("run")
-@click.option("--out", metavar="FILE", help="Write the card there, in Markdown. Default: print it.")
+@click.option("--out", metavar="FILE", help="Write the card as Markdown. Default: print it.")
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON too.")
 def command(run, out, json_file) -> None:
-    """Model card and study file of RUN, by the items of CLAIM (2024) and TRIPOD+AI.
-
-    What the run knows is filled in; what only its authors can say is left open by name. No names of
-    patients or files are in it.
+    """Write a model card of RUN that answers the items of CLAIM (2024) and TRIPOD+AI.
 
     \b
     gantk card runs/first --out card.md --json card.json
+
+    gantk fills in what the run contains and names what only the authors can answer. The card
+    contains no names of patients or files.
     """
     from gantk.terminal import say
     from gantk_studies.card.card import write_card

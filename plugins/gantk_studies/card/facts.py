@@ -21,8 +21,8 @@ from gantk.runs.schemas import read, table
 from gantk.terminal import duration
 
 LIMITS = (
-    "Research software, no medical device: not for diagnosis. A network invents what it has not"
-    " seen."
+    "Research software, not a medical device, and not for diagnosis. A network invents what it has"
+    " not seen."
 )
 STATISTICS = "means over patients with 95 % intervals (bootstrap, 2,000 draws of patients)"
 TESTS = (
@@ -30,8 +30,8 @@ TESTS = (
     " comparisons by Holm"
 )
 MISSING = {
-    "refuse": "images that lack a contrast are refused",
-    "mask": "training does without contrasts that lack",
+    "refuse": "patients with a missing contrast are refused",
+    "mask": "the model is trained to work with missing contrasts",
 }
 TRAINING_OPTIONS = (
     "steps",
@@ -145,7 +145,7 @@ def _task(run: RunRecord) -> str:
         return ""
     directions = [run.label(key) for key in run.metrics.get("metrics") or ()]
     if directions:
-        return f"made: {', '.join(directions)}"
+        return f"translation: {', '.join(directions)}"
     return f"images of {', '.join(run.domains)}"
 
 
@@ -155,7 +155,7 @@ def _disjoint(run: RunRecord, sets: Mapping[str, Any]) -> str:
         return ""
     leaks = ""
     if run.split.get("leakage_allowed"):
-        leaks = "patients on both sides of the split were allowed"
+        leaks = "patients on both sides of the split were allowed (--allow-leakage)"
     return _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
 
 
@@ -186,7 +186,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
         "hardware": _join(_options(about, MACHINE), *_cost(run.metrics.get("speed") or {})),
         "software": _join(*_software(about, noted)),
-        "reproduce": about and "recipe.toml of the run holds every setting",
+        "reproduce": about and "recipe.toml of the run contains every setting",
     }
     if method:
         summary = run.recipe.get("summary") or ""
@@ -198,15 +198,15 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         if train.get("start"):
             facts["start"] = f"the weights of {Path(train['start']).name}"
         else:
-            facts["start"] = f"drawn from the seed {train.get('seed')}"
+            facts["start"] = f"random, from the seed {train.get('seed')}"
         facts["ensemble"] = "one network"
         if train.get("ema"):
             facts["ensemble"] += ", a moving average of its weights"
 
     if (run.recipe.get("evaluate") or {}).get("checkpoint") == "best":
-        facts["chosen"] = f"the best save by {run.best.get('rule')}"
+        facts["chosen"] = f"the best checkpoint by {run.best.get('rule')}"
     elif train:
-        facts["chosen"] = "the last save"
+        facts["chosen"] = "the last checkpoint"
 
     return facts
 
@@ -254,11 +254,11 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
     }
     if judged.not_beaten:
         names = ", ".join(judged.not_beaten)
-        facts["limits"] += f" The best baseline is not beaten in {names}."
+        facts["limits"] += f" The model does not beat the best baseline in {names}."
 
     facts |= _held_out([row for *_, row in rows])
     if judged.power:
-        condition = "for 80 % power, were the true effect the one that was seen"
+        condition = "needed for 80 % power if the true effect equals the observed one"
         facts["power"] = f"{condition}: {_join(*judged.power)}"
 
     return facts
@@ -272,7 +272,9 @@ def _held_out(rows: list[Mapping[str, Any]]) -> dict[str, str]:
 
     patients = max((row.get("n") or 0 for row in rows), default=0)
     if patients:
-        facts["internal"] = f"{patients} held-out patients of the source of the training data"
+        facts["internal"] = (
+            f"{patients} held-out patients from the same source as the training data"
+        )
     return facts
 
 
@@ -336,7 +338,7 @@ def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's
     name.
     """
-    remedy = f"gantk eval {argument(run.path)} writes it again"
+    remedy = f"`gantk eval {argument(run.path)}` writes it again"
     for key, direction in read(run.path / "patients.json", PATIENTS, remedy).items():
         metric = None
         values = []

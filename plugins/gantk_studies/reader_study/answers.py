@@ -59,8 +59,8 @@ def load(
     file = Path(study) / "key.json"
     key = read(file, KEY)
     if not key:
-        remedy = "name what `gantk study new` wrote"
-        raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy=remedy)
+        remedy = "name the folder that `gantk study new` wrote"
+        raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
 
     digest = sha256_of(file)
     accepted: dict[str, tuple[Rows, Path]] = {}
@@ -69,7 +69,7 @@ def load(
         try:
             reader, rows = _read_answers(path, key, digest)
         except UserError as error:
-            problems.append(f"'{path}' is left out: damaged, {one_line(error)}")
+            problems.append(f"'{path}' is left out: it is damaged ({one_line(error)})")
             continue
         except ValueError as error:
             problems.append(f"'{path}' is left out: {one_line(error)}")
@@ -79,25 +79,30 @@ def load(
         if reader in accepted:
             given.insert(0, accepted[reader])
             given.sort(key=lambda one: -len(one[0]["case"]))
-            problems.append(f"'{given[1][1]}' is of {reader} too: '{given[0][1]}' counts")
+            problems.append(
+                f"'{given[1][1]}' is left out: it is also from {reader}, and '{given[0][1]}' has"
+                " at least as many answers"
+            )
 
         accepted[reader] = given[0]
 
     if not accepted:
-        raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
+        raise UserError(
+            f"none of the answers can be scored: {'; '.join(problems)}", where="ANSWERS"
+        )
 
     return key, {name: rows for name, (rows, _) in sorted(accepted.items())}, problems
 
 
 def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:
     """The reader and the rows of one file; UserError or ValueError where it cannot be scored."""
-    said = read(path, ANSWERS, "ask the reader to save again")
+    said = read(path, ANSWERS, "ask the reader to save the answers again")
     if not said:
-        raise ValueError("it is not there")
+        raise ValueError("it does not exist")
     if said["study"] != digest:
-        raise ValueError("it is of another study, or key.json was changed")
+        raise ValueError("it belongs to another study, or key.json was changed")
     if said["reader"] not in key["readers"]:
-        raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
+        raise ValueError(f"it is from '{said['reader']}', who is not a reader of this study")
     return said["reader"], rows_of(key, said)
 
 
@@ -111,11 +116,13 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     answer = np.array([one["answer"] for one in said["answers"]])
     seconds = np.array([one["seconds"] for one in said["answers"]])
     if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
-        raise ValueError("no answer, two to one question, or one to a question that was not asked")
+        raise ValueError(
+            "it has no answers, two answers to one question, or an answer to an unknown question"
+        )
 
     wrong = {*answer.tolist()} - {*CHOICES[kind]}
     if wrong:
-        raise ValueError(f"{min(wrong)} is no answer")
+        raise ValueError(f"{min(wrong)} is not a valid answer")
 
     case, which, repeat = asked[places].T
     if kind == "2afc":
@@ -174,8 +181,8 @@ def write_weights(
     expect_file(out, "--out")
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
-        what = "no training shows the images of this study, or what it shows was made of noise"
-        remedy = "`gantk study new RUN --split train`, of a run that translates"
+        what = "the study does not show translations of training images, so it gives no weights"
+        remedy = "make the study with `gantk study new RUN --split train`, for a translation run"
         raise UserError(what, where="STUDY", remedy=remedy)
 
     right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])

@@ -5,9 +5,9 @@ import click
 from gantk.commands import CommandGroup
 from gantk.terminal import json_option, line_printer, say, write_json
 
-KIND = "Which of two is real; whether one is; how real one looks, from 1 to 5."
+KIND = "2afc: which of two is real; yesno: is one image real; rating: how real it looks, 1 to 5."
 
-SPLIT = "Whose images; `train` for weights of a next training, which is no judgement of the model."
+SPLIT = "Images of this split. Use `train` only to weight training images (`gantk study weights`)."
 
 SETS = click.Choice(["test", "validation", "train"])
 
@@ -29,11 +29,11 @@ def group() -> None:
 
 @group.command("new")
 @click.argument("run", required=False)
-@click.option("--real", metavar="DIR", help="In place of RUN: a folder of real images ...")
+@click.option("--real", metavar="DIR", help="Instead of RUN: a folder of real images.")
 @click.option(
     "--fake",
     metavar="DIR",
-    help="... and one of made images, matched by file name where names are alike.",
+    help="Instead of RUN: a folder of generated images, matched to real ones by file name.",
 )
 @click.option(
     "--kind",
@@ -45,24 +45,30 @@ def group() -> None:
 @click.option(
     "--pairs",
     type=click.IntRange(1, 999),
-    help="Real images, and made ones. Default: 60, or all there are.",
+    help="Number of real and of generated images. Default: 60, or all images if fewer.",
 )
 @click.option(
-    "--readers", type=click.IntRange(1, 99), default=3, show_default=True, help="Pages to write."
+    "--readers",
+    type=click.IntRange(1, 99),
+    default=3,
+    show_default=True,
+    help="Number of readers. gantk writes a page for each.",
 )
 @click.option(
-    "--to", metavar="DOMAIN", help="Which domain is judged. Default: the recipe's second."
+    "--to", metavar="DOMAIN", help="Domain to judge. Default: the recipe's second domain."
 )
 @click.option("--split", type=SETS, default="test", show_default=True, help=SPLIT)
-@click.option("--out", metavar="DIR", help="Default: RUN/study/KIND, or study.")
+@click.option("--out", metavar="DIR", help="Study folder. Default: RUN/study/KIND, or study.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    help="Draws images and order. Default: a secret one, kept in the key.",
+    help="Seed of the images and their order. Default: a secret seed, stored in key.json.",
 )
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+)
 def new(run, **options) -> None:
-    """Write a page for each reader, and the key that says which images are real.
+    """Write a page for each reader, and a key that states which images are real.
 
     \b
     gantk study new runs/first --pairs 60 --readers 3
@@ -78,10 +84,13 @@ def new(run, **options) -> None:
 @click.argument("answers", nargs=-1, required=True)
 @json_option("Write the scores as JSON too")
 def score(study, answers, json_file) -> None:
-    """Score the files that the readers of STUDY saved, into STUDY/scores.json and STUDY/scores.md.
+    """Score the answers of the readers of STUDY.
 
-    A file that is damaged, or of another study, is named and left out: gantk study score STUDY
-    answers/*.json
+    \b
+    gantk study score runs/first/study/2afc answers/*.json
+
+    ANSWERS are the files that the readers saved. gantk writes STUDY/scores.json and
+    STUDY/scores.md. It names and leaves out a file that is damaged or belongs to another study.
     """
     from gantk_studies.reader_study.scoring import score_study
 
@@ -91,12 +100,18 @@ def score(study, answers, json_file) -> None:
 @group.command("weights")
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
-@click.option("--out", metavar="FILE", default="weights.csv", show_default=True)
+@click.option(
+    "--out", metavar="FILE", default="weights.csv", show_default=True, help="CSV file to write."
+)
 def weights(study, answers, out) -> None:
-    """Write how often a next training is to show the training images of STUDY (made with --split
-    train).
+    """Write weights of training images, for data.weights of the next training.
 
-    1 where nobody judged an image, or nobody told what was made of it; 3 where every reader did.
+    \b
+    gantk study weights runs/first/study/2afc answers/*.json --out weights.csv
+
+    STUDY must be made with --split train. The weight of an image is how often the next training
+    shows it: 1 if no reader judged it or recognised its translation as synthetic, 3 if every reader
+    recognised it.
     """
     from gantk_studies.reader_study.answers import write_weights
 

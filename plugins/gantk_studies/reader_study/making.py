@@ -51,16 +51,16 @@ def new_study(
     """
     folders = [folder for folder in (real, fake) if folder]
     if len(folders) != (2 if run is None else 0):
-        problem = "what is to be judged is not clear"
+        problem = "the command does not name the images to judge"
         raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
 
     few = readers < 1 or (pairs is not None and pairs < 1)
     if kind not in CHOICES or few or (seed or 0) < 0:
         what = (
-            f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} cannot"
-            " be made"
+            f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} is not"
+            " possible"
         )
-        allowed = f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0"
+        allowed = f"{', '.join(CHOICES)}; 1 or more pairs and readers; a seed of 0 or more"
         raise UserError(what, allowed=allowed)
 
     target = _new_target(run, kind, out)
@@ -92,8 +92,8 @@ def new_study(
     asked = count_noun(orders["reader-1"], "question")
     say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
     say(
-        "pages    one for each reader, with images of patients in it; key.json says what is real,"
-        " keep it from them"
+        "pages    one per reader, with images of patients; key.json states which images are real:"
+        " do not give it to readers"
     )
     return target
 
@@ -108,7 +108,7 @@ def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
         target = Path("study")
 
     if target.exists():
-        what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
+        what = f"'{target}' exists; a new key would make answers to its pages useless"
         raise UserError(what, where="--out", remedy="name another folder")
     return target
 
@@ -170,8 +170,8 @@ def choose_couples(
     pairs = pairs or max(1, min(DEFAULT_PAIRS, len(patients)))
     if len(patients) < pairs:
         held = count_noun(patients, "image")
-        what = f"{where} has {held} that can be judged, and {pairs} are asked for"
-        remedy = f"--pairs {len(patients)}" if patients else "name others"
+        what = f"{where} has only {held} to judge, but the study needs {pairs}"
+        remedy = f"set --pairs {len(patients)}" if patients else "name other images"
         raise UserError(what, where="--pairs", remedy=remedy)
 
     order = rng.permutation(len(patients))
@@ -200,11 +200,11 @@ def of_folders(
         fake_names = map(str, rng.permutation(sorted(fakes)))
         couples = list(zip(real_names, fake_names, strict=False))
         say(
-            "note     the two folders share too few names: which made image stands beside which"
-            " real one is drawn"
+            "note     the two folders share too few file names: pairs of a generated and a real"
+            " image are drawn at random"
         )
 
-    where = f"the smaller of {real} and {fake}"
+    where = f"the smaller of the folders {real} and {fake}"
     couples = choose_couples(couples, [""] * len(couples), pairs, rng, where)
     planes = []
     eight_bit = True
@@ -234,8 +234,10 @@ def of_run(
 
     model = Translator.load(RunFolder.open(find_model(run, say)).path, device)
     if model.packed is not None:
-        what = f"'{run}' is packed, without images"
-        raise UserError(what, where="RUN", remedy="translate yours: --real and --fake")
+        what = f"'{run}' is a packed model without images"
+        raise UserError(
+            what, where="RUN", remedy="translate your images and name them with --real and --fake"
+        )
 
     data = data_of(model.run, model.model.data, type(model.method))
     reals = RealImages(data, "cpu")

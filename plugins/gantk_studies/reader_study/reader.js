@@ -42,7 +42,7 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   state.saved = state.answers.length;
   keep();
-  $("said").textContent = `Saved as ${link.download}, with your downloads.`;
+  $("said").textContent = `Saved as ${link.download} in your downloads.`;
 }
 
 // ---- time per answer: only while the question is in sight
@@ -153,7 +153,7 @@ function pause() {
 
 function start() {
   const count = state.answers.length;
-  $("begin").textContent = count ? `Go on, ${count} of ${study.questions.length} answered` : "Start";
+  $("begin").textContent = count ? `Continue, ${count} of ${study.questions.length} answered` : "Start";
   for (const button of saves) button.hidden = !count;
   $("storage").hidden = keeps;
   show("start");

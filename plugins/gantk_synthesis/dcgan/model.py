@@ -24,13 +24,13 @@ NORM_IMAGES = 128  # images for computing batch norm's statistics for inference
 
 
 class DCGAN(Method):
-    """Images from noise: transposed convolutions against a convolutional discriminator (Radford et
-    al. 2016).
+    """Images from noise: a generator of transposed convolutions and a convolutional discriminator
+    (Radford et al. 2016).
 
-    The paper's loss is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional`
-    both networks get the class of an image as input: the generator concatenated with the noise, the
+    The paper uses binary cross-entropy, and Adam at 2e-4 with beta1 0.5. With `conditional` both
+    networks take the class of an image as input: the generator concatenated with the noise, the
     discriminator as maps of 0 and 1 (Mirza & Osindero 2014). The noise is normal, as in most later
-    code; the paper's is `noise = "uniform"`, from -1 to 1.
+    code; the paper uses `noise = "uniform"`, from -1 to 1.
     """
 
     reads = ("image",)
@@ -39,22 +39,22 @@ class DCGAN(Method):
         self,
         geometry: Geometry,
         *,
-        # add 1 to its depth for every doubling of the size beyond 64
+        # increase its depth by 1 for every doubling of the size beyond 64
         discriminator: Discriminator = "dcgan",
         adversarial: AdversarialLoss = "bce",
         latent: Width = 100,  # length of the noise vector
         width: Width = 64,  # filters of the generator's last map; the first has eight times as many
-        up: UpKind = "transpose",  # upsampling in the generator; resize leaves no checkerboard
+        up: UpKind = "transpose",  # upsampling in the generator; resize avoids checkerboard patterns
         noise: Literal["normal", "uniform"] = "normal",  # standard normal, or uniform from -1 to 1
-        # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
+        # slope of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
         slope: Fraction = 0.0,
         # self-attention in the generator, this many doublings before the image
         attention: tuple[int, ...] = (),
         conditional: bool = False,  # generate images of a given class; needs data.labels
         critic: Count = 1,  # discriminator steps per generator step
-        # differentiable changes of the discriminator's inputs, for small data sets
+        # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
-        # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        # target of adaptive augmentation: apply `augment` as overfitting requires; 0.6 usual, 0 = always
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)

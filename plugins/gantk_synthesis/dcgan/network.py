@@ -87,14 +87,14 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(b.Network):
-    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al.,
+    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit per image (Radford et al.,
     2016).
 
-    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from
-    `width` up to 8 x width. A map of 4 pixels a side goes to the last convolution unchanged: with
-    depth=4 this is the published network at 64 px. A larger map is averaged to 4 pixels a side, so
-    that the network takes any size and keeps coarse positions; a `depth` larger by 1 for every
-    doubling of the size is better than averaging large maps.
+    Maps (N, in_channels, *size) to (N, 1); every side must be at least 4 x 2**halvings. Filters
+    double from `width` up to 8 x width. The last convolution takes a map of 4 pixels a side: with
+    depth = 4 this is the published network at 64 px. A larger map is averaged to 4 pixels a side,
+    so that the network takes any size and keeps coarse positions. It is better to increase `depth`
+    by 1 for every doubling of the size than to average large maps.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class DCGANDiscriminator(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters of the first convolution
-        # convolutions before the last, each halves the size: 4 at 64 px, 5 at 128 px
+        # convolutions before the last; each halves the size: 4 at 64 px, 5 at 128 px
         depth: Depth = 4,
         first_stride: Literal[1, 2] = 2,  # 1: the first convolution keeps the size
-        norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
-        affine: bool = False,  # learned scale and offset in instance norm
+        norm: NormKind = "batch",  # normalization; wgan_gp needs "instance", "group" or "none"
+        affine: bool = False,  # learn a scale and an offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
     ):
         super().__init__()

@@ -35,13 +35,13 @@ class Growth(Stage):
 
 
 class ProGAN(Method):
-    """Images from noise, grown from 4 pixels a side to `data.size`, each size faded in (Karras et
+    """Images from noise, grown from 4 pixels a side to `data.size`; each size is faded in (Karras et
     al. 2018).
 
-    Generator `g` and discriminator `d` hold the layers of every size from the start; `level` and
+    Generator `g` and discriminator `d` contain the layers of every size from the start; `level` and
     `alpha` are the current size and fade-in. Before the last size, samples are enlarged to
-    `data.size`. The paper trains with Adam at 1e-3, betas (0, 0.99), no schedule, and samples from
-    a moving average of decay 0.999.
+    `data.size`. The paper trains with Adam at 1e-3, betas (0, 0.99), without a schedule, and
+    samples from a moving average with decay 0.999.
     """
 
     reads = ("image",)
@@ -51,20 +51,20 @@ class ProGAN(Method):
         geometry: Geometry,
         *,
         latent: Width = 512,  # length of an image's noise vector
-        # a size has base / (size / 2) filters, at most `width`
+        # filters: a layer of this size has base / (size / 2), at most `width`
         base: Annotated[int, Field(ge=1, le=2**20)] = 8192,
-        width: Width = 512,  # most filters of a layer
-        fade: Share = 0.5,  # share of a size's steps that are its fade-in
-        # relative steps for 4 px, 8 px, ...; None: equal, but half for 4 px
+        width: Width = 512,  # maximum number of filters of a layer
+        fade: Share = 0.5,  # share of each size's steps that fades the size in
+        # relative numbers of steps for 4 px, 8 px, ...; None: equal, but half for 4 px
         shares: list[Weight] | None = None,
         adversarial: AdversarialLoss = "wgan_gp",
-        # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
+        # weight of the mean square of real logits (epsilon_drift); keeps them near 0
         drift: Weight = 1e-3,
         critic: Count = 1,  # discriminator steps per generator step
         conditional: bool = False,  # generate images of a given class; needs data.labels = true
-        # differentiable changes of the discriminator's input, for small data sets
+        # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
-        # augment as many images as keeps ADA's r_t at this target (0.6 is usual); 0: all
+        # target of adaptive augmentation (ADA's r_t); 0.6 usual, 0 = augment all images
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
@@ -248,8 +248,8 @@ def levels_of(size: tuple[int, ...]) -> int:
     )
     remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
     raise UserError(
-        f"images of {' x '.join(map(str, size))} cannot be grown by doubling"
-        f" from {FIRST_SIDE} pixels a side",
+        f"ProGAN doubles the size from {FIRST_SIDE} pixels a side, which cannot give images of"
+        f" {' x '.join(map(str, size))}",
         where="data.size",
         allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024",
         remedy=remedy,
@@ -262,11 +262,11 @@ def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
 
     if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
         sizes = ", ".join(str(FIRST_SIDE * 2**level) for level in range(levels))
-        what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
+        what = f"shares = {list(shares)} does not fit the sizes {sizes}"
         raise UserError(
             what,
             where="method.shares",
-            allowed=f"{levels} positive numbers below 1e9, in proportion",
+            allowed=f"{levels} positive numbers below 1e9, proportional to the steps",
         )
 
     return list(shares)

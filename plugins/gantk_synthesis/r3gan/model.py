@@ -21,13 +21,12 @@ IMAGES_PER_CALL = 32  # images that `sample` makes in one pass
 
 
 class R3GAN(Method):
-    """Images from noise by a regularised relativistic game between two plain ResNets (Huang et al.
-    2024).
+    """Images from noise: a regularised relativistic GAN of two plain ResNets (Huang et al. 2024).
 
-    The discriminator tells each real image from its fake partner rather than from a fixed border,
-    and its gradient is kept short on both (R1 and R2): the paper proves that this game converges
-    near its end, where the plain relativistic one need not. It trains with Adam, betas (0, 0.99),
-    and samples from an average of the weights.
+    The discriminator compares each real image with a fake partner, not with a fixed threshold. Its
+    gradient is penalised on both (R1 and R2). The paper proves that this GAN converges locally,
+    whereas the plain relativistic GAN need not. The paper trains with Adam, betas (0, 0.99), and
+    samples from an average of the weights.
     """
 
     reads = ("image",)
@@ -36,22 +35,22 @@ class R3GAN(Method):
         self,
         geometry: Geometry,
         *,
-        # weight of R1 and R2, gamma / 2 each; what to tune first, larger for larger images
+        # weight of R1 and R2, gamma / 2 each; tune it first; use more for larger images
         gamma: Weight = 2.0,
-        # where gamma goes by a half cosine until the end; None: it stays
+        # final value of gamma, reached by a half cosine; None: gamma is constant
         gamma_end: Weight | None = None,
-        latent: Width = 64,  # numbers that an image is made from
-        # filters at the image's size, twice as many with each halving up to 8 times
+        latent: Width = 64,  # length of the noise vector
+        # filters at the image's size; they double with each halving, up to 8 x width
         width: Width = 64,
         blocks: Count = 2,  # residual blocks at each size
-        expand: Count = 2,  # a block's 3x3 convolution has so many times its filters
-        group: Width = 16,  # filters of each of that convolution's groups
-        # DCGAN's convolutions in place of blocks, and a tanh: quick, for minutes on a CPU
+        expand: Count = 2,  # factor by which a block's 3x3 convolution has more filters
+        group: Width = 16,  # filters in each group of this convolution
+        # DCGAN's convolutions instead of blocks, and a tanh: fast, trains in minutes on a CPU
         plain: bool = False,
-        conditional: bool = False,  # images of a class that is asked for; needs data.labels
-        # differentiable changes of all that the discriminator sees, for small data sets
+        conditional: bool = False,  # generate images of a given class; needs data.labels
+        # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
-        # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        # target of adaptive augmentation: apply `augment` as overfitting requires; 0.6 usual, 0 = always
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)

@@ -26,21 +26,23 @@ EPSILON = 1e-6
 
 
 class VAE(Method):
-    """Images from a normal code, learned by encoding and decoding real ones (Kingma & Welling
-    2014).
+    """Images from noise: a variational autoencoder, which encodes and decodes real images (Kingma &
+    Welling 2014).
 
-    The encoder maps an image to a normal distribution of codes, the decoder a code to an image; the
-    losses are the reconstruction error of a drawn code and the divergence of the codes from N(0,
-    1), equation 10 of the paper. The decoder's variance is its mean square error, which is optimal
-    (Rybkin et al. 2021, equation 5), unless `sigma` sets it. There is no adversarial game: training
-    is stable and covers every image, but images are smooth. Samples are decoded from codes of a
-    Gaussian with the mean and covariance of the codes in training (after Ghosh et al. 2020), unless
-    `prior` is "normal": codes of few images leave gaps in N(0, 1) that decode to no image.
+    The encoder maps an image to a normal distribution of codes, and the decoder maps a code to an
+    image. The losses are the reconstruction error of a drawn code and the divergence of the codes
+    from N(0, 1), equation 10 of the paper. The decoder's variance is its mean square error, which
+    is optimal (Rybkin et al. 2021, equation 5), unless `sigma` sets it. Without an adversarial loss
+    training is stable and covers every image, but images are smooth.
+
+    Samples are decoded from codes of a Gaussian with the mean and covariance of the training codes
+    (after Ghosh et al. 2020), unless `prior` is "normal": the codes of few images leave gaps in
+    N(0, 1), which decode to no image.
 
     With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator scores reconstructions
     and samples, half a batch of each, which adds texture. Noise that no code can represent, such as
-    a scanner's, comes from a map of normal noise that is added before the decoder's last layer
-    (Karras et al. 2019, section 3.2). `reconstruct`, and the reconstruction loss, leave this noise
+    scanner noise, comes from a map of normal noise that is added before the decoder's last layer
+    (Karras et al. 2019, section 3.2). `reconstruct` and the reconstruction loss leave this noise
     out. With `conditional` all networks have the image's class as an input.
     """
 
@@ -51,25 +53,25 @@ class VAE(Method):
         geometry: Geometry,
         *,
         latent: Width = 64,  # length of a code
-        # filters of the encoder's first and the decoder's last level; they double up to 8 x width
+        # filters of the encoder's first and the decoder's last level; others have up to 8 x width
         width: Width = 32,
-        up: UpKind = "resize",  # upsampling of the decoder; resize leaves no checkerboard
-        # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
+        up: UpKind = "resize",  # upsampling of the decoder; resize avoids checkerboard patterns
+        # weight of the divergence; above 1, codes are closer to normal, but images blur (Higgins 2017)
         beta: Weight = 1.0,
-        # standard deviation of the decoder's pixels, network intensities; None: fitted
+        # standard deviation of the decoder's pixels in network intensities; None: fitted
         sigma: Positive | None = None,
-        # distribution of samples' codes: fitted Gaussian, or N(0, 1)
+        # distribution of the codes of samples: fitted Gaussian, or N(0, 1)
         prior: Literal["fitted", "normal"] = "fitted",
-        # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.03 usual
+        # weight of the adversarial loss; 0 = a VAE without a discriminator; 0.03 usual
         gan: Weight = 0.0,
-        # of the reconstruction loss; features: the discriminator's
+        # what the reconstruction loss compares: pixels, or features of the discriminator
         compare: Literal["pixels", "features"] = "pixels",
-        adversarial: AdversarialLoss = "bce",  # the adversarial loss, for gan above 0
+        adversarial: AdversarialLoss = "bce",  # adversarial loss for gan above 0
         conditional: bool = False,  # generate images of a given class; needs data.labels
     ):
         super().__init__(geometry)
         if compare == "features" and (sigma is not None or not gan):
-            what = "features are a discriminator's, and sigma is a deviation of pixels"
+            what = 'method.compare = "features" needs a discriminator and cannot use method.sigma'
             remedy = (
                 "set method.gan above 0 and leave method.sigma out, or set method.compare ="
                 ' "pixels"'

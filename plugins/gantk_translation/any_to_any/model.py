@@ -23,21 +23,21 @@ from gantk.training.adaptive import DiscriminatorAugment
 
 
 class AnyToAny(Method):
-    """Any registered contrasts to any other by one network: inputs left out at random, the target
-    as a one-hot code.
+    """Translation from any available contrasts to any missing contrast, with one network and
+    registered pairs.
 
     For each training image a random contrast is the target, and a random number (at least one) of
-    the patient's other contrasts are inputs; the rest is black, and L1 covers all missing
+    the patient's other contrasts are inputs. The rest is black, and L1 covers all missing
     contrasts, as in MM-GAN (Sharma & Hamarneh 2020, IEEE TMI 39(4)). Further input channels are
-    maps of 0 and 1: which contrasts are present and which is the target (the domain label of
-    StarGAN, Choi et al. 2018, section 3.1); the output is the target's channel. The discriminator
-    sees the same channels beside the image, as in Isola et al. (2017). One network for any
-    available inputs goes back to Chartsias et al. (2018), who fuse one encoder per contrast in a
+    maps of 0 and 1: which contrasts are present, and which is the target (the domain label of
+    StarGAN, Choi et al. 2018, section 3.1). The output is the target's channel. The discriminator
+    sees the same channels with the image, as in Isola et al. (2017). The idea of one network for
+    any available inputs is from Chartsias et al. (2018), who fuse one encoder per contrast in a
     latent image.
 
-    Reads registered pairs; contrasts of `a` are inputs, any of which may be missing; those of `b`
-    are targets. Name the same ones in both: domains = ["T1+T2+FLAIR", "T1+T2+FLAIR"]. A contrast is
-    never an input for itself. A channel of `a` that is black throughout counts as missing.
+    Contrasts of `a` are inputs, and any of them may be missing. Contrasts of `b` are targets. Name
+    the same contrasts in both: domains = ["T1+T2+FLAIR", "T1+T2+FLAIR"]. A contrast is never an
+    input for itself. A channel of `a` that is completely black counts as missing.
     """
 
     paired = True
@@ -53,9 +53,9 @@ class AnyToAny(Method):
         # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
         l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth
-        # differentiable changes of the discriminator's inputs, for small data sets
+        # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
-        # change only as many images as hold r_t at this value (ADA, 0.6 usual); 0 = all
+        # target of adaptive augmentation (ADA's r_t); 0.6 usual, 0 = augment all images
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
@@ -65,10 +65,10 @@ class AnyToAny(Method):
         own = [[source == target for source in self.sources] for target in self.targets]
         if any(map(all, own)):
             what = (
-                f"{self.sources[0]} cannot be made from itself, and data.domains names no other"
-                " contrast"
+                f"{self.sources[0]} cannot be generated from itself, but data.domains names no"
+                " other contrast"
             )
-            remedy = 'name all of them, in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]'
+            remedy = 'name all contrasts in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]'
             raise UserError(what, where="data.domains", remedy=remedy)
 
         self.register_buffer(

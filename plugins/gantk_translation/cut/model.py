@@ -33,11 +33,11 @@ class CUT(Method):
     """Unpaired one-way translation, a -> b: adversarial + patchwise contrastive loss, no cycle
     (Park et al. 2020).
 
-    One generator and one discriminator: about half of CycleGAN's cost. The weights are equation
-    5's, with lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's
-    FastCUT. The paper compares features of the image itself, both halvings and the first and fifth
-    block of a ResNet: layers = [0, 2, 3, 4, 5] with generator "resnet". Structure losses,
-    low_res_warmup and adapt are additions, 0 = the paper.
+    It has one generator and one discriminator, so it costs about half as much as CycleGAN. The
+    weights are those of equation 5, with lambda_X = lambda_Y = `nce`. `nce = 10.0` with
+    `nce_identity = false` is the paper's FastCUT. The paper compares features of the image itself,
+    of both halvings and of the first and fifth block of a ResNet: layers = [0, 2, 3, 4, 5] with
+    generator "resnet". Structure losses, low_res_warmup and adapt are additions; 0 = the paper.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class CUT(Method):
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
         nce: Weight = 1.0,  # weight of the contrastive loss; 10 in FastCUT
-        # contrastive loss of g_ab(b) against b too (identity); false in FastCUT
+        # also compare g_ab(b) with b (identity); false in FastCUT
         nce_identity: bool = True,
-        # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
+        # maps to compare: 0 is the image, 1, 2, ... are the encoder's maps; None: all
         layers: tuple[Few, ...] | None = None,
-        width: Width = 256,  # features of the heads' layers
-        patches: Places = 256,  # places compared per map: one positive, all others negatives
-        temperature: Positive = 0.07,  # of the softmax over places: below 1 sharpens it
+        width: Width = 256,  # features in the layers of the heads
+        patches: Places = 256,  # positions per map: one positive, all others negatives
+        temperature: Positive = 0.07,  # temperature of the softmax over positions; below 1 sharpens it
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
@@ -63,8 +63,8 @@ class CUT(Method):
         dims = geometry.dims
         if a != b:
             what = (
-                f"cut looks at what it made with its own encoder, and the domains have {a} and {b}"
-                " channels"
+                "cut encodes its output with its own encoder, which needs domains with equal numbers"
+                f" of channels, but these have {a} and {b}"
             )
             raise UserError(
                 what,
@@ -130,8 +130,8 @@ class CUT(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`."""
         if to != "b":
-            remedy = "swap data.domains and train again, or use cyclegan for both ways"
-            raise UserError("cut translates a to b only", where="to", allowed="b", remedy=remedy)
+            remedy = "swap data.domains and train again, or use cyclegan for both directions"
+            raise UserError("cut only translates a to b", where="to", allowed="b", remedy=remedy)
         return self.g_ab(image)
 
     def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
@@ -166,7 +166,7 @@ def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
     """
     chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
-        what = f"layers = {list(layers or ())} names maps that the generator does not have"
+        what = f"layers = {list(layers or ())} contains maps that the generator does not have"
         raise UserError(
             what, where="method.layers", allowed=f"0 (the image) to {count - 1} (its deepest map)"
         )

@@ -18,12 +18,12 @@ BINS = 32  # of each image's own range
 
 
 class NMI(PairMetric):
-    """Normalised mutual information (Studholme et al. 1999), (H(A) + H(B)) / H(A, B): 2 for equal
-    images, 1 unrelated.
+    """Normalised mutual information (Studholme et al. 1999), (H(A) + H(B)) / H(A, B). 2 for equal
+    images, 1 for unrelated images.
 
-    By histograms of 32 bins over each image's own range: blind to what is bright and what is dark.
-    A run that is scored by it gets `nmi_input` too, that of output and input, which falls where
-    outputs do not lie on their inputs.
+    It uses histograms of 32 bins over each image's own range, so it does not depend on which tissue
+    is bright. A run also gets `nmi_input`, the score of output and input, which falls if outputs
+    are not aligned with their inputs.
     """
 
     name = "nmi"

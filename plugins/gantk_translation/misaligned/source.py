@@ -25,13 +25,13 @@ CONTROL_POINTS = 4  # points along each side at which the smooth part of a field
 
 
 class Misaligned:
-    """Registered pairs of another source, the second image of each training pair shifted, turned
-    and bent.
+    """Registered pairs of another source, in which the second image of each training pair is
+    shifted, rotated and bent.
 
-    Each pair has its own displacement field, the same in every epoch and for every method, of a
-    mean length of `pixels`. Validation and test images are unchanged: this source splits the
-    records itself, as data.split does with its defaults, so do not use `folds` or a split file,
-    which would replace that split.
+    Each pair has its own displacement field with a mean length of `pixels`, the same in every epoch
+    and for every method. Validation and test images are unchanged. This source splits the records
+    itself, like data.split with its defaults. Do not use `folds` or a split file, which would
+    replace that split.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Misaligned:
         dims: int,
         size: tuple[int, ...],
         *,
-        source: Source = "phantom",  # where the pairs come from: { name = "nifti", path = "scans" }
+        source: Source = "phantom",  # source of the pairs, such as { name = "nifti", path = "scans" }
         pixels: Pixels = 4.0,  # mean displacement, in pixels of data.size; 0: none
         test: Held = 0.2,  # share of the test set
         validation: Held = 0.1,  # share of the validation set, scored while training
-        seed: Seed = 0,  # of the displacement fields
+        seed: Seed = 0,  # seed of the displacement fields
     ):
         self.part = source(domains, dims, size)
         self.size = tuple(size)
@@ -70,10 +70,13 @@ class Misaligned:
         found = self.part.records()
         if not any(record.pair and record.domain == "b" for record in found):
             what = (
-                "'misaligned' moves the second image of registered pairs, and this source has none"
+                "'misaligned' moves the second image of registered pairs, but its source has no"
+                " pairs"
             )
             raise UserError(
-                what, where="data.source.source", remedy="use a source of pairs, such as 'phantom'"
+                what,
+                where="data.source.source",
+                remedy="use a source with pairs, such as 'phantom'",
             )
 
         sets, _ = split_records(found, **self.shares)

@@ -19,8 +19,8 @@ class Strided(Network):
     """Discriminator of strided 4x4 convolutions (stride 2) and one 1x1 convolution (Huang et al.
     2018, appendix B.1).
 
-    (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a
-    side. Filters double from `width` up to 8 x width.
+    Maps (N, in_channels, *size) to (N, 1, *size / 2**layers). The smallest image has 2**layers
+    pixels a side. Filters double from `width` up to 8 x width.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Strided(Network):
         *,
         width: Width = 64,  # filters of the first convolution
         layers: Depth = 4,  # convolutions of stride 2
-        # after all but the first and last convolution; "batch" mixes the images of a batch
+        # norm after all but the first and last convolution; "batch" mixes the images of a batch
         norm: NormKind = "none",
     ):
         super().__init__()
@@ -78,13 +78,13 @@ class MultiScale(Network):
             except UserError as error:
                 sides = " x ".join(map(str, size))
                 what = (
-                    f"{len(self.judges)} scales of an image of {sides}: at scale {level + 1},"
-                    f" {error.what}"
+                    f"an image of {sides} is too small for {len(self.judges)} scales: at scale"
+                    f" {level + 1}, {error.what}"
                 )
                 if not level:
                     raise
 
-                remedy = "lower method.scales or the discriminator's layers, or enlarge data.size"
+                remedy = "reduce method.scales or the discriminator's layers, or increase data.size"
                 raise UserError(
                     what, where="method.scales", allowed=error.allowed, remedy=remedy
                 ) from None

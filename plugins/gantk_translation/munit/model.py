@@ -47,14 +47,14 @@ class Weights:
 
 
 class MUNIT(Method):
-    """Unpaired translation with many outputs: content of one image, style random or of another
-    (Huang et al. 2018).
+    """Unpaired translation with many possible outputs: the content of one image with a random style,
+    or with the style of another image (Huang et al. 2018).
 
-    The content code of an image holds its structure, which both domains share; the style code holds
-    its appearance in its domain. A translation decodes the content with a style of the target
-    domain: in training one drawn from N(0, I). `translate` uses the mean style of the target's real
-    images, recorded in training; `variants` draws styles, `translate_like` takes the style of an
-    example. Structure losses are additions, 0 = the paper.
+    The content code of an image is its structure, which both domains share. The style code is its
+    appearance in its domain. A translation decodes the content with a style of the target domain:
+    in training a style drawn from N(0, I). `translate` uses the mean style of the target's real
+    images, recorded in training. `variants` draws styles, and `translate_like` takes the style of
+    an example. Structure losses are additions; 0 = the paper.
     """
 
     def __init__(
@@ -62,24 +62,24 @@ class MUNIT(Method):
         geometry: Geometry,
         *,
         width: Width = 64,  # filters at full resolution
-        downs: Halvings = 2,  # halvings between image and content code
-        # residual blocks of the content encoder, and of the decoder
+        downs: Halvings = 2,  # number of halvings between image and content code
+        # residual blocks of the content encoder, and as many of the decoder
         blocks: Annotated[int, Field(ge=1, le=128)] = 4,
-        style_dim: Width = 8,  # numbers in a style code
+        style_dim: Width = 8,  # length of a style code
         # filters of the MLP that turns a style into the decoder's AdaIN scales and offsets
         mlp_dim: Width = 256,
-        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+        activation_out: OutputKind = "tanh",  # output activation: tanh for [-1, 1], sigmoid for [0, 1]
         discriminator: Discriminator = "munit",  # one for each scale
-        # number of image sizes with a discriminator, each half of the one before
+        # number of image sizes with a discriminator, each half of the previous one
         scales: Depth = 3,
         adversarial: AdversarialLoss = "ls",
-        # weight of the L1 between an image and its reconstruction from its own codes (lambda_x)
+        # weight of the L1 loss between an image and its reconstruction from its codes (lambda_x)
         image: Weight = 10.0,
-        # weight of the L1 between the content codes of translation and source (lambda_c)
+        # weight of the L1 loss between the content codes of translation and source (lambda_c)
         content: Weight = 1.0,
-        # weight of the L1 between a translation's style code and the style drawn (lambda_s)
+        # weight of the L1 loss between the style code of a translation and its drawn style (lambda_s)
         style: Weight = 1.0,
-        # weight of the L1 of an image translated there and back; 10 where the paper uses it
+        # weight of the L1 cycle loss; 10 where the paper uses it
         cycle: Weight = 0.0,
         lesion: Weight = 1.0,  # weight of a pixel inside a lesion's mask in image and cycle losses
         further: Additions = PUBLISHED,
@@ -175,7 +175,9 @@ class MUNIT(Method):
         Translation k of every image has the same style, independent of the rest of the batch.
         """
         if n < 1:
-            raise UserError(f"{n} variants are none", where="n", allowed="1 or more")
+            raise UserError(
+                f"{n} is not a valid number of variants", where="n", allowed="1 or more"
+            )
 
         generator = torch.Generator().manual_seed(seed)
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)

@@ -6,17 +6,17 @@ from gantk.plugin.spec import Count
 
 
 class Halving:
-    """Divides the training into `times` equal parts and halves the rate after each (Huang et al.
-    2018, appendix B).
+    """Divides the training into `times` equal parts and halves the learning rate after each (Huang
+    et al. 2018, appendix B).
 
     The paper halves it every 100,000 of 1,000,000 steps: ten parts, the last at 1/512 of the first
-    rate.
+    learning rate.
     """
 
     def __init__(
         self,
         *,
-        times: Count = 10,  # number of parts with one rate each; 1 = a constant rate
+        times: Count = 10,  # number of parts with a constant rate; 1 = a constant learning rate
     ):
         self.times = times
 

@@ -36,18 +36,18 @@ def tile(noise: Tensor, image: Tensor) -> Tensor:
 
 
 class Pix2Pix(Regression):
-    """Paired translation by L1 and a discriminator of input and output, concatenated (Isola et al.
-    2017).
+    """Paired translation: L1 and an adversarial loss, whose discriminator sees input and output
+    together (Isola et al. 2017).
 
     The published network is generator = { name = "unet", depth = 8, norm = "batch", up =
-    "transpose", dropout = 0.5 } at 256 px; its dropout is the method's only noise, at inference as
-    well as in training. `lesion`, `both`, `augment`, `adapt`, `noise`, `vary` and `conditional` are
-    additions, their defaults the paper.
+    "transpose", dropout = 0.5 } at 256 px. Its dropout is the method's only noise, in training and
+    at inference. `lesion`, `both`, `augment`, `adapt`, `noise`, `vary` and `conditional` are
+    additions; their defaults are the paper.
 
-    With `noise` or `conditional` the generator has further input channels: normal noise, drawn for
-    every training image and fixed at inference, so that results are repeatable; and a plane for
-    each class, 1 for the image's own and 0 for the others (Mirza & Osindero 2014). At inference the
-    class is unknown, and every plane is 1 / classes.
+    `noise` and `conditional` add input channels to the generator. `noise` adds normal noise, drawn
+    for every training image and fixed at inference, so that results are repeatable. `conditional`
+    adds a plane for each class, 1 for the image's class and 0 for the others (Mirza & Osindero
+    2014). At inference the class is unknown, and every plane is 1 / classes.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Pix2Pix(Regression):
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
         # further losses between a translation and its truth, each with a weight
         target_losses: list[Loss] = [],
-        both: bool = False,  # learn b -> a too, with its own networks
+        both: bool = False,  # also learn b -> a, with separate networks
         lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
-        noise: Few = 0,  # channels of normal noise in a generator's input
-        vary: list[Augment] = [],  # random changes of a generator's input, not of its target
-        # the image's class is part of a generator's input; needs data.labels = true
+        noise: Few = 0,  # number of channels of normal noise in the generator's input
+        vary: list[Augment] = [],  # random changes of the generator's input, not of its target
+        # add the image's class to the generator's input; needs data.labels = true
         conditional: bool = False,
-        # keep dropout at inference, drawn from torch's global generator, as in the paper
+        # apply dropout at inference, as in the paper; it uses torch's global random generator
         test_dropout: bool = False,
-        # differentiable changes of the discriminators' inputs, for small data
+        # differentiable augmentations of the discriminators' inputs, for small data sets
         augment: list[Augment] = [],
-        # apply them only as often as keeps this r_t (0.6 in ADA's paper); 0 = always
+        # target of adaptive augmentation (ADA's r_t); 0.6 in its paper, 0 = always augment
         adapt: Fraction = 0.0,
     ):
         self.noise = noise
@@ -93,7 +93,7 @@ class Pix2Pix(Regression):
         )
         if l1 < 0:
             raise UserError(
-                f"l1 = {l1:g} would push away from the truth",
+                f"l1 = {l1:g} would move outputs away from the truth",
                 where="method.l1",
                 allowed="0 or more",
             )
@@ -102,7 +102,7 @@ class Pix2Pix(Regression):
         self.l1 = l1
         self.test_dropout = test_dropout
         if test_dropout and not self.dropouts():
-            what = "test_dropout keeps a generator's dropout on, and this one has none"
+            what = "test_dropout needs a generator with dropout, but this generator has none"
             raise UserError(
                 what, where="method.test_dropout", remedy="set method.generator.dropout = 0.5"
             )

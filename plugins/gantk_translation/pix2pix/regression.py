@@ -15,12 +15,12 @@ OTHER = {"a": "b", "b": "a"}
 
 
 class Regression(Method):
-    """Paired translation by L1 alone, with no discriminator: the baseline of Isola et al. (2017,
-    table 1, "L1").
+    """Paired translation by L1, without a discriminator: the baseline of Isola et al. (2017, table
+    1, "L1").
 
-    Reads registered pairs `a` and `b`, in any numbers of channels. L1 learns the median of the
-    possible outputs: high PSNR and smooth texture. A GAN is worth its cost where it looks better
-    without a larger error.
+    It needs registered pairs `a` and `b`, with any numbers of channels. L1 learns the median of the
+    possible outputs, which gives high PSNR and smooth texture. A GAN is worth its cost if its images
+    look better without a larger error.
     """
 
     paired = True
@@ -32,18 +32,18 @@ class Regression(Method):
         *,
         generator: Generator = "unet",
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
-        both: bool = False,  # learn b -> a too, with its own generator
+        both: bool = False,  # also learn b -> a, with a separate generator
         # further losses between a translation and its truth, each with a weight
         target_losses: list[Loss] = [],
         lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
-        vary: list[Augment] = [],  # random changes of a generator's input, not of its target
+        vary: list[Augment] = [],  # random changes of the generator's input, not of its target
     ):
         super().__init__(geometry)
         self.vary = [change(geometry.dims) for change in vary]
         if lesion <= 0:
-            what = f"lesion = {lesion:g} is no weight of pixels"
+            what = f"lesion = {lesion:g} is not a valid weight of pixels"
             raise UserError(
-                what, where="method.lesion", allowed="above 0; 1 = like all other pixels"
+                what, where="method.lesion", allowed="above 0; 1 = same as all other pixels"
             )
 
         a = geometry.channels["a"]
@@ -60,15 +60,16 @@ class Regression(Method):
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses) or self.compared in self.further:
             what = (
-                "two losses of a translation and its truth have one name, and one alone would count"
+                "two losses of a translation and its truth have the same name, so only one of them"
+                " would count"
             )
-            raise UserError(what, where="method.target_losses", remedy="give each once")
+            raise UserError(what, where="method.target_losses", remedy="name each loss once")
 
         self.weighs_lesions = lesion != 1
         if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
             what = (
-                f"the loss '{self.compared}' takes no `weight` of pixels, so that lesions cannot"
-                " count more in it"
+                f"the loss '{self.compared}' takes no `weight` of pixels, so lesions cannot have"
+                " another weight"
             )
             raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
 
@@ -126,7 +127,7 @@ class Regression(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`, or of `b` to `a` if `both` is set, else UserError."""
         if to == "a" and not self.both:
-            what = "this method was trained to translate a to b only"
+            what = "this run was trained only to translate a to b"
             raise UserError(what, where="method.both", remedy="train with method.both = true")
         return self._generate(image, to)
 

@@ -27,14 +27,14 @@ from gantk_translation.reggan.search import Search
 
 
 class RegGAN(Method):
-    """Paired translation that does without exact registration: pairs are labels with noise (Kong et
-    al. 2021).
+    """Paired translation that needs no exact registration: it treats misaligned pairs as noisy
+    labels (Kong et al. 2021).
 
-    A generator G translates x to y^ = G(x), a field T lays y^ on the target y, and G is compared
-    with y through T alone. What T explains, how the target lies, G need not learn; a discriminator
-    keeps y^ an image of the target domain. T comes from a network R(y^, y) that is trained with G,
-    as in the paper, or is searched for each pair by itself, which is more exact. G alone
-    translates, a to b. `edges`, the search and `gain` are not in the paper.
+    A generator G translates x to y^ = G(x). A displacement field T aligns y^ with the target y, and
+    the loss compares y^ after T with y, so G need not learn the misalignment that T explains. A
+    discriminator keeps y^ an image of the target domain. T comes from a network R(y^, y) that is
+    trained with G, as in the paper, or from a search for each pair, which is more exact. At
+    inference only G is used, from a to b. `edges`, the search and `gain` are not in the paper.
     """
 
     paired = True
@@ -46,21 +46,21 @@ class RegGAN(Method):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "bce",
-        gan: Weight = 1.0,  # weight of the adversarial loss; at 0 no discriminator is trained
-        correction: Positive = 20.0,  # weight of the correction loss, L1 of y and y^ after T
-        # weight of the smoothness loss, squared gradient of T; of a search, correction / 20
+        gan: Weight = 1.0,  # weight of the adversarial loss; 0 = no discriminator
+        correction: Positive = 20.0,  # weight of the correction loss: L1 of y and y^ after T
+        # weight of the smoothness loss: squared gradient of T; a search uses correction / 20
         smoothness: Weight = 10.0,
         target_losses: list[Loss] = [],  # further losses of y^ after T and y, each with a weight
-        # weight of the loss that edges of an output lie on those of its input; 0 in the paper
+        # weight of the loss that aligns edges of an output with those of its input; 0 in the paper
         edges: Weight = 0.0,
-        # pixels that T moves along an axis at most, at the size that networks see
+        # largest displacement of T along an axis, in pixels of the network's input
         displacement: Positive = 32.0,
-        # T by R as in the paper, or searched for each pair
+        # T from R as in the paper, or from a search for each pair
         registration: Literal["network", "search"] = "network",
         registration_width: Width = 32,  # filters of R's first convolution
-        registration_depth: Depth = 3,  # halvings in R: T has a control point each 2**this pixels
-        refine: Depth = 6,  # steps of a search at each of seven resolutions
-        # share of its error that a searched T must save a pair; else the pair counts as aligned
+        registration_depth: Depth = 3,  # halvings in R; T has a control point every 2**this pixels
+        refine: Depth = 6,  # search steps at each of seven resolutions
+        # share by which a searched T must reduce a pair's error; else the pair counts as aligned
         gain: Share = 0.2,
     ):
         super().__init__(geometry)
@@ -72,9 +72,9 @@ class RegGAN(Method):
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses):
             raise UserError(
-                "two losses have one name",
+                "two losses have the same name, so only one of them would count",
                 where="method.target_losses",
-                remedy="give each of them once",
+                remedy="name each loss once",
             )
 
         source = geometry.channels["a"]
@@ -153,7 +153,7 @@ class RegGAN(Method):
         """Images of `a` as `b`."""
         if to != "b":
             raise UserError(
-                "reggan translates a to b only",
+                "reggan only translates a to b",
                 where="to",
                 remedy="swap data.domains and train again",
             )

@@ -18,15 +18,16 @@ from gantk_translation.spade.network import Encoder, Generator, Scales
 
 
 class SPADEGAN(Method):
-    """Generates images `b` from label maps `a` of classes 0 to `classes` - 1, many for one map
-    (Park et al. 2019).
+    """Images `b` from label maps `a` of classes 0 to `classes` - 1, with many possible images for
+    one map (Park et al. 2019).
 
     Every norm of the generator is scaled and shifted at each position by convolutions of the map
     (equation 1), so that norms do not remove the map. Discriminators at several scales take map and
-    image as channels; their features of real and generated images are compared too. An encoder
-    finds an image's style z in training; at inference z is from N(0, I). z is given as constant
-    planes beside the map; as the paper's first map, instance norm would remove it. `grain` and `l1`
-    are additions; the paper has VGG features in the place of `l1`.
+    image as channels, and their features of real and generated images are compared too. In training
+    an encoder finds an image's style z; at inference z is drawn from N(0, I). The generator gets z
+    as constant planes next to the map. (The paper makes the first feature map from z, which
+    instance norm would remove.) `grain` and `l1` are additions; the paper uses VGG features instead
+    of `l1`.
     """
 
     paired = True
@@ -35,25 +36,25 @@ class SPADEGAN(Method):
         self,
         geometry: Geometry,
         *,
-        # of label maps, with the background; as in data.intensity.a
+        # number of classes of label maps, with the background; the same as in data.intensity.a
         classes: Annotated[int, Field(ge=2, le=256)] = 5,
-        width: Width = 64,  # filters at full resolution; doubled with every halving, up to 16 x
-        ups: Depth = 4,  # upsamplings by 2 from the smallest feature map to the image
+        width: Width = 64,  # filters at full resolution; they double with every halving, up to 16 x
+        ups: Depth = 4,  # number of upsamplings by 2 from the smallest feature map to the image
         hidden: Width = 128,  # filters between the label map and gamma and beta
-        # without learned parameters; "batch" in the paper
+        # norm, without learned parameters; "batch" in the paper
         norm: Literal["batch", "instance"] = "instance",
         style: Width = 16,  # length of z, an image's style
-        # weight of the styles' divergence from N(0, I); 0: no encoder, random styles
+        # weight of the divergence of styles from N(0, I); 0: no encoder, random styles
         divergence: Weight = 0.05,
-        # add noise, in each class as strong as in real images; not in the paper
+        # add noise with the strength that real images have in each class; not in the paper
         grain: bool = False,
-        # one for each scale; spectral = true in the paper
+        # discriminator, one for each scale; spectral = true in the paper
         discriminator: Discriminator = "patchgan",
-        # number of image sizes with a discriminator, each half of the one before
+        # number of image sizes with a discriminator, each half of the previous one
         scales: Depth = 2,
         adversarial: AdversarialLoss = "hinge",
-        features: Weight = 10.0,  # weight of the L1 between discriminator features (lambda)
-        l1: Weight = 0.0,  # weight of the L1 between a generated image and its truth
+        features: Weight = 10.0,  # weight of the L1 loss between discriminator features (lambda)
+        l1: Weight = 0.0,  # weight of the L1 loss between a generated image and its truth
     ):
         super().__init__(geometry)
         maps = classes * geometry.channels["a"]
@@ -175,7 +176,7 @@ class SPADEGAN(Method):
     def _label_planes(self, image: Tensor, to: str) -> Tensor:
         if to != "b":
             raise UserError(
-                "spade makes images from label maps, not maps from images", where="--to"
+                "spade generates images from label maps, not label maps from images", where="--to"
             )
         return self.planes(image)
 

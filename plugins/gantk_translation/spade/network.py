@@ -127,8 +127,8 @@ class Scales(b.Network):
         self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
         if not isinstance(getattr(self.judges[0], "layers", None), nn.Sequential):
             what = (
-                f"spade compares what discriminators see inside, and '{discriminator.name}' has no"
-                " row of `layers`"
+                f"spade compares features of the discriminator's layers, but '{discriminator.name}'"
+                " has no list `layers`"
             )
             raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
 

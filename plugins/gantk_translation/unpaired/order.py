@@ -24,22 +24,22 @@ IMAGES_PER_BATCH = 1024  # images per batch of the comparison
 
 
 class Matched:
-    """Draws unpaired images of similar height together, so that discriminators see similar anatomy
-    in real and fake.
+    """Draws unpaired slices of similar anatomical height together, so that discriminators see
+    similar anatomy in real and fake images.
 
-    The larger domain is shuffled as usual; each of its images is combined with one of the nearest
-    of the other domain, drawn by seed and position in the order: there is no state to save, and
-    ranks and workers do not matter.
+    The larger domain is shuffled as usual. Each of its images is combined with one of the nearest
+    images of the other domain, drawn by seed and position in the order. The order has no state and
+    does not depend on ranks and workers.
     """
 
     def __init__(
         self,
         *,
-        # slice position; body's outline; auto: position if known
+        # compare by slice position or by outline of the body; auto: position if known
         by: Literal["auto", "position", "outline"] = "auto",
-        # draw from this share of the other domain's images, the nearest ones; 0: the nearest
+        # draw from this share of the other domain's images, the nearest ones; 0: only the nearest
         among: Share = 0.1,
-        # of outlines: a pixel further above black than this share of the range is no air
+        # for outlines: pixels further above black than this share of the range belong to the body
         threshold: Fraction = 0.05,
     ):
         self.by = by
@@ -52,10 +52,7 @@ class Matched:
         """
         sets = batches.sets
         if batches.paired or set(sets) != {"a", "b"}:
-            what = (
-                "like images are drawn together of two domains without pairs, and this method"
-                " needs "
-            )
+            what = "the order 'matched' is for two domains without pairs, but this method needs "
             what += "pairs" if batches.paired else "one domain"
             raise UserError(
                 what, where="data.order", remedy="leave out data.order, or use an unpaired method"
@@ -65,7 +62,7 @@ class Matched:
         if self.by == "outline" or (self.by == "auto" and None in heights.values()):
             heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
         elif None in heights.values():
-            what = "an image has no place in a stack of two slices or more"
+            what = "an image has no position in a stack of two or more slices"
             allowed = "auto, outline"
             raise UserError(
                 what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'

@@ -13,22 +13,22 @@ from gantk.plugin.spec import Fraction, Positive, Weight
 
 
 class Outline:
-    """The area in which the bodies of output and input differ, as a share of the input's body; 0 is
+    """The area in which the bodies of output and input differ, as a share of the input's body. 0 is
     best.
 
-    A body is the area enclosed by pixels above `threshold` (`body`). It includes a skull, dark in
-    MR and bright in CT, so equal outlines cost 0 in any contrast. The area has no gradient;
-    instead, pixels that are in only one body get the gradient of a sigmoid that never saturates,
+    A body is the area enclosed by pixels above `threshold`. It includes the skull, which is dark in
+    MR and bright in CT, so equal outlines cost 0 in any contrast. The area itself has no gradient.
+    Instead, pixels in only one of the bodies get the gradient of a sigmoid that never saturates,
     towards brighter or darker.
     """
 
     def __init__(
         self,
         *,
-        weight: Weight = 1.0,  # of the loss
-        # a pixel further above black than this share of data_range is no air
+        weight: Weight = 1.0,  # weight of the loss
+        # pixels further above black than this share of data_range belong to the body
         threshold: Fraction = 0.05,
-        softness: Positive = 0.1,  # width of the gradient's sigmoid, share of data_range
+        softness: Positive = 0.1,  # width of the gradient's sigmoid, as a share of data_range
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
@@ -45,7 +45,7 @@ class Outline:
         if len(output) != len(source) or output.shape[2:] != source.shape[2:]:
             shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
             raise UserError(
-                f"an outline is compared with that of the own source, pixel by pixel, not {shapes}"
+                f"the outline loss needs output and source of the same shape, not {shapes}"
             )
 
         shown, wanted = (self.above(image) for image in (output, source.detach()))

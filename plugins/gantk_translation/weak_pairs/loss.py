@@ -28,28 +28,29 @@ MAX_LEFT_SHARE = 0.6
 
 
 class WeakPairs:
-    """L1 of an output to images of the other domain with similar anatomy, which it finds and
-    registers.
+    """Weak pairs: L1 between an output and similar slices of the other domain, which gantk matches
+    and registers automatically.
 
-    Before training, the most similar images of the other domain are found for each image by MIND,
-    which describes edges independently of contrast (Heinrich et al. 2012, 2013). They are
-    registered if the image's intensities then explain much more of their variance. No pairs are
-    given; if the other domain holds the same slices, a one-to-one assignment finds an image's own,
-    and only that one is used. Registered slices of other heads agree in the brightness of tissues,
-    less in the position of edges: `edge_direction` and `flat_region` keep those of the input.
+    Before training, gantk finds for each image the most similar images of the other domain by MIND,
+    which describes edges independently of contrast (Heinrich et al. 2012, 2013). It registers them
+    if the image's intensities then explain much more of their variance. No registered pairs are
+    needed. If the other domain contains the same slices, a one-to-one assignment finds the matching
+    slice of each image, and only that slice is used. Registered slices of other heads agree in the
+    brightness of tissues, but less in the position of edges: `edge_direction` and `flat_region`
+    keep the edges of the input.
     """
 
     def __init__(
         self,
         *,
-        weight: Weight = 20.0,  # of the loss of several candidates
-        # of a single one: where nothing is registered, the image's own slice
+        weight: Weight = 20.0,  # weight of the loss if an image has several candidates
+        # weight of the loss for a single candidate: without registration, or the same slice
         alone: Weight = 100.0,
-        candidates: Count = 3,  # registered images that each output is compared with
-        # false: one unregistered partner for each image, for heads that are aligned
+        candidates: Count = 3,  # number of registered images that each output is compared with
+        # false: one unregistered candidate for each image, for heads that are already aligned
         registration: bool = True,
-        stiffness: Weight = 0.02,  # of a registration: larger values bend less
-        # longer side in pixels at which images are compared; they are registered at half of it
+        stiffness: Weight = 0.02,  # stiffness of the registration; larger values bend less
+        # longer side in pixels at which images are compared; they are registered at half this size
         side: Side = 96,
     ):
         self.weight = weight
@@ -64,8 +65,8 @@ class WeakPairs:
         of `a`.
         """
         if sets["a"][0].ndim != 3:
-            what = "like images are found among slices, not volumes"
-            remedy = "leave out method.pairs"
+            what = "weak pairs are matched among slices, not volumes"
+            remedy = "leave method.pairs out"
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
 
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}

@@ -23,42 +23,48 @@ from gantk.commands import Command
 @click.option(
     "--to",
     metavar="DOMAIN",
-    help="Which domain is made, by its name. Default: the recipe's second.",
+    help="Name of the target domain. Default: the recipe's second domain.",
 )
 @click.option(
     "--region",
     metavar="X0:X1,Y0:Y1",
-    help="Explain these columns and rows of the output. Default: all of it.",
+    help="Explain these columns and rows of the output. Default: the whole output.",
 )
 @click.option(
-    "--mask", metavar="FILE", help="Explain where this image, on IMAGE's grid, is above 0."
+    "--mask", metavar="FILE", help="Explain the region where this image is above 0 (IMAGE's grid)."
 )
 @click.option(
     "--method",
     type=click.Choice(["gradients", "occlusion"]),
     default="gradients",
     help=(
-        "Integrated gradients (default), or what covering parts of the input changes: slower,"
-        " coarser."
+        "gradients: integrated gradients. occlusion: cover parts of the input; slower and coarser."
+        " Default: gradients."
     ),
 )
 @click.option(
-    "--slice", type=int, metavar="K", help="Of a volume: which slice, from 0. Default: the middle."
+    "--slice",
+    type=int,
+    metavar="K",
+    help="Slice of a volume, counted from 0. Default: the middle slice.",
 )
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+)
 def command(run, image, out, **options) -> None:
-    """Show which pixels of IMAGE made a region of its translation by RUN.
-
-    Writes OUT.png: the input, its translation with the region's outline, and the input with what
-    raised the region's brightness in red and what lowered it in blue; and OUT.nii.gz, the map on
-    IMAGE's grid.
-
-    The same map is drawn of the network with random weights. Where the two correlate, the map shows
-    the image's edges and not what the network learnt (Adebayo and others, 2018).
+    """Show which pixels of IMAGE influence a region of its translation by RUN.
 
     \b
     gantk explain runs/first head.png why --region 60:90,40:70
     gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz --method occlusion
+
+    OUT.png shows the input, its translation with the outline of the region, and the input with a
+    map. In red pixels raise the brightness of the region; in blue pixels lower it. OUT.nii.gz is
+    the map on IMAGE's grid.
+
+    As a check, gantk computes the same map for the network with random weights. If the two
+    correlate, the map shows edges of the image and not what the network learnt (Adebayo et al.
+    2018).
     """
     from gantk.terminal import say
     from gantk_trust.explain.explain import explain

@@ -115,12 +115,12 @@ def explain(
         view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum())
     )
     say(
-        f"explains {rise:+.3g} of the region's mean, against the blurred input; the map sums to"
-        f" {result.total:+.3g}"
+        f"explains {rise:+.3g}, the change of the region's mean from the blurred input; the map"
+        f" sums to {result.total:+.3g}"
     )
-    verdict = "differs from" if abs(correlation) < ALIKE else "WARNING: is much like"
+    verdict = "differs from" if abs(correlation) < ALIKE else "WARNING: is similar to"
     figures = (
-        f"rank correlation {correlation:.2f} (asked: below {ALIKE:g}), {magnitudes:.2f} of"
+        f"rank correlation {correlation:.2f} (should be below {ALIKE:g}), {magnitudes:.2f} of"
         " magnitudes"
     )
     say(f"check    {verdict} the map of random weights: {figures}")
@@ -178,7 +178,8 @@ def _captum(method: str) -> Callable[..., Tensor]:
         from captum.attr import IntegratedGradients, Occlusion
     except ImportError as error:
         raise UserError(
-            "`gantk explain` needs captum", remedy='install it: pip install "gantk[explain]"'
+            "`gantk explain` needs the package captum, which is not installed",
+            remedy='install it: pip install "gantk[explain]"',
         ) from error
 
     def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
@@ -214,13 +215,15 @@ def _model(
     model = load(find_model(run, say), device=device) if isinstance(run, (str, PathLike)) else run
     if not hasattr(model, "method"):
         raise UserError(
-            "an exported model has no gradients", where="RUN", remedy="name the run folder"
+            "an exported model has no gradients to explain",
+            where="RUN",
+            remedy="name the run folder",
         )
 
     if not model.method.directions():
         what = (
-            f"'{model.model.method.name}' makes images from noise, and no input is there to be"
-            " explained"
+            f"'{model.model.method.name}' generates images from noise, so there is no input to"
+            " explain"
         )
         raise UserError(what, where="RUN", allowed="runs that translate images")
 

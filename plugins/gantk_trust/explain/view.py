@@ -43,7 +43,7 @@ class View:
         self.given = given
         if self.frame.dims > given.dims:
             raise UserError(
-                f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE"
+                f"'{given.path}' is a picture, but this model translates volumes", where="IMAGE"
             )
 
         self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
@@ -51,7 +51,11 @@ class View:
         wanted = self._mask(mask)
         self.by_slice = self.frame.dims < given.dims
         if number is not None and not self.by_slice:
-            raise UserError(f"there are no slices of '{given.path}' to choose", where="--slice")
+            raise UserError(
+                f"'{given.path}' has no slices to choose from",
+                where="--slice",
+                remedy="leave --slice out",
+            )
 
         self.places = [0] * (2 * self.frame.neighbours + 1)
         self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
@@ -72,11 +76,11 @@ class View:
         if self.resize.size != trained:
             sizes = [" x ".join(map(str, each)) for each in (self.resize.size, trained)]
             what = (
-                f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, which are not"
-                " explained together"
+                f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, and `gantk"
+                " explain` cannot combine tiles"
             )
             raise UserError(
-                what, where="IMAGE", remedy=f"cut {sizes[1]} out of the image, around the region"
+                what, where="IMAGE", remedy=f"crop the image to {sizes[1]} around the region"
             )
 
         self.seen = to_network(native, pipeline.own_scale(given.pixels), self.resize)
@@ -86,7 +90,8 @@ class View:
         )
         if not self.inside.any():
             raise UserError(
-                "the region is smaller than a pixel that the networks see", where="--region, --mask"
+                "the region is smaller than a pixel of the network's input",
+                where="--region, --mask",
             )
 
     def middle(self, channels: Tensor) -> Tensor:
@@ -140,13 +145,14 @@ class View:
         if not same_grid(found, self.given):
             sides = [" x ".join(map(str, each.pixels.shape[1:])) for each in (found, self.given)]
             what = (
-                f"the mask is no mask of this image: {sides[0]} and {sides[1]}, or at another place"
+                f"the mask does not fit the image: their sizes are {sides[0]} and {sides[1]}, or"
+                " their positions differ"
             )
-            raise UserError(what, where="--mask", remedy="give a mask on the image's grid")
+            raise UserError(what, where="--mask", remedy="use a mask on the image's grid")
 
         above = (found.pixels.max(axis=0, keepdims=True) > 0).astype(np.float32)
         if not above.any():
-            raise UserError("nothing in the mask is above 0", where="--mask")
+            raise UserError("the mask has no value above 0", where="--mask")
 
         return self.grid.forward(replace(found, pixels=above)).pixels[0] > 0.5
 
@@ -160,7 +166,7 @@ class View:
 
         if not 0 <= number < count:
             raise UserError(
-                f"there is no slice {number}", where="--slice", allowed=f"0 to {count - 1}"
+                f"the volume has no slice {number}", where="--slice", allowed=f"0 to {count - 1}"
             )
 
         return number
@@ -168,11 +174,15 @@ class View:
     def _region(self, text: str, wanted: np.ndarray | None, sides: tuple[int, ...]) -> np.ndarray:
         """The region as bool in native pixels: the mask, the ranges in `text`, or everything."""
         if wanted is not None and text:
-            raise UserError("give a region or a mask, not both", where="--region, --mask")
+            raise UserError(
+                "--region and --mask cannot be combined",
+                where="--region, --mask",
+                remedy="use one of them",
+            )
 
         if wanted is not None:
             if not wanted.any():
-                raise UserError("nothing of the mask is in this slice", where="--mask, --slice")
+                raise UserError("the mask is empty in this slice", where="--mask, --slice")
             return wanted
 
         inside = np.zeros(sides, bool)
@@ -186,9 +196,9 @@ class View:
         if not fits or any(
             not low < high <= side for (low, high), side in zip(ends, sides[::-1], strict=False)
         ):
-            allowed = ",".join(f"0:{side}" for side in sides[::-1]) + " at most: columns, rows"
+            allowed = "columns,rows within " + ",".join(f"0:{side}" for side in sides[::-1])
             raise UserError(
-                f"'{text}' is no region of this image", where="--region", allowed=allowed
+                f"'{text}' is not a valid region of this image", where="--region", allowed=allowed
             )
 
         inside[(..., *(np.s_[low:high] for low, high in reversed(ends)))] = True

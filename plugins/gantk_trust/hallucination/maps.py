@@ -62,13 +62,13 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
 
 
 class Suspicion:
-    """Maps where a translation may invent or lose structures of its input, without needing the
+    """Map of places where a translation may invent or lose structures of its input. It needs no
     truth.
 
-    The sum of three terms: the disagreement of the input and its back-translation (two-way
-    methods), those of input and output with the usual intensity given the other, and the spread
-    over mirrored inputs. Values above about 1 exceed noise and edges. Structures that a network
-    invents and removes again on the way back are not found.
+    It is the sum of three terms: the disagreement of the input and its back-translation (two-way
+    methods), the deviations of input and output from their usual intensity given the other, and the
+    spread over mirrored inputs. Values above about 1 exceed noise and edges. Structures that a
+    network invents and removes again on the way back are not found.
     """
 
     needs = ""
@@ -77,7 +77,7 @@ class Suspicion:
     def __init__(
         self,
         *,
-        seed: Seed = 0,  # has no effect: nothing is random
+        seed: Seed = 0,  # no effect: nothing is random
     ):
         self.flips = registry().get("uncertainty", "flips").load()(seed=seed)
 

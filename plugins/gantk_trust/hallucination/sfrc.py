@@ -20,14 +20,14 @@ RESTS = 64  # images per batch, to limit the patches in memory
 
 
 class SFRC(PairMetric):
-    """Scanning Fourier ring correlation (Kc et al. 2026): the share of patches that do not agree
-    with the truth.
+    """Scanning Fourier ring correlation (Kc et al. 2026): the share of patches that disagree with
+    the truth.
 
-    Each patch, minus its mean and under a Hann window, of output and truth is correlated per ring
-    of spatial frequency; a patch counts if the correlation falls below `threshold` at a frequency
-    below `frequency`. Patches are smaller than in the paper (48 to 96 pixels of 512), and `floor`
-    adds the same noise to both: flat tissue holds only noise, and without the floor every such
-    patch would count. Volumes are processed plane by plane.
+    Patches of output and truth, minus their means and under a Hann window, are correlated for each
+    ring of spatial frequency. A patch counts if the correlation falls below `threshold` at a
+    frequency below `frequency`. Patches are smaller than in the paper (48 to 96 pixels of 512).
+    `floor` adds the same noise to both images: flat tissue contains only noise, and without the
+    floor every such patch would count. Volumes are processed plane by plane.
     """
 
     name = "sfrc"
@@ -41,9 +41,9 @@ class SFRC(PairMetric):
         *,
         patch: Window = 12,  # side of a patch in pixels
         threshold: Share = 0.75,  # correlation below which two patches disagree
-        # cycles per pixel up to which they must agree: the hallucination threshold
+        # cycles per pixel up to which patches must agree: the hallucination threshold
         frequency: Positive = 0.15,
-        # deviation of the noise added to both, as a share of the range; 0: as published
+        # standard deviation of the noise added to both, as a share of the range; 0: as published
         floor: Share = 0.08,
     ):
         super().__init__(data_range, dims)

@@ -47,7 +47,7 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
 
     if what := copying(rows):
         result.setdefault("alarms", {})["image"] = (
-            f"{what}: look for copies before you share the model"
+            f"{what}: check for copies before you share the model"
         )
 
     cases = [
@@ -74,14 +74,15 @@ def copying(rows: dict[str, Any]) -> str:
         )
         if sure and copied["value"] > MAX_COPIED:
             return (
-                f"{copied['value']:.0%} of the made images lie nearer to a training image than"
+                f"{copied['value']:.0%} of the generated images are nearer to a training image than"
                 " chance explains"
             )
 
     member = rows.get("membership")
     if member and member["ci95"] and member["ci95"][0] > MAX_MEMBERSHIP:
         return (
-            f"images lie nearer to made images if they were trained on (AUC {member['value']:.2f})"
+            "training images are nearer to generated images than held-out images are (AUC"
+            f" {member['value']:.2f})"
         )
 
     return ""

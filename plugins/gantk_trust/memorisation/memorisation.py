@@ -25,24 +25,24 @@ MAX_COMPARED_BYTES = 2**30  # most bytes of training images that are compared
 
 @dataclass(eq=False, kw_only=True)
 class Memorisation(InFeatures):
-    """Whether a noise-to-image model copies its training images, compared with held-out images of
-    the same kind.
+    """Scores of how far a noise-to-image model copies its training images, compared with held-out
+    images of the same kind.
 
     - `copied`: the share p of generated images whose nearest real image is a training image,
-      corrected for chance: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images;
-      0 no copies, 1 only copies. Distances are of pixels at 32 a side without brightness and
-      contrast, the least over mirroring and shifts by a pixel.
-      `copied_features`: the same with distances of features.
+      corrected for chance: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images.
+      0 = no copies, 1 = only copies. Distances are between pixels at 32 a side without brightness
+      and contrast, the smallest over mirroring and shifts by a pixel.
+      `copied_features`: the same with distances between features.
     - `distance_ratio`: mean distance of generated images to the nearest training image, divided by
-      that of held-out images: 1 no copies, 0 only copies; blurred images are below 1 too (Meehan
-      et al. 2020).
+      that of held-out images. 1 = no copies, 0 = only copies; blurred images are also below 1
+      (Meehan et al. 2020).
     - `membership`: the AUC by which the distance to the nearest generated image separates training
-      from held-out images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the
-      discriminator's score.
+      from held-out images (Chen et al. 2020, GAN-Leaks). 0.5 = not at all. `membership_d`: the same
+      by the discriminator's score.
 
-    Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or
-    features, is above 0.1 and so is its whole interval, or the whole interval of the ratio is below
-    0.8; or all of `membership`'s above 0.6.
+    Intervals come from leaving out, or drawing, patients. An alarm is raised if `copied`, of pixels
+    or features, is above 0.1, and either its whole interval is above 0.1 or the whole interval of
+    the ratio is below 0.8. It is also raised if the whole interval of `membership` is above 0.6.
     """
 
     kind = "memorisation"
@@ -61,8 +61,8 @@ class Memorisation(InFeatures):
         translates.
         """
         if len(data.letters) > 1:
-            what = "memorisation is asked of images from noise, and this method translates"
-            raise UserError(what, where="evaluate.metrics", remedy="leave it out")
+            what = "the metric 'memorisation' is for images from noise, but this method translates"
+            raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
         self.data = data
 
     def training(self) -> ImageGroup:
@@ -75,7 +75,7 @@ class Memorisation(InFeatures):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if train is test:
-            problem = "no held-out images say what is usual"
+            problem = "the metric 'memorisation' needs held-out images to compare with"
             raise UserError(problem, remedy="set data.split.test above 0")
 
         train = self.training() if hasattr(self, "data") else train

@@ -24,9 +24,7 @@ class Flips:
     """Standard deviation over an image and its mirror images, each translated and mirrored back
     (Wang et al. 2019).
 
-    Base of every kind: uncertainty maps of a method's translations, in network intensities. The
-    same seed gives the same maps in any batch; the state of the global random generators is
-    restored.
+    The map is in network intensities. The same seed gives the same map in any batch.
     """
 
     needs = ""  # requirement on the run, for messages
@@ -36,7 +34,7 @@ class Flips:
     def __init__(
         self,
         *,
-        seed: Seed = 0,  # of random numbers
+        seed: Seed = 0,  # seed of random numbers
     ):
         self.seed = seed
 
@@ -47,9 +45,9 @@ class Flips:
     def check(self, method: Method, checkpoints: int) -> None:
         """Raise UserError where this kind is not possible."""
         if not self.had(method, checkpoints):
-            what = f"this uncertainty needs {self.needs}"
+            what = f"this kind of uncertainty needs {self.needs}"
             raise UserError(
-                what, where="uncertainty", remedy="choose flips, which every run can have"
+                what, where="uncertainty", remedy="use flips, which works for every run"
             )
 
     def kind_for(self, method: Method) -> str:
@@ -79,8 +77,8 @@ class Flips:
 
 
 class Dropout(Flips):
-    """Standard deviation over networks with different units dropped (Gal and Ghahramani 2016, eq.
-    7-8).
+    """Standard deviation over networks with different units dropped, Monte Carlo dropout (Gal and
+    Ghahramani 2016, eq. 7-8).
     """
 
     needs = "networks that were trained with method.generator.dropout above 0"
@@ -100,7 +98,7 @@ class Dropout(Flips):
 
 
 class Checkpoints(Flips):
-    """Standard deviation over the saved checkpoints, a snapshot ensemble (Huang et al. 2017)."""
+    """Standard deviation over the run's checkpoints, a snapshot ensemble (Huang et al. 2017)."""
 
     needs = "several checkpoints: train.keep of 2 or more"
 
@@ -123,11 +121,9 @@ class Checkpoints(Flips):
 
 
 class Cycle(Flips):
-    """Absolute difference between an image and its translation translated back, for two-way
-    methods.
-    """
+    """Absolute difference between an image and its back-translation, for two-way methods."""
 
-    needs = "a way back from the target domain: a two-way method, such as cyclegan"
+    needs = "a translation back to the source domain: a two-way method, such as cyclegan"
 
     def had(self, method: Method, checkpoints: int) -> bool:
         return len(method.directions()) == 2
@@ -141,21 +137,21 @@ class Cycle(Flips):
 
 
 class Members(Flips):
-    """Standard deviation over the models of an ensemble; not possible for a single run."""
+    """Standard deviation over the models of an ensemble. Not available for a single run."""
 
-    needs = "several runs, `gantk translate RUN1,RUN2 IN OUT`"
+    needs = "several runs: `gantk translate RUN1,RUN2 IN OUT`"
 
     def had(self, method: Method, checkpoints: int) -> bool:
         return False
 
 
 class Auto(Flips):
-    """Flips twice, cycle for two-way methods, and half the slope of the translation, averaged over
-    3 pixels a side.
+    """The best default: twice the flips map, the cycle map for two-way methods, and half the slope of
+    the translation, averaged over 3 pixels a side.
 
-    The slope, its change from pixel to pixel, is the error of an edge that lies off, and the
-    average removes single pixels' noise: they raised the AUROC for errors above 10 % of the range
-    by 0.03 each (benchmarks/results/trust.md).
+    The slope, the change from pixel to pixel, is the error of an edge that is shifted. The average
+    removes the noise of single pixels. Each of the two raised the AUROC for errors above 10 % of the
+    range by 0.03 (benchmarks/results/trust.md).
     """
 
     def kind_for(self, method: Method) -> str:

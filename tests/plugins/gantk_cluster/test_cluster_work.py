@@ -250,8 +250,8 @@ def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypat
 
     told.append(gantk("bench", tiny_file, "--address", hangs))
     whys = (
-        (hangs, "it is no Ray, or hangs"),
-        ("127.0.0.1", "it is no HOST:PORT"),
+        (hangs, "the server is not Ray, or does not respond"),
+        ("127.0.0.1", "the address is not HOST:PORT"),
         (hangs, "Connection refused"),
     )
     for done, (place, why) in zip(told, whys, strict=True):

@@ -188,12 +188,12 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
 def test_changed_files_are_never_mixed(server, offer, tmp_path):
     offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
-    wrong("goes on from there", tmp_path / "heads")
+    wrong("resumes from there", tmp_path / "heads")
     server.cuts = []
     server.files["heads.tar"] = PLAIN[::-1]
-    wrong("not the file that was published", tmp_path / "heads")
+    wrong("differs from the published file", tmp_path / "heads")
     offer(PLAIN, size=17)
-    wrong("not the file that was published", tmp_path / "heads")
+    wrong("differs from the published file", tmp_path / "heads")
 
     assert not list(tmp_path.iterdir())
 
@@ -211,7 +211,7 @@ def test_files_without_checksum_or_ranges_restart(server, offer, tmp_path):
 
     shutil.rmtree(tmp_path / "heads")
     server.files["heads.tar"] = PLAIN[:-1] + b"!"
-    wrong("not the file that was fetched here before", tmp_path / "heads")
+    wrong("differs from the earlier download", tmp_path / "heads")
 
     assert {path.name for path in tmp_path.iterdir()} == {"heads.fetched.json"}
 
@@ -307,7 +307,7 @@ BAD |= {
 def test_damaged_or_hostile_archives_leave_nothing(offer, tmp_path, name):
     served = name.replace(" ", "-")
     offer(BAD[name], served, checksum="")
-    said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
+    said = str(wrong("is damaged or unsafe", tmp_path / "deep" / "heads"))
 
     assert said.isprintable()
     assert len(said) < 400
@@ -325,7 +325,7 @@ def test_damaged_or_hostile_archives_leave_nothing(offer, tmp_path, name):
 def test_damaged_download_records_are_tolerated(offer, tmp_path, content):
     offer(PLAIN)
     (tmp_path / "heads.fetched.json").write_bytes(content)
-    wrong("is not what gantk wrote there", tmp_path / "heads", kind=UserError)
+    wrong("is damaged or was changed", tmp_path / "heads", kind=UserError)
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
@@ -334,8 +334,8 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     (tmp_path / "heads" / "mine.txt").write_text("mine")
     wrong("Did you mean 'heads'", tmp_path / "x", "haeds", kind=UserError)
     wrong("https://example.org/ask", tmp_path / "x", "guarded", kind=UserError)
-    wrong("is no address", tmp_path / "x", kind=UserError, base_url="ftp://127.0.0.1/")
-    wrong("is not the set", tmp_path / "heads", kind=UserError)
+    wrong("is not a valid address", tmp_path / "x", kind=UserError, base_url="ftp://127.0.0.1/")
+    wrong("is not a download of the set", tmp_path / "heads", kind=UserError)
 
     assert not server.log
     assert names(tmp_path) == {"heads/mine.txt"}

@@ -179,7 +179,7 @@ def test_counts_sets_the_images_of_each_class():
     assert len({record.subject for record in records if record.label == "tumour"}) > 3, (
         "of all heads"
     )
-    with pytest.raises(UserError, match="counts asks for 90"):
+    with pytest.raises(UserError, match="counts requests 90"):
         phantom(**options, counts=(90, 1)).records()
 
 

@@ -188,7 +188,7 @@ def test_axial_slices_run_from_below_and_from_anterior_right(tmp_path):
 
 def test_a_header_that_contradicts_the_spacing_is_remarked(tmp_path):
     made.series(tmp_path, made.head(), SpacingBetweenSlices=1.0)
-    assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path).remarks[0]
+    assert "distance is 3 mm, but their header says 1 mm" in io.read(tmp_path).remarks[0]
 
 
 def test_unevenly_spaced_slices_are_refused(tmp_path):
@@ -212,7 +212,7 @@ def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(
         UserError,
-        match=f"two different slices at one place.*({paths[2].name}.*other|other.*)dcm2niix",
+        match=f"two different slices at the same position.*({paths[2].name}.*other|other.*)dcm2niix",
     ):
         io.read(tmp_path)
 
@@ -327,7 +327,7 @@ def test_frames_without_position_keep_the_file_order(tmp_path):
     image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
     assert image.affine is None
     assert np.array_equal(image.pixels[0], made.head())
-    assert "does not say where its 5 frames lie" in image.remarks[0]
+    assert "does not state the positions of its 5 frames" in image.remarks[0]
     io.write(tmp_path / "out.dcm", image)
     assert np.array_equal(io.read(tmp_path / "out.dcm").pixels, image.pixels)
 
@@ -368,12 +368,15 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
 
 REFUSED = {
     "zero spacing": ({"PixelSpacing": [0, 1]}, "PixelSpacing"),
-    "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angle"),
+    "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
     "slope 0": ({"RescaleSlope": 0}, "RescaleSlope 0"),
     "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
-    "colours": ({"PhotometricInterpretation": "HSV"}, "another PhotometricInterpretation"),
-    "frames": ({"NumberOfFrames": 10**9}, "cut short|GiB"),
-    "segmentation": ({"SOPClassUID": uid.SegmentationStorage}, "is no image: Segmentation Storage"),
+    "colours": ({"PhotometricInterpretation": "HSV"}, "unknown PhotometricInterpretation"),
+    "frames": ({"NumberOfFrames": 10**9}, "truncated|GiB"),
+    "segmentation": (
+        {"SOPClassUID": uid.SegmentationStorage},
+        "is not an image: it is Segmentation Storage",
+    ),
 }
 
 

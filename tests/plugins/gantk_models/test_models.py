@@ -176,7 +176,7 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(packing, "LEVELS", 10**7)
     with pytest.raises(
-        GantkError, match="gray levels of 10000000 off, on 2 held-out images.*--dtype float32"
+        GantkError, match="gray levels of 10000000, on 2 held-out images.*--dtype float32"
     ):
         packing.pack(tiny_run, tmp_path / "new")
 
@@ -345,7 +345,7 @@ def test_a_model_that_the_hub_does_not_have_is_one_error(hub, pictures, tmp_path
     ((code, said),) = hub(["translate", "hf://me/gone", picture, "out.png"])
 
     assert code == 1
-    assert said.startswith("error  'hf://me/gone' cannot be fetched: 404")
+    assert said.startswith("error  'hf://me/gone' cannot be downloaded: 404")
     assert "Traceback" not in said
 
 
@@ -355,20 +355,20 @@ def test_model_mistakes_are_one_message(gantk, monkeypatch):
     for words, told in (
         (
             ("translate", "hf://me", *images),
-            "'hf://me' is no address of a model. Allowed: hf://USER/NAME",
+            "'hf://me' is not a valid address of a model. Allowed: hf://USER/NAME",
         ),
         (("push", "nowhere", "me/tiny"), no_model),
         (
             ("push", "nowhere", "tiny"),
-            "'tiny' is no name of a model on the hub. Allowed: USER/NAME",
+            "'tiny' is not a valid name on the hub. Allowed: USER/NAME",
         ),
         (
             ("translate", "hf://me/tiny", *images),
-            "huggingface_hub is needed for models on the hub, and it is not inst",
+            "models on the hub need the package huggingface_hub, which is not inst",
         ),
     ):
         monkeypatch.setitem(sys.modules, "huggingface_hub", None) if told.startswith(
-            "hugg"
+            "models on"
         ) else None
         done = gantk(*words)
         assert done.code == 2

@@ -116,7 +116,7 @@ def test_runs_keep_their_feature_weights(segmenter, tmp_path):
     other.rename(network)
 
     with pytest.raises(
-        UserError, match="other weights than this training began with.*target_losses.sha256"
+        UserError, match="other weights than at the start of this training.*target_losses.sha256"
     ):
         gantk.resume(run, device="cpu", say=str)
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
     for words, options, channels in (
         ("no layer 'encoder.9'.*Allowed: output, ", {"layers": ["encoder.9"]}, 1),
         ("1 layer_weights for 0 layers", {"layer_weights": [1.0]}, 1),
-        ("sees 2-D images of 1 channels, and these are 2-D, of 3", {}, 3),
+        ("takes 2-D images of 1 channels, but these are 2-D images of 3", {}, 3),
         ("there is no folder 'nowhere/run'", {"network": "nowhere/run"}, 1),
     ):
         with pytest.raises(UserError, match=words):
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
     twice = regression | {"target_losses": ["l1"]}
     for words, method in {
         "have one name": twice,
-        "of a segmenter": regression,
+        "method 'segmenter'": regression,
         "asks for none": SEGMENTER,
     }.items():
         with pytest.raises(UserError, match=words):

@@ -116,7 +116,7 @@ def test_volumes_are_not_mixed_and_pictures_stay():
     torch.testing.assert_close(
         AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2]
     )
-    with pytest.raises(UserError, match="images from noise have no input"):
+    with pytest.raises(UserError, match="images from noise have none"):
         AgreeingSlices(2, (-1, 1))(mixed, examples_of([]))
 
 

@@ -201,7 +201,7 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
         beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
     )
 
-    assert "RadImageNet judge alone" in result["lines"][0]
+    assert "RadImageNet features often disagree" in result["lines"][0]
     assert "lines" not in beside
     assert seen.suffix == "_RadImageNet-Tiny"
     assert seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
@@ -250,17 +250,17 @@ def test_gray_networks_see_one_normalised_channel(tiny, weights):
 
 
 REFUSED = [
-    ({"weights": "absent.pt"}, "Put absent.pt into a folder and point GANTK_WEIGHTS to it"),
-    ({"weights": "part.pt"}, "does not hold the weights of .*layer3"),
+    ({"weights": "absent.pt"}, "Put absent.pt into a folder and set GANTK_WEIGHTS to it"),
+    ({"weights": "part.pt"}, "does not contain the weights of .*layer3"),
     ({"weights": "two.pt"}, "more than once"),
     ({"weights": "whole.pt", "mean": [0.1, 0.2]}, r"mean = \[0.1, 0.2\]"),
     ({"features": "tiny.pt"}, 'features = "resnet50", weights = "tiny.pt"'),
     ({"features": "inception", "weights": "tiny.pt"}, "'inception' take no `weights`"),
     ({"features": "random", "side": 64}, "'random' take no `side`"),
-    ({"features": "absent.onnx"}, "Put absent.onnx into a folder and point GANTK_WEIGHTS"),
+    ({"features": "absent.onnx"}, "Put absent.onnx into a folder and set GANTK_WEIGHTS"),
     ({"features": "broken.onnx"}, "not a readable ONNX model"),
-    ({"features": "free.onnx"}, "number of channels is fixed"),
-    ({"features": "fixed.onnx", "side": 20}, "takes 16 x 16 pixels, not side = 20"),
+    ({"features": "free.onnx"}, "fixed number of channels"),
+    ({"features": "fixed.onnx", "side": 20}, "takes images of 16 x 16 pixels, not side = 20"),
 ]
 
 

@@ -352,7 +352,7 @@ def test_unlabelled_images_are_left_out():
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     bare = ImageGroup(test.images, test.patients)
 
-    with pytest.raises(UserError, match="two_sample needs more images"):
+    with pytest.raises(UserError, match="two_sample has too few images"):
         TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
 
     for groups, word in (
@@ -454,5 +454,5 @@ def test_transfer_scores_good_translations_above_copies():
     assert outside < inside
     ends = [estimate_share(np.arange(10) < count)["ci95"] for count in (0, 8)]
     np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)
-    with pytest.raises(UserError, match="made from noise"):
+    with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -76,7 +76,9 @@ def answered(folder, key, name, give):
 
 @pytest.mark.parametrize("asked", [{"kind": "3afc"}, {"pairs": 0}, {"readers": 0}, {"seed": -1}])
 def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
-    with pytest.raises(UserError, match="cannot be made. Allowed: 2afc, yesno, rating; 1 pair"):
+    with pytest.raises(
+        UserError, match="is not possible. Allowed: 2afc, yesno, rating; 1 or more pairs"
+    ):
         new_study(real=tmp_path, fake=tmp_path, out=tmp_path / "study", **asked)
 
 
@@ -280,11 +282,11 @@ def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
     words = {
         "cut.json": "damaged",
         "other.json": "another study",
-        "stranger.json": "'reader-9', whom",
-        "half.json": "reader-1 too",
-        "seven.json": "7 is no answer",
-        "far.json": "not asked",
-        "gone.json": "not there",
+        "stranger.json": "'reader-9', who is not",
+        "half.json": "also from reader-1",
+        "seven.json": "7 is not a valid answer",
+        "far.json": "unknown question",
+        "gone.json": "does not exist",
     }
     lines = done.out.splitlines()
     for name, word in words.items():
@@ -312,7 +314,7 @@ def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
     done = gantk("study", "score", folder, folder / "cut.json")
 
     assert done.code == 2
-    assert "no answers can be scored" in done.err
+    assert "none of the answers can be scored" in done.err
     assert gantk("study", "score", folder / "pages", *fooled).code == 2
 
 
@@ -332,7 +334,8 @@ def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
     assert key["target"] == "T2"
     gantk("report", copied_run)
     assert (
-        "1 reader told real from made T2 images right in" in Page(copied_run / "report.html").words
+        "1 reader distinguished real and generated T2 images correctly in"
+        in Page(copied_run / "report.html").words
     )
     done = gantk("study", "weights", folder, file)
     assert done.code == 2

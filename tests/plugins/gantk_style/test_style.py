@@ -366,29 +366,33 @@ def transferred(content=(2, 1), style=(1, 1), **options):
         (
             transferred,
             {"content": (2, 2)},
-            "VGG19 sees gray or RGB images, and the content has 2 channels",
+            "VGG19 takes gray or RGB images, but the content has 2 channels",
         ),
         (
             transferred,
             {"style": (3, 1), "shared": False},
             "3 styles for 2 contents. Allowed: one for each.  (style)",
         ),
-        (transferred, {"content_weight": 0.0, "style_weight": 0.0}, "are all 0: nothing is asked"),
+        (
+            transferred,
+            {"content_weight": 0.0, "style_weight": 0.0},
+            "are all 0, so there is nothing",
+        ),
         (
             begun,
             {"images": 3},
-            "3 images are to be placed, and a step brings 2. Set train.batch = 3.",
+            "the method stores 3 images, but a step has only 2. Set train.batch = 3.",
         ),
         (
             lambda: method().translate(blobs(1), "a"),
             {},
-            "style transfer goes from the contents' domain",
+            "style transfer translates only from the domain of the contents",
         ),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
         (
             post,
             {"image": "flat.png", "dims": 3},
-            "has 2 dimensions, and the images that are made have 3.",
+            "has 2 dimensions, but the generated images have 3.",
         ),
         (post, {"weights": "pretrained"}, "GANTK_WEIGHTS"),
     ],

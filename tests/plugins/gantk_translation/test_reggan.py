@@ -287,7 +287,7 @@ def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
     single = PHANTOM | {"lesions": 1, "contrast": "T1"}
 
     with pytest.raises(
-        UserError, match="moves the second image of registered pairs, and this source has none"
+        UserError, match="moves the second image of registered pairs, but its source has no pairs"
     ):
         bind_or_raise("source", {"name": "misaligned", "source": single})(
             HEALTH, 2, (32, 32)

@@ -93,7 +93,9 @@ def test_new_maps_keep_classes_and_place_lesions():
     assert 0.15 < len(places) / 60 < 0.55
     assert len({*places}) > 10
     assert {*np.unique(new)} == {0, 1, 2, 3}
-    with pytest.raises(UserError, match="none of 3 label maps has the class 4.*0, 1, 2, 3"):
+    with pytest.raises(
+        UserError, match="none of the 3 label maps has the lesion class 4.*0, 1, 2, 3"
+    ):
         placed_anew(old, 4, 1, np.random.default_rng(0))
 
 
@@ -127,13 +129,15 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
 
     assert model.translate(levels[None, :, :, 0]).shape == (1, 40, 40)  # by way of 32 x 32
 
-    with pytest.raises(UserError, match=r"a label map holds 3.5, 7.*0 to 2, whole.*method.classes"):
+    with pytest.raises(UserError, match=r"contains the values 3.5, 7.*from 0 to 2.*method.classes"):
         model.translate(3.5 * levels[None, :, :, 0])
 
     for words, data in {
-        "label maps of 3 classes, and data.intensity does not say so": {"intensity": "percentile"},
-        "'affine' would change the values of label maps.*nearest = true": {"augment": ["affine"]},
-        "holds 0.1.*by the nearest voxel": {"spacing": [1.5, 1.5]},
+        "label maps of 3 classes, but data.intensity has no such mapping": {
+            "intensity": "percentile"
+        },
+        "'affine' changes the values of label maps.*nearest = true": {"augment": ["affine"]},
+        "the values 0.1.*nearest-neighbour": {"spacing": [1.5, 1.5]},
     }.items():
         with pytest.raises(UserError, match=words):
             run(words[:9], **data)

@@ -396,10 +396,10 @@ def test_translations_follow_the_most_similar_example():
     assert drawn.shape == (8, 2, 1, 32, 32)
     assert 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
 
-    with pytest.raises(UserError, match="taken away in one way"):
+    with pytest.raises(UserError, match="removing a tumour"):
         model.variants(y, "a", 2, 0)
 
-    with pytest.raises(UserError, match="needs domains with equal numbers of channels"):
+    with pytest.raises(UserError, match="needs? domains with equal numbers of channels"):
         bind_or_raise("method", STYLE_GAN)(Geometry(2, (32, 32), {"a": 1, "b": 2}))
 
 
@@ -451,4 +451,4 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
         "translate", "run", "healthy.png", "no.png", "--to", "healthy", "--style", "example.png"
     )
     assert refused.code == 2
-    assert "taken away in one way" in refused.err
+    assert "removing a tumour" in refused.err.lower()

@@ -38,7 +38,7 @@ def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
     found = gantk.explain(model, picture, **asked, say=said.append)
 
     assert found.random_correlation == 1
-    assert "WARNING: is much like the map of random weights" in said[1]
+    assert "WARNING: is similar to the map of random weights" in said[1]
     map = np.abs(found.map.pixels[0])
     assert map[10:14, 8:12].sum() > (0.99 if method == "gradients" else 0.15) * map.sum()
     assert map[9:15, 6:14].sum() > 0.5 * map.sum()  # windows are 3 pixels wide
@@ -90,8 +90,8 @@ def test_a_volume_is_explained_in_one_slice_on_its_own_grid(tiny_run, tmp_path):
 
 def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monkeypatch, capsys):
     for options, words in (
-        ({"region": "0:99,0:4"}, r"'0:99,0:4' is no region.*0:32,0:32"),
-        ({"region": "4", "mask": picture}, "a region or a mask, not both"),
+        ({"region": "0:99,0:4"}, r"'0:99,0:4' is not a valid region.*0:32,0:32"),
+        ({"region": "4", "mask": picture}, "--region and --mask cannot be combined"),
         ({"slice": 1}, "no slices"),
     ):
         with pytest.raises(UserError, match=words):
@@ -100,7 +100,7 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
     table = SimpleNamespace(method=SimpleNamespace(name="dcgan"))
     noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), model=table)
 
-    with pytest.raises(UserError, match="'dcgan' makes images from noise"):
+    with pytest.raises(UserError, match="'dcgan' generates images from noise"):
         gantk.explain(noise, picture, **quiet)
 
     monkeypatch.setitem(sys.modules, "captum.attr", None)
