@@ -26,12 +26,12 @@ def identity(source: Tensor, channels: int | None = None) -> Tensor:
 
 
 class HistogramMatching:
-    """Maps each image to the intensity distribution of the target domain's training images; needs
-    no pairs.
+    """Maps each image to the intensity distribution of the target domain's training images. It
+    needs no pairs.
 
-    Pixels keep their order by brightness: the one at quantile q gets the target domain's pooled
-    quantile q. Pixels of one value, such as air, get the quantile at the middle of their ranks, so
-    that they stay one value.
+    Pixels keep their order by brightness: the pixel at quantile q gets the target domain's pooled
+    quantile q. Pixels of equal value, such as air, get the quantile at the middle of their ranks,
+    so that they stay equal.
     """
 
     def __init__(self, target: Iterable[Tensor]):
@@ -64,9 +64,9 @@ class IntensityMap:
     """The best look-up table: the mean target intensity of every source intensity, fitted on
     training pairs.
 
-    256 bins of the source intensity (channel mean), linear between their mean intensities, constant
-    beyond the ends. The map need not be monotonic, so that it can invert contrast. A model that
-    does not beat this has learned brightness and nothing of the anatomy.
+    It has 256 bins of the source intensity (channel mean), is linear between their mean intensities
+    and constant beyond the ends. The map need not be monotonic, so it can invert contrast. A model
+    that does not beat it has learned only brightness and no anatomy.
     """
 
     def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]):

@@ -32,8 +32,8 @@ MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
 # kid (standardised features) of sets of a few dozen real images of different patients
 KID_OF_REALS = 0.1
 OF_TRANSLATIONS = (
-    "lowest kid + structure^4 + cycle^4: 1 is kid of a copy of the input, structure of an unrelated"
-    " image"
+    "lowest kid + structure^4 + cycle^4 (kid is 1 for a copy of the input, structure is 1 for an"
+    " unrelated image)"
 )
 
 
@@ -124,7 +124,7 @@ class Criterion:
 
         for to in directions:
             if len(self.reals.records("validation", OTHER[to])) < MIN_SOURCES:
-                return f"training images, for want of {MIN_SOURCES} validation images"
+                return f"training images (fewer than {MIN_SOURCES} validation images)"
 
         return "validation images"
 

@@ -33,8 +33,8 @@ MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
 MAX_LISTED_NAMES = 5
 NO_PATIENTS = (
-    "note     n counts images: nothing says whose they are, and slices of one head are no patients"
-    " (--patient REGEX finds the patient in their names)"
+    "note     n counts images, not patients: set --patient REGEX to find the patient in the file"
+    " names"
 )
 
 PatientOf = Callable[[Scan], str]
@@ -149,10 +149,10 @@ def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
         unit = getattr(part.target, "of_unit", "")
         if unit:
             what = (
-                f"'{part.name}' is for runs, which know their units; files are compared in their"
-                f" own, CT in {unit}"
+                f"the metric '{part.name}' is only for runs, which know their units; files are"
+                f" compared in their own units, CT in {unit}"
             )
-            remedy = "take mae, which is then in the files' unit"
+            remedy = "use mae, which is in the unit of the files"
             raise UserError(what, where="--metrics", remedy=remedy)
 
         if getattr(part.target, "sets", False):
@@ -171,17 +171,20 @@ def scale_line(scale: dict[str, Any]) -> str:
         return ""
 
     if scale["matched"]:
-        words = "matched  all predictions by one line:"
+        words = "matched  all predictions by one linear function:"
     elif scale["another"]:
-        words = "warning  another scale? --match takes"
+        words = (
+            "warning  the predictions may have another scale, so scores are too low. --match"
+            " applies"
+        )
     else:
         return ""
 
     low, high = scale["predictions"]
     true_low, true_high = scale["truth"]
     return (
-        f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (they ran from"
-        f" {low:.4g} to {high:.4g} against {true_low:.4g} to {true_high:.4g})"
+        f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (predictions:"
+        f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
     )
 
 
@@ -211,8 +214,8 @@ def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
         *_only_in(truth, real_by_name, made_by_name),
     ]
     if unmatched:
-        what = f"the two folders do not hold the same names; {'; '.join(unmatched)}"
-        raise UserError(what, where=WHERE, remedy="name each image like its truth")
+        what = f"the two folders do not contain the same file names: {'; '.join(unmatched)}"
+        raise UserError(what, where=WHERE, remedy="give each image the name of its truth")
 
     return [(scan, real_by_name[name]) for name, scan in made_by_name.items()]
 
@@ -225,8 +228,8 @@ def _require_unique(folder: Path, found: list[Scan], by_name: dict[str, Scan]) -
     """Raise UserError where two images of a folder have one name."""
     if len(by_name) < len(found):
         twice = next(scan.name for scan in found if scan not in by_name.values())
-        what = f"{folder} holds several images of one name: {twice}"
-        raise UserError(what, where=WHERE, remedy="leave one image of each name")
+        what = f"the folder {folder} has several images with the same name: {twice}"
+        raise UserError(what, where=WHERE, remedy="keep one image of each name")
 
 
 def _only_in(folder: Path, names: dict[str, Scan], others: dict[str, Scan]) -> Iterator[str]:
@@ -250,7 +253,7 @@ def _require_same_grid(pairs: list[FilePair]) -> None:
         differs = difference(made, real)  # compares headers only
         if differs:
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
-            remedy = "resample the one onto the other's grid first"
+            remedy = "resample the prediction onto the grid of the truth first"
             raise UserError(what, where=WHERE, remedy=remedy)
 
 
@@ -258,9 +261,9 @@ def _read(pair: FilePair) -> list[np.ndarray]:
     """The pixels of a prediction and of its truth; UserError where their shapes differ."""
     made, real = (read(scan).pixels for scan in pair)
     if made.shape != real.shape:
-        shapes = f"{list(made.shape)} against {list(real.shape)} (channels first)"
-        what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
-        raise UserError(what, where=WHERE, remedy="bring both to the same channels first")
+        shapes = f"{list(made.shape)} and {list(real.shape)} (channels first)"
+        what = f"'{pair[0].path}' and its truth '{pair[1].path}' have different shapes: {shapes}"
+        raise UserError(what, where=WHERE, remedy="convert both to the same channels first")
     return [made, real]
 
 
@@ -336,8 +339,8 @@ def _set_rows(
     if len(shapes) > 1:
         first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(
-            f"sets of images are compared at one size, and these have {first_two}",
-            remedy="resize them first",
+            f"metrics of sets need images of one size, but these have {first_two}",
+            remedy="resize the images first",
         )
 
     made_images = line(torch.from_numpy(np.stack(made)).to(device)) - black
@@ -371,7 +374,7 @@ def _files(path: Path) -> list[Scan]:
     """The images below a folder, or the one image that the path names."""
     found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
     if not found:
-        raise UserError(f"no images in the folder '{path}'", where=WHERE, allowed=readable())
+        raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
     return found
 
 
@@ -393,10 +396,10 @@ def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
 
     if high <= low:
         what = (
-            f"the truth is {low:g} throughout, in all {len(truths)} images from"
+            f"all pixels of the truth are {low:g}, in all {len(truths)} images from"
             f" '{truths[0].path}' on"
         )
-        remedy = "look at the images: without contrast there is no range, and no score is defined"
+        remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 
     return low, high - low

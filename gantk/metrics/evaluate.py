@@ -161,9 +161,9 @@ class Scorer:
         for name, count in Counter(metric.name for metric in built).items():
             if count > 1:
                 raise UserError(
-                    f"two metrics are called '{name}'",
+                    f"two metrics have the name '{name}'",
                     where="evaluate.metrics",
-                    remedy="leave one out",
+                    remedy="leave one of them out",
                 )
 
         return built
@@ -550,7 +550,7 @@ class Scorer:
                 raise UserError(
                     f"the metric '{metric.name}' {what}",
                     where="evaluate.metrics",
-                    remedy=f"{remedy}, or leave it out",
+                    remedy=f"{remedy}, or leave the metric out",
                 )
 
     def _unfit(self, metric: Any) -> tuple[str, str] | None:
@@ -559,8 +559,8 @@ class Scorer:
         """
         of_pairs = metric in self.pairs.metrics
         if of_pairs and not self.method.directions():
-            what = "compares an output with its truth, and images from noise have none"
-            return what, "use metrics of sets, such as kid, fid or prdc"
+            what = "compares an output with its truth, but images from noise have no truth"
+            return what, "use a metric of sets, such as kid, fid or prdc"
 
         if hasattr(metric, "expect_data"):
             metric.expect_data(self.data)
@@ -593,11 +593,11 @@ class Scorer:
         known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
         made_of = "one" if made_known else "a mixture"
         what = (
-            "needs real images of two classes on both sides of the split (there are"
-            f" {known}), and made images of a known class (they are of {made_of})"
+            "needs real images of two classes in the training and the test set (it finds"
+            f" {known}), and generated images of a known class (it finds {made_of})"
         )
         remedy = (
-            "use one folder a class, and data.labels = true or one class alone (data.source.only)"
+            "use one folder per class and data.labels = true, or only one class (data.source.only)"
         )
         return what, remedy
 
@@ -616,10 +616,10 @@ class Scorer:
             return None
 
         what = (
-            "needs lesion masks to learn from and to test; known are"
-            f" {' and '.join(counts) or 'none of noise'}"
+            "needs lesion masks in the training and the test set, but finds"
+            f" {' and '.join(counts) or 'none for images from noise'}"
         )
-        return what, 'name the masks (data.source.mask = "seg"), give the phantom lesions'
+        return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
 
 
 def difference(images: Tensor) -> float:
@@ -641,27 +641,27 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
         not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         if not_finite:
             counts = f"{not_finite} of {len(images)}"
-            yield "not-finite", f"{key}: {counts} outputs hold NaN or infinite values"
+            yield "not-finite", f"{key}: {counts} outputs contain NaN or infinite values"
             continue
 
         inputs = batch.inputs.get(key)
         truths = batch.truths.get(key)
         if _nearly_equal(images, inputs):
-            yield "no-change", f"{key}: the output is the input, nearly unchanged"
+            yield "no-change", f"{key}: the output is nearly identical to the input"
         elif truths is not None and truths.shape == images.shape:
             correlation = _correlation_in_tissue(images, truths)
             if correlation < MIN_CORRELATION:
-                what = "what should be bright is dark, and the other way round"
+                what = "the contrast is inverted: bright and dark are swapped"
                 yield "inverted", f"{key}: {what} ({correlation:.2f})"
 
         variation = difference(images)
         real_variation = batch.differences.get(key, 0.0)
         smallest = max(0.002, MIN_SHARE_OF_DIFFERENCE * real_variation)
         if len(images) > 1 and variation < smallest:
-            message = f"{key}: the outputs are all alike"
+            message = f"{key}: all outputs are nearly the same"
             if real_variation:
                 share = variation / real_variation
-                message += f", differing by {share:.0%} of what real images do"
+                message += f"; they differ by {share:.0%} of the difference between real images"
             yield "collapse", message
 
 

@@ -58,7 +58,7 @@ class Features:
         unknown = given.keys() - parameters.keys()
         if unknown:
             raise UserError(
-                f"the features '{features}' take no `{min(unknown)}`",
+                f"the features '{features}' have no option `{min(unknown)}`",
                 where=WHERE,
                 allowed=[name for name in options if name in parameters] or "no options",
             )
@@ -94,11 +94,8 @@ class Features:
                 vectors.append(torch.cat(numbers, 1))
 
         if not torch.stack(finite).all():
-            what = (
-                "an image holds values that are no numbers (NaN or infinite), so its set cannot be"
-                " compared"
-            )
-            raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
+            what = "an image contains NaN or infinite values, so its set cannot be compared"
+            raise UserError(what, where=WHERE, remedy="find the cause, or leave the image out")
 
         return torch.cat(vectors).cpu().double().numpy()
 

@@ -231,9 +231,7 @@ def per_level(
 def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of each patient's values without nan, for patients with any value."""
     if len(values) != len(patients):
-        raise UserError(
-            f"{len(values)} values cannot belong to the patients of {len(patients)} images"
-        )
+        raise UserError(f"{len(values)} values do not fit the patients of {len(patients)} images")
 
     scores = np.asarray(values, dtype=float)
     numbers = head_numbers(patients)

@@ -64,8 +64,8 @@ class Scores:
         broken = int((~self.finite).sum())
         infinite = int(np.isinf(self.values["raw", row]).sum())
         if broken:
-            return f"{broken} of {count} outputs hold NaN or infinite values"
-        return f"{infinite} of {count} images score infinitely" if infinite else None
+            return f"{broken} of {count} outputs contain NaN or infinite values"
+        return f"{infinite} of {count} images have an infinite score" if infinite else None
 
 
 def concatenate_scores(parts: Sequence[Scores]) -> Scores:
@@ -113,7 +113,7 @@ class PairScorer:
             if whole_only:
                 what = f"the metric '{whole_only[0]}' cannot be limited to a region"
             else:
-                what = "no region is named"
+                what = "evaluate.regions names no region"
             raise UserError(
                 what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
             )
@@ -229,7 +229,7 @@ class PairScorer:
                     f"the metric '{metric.name}' returns {tuple(scores.shape)} for"
                     f" {len(made)} images",
                     where="evaluate.metrics",
-                    allowed="one number an image: (N,)",
+                    allowed="one number per image: (N,)",
                 )
 
             found[kind, metric.name + suffix].append(scores)

@@ -42,7 +42,9 @@ class PairMetric:
     def __init__(self, data_range: float, dims: int):
         if data_range <= 0:
             raise UserError(
-                f"a data range of {data_range:g} cannot be", where="data_range", allowed="above 0"
+                f"a data range of {data_range:g} is not valid",
+                where="data_range",
+                allowed="above 0",
             )
         self.data_range = float(data_range)
         self.dims = dims
@@ -59,7 +61,9 @@ class PairMetric:
 
     def __call__(self, output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None and self.in_mask is None:
-            raise UserError(f"{self.name} cannot be limited to a mask", where="evaluate.regions")
+            raise UserError(
+                f"the metric '{self.name}' cannot be limited to a mask", where="evaluate.regions"
+            )
         with self._comparison(output, reference):
             inside = None if mask is None else (mask > 0).expand_as(output)
             return self._score(output.float(), reference.float(), inside)
@@ -67,9 +71,13 @@ class PairMetric:
     def expect_size(self, size: Sequence[int]) -> None:
         """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
-            what = f"{self.name} cannot judge images of {' x '.join(map(str, size))}"
+            what = (
+                f"images of {' x '.join(map(str, size))} are too small for the metric {self.name}"
+            )
             raise UserError(
-                what, where="data.size", allowed=f"{self.smallest} or more a side, or other metrics"
+                what,
+                where="data.size",
+                allowed=f"sides of {self.smallest} or more, or other metrics",
             )
 
     @contextmanager
@@ -78,7 +86,8 @@ class PairMetric:
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
             raise UserError(
-                f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)"
+                f"the metric {self.name} cannot compare {shapes}",
+                allowed=f"two {self.dims}-D images (N, C, ...)",
             )
 
         self.expect_size(output.shape[2:])
@@ -128,11 +137,11 @@ class MapMetric(PairMetric):
 
 
 class PSNR(MapMetric):
-    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels; equal images
+    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels. Equal images
     get 100 dB.
 
-    The range is the recipe's, never an image's own maximum. The PSNR of a volume is that of the
-    squared error of all its slices together, not the mean of their PSNRs.
+    The range is that of the recipe, never an image's own maximum. The PSNR of a volume is computed
+    from the squared error of all its slices together, not as the mean of their PSNRs.
     """
 
     name = "psnr"
@@ -147,7 +156,7 @@ class PSNR(MapMetric):
 
 
 class MAE(MapMetric):
-    """Mean absolute error, in network intensities; `in_units` is the same in native ones."""
+    """Mean absolute error, in network intensities. `in_units` is the same in the files' units."""
 
     name = "mae"
     unit = ""
@@ -160,7 +169,7 @@ class MAE(MapMetric):
 
 
 class RMSE(MapMetric):
-    """Root mean square error, in network intensities; `in_units` is the same in native ones."""
+    """Root mean square error, in network intensities. `in_units` is the same in the files' units."""
 
     name = "rmse"
     unit = ""
@@ -174,8 +183,8 @@ class RMSE(MapMetric):
 
 
 class NRMSE(RMSE):
-    """Root mean square error divided by the recipe's data range: 0 for equal images, 1 for black
-    against white.
+    """Root mean square error divided by the recipe's data range. 0 for equal images, 1 for a black
+    and a white image.
     """
 
     name = "nrmse"
@@ -185,13 +194,13 @@ class NRMSE(RMSE):
 
 
 class SSIM(MapMetric):
-    """Structural similarity (Wang et al., 2004) in Gaussian windows of 11 pixels a side, sigma 1.5;
+    """Structural similarity (Wang et al., 2004) in Gaussian windows of 11 pixels a side, sigma 1.5.
     1 for equal images.
 
-    Mean over windows that lie wholly inside the image (for a region: whose centre is inside it) and
-    over channels; constants 0.01 and 0.03 of the range. Volumes have windows of 11 voxels along all
-    three axes. Equal to scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`.
+    It is the mean over channels and over windows that are wholly inside the image (for a region:
+    whose centre is inside the region). The constants are 0.01 and 0.03 of the range. Volumes have
+    windows of 11 voxels along all three axes. It is equal to scikit-image's
+    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
     """
 
     name = "ssim"
@@ -215,12 +224,13 @@ class SSIM(MapMetric):
 
 
 class LesionContrast(PairMetric):
-    """Lesion contrast of the output as a share of that in the reference: 1 is kept, 0 gone, -1
-    inverted.
+    """Lesion contrast of the output as a share of the contrast in the reference: 1 = kept, 0 =
+    gone, -1 = inverted.
 
-    Contrast: the lesion's mean minus that of the 5 pixels around the mask. With several channels it
-    is the least-squares factor from the reference's contrasts to the output's. An image without a
-    lesion, or whose lesion is invisible in the reference (less than 2 % of the range), scores nan.
+    The contrast is the lesion's mean minus the mean of the 5 pixels around the mask. With several
+    channels it is the least-squares factor from the reference's contrasts to the output's. An image
+    without a lesion, or with a lesion that is invisible in the reference (contrast below 2 % of the
+    range), scores nan.
     """
 
     name = "lesion_contrast"
@@ -230,7 +240,9 @@ class LesionContrast(PairMetric):
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            raise UserError("lesion_contrast needs lesion masks", where="evaluate.metrics")
+            raise UserError(
+                "the metric 'lesion_contrast' needs lesion masks", where="evaluate.metrics"
+            )
 
         inside = mask[:, :1].float()
         ring = (dilate(inside, RING) - inside) > 0

@@ -32,8 +32,8 @@ SUBSETS = 100
 VECTORS_PER_BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW_IMAGES = 32  # definitions say so if there are fewer images
 WARNING = (
-    f"fewer than {FEW_IMAGES} images: unbiased, but chance weighs much; read the interval, not the"
-    " value"
+    f"with fewer than {FEW_IMAGES} images the value is unbiased, but depends much on chance. Read"
+    " the interval, not the value"
 )
 
 
@@ -103,9 +103,9 @@ def require_images(
 
     counts = " and ".join(str(len(group)) for group in groups)
     raise UserError(
-        f"{name} compares sets, and these hold {counts} images",
+        f"{name} compares sets of images, but these have only {counts} images",
         where="evaluate.metrics",
-        allowed=f"{least} or more of each",
+        allowed=f"{least} or more in each set",
         remedy=remedy,
     )
 
@@ -128,7 +128,7 @@ def set_rows(
     try:
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
         if broken:
-            raise UserError(f"{broken} of {len(fake)} images hold NaN or infinite values")
+            raise UserError(f"{broken} of {len(fake)} images contain NaN or infinite values")
         scores = metric(train, test, fake)
     except UserError as error:
         if strict:
@@ -205,11 +205,11 @@ class Kid(InFeatures):
     """Kernel inception distance (Binkowski et al., 2018): the unbiased squared MMD with the kernel
     (x.y / d + 1)^3.
 
-    0 on average for two sets of one distribution, so that it may be negative; unbiased for any
-    number of images. `subset` 0: sets of up to 1000 images are compared whole, of larger ones, as
-    published, the mean over 100 random subsets of 1000. The interval is a jackknife over groups of
-    patients of the whole sets. UserError for fewer than 2 images, or fewer than a subset; for fewer
-    than 32 the definition notes that.
+    It is 0 on average for two sets of the same distribution, so it may be negative. It is unbiased
+    for any number of images. With `subset` 0, sets of up to 1000 images are compared as a whole;
+    for larger sets it is the mean over 100 random subsets of 1000, as published. The interval is a
+    jackknife over groups of patients of the whole sets. Fewer than 2 images, or fewer than a
+    subset, are an error. The definition notes if there are fewer than 32.
     """
 
     # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
@@ -220,9 +220,9 @@ class Kid(InFeatures):
     def __post_init__(self) -> None:
         if self.subset < 0 or self.subset == 1:
             raise UserError(
-                f"subset = {self.subset} is no set",
+                f"subset = {self.subset} is not a valid size of a set",
                 where="evaluate.metrics",
-                allowed="2 or more, or 0 for as many as there are",
+                allowed="2 or more, or 0 for all images",
             )
         super().__post_init__()
 

@@ -151,13 +151,13 @@ def test_nan_has_no_score_and_no_victory(broken):
     rows = result["metrics"]["a_to_b"]
 
     assert rows["psnr"]["value"] is None
-    assert "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
+    assert "1 of 2 outputs contain NaN" in rows["psnr"]["definition"]
     assert rows["kid_random"]["value"] is None
-    assert "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
+    assert "1 of 2 images contain NaN" in rows["kid_random"]["definition"]
     verdict = result["verdict"]["a_to_b"]["psnr"]
     assert verdict["better"] is False
     assert verdict["without_pairs"]["better"] is False
-    assert "1 of 2 outputs hold NaN" in lines_of(result)
+    assert "1 of 2 outputs contain NaN" in lines_of(result)
 
 
 def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
@@ -358,7 +358,7 @@ REFUSED = {
         ["segmentation"],
         {"source": LESIONS},
         "evaluate.metrics",
-        "masks.*none of noise",
+        "masks.*none for images from noise",
     ),
 }
 
@@ -432,5 +432,5 @@ def test_a_registered_metric_says_what_it_is(name):
 
 
 def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(UserError, match="two metrics are called 'psnr'"):
+    with pytest.raises(UserError, match="two metrics have the name 'psnr'"):
         scorer_of(Translates, "psnr", "ssim", "psnr")

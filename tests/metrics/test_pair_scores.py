@@ -146,7 +146,7 @@ def test_an_infinite_score_of_one_image_leaves_none():
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
 
     assert row["value"] is None
-    assert "1 of 4 images score infinitely" in row["definition"]
+    assert "1 of 4 images have an infinite score" in row["definition"]
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,15 @@ def check_columns(model: Model) -> None:
             continue
 
         none = (
-            f"none: the source '{model.data.source.name}' has no table; manifest, bids and"
-            " dicom have"
+            f"none: the source '{model.data.source.name}' has no table of patients; manifest, bids"
+            " and dicom have one"
         )
         nearest = did_you_mean(name.lower(), columns)
         raise UserError(
-            f"the data know no column '{name}' of their patients",
+            f"the data have no column '{name}' for patients",
             where="evaluate.by",
             allowed=", ".join(columns) or none,
-            remedy=nearest or "name one that is there, or leave it out",
+            remedy=nearest or "name an existing column, or leave it out",
         )
 
 
@@ -215,5 +215,5 @@ def _in_words(name: str, row: Mapping[str, Any]) -> str:
     if "gap" in row:
         words += f"; worst {row['worst']}, gap {row['gap']:.3g}, Holm {row['holm']:.2g}"
     if row["too_few"]:
-        words += f"; too few (under {MIN_COMPARED_PATIENTS}): {', '.join(row['too_few'])}"
+        words += f"; too few patients (under {MIN_COMPARED_PATIENTS}): {', '.join(row['too_few'])}"
     return words

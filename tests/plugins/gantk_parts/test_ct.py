@@ -94,7 +94,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
     assert fit["a"]["fitted"][0] == fit["b"]["fitted"][:2] == [0, 254]  # as `minmax` has it
     # no_hu = "skip" in the recipe
     assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")
-    with pytest.raises(UserError, match="mae, which is then in the files' unit"):
+    with pytest.raises(UserError, match="mae, which is in the unit of the files"):
         gantk.compare(tmp_path / "CT", tmp_path / "CT", metrics=["mae_hu"])
 
 
