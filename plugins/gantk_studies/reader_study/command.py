@@ -109,9 +109,9 @@ def weights(study, answers, out) -> None:
     \b
     gantk study weights runs/first/study/2afc answers/*.json --out weights.csv
 
-    STUDY must be made with --split train. The weight of an image is how often the next training
-    shows it: 1 if no reader judged it or recognised its translation as synthetic, 3 if every reader
-    recognised it.
+    STUDY must be made with --split train. A weight says how often the next training shows an image:
+    3 if every reader recognised its translation as synthetic, 1 if no reader did or it was not
+    judged.
     """
     from gantk_studies.reader_study.answers import write_weights
 
