@@ -154,14 +154,14 @@ class InFeatures:
     data_range: float
     dims: int
     _: KW_ONLY
-    # random: seeded, no file; inception; a timm name; or a file of a network, X.onnx
+    # feature network: random (seeded, no file), inception, a timm name, or a file X.onnx
     features: str = "random"
-    weights: str | None = None  # a file of weights for the timm network that `features` names
-    # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
+    weights: str | None = None  # file with weights for the timm network in `features`
+    # subtracted from intensities 0 to 1; None: timm's value for the network, 0 for X.onnx
     mean: list[float] | None = None
-    # what they are then divided by; None: timm's for the network, 1 for X.onnx
+    # divides the result; None: timm's value for the network, 1 for X.onnx
     std: list[float] | None = None
-    side: Side | None = None  # side in pixels that images are resized to; None: the network's own
+    side: Side | None = None  # resize images to this side in pixels; None: the network's size
 
     sets = True
     kind = ""
@@ -212,7 +212,7 @@ class Kid(InFeatures):
     subset, are an error. The definition notes if there are fewer than 32.
     """
 
-    # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
+    # size of each of 100 random subsets; 0: whole sets, or subsets of 1000 for larger sets
     subset: Number = 0
 
     kind = "kid"

@@ -33,16 +33,16 @@ class Bids(VolumeSource):
     assigns subjects to training, validation and test.
     """
 
-    # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
+    # suffix of the first domain with required entities, such as acq-fast_T1w; "" = by domain name
     a: str = ""
-    b: str = ""  # the same for the second domain
-    # which one to use of several images of a contrast in a session
+    b: str = ""  # same for the second domain
+    # which image to use if a session has several of a contrast
     runs: Literal["first", "all"] = "first"
     # resample a session's other image onto the grid of this one, by their headers
     onto: Onto = "none"
-    # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
+    # word or glob of lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
     mask: str = ""
-    label: str = ""  # column of participants.tsv that is a patient's class; "" = none
+    label: str = ""  # column of participants.tsv with the class of a patient; "" = none
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:

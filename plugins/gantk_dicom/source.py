@@ -144,12 +144,12 @@ class Dicom(VolumeSource):
     files without an image are ignored.
     """
 
-    # word or regex found in description, protocol or folder of the first domain; "" = its name
+    # word or regex in the description, protocol or folder of the first domain; "" = domain name
     a: str = ""
-    b: str = ""  # the same for the second domain
+    b: str = ""  # same for the second domain
     # resample a study's other image onto the grid of this one, by their headers
     onto: Onto = "none"
-    # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
+    # regex whose group is the patient, searched in the folder, then in PatientID; "" = PatientID
     patient: str = ""
 
     one_contrast = True

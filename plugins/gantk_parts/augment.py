@@ -57,7 +57,7 @@ class Affine(Augment):
 
     degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest rotation, about every axis
     shift: Share = 0.05  # largest shift, as a share of each side
-    # largest change of size: 0.1 is from 0.9 to 1.1
+    # largest change of size: 0.1 scales by 0.9 to 1.1
     scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1
     nearest: bool = False  # nearest-neighbour interpolation, for label maps and for keeping noise
     geometric = True
@@ -130,7 +130,7 @@ class Brightness(Augment):
 class Contrast(Augment):
     """Change the contrast: stretch each channel of an image about its mean."""
 
-    by: Weight = 0.1  # largest change: 0.1 is from 0.9 to 1.1
+    by: Weight = 0.1  # largest change: 0.1 stretches by 0.9 to 1.1
 
     def apply(self, image: Tensor) -> Tensor:
         mean = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
@@ -141,7 +141,7 @@ class Contrast(Augment):
 class Noise(Augment):
     """Add Gaussian noise of a random strength."""
 
-    std: Weight = 0.05  # strongest noise, in network intensities
+    std: Weight = 0.05  # largest standard deviation of the noise, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
         return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
@@ -156,7 +156,7 @@ class Curve(Augment):
     SynthSeg (Billot et al. 2023), which draws the value of every tissue.
     """
 
-    by: Weight = 0.5  # deviation of the logarithm of the curve's slopes
+    by: Weight = 0.5  # standard deviation of the logarithm of the curve's slopes
     steps: ClassVar[int] = 8
 
     def apply(self, image: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class BiasField(Augment):
 class Blur(Augment):
     """Blur by a random share of a 5-pixel binomial filter; negative shares of `by` sharpen."""
 
-    # smallest and largest share
+    # smallest and largest share of the filter
     by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)
 
     def apply(self, image: Tensor) -> Tensor:

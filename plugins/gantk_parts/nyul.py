@@ -47,15 +47,15 @@ class Nyul(Mapping, name="nyul"):
     `activation_out = "none"`.
     """
 
-    # rising; the last maps to the end
+    # increasing percentiles of a scan; the last is mapped to the end of the range
     percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
-    # percentiles are taken of each scan, or of each slice
+    # compute the percentiles of each scan, or of each slice
     per: Literal["volume", "image"] = "volume"
-    # true: above the mean; "otsu": its threshold; false: all;
-    foreground: Foreground | Literal["tissue"] = True
-    # "tissue": above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values
+    # voxels that count: true = above the mean; "otsu" = above Otsu's threshold; false = all;
+    # "tissue" = above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values
     # above air
-    unit: Literal["last", "median"] = "last"  # percentile by which the others are divided
+    foreground: Foreground | Literal["tissue"] = True
+    unit: Literal["last", "median"] = "last"  # percentile that divides the others
 
     def __post_init__(self):
         super().__post_init__()
@@ -157,7 +157,7 @@ class Unit(Linear, name="unit"):
     nothing from the data.
     """
 
-    bits: Literal[8, 16] = 8  # bits of a pixel
+    bits: Literal[8, 16] = 8  # bits per pixel
 
     def __post_init__(self):
         super().__post_init__()

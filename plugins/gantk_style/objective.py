@@ -22,7 +22,8 @@ Sigma = Annotated[float, Field(ge=0, le=64)]
 class StyleOptions:
     """Options shared by the method, the post-step and the command."""
 
-    weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; "random" needs no download
+    # weights of VGG19; "random" needs no download
+    weights: Literal["pretrained", "random"] = "pretrained"
     content_layers: tuple[str, ...] = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
     # layers of the style loss
     style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -33,13 +34,14 @@ class StyleOptions:
     variation: Weight = 0.0
     # divide each filter by its mean activation over content and style (Gatys et al. 2016)
     rescale: bool = False
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both treat each image of a batch separately
-    lr: Positive | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # optimizer, applied to each image separately
+    lr: Positive | None = None  # learning rate; None: 1 for lbfgs, 0.05 for adam
     init: Literal["content", "noise", "style"] = "content"  # initial image
-    # content: only the brightness changes; gray: no colour
+    # style: colours of the style; content: change only the brightness; gray: no colour
     color: Literal["style", "content", "gray"] = "style"
-    smooth: Sigma = 0.0  # sigma in pixels of a Gaussian that softens strong edges of the result
-    seed: Seed = 0  # of random weights and of init = "noise"
+    # sigma in pixels of a Gaussian filter that softens strong edges of the result
+    smooth: Sigma = 0.0
+    seed: Seed = 0  # seed of random weights and of init = "noise"
 
     def __post_init__(self):
         weights = {

@@ -26,7 +26,7 @@ KINDS = ("losses", "validation", "selection", "samples", "scores")
 
 
 class TensorBoard:
-    """Write TensorBoard event files to tensorboard/ of the run folder.
+    """Writes TensorBoard event files to tensorboard/ of the run folder.
 
     `tensorboard --logdir runs` compares all runs. TensorBoard stores no files, so gantk only records
     the report's path and the recipe's text.
@@ -60,7 +60,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Record the training as a run of Weights & Biases.
+    """Records the training as a run of Weights & Biases.
 
     Without an account on this machine the run is written to wandb/ of the run folder. `wandb sync
     --append RUN/wandb/offline-run-*` uploads it later, with all its resumed parts.
@@ -118,7 +118,7 @@ class WandB:
 
 
 class MLflow:
-    """Record the training as a run of MLflow.
+    """Records the training as a run of MLflow.
 
     Without a server the run is written to mlflow.db beside the run folder; `mlflow ui
     --backend-store-uri sqlite:///runs/mlflow.db` shows it.

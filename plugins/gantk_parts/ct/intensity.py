@@ -24,8 +24,8 @@ class Window(Linear, name="window"):
     calibrated scales.
     """
 
-    low: float = -1000.0  # native value mapped to the start of the range; air in Hounsfield units
-    high: float = 2000.0  # native value mapped to its end; dense bone in Hounsfield units
+    low: float = -1000.0  # value mapped to the start of the range; default: air in Hounsfield units
+    high: float = 2000.0  # value mapped to the end of the range; default: dense bone
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,8 +46,8 @@ class Windows(Mapping, name="ct"):
     inverse is exact.
     """
 
-    low: float = -20.0  # HU where the window begins: below cerebrospinal fluid
-    high: float = 100.0  # HU where it ends: above fresh blood
+    low: float = -20.0  # HU at the start of the window: below cerebrospinal fluid
+    high: float = 100.0  # HU at the end of the window: above fresh blood
     air: float = -1000.0  # HU mapped to the start of the range
     bone: float = 2000.0  # HU mapped to its end: dense bone
     share: Fraction = 0.7  # share of the range for the window

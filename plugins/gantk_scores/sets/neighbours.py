@@ -39,7 +39,7 @@ class Prdc(InFeatures):
     that changes nothing. Fewer than k + 1 images in either set are an error.
     """
 
-    k: Count = 5  # the neighbour at a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
+    k: Count = 5  # number of the neighbour that sets a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
 
     kind = "prdc"
     higher_is_better = True

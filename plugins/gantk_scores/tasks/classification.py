@@ -44,10 +44,10 @@ class Judge:
     backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
     # random: from scratch; pretrained: timm's weights
     weights: Literal["random", "pretrained"] = "random"
-    # steps of 16 images for each classifier; on one core resnet18 takes 0.3 s each, small 0.05 s
+    # steps of 16 images for each classifier; a step takes 0.3 s (resnet18) or 0.05 s (small) on a core
     steps: Count = 200
     side: LearntSide = 64  # side in pixels to which images are resized
-    seed: Seed = 0  # of the classifier's weights and of the order of its batches
+    seed: Seed = 0  # seed of the classifier's weights and of the order of its batches
 
     sets = True
     name = ""
@@ -126,7 +126,7 @@ class Classification(Judge):
     produce come from real images.
     """
 
-    # steps of 16 images for each of three classifiers; on one core 0.05 s each, resnet18 0.3 s
+    # steps of 16 images for each of three classifiers; a step takes 0.05 s on a core, resnet18 0.3 s
     steps: Count = 300
 
     baselines = False

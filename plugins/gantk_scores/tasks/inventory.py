@@ -42,10 +42,10 @@ class Inventory:
     dims: int
     _: KW_ONLY
     steps: Count = 200  # training steps of the segmenter, of 8 images (2 volumes)
-    least: Count = 4  # fewest pixels of a component that is counted
+    least: Count = 4  # smallest number of pixels of a component that counts
     # "package.module:function", images (N, C, *size) from 0 to 1 -> masks (N, 1, *size)
     segmenter: str | None = None
-    seed: Seed = 0  # of the segmenter's weights and of the order of its batches
+    seed: Seed = 0  # seed of the segmenter's weights and of the order of its batches
 
     sets = True
     needs_masks = True

@@ -47,13 +47,13 @@ class Segmentation:
     data_range: float
     dims: int
     _: KW_ONLY
-    # steps of 8 images (2 volumes) for each segmenter; 0.1 s each on one core at 96 px
+    # steps of 8 images (2 volumes) for each segmenter; a step takes 0.1 s on a core at 96 px
     steps: Count = 100
-    # larger images are reduced to this longest side; None: 96 pixels, 48 voxels
+    # reduce larger images to this longest side; None: 96 pixels, 48 voxels
     side: LearntSide | None = None
     # also train two segmenters on the generated images, and two for every baseline
     teach: bool = False
-    seed: Seed = 0  # of the segmenter's weights and of the order of its batches
+    seed: Seed = 0  # seed of the segmenter's weights and of the order of its batches
 
     sets = True
     needs_masks = True

@@ -69,7 +69,7 @@ class MUNIT(Method):
         # filters of the MLP that turns a style into the decoder's AdaIN scales and offsets
         mlp_dim: Width = 256,
         activation_out: OutputKind = "tanh",  # output activation: tanh for [-1, 1], sigmoid for [0, 1]
-        discriminator: Discriminator = "munit",  # one for each scale
+        discriminator: Discriminator = "munit",  # discriminator, one for each scale
         # number of image sizes with a discriminator, each half of the previous one
         scales: Depth = 3,
         adversarial: AdversarialLoss = "ls",

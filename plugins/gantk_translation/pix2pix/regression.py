@@ -15,8 +15,8 @@ OTHER = {"a": "b", "b": "a"}
 
 
 class Regression(Method):
-    """Paired translation by L1, without a discriminator: the baseline of Isola et al. (2017, table
-    1, "L1").
+    """Paired translation by L1, without a discriminator: a baseline (Isola et al. 2017, table 1,
+    "L1").
 
     It needs registered pairs `a` and `b`, with any numbers of channels. L1 learns the median of the
     possible outputs, which gives high PSNR and smooth texture. A GAN is worth its cost if its images
