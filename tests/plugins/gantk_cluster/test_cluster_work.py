@@ -219,7 +219,7 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
         ray_cluster.unusable([str(tmp_path / "away"), str(probe)])
         == f"{node} does not see '{tmp_path / 'away'}'"
     )
-    assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
+    assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine has 0.0.9")
     probe.write_text(version)
     assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
 
@@ -238,7 +238,7 @@ def test_without_ray_the_error_says_what_to_install(
     assert done.code == 2
     assert done.out == ""
     assert {*tmp_path.iterdir()} == before
-    assert done.err == "error  Ray is not installed. Pip install 'gantk[cluster]'.  (--address)\n"
+    assert done.err == "error  Ray is not installed. Install it: pip install 'gantk[cluster]'.  (--address)\n"
 
 
 def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):

@@ -162,7 +162,7 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     assert told.startswith("tiny (dualgan), T1 to T2")
     assert "no output is fit for diagnosis" in told
     (doubt,) = known(sidecar)["Warnings"]
-    assert doubt.startswith("is noise")
+    assert doubt.startswith("the input is noise")
     assert doubt in done.out
 
 
@@ -374,4 +374,4 @@ def test_model_mistakes_are_one_message(gantk, monkeypatch):
         assert done.code == 2
         assert done.err.startswith(f"error  {told}")
 
-    assert 'Pip install "gantk[hub]"' in done.err
+    assert 'pip install "gantk[hub]"' in done.err

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
     small_run(tmp_path, regression | {"target_losses": []})
     twice = regression | {"target_losses": ["l1"]}
     for words, method in {
-        "have one name": twice,
+        "have the same name": twice,
         "method 'segmenter'": regression,
         "asks for none": SEGMENTER,
     }.items():
