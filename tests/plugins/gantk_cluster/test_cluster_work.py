@@ -238,7 +238,10 @@ def test_without_ray_the_error_says_what_to_install(
     assert done.code == 2
     assert done.out == ""
     assert {*tmp_path.iterdir()} == before
-    assert done.err == "error  Ray is not installed. Install it: pip install 'gantk[cluster]'.  (--address)\n"
+    assert (
+        done.err
+        == "error  Ray is not installed. Install it: pip install 'gantk[cluster]'.  (--address)\n"
+    )
 
 
 def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):
