@@ -307,7 +307,7 @@ def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
 
 
 def test_bids_results_are_not_written_among_raw_images(bids):
-    with pytest.raises(UserError, match="no derivative.*derivatives/gantk"):
+    with pytest.raises(UserError, match="cannot hold derivatives.*derivatives/gantk"):
         translate(bids / "sub-01", bids)
 
 

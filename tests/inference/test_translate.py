@@ -451,7 +451,7 @@ def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
 
 
 CANNOT = [
-    ("first,flair", "", "translates T1 to T2, and '"),
+    ("first,flair", "", "translates T1 to T2, '"),
     ("first,nowhere", "", "nowhere"),
     (",", "", "RUN names no model"),
     ("first,second", "--variants 2", "Name one run"),
@@ -536,7 +536,7 @@ def folds(tmp_path_factory):
     one_fold = {"data.split.folds": 3, "data.split.fold": 1}
     options = {"device": "cpu", "say": lambda line: None}
     toolkit.run(FOLDED, set=one_fold, out=out / "fold-1", **options)
-    with pytest.raises(UserError, match="holds 1 of 3 folds"):  # as a kill had left it
+    with pytest.raises(UserError, match="only 1 of 3 folds"):  # as a kill had left it
         toolkit.load(out)
 
     before = (out / "fold-1" / "report.html").stat().st_mtime_ns

@@ -343,7 +343,7 @@ REFUSED = {
         ["ssim"],
         {"size": [8, 8]},
         "data.size",
-        "ssim .* 8 x 8.*or other metrics",
+        "8 x 8 are too small.* ssim.*or other metrics",
     ),
     "no region": (
         Translates,

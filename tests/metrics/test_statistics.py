@@ -240,7 +240,7 @@ def test_subgroups_and_tests_are_told_and_reported(scored_by_scanner):
     run, lines = scored_by_scanner
     said = "\n".join(lines)
 
-    assert re.search("by scanner.*too few \\(under 5\\): C", said)
+    assert re.search("by scanner.*too few patients \\(under 5\\): C", said)
     words = Page(gantk.write_report(run)).words
     assert "by scanner" in words
     assert "best baseline" in words

@@ -371,7 +371,7 @@ def transferred(content=(2, 1), style=(1, 1), **options):
         (
             transferred,
             {"style": (3, 1), "shared": False},
-            "3 styles for 2 contents. Allowed: one for each.  (style)",
+            "3 styles for 2 contents. Allowed: one style per content.  (style)",
         ),
         (
             transferred,

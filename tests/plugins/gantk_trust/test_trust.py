@@ -187,7 +187,7 @@ def test_a_copier_is_told(memorised):
     assert scores["membership"].ci95[0] > 0.7
     assert nearest["patient"].startswith("t ")
     rows = {name: vars(score) for name, score in scores.items()}
-    assert "made images" in copying(rows)
+    assert "generated images" in copying(rows)
     assert "AUC" in copying({"membership": rows["membership"]})
 
 
@@ -506,7 +506,7 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("dropout", "Choose flips"), ("cycle", "way"), ("checkpoints", "keep")]
+    ("kind", "words"), [("dropout", "Use flips"), ("cycle", "way"), ("checkpoints", "keep")]
 )
 def test_a_kind_that_cannot_be_had_says_what_it_needs(kind, words):
     with pytest.raises(UserError, match=words):
