@@ -244,7 +244,7 @@ def test_subgroups_and_tests_are_told_and_reported(scored_by_scanner):
     words = Page(gantk.write_report(run)).words
     assert "by scanner" in words
     assert "best baseline" in words
-    assert "over all 4 comparisons" in words
+    assert "for all 4 comparisons" in words
 
 
 def test_a_missing_column_is_an_error_that_lists_the_others(tmp_path):

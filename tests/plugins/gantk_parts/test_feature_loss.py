@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
     for words, method in {
         "have the same name": twice,
         "method 'segmenter'": regression,
-        "asks for none": SEGMENTER,
+        "data.mask is false": SEGMENTER,
     }.items():
         with pytest.raises(UserError, match=words):
             small_run(

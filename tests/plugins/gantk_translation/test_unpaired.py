@@ -311,7 +311,7 @@ def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
     with pytest.raises(UserError, match=r"only translates a to b.*cyclegan"):
         cut().translate(random_images(2, 1, (16, 16)), "a")
 
-    with pytest.raises(UserError, match=r"1 and 3 channels.*cyclegan"):
+    with pytest.raises(UserError, match=r"these have 1 and 3.*cyclegan"):
         cut(channels=(1, 3))
 
     with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):
