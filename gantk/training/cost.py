@@ -84,7 +84,9 @@ class Cost:
         }
         parts["the images of a step"] = self.images
         return ", ".join(
-            f"{name} {size / GIB:,.2f} GiB" for name, size in parts.items() if size > 0.005 * GIB
+            f"{size / GIB:,.2f} GiB for {name}"
+            for name, size in parts.items()
+            if size > 0.005 * GIB
         )
 
 

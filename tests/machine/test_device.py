@@ -111,7 +111,7 @@ def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
     cuda(capability=(5, 0), name="Quadro M2000", fails=RuntimeError(NO_KERNEL))
     why = "Quadro M2000 (compute capability 5.0) cannot compute: "
 
-    assert said(name).startswith(f"{why}{NO_KERNEL.splitlines()[0]}. See what")
+    assert said(name).startswith(f"{why}{NO_KERNEL.splitlines()[0]}. Check the GPU")
 
 
 def test_a_missing_card_is_an_error_that_lists_the_others(cuda, monkeypatch):

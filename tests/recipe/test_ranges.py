@@ -110,8 +110,8 @@ def test_parts_without_or_with_inherited_ranges_work():
             ["method.generator.width=10000"],
             r"needs at least [\d,.]+ GiB, but only .*64,.* M weights",
         ),
-        (["method.pool=1000000000"], "image pools 68,6"),
-        (["train.batch=1000000000"], "the images of a step 137,"),
+        (["method.pool=1000000000"], r"68,6[\d.,]+ GiB for image pools"),
+        (["train.batch=1000000000"], r"137,[\d.,]+ GiB for the images of a step"),
     ],
 )
 def test_impossible_memory_is_refused_with_figures(settings, words):

@@ -198,7 +198,7 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, na
         dress(Payload(), file)
 
     with pytest.raises(
-        UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"
+        UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loads pickled"
     ):
         LOADERS[name](folder)
 
@@ -400,7 +400,8 @@ def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
     ):
         checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {})
     with pytest.raises(
-        UserError, match=r"the weight 'model.w' is complex128 \[2\], of a type that no"
+        UserError,
+        match=r"the weight 'model.w' is complex128 \[2\], a type that a checkpoint cannot store",
     ):
         checkpoint.save(tmp_path, 1, {"model.w": torch.zeros(2, dtype=torch.complex128)}, {}, {})
 

@@ -110,7 +110,7 @@ def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_pa
 
 def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp_path):
     words = (
-        r"do not fit .* \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\]"
+        r"do not fit .* \(only 1 tensor would fit\): .* float32 \[8, 16, 3, 3\], here .*Use the \[method\]"
         r" table"
     )
     with pytest.raises(UserError, match=words):
@@ -144,7 +144,7 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
     )
     other = {"method.both": True, "data.split.seed": 1}
     begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "same", **{"method.both": True})
-    told = r"was trained on \d+ files? that .* held out here.*--allow-leakage.*train.start"
+    told = r"was trained on \d+ files? that this split holds out.*--allow-leakage.*train.start"
     for start in (first.path, pack(first.path, tmp_path / "packed", say=print)):
         with pytest.raises(UserError, match=told):
             begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)

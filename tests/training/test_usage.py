@@ -101,7 +101,9 @@ def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     )
 
     assert len(folder.read_log()) == len(lines)
-    assert "lines of log.jsonl left out" in (said := capsys.readouterr().err)
+    assert "lines of log.jsonl cannot be read and will be ignored" in (
+        said := capsys.readouterr().err
+    )
     assert "line 2: step: " in said
 
 
@@ -122,7 +124,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="size"):
         gantk.predict(TINY, set=["data.size=[30, 30]"], device="cpu")
 
-    with pytest.raises(UserError, match="3 others"):
+    with pytest.raises(UserError, match="needs 3 steps before"):
         gantk.run(TINY, profile_steps=2, device="cpu", out=tmp_path / "short", say=print)
 
     assert not list(tmp_path.iterdir())
