@@ -144,7 +144,7 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
     wrong = {
         "tiny_t1t3": "Did you mean 'tiny_t1t2'?",
         "a/b": "no folder 'a/b'. Name",
-        "ab://c": "no ad",
+        "ab://c": "not the ad",
     }
     for name, told in wrong.items():
         refused = gantk("translate", name, "in/slice-00.png", "3.png")
