@@ -102,7 +102,7 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
 
     count = int(wrong.sum())
     if count:
-        what = f"{count} of {wrong.size} values are not finite, or too large for float32"
+        what = f"{count} of {wrong.size} values are NaN, infinite or too large for float32"
         raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
 
 

@@ -65,7 +65,7 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
 
     if wrong := upright.size - int(np.isfinite(upright).sum()):
-        what = f"{name} contains {wrong} values that are not finite, or too large for float32"
+        what = f"{name} contains {wrong} values that are NaN, infinite or too large for float32"
         raise UserError(
             what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
         )

@@ -155,7 +155,7 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
         (np.zeros((0, 32, 32)), "is empty"),
         (np.zeros((2, 3, 32, 32)), "has 3 channels, but this model takes 1"),
         (np.zeros((1, 1, 4, 32, 32)), "does not fit a 2-D model.*volume by volume"),
-        (np.full((32, 32), np.nan), "1024 of 1024 values are not finite"),
+        (np.full((32, 32), np.nan), "1024 of 1024 values are NaN"),
         (np.zeros((32, 32), complex), "type complex128"),
         (nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)), r"2 volumes.*slicer\[..., 0\]"),
         ({"T1": 1}, "an input of type dict cannot be translated"),
