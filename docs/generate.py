@@ -43,6 +43,8 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/speed-floor.md": "benchmarks/speed-floor.md",
     "benchmarks/results/scale.md": "benchmarks/scale.md",
     "benchmarks/results/trust.md": "benchmarks/trust.md",
+    "benchmarks/results/error-maps.md": "benchmarks/error-maps.md",
+    "benchmarks/results/files.md": "benchmarks/files.md",
     "benchmarks/results/scaling.md": "benchmarks/scaling.md",
     "benchmarks/peers.md": "benchmarks/peers.md",
 }
