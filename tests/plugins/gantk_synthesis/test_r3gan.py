@@ -102,7 +102,7 @@ def test_augmentation_follows_an_overconfident_discriminator():
 
 
 def test_what_cannot_be_is_one_message():
-    with pytest.raises(UserError, match="R3GAN cannot take images of 20 x 33.*Set data.size"):
+    with pytest.raises(UserError, match="R3GAN cannot process images of 20 x 33.*Set data.size"):
         bind_or_raise("method", SMALL)(Geometry(2, (20, 33), {"image": 1}))
     with pytest.raises(UserError, match="one class only, 'tumour'.*method.conditional = false"):
         build(classes=("tumour",), conditional=True)
