@@ -273,7 +273,7 @@ def test_patience_ends_a_training(stopped_run):
     assert stopped_run.latest().name == "step-000006"
     assert stopped_run.best().name == "step-000002"
     report = (stopped_run.path / "report.html").read_text("utf-8")
-    assert "Stopped early, after step 6" in report
+    assert "Training stopped early, after step 6" in report
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed before"])
