@@ -39,6 +39,7 @@ TITLE = 22  # pixels above a row
 COLOURS = (256, 128, 64)  # the most with which a picture is small enough
 REPORT_HEIGHT = 1060  # pixels, down to the first scores
 PLAN_LINES = 36  # of the recipe
+PLAN_HEIGHT = 900  # pixels at most
 BACKGROUND = (20, 22, 26)
 SMALL = ("data.size=[64, 64]", "data.source.subjects=60")
 
@@ -54,15 +55,15 @@ class Training:
 
 TRAININGS = {
     "dualgan": Training("dualgan_t1t2"),
-    "cyclegan": Training("cyclegan_t1t2", (*SMALL, "train.steps=600")),
+    "cyclegan": Training("cyclegan_t1t2", (*SMALL, "train.steps=400")),
     "pix2pix": Training("pix2pix_t1t2", (*SMALL, "train.steps=500", "method.generator.width=16")),
-    "munit": Training("munit_heads", ("train.steps=400",)),
-    "reggan": Training("reggan_t1t2", ("train.steps=400",), "cpu"),
-    "cut": Training("cut_t1t2", ("train.steps=500",)),
-    "spade": Training("spade_tumour", ("train.steps=400",), "cpu"),
-    "dcgan": Training("dcgan_phantom", ("train.steps=1500",)),
-    "progan": Training("progan_phantom", ("train.steps=1500",)),
-    "r3gan": Training("r3gan_tumour", ("train.steps=500",), "cpu"),
+    "munit": Training("munit_heads", ("train.steps=300",)),
+    "reggan": Training("reggan_t1t2", ("train.steps=300",), "cpu"),
+    "cut": Training("cut_t1t2", ("train.steps=400",)),
+    "spade": Training("spade_tumour", ("train.steps=300",), "cpu"),
+    "dcgan": Training("dcgan_phantom", ("train.steps=1000",)),
+    "progan": Training("progan_phantom", ("train.steps=1200",)),
+    "r3gan": Training("r3gan_tumour", ("train.steps=300",), "cpu"),
     "style": Training("style_t1t2"),
     # the published losses alone, far too short: contrast is guessed, and guessed wrong
     "failure": Training("cyclegan_t1t2_64", ("train.steps=150",), "cpu"),
@@ -273,10 +274,13 @@ def plan(work: Path) -> Image.Image:
         "i{color:#26734a;font-style:normal}"
     )
     code = "\n".join(shown)
-    page_file.write_text(f"<meta charset=utf-8><style>{style}</style>{code}", "utf-8")
+    page_file.write_text(
+        f"<!doctype html><meta charset=utf-8><style>{style}</style>{code}", "utf-8"
+    )
     with browser(page_file.as_uri()) as page:
-        height = page.js("document.documentElement.scrollHeight")
-        return capture(page, 1000, int(height))
+        sheet = capture(page, 1000, PLAN_HEIGHT)
+        height = page.js("document.body.getBoundingClientRect().height")
+        return sheet.crop((0, 0, 1000, min(int(height), PLAN_HEIGHT)))
 
 
 def _write_scans(folder: Path) -> None:
