@@ -247,7 +247,7 @@ def refusal_of(recipe, kind):
     if recipe == "style_gan_tumour" and kind == "nifti":
         return "needs one domain.*'folders' or 'aligned' for two domains", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
-        return "a label map holds .*0 to 4, whole|needs one domain", None
+        return "a label map contains .*from 0 to 4|needs one domain", None
 
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]

@@ -76,7 +76,7 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
     assert item["open"] == "performance with its uncertainty"
 
     wrong = {
-        "RUN --out gone/card.md": "no folder 'gone'",
+        "RUN --out gone/card.md": "the folder 'gone' does not exist",
         "RUN --json /": "is a folder",
         "gone": "no folder 'gone'",
     }

@@ -45,7 +45,7 @@ def test_plain_lines_are_golden():
             view.update(step, images_per_s=31.24)
             if step == 200:
                 view.update(step, validation=SCORES)
-                view.print("alarm: the output is the input, nearly unchanged", style="yellow")
+                view.print("alarm: the output is nearly identical to the input", style="yellow")
 
     assert console.file.getvalue().splitlines() == [
         "recipe   dualgan",
@@ -54,7 +54,7 @@ def test_plain_lines_are_golden():
             "step 200/2400  8%  left 9 min 10 s"
             "  validation PSNR: T1 -> T2 20.1 (+1.6), T2 -> T1 19.0"
         ),
-        "alarm: the output is the input, nearly unchanged",
+        "alarm: the output is nearly identical to the input",
         "step 2400/2400  100%  31.2 images/s",
     ]
 
