@@ -90,7 +90,7 @@ def _source(seen: Scans, false: bool) -> Line:
         )
 
     if options.get("patient") == "names":
-        why += "; patient: the names may contain patients, and each patient goes to one set only"
+        why += "; patient: the names may contain patients, and each patient belongs to one set only"
     if "channels" in options:
         why += "; channels: some images are gray and some are in colour, so all are read as gray"
     if false and "pairs" in seen.source:

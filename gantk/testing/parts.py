@@ -19,14 +19,14 @@ from gantk.machine.device import CHANNELS_LAST
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
 
-BATCH_INDEPENDENT = """{0} does not declare whether its images of a batch are independent. Add to the class one of
+BATCH_INDEPENDENT = """{0} does not declare whether its images of a batch are independent. Add to the class one of:
     batch_independent = True   # instance or group norm, or none
     batch_independent = False  # batch norm, or any other layer that combines images
 or derive it from gantk.nets.blocks.Network, which detects this."""
 MIXED = """An image changes the output of {0} for other images of its batch, {1}. Use norm("instance", channels, dims)
 from gantk.nets.blocks instead of batch norm; or, if this is intended in training, declare it:
     batch_independent = False"""
-CHECK_SIZE = """{0} fails on images of {1} pixels per side, but does not refuse them. Support this size, or add
+CHECK_SIZE = """{0} fails on images of {1} pixels per side, but does not refuse them. Support this size, or add:
     def check_size(self, size):
         require_size(size, 8, 16, type(self).__name__, "choose another network")  # from gantk.nets.blocks
 with the number that sides must be a multiple of, and with the smallest side."""
