@@ -46,9 +46,6 @@ from gantk.commands import Command
 def command(run, **options) -> None:
     """Translate scans in the browser with RUN, or with the shipped model t1t2.
 
-    \b
-    gantk app runs/first
-
     Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page shows
     input, output, difference and uncertainty with one cursor. You can save the result in the
     input's format. Programs send files to /translate (described in /openapi.json). Nothing leaves

@@ -20,11 +20,7 @@ from gantk.terminal import console, json_option, say, table, write_json
 def models(json_file) -> None:
     """List the trained models that gantk and its plugins ship.
 
-    \b
-    gantk models
-    gantk translate t1t2 patient_t1.nii.gz patient_t2.nii.gz --to T2
-
-    Every command that takes a RUN accepts the name of a model.
+    Every command that takes a RUN accepts the name of a model, such as `gantk translate t1t2 IN OUT`.
     """
     from gantk.recipe.load import mapping, read_toml
     from gantk.runs.models import all_models, weights_hash
@@ -84,9 +80,6 @@ def models(json_file) -> None:
 )
 def pack(run, out, **options) -> None:
     """Pack RUN as a model to share, in the new folder OUT.
-
-    \b
-    gantk pack runs/first my-model
 
     OUT contains the averaged weights, the recipe, the intensity mappings, the scores and a card. It
     contains no images, no names of patients or files and no training state. You use OUT like RUN,

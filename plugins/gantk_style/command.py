@@ -43,9 +43,6 @@ from gantk.errors import printable
 def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).
 
-    \b
-    gantk stylize content.png style.png out.png
-
     CONTENT and STYLE are pictures (PNG, JPEG, TIFF) or NIfTI files. OUT has the size, grid and
     intensities of CONTENT. `gantk show post style` lists the options of --set.
     """

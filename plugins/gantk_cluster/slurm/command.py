@@ -49,9 +49,6 @@ COUNT = click.IntRange(1, 100_000)
 def slurm_command(ctx, what, sweep, **options) -> None:
     """Print a commented job script for sbatch.
 
-    \b
-    gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 --hours 8 > job.sh && sbatch job.sh
-
     The job trains a RECIPE, or resumes a RUN or a SWEEP (the folder of `gantk sweep`). A sweep uses
     Ray on every node. Two minutes before its time limit, or when it is preempted, the job writes a
     checkpoint, queues itself again and later resumes exactly there. A failed job is not restarted.

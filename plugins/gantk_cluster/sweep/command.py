@@ -79,9 +79,7 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
 def command(recipe, **options) -> None:
     """Train RECIPE many times with different settings and write the best recipe.
 
-    \b
-    gantk sweep dualgan_t1t2 --space method.local_ncc=0.5..5:log --space train.optimizer.lr=1e-4..4e-4:log --trials 40
-    gantk sweep --resume runs/dualgan_t1t2-sweep-20270101-120000
+    `gantk sweep --resume DIR` resumes an interrupted sweep.
     """
     from gantk_cluster.sweep.sweep import sweep
 

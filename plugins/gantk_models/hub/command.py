@@ -31,13 +31,9 @@ from gantk.commands import Command
 def command(run, name, **options) -> None:
     """Upload the model of RUN to the Hugging Face hub as USER/NAME.
 
-    \b
-    gantk push runs/first USER/NAME
-    gantk translate hf://USER/NAME IN OUT
-
     gantk uploads what `gantk pack` writes: weights (safetensors), recipe, intensity mappings, scores
     and card. It uploads no images and no names of patients or files. First log in with `hf auth
-    login`, or set HF_TOKEN.
+    login`, or set HF_TOKEN. Others can then use the model: `gantk translate hf://USER/NAME IN OUT`.
     """
     from gantk.terminal import say
     from gantk_models.hub.hub import push

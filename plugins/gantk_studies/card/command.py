@@ -21,9 +21,6 @@ from gantk.commands import Command
 def command(run, out, json_file) -> None:
     """Write a model card of RUN that answers the items of CLAIM (2024) and TRIPOD+AI.
 
-    \b
-    gantk card runs/first --out card.md --json card.json
-
     gantk fills in what the run contains and names what only the authors can answer. The card
     contains no names of patients or files.
     """

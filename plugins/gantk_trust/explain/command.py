@@ -15,7 +15,10 @@ from gantk.commands import Command
     short_help="Show which pixels of the input shaped the output.",
     section="Judge",
     place=5,
-    examples=["gantk explain runs/first head.png why --region 60:90,40:70"],
+    examples=[
+        "gantk explain runs/first head.png why --region 60:90,40:70",
+        "gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz --method occlusion",
+    ],
 )
 @click.argument("run")
 @click.argument("image")
@@ -54,13 +57,9 @@ from gantk.commands import Command
 def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.
 
-    \b
-    gantk explain runs/first head.png why --region 60:90,40:70
-    gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz --method occlusion
-
     OUT.png shows the input, its translation with the outline of the region, and the input with a
-    map. In red pixels raise the brightness of the region; in blue pixels lower it. OUT.nii.gz is
-    the map on IMAGE's grid.
+    map. Red pixels raise the brightness of the region; blue pixels lower it. OUT.nii.gz is the map
+    on IMAGE's grid.
 
     As a check, gantk computes the same map for the network with random weights. If the two
     correlate, the map shows edges of the image and not what the network learnt (Adebayo et al.
