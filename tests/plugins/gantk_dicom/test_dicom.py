@@ -434,7 +434,9 @@ def test_enhanced_frames_become_slices_of_another_modality(tmp_path):
 
 def test_one_of_several_enhanced_stacks_is_chosen(tmp_path):
     path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
-    with pytest.raises(UserError, match=r"holds 2 stacks .* Choose one of 0 to 1 with --volume"):
+    with pytest.raises(
+        UserError, match=r"contains 2 stacks .* Choose a volume from 0 to 1 with --volume"
+    ):
         io.read(path)
 
     assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
