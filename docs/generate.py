@@ -1,5 +1,5 @@
-"""Pages of the site that are made from the code and the records: recipes, keys, parts, commands,
-Python, benchmarks.
+"""Pages of the site that are made from the code and the records: recipes, keys, parts, JSON files,
+commands, Python, benchmarks.
 
 mkdocs calls `on_files` (mkdocs.yml names this file as a hook); the tests call `pages`.
 """
@@ -65,6 +65,7 @@ def pages() -> dict[str, str]:
         "reference/recipes.md": recipes(),
         "reference/keys.md": keys(),
         "reference/parts.md": parts(),
+        "reference/metrics-json.md": json_files(),
     }
     made |= {"reference/cli.md": commands(), "reference/python.md": python()}
     return made | {target: record(source) for source, target in RECORDS.items()}
@@ -267,6 +268,100 @@ def parts() -> str:
             said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
             said += [table(HEADS, rows) if rows else "It takes no options."]
     return "\n\n".join(said)
+
+
+def json_files() -> str:
+    """The keys of the JSON files of a run folder, from their schemas."""
+    from gantk.report.patients import section
+    from gantk.runs import schemas
+
+    links = {  # schema -> (word, heading of its own table)
+        schemas.ROW: ("score", "Score"),
+        schemas.PLAIN_SCORE: ("score", "Score"),
+        schemas.LEVEL: ("score", "Score"),
+        schemas.VERDICT: ("verdict", "Verdict"),
+        schemas.WITHOUT_PAIRS: ("verdict", "Verdict"),
+        schemas.TEST: ("test", "Test"),
+        schemas.GROUPS: ("subgroup score", "Subgroup score"),
+        schemas.UNCERTAINTY: ("uncertainty score", "Uncertainty score"),
+        schemas.SPEED: ("usage", "usage.json"),
+        schemas.IMAGE: ("image", "Image"),
+        schemas.FILE: ("file", "File"),
+    }
+
+    def json_table(schema) -> str:
+        rows = [(code(key), kind, about) for key, kind, about in json_rows(schema, links)]
+        return table(("key", "type", "meaning"), rows)
+
+    def with_own(schema, *tables) -> str:
+        said = [json_table(schema)]
+        for each in tables:
+            said += [f"### {links[each][1]}", json_table(each)]
+        return "\n\n".join(said)
+
+    files = {
+        "metrics.json": with_own(
+            schemas.SCHEMAS["metrics.json"],
+            *(schemas.ROW, schemas.VERDICT, schemas.TEST, schemas.GROUPS, schemas.UNCERTAINTY),
+        ),
+        "patients.json": "One object for each direction:\n\n" + with_own(section.DIRECTION),
+        "best.json": with_own(schemas.SCHEMAS["best.json"]),
+        "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
+        "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(schemas.SPEED),
+        "split.json": with_own(schemas.SCHEMAS["split.json"], schemas.IMAGE, schemas.FILE),
+        "environment.json": with_own(schemas.SCHEMAS["environment.json"]),
+        "samples/index.json": with_own(schemas.SCHEMAS["index.json"]),
+        "meta.json": "In each checkpoint.\n\n" + with_own(schemas.SCHEMAS["meta.json"]),
+        "state.json": "In each checkpoint.\n\n" + with_own(schemas.SCHEMAS["state.json"]),
+    }
+    said = [(ROOT / "docs/metrics-json.intro").read_text("utf-8")]
+    for name, text in files.items():
+        said += [f"## {name}", text]
+    return "\n\n".join(said)
+
+
+JSON_TYPES = {str: "text", float: "number", int: "integer", bool: "bool"}
+
+
+def json_rows(schema, links: dict, prefix: str = ""):
+    """Yield (dotted key, type, meaning) of a schema's keys; those of tables without a heading of
+    their own follow their key.
+    """
+    for key, field in schema.model_fields.items():
+        kind, inner = json_type(field.annotation, links)
+        path = f"{prefix}{key}"
+        yield path, kind, field.description or ""
+        if inner is not None:
+            between = ".NAME" * len(re.findall(r"objects? of", kind)) + "[]" * ("list" in kind)
+            yield from json_rows(inner, links, f"{path}{between}.")
+
+
+def json_type(hint, links: dict):
+    """The type of a JSON value in words, and the schema in it that has no heading of its own."""
+    from types import GenericAlias, UnionType
+    from typing import Annotated, Union, get_args, get_origin
+
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return json_type(inner[0], links)
+    if origin in (Union, UnionType):
+        kinds = [each for each in inner if each is not type(None)]
+        return json_type(kinds[0], links) if len(kinds) == 1 else ("any", None)
+    if origin in (list, dict):
+        assert isinstance(hint, GenericAlias)
+        kind, schema = json_type(inner[-1], links)
+        word = "list" if origin is list else "object"
+        if kind == "any":
+            return word, None
+        plural = re.sub(r"^(\[?[a-z ]+?)(?=$|\]| of )", r"\1s", kind)
+        return f"{word} of {plural}", schema
+    if hint in links:
+        word, heading = links[hint]
+        anchor = re.sub(r"[^\w]+", "-", heading.replace(".", "")).lower()
+        return f"[{word}](#{anchor})", None
+    if inspect.isclass(hint) and hasattr(hint, "model_fields"):
+        return "object", hint
+    return JSON_TYPES.get(hint, "any"), None
 
 
 def commands() -> str:

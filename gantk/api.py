@@ -53,7 +53,7 @@ def run(
     Example:
 
         run = gantk.run("dualgan_t1t2", data="SCANS", seed=1)
-        run.metrics["metrics"]["a_to_b"]["psnr"]["value"]
+        run.metrics["a_to_b"]["psnr"]["value"]
 
     Args:
         recipe: a path, the name of a recipe that `gantk recipes` lists, or a dictionary of its tables.

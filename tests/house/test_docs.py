@@ -23,6 +23,7 @@ from gantk.errors import UserError
 from gantk.plugin.loader import attach_commands, registry
 from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
+from gantk.runs.schemas import SCHEMAS
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -170,6 +171,9 @@ def test_reference_lists_every_recipe_part_command_and_key(generated):
         key for table in tables for key in table.model_fields
     }
     assert heads("reference/python.md", r"^### (\w+)$") >= set(gantk.__all__)
+    files = {name.replace("index", "samples/index") for name in SCHEMAS} - {"recipe.toml"}
+    assert heads("reference/metrics-json.md", r"^## ([\w./]+)$") == files | {"patients.json"}
+    assert not heads("reference/metrics-json.md", r"^(\|.*\|  \|)$")  # every key has a meaning
 
 
 def test_every_link_between_pages_leads_somewhere(generated):

@@ -21,7 +21,14 @@ HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
 UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
 SCORES = dict[str, float | None]
-PATIENT = table("patient", "images", "scores", patient=str, images=list[Step], scores=SCORES)
+PATIENT = table(
+    "patient",
+    "images",
+    "scores",
+    patient=(str, "Name of the patient, or of the image if the patient is unknown."),
+    images=(list[Step], "Numbers of the patient's test images, from 0."),
+    scores=(SCORES, "Mean score by metric."),
+)
 CASE = table(
     "patient",
     "stem",
@@ -30,24 +37,29 @@ CASE = table(
     "input",
     "truth",
     "image",
-    patient=str,
-    stem=Part,
-    scores=SCORES,
-    rank=Step,
-    place=Step,
-    input=str,
-    truth=str,
-    image=str,
-    units=UNITS,
+    patient=(str, "Name of the patient."),
+    stem=(Part, "First part of the names of its files in samples/test."),
+    scores=(SCORES, "Score by metric."),
+    rank=(Step, "Rank of the patient by the first metric; 1 is the worst."),
+    place=(Step, "Number of the test image, from 0."),
+    input=(str, "Path of the input."),
+    truth=(str, "Path of the truth."),
+    image=(str, "Name of the input in split.json (`key`)."),
+    units=(UNITS, "Units of input, output and truth."),
 )
-VOLUME = table("patient", "stem", patient=str, stem=Part)
+VOLUME = table(
+    "patient",
+    "stem",
+    patient=(str, "Name of the patient."),
+    stem=(Part, "First part of the names of its files in samples/test."),
+)
 DIRECTION = table(
     "patients",
     "cases",
-    patients=list_of(PATIENT),
-    cases=list_of(CASE),
-    volumes=list_of(VOLUME),
-    higher=bool,
+    patients=(list_of(PATIENT), "The patients, the worst by the first metric first."),
+    cases=(list_of(CASE), "The images that the report shows."),
+    volumes=(list_of(VOLUME), "The scans that are stored as volumes."),
+    higher=(bool, "Whether higher values of the first metric are better."),
 )
 PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(DIRECTION, key=Part), ...))
 MAX_VISIBLE_ROWS = 12  # of the table, at first
