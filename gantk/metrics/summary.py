@@ -25,7 +25,7 @@ from gantk.terminal import LINE_WIDTH, TextTable
 LABEL_WIDTH = 9
 NO_VALUE = "-"
 HEADERS = ("direction", "score", "model", "baseline", "difference", "verdict")
-HEADERS_WITHOUT_BASELINES = ("direction", "score", "model", "95 % interval", "tested")
+HEADERS_WITHOUT_BASELINES = ("direction", "score", "value", "95 % interval", "tested")
 COLOURS = {"good": "green", "near": "yellow", "bad": "bold red", "": ""}
 # the scores of an uncertainty that a terminal shows
 UNCERTAINTY_SCORES = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")
