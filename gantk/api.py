@@ -325,13 +325,10 @@ def _say_training(parts: Parts, say: Say) -> None:
 
 def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
     """Say what can be done with a finished run."""
-    from gantk.method import Method
-
-    method = type(parts.method)
     run = argument(folder.path)
-    if method.sample is not Method.sample:
+    if parts.method.samples:
         yield f"next     gantk sample {run} -n 64 --out images"
-    elif method.translate is not Method.translate:
+    elif parts.method.directions():
         yield f"next     gantk translate {run} SCAN OUTPUT"
 
 

@@ -37,7 +37,7 @@ class Geometry:
     contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def known_classes(self, conditional: bool) -> int:
-        """The number of classes that networks are told of, 0 unless `conditional`; UserError for
+        """The number of classes that networks get as input, 0 unless `conditional`; UserError for
         fewer than two.
         """
         if conditional and len(self.classes) < 2:
@@ -114,7 +114,7 @@ class Method(nn.Module):
     conditional: bool = False  # whether `sample` makes images of given labels
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
     progress: Tensor
-    latent: int  # length of the noise vectors that a method with `sampler` makes images from
+    latent: int  # length of the noise vectors of a method with `sampler`
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -203,7 +203,7 @@ class Method(nn.Module):
 
     @property
     def samples(self) -> bool:
-        """Whether the method makes images from noise."""
+        """Whether the method generates images from noise."""
         return type(self).sample is not Method.sample
 
     def directions(self) -> list[str]:
@@ -217,8 +217,8 @@ class Method(nn.Module):
     def batched_forward(
         self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None
     ) -> list:
-        """The network's output for each input, in one pass where its norm treats each sample of a
-        batch alone.
+        """The network's output for each input, in one pass if its norms treat each sample of a
+        batch separately.
 
         An input is a tensor (N, ...), or a tuple of tensors as several arguments. `call` is called
         instead of the network: one of its methods, or an augmentation followed by the network; it
