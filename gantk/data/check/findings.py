@@ -275,7 +275,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
         what = (
             f"{count_noun(names, 'picture')}{of} may be sagittal, because"
-            f" {agreeing(names, 'it|they is|are')} wider and less symmetric than the others:"
+            f" {agreeing(names, 'it|they')} {agreeing(names, 'is|are')} wider and less symmetric than the others:"
         )
         remedy = (
             "look at the pictures: their files do not state the plane. Coronal pictures cannot be"
