@@ -22,6 +22,8 @@ KEY_VALUE = "KEY=VALUE"
     examples=[
         "gantk bench --all                      # every recipe, shortened",
         "gantk bench dualgan_t1t2 --seeds 3     # mean and spread over seeds",
+        "gantk bench dualgan_t1t2 --grid method.local_ncc=0,1,5 --grid train.seed=0,1,2",
+        "gantk bench --all --out runs/new --against runs/bench-quick/rows.jsonl",
     ],
 )
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
@@ -70,12 +72,6 @@ def command(names, everything, json_file, settings, **options) -> None:
     a row that says why. What all of them get is in the suite: quick takes minutes for each on two
     cores, full trains as published and needs a GPU. The bench folder then holds rows.jsonl,
     bench.md, bench.html and the runs.
-
-    \b
-    gantk bench --all                                    every recipe, shortened
-    gantk bench dualgan_t1t2 --seeds 3                   mean and spread
-    gantk bench dualgan_t1t2 --grid method.local_ncc=0,1,5 --grid train.seed=0,1,2
-    gantk bench --all --out runs/new --against runs/bench-quick/rows.jsonl
 
     What changed since the last time in the same folder is said at the end. Exit code 1 where a row
     failed, or where --against found a regression.

@@ -20,7 +20,7 @@ from gantk.terminal import console, json_option, say, table, write_json
 def models(json_file) -> None:
     """List the trained models that gantk and its plugins ship.
 
-    Every command that takes a RUN accepts the name of a model, such as `gantk translate t1t2 IN OUT`.
+    Every command that takes a RUN accepts the name of a model.
     """
     from gantk.recipe.load import mapping, read_toml
     from gantk.runs.models import all_models, weights_hash

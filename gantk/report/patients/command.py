@@ -25,10 +25,6 @@ def report_command(runs, out) -> None:
 
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
     still training, was stopped or killed has a page too.
-
-    \b
-    gantk report runs/first                       runs/first/report.html
-    gantk report runs/first runs/second           comparison.html
     """
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say

@@ -13,7 +13,9 @@ COUNT = click.IntRange(1, 100_000)
     short_help="Write a job script for a SLURM cluster.",
     section="Scale",
     place=3,
-    examples=["gantk slurm dualgan_t1t2 --data SCANS --gpus 4 --hours 8 > job.sh && sbatch job.sh"],
+    examples=[
+        "gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 --hours 8 > job.sh && sbatch job.sh",
+    ],
 )
 @click.argument("what", metavar="RECIPE|RUN|SWEEP")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Machines.")

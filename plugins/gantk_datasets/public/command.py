@@ -22,9 +22,6 @@ from gantk.commands import Command
 def fetch(name, out, base_url) -> None:
     """Download the public data set NAME, or list the known sets.
 
-    \b
-    gantk data fetch t1t2
-
     An interrupted download resumes where it stopped. A file is unpacked only after its size and
     checksum were verified. Files without a published checksum are trusted at the first download and
     compared with its checksum later. For sets that require registration the command prints the

@@ -13,7 +13,10 @@ from gantk.commands import Command
     short_help="Upload a model to the Hugging Face hub.",
     section="Share",
     place=3,
-    examples=["gantk push packed_model someone/t1t2-3t"],
+    examples=[
+        "gantk push runs/first USER/NAME",
+        "gantk translate hf://USER/NAME IN OUT",
+    ],
 )
 @click.argument("run")
 @click.argument("name", metavar="USER/NAME")

@@ -13,7 +13,9 @@ from gantk.commands import Command
     short_help="Write a model card (CLAIM, TRIPOD+AI) for a run.",
     section="Judge",
     place=4,
-    examples=["gantk card runs/first --out card.md"],
+    examples=[
+        "gantk card runs/first --out card.md --json card.json",
+    ],
 )
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="Write the card as Markdown. Default: print it.")

@@ -27,7 +27,13 @@ def group() -> None:
     """Ask readers which images are real, and score their answers."""
 
 
-@group.command("new")
+@group.command(
+    "new",
+    examples=[
+        "gantk study new runs/first --pairs 60 --readers 3",
+        "gantk study new --real SCANS --fake OTHERS --kind rating --out study",
+    ],
+)
 @click.argument("run", required=False)
 @click.option("--real", metavar="DIR", help="Instead of RUN: a folder of real images.")
 @click.option(
@@ -68,26 +74,18 @@ def group() -> None:
     "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
 )
 def new(run, **options) -> None:
-    """Write a page for each reader, and a key that states which images are real.
-
-    \b
-    gantk study new runs/first --pairs 60 --readers 3
-    gantk study new --real SCANS --fake OTHERS --kind rating --out study
-    """
+    """Write a page for each reader, and a key that states which images are real."""
     from gantk_studies.reader_study.making import new_study
 
     new_study(run, **options, say=say)
 
 
-@group.command("score")
+@group.command("score", examples=["gantk study score runs/first/study/2afc answers/*.json"])
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
 @json_option("Write the scores as JSON too")
 def score(study, answers, json_file) -> None:
     """Score the answers of the readers of STUDY.
-
-    \b
-    gantk study score runs/first/study/2afc answers/*.json
 
     ANSWERS are the files that the readers saved. gantk writes STUDY/scores.json and
     STUDY/scores.md. It names and leaves out a file that is damaged or belongs to another study.
@@ -97,7 +95,10 @@ def score(study, answers, json_file) -> None:
     write_json(json_file, score_study(study, answers, say=line_printer(json_file)))
 
 
-@group.command("weights")
+@group.command(
+    "weights",
+    examples=["gantk study weights runs/first/study/2afc answers/*.json --out weights.csv"],
+)
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
 @click.option(
@@ -105,9 +106,6 @@ def score(study, answers, json_file) -> None:
 )
 def weights(study, answers, out) -> None:
     """Write weights of training images, for data.weights of the next training.
-
-    \b
-    gantk study weights runs/first/study/2afc answers/*.json --out weights.csv
 
     STUDY must be made with --split train. A weight says how often the next training shows an image:
     3 if every reader recognised its translation as synthetic, 1 if no reader did or it was not
