@@ -34,15 +34,12 @@ from gantk.terminal import (
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-TRACE = (
-    "Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the"
-    " run."
-)
-TRY = "Three real steps instead: memory, time, what would make it fit."
-MATCH = "Bring the predictions onto the truth's scale first, by one line."
-PATIENT = "The patient in a file's name: --patient '^(p\\d+)'."
-UNCERTAINTY = "Judge an uncertainty by the errors: auto, flips, dropout, ..."
-BY = "Score patients apart by columns of the data, such as scanner,sex,age."
+TRACE = "Trace N steps with torch.profiler; write a table and a trace to profile/ of the run."
+TRY = "Run three real steps only: print memory, time and settings that fit."
+MATCH = "Fit one linear function from the predictions to the truth's scale first."
+PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
+UNCERTAINTY = "Compare an uncertainty with the actual errors: auto, flips, dropout, ..."
+BY = "Score groups of patients separately, by columns such as scanner,sex,age."
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
     "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
@@ -152,11 +149,11 @@ def _reword(error: click.ClickException, message: str) -> None:
 @click.group(cls=Commands, examples=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gantk", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
+    """Train, run and score GANs for medical images. One TOML recipe describes one experiment."""
 
 
 _device = click.option(
-    "--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1, mps. Default: the fastest one."
 )
 
 
@@ -177,39 +174,47 @@ _device = click.option(
 @click.option(
     "--data",
     metavar="PATH",
-    help="Train on this folder or file instead; the source that fits it is chosen.",
+    help="Train on this folder or file. gantk chooses the data source that can read it.",
 )
 @click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200."
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe: --set train.steps=200. Repeatable.",
 )
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@click.option("--out", metavar="DIR", help="The run folder. Default: runs/NAME-TIME.")
+@click.option(
+    "--profile", metavar="NAME", help="Apply the table [profile.NAME] of the recipe, such as cpu."
+)
+@click.option("--out", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")
 @_device
 @click.option(
-    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks."
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    help="Number format of the networks. Default: the recipe's.",
 )
 @click.option(
     "--seed",
     type=int,
     metavar="N",
-    help="Weights, order and augmentation; the split has its own seed.",
+    help="Seed of weights, order and augmentation. The split has its own seed.",
 )
 @click.option(
-    "--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run."
+    "--allow-leakage", is_flag=True, help="Train although the split leaks. The run records this."
 )
 @click.option("--profile-steps", type=click.IntRange(min=1), metavar="N", help=TRACE)
 @click.option(
     "--track",
     multiple=True,
     metavar="NAME",
-    help="Follow it in tensorboard, wandb or mlflow; repeatable.",
+    help="Log to tensorboard, wandb or mlflow. Repeatable.",
 )
 @click.option("--try", is_flag=True, help=TRY)
-@json_option("Write what was tried as JSON too")
+@json_option("Write what --try measures as JSON too")
 def run(recipe, json_file, **options) -> None:
-    """Train RECIPE, score it on held-out images, write a report.
+    """Train the model of RECIPE, score it on held-out images and write a report.
 
-    RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
+    RECIPE is a path, or the name of a recipe that `gantk recipes` lists. Without --data, a bundled
+    recipe trains on synthetic heads.
     """
     if options.pop("try"):
         from gantk.lookup.trial_commands import try_recipe
@@ -217,7 +222,7 @@ def run(recipe, json_file, **options) -> None:
         return try_recipe(recipe, json_file, **options)
 
     if json_file:
-        raise click.UsageError("--json is for what --try finds out")
+        raise click.UsageError("--json needs --try")
 
     api.run(recipe, **options, say=say)
 
@@ -231,7 +236,10 @@ def run(recipe, json_file, **options) -> None:
 @click.argument("run")
 @_device
 def resume(run, device) -> None:
-    """Go on with RUN exactly where it stopped."""
+    """Continue the training of RUN exactly where it stopped.
+
+    RUN is a run folder. A finished run is scored and reported again.
+    """
     api.resume(run, device=device, say=say)
 
 
@@ -250,61 +258,64 @@ def resume(run, device) -> None:
 @click.option(
     "--to",
     metavar="DOMAIN",
-    help="Which domain to make, by its name (T2). Default: the recipe's second.",
+    help="Domain to make, by its name (T2). Default: the recipe's second domain.",
 )
 @click.option(
     "--planes",
     metavar="PLANES",
-    help="What a 2-D network sees: axial, coronal, sagittal, all (median).",
+    help="Slices for a 2-D network: axial, coronal, sagittal, or all (median).",
 )
 @click.option(
     "--uncertainty",
     metavar="KIND",
-    help="A second map: auto, flips, dropout, ..., members, suspicion.",
+    help="Write an uncertainty map too: auto, flips, dropout, members, suspicion ...",
 )
 @click.option(
     "--tta",
     is_flag=True,
-    help="Translate each image mirrored too, and take the mean: twice the time.",
+    help="Average with the translation of the mirrored image. Takes twice the time.",
 )
-@click.option("--volume", type=int, metavar="K", help="Which volume of a 4-D file, counted from 0.")
+@click.option("--volume", type=int, metavar="K", help="Volume of a 4-D file, counted from 0.")
 @click.option(
     "--variants",
     type=int,
     metavar="N",
-    help="N different translations of each (multimodal methods).",
+    help="Write N different translations of each input (multimodal methods).",
 )
 @click.option(
-    "--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0."
+    "--seed", type=int, default=0, metavar="N", help="Seed of the styles of --variants. Default: 0."
 )
-@click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
+@click.option(
+    "--style", metavar="IMAGE", help="Translate in the style of this image (multimodal methods)."
+)
 @click.option(
     "--clip/--no-clip",
     default=True,
-    help="Clip what a picture's whole numbers cannot hold, or refuse.",
+    help="Clip values that the picture format cannot store, or stop with an error.",
 )
 @click.option(
     "--format",
     metavar="KIND",
-    help="The kind of file to write: tif, png, nii.gz ... Default: the input's.",
+    help="File type of the output: tif, png, nii.gz ... Default: the input's.",
 )
 @click.option(
-    "--keep-header", is_flag=True, help="Copy the header's remarks, which may name the patient."
+    "--keep-header", is_flag=True, help="Copy the texts of the header, which may name the patient."
 )
 @_device
 def translate(run, input, output, **options) -> None:
-    """Translate INPUT with the model of RUN and write OUTPUT.
+    """Translate INPUT with the model of RUN and write the result to OUTPUT.
 
-    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx).
-    RUN1,RUN2,... or the folder of `gantk run --folds` is the mean of several.
+    RUN is a run folder, a checkpoint, a model written by `gantk export` (.onnx), or the name of a
+    shipped model. RUN1,RUN2,... and the folder of `gantk run --folds` are ensembles: the output is
+    the mean.
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
-    or a folder of all these; for a run on several contrasts it is a patient's folder with one file
-    for each, or a folder of such folders.
+    or a folder of these. For a run on several contrasts, INPUT is a patient's folder with one file
+    for each contrast, or a folder of such folders.
 
-    OUTPUT has INPUT's size, grid and orientation, and the target domain's intensities; a DICOM
-    series becomes a derived series with new identifiers. A folder that was translated in part goes
-    on where it was stopped, and a broken file does not stop the others.
+    OUTPUT has the size, grid and orientation of INPUT, and the intensities of the target domain. A
+    DICOM series becomes a derived series with new identifiers. If a folder was translated in part,
+    gantk continues. A damaged file does not stop the others.
     """
     with progress_bar() as progress:
         api.translate(run, input, output, **options, say=say, progress=progress)
@@ -321,7 +332,7 @@ def translate(run, input, output, **options) -> None:
     "--format",
     default="onnx",
     metavar="NAME",
-    help="onnx, monai or another of `gantk list exporter`.",
+    help="Format: onnx, monai, or another that `gantk list exporter` names.",
 )
 @click.option(
     "--out",
@@ -332,20 +343,20 @@ def translate(run, input, output, **options) -> None:
 @click.option(
     "--to",
     metavar="DOMAIN",
-    help="Which direction, by the domain it makes. Default: the recipe's second.",
+    help="Domain to make, by its name. Default: the recipe's second domain.",
 )
 @click.option(
     "--tolerance",
     type=float,
     metavar="T",
-    help="Largest difference from PyTorch, as a share of the range.",
+    help="Largest allowed difference from PyTorch, as a share of the range.",
 )
 def export(run, **options) -> None:
-    """Write the model of RUN as ONNX or a MONAI bundle.
+    """Write the model of RUN as ONNX or as a MONAI bundle.
 
-    The file is compared with PyTorch on real images before it is called done. `gantk translate
-    model.onnx IN OUT` needs onnxruntime alone; a MONAI bundle is what MONAI and its model zoo
-    exchange.
+    gantk compares the file with PyTorch on real images before it counts as written. `gantk
+    translate model.onnx IN OUT` needs onnxruntime, but not torch. A MONAI bundle is the format of
+    MONAI and its model zoo.
     """
     api.export(run, **options, say=say)
 
@@ -357,22 +368,20 @@ def export(run, **options) -> None:
     examples=["gantk sample runs/tumours -n 64 --out images"],
 )
 @click.argument("run")
-@click.option("-n", type=int, default=64, metavar="N", help="How many images. Default: 64.")
-@click.option("--out", required=True, metavar="DIR", help="The folder for them.")
-@click.option(
-    "--seed", type=int, default=0, metavar="N", help="Another seed, other images. Default: 0."
-)
+@click.option("-n", type=int, default=64, metavar="N", help="Number of images. Default: 64.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the images.")
+@click.option("--seed", type=int, default=0, metavar="N", help="Seed of the noise. Default: 0.")
 @click.option(
     "--label",
     metavar="CLASS",
-    help="The class to make, for methods trained on classes. Default: in turn.",
+    help="Class to generate, for conditional methods. Default: the classes in turn.",
 )
-@click.option("--no-post", is_flag=True, help="Leave the recipe's [[post]] steps out.")
+@click.option("--no-post", is_flag=True, help="Do not apply the [[post]] steps of the recipe.")
 @_device
 def sample(run, no_post, **options) -> None:
-    """Make images from noise with the model of RUN.
+    """Generate images from noise with the model of RUN.
 
-    They have the training images' intensities.
+    The images have the intensities of the training images.
     """
     api.sample(run, post=not no_post, **options, say=say)
 
@@ -388,11 +397,15 @@ def sample(run, no_post, **options) -> None:
     ],
 )
 @click.argument("run", required=False)
-@click.option("--pred", metavar="DIR", help="Score these images ...")
-@click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
+@click.option("--pred", metavar="DIR", help="Folder of images to score.")
+@click.option("--truth", metavar="DIR", help="Folder of the true images, matched by file name.")
 @click.option("--match", is_flag=True, help=MATCH)
 @click.option("--patient", metavar="REGEX", help=PATIENT)
-@click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
+@click.option(
+    "--metrics",
+    metavar="LIST",
+    help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
+)
 @click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
 @click.option("--by", metavar="LIST", help=BY)
 @json_option("Write the result as JSON too")
@@ -400,21 +413,25 @@ def sample(run, no_post, **options) -> None:
 def evaluate(
     run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
 ) -> None:
-    """Score RUN on its test split, or files against the truth."""
+    """Score RUN on its held-out test images, or a folder of images against the truth.
+
+    The result is a table with the best baseline for each score. metrics.json and the report have
+    all details.
+    """
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
-        raise click.UsageError("give a RUN, or both --pred and --truth")
+        raise click.UsageError("give either a RUN, or both --pred and --truth")
 
     names = split_names(metrics)
     speak = line_printer(json_file)
     if run:
         if match or patient:
-            raise click.UsageError("--match and --patient are for --pred and --truth")
+            raise click.UsageError("--match and --patient need --pred and --truth")
         options = {"metrics": names, "uncertainty": uncertainty, "by": split_names(by)}
         write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
         return
 
     if uncertainty or by:
-        raise click.UsageError("--uncertainty and --by are for a RUN")
+        raise click.UsageError("--uncertainty and --by need a RUN")
 
     from gantk.metrics.compare_folders import PAIR_METRICS, compare
 
@@ -441,7 +458,7 @@ def evaluate(
     examples=["gantk data check SCANS"],
 )
 def data() -> None:
-    """Look at images before they are trained on, or get public ones."""
+    """Check images before a training, or download public images."""
 
 
 def _attach_core_commands() -> None:

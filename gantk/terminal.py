@@ -169,7 +169,7 @@ def json_option(words: str):
     def expect(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
         return file and expect_file(file, "--json")
 
-    words = f"{words}; - is standard output, on which there is nothing else then."
+    words = f"{words}. - is standard output, which then has nothing else."
     return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect)
 
 
