@@ -153,7 +153,7 @@ def cli() -> None:
 
 
 _device = click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1, mps. Default: the fastest one."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )
 
 

@@ -28,53 +28,63 @@ KEY_VALUE = "KEY=VALUE"
 )
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
 @click.option(
-    "--all", "everything", is_flag=True, help="Every recipe there is, third parties' too."
+    "--all", "everything", is_flag=True, help="Run every recipe, those of installed plugins too."
 )
 @click.option(
-    "--suite", default="quick", metavar="SUITE", help="quick, full, a plugin's, or a TOML file."
+    "--suite",
+    default="quick",
+    metavar="SUITE",
+    help="Suite: quick, full, mr_to_ct, a plugin's suite, or a TOML file.",
 )
 @click.option(
-    "--against", metavar="FILE", help="Hold the rows against these; exit code 1 where it got worse."
+    "--against",
+    metavar="FILE",
+    help="Compare with these rows. The exit code is 1 if a row got worse.",
 )
-@json_option("Write the rows there too, one JSON object a line")
-@click.option("--out", metavar="DIR", help="The bench folder. Default: runs/bench-SUITE.")
-@click.option("--resume", is_flag=True, help="Skip the rows of the bench folder that are done.")
+@json_option("Write the rows as JSON too, one object on each line")
+@click.option("--out", metavar="DIR", help="Bench folder. Default: runs/bench-SUITE.")
+@click.option("--resume", is_flag=True, help="Skip the finished rows of the bench folder.")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Train with seeds 0 to N-1: mean and spread.",
+    help="Train with seeds 0 to N-1. Rows show mean and spread.",
 )
 @click.option(
     "--grid",
     multiple=True,
     metavar="KEY=V1,V2",
-    help="A row for each value; several make all combinations.",
+    help="Make a row for each value. Several --grid make all combinations.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar=KEY_VALUE, help="Override a key of every recipe."
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="How many recipes train at once."
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of recipes that train at the same time.",
 )
 @click.option(
     "--limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="For one recipe.",
+    help="Time limit of one recipe.",
 )
-@click.option("--data", metavar="PATH", help="Train all of them on this folder or file instead.")
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+@click.option("--data", metavar="PATH", help="Train every recipe on this folder or file.")
+@click.option(
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
+)
 def command(names, everything, json_file, settings, **options) -> None:
     """Train and score recipes the same way and put them into one table.
 
-    Each RECIPE (a name or a path) runs in a process of its own with a time limit; one that fails is
-    a row that says why. What all of them get is in the suite: quick takes minutes for each on two
-    cores, full trains as published and needs a GPU. The bench folder then holds rows.jsonl,
+    Each RECIPE (a name or a path) runs in its own process with a time limit. A recipe that fails is
+    a row with the reason. The suite has the settings that all recipes share: quick takes minutes for
+    each on two cores, full trains as published and needs a GPU. The bench folder gets rows.jsonl,
     bench.md, bench.html and the runs.
 
-    What changed since the last time in the same folder is said at the end. Exit code 1 where a row
-    failed, or where --against found a regression.
+    At the end gantk prints what changed since the last bench in the same folder. The exit code is 1
+    if a row failed, or if --against found a regression.
     """
     from gantk_bench.running import bench
 

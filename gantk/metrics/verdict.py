@@ -145,12 +145,12 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
     if share <= MAX_FOREGROUND and not same:
         return None
 
-    what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
+    what = f"{share:.0%} of all pixels count as foreground, as if there were no air around the head"
     if same:
-        what += f", so that {', '.join(same)} are the same over both"
+        what += f", so {', '.join(same)} have the same value in both regions"
 
     return (
-        f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
+        f'{what}. Check data.intensity, or score whole images only (evaluate.regions = ["whole"])'
     )
 
 

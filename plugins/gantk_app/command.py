@@ -41,7 +41,7 @@ from gantk.commands import Command
     help="Largest upload in MB, also after unzipping.",
 )
 @click.option(
-    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )
 def command(run, **options) -> None:
     """Translate scans in the browser with RUN, or with the shipped model t1t2.

@@ -38,7 +38,7 @@ from gantk.errors import printable
 )
 @click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
 @click.option(
-    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )
 def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).

@@ -9,7 +9,7 @@ SPACE = (
     "Key and values: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (integers), KEY=ls,bce. Repeatable."
 )
 
-GO_ON = "asha: keep the best third, then ninth. pbt: copy the best trials. none: finish all trials."
+GO_ON = "Scheduler. asha keeps the best third, then ninth; pbt copies the best trials; none."
 
 SCORE = "Metric on the validation pairs. Default: the score that chooses a run's best checkpoint."
 
@@ -65,9 +65,9 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    help="train.seed of all trials. It also seeds the draw of the settings.",
+    help="Key train.seed of all trials. It also seeds the draw of the settings.",
 )
-@click.option("--device", metavar="D", help="cpu or cuda. Default: the best available device.")
+@click.option("--device", metavar="D", help="Device: cpu or cuda. Default: the fastest one.")
 @click.option(
     "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one trial."
 )

@@ -71,7 +71,7 @@ def group() -> None:
     help="Seed of the images and their order. Default: a secret seed, stored in key.json.",
 )
 @click.option(
-    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )
 def new(run, **options) -> None:
     """Write a page for each reader, and a key that states which images are real."""

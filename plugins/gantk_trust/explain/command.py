@@ -41,7 +41,7 @@ from gantk.commands import Command
     type=click.Choice(["gradients", "occlusion"]),
     default="gradients",
     help=(
-        "gradients: integrated gradients. occlusion: cover parts of the input; slower and coarser."
+        "Method. gradients: integrated gradients. occlusion: cover parts of the input; slower and coarser."
         " Default: gradients."
     ),
 )
@@ -52,7 +52,7 @@ from gantk.commands import Command
     help="Slice of a volume, counted from 0. Default: the middle slice.",
 )
 @click.option(
-    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps. Default: the best available device."
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )
 def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.
