@@ -14,7 +14,7 @@ from gantk.terminal import console, json_option, say, table, write_json
     short_help="List the trained models that come with gantk.",
     section="Use",
     place=4,
-    examples=["gantk models"],
+    examples=["gantk models", "gantk translate t1t2 t1.nii.gz t2.nii.gz --to T2"],
 )
 @json_option("Write the list as JSON too")
 def models(json_file) -> None:

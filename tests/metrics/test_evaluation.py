@@ -101,7 +101,9 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     result = scorer_of(
         Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}
     ).test()
-    said = "100% of all pixels count as foreground, as if there were no air around the head, so psnr, "
+    said = (
+        "100% of all pixels count as foreground, as if there were no air around the head, so psnr, "
+    )
 
     assert result["foreground"]["a_to_b"] == 1
     assert said in result["alarms"]["a_to_b"]

@@ -24,7 +24,10 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
     short_help="Search for better settings of a recipe.",
     section="Scale",
     place=2,
-    examples=["gantk sweep dualgan_t1t2 --space method.local_ncc=0.5..5:log --trials 40"],
+    examples=[
+        "gantk sweep dualgan_t1t2 --space method.local_ncc=0.5..5:log --trials 40",
+        "gantk sweep --resume runs/dualgan_t1t2-sweep-20270101-120000",
+    ],
 )
 @click.argument("recipe", required=False)
 @click.option("--space", multiple=True, metavar="KEY=RANGE", help=SPACE)
@@ -77,10 +80,7 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
     help="GPUs of one trial; with 0.5 two trials share a GPU. Default: 1 if available.",
 )
 def command(recipe, **options) -> None:
-    """Train RECIPE many times with different settings and write the best recipe.
-
-    `gantk sweep --resume DIR` resumes an interrupted sweep.
-    """
+    """Train RECIPE many times with different settings and write the best recipe."""
     from gantk_cluster.sweep.sweep import sweep
 
     sweep(recipe, say=say, **options)
