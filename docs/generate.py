@@ -53,6 +53,12 @@ PICTURES = {
     "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
 }
 SHIM = "https://unpkg.com/iframe-worker/shim"
+MARKERS = {  # of pluggy, with docstrings for its own readers
+    "hookimpl": "Marks a function as the implementation of the hook of its name. It is"
+    ' `pluggy.HookimplMarker("gantk")`.',
+    "hookspec": "Marks a function as the declaration of a hook. It is"
+    ' `pluggy.HookspecMarker("gantk")`.',
+}
 TESTING = (
     "gantk.testing",
     ("MethodContract", "GeneratorContract", "DiscriminatorContract", "LossContract"),
@@ -424,7 +430,7 @@ def python() -> str:
             if thing is None:
                 continue
             said.append(f"### {name}")
-            said.append(described(thing, name))
+            said.append(MARKERS.get(name) or described(thing, name))
             members = vars(thing).items() if inspect.isclass(thing) else ()
             for member, value in members:
                 value = getattr(value, "__func__", value)
@@ -449,6 +455,11 @@ def described(thing, name: str) -> str:
             "<built-in function print>", "print"
         )
         signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
+        signature = re.sub(r"(: |-> )\"([^\"]*)\"", r"\1\2", signature)
+        signature = re.sub(
+            r"<(?:function|class) '?(?:[\w.]+\.)?(\w+)'?(?: at \w+)?>", r"\1", signature
+        )
+        signature = re.sub(r"<factory>|<function <lambda> at \w+>", "...", signature)
     except (TypeError, ValueError):
         signature = name
     if len(signature) > 100:
@@ -475,7 +486,8 @@ def prose(text: str) -> str:
     said = paragraphs(before)
     for name, content in zip(rest[::2], rest[1::2], strict=True):
         # what follows the indented lines of a section is text again
-        inside, after = re.match(r"((?:[ \t]+\S.*\n?|\s*\n)*)(.*)\Z", content, re.S).groups()
+        inside = re.match(r"(?:[ \t]+\S[^\n]*(?:\n|\Z)|[ \t]*\n)*", content)[0]
+        after = content.removeprefix(inside)
         inside = textwrap.dedent(inside).strip("\n")
         if name.startswith("Example"):
             said.append(f"```python\n{inside}\n```")

@@ -1,4 +1,5 @@
-"""Commands of `gantk`: each with its section of `gantk --help`, its examples and its further modes.
+"""The class of `gantk` commands, with their section of `gantk --help`, their examples and their
+modes.
 
 Read `Command` first. A plugin writes `@click.command("mine", cls=Command, section="Use", ...)`.
 """

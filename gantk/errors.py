@@ -1,5 +1,5 @@
-"""The two families of failure: the user's mistakes (exit code 2, no traceback) and everything else
-(exit code 1).
+"""Exceptions with a message for the user: `UserError` for mistakes in the input (exit code 2),
+`GantkError` for other failures (exit code 1).
 """
 
 from __future__ import annotations
@@ -24,16 +24,30 @@ REMEDIES |= {errno.EFBIG: "Raise the system limit for the size of files (ulimit 
 
 
 class GantkError(Exception):
-    """A failure with a message for the user: the command line prints it without a traceback and
-    exits with 1.
+    """A failure with a message for the user. The command line prints the message without a
+    traceback and exits with code 1.
     """
 
     exit_code = 1
 
 
 class UserError(GantkError):
-    """The input was wrong: one message that says what, what is allowed, what to do and where; exit
-    code 2.
+    """A mistake in the input. The command line exits with code 2.
+
+    Example:
+
+        raise gantk.UserError(
+            "the mask has another size than the image",
+            where="lesions.nii.gz",
+            allowed="(64, 64)",
+            remedy="Resample the mask to the grid of the image.",
+        )
+
+    Args:
+        what: what happened, as a sentence.
+        where: the option, the key of the recipe or the file.
+        allowed: the accepted values, as a text or a list of names.
+        remedy: what to do, as an imperative.
     """
 
     exit_code = 2
@@ -73,20 +87,20 @@ class UserError(GantkError):
         return [f"error: {self}"]  # what a notebook shows
 
     def at(self, where: str) -> UserError:
-        """Return this error with `where` before the place that it already names."""
+        """Put `where` before the place that this error already names; returns the error."""
         self.where = f"{where}: {self.where}" if self.where else where
         return self
 
 
 class Interrupted(GantkError):
-    """The user stopped the run; everything was saved first."""
+    """The user stopped the run. gantk wrote a checkpoint first. The exit code is 130."""
 
     exit_code = 130
 
 
 class FailedOnOtherRank(GantkError):
-    """Another process of this training stopped and prints why: this one exits with the same code
-    and prints nothing.
+    """Another process of this training failed and prints the reason. This process exits with the
+    same code and prints nothing.
     """
 
     def __init__(self, rank: int, exit_code: int):

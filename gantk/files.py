@@ -1,9 +1,9 @@
-"""Writes files and folders atomically: a reader sees them whole or not at all; imports nothing
-heavy.
+"""Writes files and folders atomically: a reader sees a complete file or none. Imports no large
+package.
 
-Until complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be guessed; a
-link of that name is not followed. Such files of ended processes are removed when another process
-first writes to the folder.
+Until it is complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be
+guessed; a link of that name is not followed. The next process that writes to the folder removes
+such files of ended processes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""`Method`, the engine's interface to a trainable model: phases of named losses, stages of image
-size, inference.
-"""
+"""`Method`, the base class of trainable models, with its batches, phases and stages."""
 
 from __future__ import annotations
 
@@ -15,18 +13,30 @@ from gantk.errors import UserError
 
 
 class Batch(dict[str, Tensor]):
-    """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may add
-    detached fakes.
+    """The images of one training step, by name: `a` and `b`, or `image`; each is (N, C, *size).
 
-    With data.labels: `label`, (N,) int64, an index into `Geometry.classes`. With data.mask:
-    `mask_a`, `mask_b` or `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion. `near_a` and
-    `near_b` come from `Method.companions`.
+    Further entries:
+
+    * `label` with data.labels: (N,) int64, indices into `Geometry.classes`.
+    * `mask_a`, `mask_b` or `mask_image` with data.mask: (N, 1, *size) from 0 to 1, 1 inside a
+      lesion.
+    * `near_a` and `near_b`: companions of the images, if `Method.companions` returns them.
+    * Detached fakes that an earlier phase of the step has added.
     """
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a method needs to know about its data to build networks."""
+    """The properties of the data that a method needs to build its networks.
+
+    Attributes:
+        dims: 2 or 3.
+        size: the size of the images that the networks see.
+        channels: number of channels by domain: {"a": 1, "b": 1} or {"image": 1}.
+        classes: names of the labels in a batch; () without labels.
+        range: network intensities of black and white.
+        contrasts: names of the contrasts by domain: {"a": ("T1", "FLAIR"), ...}.
+    """
 
     dims: int  # 2 or 3
     size: tuple[int, ...]  # of the images the networks see
@@ -37,8 +47,10 @@ class Geometry:
     contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def known_classes(self, conditional: bool) -> int:
-        """The number of classes that networks get as input, 0 unless `conditional`; UserError for
-        fewer than two.
+        """The number of classes that the networks get as input: 0 unless `conditional`.
+
+        Raises:
+            UserError: `conditional` is set, but the data have fewer than two classes.
         """
         if conditional and len(self.classes) < 2:
             if self.classes:
@@ -58,15 +70,17 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer: the modules it updates and the losses it minimises.
+    """One optimizer: the modules that it updates and the losses that it minimises.
 
     Args:
-        name: what logs call it.
-        updates: only these modules get gradients while the phase runs.
-        loss: batch -> {name: scalar}; the engine minimises the sum and logs each by name.
-        every: run on every n-th step.
-        ema: keep a moving average of `updates`, used for inference.
-        optimizer: parameters -> Optimizer, where the recipe's does not fit; None: the recipe's.
+        name: the name of the phase in logs.
+        updates: the modules to update. Only these get gradients while the phase runs.
+        loss: a function from a batch to {name: scalar}. The engine minimises the sum and logs each
+            loss by its name.
+        every: run the phase in every n-th step.
+        ema: whether to keep a moving average of `updates` for inference.
+        optimizer: a function from parameters to an optimizer, if the recipe's optimizer does not
+            fit. None: the recipe's.
     """
 
     name: str
@@ -79,7 +93,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one image size."""
+    """A part of the training at one image size.
+
+    Attributes:
+        name: the name of the stage in logs.
+        steps: number of steps.
+        size: the size of the images.
+    """
 
     name: str
     steps: int
@@ -99,12 +119,26 @@ Companions = Callable[[int, Mapping[str, Images]], Tensor]
 
 
 class Method(nn.Module):
-    """Base of every method. Keyword-only parameters of `__init__` are the keys of a recipe's
+    """Base of every method. The keyword-only parameters of `__init__` are the keys of a recipe's
     `[method]` table.
 
-    All state that outlives a step is in `state_dict`. `progress` is a scalar tensor, 0 at the first
-    step and 1 at the last, set by the engine; `batched` says whether `batched_forward` may join
-    passes.
+    Example:
+
+        class MyGAN(gantk.Method):
+            def __init__(self, geometry: gantk.Geometry, *, generator: gantk.Generator = "unet"):
+                super().__init__(geometry)
+                self.g = generator(geometry.channels["a"], geometry.channels["b"], geometry.dims)
+
+    Attributes:
+        reads: the images that a step needs: ("a", "b") or ("image",).
+        paired: whether a[i] and b[i] must show the same anatomy.
+        hides: whether the method masks contrasts itself, so that targets may be missing.
+        conditional: whether `sample` generates images of given labels.
+        weighs_lesions: whether a loss needs the lesion masks of data.mask = true.
+        progress: a scalar tensor that the engine sets, 0 at the first step and 1 at the last.
+        batched: whether `batched_forward` may join its inputs.
+
+    All state that outlives a step must be in `state_dict`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
@@ -123,12 +157,18 @@ class Method(nn.Module):
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
-        """By domain a function of (index, sets) that returns a companion of that image, (channels,
-        *size) on its grid.
+        """Find a companion image for each training image.
 
-        Called before a training on the first rank, with the training images (C, *size) by domain;
-        the other ranks are sent the result. A batch then holds the companions of `a` as `near_a`,
-        and augmentation moves both alike.
+        gantk calls this before a training, on the first rank, and sends the result to the other
+        ranks. A batch then contains the companions of `a` as `near_a`; augmentation moves both in
+        the same way.
+
+        Args:
+            sets: the training images (C, *size) by domain.
+
+        Returns:
+            For each domain a function of (index, sets) that returns the companion of that image,
+            (channels, *size) on its grid.
         """
         return {}
 
@@ -137,35 +177,42 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} must define phases()")
 
     def stages(self, steps: int) -> list[Stage]:
-        """The stages of a training of `steps` steps: one, at the recipe's size, unless a method
-        grows.
-        """
+        """The stages of a training of `steps` steps. Default: one stage at the recipe's size."""
         return [Stage("main", steps, self.geometry.size)]
 
     def begin(self, stage: Stage, batch: Batch) -> None:
-        """Called before a stage's first step and after a resume inside it: grow a network, place a
-        canvas.
-        """
+        """Prepare a stage. gantk calls this before its first step, and after a resume inside it."""
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images (N, C, *size) of the other domain as domain `to` ("a" or "b"), in network
-        intensities.
+        """Translate images.
+
+        Args:
+            image: (N, C, *size) of the other domain, in network intensities.
+            to: the target domain, "a" or "b".
         """
         raise self._unable("translate", "an image-to-image method, such as cyclegan or dualgan")
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` different translations of each image, (n, N, C, *size), the same for the same seed."""
+        """Generate `n` different translations of each image; returns (n, N, C, *size).
+
+        The same seed gives the same translations.
+        """
         raise self._unable(
             "generate several translations of one image", "a multimodal method, such as munit"
         )
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
-        """Images as domain `to`, each in the style of its example (N, C, *size) of that domain."""
+        """Translate images to domain `to`, each in the style of its example (N, C, *size) of that
+        domain.
+        """
         raise self._unable("use the style of an example", "a multimodal method, such as munit")
 
     def check_example(self, image: Tensor, example: Tensor, to: str, fault: str) -> None:
-        """UserError, with `fault` between the shapes, where an example (N, C, *size) of domain `to`
-        does not have its channels, or is neither one nor as many as the images.
+        """Check that the examples fit the images.
+
+        Raises:
+            UserError: the examples do not have the channels of domain `to`, or their number is
+                neither one nor that of the images. The message has `fault` between the two shapes.
         """
         channels = self.geometry.channels[to]
         count = len(image)
@@ -176,16 +223,21 @@ class Method(nn.Module):
             raise UserError(what, where="example", allowed=allowed)
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """`n` images from noise, (n, C, *size), the same for the same seed.
+        """Generate `n` images from noise, (n, C, *size). The same seed gives the same images.
 
-        `labels`, (n,) int64, are for methods that were trained on labels; None: the classes in
-        turn.
+        Args:
+            n: number of images.
+            seed: seed of the noise.
+            labels: the classes of the images, (n,) int64, for methods that were trained on labels.
+                None: the classes in turn.
         """
         raise self._unable("sample", "a noise-to-image method, such as dcgan")
 
     def labels_of(self, n: int, labels: Tensor | None) -> Tensor:
-        """Labels (n,) of `n` samples: those given, or the classes in turn; UserError where one is
-        not a class.
+        """The labels (n,) of `n` samples: `labels`, or the classes in turn.
+
+        Raises:
+            UserError: a label is not a class, or the method was not trained on labels.
         """
         classes = len(self.geometry.classes) if self.conditional else 0
         if labels is None:
@@ -207,7 +259,7 @@ class Method(nn.Module):
         return type(self).sample is not Method.sample
 
     def directions(self) -> list[str]:
-        """The domains `translate` can produce."""
+        """The domains that `translate` can generate."""
         return [
             d
             for d in ("b", "a")
@@ -217,15 +269,18 @@ class Method(nn.Module):
     def batched_forward(
         self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None
     ) -> list:
-        """The network's output for each input, in one pass if its norms treat each sample of a
-        batch separately.
+        """Apply a network to several inputs, in one pass if possible.
 
-        An input is a tensor (N, ...), or a tuple of tensors as several arguments. `call` is called
-        instead of the network: one of its methods, or an augmentation followed by the network; it
-        returns a tensor (N, ...) or a list of them. A network whose samples do not affect each
-        other has an attribute `batch_independent`: see the function of that name in
-        `gantk.nets.blocks`. Without it, and where inputs differ in shape, each input has its own
-        pass.
+        Args:
+            network: the network. If its samples do not influence each other, its attribute
+                `batch_independent` is true (see the function of that name in `gantk.nets.blocks`),
+                and inputs of the same shape are joined. Otherwise each input has its own pass.
+            inputs: tensors (N, ...), or tuples of tensors as several arguments.
+            call: called in place of the network, such as one of its methods, or an augmentation
+                followed by the network. It returns a tensor (N, ...) or a list of them.
+
+        Returns:
+            The outputs, one for each input.
         """
         call = network if call is None else call
         # the arguments of each call
@@ -251,12 +306,19 @@ class Method(nn.Module):
         fake: Tensor,
         augment: Any = None,
     ) -> dict[str, Tensor]:
-        """A discriminator's losses: {"d_NAME": loss}, and "penalty_NAME" where the adversarial
-        loss has a gradient penalty.
+        """Compute the losses of a discriminator.
 
-        `adversarial` is a built adversarial loss; `fake` is detached. `augment`, a
-        DiscriminatorAugment, changes both before the network, and observes the logits of the real
-        images.
+        Args:
+            name: the name of the discriminator in logs.
+            network: the discriminator.
+            adversarial: a built adversarial loss.
+            real: real images.
+            fake: detached fakes.
+            augment: a DiscriminatorAugment. It changes both before the network and observes the
+                logits of the real images.
+
+        Returns:
+            {"d_NAME": loss}, with "penalty_NAME" if the adversarial loss has a gradient penalty.
         """
         logits = self.batched_forward(
             network, real, fake, call=compose(augment, network) if augment else None
@@ -275,7 +337,7 @@ class Method(nn.Module):
 
 
 def compose(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
-    """Both functions as one, such as an augmentation and a discriminator; a `call` for
+    """Join two functions, such as an augmentation and a discriminator, to a `call` for
     `Method.batched_forward`.
     """
     return lambda image: then(first(image))
@@ -284,8 +346,15 @@ def compose(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
 def check_networks(
     method: Method, size: tuple[int, ...] | None = None, key: str = "data.size"
 ) -> None:
-    """UserError where a network's `check_size` refuses `size` (None: the recipe's, its `key`),
-    before a training.
+    """Check before a training that every network can process images of `size`.
+
+    Args:
+        method: the method whose networks are checked.
+        size: the size to check. None: the recipe's.
+        key: the key of the recipe that sets the size, for the message.
+
+    Raises:
+        UserError: the `check_size` of a network refuses the size.
     """
     whole = size in (None, method.geometry.size)
     size = size or method.geometry.size
@@ -305,8 +374,10 @@ def check_networks(
 
 
 def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tensor]:
-    """The losses that a phase returned; UserError unless they are scalar tensors by name, one of
-    them with gradient.
+    """The losses that a phase returned.
+
+    Raises:
+        UserError: they are not scalar tensors by name, or not one of them has a gradient.
     """
     where = f"the phase '{phase.name}' of the method {type(method).__name__}"
     if not isinstance(losses, dict) or not losses:

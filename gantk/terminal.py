@@ -1,4 +1,4 @@
-"""Terminal output of the commands: console, lines of text, tables, progress bar, JSON."""
+"""Terminal output of the commands: console, lines of text, tables, progress bar and JSON."""
 
 from __future__ import annotations
 

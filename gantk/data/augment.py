@@ -1,6 +1,4 @@
-"""Augmentation of batches on the device by registered augmentations; the bundled ones are in
-plugins/gantk_parts.
-"""
+"""Augments batches on the device. The bundled augmentations are in plugins/gantk_parts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Batches: the images of each step, in an order set by (seed, step), read ahead by threads and
-copied to the device.
+"""Batches: the images of each step, in an order set by (seed, step). Threads read them ahead and
+copy them to the device.
 """
 
 from __future__ import annotations

@@ -26,8 +26,27 @@ VERSION = 4
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image, read on demand; what `read` returns depends only on the files, the key and the
-    source's options.
+    """One image of a data source, which is read on demand.
+
+    Attributes:
+        domain: "a" or "b", or "image" if the source has one domain.
+        subject: name of the patient; "" if it is unknown.
+        key: name of the image, unique in its domain, such as a relative path or
+            "subject-003/slice-042".
+        read: returns the image, float32 (C, *spatial) in the units of the file, at its own size.
+        pair: name that registered records of `a` and `b` share.
+        position: order in a stack of slices.
+        path: the file; None if the image is computed.
+        split: "train", "validation" or "test", if the folders define it.
+        mask: returns the lesion mask, float32 (1, *spatial) of 0 and 1.
+        label: class, such as "tumour"; None if it is unknown.
+        missing: contrasts of the domain that the patient lacks. Their channels are NaN.
+        others: further files of the image, one for each contrast after the first.
+        scan: returns the whole scan (C, D, H, W) of this slice; None: `read` does.
+        scan_key: name of that scan, unique in its domain; "" if this is not a slice.
+        mask_files: the files that `mask` reads.
+
+    What `read` returns depends only on the files, the key and the options of the source.
     """
 
     domain: str  # "a", "b", or "image" where the source has one domain

@@ -1,4 +1,4 @@
-"""Put the images that a user names into a recipe, and check the recipe as a whole."""
+"""Puts the images that a user names into a recipe, and checks the recipe as a whole."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Resampling: volumes to a plane and spacing, or to another volume's grid; images to the networks'
-size and back.
+"""Resamples volumes to a plane and spacing or to the grid of another volume, and images to the size
+of the networks and back.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Unpacks archives of public data sets: verifies every checksum, bounds the size, refuses
-non-portable names.
+"""Unpacks archives of public data sets: verifies all checksums, bounds the size, and refuses names
+that are not valid on every system.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ class Refused(ValueError):
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
-    Raises Refused, or an error of zipfile or tarfile, if
+    Args:
+        archive: the archive.
+        folder: the folder to write to.
 
-    * the archive is damaged, or a checksum is wrong,
-    * it contains links or devices,
-    * its content is more than `MAX_COMPRESSION` times its size, or
-    * a name is not valid, or two names are equal, on some system.
+    Raises:
+        Refused: the archive contains links or devices, its content is more than `MAX_COMPRESSION`
+            times its size, or a name is not valid or occurs twice on some system.
+
+    A damaged archive or a wrong checksum raises the error of zipfile, tarfile or gzip.
     """
     room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Contrasts: their usual names (T1, FLAIR, CT, ...) in file names and headers, and the distribution
+"""Contrasts (T1, FLAIR, CT, ...): their usual names in file names and headers, and the distribution
 of their values.
 """
 

@@ -1,8 +1,8 @@
-"""Reads, writes, lists and compares image files: the suffix chooses the format, a bundled or a
-plugin's one.
+"""Reads, writes, lists and compares image files. The suffix chooses the format, which may come from
+a plugin.
 
-Memory is checked before an image is decoded: one whose float32 pixels would take more than
-GANTK_MAX_GIB (an environment variable, 16 unless set) is refused. A written file appears only when
+Memory is checked before an image is decoded: an image whose float32 pixels would take more than
+GANTK_MAX_GIB (an environment variable, 16 by default) is refused. A written file appears only when
 it is complete.
 """
 

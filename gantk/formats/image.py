@@ -1,9 +1,9 @@
-"""`Image` (pixels, affine, header), `Format` (what reads and writes it), and the turn from a file's
-axes to upright.
+"""`Image` (pixels, affine, header), `Format` (its reader and writer), and the conversion between a
+file's axes and upright images.
 
-Pixels are always upright, for any order of the axes in the file: rows run from anterior (or the top
-of a picture) down, columns from the patient's right (or the left of a picture), planes from inferior
-to superior. Writers undo this.
+Pixels are always upright, for any order of the axes in the file. Rows run from anterior (or the top
+of a picture) down, columns from the patient's right (or the left of a picture), and planes from
+inferior to superior. Writers convert back to the axes of the file.
 """
 
 from __future__ import annotations

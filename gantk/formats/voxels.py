@@ -1,11 +1,5 @@
-"""Decodes the voxels of files into float32 a few planes at a time, and converts results to the
-source's integers.
-
-The written type is the source's integer type if the source held integers and every value is on
-their grid: whole numbers or, if the file has a slope and an intercept, stored * slope + intercept.
-A value may differ from the grid by the rounding of float32 arithmetic: by 1e-3 of a step, or by 5e-7
-of the largest value if that is more (at most 0.05 of a step). All other values are written as
-float32, even if the source held float64, because pixels are float32.
+"""Decodes the voxels of files to float32, a few planes at a time, and converts results to the
+integer type of the source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What describes a translation: one direction of a model (`Frame`), and a user's options."""
+"""One direction of a model (`Frame`), and the options of a translation."""
 
 from __future__ import annotations
 

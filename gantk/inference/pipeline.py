@@ -1,4 +1,4 @@
-"""One image through a network and back, in numpy alone.
+"""Translates one image, from the grid of its file and back, with numpy only.
 
 sampling grid (plane, spacing) -> slices -> Preprocess -> network -> Postprocess -> the file's grid.
 """

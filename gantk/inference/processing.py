@@ -1,7 +1,8 @@
-"""What a network sees of an image, and back: `Preprocess` and its inverse, `Postprocess`.
+"""Prepares images for a network (`Preprocess`), and turns its output into the units of the files
+(`Postprocess`).
 
-Preprocess:  neighbouring slices as channels -> the network's size -> the source's intensities.
-Postprocess: the target's intensities <- the native size, with the input's detail <- the result.
+    Preprocess:  neighbouring slices as channels -> the network's size -> the source's intensities
+    Postprocess: the target's intensities <- the native size, with the input's detail <- the result
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Translates files and folders with a trained model; results have the format of their input unless
-told otherwise.
+"""Translates files and folders with a trained model. Results have the format of their input, unless
+an option changes it.
 """
 
 from __future__ import annotations

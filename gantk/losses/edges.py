@@ -1,5 +1,5 @@
-"""A loss that keeps an output's edges where its input has them, whichever contrast: by the
-direction of gradients.
+"""A loss that keeps the edges of the input in the output, for any contrast. It compares the
+directions of gradients.
 """
 
 from __future__ import annotations

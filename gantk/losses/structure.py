@@ -1,4 +1,4 @@
-"""Losses that keep the input's structure for any brightness: local NCC, flat regions without
+"""Losses that keep the structure of the input for any contrast: local NCC, flat regions without
 texture, empty air.
 
 Cycle consistency does not determine which tissue becomes which. These losses compare an output with

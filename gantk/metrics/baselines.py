@@ -1,8 +1,8 @@
-"""Baselines that a model must beat: identity, histogram matching, the best intensity map. Plugins
-register others.
+"""The baselines that a model must beat: identity, histogram matching, and the best intensity map.
+Plugins register others.
 
-Each takes images (N, C, *size) and gives images, so that every metric scores a baseline as it
-scores a model.
+Each baseline takes images (N, C, *size) and returns images, so that every metric scores a baseline
+as it scores a model.
 """
 
 from __future__ import annotations

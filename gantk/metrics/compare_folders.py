@@ -1,6 +1,4 @@
-"""Compares folders of images: scores files against true ones of the same name, or as sets, without
-a model.
-"""
+"""Scores folders of images against other images of the same names, or as sets; no model is needed."""
 
 from __future__ import annotations
 
@@ -65,11 +63,30 @@ def compare(
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Score a folder (or file) of images against another, matched by file name; no model is needed.
+    """Score a folder (or file) of images against the true images; no model is needed.
 
-    With `match` one linear function, fitted to all pairs, first maps the predictions to the truth's
-    scale. `patient` is a regular expression whose group is the patient in a file's name; scores are
-    then averaged per patient.
+    Example:
+
+        gantk.compare("translated", "truth", metrics=["psnr", "ssim"])
+
+    Args:
+        predicted: the folder or file to score.
+        truth: the true images. Pair metrics compare files of the same name and grid; set metrics,
+            such as kid, compare the whole folders.
+        metrics: names of metrics.
+        match: whether to map the predictions to the intensity scale of the truth first, by one
+            linear function that is fitted to all pairs.
+        patient: a regular expression whose group is the name of the patient in a file name. Scores
+            are then averaged per patient.
+        device: as in `gantk.run`.
+        say: called with each line of output.
+
+    Returns:
+        A dictionary like metrics.json.
+
+    Raises:
+        UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
+            constant. Nothing has been scored.
     """
     result = compare_folders(
         Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient

@@ -1,4 +1,4 @@
-"""Feature vectors of images, by which sets are compared: from a seeded network, or from one that a
+"""Feature vectors for the comparison of sets of images, from a seeded network or from one that a
 plugin registers.
 """
 

@@ -1,8 +1,7 @@
-"""KID, a metric of a set of generated images against real ones, and the inputs and rows of all
-metrics of sets.
+"""KID, a metric of a set of generated images against real ones, and what all metrics of sets share.
 
-Each is built with (data_range, dims) and called with three sets: training images, held-out real
-images, fakes.
+Each metric is built with (data_range, dims) and called with three sets: training images, held-out
+real images, and fakes.
 """
 
 from __future__ import annotations

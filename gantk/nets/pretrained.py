@@ -1,4 +1,4 @@
-"""Files of pretrained weights: finding them and reading their tensors."""
+"""Finds files of pretrained weights and reads their tensors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Loads networks of timm by name, with weights from a folder of files, the hub's cache or the hub;
-or random ones.
+"""Loads networks of timm by name, with weights from a folder, the hub's cache or the hub, or with
+random ones.
 """
 
 from __future__ import annotations
@@ -26,14 +26,25 @@ def timm_model(
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
-    """Build a network of timm by its name, such as "vgg19.tv_in1k"; returns it frozen and in eval
-    mode.
+    """Build a network of timm by its name, frozen and in eval mode.
 
-    `options` are timm's (`num_classes`, `in_chans`, `features_only`, ...). "pretrained" loads the
-    file of that name in $GANTK_WEIGHTS, else timm's cached weights, else downloads them; UserError
-    that says which file to put where. "random" draws the weights from `seed`, the same on every
-    machine. Keeps the state of the global random generator. On the meta device, which stores no
-    values, loads nothing.
+    Example:
+
+        vgg = gantk.timm_model("vgg19.tv_in1k", features_only=True)
+
+    Args:
+        name: the name of the network in timm, with that of its weights.
+        weights: "pretrained" loads the file of that name in $GANTK_WEIGHTS, else the weights in
+            timm's cache, else it downloads them. "random" draws the weights from `seed`; they are
+            the same on every machine.
+        seed: the seed of random weights.
+        options: options of timm: `num_classes`, `in_chans`, `features_only`, ...
+
+    Raises:
+        UserError: no weights are available. The message says which file to put where.
+
+    The state of the global random generator does not change. On PyTorch's meta device, which stores
+    no values, no weights are loaded.
     """
     import timm
 

@@ -1,4 +1,4 @@
-"""The U-Net generator: an encoder, a mirrored decoder, and skips that carry detail across."""
+"""The U-Net generator: an encoder, a mirrored decoder, and skip connections between them."""
 
 from __future__ import annotations
 

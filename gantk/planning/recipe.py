@@ -66,11 +66,31 @@ def plan(
     # called with the share done and the current step's name
     progress: Callable[[float, str], None] | None = None,
 ) -> str:
-    """Return the text of a recipe for scans, with a comment on every choice; UserError where they
-    cannot be used.
+    """Plan a recipe for scans and this machine.
 
-    Its first paragraph lists facts of the scans. Size, filters and steps follow from real steps
-    timed on this machine.
+    Size, filters and number of steps follow from real training steps that are timed on this
+    machine.
+
+    Example:
+
+        Path("my.toml").write_text(gantk.plan("scans", hours=8))
+
+    Args:
+        scans: the folder of the images.
+        hours: training time on this machine.
+        a: a folder, a pattern or a word in the file names of the first kind of image. Default:
+            found by names and folders.
+        b: the same for the second kind of image.
+        set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
+        device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
+        progress: called with the share that is done, from 0 to 1, and the current operation.
+
+    Returns:
+        The text of the recipe. It starts with facts about the scans, and a comment gives the reason
+        for each choice.
+
+    Raises:
+        UserError: the scans cannot be used.
     """
     tell = progress or (lambda share, what: None)
     settings = list(set)

@@ -1,5 +1,7 @@
-"""Declares every hook that a plugin can implement. A plugin is a module named in the entry-point
-group `gantk`.
+"""The hooks that a plugin can implement. A plugin is a module that an installed package names in
+the entry-point group `gantk`.
+
+gantk passes the arguments by name, so an implementation may leave out those that it does not use.
 """
 
 from __future__ import annotations
@@ -19,121 +21,180 @@ hookimpl = pluggy.HookimplMarker("gantk")
 
 @hookspec
 def gantk_register(add: Add) -> None:
-    """Register parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
+    """Register parts, recipes, models and functions by name.
 
-    `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`,
-    `order`, `metric`, `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`,
-    `exporter`, `features`, `baseline`, `tracker`, `uncertainty`); it takes a name and a callable or
-    a `"package.module:attribute"` string, imported at first use.
-    `add.recipes("my_package.recipes")` registers a package of TOML recipes,
-    `add.suites("my_package.suites")` one of `gantk bench` suites, `add.models("my_package.models")`
-    one of folders made by `gantk pack`. `add.function("mine", "my_package.mine:mine")` makes
-    `gantk.mine`. `--data PATH` chooses among the sources that have a class method `accepts(path)`.
+    Example:
+
+        @gantk.hookimpl
+        def gantk_register(add):
+            add.method("mygan", "my_package.model:MyGAN")
+            add.recipes("my_package.recipes")
+
+    `add` has one function for each kind of part: `method`, `generator`, `discriminator`, `loss`,
+    `source`, `order`, `metric`, `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`,
+    `exporter`, `features`, `baseline`, `tracker` and `uncertainty`. Each takes a name and a
+    callable, or a name and a text "package.module:attribute", which is imported at first use.
+
+    `add` has four further functions:
+
+    * `add.recipes("my_package.recipes")` registers a package of TOML recipes.
+    * `add.suites("my_package.suites")` registers a package of suites for `gantk bench`.
+    * `add.models("my_package.models")` registers a package of folders that `gantk pack` wrote.
+    * `add.function("mine", "my_package.mine:mine")` adds the function `gantk.mine`.
+
+    A source with a class method `accepts(path)` is considered for `--data PATH`.
     """
 
 
 @hookspec
 def gantk_commands(cli: click.Group) -> None:
-    """Add click commands to the `gantk` command line: `cli.add_command(my_command)`.
+    """Add click commands to the `gantk` command line.
 
-    `cli.commands["data"].add_command(my_command)` adds a command to a group, here `gantk data`.
+    Example:
+
+        @gantk.hookimpl
+        def gantk_commands(cli):
+            cli.add_command(my_command)
+            cli.commands["data"].add_command(my_other_command)  # to the group `gantk data`
     """
 
 
 @hookspec
 def gantk_step_logged(run, stage, step, logs, batch) -> None:
-    """Observe a training: called whenever a line is logged, on rank 0 only.
+    """Observe a training. gantk calls this on rank 0 whenever it writes a line to log.jsonl.
 
-    `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished
-    steps, `logs` the line written to log.jsonl (a dict), `batch` the training batch (a dict of
-    tensors, detached fakes included). Do not modify any of them.
+    Args:
+        run: the run folder, a pathlib.Path.
+        stage: the name of the stage.
+        step: the number of finished steps.
+        logs: the line of log.jsonl, a dictionary.
+        batch: the training batch, a dictionary of tensors with detached fakes.
+
+    Do not change any of them.
     """
 
 
 @hookspec
 def gantk_images_scored(run, tested, result, scorer) -> None:
-    """Use the evaluated test images, or add scores, on rank 0 before metrics.json is written.
+    """Use the scored test images, or add scores. gantk calls this on rank 0 before it writes
+    metrics.json.
 
-    `run` is the run folder (pathlib.Path), `tested` maps a direction, such as "a_to_b", to its
-    gantk.metrics.evaluate.Tested, `result` is the content of metrics.json, to which scores may be
-    added, and its `lines` are printed; `scorer` is the gantk.metrics.evaluate.Scorer.
+    Args:
+        run: the run folder, a pathlib.Path.
+        tested: the gantk.metrics.evaluate.Tested of each direction, such as "a_to_b".
+        result: the content of metrics.json. You may add scores to it; texts in `lines` are printed.
+        scorer: the gantk.metrics.evaluate.Scorer.
     """
 
 
 @hookspec
 def gantk_report_section(record):
-    """Return a section of report.html as a dict, or None for no section.
+    """Add a section to report.html.
 
-    `record` is the gantk.report.run_record.RunRecord. Keys: `folder`; `template`, a file in it that
-    is rendered with the page's variables and with the dict as `section`; optional `styles` and
-    `scripts`, files in it; optional `policy`, Content-Security-Policy directives for what the
-    scripts may do beyond drawing.
+    Args:
+        record: the gantk.report.run_record.RunRecord.
+
+    Returns:
+        A dictionary, or None for no section. The template is rendered with the variables of the
+        page, and with the dictionary as `section`. Its keys are:
+
+    * `folder`: the folder of the files below.
+    * `template`: the name of the template.
+    * `styles`, `scripts`: names of CSS and JavaScript files (optional).
+    * `policy`: Content-Security-Policy directives, if the scripts do more than draw (optional).
     """
 
 
 @hookspec
 def gantk_before_training(model) -> None:
-    """Raise a UserError to refuse a new or resumed training, on every rank; `model` is a
-    gantk.recipe.tables.Model.
+    """Check a new or resumed training, on every rank. Raise a UserError to refuse it.
+
+    Args:
+        model: the checked recipe, a gantk.recipe.tables.Model.
     """
 
 
 @hookspec
 def gantk_training_ended(run) -> None:
-    """Called on rank 0 when a training ends: finished, stopped by Ctrl-C, or failed; `run` is its
-    folder's Path.
+    """Act at the end of a training. gantk calls this on rank 0 after a finished, stopped or failed
+    training.
+
+    Args:
+        run: the run folder, a pathlib.Path.
     """
 
 
 @hookspec
 def gantk_image_warning(image, frame) -> str | None:
-    """Check an image before its translation; returns a warning, or None.
+    """Check an image before its translation.
 
-    `image` is a gantk.formats.image.Image; `frame`, a gantk.inference.frame.Frame, describes
-    what the model expects. A warning that several images of a folder share is printed once, with
-    the number of images.
+    Args:
+        image: the gantk.formats.image.Image.
+        frame: a gantk.inference.frame.Frame, which describes what the model expects.
+
+    Returns:
+        A warning, or None. A warning that several images of a folder share is printed once, with
+        the number of images.
     """
 
 
 @hookspec
 def gantk_translation_warning(given, made, frame) -> str | None:
-    """Check a translation against its input; returns a warning, printed like those of
-    `gantk_image_warning`, or None.
+    """Check a translation against its input.
 
-    `given` and `made` are arrays (C, *spatial) of the image and its translation, every n-th pixel
-    of large ones; `frame` as in `gantk_image_warning`.
+    Args:
+        given: the input, an array (C, *spatial). Of large images, only every n-th pixel is passed.
+        made: the translation, an array of the same form.
+        frame: as in `gantk_image_warning`.
+
+    Returns:
+        A warning, or None. It is printed like those of `gantk_image_warning`.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_name_results(files, target, frame, model):
-    """Choose the file names of a folder of translations; returns an object as below, or None for
-    the default names.
+    """Choose the file names of the translations of a folder.
 
-    `files` are the inputs' paths, `target` is the output folder, `frame` a
-    gantk.inference.frame.Frame, `model` the name and sha256 of the weights. The object has
-    `name(files, tail, contrast)`: the result's path below the folder, without suffix, or None to
-    skip these inputs (tail: "-2" for variants, "_uncertainty", else ""); and `after_writing(path,
-    files, contrast)`, called after each result. Optional: `before_writing`, called with the same
-    arguments before each result, and `keep_warning(files, line)`, called with each plugin's warning
-    about an input.
+    Args:
+        files: the paths of the inputs.
+        target: the output folder.
+        frame: a gantk.inference.frame.Frame.
+        model: the name and the SHA-256 of the weights.
+
+    Returns:
+        None for the default names, or an object with these methods:
+
+    * `name(files, tail, contrast)` returns the path of a result below the folder, without suffix,
+      or None to skip these inputs. `tail` is "-2" or similar for variants, "_uncertainty" for
+      uncertainty maps, and "" otherwise.
+    * `after_writing(path, files, contrast)` is called after each result.
+    * `before_writing(path, files, contrast)` is called before each result (optional).
+    * `keep_warning(files, line)` is called with each warning of a plugin about an input (optional).
     """
 
 
 @hookspec(firstresult=True)
 def gantk_load_model(model, device):
-    """Load a model of the plugin's own kind; returns a gantk.inference.model.TrainedModel, or
-    None for other kinds.
+    """Load a model of the plugin's own kind.
 
-    `model` (one or several paths) and `device` are the arguments of `gantk.load`.
+    Args:
+        model: a path, or several; as in `gantk.load`.
+        device: as in `gantk.load`.
+
+    Returns:
+        A gantk.inference.model.TrainedModel, or None for other kinds of model.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_find_model(address, say):
-    """Return the folder of the trained model at an address, downloaded if necessary; None for
-    unknown addresses.
+    """Find the trained model at an address, and download it if necessary.
 
-    `address` is a text such as "hf://user/name@revision"; `say` prints a line of text: which
-    version was chosen.
+    Args:
+        address: a text such as "hf://user/name@revision".
+        say: prints a line of text, such as the version that was chosen.
+
+    Returns:
+        The folder of the model, or None for an unknown address.
     """

@@ -1,4 +1,4 @@
-"""Finds and loads plugins: the `gantk` entry points of every installed distribution, gantk's own
+"""Finds and loads plugins: the `gantk` entry points of all installed packages, gantk's own
 included.
 """
 

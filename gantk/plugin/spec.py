@@ -1,5 +1,5 @@
-"""The signature is the schema: the options of a part are its keyword-only parameters, checked by
-pydantic.
+"""Types for the options of parts. The options of a part are the keyword-only parameters of its
+function or class, and pydantic checks their values.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from gantk.plugin.loader import registry
 
 @dataclass(frozen=True)
 class Part:
-    """A registered target with its options bound: call it with the positional arguments of its
-    kind.
+    """A registered part with its options.
+
+    Call it with the positional arguments of its kind to build the part: `generator(1, 1, 2)`.
     """
 
     kind: str
@@ -48,7 +49,7 @@ class Part:
         return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
-        """The recipe's table for this part, every default filled in."""
+        """The recipe's table of this part, with every default filled in."""
         return {"name": self.name} | {
             key: plain(value) for key, value in self.options.items() if value is not None
         }
@@ -58,8 +59,9 @@ class Kind:
     """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] =
     "unet"`.
 
-    `having` names attributes that the target must have, for kinds whose members play different
-    roles.
+    Args:
+        kind: the kind of the part.
+        having: attributes that the target must have, for kinds whose members have different roles.
     """
 
     def __init__(self, kind: str, having: tuple[str, ...] = ()):
@@ -119,55 +121,59 @@ Positive = Annotated[float, Field(gt=0)]
 
 # The text of `help(gantk.Generator)` and the others: a parameter of that type, the part's call and
 # its result.
-IMAGES = (
-    "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
-)
+IMAGES = """images
+    (N, C, *size) in network intensities: -1 (black) to 1 (white), unless the recipe sets another
+    range"""
 for _name, _words in {
     "Generator": (
         f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
 
-    Built by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
-    {IMAGES}; returns images of the same size with channels_out channels.
-    `batch_independent = True` declares that the images of a batch do not influence each other;
-    `check_size(size)` may raise a UserError."""
+    `generator(channels_in, channels_out, dims)` builds it, a torch.nn.Module. It takes {IMAGES}.
+    It returns images of the same size with channels_out channels.
+
+    If the images of a batch do not influence each other, the module has the attribute
+    `batch_independent = True`. An optional method `check_size(size)` raises a UserError for sizes
+    that the network cannot process."""
     ),
     "Discriminator": (
         f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
-    Built by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
-    {IMAGES}; returns raw logits,
-    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` work as for
-    a generator."""
+    `discriminator(channels, dims)` builds it, a torch.nn.Module. It takes {IMAGES}.
+    It returns raw logits, (N, 1, *patches) or (N, 1), which are above 0 for real images.
+    `batch_independent` and `check_size` are the same as for a generator."""
     ),
     "Loss": (
         """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
-    Built by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the
-    loss says otherwise; returns a float32 tensor of shape (), from which gradients reach
-    `output`."""
+    `loss()` builds it. It takes an output and its target, (N, C, *size) in network intensities
+    unless the loss defines other inputs. It returns a float32 tensor of shape (), from which
+    gradients reach the output."""
     ),
     "AdversarialLoss": (
         """A loss of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
 
-    Built by `adversarial()`. `generator(fake)` and `discriminator(real, fake)` are called with raw
-    logits of any shape. Each returns the loss that its network minimises, a float32 tensor of
-    shape (). `penalty(discriminator, real, fake)` is called with images and returns another term
-    of the discriminator's loss, or None."""
+    `adversarial()` builds it. It has three methods:
+
+    * `generator(fake)` takes raw logits of any shape, and returns the loss that the generator
+      minimises, a float32 tensor of shape ().
+    * `discriminator(real, fake)` does the same for the discriminator.
+    * `penalty(discriminator, real, fake)` takes the network and images, and returns another term of
+      the discriminator's loss, or None."""
     ),
     "Augment": (
         f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
-    Built by `augment(dims)`. Called with images {IMAGES};
-    returns the same shape and type. `geometric = True` declares that pixels move; masks and pairs
-    then move too."""
+    `augment(dims)` builds it. It takes {IMAGES}.
+    It returns images of the same shape and type. If it moves pixels, it has the attribute
+    `geometric = True`; masks and pairs are then moved in the same way."""
     ),
 }.items():
     globals()[_name].__doc__ = _words
 
 
 class Table(BaseModel):
-    """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand
-    for a decimal).
+    """A fixed table of a recipe. Unknown keys are errors, and types are exact, except that an
+    integer is accepted as a float.
     """
 
     model_config = ConfigDict(
@@ -183,11 +189,15 @@ class Table(BaseModel):
 
 
 def bind(kind: str, value: Any) -> Part:
-    """Build the part that a recipe's value names; the value is a bare name, or a table with `name`
-    and options.
+    """Build the Part that a value of a recipe names.
 
-    UserError with the nearest spelling and the allowed names; its `path` holds the keys that lead
-    to the mistake.
+    Args:
+        kind: the kind of the part.
+        value: a name, or a table with `name` and options.
+
+    Raises:
+        UserError: the name or an option is not valid. The message has the nearest spelling and the
+            allowed names; `path` holds the keys that lead to the mistake.
     """
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
@@ -220,7 +230,7 @@ def bind(kind: str, value: Any) -> Part:
 
 
 def bind_or_raise(kind: str, value: Any) -> Part:
-    """`bind` for use outside a recipe: the error's `where` names the option."""
+    """`bind` for use outside a recipe: `where` of the error names the option."""
     try:
         return bind(kind, value)
     except UserError as error:
@@ -230,8 +240,10 @@ def bind_or_raise(kind: str, value: Any) -> Part:
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
-    """Validate `values` against a model, returned; UserError with the first mistake, `owner` as its
-    subject.
+    """Validate `values` against a model and return the instance.
+
+    Raises:
+        UserError: the first mistake, with `owner` as the subject of the message.
     """
     try:
         # Validated as JSON, whose rules recipes follow: a list may stand for a tuple, a text never

@@ -1,5 +1,5 @@
-"""Reads, overrides and checks recipes: TOML files that say what to train, on which data, how, and
-how to score it.
+"""Reads, overrides and checks recipes. A recipe is a TOML file that defines what to train, on which
+data, how, and how to score it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,15 @@ resolved = plain  # of a checked recipe: tables that TOML can hold, with every d
 
 @dataclass
 class Recipe:
-    """A recipe as text and tables, before its parts are bound. `origin` is its name in errors."""
+    """The text and the tables of a recipe, before its parts are built.
+
+    Example:
+
+        recipe = gantk.load_recipe("dualgan_t1t2").override({"train.steps": 200})
+        model = recipe.check()
+
+    `origin` is the name of the recipe in messages.
+    """
 
     tables: dict[str, Any]
     name: str = "recipe"
@@ -82,8 +90,14 @@ class Recipe:
         require_bounded(self.tables, self._place)
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
-        """A copy with the table `[profile.NAME]` merged in, then settings: dotted keys with TOML or
-        Python values.
+        """Return a copy with other values.
+
+        Args:
+            settings: keys and values, as `set` of `gantk.run`. They are applied last.
+            profile: the table `[profile.NAME]` of the recipe to apply first.
+
+        Raises:
+            UserError: the profile or a key does not exist, or a value cannot be read.
         """
         recipe = copy.deepcopy(self)
         recipe._rename(recipe.tables)
@@ -171,8 +185,14 @@ class Recipe:
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
     def check(self) -> Model:
-        """Check every key, name and type, and bind the parts; UserError with the key, the line and
-        the nearest name.
+        """Check every key, name and type, and bind the parts.
+
+        Returns:
+            The checked recipe, a gantk.recipe.tables.Model.
+
+        Raises:
+            UserError: something is wrong. The message has the key, its line and the nearest valid
+                name.
         """
         tables = copy.deepcopy(self.tables)
         tables.pop("profile", None)
@@ -199,7 +219,7 @@ class Recipe:
         return model
 
     def data_table(self) -> DataTable:
-        """The checked [data] table of a recipe that may lack the other tables."""
+        """The checked [data] table. The recipe may lack the other tables."""
         alone = create_model("DataAlone", __base__=Table, data=(DataTable, ...))
         return self._bind_tables(alone, self.tables).data
 
@@ -232,8 +252,14 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    """Load a recipe by path, by name (bundled or a plugin's), or from tables; UserError where it is
-    not valid TOML.
+    """Load a recipe.
+
+    Args:
+        source: a path, the name of a bundled recipe or of one from a plugin, a dictionary of
+            tables, or a Recipe.
+
+    Raises:
+        UserError: the recipe does not exist or is not valid TOML. `Recipe.check` checks its keys.
     """
     if isinstance(source, Recipe):
         return source

@@ -1,5 +1,5 @@
-"""report.html: one file that opens offline, made from a run folder's files alone; `render` also
-makes bench.html.
+"""Writes report.html, one file that opens offline, from the files of a run folder only. `render`
+also writes bench.html.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores as Markdown tables, for cards."""
+"""Writes scores as Markdown tables, such as those of model cards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ HEADS = ("direction", "score", "value [95 % interval]", "n", "best baseline")
 
 
 def score_table(found: dict[str, Any]) -> str:
-    """A Markdown table of metrics.json: each score with its interval, beside the best baseline's
-    score.
+    """Format the scores of a run as a Markdown table.
+
+    Args:
+        found: the content of metrics.json.
+
+    Returns:
+        A table of all scores with their intervals, next to the score of the best baseline.
     """
     rows = []
     names = dict(zip("ab", found.get("domains") or "ab", strict=False))
@@ -42,7 +47,12 @@ def _baselines_with_value(found: dict[str, Any], direction: str, name: str) -> d
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as a Markdown table."""
+    """Format rows as a Markdown table.
+
+    Args:
+        heads: the headings of the columns.
+        rows: the cells of each row.
+    """
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 

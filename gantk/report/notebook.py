@@ -1,4 +1,4 @@
-"""A run as HTML for a notebook: its scores beside the best baseline's, and a row of pictures."""
+"""Shows a run in a notebook: its scores next to those of the best baseline, and a row of pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inhe
 
 
 class Run(RunFolder):
-    """A run of `gantk.run`, an earlier one by its folder: `gantk.Run("runs/NAME-TIME")`.
+    """A finished or running training, by its folder. In a notebook it shows its scores and
+    pictures.
 
-    A notebook shows its scores and pictures; `pandas.DataFrame(run.log).plot("step",
-    "losses.generators/cycle_a")`, and `t2 = run.load().translate(t1)`.
+    Example:
+
+        run = gantk.Run("runs/NAME-TIME")
+        run.metrics["a_to_b"]["psnr"]["value"]
+        pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")
+        t2 = run.load().translate(t1)
     """
 
     def load(self, device: str | None = None) -> TrainedModel:
-        """The trained model: `run.load().translate(array)`; see `gantk.load`."""
+        """Load the trained model: `run.load().translate(array)`. See `gantk.load`."""
         from gantk.inference.load import load_model
 
         return load_model(self.path, device)

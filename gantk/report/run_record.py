@@ -1,5 +1,5 @@
-"""Reads a run folder for the report: a damaged or incomplete file is named in `problems` and never
-fatal.
+"""Reads a run folder for the report. Damaged or incomplete files are listed in `problems` and do
+not stop it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The run folder: reads and writes every file of a run, and alone defines their names."""
+"""The run folder: names, reads and writes every file of a run."""
 
 from __future__ import annotations
 

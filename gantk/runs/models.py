@@ -1,5 +1,5 @@
-"""Finds trained models by path, by the name of an installed model or by address; checks packed
-(weights-only) ones.
+"""Finds trained models by path, by the name of an installed model or by address, and checks packed
+models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Builds a run's method, loads its weights, live or averaged, and runs the recipe's post-steps."""
+"""Builds the method of a run, loads its current or averaged weights, and applies the recipe's
+post-steps.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""Contract tests for parts of gantk and of plugins: a subclass names a registered part, and pytest
+"""Contract tests for parts of gantk and of plugins. A subclass names a registered part, and pytest
 checks it.
+
+Example:
 
     from gantk.testing import MethodContract
 
     class TestMyGAN(MethodContract):
         method = "mygan"
 
-Needs pytest. Everything runs on the CPU with small networks and small random images, in seconds.
+The tests need pytest. They run on the CPU with small networks and small random images, in seconds.
 """
 
 import pytest

@@ -21,7 +21,9 @@ from gantk.testing.small import Contract, random_images
 
 
 class MetricContract(Contract):
-    """Tests of a metric of pairs, output and reference (not of metrics of sets)."""
+    """Tests of a pair metric, which scores an output against its reference. Metrics of sets have no
+    contract.
+    """
 
     metric: ClassVar[str]
 

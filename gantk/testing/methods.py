@@ -1,5 +1,5 @@
-"""Contract tests of methods: phases change only their own modules, resuming is exact, images have
-the right form.
+"""Contract tests of methods: phases change only their own modules, resuming is exact, and images
+have the right shape.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ BATCH = 2
 
 
 class MethodContract(Contract):
-    """Tests of a method. A subclass names it: `method = "mygan"`; everything else has a default.
+    """Tests of a method. A subclass names it: `method = "mygan"`. Everything else has a default.
 
-    gantk's own networks among the method's defaults are made small; `options` adds to the defaults
-    or overrides them.
+    Attributes:
+        options: options of the method. gantk's own networks among its defaults are made small;
+            `options` adds to the defaults or overrides them.
     """
 
     method: ClassVar[str]
@@ -43,8 +44,8 @@ class MethodContract(Contract):
     exports: ClassVar[bool] = True
 
     def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
-        """Build the method with weights drawn from `seed`; its image pools, if any, have the
-        capacity `pool`.
+        """Build the method with weights drawn from `seed`. Its image pools, if any, hold `pool`
+        images.
         """
         torch.manual_seed(seed)
         part = small_part("method", self.method, self.options or {}, pool)
@@ -62,7 +63,7 @@ class MethodContract(Contract):
         schedule=Constant,
         graph=None,
     ) -> Engine:
-        """An engine for a few steps with a moving average; `rule` builds its optimizers."""
+        """An engine for a few steps with a moving average. `rule` builds its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
         table = train_table(rule, schedule=schedule, microbatch=microbatch)
@@ -82,7 +83,7 @@ class MethodContract(Contract):
         return batch
 
     def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
-        """Run the engine's steps up to `until`; returns the last step's losses."""
+        """Run the engine's steps up to the step `until`; returns the losses of the last step."""
 
         def batch_at(step: int, stage: Stage) -> Batch:
             return self.batch_at(engine.method, step, stage.size)
@@ -155,8 +156,8 @@ class MethodContract(Contract):
             assert moved, f"the phase '{phase.name}' changed no weight"
 
     def test_a_recorded_step_is_the_step(self, monkeypatch):
-        """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the
-        bit.
+        """A step that is recorded once and replayed, like a CUDA graph, gives bit-identical
+        weights.
         """
         d = min(self.dims)  # recording does not depend on the dimensions
         if not self.captures:

@@ -1,5 +1,5 @@
-"""Contract tests of generators, discriminators and losses: shapes, gradients, precision,
-independence of a batch.
+"""Contract tests of generators, discriminators and losses: shapes, gradients, precision, and
+independence of the images of a batch.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ def explain_failure(words: str) -> Iterator[None]:
 
 
 class NetworkContract(Contract):
-    """Tests shared by generators and discriminators; a subclass has `build`.
+    """Tests that generators and discriminators share. A subclass defines `build`.
 
-    Without `options` the network has its defaults; gantk's own networks have small ones.
+    Attributes:
+        options: options of the network. Without them it has its defaults; gantk's own networks have
+            small ones.
     """
 
     def part(self, kind: str, name: str) -> Part:
@@ -146,8 +148,8 @@ class NetworkContract(Contract):
 
 
 class GeneratorContract(NetworkContract):
-    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel
-    counts.
+    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for different
+    numbers of channels.
     """
 
     generator: ClassVar[str]
@@ -218,10 +220,10 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
 
 
 class LossContract(Contract):
-    """Tests of a loss of two images, or of an adversarial loss (one with `generator` and
-    `discriminator`).
+    """Tests of a loss of two images, or of an adversarial loss, which has `generator` and
+    `discriminator`.
 
-    Override `inputs`, which returns (output, target), for a loss of something other than images.
+    Override `inputs`, which returns (output, target), for a loss of other inputs.
     """
 
     loss: ClassVar[str]

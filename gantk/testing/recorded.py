@@ -1,9 +1,9 @@
 """Checks on a CPU whether a CUDA graph can capture a function: where the host waits, and which
 values are frozen.
 
-A graph records operations and their memory, and runs them again. Values that Python computed while
-recording stay fixed, and operations that read a value from the device cannot be recorded at all. A
-CPU shows both: a dispatch mode of torch receives every operation, also those of the backward pass.
+A graph records operations with their memory and repeats them. Values that Python computes during
+the recording stay fixed, and operations that read a value from the device cannot be recorded. A CPU
+shows both: a dispatch mode of torch receives every operation, also those of the backward pass.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
     """List the places where `function()` reads from the device or copies to it; [] if a graph can
     capture it.
 
-    Indexing with a mask counts too (`nonzero`). Python numbers do not: they become kernel
-    arguments, and `Recording` shows where this freezes a value that should change.
+    Indexing with a mask counts as well (`nonzero`). Python numbers do not: they become arguments of
+    kernels, and `Recording` shows where this freezes a value that should change.
     """
     found: list[str] = []
     with _Operations(found.append), _Methods(found.append):
@@ -53,15 +53,19 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
 
 
 class Recording:
-    """Records one call of a function, operation by operation; `replay` runs these again on the same
-    memory.
+    """Records one call of a function, operation by operation. `replay` repeats the operations on
+    the same memory.
+
+    Example:
 
         recording = Recording()
         losses = recording.record(lambda: engine.train_step(batch))
-        recording.replay()   # `losses`, the weights and all buffers are now those of one more step
+        recording.replay()  # `losses`, the weights and all buffers are now those of one more step
 
     Random operations draw new numbers from torch's global generator, as in a replayed CUDA graph.
-    Raises RuntimeError where the function makes the host wait, because a capture would fail there.
+
+    Raises:
+        RuntimeError: the function makes the host wait, so that a capture would fail.
     """
 
     def record(self, function: Callable[[], Any]) -> Any:
@@ -78,7 +82,7 @@ class Recording:
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Run the recorded operations again; results overwrite those of the recording."""
+        """Repeat the recorded operations. Their results overwrite those of the recording."""
         for func, args, kwargs, outputs in self._calls:
             for old, new in zip(outputs, _tensors(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr() or old.stride() != new.stride():
@@ -124,8 +128,8 @@ class _Methods(TorchFunctionMode):
 
 
 def _reason_to_wait(packet: Any, args: tuple, kwargs: dict) -> str | None:
-    """Why an operation makes the host wait or copies a host number to the device; None where it
-    does neither.
+    """Why an operation makes the host wait or copies a number from the host to the device; None if
+    it does neither.
     """
     if packet in VALUES:
         return "reads a value"

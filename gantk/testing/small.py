@@ -27,7 +27,7 @@ POOL = 3  # value of an option called `pool`: small enough to overflow within fo
 
 
 def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) -> Part:
-    """The registered part with `options`; networks and the image pool among its defaults are made
+    """The registered part with `options`. Networks and the image pool among its defaults are made
     small.
     """
     shrunk: dict[str, Any] = {}
@@ -47,8 +47,8 @@ def small_size(dims: int) -> tuple[int, ...]:
 
 
 def train_table(rule: Callable[..., Any], **changes: Any) -> TrainTable:
-    """A recipe's [train] table for an engine, with `rule` (parameters -> Optimizer) at a constant
-    rate.
+    """A recipe's [train] table for an engine, with `rule` (a function from parameters to an
+    optimizer) at a constant learning rate.
     """
     return TrainTable().model_copy(
         update={"optimizer": rule, "schedule": Constant, "ema": 0.9} | changes
@@ -56,15 +56,15 @@ def train_table(rule: Callable[..., Any], **changes: Any) -> TrainTable:
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> Tensor:
-    """Random (count, channels, *size), uniform in [-1, 1], from `seed`; torch's global generator is
-    not used.
+    """Random images (count, channels, *size), uniform in [-1, 1], from `seed`. torch's global
+    generator is not used.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, *size, generator=generator) * 2 - 1
 
 
 class Contract:
-    """Base of all contracts: each test runs in 2-D and in 3-D."""
+    """Base of all contracts. Each test runs in 2-D and in 3-D."""
 
     # of the part, as in a recipe; None: its defaults
     options: ClassVar[dict[str, Any] | None] = None

@@ -1,5 +1,5 @@
-"""Random augmentation of all images that a discriminator sees, at a fixed or an adaptive rate
-(Karras et al., 2020).
+"""Augments all images that a discriminator sees at random, at a fixed or an adaptive rate (Karras
+et al. 2020).
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from gantk.plugin.spec import Part
 
 
 class DiscriminatorAugment(nn.Module):
-    """Augments all images that one discriminator sees, real and fake alike, by random,
-    differentiable changes.
+    """Random, differentiable changes of all images that one discriminator sees, real and fake.
 
-    With `target` 0 each change is applied with its own p. With a target in (0, 1), 0.6 in the
-    paper, all are applied together, to a share `p` of the images. `p` starts at 0, rises while the
-    discriminator overfits, and falls otherwise, which holds r_t = E[sign(D(real))] of equation 1 at
-    the target: r_t is 0 for a discriminator that cannot tell real from fake, 1 for one that has
-    memorised the training images. `augments`: parts to build the changes from; `game`: the
-    adversarial loss, which sets the logit of an undecided discriminator (None: 0). All state is in
-    buffers and is updated without a device synchronisation. Each rank keeps its own, as it keeps
-    its own image pool.
+    Args:
+        augments: the parts that make the changes.
+        dims: 2 or 3.
+        target: 0 applies each change with its own probability. A target between 0 and 1 (0.6 in the
+            paper) applies all changes together, to a share `p` of the images that adapts to
+            overfitting.
+        adversarial: the adversarial loss. It determines the logit of an undecided discriminator;
+            None: 0.
+
+    `p` starts at 0, rises while the discriminator overfits, and falls otherwise. This keeps r_t =
+    E[sign(D(real))] of equation 1 at the target: r_t is 0 for a discriminator that cannot
+    distinguish real from fake, and 1 for one that has memorised the training images.
+
+    All state is in buffers and is updated without waiting for the device. Each rank has its own
+    state.
     """
 
     # real images between two changes of p; 4 batches of 64 in the paper
@@ -65,8 +71,9 @@ class DiscriminatorAugment(nn.Module):
                 self.register_buffer(name, torch.zeros(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, *size) to the same shape; each image draws its own, from the global generator of
-        its device.
+        """Change images (N, C, *size), each in its own way; returns the same shape.
+
+        Random numbers come from the global generator of the images' device.
         """
         changed = image
         for augment in self.augments:
@@ -80,8 +87,8 @@ class DiscriminatorAugment(nn.Module):
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Count signs of raw logits (N, ...) of real images, and update `p` when due; nothing if
-        the target is 0.
+        """Count the signs of raw logits (N, ...) of real images, and update `p` when it is due.
+        Does nothing if the target is 0.
         """
         if not self.target:
             return

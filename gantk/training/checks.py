@@ -1,4 +1,4 @@
-"""What is checked before a training starts: the core's own conditions, then those of plugins."""
+"""The checks before a training starts: gantk's own, then those of plugins."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The training loop around the engine's steps: batches in, logs, samples, scores and checkpoints
-out.
-"""
+"""The training loop: reads batches, runs steps, and writes logs, samples, scores and checkpoints."""
 
 from __future__ import annotations
 

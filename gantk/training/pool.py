@@ -1,4 +1,4 @@
-"""The image pool: discriminators see earlier fakes too, which damps oscillation between the two
+"""The image pool: discriminators also see earlier fakes, which damps oscillation between the
 networks.
 """
 
@@ -14,9 +14,9 @@ class ImagePool(nn.Module):
     """A store of earlier fakes (Shrivastava et al. 2017, section 2.3; 50 images in Zhu et al.
     2017).
 
-    Until it is full every image is stored and returned; then each image is, with probability one
-    half, exchanged for a random stored one. The store is a buffer, so that a resumed run continues
-    with the same fakes.
+    Until the store is full, every image is stored and returned. Afterwards each image is exchanged
+    for a random stored one with probability one half. The store is a buffer, so a resumed run
+    continues with the same fakes.
     """
 
     images: Tensor  # (capacity, channels, *size)
@@ -31,7 +31,7 @@ class ImagePool(nn.Module):
         self.register_buffer("sides", torch.tensor(size))
 
     def expect(self, size: tuple[int, ...]) -> None:
-        """Set the size of the next images; stored images of another size are dropped."""
+        """Set the size of the next images. Stored images of another size are dropped."""
         if self.sides.tolist() != list(size):
             self.sides.copy_(torch.tensor(size))
             self.count.zero_()
@@ -49,10 +49,10 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Exchange images (N, C, *size) with the store as if one by one; returns as many. Two may
-        draw the same place.
+        """Exchange images (N, C, *size) with the store, as if one by one; returns as many images.
 
-        Random choices come from the global generator of the images' device.
+        Two images may draw the same place in the store. Random numbers come from the global
+        generator of the images' device.
         """
         if self.capacity == 0:
             return images

@@ -1,9 +1,8 @@
-"""Measures a training's memory and time with real steps (`gantk run --try`), and tries settings
-that need less memory.
+"""Measures the memory and time of a training with real steps (`gantk run --try`), and tries
+settings that need less memory.
 
-It measures because memory depends on kernels, allocators and layouts that no formula covers. Each
-trial runs in its own process, so that its peak is not another one's, and running out of memory ends
-only the trial.
+No formula is used, because memory depends on kernels, allocators and memory layouts. Each trial
+runs in its own process: its peak is measured separately, and lack of memory ends only the trial.
 """
 
 from __future__ import annotations
@@ -43,15 +42,19 @@ SPARE_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Trial:
-    """Memory and time of `STEPS_PER_STAGE` steps of every stage of a training on this machine.
+    """Memory and time of a training on this machine, measured with three steps of each stage.
 
-    step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and
-      saving. peak_gib:
-    peak memory, of the process on a CPU, of its tensors on a GPU. available_gib: free memory
-    before.
-    settings: `--set` texts of this trial; ways: trials with less memory, if this one did not fit.
-      counted: the lower
-    bound of `cost_of`, in words; where it exceeds the memory, no step was run.
+    Attributes:
+        fits: whether the training fits into the memory.
+        device: the device of the trial.
+        available_gib: free memory before the trial, in GiB.
+        peak_gib: peak memory in GiB: of the process on a CPU, of its tensors on a GPU.
+        step_s: seconds per step at the size of the last stage.
+        hours: time for all steps, without samples, scores and checkpoints.
+        images_per_s: images per second at the size of the last stage.
+        settings: the `--set` texts of this trial.
+        ways: trials of settings that need less memory, if this one did not fit.
+        counted: the lower bound of the memory, in words. If it exceeds the memory, no step was run.
     """
 
     fits: bool
@@ -99,11 +102,24 @@ def predict(
     device: str | None = None,
     memory: float | None = None,
 ) -> Trial:
-    """Measure a training's memory, time per step and hours by three real steps; no file is written.
+    """Measure memory, time per step and hours of a training with three real steps; no file is
+    written.
 
-    If it does not fit, `ways` holds trials of settings with less memory, up to one that fits.
-    `memory`: GiB that may be used on a CPU; None: the free memory. UserError where the recipe or
-    its data are wrong.
+    Example:
+
+        trial = gantk.predict("dualgan_t1t2", data="SCANS")
+        trial.fits, trial.peak_gib, trial.hours
+
+    Args:
+        recipe, data, set, profile, device: as in `gantk.run`.
+        memory: memory in GiB that may be used on a CPU. Default: the free memory.
+
+    Returns:
+        The trial. If the training does not fit, `ways` holds trials of settings that need less
+        memory, up to the first that fits.
+
+    Raises:
+        UserError: the recipe or its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
     trial = _in_child(loaded, (), device, memory)

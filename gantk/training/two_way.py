@@ -1,5 +1,5 @@
-"""Two-way translation without pairs: the method behind CycleGAN and DualGAN, and options that
-others use as well.
+"""Unpaired two-way translation: the base class of CycleGAN and DualGAN, and options that other
+unpaired methods share.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PUBLISHED_TWO_WAY = TwoWayOptions()
 
 @dataclass(frozen=True)
 class Terms(TwoWayOptions):
-    """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
+    """The weights of a two-way method's losses. A loss of weight 0 is not computed."""
 
     cycle_a: float  # L1 between an image and a -> b -> a of it
     cycle_b: float  # L1 between an image and b -> a -> b of it
@@ -66,19 +66,21 @@ class Terms(TwoWayOptions):
 
 
 class CycleMethod(Method):
-    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, tied by cycle consistency (Zhu et
-    al. 2017, eq. 3).
+    """Base of two-way methods: generators `g_ab` and `g_ba` and discriminators `d_a` and `d_b` with
+    cycle consistency (Zhu et al. 2017, eq. 3).
 
     Args:
-        generator, discriminator, adversarial: parts to build the networks and the adversarial loss
-        from.
+        geometry: dimensions, sizes and channels of the images.
+        generator: the part of both generators.
+        discriminator: the part of both discriminators.
+        adversarial: the part of the adversarial loss.
         terms: the loss weights.
-        pool: how many earlier fakes are kept for the discriminators (Shrivastava et al. 2017); 0 =
-          none.
+        pool: number of earlier fakes to store for each discriminator (Shrivastava et al. 2017); 0:
+            none.
         critic: discriminator steps per generator step.
-        low_res_warmup: share of the steps, the first ones, at half the size, where one patch of the
-            discriminator sees the whole head; this settles how bright each tissue becomes. None:
-            the terms' value.
+        low_res_warmup: share of the steps that is trained first, at half the size. One patch of the
+            discriminator then covers the whole head, which settles how bright each tissue becomes.
+            None: the value in `terms`.
     """
 
     def __init__(
@@ -123,11 +125,13 @@ class CycleMethod(Method):
         self.pool_b = ImagePool(pool, b, geometry.size)
 
     def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
-        """Similar images of the other domain for each image if `pairs` is set, else {}."""
+        """For each image a similar image of the other domain, if `terms.pairs` is set; else {}."""
         return self.pairs.companions(sets) if self.pairs else {}
 
     def phases(self) -> list[Phase]:
-        """Generators, then discriminators, on the fakes that the first phase put into the batch."""
+        """First the generators, then the discriminators, which see the fakes that the first phase
+        put into the batch.
+        """
         return [
             Phase(
                 "generators",
@@ -140,18 +144,18 @@ class CycleMethod(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half the size if `low_res_warmup` is above
-        0.
+        """One stage at the recipe's size, after a stage at half the size if `low_res_warmup` is
+        above 0.
         """
         return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
-        """Set the pools to the stage's size, which drops fakes of another size."""
+        """Set the size of the image pools to that of the stage. Fakes of another size are dropped."""
         self.pool_a.expect(stage.size)
         self.pool_b.expect(stage.size)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial, cycle, identity and structure losses, each by name and direction."""
+        """The adversarial, cycle, identity and structure losses, each by name and direction."""
         real_a = batch["a"]
         real_b = batch["b"]
         terms = self.terms
@@ -190,7 +194,7 @@ class CycleMethod(Method):
         return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake for both domains; fakes come through the image pool."""
+        """The losses of both discriminators on real images and on fakes from the image pool."""
         if "fake_a" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake_b"] = self.g_ab(batch["a"])

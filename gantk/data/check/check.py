@@ -53,14 +53,33 @@ def check(
     # called with the finished share and the current operation
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Describe the images of a folder, a DICOM tree, a CSV or one file, and the problems in them,
-    as JSON.
+    """Describe images, how a training would use them, and the problems in them.
 
-    `files` has the facts of every inspected image, see `gantk.data.check.inspect.inspect`, with its
-    domain, patient and split; `problems` are sorted by severity: an error would spoil a training, a
-    warning may, a note is good to know. Writes nothing but `table`, and holds one image in memory
-    at a time.
-    UserError where the path does not exist or has no image; unreadable files are problems.
+    Example:
+
+        found = gantk.check("scans")
+        [problem for problem in found["problems"] if problem["severity"] == "error"]
+
+    Args:
+        path: a folder, a DICOM tree, a CSV file or one image.
+        recipe: the recipe whose use of the images is checked. Default: the use is guessed.
+        set: settings of the recipe's data, such as `["data.size=[64, 64]"]`.
+        every: whether to read the pixels of all images of a very large set, and not only of a
+            sample.
+        table: a new CSV file for the domains, patients and splits that were found. Cells are empty
+            where they are unknown.
+        progress: called with the share that is done, from 0 to 1, and the current operation.
+
+    Returns:
+        A dictionary that can be written as JSON. `files` has the properties of each inspected image
+        with its domain, patient and split; see `gantk.data.check.inspect.inspect`. `problems` are
+        sorted by severity: an error makes a training useless, a warning may do so, a note is only
+        information.
+
+    Raises:
+        UserError: the path does not exist or has no image. Unreadable files are listed as problems.
+
+    One image at a time is in memory. The only file that is written is `table`.
     """
     path = Path(path)
     if table is not None:

@@ -1,5 +1,6 @@
-"""Finds the patient of each image in its file's name, or in the folders above it, which may also be
-those of a visit, a contrast or a data set.
+"""Finds the patient of each image in its file name, or in the names of the folders above it.
+
+These folders may also be those of a visit, a contrast or a data set.
 """
 
 from __future__ import annotations

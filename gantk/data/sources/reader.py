@@ -1,5 +1,5 @@
-"""Reads items as pixels: whole, or plane by plane on a sampling grid; decodes each volume once for
-all threads.
+"""Reads the pixels of items, whole or plane by plane on a sampling grid. Each volume is decoded
+once for all threads.
 """
 
 from __future__ import annotations

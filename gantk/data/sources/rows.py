@@ -1,4 +1,4 @@
-"""The rows of a CSV or TSV, with their lines; and the text of a CSV."""
+"""The rows of a CSV or TSV file with their line numbers, and the text of a CSV file."""
 
 from __future__ import annotations
 

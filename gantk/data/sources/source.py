@@ -1,4 +1,4 @@
-"""The base classes of data sources of files, which turn items into records; and the choice of a
+"""The base classes of data sources that read files and turn them into records, and the choice of a
 source for a path.
 """
 

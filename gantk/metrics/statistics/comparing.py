@@ -1,5 +1,5 @@
-"""Compares systems on the same patients: tests every pair, corrects all tests together, and ranks
-by bootstrap.
+"""Compares systems on the same patients: tests each pair of systems, corrects all tests together,
+and ranks the systems by bootstrap.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
 
 def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
-    """Add corrected p-values to tests made together: `holm` (1979), for the chance of any false
-    finding, `fdr` (Benjamini and Hochberg, 1995), for the share of false ones among the findings,
-    and `of`, the number of tests.
+    """Add corrected p-values to tests of one family, in place.
+
+    Args:
+        tests: dictionaries with the key `p`. Each gets three further keys: `holm` (Holm 1979)
+            controls the chance of any false finding, `fdr` (Benjamini and Hochberg 1995) the share
+            of false ones among the findings, and `of` is the number of tests.
     """
     p = np.array([test["p"] for test in tests])
     count = len(tests)
@@ -35,13 +38,17 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
 def compare_systems(
     scores: Scores, senses: Mapping[Hashable, bool | None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Compare systems on the patients that both have scores of; returns `tests` of all pairs, and
-    `ranks`.
+    """Compare systems, pair by pair, on the patients that both have scores of.
 
-    `senses` states for each score whether higher is better; None is not compared. A test's `gain`
-    is how much better `one` is than `other`; all tests are corrected together. A rank (1 is best)
-    has its share of bootstrap draws at the first place and its 95 % interval; only for systems that
-    share two patients or more.
+    Args:
+        scores: system -> score -> patient -> value; a value may be None.
+        senses: for each score whether higher is better; None: the score is not compared.
+
+    Returns:
+        `tests` of all pairs and `ranks`. The `gain` of a test states how much better the system
+        `one` is than `other`; all tests are corrected together. A rank (1 is best) has its 95 %
+        interval, and the share of bootstrap draws in which the system is first. Ranks need at least
+        two patients that all systems share.
     """
     tests: list[dict[str, Any]] = []
     ranks: list[dict[str, Any]] = []

@@ -25,11 +25,21 @@ from gantk.runs.folder import flat
 
 
 def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
-    """Rewrite a run's report.html or, for several runs, write one page that compares them; returns
-    the path written.
+    """Write the report of a run again, or a page that compares several runs.
 
-    `out` is the comparison's path; None: comparison.html in the current folder. UserError where a
-    folder is no run, or a run is named twice.
+    Example:
+
+        gantk.write_report("runs/first", "runs/second", out="comparison.html")
+
+    Args:
+        runs: one run folder, or several.
+        out: the path of the comparison. Default: comparison.html in the current folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: a folder is not a run, or a run is named twice.
     """
     if len(runs) == 1 and out is None:
         return write_one(runs[0])
