@@ -261,7 +261,8 @@ def parts() -> str:
 
     said = [
         "# Parts",
-        "Everything that a recipe can name, by kind. `gantk show KIND NAME` prints the same.",
+        "This page lists the parts that a recipe can name, by kind, with their options."
+        " `gantk show KIND NAME` prints the same.",
     ]
     for kind, meaning in KINDS.items():
         said += [f"## {kind}", f"{meaning[0].upper()}{meaning[1:]}."]

@@ -55,10 +55,10 @@ class PatchGAN(b.Network):
     """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017,
     section 6.1.2).
 
-    (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide. Each side
-    of an image needs at least 3 x 2**(layers - 2) pixels: 24 for the usual patch of 70 pixels, which
-    has 5 convolutions. Filters double from `width` up to 8 x width. The first and the last
-    convolution are not normalised.
+    Maps (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide. Each
+    side of an image needs at least 3 x 2**(layers - 2) pixels. That is 24 for the usual patch of 70
+    pixels, which has 5 convolutions. Filters double from `width` up to 8 x width. The first and the
+    last convolution are not normalised.
     """
 
     def __init__(

@@ -12,11 +12,13 @@ from gantk.plugin.spec import Few, Fraction, Halvings, Width
 class ResNet(b.Network):
     """ResNet generator of CycleGAN (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2).
 
-    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7
-    convolution, `downs` 3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3
-    convolutions, `downs` doublings, a 7x7 convolution. CycleGAN has 6 blocks at 128 px and 9 at 256
-    px. It doubles with a transposed 3x3 convolution, which has as many weights as up="resize";
-    up="transpose" is a 4x4, which covers every pixel equally often.
+    Maps (N, in_channels, *size) to (N, out_channels, *size). Every side must be a multiple of
+    2**downs. The network has a 7x7 convolution, `downs` 3x3 convolutions of stride 2, `blocks`
+    residual blocks of two 3x3 convolutions, `downs` upsamplings by 2, and a last 7x7 convolution.
+
+    CycleGAN has 6 blocks at 128 px and 9 at 256 px. It upsamples with a transposed 3x3 convolution,
+    which has as many weights as up="resize". up="transpose" is a 4x4 convolution, which covers
+    every pixel equally often.
     """
 
     def __init__(

@@ -18,18 +18,18 @@ class UNet(b.Network):
     """U-Net generator with 4x4 convolutions of stride 2 (Ronneberger et al., 2015; Isola et al.,
     2017, section 6.1.1).
 
-    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
-    stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up
-    to width x max_multiplier. The innermost convolution is not normalised, because its map may be a
-    single pixel. The output is not normalised. The first convolution is normalised only with
-    `norm_first`.
+    Maps (N, in_channels, *size) to (N, out_channels, *size). Every side must be a multiple of
+    2**depth. The network has stem + 2 x depth + head convolutions (`layers`). Filters double from
+    `width` at every level up to width x max_multiplier. The innermost convolution is not
+    normalised, because its map may be a single pixel. The output is not normalised. The first
+    convolution is normalised only with `norm_first`.
 
     Published shapes:
 
     * pix2pix at 256 px: depth=8, norm="batch", up="transpose", dropout=0.5. Its widely used
       implementation also has bias=False.
     * 15 layers from 128 filters at 128 px: width=128, depth=7, stem=1.
-    * seven convolutions down and six up, from 64 px to a single pixel: depth=6, stem=1.
+    * Seven convolutions down and six up, from 64 px to a single pixel: depth=6, stem=1.
     """
 
     def __init__(

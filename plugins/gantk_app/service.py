@@ -275,8 +275,13 @@ def app(
 ) -> None:
     """Serve a web page and POST /translate, which translate scans with `run`, until Ctrl-C.
 
-    Port 0 chooses a free one; any host but 127.0.0.1 gives other machines access. `max_mb`: largest
-    upload, unzipped.
+    Args:
+        run: as in `gantk.load`.
+        port: the port; 0 chooses a free one.
+        host: the address to listen on. Any address but 127.0.0.1 lets other machines connect.
+        max_mb: the largest upload in MB, also after unzipping.
+        device: as in `gantk.run`.
+        say: called with each line of output.
     """
     try:
         os.environ |= {

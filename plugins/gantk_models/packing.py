@@ -44,18 +44,25 @@ def pack(
     discriminators: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write what is needed to use a run to a new folder, in a run folder's layout; returns its
-    path.
+    """Write what a user of a run needs to a new folder, in the layout of a run folder.
 
     Args:
-        card: a Markdown file for card.md; {facts} and {scores} in it are replaced by tables of the
-          run.
-        dtype: type in which weights are stored; they are used as float32. Tensors beyond float16
-          stay float32.
-        discriminators: keep them too, for a training that starts from this model.
+        run: the run folder.
+        out: the new folder.
+        card: a Markdown file for card.md. Its {facts} and {scores} are replaced by tables of the
+            run.
+        dtype: the type in which weights are stored; they are used as float32. Tensors with values
+            that float16 cannot hold stay float32.
+        discriminators: whether to include the discriminators, for a training that starts from this
+            model.
+        say: called with each line of output.
 
-    Raises GantkError, and writes no folder, if an output differs from the run's by a gray level of
-    255 or more.
+    Returns:
+        The path of the folder.
+
+    Raises:
+        GantkError: an output differs from that of the run by a gray level of 255 or more. No folder
+            is written.
     """
     out = Path(out)
     text = text_of(Path(card or OURS))

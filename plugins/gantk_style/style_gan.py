@@ -39,9 +39,9 @@ class StyleTransferGAN(Method):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "bce",
+        generator: Generator = "unet",  # networks G and F
+        discriminator: Discriminator = "patchgan",  # both discriminators
+        adversarial: AdversarialLoss = "bce",  # adversarial loss
         identity: Weight = 10.0,  # weight of the L1 loss between a healthy image x and F(G(x, y))
         style: Weight = 10.0,  # weight of the L1 loss between an example y and G(F(y), G(x, y))
         # weight of the L1 loss between y and G(F(y), y), which teaches G to use y; not in the paper

@@ -20,9 +20,9 @@ class CycleGAN(CycleMethod):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "resnet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "ls",
+        generator: Generator = "resnet",  # both generators
+        discriminator: Discriminator = "patchgan",  # both discriminators
+        adversarial: AdversarialLoss = "ls",  # adversarial loss
         cycle: Weight = 10.0,  # weight of the L1 cycle loss, in both directions
         # weight of the L1 identity loss; needs domains with equal numbers of channels
         identity: Weight = 5.0,

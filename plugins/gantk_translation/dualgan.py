@@ -19,9 +19,9 @@ class DualGAN(CycleMethod):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "ls",
+        generator: Generator = "unet",  # both generators
+        discriminator: Discriminator = "patchgan",  # both discriminators
+        adversarial: AdversarialLoss = "ls",  # adversarial loss
         cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: same as cycle
         pool: Number = 0,  # size of the pool of earlier fakes for the discriminators; 0 = the paper

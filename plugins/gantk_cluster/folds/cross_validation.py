@@ -44,19 +44,24 @@ def cross_validate(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> Path:
-    """Train a recipe once per fold, and score every patient by the one run that was not trained on
+    """Train a recipe once per fold, and score each patient with the run that was not trained on
     that patient.
 
-    The runs are OUT/fold-0, OUT/fold-1 ...; OUT is also a model, the mean of its runs (`gantk
-    translate OUT IN RESULT`). A repeated call skips finished folds and resumes an interrupted one.
+    The runs are OUT/fold-0, OUT/fold-1 and so on. OUT is also a model, the mean of its runs: `gantk
+    translate OUT IN RESULT`. A repeated call skips finished folds and resumes an interrupted one.
 
     Args:
-        folds: number of parts that the patients are divided into, 2 or more: `data.split.folds`.
-        out: the folder of the runs; None: runs/NAME-folds-TIME.
+        recipe: as in `gantk.run`, like all arguments that are not listed here.
+        folds: number of parts that the patients are divided into, 2 or more; the key
+            data.split.folds.
+        out: the folder of the runs. Default: runs/NAME-folds-TIME.
 
-    All others are those of `gantk.run`. Returns the folder, with folds.json: for each direction and
-    score the mean over all patients, its 95 % interval and n. UserError where OUT holds runs of
-    another recipe.
+    Returns:
+        The folder, with folds.json: for each direction and score the mean over all patients, its 95
+        % interval and n.
+
+    Raises:
+        UserError: OUT holds runs of another recipe.
     """
     if folds < 2:
         problem = f"{folds} is not a valid number of folds"

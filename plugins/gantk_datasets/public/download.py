@@ -47,8 +47,8 @@ def known_sets() -> dict[str, dict[str, Any]]:
 
 
 def public_sets() -> list[tuple[str, ...]]:
-    """One row per data set: name, description, size, licence, and address of the files or of the
-    registration.
+    """List the public data sets: name, description, size, licence, and address of the files or of
+    the registration.
     """
     rows = []
     for name, known in known_sets().items():
@@ -77,14 +77,25 @@ def fetch(
     # gets finished share and file
     progress: Callable[[float, str], None] = lambda share, path: None,
 ) -> Path:
-    """Download, check and unpack the public data set `name` to the folder `out` (None: data/NAME),
-    and return it.
+    """Download a public data set, check and unpack it.
 
-    `base_url` is a mirror, with the same sizes and checksums. A set that exists is not downloaded
-    again; while another process fetches it, this one waits; an interrupted download resumes. For
-    files without a published checksum the SHA-256 is stored in OUT.fetched.json and compared at
-    later downloads. UserError for an unknown name or a set that requires registration; GantkError,
-    with nothing in `out`, where download or check fail.
+    Args:
+        name: the name of the data set, as listed by `public_sets`.
+        out: the folder. Default: data/NAME.
+        base_url: a mirror, with the same sizes and checksums.
+        say: called with each line of output.
+        progress: called with the share that is done, from 0 to 1, and the name of the current file.
+
+    Returns:
+        The folder. A data set that exists is not downloaded again.
+
+    Raises:
+        UserError: the name is unknown, or the data set requires registration.
+        GantkError: download or check failed. The folder was not written.
+
+    An interrupted download is resumed. If another process downloads the data set, this one waits.
+    For files without a published checksum, gantk stores the SHA-256 in OUT.fetched.json and
+    compares it at later downloads.
     """
     known = _known_set(name)
     base = base_url or known["base"]

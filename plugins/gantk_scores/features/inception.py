@@ -17,8 +17,8 @@ class Inception(nn.Module):
     """pytorch-fid's Inception to its last pooling: 2048 features of pictures (N, 3, H, W) from 0 to
     1, at 299 pixels.
 
-    Weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError where none of these has
-    them.
+    Weights come from $GANTK_WEIGHTS, torch's cache or the web. If none of these has them, a
+    UserError says which file to put where.
     """
 
     channels = 3

@@ -28,12 +28,20 @@ def write_card(
     json: AnyPath | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Write a run's model card; returns a dict: `facts`, `items` of CLAIM and TRIPOD+AI with
-    answers, `metrics`.
+    """Write the model card of a run.
 
-    An item has `answers`, the known facts, and `open`, a description of what is left to fill in (""
-    = nothing). Markdown goes to the file `out`, or to `say` if None; JSON to the file `json`.
-    UserError where a folder is missing.
+    Args:
+        run: the run folder.
+        out: the Markdown file. Default: the text is passed to `say`.
+        json: a JSON file for the result.
+        say: called with each line of output.
+
+    Returns:
+        A dictionary of `facts`, `metrics`, and the `items` of CLAIM and TRIPOD+AI. An item has
+        `answers`, the known facts, and `open`, what is left to fill in ("": nothing).
+
+    Raises:
+        UserError: a folder does not exist.
     """
     for file, where in ((out, "--out"), (json, "--json")):
         if file:

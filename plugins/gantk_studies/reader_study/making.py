@@ -1,5 +1,5 @@
-"""`gantk study new`: writes a blinded page of real and made images for each reader, and the key in
-its own file.
+"""`gantk study new`: writes a blinded page of real and generated images for each reader, and the
+key in a separate file.
 """
 
 from __future__ import annotations
@@ -43,11 +43,32 @@ def new_study(
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write pages/reader-1.html ... and key.json into a new folder; returns the folder.
+    """Write a reader study: the pages pages/reader-1.html and so on, and key.json.
 
-    The images are a run's held-out ones and their translations (from noise: as many samples), or
-    those of two folders. All have one size and 256 grays, uncompressed: steps or lengths would tell
-    which are made. UserError for too few.
+    Args:
+        run: a run folder. The images are its held-out ones and their translations, or, for images
+            from noise, as many samples.
+        real: in place of `run`, a folder of real images.
+        fake: in place of `run`, a folder of generated images, matched to real ones by file name.
+        kind: "2afc" (which of two images is real), "yesno" (is this image real) or "rating" (how
+            real it looks, 1 to 5).
+        pairs: number of real and of generated images. Default: 60, or all images if fewer.
+        readers: number of readers, each with a page.
+        to: the domain to judge. Default: the second domain of the recipe.
+        split: the set of the run's images: "test", "validation" or "train".
+        out: the folder of the study. Default: RUN/study/KIND, or study.
+        seed: the seed of the images and of their order. Default: a secret seed, stored in key.json.
+        device: as in `gantk.run`.
+        say: called with each line of output.
+
+    Returns:
+        The folder of the study.
+
+    Raises:
+        UserError: there are too few images.
+
+    All images have one size and 256 gray levels and are not compressed. Gray levels or file sizes
+    therefore do not reveal the generated images.
     """
     folders = [folder for folder in (real, fake) if folder]
     if len(folders) != (2 if run is None else 0):

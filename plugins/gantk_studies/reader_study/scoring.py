@@ -23,12 +23,22 @@ ENDS = (2.5, 97.5)  # percentiles between which 95 % of the draws are
 def score_study(
     study: str | Path, answers: Iterable[str | Path], *, say: Callable = print
 ) -> dict[str, Any]:
-    """Score a study; writes scores.json and scores.md into it and names the files left out. Returns
-    the scores.
+    """Score a reader study; writes scores.json and scores.md into its folder.
 
-    A reader's accuracy has Wilson's 95 % interval, the mean over readers that of a bootstrap over
-    readers and cases (Owen 2007). Ratings have an area under the ROC curve too, by bootstrap.
-    UserError if no file is scored.
+    The accuracy of a reader has Wilson's 95 % interval. The interval of the mean over readers is
+    from a bootstrap over readers and cases (Owen 2007). Ratings also have an area under the ROC
+    curve, by bootstrap.
+
+    Args:
+        study: the folder of the study.
+        answers: the files that the readers returned.
+        say: called with each line of output, also with the names of files that were left out.
+
+    Returns:
+        The scores.
+
+    Raises:
+        UserError: not one file could be scored.
     """
     key, rows, problems = load(study, answers)
     kind = key["kind"]

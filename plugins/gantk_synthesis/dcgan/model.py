@@ -40,8 +40,8 @@ class DCGAN(Method):
         geometry: Geometry,
         *,
         # increase its depth by 1 for every doubling of the size beyond 64
-        discriminator: Discriminator = "dcgan",
-        adversarial: AdversarialLoss = "bce",
+        discriminator: Discriminator = "dcgan",  # discriminator network
+        adversarial: AdversarialLoss = "bce",  # adversarial loss
         latent: Width = 100,  # length of the noise vector
         width: Width = 64,  # filters of the generator's last map; the first has eight times as many
         up: UpKind = "transpose",  # upsampling in the generator; resize avoids checkerboard patterns

@@ -57,7 +57,7 @@ class ProGAN(Method):
         fade: Share = 0.5,  # share of each size's steps that fades the size in
         # relative numbers of steps for 4 px, 8 px, ...; None: equal, but half for 4 px
         shares: list[Weight] | None = None,
-        adversarial: AdversarialLoss = "wgan_gp",
+        adversarial: AdversarialLoss = "wgan_gp",  # adversarial loss
         # weight of the mean square of real logits (epsilon_drift); keeps them near 0
         drift: Weight = 1e-3,
         critic: Count = 1,  # discriminator steps per generator step

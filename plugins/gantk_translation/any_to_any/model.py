@@ -47,8 +47,8 @@ class AnyToAny(Method):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",
-        discriminator: Discriminator = "patchgan",
+        generator: Generator = "unet",  # generator network
+        discriminator: Discriminator = "patchgan",  # discriminator network
         adversarial: AdversarialLoss = "ls",  # least squares, as in MM-GAN
         # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
         l1: Weight = 100.0,

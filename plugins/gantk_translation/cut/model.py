@@ -44,9 +44,9 @@ class CUT(Method):
         self,
         geometry: Geometry,
         *,
-        generator: Encoding = "resnet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "ls",
+        generator: Encoding = "resnet",  # generator network
+        discriminator: Discriminator = "patchgan",  # discriminator network
+        adversarial: AdversarialLoss = "ls",  # adversarial loss
         nce: Weight = 1.0,  # weight of the contrastive loss; 10 in FastCUT
         # also compare g_ab(b) with b (identity); false in FastCUT
         nce_identity: bool = True,

@@ -72,7 +72,7 @@ class MUNIT(Method):
         discriminator: Discriminator = "munit",  # discriminator, one for each scale
         # number of image sizes with a discriminator, each half of the previous one
         scales: Depth = 3,
-        adversarial: AdversarialLoss = "ls",
+        adversarial: AdversarialLoss = "ls",  # adversarial loss
         # weight of the L1 loss between an image and its reconstruction from its codes (lambda_x)
         image: Weight = 10.0,
         # weight of the L1 loss between the content codes of translation and source (lambda_c)

@@ -54,9 +54,9 @@ class Pix2Pix(Regression):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "bce",
+        generator: Generator = "unet",  # generator network
+        discriminator: Discriminator = "patchgan",  # discriminator network
+        adversarial: AdversarialLoss = "bce",  # adversarial loss
         # weight of the L1 loss (lambda), or of `reconstruction`; 0 = only the adversarial loss
         l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper

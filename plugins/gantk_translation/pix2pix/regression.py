@@ -30,7 +30,7 @@ class Regression(Method):
         geometry: Geometry,
         beside: int = 0,  # further input channels of a subclass's generators
         *,
-        generator: Generator = "unet",
+        generator: Generator = "unet",  # generator network
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
         both: bool = False,  # also learn b -> a, with a separate generator
         # further losses between a translation and its truth, each with a weight

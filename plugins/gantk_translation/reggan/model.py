@@ -43,9 +43,9 @@ class RegGAN(Method):
         self,
         geometry: Geometry,
         *,
-        generator: Generator = "unet",
-        discriminator: Discriminator = "patchgan",
-        adversarial: AdversarialLoss = "bce",
+        generator: Generator = "unet",  # generator network
+        discriminator: Discriminator = "patchgan",  # discriminator network
+        adversarial: AdversarialLoss = "bce",  # adversarial loss
         gan: Weight = 1.0,  # weight of the adversarial loss; 0 = no discriminator
         correction: Positive = 20.0,  # weight of the correction loss: L1 of y and y^ after T
         # weight of the smoothness loss: squared gradient of T; a search uses correction / 20

@@ -49,10 +49,10 @@ class SPADEGAN(Method):
         # add noise with the strength that real images have in each class; not in the paper
         grain: bool = False,
         # discriminator, one for each scale; spectral = true in the paper
-        discriminator: Discriminator = "patchgan",
+        discriminator: Discriminator = "patchgan",  # discriminator network
         # number of image sizes with a discriminator, each half of the previous one
         scales: Depth = 2,
-        adversarial: AdversarialLoss = "hinge",
+        adversarial: AdversarialLoss = "hinge",  # adversarial loss
         features: Weight = 10.0,  # weight of the L1 loss between discriminator features (lambda)
         l1: Weight = 0.0,  # weight of the L1 loss between a generated image and its truth
     ):

@@ -61,27 +61,31 @@ def explain(
     """Compute how much each pixel of an image contributes to a region of its translation.
 
     `gradients` integrates the gradient of the region's mean from the blurred image to the image
-    (Sundararajan and others, 2017, eq. 1); `occlusion` replaces windows by the blurred image and
-    records the change of the mean (Zeiler & Fergus, 2014). The baseline is blurred and not black
-    because instance norms scale even the faintest image to full contrast, so that on a path from
-    black everything changes in the first step. The same map is computed with random weights, and
-    `random_correlation` compares both: a map that hardly changes does not show what was learnt
-    (Adebayo and others, 2018).
+    (Sundararajan et al. 2017, eq. 1). `occlusion` replaces windows by the blurred image and records
+    the change of the mean (Zeiler & Fergus 2014). The baseline is blurred and not black, because
+    instance norms scale even the faintest image to full contrast: on a path from black everything
+    would change in the first step.
+
+    The same map is computed with random weights, and `random_correlation` compares both. A map that
+    hardly changes does not show what was learnt (Adebayo et al. 2018).
 
     Args:
         run: a run folder, a checkpoint, or the result of `gantk.load`.
-        image: the file to translate; for a volume and 2-D networks, `slice` (from 0) chooses the
-            slice along the
-            run's plane; default: the middle one, or the one with most of the mask.
-        out: writes OUT.png and OUT.nii.gz; None writes nothing.
+        image: the file to translate.
+        out: writes OUT.png and OUT.nii.gz. None writes nothing.
         to: the target domain, by name.
-        region: "x0:x1,y0:y1", columns and rows of the slice as shown; for volumes and 3-D networks
-            also ",z0:z1".
-            "" without a mask: the whole image.
-        mask: an image on the same grid; the region is where it is above 0.
+        region: columns and rows of the slice as shown, "x0:x1,y0:y1". For volumes and 3-D networks
+            also planes, ",z0:z1". Without region and mask: the whole image.
+        mask: an image on the same grid. The region is where it is above 0.
+        method: "gradients" or "occlusion".
+        slice: for a volume and 2-D networks, the slice along the run's plane, from 0. Default: the
+            middle one, or the one with most of the mask.
+        device: as in `gantk.run`.
+        say: called with each line of output.
 
-    UserError where the run makes no translations or has no gradients, where region or mask do not
-    fit, and where the image is larger than the networks' input.
+    Raises:
+        UserError: the run makes no translations or has no gradients, region or mask do not fit, or
+            the image is larger than the input of the networks.
     """
     attribute = _captum(method)
     model, letter = _model(run, to, device, say)
