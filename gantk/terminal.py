@@ -174,7 +174,7 @@ def json_option(words: str):
 
 
 def line_printer(json_file: str | None) -> Callable[[str], None]:
-    """`say`, on standard error where the JSON goes to standard output."""
+    """`say`, on standard error if the JSON is written to standard output."""
     return functools.partial(say, stderr=json_file == "-")
 
 

@@ -1,5 +1,5 @@
-"""A recipe's [data] table loaded: records split, intensities fitted on the training split, image
-sets.
+"""Loads the [data] table of a recipe: splits the records, fits the intensities on the training
+split, and prepares the sets of images.
 """
 
 from __future__ import annotations

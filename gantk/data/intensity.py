@@ -1,5 +1,5 @@
-"""Intensity mappings: native values to the networks' range and back, one for each contrast. Needs
-only numpy.
+"""Intensity mappings: from the units of the files to the networks' range and back, one for each
+contrast. Needs only numpy.
 """
 
 from __future__ import annotations

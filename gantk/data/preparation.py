@@ -1,5 +1,5 @@
-"""`Record`, one image, and `Preparation`, which reads, resizes and caches records and maps them to
-network values.
+"""`Record`, which describes one image, and `Preparation`, which reads, resizes and caches images
+and maps them to network intensities.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Reads and writes `.NAME.translation.json` beside a folder NAME: results, their inputs, the model
-and the options.
+"""Reads and writes `.NAME.translation.json`, a file next to a folder NAME of results. It lists
+results, their inputs, the model and the options.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The interface of a trained model: a run's, an exported file's, an ensemble's."""
+"""The interface of trained models: of a run, an exported file or an ensemble."""
 
 from __future__ import annotations
 

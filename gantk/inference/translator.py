@@ -1,4 +1,4 @@
-"""A trained run: translates native images through its networks, samples from noise, applies the
+"""A trained run: translates images in the units of the files, samples from noise, and applies the
 recipe's post-steps.
 """
 

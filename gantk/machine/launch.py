@@ -1,4 +1,6 @@
-"""Rank and number of processes, read from the environment that torchrun or SLURM's srun sets."""
+"""Reads the rank and the number of processes from the environment that torchrun or SLURM's srun
+sets.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ class Launch:
 def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     """The Launch of this process; UserError if its environment is incomplete.
 
-    srun's variables are also set under torchrun's names, since torch reads RANK, MASTER_ADDR and
-    the like.
+    srun's variables are also set under torchrun's names, since torch reads RANK,
+    MASTER_ADDR and similar ones.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment:

@@ -31,7 +31,7 @@ BatchT = TypeVar("BatchT", bound=dict[str, Tensor])
 @dataclass(frozen=True)
 class Runtime:
     """Where and how one process computes: process `rank` of `world`, started by torchrun, by srun
-    or alone.
+    or by itself.
     """
 
     device: torch.device
@@ -49,7 +49,7 @@ class Runtime:
 
     @property
     def _group(self) -> Any:
-        """The group of ranks for gradients; None where there are no others."""
+        """The group of ranks for gradients; None for a single process."""
         return None if self.ranks is None else self.ranks.gradients
 
     def autocast(self):
@@ -78,7 +78,7 @@ class Runtime:
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
     def seed(self, seed: int, step: int) -> None:
-        """Seed torch by (seed, rank, step) alone, so that any step can be repeated."""
+        """Seed torch by (seed, rank, step) only, so that any step can be repeated."""
         torch.manual_seed(_mix(seed, self.rank, step))
 
     def reduction(self, parameters: Iterable[nn.Parameter]) -> Reduction:

@@ -250,7 +250,7 @@ def _require_unique(folder: Path, found: list[Scan], by_name: dict[str, Scan]) -
 
 
 def _only_in(folder: Path, names: dict[str, Scan], others: dict[str, Scan]) -> Iterator[str]:
-    """Yield the first names that only this folder has, if there are any."""
+    """Yield the first names that only this folder has."""
     alone = sorted(names.keys() - others.keys())
     listed = alone[:MAX_LISTED_NAMES]
     if len(alone) > MAX_LISTED_NAMES:

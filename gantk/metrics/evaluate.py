@@ -1,5 +1,5 @@
-"""Evaluation: the recipe's metrics on held-out images, for the model and for baselines, with
-intervals and verdicts.
+"""Computes the recipe's metrics on held-out images, for the model and for baselines, with intervals
+and verdicts.
 """
 
 from __future__ import annotations

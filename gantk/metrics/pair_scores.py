@@ -1,5 +1,5 @@
-"""Scores of outputs against references: by metric, region and level, uncorrected and corrected, in
-two units.
+"""Scores of outputs against references: by metric, region and level, before and after a linear
+correction, in network intensities and in the units of the files.
 """
 
 from __future__ import annotations

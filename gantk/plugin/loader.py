@@ -58,7 +58,7 @@ _recipe_folder: Path | None = None
 def use_settings_beside(recipe_folder: Path | None) -> None:
     """Leave out what a `gantk.toml` in this folder disables; None: the recipe has no folder.
 
-    Plugins are loaded anew where this changes which ones are left out.
+    Plugins are loaded again if this changes which ones are left out.
     """
     global _recipe_folder
     if disabled_plugins(recipe_folder) != disabled_plugins(_recipe_folder):

@@ -380,7 +380,7 @@ def at_its_key(error: UserError, place_of: Callable[[tuple], str]) -> UserError:
 
 
 def place(text: str, origin: str, path: tuple) -> str:
-    """`file:line` of a key, or the file alone where the text lacks the key."""
+    """`file:line` of a key, or only the file if the text lacks the key."""
     line = find_line(text, path)
     return f"{origin}:{line}" if line else origin
 
@@ -450,7 +450,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def _parse_settings(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """Yield (setting as text, (key, value)); the value None, which Python alone has, means the
+    """Yield (setting as text, (key, value)); the value None, which only Python has, means the
     default.
     """
     if not isinstance(settings, Mapping):

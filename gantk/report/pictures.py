@@ -1,4 +1,4 @@
-"""Encodes sample pictures as data URIs for the page, and draws error maps on one fixed scale."""
+"""Encodes sample pictures as data URIs for the page, and draws error maps on a fixed scale."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def check(
 
 
 def _name_domains_by_files(items: Iterable[Inspected]) -> None:
-    """Set the domain of every image that no training could use, by its file's name alone."""
+    """Set the domain of every image that no training could use, from its file name only."""
     for item in items:
         item.domains = []
         if item.name_says:
@@ -368,7 +368,7 @@ def _summary_of_files(items: Sequence[Inspected], readable: Sequence[Inspected])
 
 
 def _values(values: Iterable[Any]) -> str:
-    """The different values, the most frequent first, with their counts where there are several."""
+    """The different values, the most frequent first, with their counts if there are several."""
     counts = Counter(map(str, values)).most_common()
     if len(counts) == 1:
         return join_first([counts[0][0]])
