@@ -112,9 +112,10 @@ def say(line: str, stderr: bool = False) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line of markup on standard error."""
+    """Print a line of markup on standard error. A terminal wraps it between words."""
+    out = Console(stderr=True, highlight=False)
     with suppress(OSError, SystemExit):  # a closed terminal or pipe, for which rich would exit
-        Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text))
+        out.print(printable(text), soft_wrap=not out.is_terminal)
 
 
 def table(headers: tuple[str, ...], rows) -> Table:
