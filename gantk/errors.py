@@ -52,6 +52,7 @@ class UserError(GantkError):
 
     exit_code = 2
     path: tuple = ()  # the keys that lead to the mistake inside a recipe
+    kind: str = ""  # of a mistake in a recipe: pydantic's type, such as "extra_forbidden"
 
     def __init__(
         self,
@@ -90,6 +91,14 @@ class UserError(GantkError):
         """Put `where` before the place that this error already names; returns the error."""
         self.where = f"{where}: {self.where}" if self.where else where
         return self
+
+
+class TooFewImages(UserError):
+    """A data source found no image of what it was asked for, or only one."""
+
+
+class NothingFound(TooFewImages):
+    """A data source found no image of what it was asked for."""
 
 
 class Interrupted(GantkError):

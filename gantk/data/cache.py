@@ -75,7 +75,7 @@ class Cache:
         None, without a call of `make`, where the entry is missing and nothing can be stored.
         """
         path = self.entries / f"{key}.npy"
-        # missing, or broken, for which numpy raises many errors: made anew
+        # missing, or broken, for which numpy raises many errors: written again
         with suppress(Exception):
             entry = np.lib.format.open_memmap(path, mode="r")
             now = time.monotonic()

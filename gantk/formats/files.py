@@ -35,6 +35,16 @@ MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
+class NotFinite(UserError):
+    """An image contains NaN, infinite or too large values."""
+
+
+class SeveralVolumes(UserError):
+    """A file contains several volumes and none was chosen; `contents` describes them."""
+
+    contents: str = ""
+
+
 def formats() -> dict[str, Format]:
     """Suffix -> format, plugins' included; UserError where two formats claim one suffix."""
     registered = registry()
@@ -188,7 +198,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
         values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
         what = f"'{image.path or path}' contains {values} NaN, infinite or too large for float32"
         remedy = "replace these values (with 0 if they are outside the head), or leave the file out"
-        raise UserError(what, remedy=remedy)
+        raise NotFinite(what, remedy=remedy)
 
     return image
 
@@ -325,7 +335,10 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
             f"choose a volume from 0 to {count - 1} with --volume (in a recipe with"
             " data.source.volumes), or save it as a file of its own"
         )
-        raise UserError(f"'{path}' contains {what}", allowed="one 2-D or 3-D image", remedy=remedy)
+        allowed = "one 2-D or 3-D image"
+        error = SeveralVolumes(f"'{path}' contains {what}", allowed=allowed, remedy=remedy)
+        error.contents = what
+        raise error
 
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")

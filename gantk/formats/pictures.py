@@ -163,7 +163,7 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     sitk = _simpleitk()
     if sitk is None:
         what = f"'{path}' has several channels of 16 bits, which needs SimpleITK"
-        remedy = 'install it with pip install "gantk[dicom]"'
+        remedy = 'install it: pip install "gantk[dicom]"'
         raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy=remedy)
 
     try:

@@ -32,8 +32,8 @@ MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
 # kid (standardised features) of sets of a few dozen real images of different patients
 KID_OF_REALS = 0.1
 OF_TRANSLATIONS = (
-    "lowest kid + structure^4 + cycle^4 (kid is 1 for a copy of the input, structure is 1 for an"
-    " unrelated image)"
+    "lowest sqrt(kid) + structure^4 + cycle^4 (distance to real images, structure lost from the"
+    " input, error after translation there and back)"
 )
 
 

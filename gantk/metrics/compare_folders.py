@@ -188,11 +188,11 @@ def scale_line(scale: dict[str, Any]) -> str:
         return ""
 
     if scale["matched"]:
-        words = "matched  all predictions by one linear function:"
+        words = "matched  all predictions are rescaled by one linear function:"
     elif scale["another"]:
         words = (
-            "warning  the predictions may have another scale, so scores are too low. --match"
-            " applies"
+            "warning  the predictions seem to have another scale than the truth, so scores are too"
+            " low. To rescale them, add --match:"
         )
     else:
         return ""

@@ -50,10 +50,9 @@ def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
     if found.rough:
         setting = "data.source.pairs=none" if "pairs" in seen.source else "method.name=cyclegan"
         fit = (
-            f"the pairs fit roughly, which is enough for a paired method: {found}; if they show"
-            " different patients, use "
+            f"the pairs fit roughly, which is enough for a paired method: {found}. If they show"
+            f" different patients, use --set {setting}"
         )
-        fit += f"--set {setting}"
 
     rows = [
         (True, "name", "pix2pix", fit),
@@ -81,7 +80,7 @@ def shorter(lines: list[Line]) -> list[Line]:
 
 
 def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
-    why = f"the pairs do not fit ({seen.fit})" if seen.fit else "no pairs are known"
+    why = f"the pairs do not fit: {seen.fit}" if seen.fit else "no pairs are known"
     if seen.alone:
         why = f"{seen.alone} images have no partner (complete pairs would allow a paired method)"
 

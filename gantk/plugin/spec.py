@@ -305,6 +305,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
         result = UserError(f"{message}, not {_short_json(error['input'])}")
 
+    result.kind = result.kind or error["type"]
     result.path = (*path, *result.path)
     return result
 

@@ -235,7 +235,7 @@ class Recipe:
             except UserError as error:
                 key = ".".join(map(str, error.path))
                 typed = texts.pop(key, "")
-                if typed and "valid string" in error.what:
+                if typed and error.kind == "string_type":
                     _put(tables, key, typed, typed)
                     continue
                 if typed.startswith(("[", "{")) and typed == _at(tables, error.path):
@@ -372,7 +372,7 @@ def at_its_key(error: UserError, place_of: Callable[[tuple], str]) -> UserError:
     """
     path = tuple(key for key in error.path if not isinstance(key, int))
     dotted = path
-    if "has no option" in error.what or "there is no key" in error.what:
+    if error.kind == "extra_forbidden":
         dotted = path[:-1]
     if dotted:
         error.what = f"{'.'.join(map(str, dotted))}: {error.what}"

@@ -47,7 +47,7 @@ def run_html(run: RunFolder) -> str:
     colours apply.
     """
     metrics = read(
-        run.path / "metrics.json", remedy=f"gantk eval {argument(run.path)} writes it again"
+        run.path / "metrics.json", remedy=f"write it again: gantk eval {argument(run.path)}"
     )
     domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [

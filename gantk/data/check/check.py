@@ -27,7 +27,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sample_indices
-from gantk.errors import UserError, count_noun
+from gantk.errors import TooFewImages, UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
 from gantk.formats.image import Scan
@@ -169,7 +169,7 @@ def _usage_of_files(
 ) -> Usage:
     """How a training would use the images of a folder."""
     if path.is_file():
-        raise UserError("no training is possible with a single file", remedy="check its folder")
+        raise TooFewImages("no training is possible with a single file", remedy="check its folder")
     if recipe is None:
         return usage_by_guess(path, items, settings)
     return usage_by_recipe(path, recipe, settings)
@@ -195,7 +195,7 @@ def _unusable(error: UserError, guessed: bool) -> Problem:
 
     Where the use was guessed, too few images for a training are only a warning.
     """
-    too_few = guessed and error.what.startswith(("no ", "only one image"))
+    too_few = guessed and isinstance(error, TooFewImages)
     severity = "warning" if too_few else "error"
     what = f"these images cannot be used for training: {error.what}"
     return problem("source", severity, what, (), error.remedy)

@@ -18,6 +18,7 @@ from gantk.data.check.inspect import Inspected
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
 from gantk.formats.contrasts import CONTRASTS, one_word
+from gantk.formats.files import NotFinite
 
 MIN_IMAGES = 12  # per domain for finding outliers
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
@@ -101,7 +102,7 @@ def unreadable_images(items: Sequence[Inspected]) -> Iterator[Problem]:
     """One error for every image that cannot be read, with the reader's message."""
     for item in items:
         if item.error is not None:
-            kind = "not-finite" if "NaN, infinite" in item.error.what else "unreadable"
+            kind = "not-finite" if isinstance(item.error, NotFinite) else "unreadable"
             yield problem(kind, "error", item.error.what, [item.name], item.error.remedy)
 
 

@@ -107,12 +107,8 @@ def inspect(scan: Scan) -> Inspected:
 def _read(item: Inspected) -> Image:
     try:
         return io.read(item.scan)
-    except UserError as error:
-        if "volumes" not in error.what:
-            raise
-        item.remarks = (
-            f"contains {error.what.split(' contains ')[-1]}; only the first was checked",
-        )
+    except io.SeveralVolumes as error:
+        item.remarks = (f"contains {error.contents}; only the first was checked",)
         return io.read(item.scan, volume=0)
 
 

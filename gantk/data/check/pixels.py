@@ -13,6 +13,7 @@ import numpy as np
 from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
+from gantk.errors import count_noun
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 # Upper bounds of what is measured of a domain.
@@ -51,8 +52,8 @@ class Fit:
 
     def __str__(self) -> str:
         return (
-            f"edges match best after a shift of {self.shift:.1f} % of the width; mutual information"
-            f" is {self.gain:.2f} times that after a shift of 3 % (measured on {self.count} pairs)"
+            f"their edges are {self.shift:.1f} % of the width apart, and a shift of 3 % divides their"
+            f" mutual information by {self.gain:.2f} (measured on {count_noun(self.count, 'pair')})"
         )
 
 

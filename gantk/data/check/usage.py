@@ -24,7 +24,7 @@ from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
-from gantk.errors import UserError
+from gantk.errors import NothingFound, UserError
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
@@ -91,10 +91,9 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             usage = _usage_as(path, domains, set)
         except UserError as error:
             refusal = refusal or error
-            # the domains exist but cannot be used: report that error
-            if not error.what.startswith("no "):
-                break
-            continue
+            if isinstance(error, NothingFound):
+                continue
+            break  # the domains exist but cannot be used: report that error
 
         if usage is None:
             continue
@@ -115,7 +114,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
 
         return usage
 
-    raise refusal or UserError(f"no data source can use '{path}'")
+    raise refusal or NothingFound(f"no data source can use '{path}'")
 
 
 def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage | None:

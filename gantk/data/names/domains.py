@@ -24,7 +24,7 @@ from gantk.data.names.patterns import (
 )
 from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
-from gantk.errors import UserError, one_line
+from gantk.errors import NothingFound, UserError, one_line
 from gantk.formats.contrasts import (
     CONTRASTS,
     USUAL,
@@ -103,7 +103,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
         if images:
             return start, LISTING_FILTER.get()(sorted(images, key=natural))
 
-        raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
+        raise NothingFound(f"no images match '{folder}'", where=option, allowed=readable())
 
     return folder, list_images(folder, recursive=True)
 
@@ -434,7 +434,7 @@ def discover(
     if images is None:
         images = list_images(root, recursive=True)
     if not images:
-        raise UserError(
+        raise NothingFound(
             f"no images in '{root}'",
             where="data.source.path",
             remedy="set it to a folder that contains images",

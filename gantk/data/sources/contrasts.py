@@ -15,7 +15,7 @@ from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import VolumeSource
-from gantk.errors import UserError
+from gantk.errors import NothingFound, UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
 
@@ -108,7 +108,7 @@ class Contrasts(VolumeSource):
             key=lambda record: (order[record.scan_key or record.key], record.position or 0.0),
         )
 
-    def _lacks(self, lacking: Sequence[str], images: Sequence[Path]) -> UserError:
+    def _lacks(self, lacking: Sequence[str], images: Sequence[Path]) -> NothingFound:
         """The error for contrasts that no folder holds."""
         what = f"no folder in '{self.root}' contains a file named {' or '.join(lacking)}"
         if images:
@@ -118,7 +118,7 @@ class Contrasts(VolumeSource):
         allowed = "words of the file names, joined by + within a domain, such as T1+FLAIR"
         contrasts = (names.contrast_said(image.relative_to(self.root)) for image in images)
         remedy = names.rename_or_map(set(filter(None, contrasts)), self.domains)
-        return UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
+        return NothingFound(what, where="data.domains", allowed=allowed, remedy=remedy)
 
     def _of_patient(
         self, folder: Path, files: names.Files, masks: Sequence[Path], subject: str

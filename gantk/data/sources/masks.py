@@ -18,7 +18,7 @@ from gantk.data.names.domains import (
 )
 from gantk.data.names.patterns import SPLIT_WORD
 from gantk.data.sources.reader import Item
-from gantk.errors import UserError
+from gantk.errors import NothingFound, UserError
 from gantk.formats.contrasts import contrast_in, one_word, words_of
 from gantk.formats.files import difference, stem_of
 
@@ -37,7 +37,7 @@ def separate_masks(
         shown = ", ".join(f"'{path.name}'" for path in images[:4])
         allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
         what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
-        raise UserError(what, where="data.source.mask", allowed=allowed)
+        raise NothingFound(what, where="data.source.mask", allowed=allowed)
 
     apart = set(masks)
     return without_labels(

@@ -20,7 +20,7 @@ from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.reader import Item, Reader, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
-from gantk.errors import UserError
+from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
@@ -107,13 +107,13 @@ class FileSource(_Defaults):
         what: str,
         allowed: str | Iterable[str],
         said: Collection[str | None] = (),
-    ) -> UserError:
+    ) -> NothingFound:
         """The error for a domain without files; its remedy names an option, and the contrasts that
         names contain.
         """
         option = "a" if letter == "image" else letter
         remedy = rename_or_map([word.upper() for word in said if word], self.domains)
-        return UserError(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
+        return NothingFound(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
 
     def in_both(self, name: object) -> UserError:
         """The error for an image that belongs to both domains."""
@@ -168,7 +168,8 @@ class FileSource(_Defaults):
             what += f": '{keys[0]}'"
 
         remedy = "add images: two or more of each domain are needed"
-        raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
+        error = TooFewImages if keys else NothingFound
+        raise error(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
     def _record(self, item: Item, plane: int | None, position: float | None) -> Record:
         tail = "" if plane is None else f"/plane-{plane:03d}"

@@ -30,7 +30,7 @@ class Onnx:
         ]
         if missing:
             raise UserError(
-                f"the export to ONNX needs {' and '.join(missing)}, not installed here",
+                f"the export to ONNX needs {' and '.join(missing)}, but this is not installed",
                 remedy=EXTRA,
             )
 

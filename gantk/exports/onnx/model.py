@@ -23,7 +23,7 @@ from gantk.machine.usage import GIB, free_memory
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size
 MAX_WHOLE_IMAGE_PIXELS = 2**21
-EXTRA = 'pip install "gantk[onnx]"'
+EXTRA = 'install it: pip install "gantk[onnx]"'
 
 
 class OnnxModel(TrainedModel):

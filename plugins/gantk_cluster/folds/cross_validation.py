@@ -149,7 +149,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
         schema = RootModel[dict[str, PATIENTS_OF_DIRECTION]]
-        remedy = f"`gantk eval {argument(place)}` writes it again"
+        remedy = f"write it again: gantk eval {argument(place)}"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():

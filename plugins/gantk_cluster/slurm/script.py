@@ -137,7 +137,7 @@ def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str 
         )
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
         problem = f"'{partition}' is not a valid name of a partition"
-        raise UserError(problem, where="--partition", remedy="`sinfo` lists them")
+        raise UserError(problem, where="--partition", remedy="list them with `sinfo`")
 
 
 def _template() -> Template:

@@ -17,7 +17,7 @@ from gantk.metrics.sets import ImageGroup, Score, require_images
 from gantk_scores.sets.fid import MIN_IMAGES, frechet, gaussian
 
 INSTALL = (
-    "pip install frd-score, then pip install --no-build-isolation pyradiomics==3.0.1 "
+    "install them: pip install frd-score, then pip install --no-build-isolation pyradiomics==3.0.1 "
     "(this compiles it: it needs Python 3.11, setuptools and a C compiler)"
 )
 

@@ -338,7 +338,7 @@ def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's
     name.
     """
-    remedy = f"`gantk eval {argument(run.path)}` writes it again"
+    remedy = f"write it again: gantk eval {argument(run.path)}"
     for key, direction in read(run.path / "patients.json", PATIENTS, remedy).items():
         metric = None
         values = []

@@ -122,7 +122,9 @@ def explain(
         f"explains {rise:+.3g}, the change of the region's mean from the blurred input; the map"
         f" sums to {result.total:+.3g}"
     )
-    verdict = "differs from" if abs(correlation) < ALIKE else "WARNING: is similar to"
+    verdict = (
+        "this map differs from" if abs(correlation) < ALIKE else "WARNING: this map is similar to"
+    )
     figures = (
         f"rank correlation {correlation:.2f} (should be below {ALIKE:g}), {magnitudes:.2f} of"
         " magnitudes"

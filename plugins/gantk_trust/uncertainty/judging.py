@@ -205,7 +205,7 @@ def keep_earlier_judgement(run: Path, result: dict) -> None:
     """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
     maps by the factor in it.
     """
-    with suppress(UserError):  # a damaged file is written anew
+    with suppress(UserError):  # a damaged file is written again
         before = read(run / "metrics.json")
         if before.get("step") == result["step"] and before.get("uncertainty"):
             result.setdefault("uncertainty", before["uncertainty"])
