@@ -117,7 +117,7 @@ def test_a_broken_plugin_format_leaves_the_others_at_work(add_plugin, tmp_path):
     add_plugin("broken-package", "broken_plugin", broken)
     np.save(tmp_path / "1.npy", GRAY8)
     same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)
-    words = "unknown suffix '.odd'.*Note that the format 'odd' does not load"
+    words = "unknown suffix '.odd'.*Note that the format 'odd' cannot be loaded"
 
     with pytest.raises(UserError, match=words):
         io.write(tmp_path / "x.odd", Image(np.zeros((1, 9, 8), np.float32)))

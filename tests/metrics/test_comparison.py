@@ -81,7 +81,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     )
 
     assert said.code == 0
-    assert ("--match applies truth = " in said.out) is another
+    assert ("add --match: truth = " in said.out) is another
     assert (
         gantk("eval", *folders, "--by", "sex").code
         == gantk("eval", "RUN", "--patient", "p").code

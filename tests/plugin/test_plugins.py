@@ -172,7 +172,7 @@ def test_a_failing_format_or_source_is_skipped(add_plugin, tmp_path):
     code = "class F: pass\nclass S:\n    rank = -9\n    def accepts(path): 1 / 0"
     add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
     draw_pictures(tmp_path / "scans", 2)
-    with pytest.warns(UserWarning, match="source 's' is left out.*ZeroDivisionError.*my-package"):
+    with pytest.warns(UserWarning, match="source 's' is ignored.*ZeroDivisionError.*my-package"):
         assert source_for(tmp_path / "scans", domains=1)["name"] == "images"
 
 
