@@ -172,12 +172,17 @@ def _without_pairs(verdict: dict[str, Any]) -> str:
 
 
 def _count_of_better(rows: list[dict[str, Any]]) -> str:
-    """`better than every baseline in 2 of 3 scores`; "" where nothing was compared."""
-    compared = [row for row in rows if row["tone"]]
-    better = [row for row in compared if row["tone"] == "good"]
-    if not compared:
+    """`better than every baseline in 1 of 3 scores, ahead in 2 more, which can be chance`; ""
+    where nothing was compared.
+    """
+    tones = [row["tone"] for row in rows if row["tone"]]
+    if not tones:
         return ""
-    return f"better than every baseline in {len(better)} of {len(compared)} scores"
+
+    words = f"better than every baseline in {tones.count('good')} of {len(tones)} scores"
+    if near := tones.count("near"):
+        words += f", ahead in {near} more, which can be chance"
+    return words
 
 
 # ---- typical images
@@ -230,8 +235,9 @@ def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
     caption = f"A typical test image, of {case['patient']}."
     if case["scores"].get(metric) is not None and known:
         places = 1 if abs(middle) >= 10 else 3
-        caption += f" Its {short_metric_name(metric)} is {case['scores'][metric]:.{places}f};"
-        caption += f" the median of all patients is {middle:.{places}f}."
+        unit = " dB" if "psnr" in metric.lower() else ""
+        caption += f" Its {short_metric_name(metric)} is {case['scores'][metric]:.{places}f}{unit};"
+        caption += f" the median of all patients is {middle:.{places}f}{unit}."
 
     return {"label": found["label"], "caption": caption, "rows": [rows]}
 

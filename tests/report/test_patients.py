@@ -257,7 +257,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
         with pytest.raises(UserError, match=words):
             gantk.write_report(*runs, out=tmp_path / "x.html")
 
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="does not exist"):
         gantk.write_report(tiny_run, out=tmp_path / "no" / "x.html")
 
     assert not (tmp_path / "x.html").exists()
