@@ -299,9 +299,9 @@ def _train(
             raise
 
         if runtime.main:
-            say_safely(f"report   {_write_report(folder)}")
             for line in _next_steps(parts, folder):
                 say_safely(line)
+            say_safely(f"report   {_write_report(folder)}")
 
         runtime.wait()
 
