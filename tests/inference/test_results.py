@@ -113,7 +113,7 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     for k in range(3):
         picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
 
-    words = r"3 of 3 files(.|\n)*0.png: values from -41.+The same error \(3 of 3 images"
+    words = r"3 of 3 files(.|\n)*0.png: a gray PNG file cannot store values from -41.+The same error \(3 of 3 images"
 
     with pytest.raises(GantkError, match=words) as failed:
         translate(tmp_path / "in", tmp_path / "out", clip=False)

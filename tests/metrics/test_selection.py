@@ -266,7 +266,7 @@ def stops_of(run) -> list[dict]:
 def test_patience_ends_a_training(stopped_run):
     (stopped,) = stops_of(stopped_run)
     assert stopped["step"] == 6
-    assert "no better score than at step 2 in 2 saves" in stopped["stopped"]
+    assert "2 checkpoints without a better score than at step 2" in stopped["stopped"]
     log = stopped_run.read_log()
     assert [line["step"] for line in log if "losses" in line][-1] == 6
     assert [line["step"] for line in log if "validation" in line][-1] == 6

@@ -38,7 +38,7 @@ def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
     found = gantk.explain(model, picture, **asked, say=said.append)
 
     assert found.random_correlation == 1
-    assert "WARNING: is similar to the map of random weights" in said[1]
+    assert "WARNING: this map is similar to the map of random weights" in said[1]
     map = np.abs(found.map.pixels[0])
     assert map[10:14, 8:12].sum() > (0.99 if method == "gradients" else 0.15) * map.sum()
     assert map[9:15, 6:14].sum() > 0.5 * map.sum()  # windows are 3 pixels wide

@@ -286,7 +286,7 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     toolkit.translate(run, tmp_path / "scan.nii", tmp_path / "out.nii", say=said.append, **asked)
 
     assert any(line.startswith("warning  is (1, ") for line in said)
-    assert f"scaled by {factor:.3g}, as fitted on 2" in said[0]
+    assert f"scaled by {factor:.3g} to match errors, as fitted on 2" in said[0]
     assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4)
     assert through[:, :1] == pytest.approx(plain)
 
