@@ -31,10 +31,7 @@ MAX_REALS = 64  # real images to compare with
 MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
 # kid (standardised features) of sets of a few dozen real images of different patients
 KID_OF_REALS = 0.1
-OF_TRANSLATIONS = (
-    "lowest sqrt(kid) + structure^4 + cycle^4 (distance to real images, structure lost from the"
-    " input, error after translation there and back)"
-)
+OF_TRANSLATIONS = "lowest sum of sqrt(kid) to real images, lost structure^4 and cycle error^4"
 
 
 @dataclass
