@@ -90,8 +90,8 @@ def console() -> Console:
 
 
 def say(line: str, stderr: bool = False) -> None:
-    """Print a line of the API: its first word is a label, red for a warning. A terminal wraps it
-    between words.
+    """Print a line of the API: its first word is a label, red for an error or a warning. A terminal
+    wraps it between words.
     """
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     if isinstance(line, TextTable):
@@ -99,7 +99,7 @@ def say(line: str, stderr: bool = False) -> None:
         return
 
     label, _, rest = printable(line).partition("  ")
-    style = "bold red" if label == "warning" else "dim"
+    style = "bold red" if label in ("error", "warning") else "dim"
     rest = rest.strip()
     if out.is_terminal and len(label) < 9:
         rest = re.sub(r"\n +", " ", rest)  # wrapped for a pipe

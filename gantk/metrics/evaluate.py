@@ -32,7 +32,7 @@ from gantk.metrics.references import (
     spread,
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
-from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
+from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Examples, Posts
@@ -632,33 +632,38 @@ def difference(images: Tensor) -> float:
     return float(torch.pdist(rows, p=1).mean()) / rows.shape[1]
 
 
-def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
+def alarms(
+    outputs: dict[str, Tensor], batch: SampleBatch, domains: Sequence[str] = ()
+) -> Iterator[tuple[str, str]]:
     """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or
     all alike.
+
+    `domains`: their names, for the titles of directions in messages.
     """
     for key, images in outputs.items():
+        title = title_of(key, domains)
         images = images.float().cpu()
         not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         if not_finite:
             counts = f"{not_finite} of {len(images)}"
-            yield "not-finite", f"{key}: {counts} outputs contain NaN or infinite values"
+            yield "not-finite", f"{title}: {counts} outputs contain NaN or infinite values"
             continue
 
         inputs = batch.inputs.get(key)
         truths = batch.truths.get(key)
         if _nearly_equal(images, inputs):
-            yield "no-change", f"{key}: the output is nearly identical to the input"
+            yield "no-change", f"{title}: the output is nearly identical to the input"
         elif truths is not None and truths.shape == images.shape:
             correlation = _correlation_in_tissue(images, truths)
             if correlation < MIN_CORRELATION:
                 what = "the contrast is inverted: bright and dark are swapped"
-                yield "inverted", f"{key}: {what} ({correlation:.2f})"
+                yield "inverted", f"{title}: {what} ({correlation:.2f})"
 
         variation = difference(images)
         real_variation = batch.differences.get(key, 0.0)
         smallest = max(0.002, MIN_SHARE_OF_DIFFERENCE * real_variation)
         if len(images) > 1 and variation < smallest:
-            message = f"{key}: all outputs are nearly the same"
+            message = f"{title}: all outputs are nearly the same"
             if real_variation:
                 share = variation / real_variation
                 message += f"; they differ by {share:.0%} of the difference between real images"

@@ -136,7 +136,8 @@ class LiveView:
 
         metric = next(iter(next(iter(scored.values()))))
         values = {key: scores[metric] for key, scores in scored.items() if metric in scores}
-        texts = {key: self._with_change(key, value) for key, value in values.items()}
+        digits = 1 if metric.startswith("psnr") else 3
+        texts = {key: self._with_change(key, value, digits) for key, value in values.items()}
         self._scores = values
         name = short_metric_name(metric)
         self._score_text = f"{name} {', '.join(texts.values())}"
@@ -144,9 +145,8 @@ class LiveView:
             said = ", ".join(f"{title_of(key, self.domains)} {text}" for key, text in texts.items())
             self._print_progress([self._time_left(), f"validation {name}: {said}"])
 
-    def _with_change(self, direction: str, value: float) -> str:
+    def _with_change(self, direction: str, value: float, digits: int) -> str:
         """`24.5 (+0.3)`: a score and its change since the last validation."""
-        digits = 1 if abs(value) >= 10 else 3
         text = f"{value:.{digits}f}"
         if direction in self._scores:
             text += f" ({value - self._scores[direction]:+.{digits}f})"

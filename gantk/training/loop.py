@@ -302,7 +302,8 @@ class Training:
                 self.run.add_to_log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
 
-            for name, message in alarms(outputs, self.sample_batch) if step else []:
+            domains = self.parts.model.data.domains
+            for name, message in alarms(outputs, self.sample_batch, domains) if step else []:
                 self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
 

@@ -7,8 +7,6 @@ import click
 from gantk.commands import Command
 from gantk.terminal import json_option, write_json
 
-COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
-
 
 @click.command(
     "check",
@@ -51,7 +49,7 @@ def check_command(path, json_file, **options) -> None:
     from rich.markup import escape
 
     from gantk.data.check.check import check
-    from gantk.terminal import console, progress_bar, table
+    from gantk.terminal import console, progress_bar, say
 
     with progress_bar() as progress:
         result = check(path, **options, progress=progress)
@@ -60,16 +58,14 @@ def check_command(path, json_file, **options) -> None:
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
 
-        rows = []
         for problem in result["problems"]:
-            severity = problem["severity"]
-            text = f"{escape(problem['what'])}."
+            say(f"{problem['severity']:<9}{problem['what'].rstrip('.')}.")
             if problem["remedy"]:
                 remedy = problem["remedy"].rstrip(".")
-                text += f"\n[dim]{escape(remedy[0].upper() + remedy[1:])}.[/]"
-            rows.append((f"[{COLOURS[severity]}]{severity}[/]", text))
+                say(f"{'':<9}{remedy[0].upper() + remedy[1:]}.")
 
-        console().print(table((), rows) if rows else "[green]no problems found[/]")
+        if not result["problems"]:
+            console().print("[green]no problems found[/]")
 
     write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
