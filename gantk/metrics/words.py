@@ -149,7 +149,7 @@ def result_sentence(
         said, figure = _clause(each, from_noise=key == FROM_NOISE)
         clauses.setdefault(said, {})[images[key]] = figure
 
-    parts = []
+    parts: list[str] = []
     for said, of_images in clauses.items():
         figures = [f"{name}: {figure}" for name, figure in of_images.items() if figure]
         if len(of_images) == 1:

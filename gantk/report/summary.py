@@ -40,7 +40,7 @@ def summarise(run: RunRecord) -> dict[str, str]:
     if titles and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
-    tones = set()
+    tones: set[str] = set()
     for rows in (run.metrics.get("verdict") or {}).values():
         tones.update(tone_of(row or {}) for row in rows.values())
 
@@ -110,7 +110,7 @@ def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> 
 
     places = words.decimals(score)
     name, explanation = metric_words(metric)
-    senses = {True: "higher is better", False: "lower is better"}
+    senses: dict[Any, str] = {True: "higher is better", False: "lower is better"}
     return {
         "name": name or words.metric_name(metric),
         "sense": senses.get(score.get("higher_is_better"), ""),
@@ -133,7 +133,7 @@ def _difference(
 ) -> tuple[str, str]:
     """`1.63 dB better` and `1.08 to 2.05 dB better`, an interval as far as one was computed."""
     gain = test.get("gain")
-    values = (score.get("value"), rival.get("value"))
+    values: list[Any] = [score.get("value"), rival.get("value")]
     if gain is None and None not in values:
         gain = values[0] - values[1]
         if score.get("higher_is_better") is False:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def with_verb(names: Sequence[str], noun: str, words: str) -> str:
     return f"{count_noun(names, noun)} {agreeing(names, words)}"
 
 
-def agreeing(names: Sequence[str], words: str) -> str:
+def agreeing(names: Sized, words: str) -> str:
     """Words such as `is|are empty` with the verbs for this number of things."""
     return re.sub(r"(\w+)\|(\w+)", r"\1" if len(names) == 1 else r"\2", words)
 
