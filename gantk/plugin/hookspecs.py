@@ -48,7 +48,7 @@ def gantk_register(add: Add) -> None:
 
 @hookspec
 def gantk_commands(cli: click.Group) -> None:
-    """Add click commands to the `gantk` command line.
+    """Add click commands to the `gantk` command line. `cli` is its group of all commands.
 
     Example:
 

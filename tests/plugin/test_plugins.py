@@ -5,6 +5,7 @@ public names.
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -222,7 +223,8 @@ def test_every_hook_is_documented_and_tested():
     for name, hook in hooks.items():
         assert f"def {name}(" in ours, f"no plugin of ours stands on {name}"
         for parameter in inspect.signature(hook).parameters:
-            assert f"`{parameter}" in inspect.getdoc(hook), (
+            described = rf"`{parameter}|^ +([\w, ]+, )?{parameter}[,:]"  # in prose or in Args
+            assert re.search(described, inspect.getdoc(hook), re.M), (
                 f"{name} does not say what '{parameter}' is"
             )
 

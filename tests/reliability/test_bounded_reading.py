@@ -205,7 +205,7 @@ HOSTILE = {
         lambda p: elements(p, (HEADER_ENDLESS + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 9999),
         "damaged",
     ),
-    "length.dcm": (lambda p: elements(p, b"\x09\x00\x01\x10OB\0\0\xfe\xff\xff\xff"), "cut short"),
+    "length.dcm": (lambda p: elements(p, b"\x09\x00\x01\x10OB\0\0\xfe\xff\xff\xff"), "truncated"),
     "frames.dcm": (lambda p: compressed(p, [JPEG % b"\0\2\0\2"], frames=10**9), "frames"),
     "pieces.dcm": (
         lambda p: compressed(p, [RLE + b"\3abcd\0"] * 1500, uid.RLELossless, frames=1500),

@@ -409,7 +409,7 @@ def test_browser_reader_answers_reloads_and_saves(gantk, study, tmp_path):
         go(page.press, "ArrowLeft", 2)
         go(page.drag, "[data-answer='1']", 3)
         page("Page.reload")
-        page.until("document.getElementById('begin').textContent == 'Go on, 2 of 4 answered'")
+        page.until("document.getElementById('begin').textContent == 'Continue, 2 of 4 answered'")
         page.drag("#begin")
         page.until(f"{count} == '3 of 4'")
         go(page.press, "Backspace", 2)
