@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.commands import CommandGroup, by_section
+from gantk.commands import CommandGroup, by_section, device_option
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -152,11 +152,6 @@ def cli() -> None:
     """Train, run and score GANs for medical images. One TOML recipe describes one experiment."""
 
 
-_device = click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
-
-
 # ---- trained models
 
 
@@ -186,7 +181,7 @@ _device = click.option(
     "--profile", metavar="NAME", help="Apply the table [profile.NAME] of the recipe, such as cpu."
 )
 @click.option("--out", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")
-@_device
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32"]),
@@ -234,7 +229,7 @@ def run(recipe, json_file, **options) -> None:
     examples=["gantk resume runs/first"],
 )
 @click.argument("run")
-@_device
+@device_option
 def resume(run, device) -> None:
     """Continue the training of RUN exactly where it stopped.
 
@@ -301,7 +296,7 @@ def resume(run, device) -> None:
 @click.option(
     "--keep-header", is_flag=True, help="Copy the texts of the header, which may name the patient."
 )
-@_device
+@device_option
 def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write the result to OUTPUT.
 
@@ -377,7 +372,7 @@ def export(run, **options) -> None:
     help="Class to generate, for conditional methods. Default: the classes in turn.",
 )
 @click.option("--no-post", is_flag=True, help="Do not apply the [[post]] steps of the recipe.")
-@_device
+@device_option
 def sample(run, no_post, **options) -> None:
     """Generate images from noise with the model of RUN.
 
@@ -409,7 +404,7 @@ def sample(run, no_post, **options) -> None:
 @click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
 @click.option("--by", metavar="LIST", help=BY)
 @json_option("Write the result as JSON too")
-@_device
+@device_option
 def evaluate(
     run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
 ) -> None:

@@ -82,6 +82,11 @@ class CommandGroup(Described, click.Group):
     command_class = Command
 
 
+device_option = click.option(
+    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
+)
+
+
 def by_section(commands: Mapping[str, click.Command]) -> dict[str, list[str]]:
     """The names of commands by section: `SECTIONS` first, then others, each in order of place."""
     sections: dict[str, list[str]] = {section: [] for section in SECTIONS}

@@ -7,7 +7,7 @@ import sys
 import click
 from rich.console import Console
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 from gantk.terminal import json_option
 
 KEY_VALUE = "KEY=VALUE"
@@ -72,9 +72,7 @@ KEY_VALUE = "KEY=VALUE"
     help="Time limit of one recipe.",
 )
 @click.option("--data", metavar="PATH", help="Train every recipe on this folder or file.")
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
+@device_option
 def command(names, everything, json_file, settings, **options) -> None:
     """Train and score recipes the same way and put them into one table.
 

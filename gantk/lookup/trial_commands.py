@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 from gantk.terminal import json_option, write_json
 
 
@@ -47,9 +47,7 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
 )
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
 @json_option("Also write the result of the trial as JSON")
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the best available."
-)
+@device_option
 def examine(recipe, **options) -> None:
     """Check the machine, the installed packages and the plugins; or try the training of a recipe."""
     from rich.markup import escape

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.verdict import CEILING, title_of
+from gantk.metrics.verdict import CEILING, baseline_row, title_of
 from gantk.metrics.words import (
     pairs_sentence,
     result_sentence,
@@ -51,14 +51,14 @@ def summary_lines(result: Mapping[str, Any]) -> Iterator[str]:
     label; the table is a `TextTable`.
     """
     for consequence in result.get("split", {}).get("consequences", ()):
-        yield labelled("note", consequence)
+        yield with_label("note", consequence)
 
     if not result["metrics"]:
         yield "result   no held-out pairs are known, so the outputs cannot be compared with real images"
 
     sentence = result_sentence(result)
     if sentence:
-        yield labelled("result", sentence)
+        yield with_label("result", sentence)
 
     lines = score_lines(result)
     if lines and any(line.verdict for line in lines):
@@ -72,13 +72,13 @@ def summary_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
     needs_pairs = pairs_sentence(result)
     if needs_pairs:
-        yield labelled("note", needs_pairs)
+        yield with_label("note", needs_pairs)
 
     yield from _remarks(result)
     yield from result.get("lines", ())
 
 
-def labelled(label: str, text: str) -> str:
+def with_label(label: str, text: str) -> str:
     """A label and a text that is wrapped to lines of at most `LINE_WIDTH` characters."""
     wrapped = textwrap.wrap(
         text, LINE_WIDTH - LABEL_WIDTH, break_long_words=False, break_on_hyphens=False
@@ -100,7 +100,7 @@ def score_lines(result: Mapping[str, Any]) -> list[ScoreLine]:
                 continue
 
             verdict = verdicts.get(metric) or {}
-            rival = _baseline_row(result, verdict.get("best_baseline"), key, metric)
+            rival = baseline_row(result, verdict.get("best_baseline"), key, metric)
             line = ScoreLine(
                 title,
                 short_metric_name(metric),
@@ -116,20 +116,19 @@ def score_lines(result: Mapping[str, Any]) -> list[ScoreLine]:
     return lines
 
 
-def _baseline_row(result: Mapping[str, Any], name: str | None, key: str, metric: str) -> Row:
-    """The best baseline's score; after post-steps, that of the plain direction. {} without one."""
-    of_baseline = result["baselines"].get(name) or {}
-    rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
-    return rows.get(metric) or {}
-
-
 def _rows_without_baselines(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The cells of a table for files that are compared with files."""
     for key, rows in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
         for metric, row in rows.items():
             if not metric.endswith(FOREGROUND):
-                yield title, short_metric_name(metric), _value(row), _interval(row), _tested(row)
+                yield (
+                    title,
+                    short_metric_name(metric),
+                    _value(row),
+                    _interval(row),
+                    _sample_size(row),
+                )
                 title = ""
 
 
@@ -140,7 +139,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
         of_whole = {name: row for name, row in rows.items() if not name.endswith(FOREGROUND)}
         yield from _score_warnings(title, of_whole)
         if key in result.get("alarms", {}):
-            yield labelled("warning", f"{title}: {result['alarms'][key]}")
+            yield with_label("warning", f"{title}: {result['alarms'][key]}")
 
         ceiling = result.get("baselines", {}).get(CEILING, {}).get(key, {})
         values = [
@@ -150,7 +149,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
         ]
         if values:
             what = f"{title}: real images of other patients reach {', '.join(values)}"
-            yield labelled("note", f"{what}, which is the best that can be expected")
+            yield with_label("note", f"{what}, which is the best that can be expected")
 
         uncertainty = result.get("uncertainty", {}).get(key)
         if uncertainty:
@@ -160,7 +159,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
                 if name in uncertainty
             ]
             kind = uncertainty["kind"]
-            yield labelled("note", f"{title}: uncertainty {kind}: {', '.join(values)}")
+            yield with_label("note", f"{title}: uncertainty {kind}: {', '.join(values)}")
 
 
 def _score_warnings(title: str, rows: Mapping[str, Row]) -> Iterator[str]:
@@ -169,14 +168,14 @@ def _score_warnings(title: str, rows: Mapping[str, Row]) -> Iterator[str]:
     for metric, row in rows.items():
         if row["value"] is None and "not-computed" in row["definition"]:
             reason = row["definition"].partition("/not-computed: ")[2]
-            yield labelled("warning", f"{title}: {short_metric_name(metric)}: {reason}")
+            yield with_label("warning", f"{title}: {short_metric_name(metric)}: {reason}")
 
         warning = row.get("details", {}).get("warning")
         if warning:
             warnings[warning].append(short_metric_name(metric))
 
     for warning, metrics in warnings.items():
-        yield labelled("warning", f"{title}: {', '.join(metrics)}: {warning}")
+        yield with_label("warning", f"{title}: {', '.join(metrics)}: {warning}")
 
 
 def _value(row: Row) -> str:
@@ -208,7 +207,7 @@ def _interval(row: Row) -> str:
     return f"[{low:.{_digits(row)}f}, {high:.{_digits(row)}f}]"
 
 
-def _tested(row: Row) -> str:
+def _sample_size(row: Row) -> str:
     """`n=8, 64 images`: how many patients, and how many images if these differ."""
     images = row.get("images", row["n"])
     return f"n={row['n']}" + (f", {images} images" if images != row["n"] else "")
@@ -223,15 +222,15 @@ def _difference(row: Row, rival: Row, test: Mapping[str, Any] | None) -> str:
 
     digits = _digits(row)
     if test is None:
-        return _signed(row["value"] - rival["value"], digits)
+        return _with_sign(row["value"] - rival["value"], digits)
 
     # a gain is how much better the model is; where lower is better, it is baseline minus model
     sign = 1 if row["higher_is_better"] else -1
     low, high = sorted(sign * end for end in test["ci95"])
-    return f"{_signed(sign * test['gain'], digits)} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{_with_sign(sign * test['gain'], digits)} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _signed(value: float, digits: int) -> str:
+def _with_sign(value: float, digits: int) -> str:
     """`+1.63`, `-0.88`; a value that is rounded to 0 has no sign."""
     rounded = round(value, digits)
     return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"

@@ -154,6 +154,17 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
     )
 
 
+def baseline_row(
+    result: Mapping[str, Any], name: str | None, key: str, metric: str
+) -> dict[str, Any]:
+    """A baseline's score of a direction in the content of metrics.json; {} without one. After the
+    post-steps, that of the plain direction, as baselines have no post-steps.
+    """
+    of_baseline = (result.get("baselines") or {}).get(name) or {}
+    rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
+    return rows.get(metric) or {}
+
+
 def title_of(key: str, domains: Sequence[str]) -> str:
     """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not
     known.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gantk.metrics.verdict import WITH_PAIRS, title_of
+from gantk.metrics.verdict import WITH_PAIRS, baseline_row, title_of
 
 # share of resamples of patients that must favour the model before it counts as better
 MIN_PROBABILITY_BETTER = 0.95
@@ -108,12 +108,11 @@ def verdict_words(verdict: Mapping[str, Any] | None, *, short: bool = False) -> 
 
 @dataclass(frozen=True)
 class _Finding:
-    """One score of a direction: its name, its tone, and what it was compared with, in words."""
+    """One score of a direction: its name, and its verdict as a tone and in words."""
 
     name: str
     tone: str
-    of_one_patient: bool
-    rival: str  # the best baseline in words
+    verdict: str  # in words
     values: str  # such as `PSNR 24.9 dB against 23.2 dB`; "" where the baseline has no value
 
 
@@ -192,25 +191,16 @@ def _findings(result: Mapping[str, Any]) -> dict[str, list[_Finding]]:
             verdict = verdicts.get(metric) or {}
             tone = tone_of(verdict)
             if tone:
-                best = verdict["best_baseline"]
-                values = _values(metric, row, _baseline_row(result, best, key, metric))
+                rival = baseline_row(result, verdict["best_baseline"], key, metric)
                 finding = _Finding(
                     short_metric_name(metric),
                     tone,
-                    verdict.get("probability", 1.0) is None,
-                    baseline_words(best),
-                    values,
+                    verdict_words(verdict),
+                    _values(metric, row, rival),
                 )
                 found.setdefault(key, []).append(finding)
 
     return found
-
-
-def _baseline_row(result: Mapping[str, Any], name: str, key: str, metric: str) -> dict[str, Any]:
-    """A baseline's row; after the post-steps, that of the plain direction."""
-    of_baseline = (result.get("baselines") or {}).get(name) or {}
-    rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
-    return rows.get(metric) or {}
 
 
 def _values(metric: str, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
@@ -236,11 +226,9 @@ def _clause(findings: Sequence[_Finding], *, from_noise: bool) -> tuple[str, str
     deciding = [finding for finding in findings if finding.tone == tone]
     scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
     if tone == "bad":
-        said = f"are not better than {deciding[0].rival}{scores}"
-    elif tone == "near" and deciding[0].of_one_patient:
-        said = "are ahead of every baseline, but only one patient was tested"
+        said = f"are {deciding[0].verdict}{scores}"
     elif tone == "near":
-        said = "are ahead of every baseline, but this can be chance"
+        said = f"are {deciding[0].verdict}"
     elif from_noise:
         said = f"are closer to real images than every baseline{scores}"
     else:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 from gantk.errors import UserError, argument
 
 
@@ -47,9 +47,7 @@ from gantk.errors import UserError, argument
     metavar="KEY=VALUE",
     help="Set a key of the recipe yourself, such as data.source.patient=...",
 )
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the best available."
-)
+@device_option
 def plan_command(scans, out, **options) -> None:
     """Inspect SCANS and write a recipe that trains well on them in the given time.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import argument
+from gantk.metrics.verdict import baseline_row
 from gantk.metrics.words import baseline_words, verdict_words
 from gantk.report.words import direction_name, number
 from gantk.runs.folder import RunFolder
@@ -92,8 +93,7 @@ def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[s
     rival = ""
     baseline = judged.get("best_baseline")
     if baseline:
-        scores = (metrics.get("baselines") or {}).get(baseline) or {}
-        entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
+        entry = baseline_row(metrics, baseline, direction, metric)
         rival = f"{baseline_words(baseline)} {number(entry.get('value'))}"
 
     return rival, verdict_words(judged) if baseline else ""

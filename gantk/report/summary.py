@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gantk.metrics.verdict import WITH_PAIRS
+from gantk.metrics.verdict import WITH_PAIRS, baseline_row
 from gantk.metrics.words import (
     FROM_NOISE,
     baseline_words,
@@ -102,12 +102,7 @@ def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> 
     """
     verdict = ((run.metrics.get("verdict") or {}).get(key) or {}).get(metric) or {}
     best = verdict.get("best_baseline") or ""
-    rival: dict[str, Any] = {}
-    if best:
-        of_baseline = (run.metrics.get("baselines") or {}).get(best) or {}
-        rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
-        rival = rows.get(metric) or {}
-
+    rival = baseline_row(run.metrics, best, key, metric)
     places = words.decimals(score)
     name, explanation = metric_words(metric)
     senses: dict[Any, str] = {True: "higher is better", False: "lower is better"}

@@ -4,7 +4,7 @@ runs.
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 
 
 @click.command(
@@ -40,9 +40,7 @@ from gantk.commands import Command
     show_default=True,
     help="Largest upload in MB, also after unzipping.",
 )
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
+@device_option
 def command(run, **options) -> None:
     """Translate scans in the browser with RUN, or with the shipped model t1t2.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 from gantk.errors import printable
 
 
@@ -37,9 +37,7 @@ from gantk.errors import printable
     help="Weights of VGG19. Default: pretrained.",
 )
 @click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
+@device_option
 def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).
 

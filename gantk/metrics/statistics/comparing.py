@@ -124,18 +124,3 @@ def add_tests(result: dict[str, Any]) -> None:
                 tests.append(test)
 
     correct_tests(tests)
-
-
-def test_in_words(test: Mapping[str, Any]) -> str:
-    """A test in words: `+1.2 [0.8, 1.6], p 0.002, Holm 0.012, g 1.2, 8 patients for 80 % power`."""
-    low, high = test["ci95"]
-    cells = [
-        f"{test['gain']:+.3g} [{low:.3g}, {high:.3g}]",
-        f"p {test['p']:.2g}",
-        f"Holm {test['holm']:.2g}",
-    ]
-    if test["effect"] is not None:
-        cells.append(f"g {test['effect']:.2g}")
-    if test["needed"]:
-        cells.append(f"{test['needed']} patients for 80 % power")
-    return ", ".join(cells)

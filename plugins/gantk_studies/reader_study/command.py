@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.commands import CommandGroup
+from gantk.commands import CommandGroup, device_option
 from gantk.terminal import json_option, line_printer, say, write_json
 
 KIND = "2afc: which of two is real; yesno: is one image real; rating: how real it looks, 1 to 5."
@@ -70,9 +70,7 @@ def group() -> None:
     type=click.IntRange(0),
     help="Seed of the images and their order. Default: a secret seed, stored in key.json.",
 )
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
+@device_option
 def new(run, **options) -> None:
     """Write a page for each reader, and a key that states which images are real."""
     from gantk_studies.reader_study.making import new_study

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, device_option
 
 
 @click.command(
@@ -51,9 +51,7 @@ from gantk.commands import Command
     metavar="K",
     help="Slice of a volume, counted from 0. Default: the middle slice.",
 )
-@click.option(
-    "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
-)
+@device_option
 def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.
 
