@@ -1,0 +1,103 @@
+"""The page "Published systems" and the README's table show what recipes and records say, and no
+other figure.
+"""
+
+import json
+import re
+import sys
+import tomllib
+
+import pytest
+from tiny import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import published_systems as systems  # noqa: E402
+
+STATED = tomllib.loads((ROOT / "tests/fidelity/stated.toml").read_text("utf-8"))
+RECORDS = systems.read_records()
+
+
+def published_by_stated_table():
+    """(recipe, figure, value) of every published figure in the golden table of the reports."""
+    found = set()
+    for report in STATED.values():
+        for recipe, system in report.get("systems", {}).items():
+            for figure, value in system.get("paper", {}).get("figures", {}).items():
+                scores = value if isinstance(value, dict) else {"": value}
+                found |= {(recipe, f"{figure} {name}".strip(), x) for name, x in scores.items()}
+    return found
+
+
+def test_page_and_readme_show_the_recorded_figures():
+    for path, text in systems.written().items():
+        assert path.read_text("utf-8") == text, "run python benchmarks/published_systems.py"
+
+
+def test_another_record_changes_page_and_readme(monkeypatch):
+    changed = json.loads(json.dumps(RECORDS))
+    for record in changed:
+        for row in record["scores"].values():
+            for score in row.values():
+                score["value"] += 1
+
+    monkeypatch.setattr(systems, "read_records", lambda: changed)
+
+    for path, text in systems.written().items():
+        assert path.read_text("utf-8") != text
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda x: f"{x['recipe']}-{x['date']}")
+def test_a_record_says_how_it_was_measured(record):
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+    assert record["command"].startswith("gantk ")
+    assert "/" not in record["command"]  # no folder of one machine
+    assert all(record[key] for key in ("machine", "data", "size", "batch", "steps", "scores"))
+    assert record["steps"] <= record["planned_steps"]
+    assert record["kind"] in ("published", "best")
+    if record["kind"] == "published":
+        assert systems.report_of(record["recipe"]).number in record["reports"]
+
+
+def test_every_recipe_of_a_report_is_on_the_page():
+    titles = {paper["title"] for report in systems.REPORTS for paper in report.papers().values()}
+    recipes = {name for report in systems.REPORTS for name in report.recipes}
+    with_title = {
+        path.stem
+        for path in (ROOT / "recipes").glob("*.toml")
+        if systems.recipe_tables(path.stem).get("paper", {}).get("title") in titles
+    }
+    page = systems.PAGE.read_text("utf-8")
+
+    assert len(titles) == 5
+    assert recipes == with_title
+    assert all(f"*{title}*" in page for title in titles)
+
+
+def test_published_figures_are_those_of_the_reports():
+    recorded = set()
+    for report in systems.REPORTS:
+        for recipe, paper in report.papers().items():
+            for figure, value in paper.get("published", {}).items():
+                scores = value if isinstance(value, dict) else {"": value}
+                recorded |= {(recipe, f"{figure} {name}".strip(), x) for name, x in scores.items()}
+    cells = [row.split("|")[3] for row in overview_rows(systems.PAGE)]
+
+    assert recorded == published_by_stated_table()
+    assert cells[0].count(" dB") == 2  # one direction of CycleGAN, the other of DualGAN
+    assert "CycleGAN T1 -> T2: 8.09 dB / 0.00" in cells[0]
+    assert "DualGAN T2 -> T1: 10.91 dB / 0.18" in cells[0]
+    assert [cell.strip() for cell in cells[1:4]] == ["no scores"] * 3
+    assert cells[4].count("undefined") == cells[4].count("accuracy") == 6
+
+
+def test_the_readme_has_one_row_for_each_report():
+    rows = overview_rows(systems.README)
+
+    assert len(rows) == 5
+    assert [len(row) for row in rows if len(row) >= 100] == []
+
+
+def overview_rows(path):
+    table = path.read_text("utf-8").partition("<!-- overview:")[2].partition("<!-- end -->")[0]
+    return [line for line in table.splitlines() if line.startswith("|")][2:]
