@@ -223,10 +223,11 @@ def needs(recipe, tables: dict) -> str:
 
 
 def flat(figures, prefix: str = "") -> str:
+    from gantk.report.words import figure_name
+
     if not isinstance(figures, dict):
-        undefined = ", undefined in the report:" * prefix.strip().startswith("accuracy")
-        return f"{prefix.strip().replace('_', ' ')}{undefined} {figures}"
-    return ", ".join(flat(value, f"{prefix} {key}") for key, value in figures.items())
+        return f"{prefix.strip()} {figures}"
+    return ", ".join(flat(value, f"{prefix} {figure_name(key)}") for key, value in figures.items())
 
 
 # ---- reference

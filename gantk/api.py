@@ -73,7 +73,8 @@ def run(
             without them.
         set: keys of the recipe to override: `{"train.steps": 200, "data.size": (64, 64)}`, or strings
             as on the command line: `["train.steps=200"]`.
-        profile: the `[profile.NAME]` table of the recipe to apply before `set`.
+        profile: the `[profile.NAME]` table of the recipe to apply before `set`, or several in this
+            order: "cpu,by_class".
         out: the run folder. Default: runs/NAME-TIME.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
         precision: "auto", "bf16" or "fp32"; the same as the key train.precision.

@@ -34,6 +34,7 @@ from gantk.terminal import (
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+PROFILE = "Apply the tables [profile.NAME] of the recipe: cpu, or several in order: cpu,by_class."
 TRACE = "Trace N steps with torch.profiler; write a table and a trace to profile/ of the run."
 TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Fit one linear function from the predictions to the truth's scale first."
@@ -177,9 +178,7 @@ def cli() -> None:
     metavar="KEY=VALUE",
     help="Override a key of the recipe: --set train.steps=200. Repeatable.",
 )
-@click.option(
-    "--profile", metavar="NAME", help="Apply the table [profile.NAME] of the recipe, such as cpu."
-)
+@click.option("--profile", metavar="NAMES", help=PROFILE)
 @click.option("--out", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")
 @device_option
 @click.option(

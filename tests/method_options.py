@@ -36,7 +36,7 @@ METHODS: dict[str, list[dict]] = {
             "adversarial": "wgan_gp",
             "discriminator": {"name": "dcgan", **UNET, "norm": "instance"},
         },
-        {"conditional": True, "noise": "uniform", "slope": 0.2},
+        {"conditional": True, "noise": "uniform", "slope": 0.2, "layers": 3},
     ],
     "dualgan": [
         {},

@@ -15,13 +15,13 @@ from gantk.report.build import render
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import data_uri, pick_evenly
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
-from gantk.report.words import baseline_name, digits, metric_name
+from gantk.report.words import baseline_name, digits, figure_name, metric_name
 from gantk.terminal import duration
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.plan import settings_of
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, numbers, systems
-from gantk_bench.tables import OPTIONAL, Column, columns, figure_name, named_scores, spread
+from gantk_bench.tables import OPTIONAL, Column, columns, named_scores, spread
 
 HERE = Path(__file__).parent
 TONES = {REGRESSION: "bad", BETTER: "good"}

@@ -15,6 +15,7 @@ from rich.text import Text
 from gantk.report.words import (
     baseline_name,
     digits,
+    figure_name,
     interval,
     metric_name,
     number,
@@ -257,16 +258,8 @@ def _published(line: Line) -> Cell:
     first = sortable(figures.get("psnr", first))
     if figures.keys() <= set(FIRST):
         return Cell(" / ".join(digits(figures.get(metric), 2) for metric in FIRST), "", first)
-    texts = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures.items()]
+    texts = [f"{figure_name(metric)} {number(value, 5)}" for metric, value in figures.items()]
     return Cell(texts[0], ", ".join(texts[1:]), first)
-
-
-def figure_name(metric: str) -> str:
-    """Name of a published figure; marks an accuracy as undefined, as no report says what is
-    classified.
-    """
-    name = metric_name(metric)
-    return f"{name}, undefined in the report:" if metric.startswith("accuracy") else name
 
 
 def _step_time(line: Line) -> Cell:

@@ -45,7 +45,11 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     metavar="KEY=VALUE",
     help="Override a key of the recipe, such as train.batch=2.",
 )
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="Apply the recipe's [profile.NAME]: cpu, or several: cpu,by_class.",
+)
 @json_option("Also write the result of the trial as JSON")
 @device_option
 def examine(recipe, **options) -> None:

@@ -94,7 +94,8 @@ class Recipe:
 
         Args:
             settings: keys and values, as `set` of `gantk.run`. They are applied last.
-            profile: the table `[profile.NAME]` of the recipe to apply first.
+            profile: the table `[profile.NAME]` of the recipe to apply first, or several in this
+                order: "cpu,by_class".
 
         Raises:
             UserError: the profile or a key does not exist, or a value cannot be read.
@@ -102,8 +103,8 @@ class Recipe:
         recipe = copy.deepcopy(self)
         recipe._rename(recipe.tables)
         profiles = mapping(recipe.tables.pop("profile", {}))
-        if profile is not None:
-            recipe._apply_profile(profile, profiles)
+        for name in profile.split(",") if profile is not None else ():
+            recipe._apply_profile(name.strip(), profiles)
 
         for setting, (key, value) in _parse_settings(settings):
             recipe._apply_setting(key, value, setting, typed=not isinstance(settings, Mapping))

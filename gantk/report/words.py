@@ -64,6 +64,13 @@ def metric_name(name: str) -> str:
     return plain[:1].upper() + plain[1:]
 
 
+def figure_name(name: str) -> str:
+    """A published figure's readable name; no report says what its accuracies and losses are of."""
+    if name.startswith(("accuracy", "loss_")):
+        return f"{metric_name(name)}, undefined in the report:"
+    return metric_name(name)
+
+
 def region_of(metric: str) -> str:
     """The region at the end of a metric's name, `foreground` or `lesion`; "" where the whole image
     is scored.

@@ -119,6 +119,7 @@ def told_of_generator(call: Pass) -> dict[str, object]:
     filters = [layer.filters for layer in plain if layer.stride > 1]
     lowest = min((layer.side for layer in plain), default=0)
     return {
+        "layers": len(call.layers),
         "first_layer": call.layers[0].kind,
         "plain": len(plain),
         "down": len(filters),

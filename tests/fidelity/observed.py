@@ -12,6 +12,7 @@ from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 
 from gantk.data.dataset import training_of
+from gantk.data.resample import Resize
 from gantk.data.split import split_records
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
@@ -73,6 +74,7 @@ def of_data(model: Model) -> dict[str, Any]:
         "size": list(table.size),
         "paired": target.paired,
         "channels": max(channels.values()),
+        "fills_square": fills(table.size, table.fit),
         "range": ranges[0] if ranges[0] == ranges[-1] else ranges,
         "one_domain_each": not subjects_of_a & subjects_of_b,
         "parts": sorted(name for name, part in parts.items() if part),
@@ -82,6 +84,15 @@ def of_data(model: Model) -> dict[str, Any]:
         "slices": [int(number) for number in slices],
         "classes": {label: labels.count(label) for label in set(labels)},
     }
+
+
+def fills(size: tuple[int, ...], fit: str) -> bool:
+    """Whether all of a slice of 217 x 181 pixels is resized to all of the network's square."""
+    native = np.zeros((1, 217, 181), np.float32)
+    native[:, [0, -1]] = 1.0
+    native[:, :, [0, -1]] = 1.0
+    edges = Resize(native.shape[1:], size, fit).forward(native, fill=0.0)[0]
+    return all(float(edge.min()) > 0 for edge in (edges[0], edges[-1], edges[:, 0], edges[:, -1]))
 
 
 def records_of(table) -> list:

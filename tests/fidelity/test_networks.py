@@ -27,7 +27,7 @@ NETWORKS = {  # (recipe, network) -> what its report's layers compute
     ("pix2pix_tumour", "g_ab"): functools.partial(reference.attention_unet, width=WIDTH),
     ("pix2pix_tumour", "d_ab"): PATCHGAN,
     ("dcgan_tumour", "generator"): functools.partial(
-        reference.dcgan_generator, width=WIDTH, doublings=4, first_side=4
+        reference.dcgan_generator, width=WIDTH, doublings=3, first_side=8
     ),
     ("dcgan_tumour", "discriminator"): functools.partial(
         reference.dcgan_discriminator, width=WIDTH

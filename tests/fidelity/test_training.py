@@ -22,7 +22,7 @@ SYSTEMS = {  # recipe -> its training as reported, learning rates, betas, and sm
     "cyclegan_t1t2_256": (Cycle(least_squares, 10, 5), ALIKE, (0.5, 0.999), SHALLOW),
     "cyclegan_ct_mr": (Cycle(bce, 10, 0), ALIKE, (0.5, 0.999), []),
     "cyclegan_ct_mr_resnet9": (Cycle(bce, 10, 0), ALIKE, (0.5, 0.999), []),
-    "dcgan_tumour": (DCGAN(), TABLE, (0.5, 0.999), ["method.conditional=false"]),
+    "dcgan_tumour": (DCGAN(), TABLE, (0.5, 0.999), []),
     "pix2pix_tumour": (Pix2Pix(), TABLE, (0.5, 0.999), []),
     "style_gan_tumour": (
         StyleGAN(),

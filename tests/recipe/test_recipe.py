@@ -222,6 +222,9 @@ def test_profiles_lie_over_the_recipe_and_settings_over_both(recipe):
     assert recipe.override(["train.steps=9"], "small").check().train.steps == 9
     assert recipe.check().train.steps == 100
     assert recipe.tables == before
+    recipe.tables["profile"]["tiny"] = {"data": {"size": [16, 16]}}
+    both = recipe.override([], "small,tiny").check()
+    assert (both.train.steps, both.data.size) == (5, (16, 16)), "the last profile wins"
     for tables in ({"profile": 3}, {"profile": {"small": 3}}):
         with pytest.raises(UserError, match="no profile 'small'"):
             small(**tables).override([], "small")

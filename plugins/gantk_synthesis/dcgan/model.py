@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from gantk.method import Batch, Geometry, Method, Phase
@@ -43,7 +44,10 @@ class DCGAN(Method):
         discriminator: Discriminator = "dcgan",  # discriminator network
         adversarial: AdversarialLoss = "bce",  # adversarial loss
         latent: Width = 100,  # length of the noise vector
-        width: Width = 64,  # filters of the generator's last map; the first has eight times as many
+        # filters of the generator's last map; each earlier map has twice as many, up to 8 x width
+        width: Width = 64,
+        # layers of the generator, the dense one included; none: as many as start from 4 pixels a side
+        layers: Annotated[int, Field(ge=2, le=12)] | None = None,
         up: UpKind = "transpose",  # upsampling in the generator; resize avoids checkerboard patterns
         noise: Literal["normal", "uniform"] = "normal",  # standard normal, or uniform from -1 to 1
         # slope of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
@@ -68,6 +72,7 @@ class DCGAN(Method):
             latent + self.classes,
             channels,
             geometry.size,
+            layers=layers,
             width=width,
             up=up,
             attention=attention,

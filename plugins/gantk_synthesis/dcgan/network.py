@@ -16,6 +16,7 @@ from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
 
 LAST_MAP_SIDE = 4  # side of the discriminator's last map
+SMALLEST_FIRST_SIDE = 2  # smallest side of the generator's first map, in pixels
 
 
 def activation(slope: float) -> nn.Module:
@@ -23,17 +24,35 @@ def activation(slope: float) -> nn.Module:
     return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
-class DCGANGenerator(nn.Module):
-    """DCGAN generator: noise to a map of 4 pixels a side, then doubled by 4x4 convolutions (Radford
-    et al., figure 1).
+def count_doublings(size: tuple[int, ...], layers: int | None) -> int:
+    """The doublings of a generator of `layers` layers; None: as many as start from 4 pixels a side.
 
-    (N, inputs) to (N, out_channels, *size), within `ends`. Filters halve with each doubling, from
-    at most 8 x width to `width`, with batch norm and ReLU, or LeakyReLU; tanh at the end. No layer
-    has a bias, as batch norm brings one.
+    Raises:
+        UserError: the generator cannot make images of this size.
+    """
+    if layers is None:
+        return b.doublings(size, "a DCGAN generator")
+
+    count = layers - 1
+    who = f"a DCGAN generator of {layers} layers"
+    b.require_size(size, 2**count, SMALLEST_FIRST_SIDE * 2**count, who, "change method.layers")
+    return count
+
+
+class DCGANGenerator(nn.Module):
+    """DCGAN generator: noise to a small map, then doubled by 4x4 convolutions (Radford et al.,
+    figure 1).
+
+    (N, inputs) to (N, out_channels, *size), within `ends`. A dense layer makes the first map. Each
+    further layer doubles it and halves the filters, from at most 8 x width to `width`. Batch norm
+    and ReLU, or LeakyReLU, follow every layer but the last, which ends in tanh. No layer has a
+    bias, as batch norm brings one.
 
     Args:
         inputs: length of the noise vector, one-hot class included.
         size: of the image, 2 or 3 sides; see `gantk.nets.blocks.doublings` for the allowed sizes.
+        layers: the dense layer and the doublings. None: as many as start from 4 pixels a side, as
+          published. With 4 layers an image of 128 pixels starts from a map of 16.
         width: filters of the last map before the image.
         up: "transpose" as published; "resize" or "linear" leave no checkerboard.
         attention: positions of self-attention blocks, in doublings before the image.
@@ -47,6 +66,7 @@ class DCGANGenerator(nn.Module):
         out_channels: int,
         size: tuple[int, ...],
         *,
+        layers: int | None = None,
         width: int = 64,
         up: UpKind = "transpose",
         attention: tuple[int, ...] = (),
@@ -55,7 +75,7 @@ class DCGANGenerator(nn.Module):
     ):
         super().__init__()
         dims = len(size)
-        count = b.doublings(size, "a DCGAN generator")
+        count = count_doublings(size, layers)
         b.check_levels(
             attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}"
         )
@@ -67,11 +87,11 @@ class DCGANGenerator(nn.Module):
         self.first = nn.Sequential(b.norm("batch", filters[0], dims), activation(slope))
         self.doubles = nn.ModuleList()
         for step, (wide, narrow) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
-            layers = [b.SelfAttention(dims, wide)] if count - step in attention else []
-            layers.append(b.upsample(up, dims, wide, narrow, bias=False))
+            double = [b.SelfAttention(dims, wide)] if count - step in attention else []
+            double.append(b.upsample(up, dims, wide, narrow, bias=False))
             if step < count - 1:
-                layers += [b.norm("batch", narrow, dims), activation(slope)]
-            self.doubles.append(nn.Sequential(*layers))
+                double += [b.norm("batch", narrow, dims), activation(slope)]
+            self.doubles.append(nn.Sequential(*double))
 
         self.out = b.output_activation("tanh")
         b.init_weights(self)

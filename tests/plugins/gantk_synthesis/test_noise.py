@@ -19,6 +19,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
+from gantk_synthesis.dcgan.network import DCGANGenerator
 from gantk_synthesis.progan.layers import EqualConv, MinibatchDeviation, double, halve
 from gantk_synthesis.progan.model import fade_real
 from gantk_synthesis.progan.networks import Discriminator, Generator, filters_at, pixel_norm
@@ -71,6 +72,28 @@ def test_a_seed_gives_the_same_image_for_any_count():
     assert (many[0] - many[1]).abs().max() > 1e-3, "another noise is another image"
     images = dcgan(span=(0.0, 1.0)).eval().sample(4, seed=0)
     assert 0 <= images.min() < 0.5 < images.max() <= 1, "the range of the data"
+
+
+@pytest.mark.parametrize(
+    ("size", "layers", "first"),
+    [((128, 128), 4, (16, 16)), ((64, 64), 4, (8, 8)), ((32, 48), 3, (8, 12))],
+)
+def test_generator_has_as_many_layers_as_asked_for(size, layers, first):
+    generator = DCGANGenerator(8, 1, size, layers=layers, width=2)
+    sides = []
+    for doubling in generator.doubles:
+        doubling.register_forward_hook(lambda *given: sides.append(tuple(given[2].shape[2:])))
+
+    image = generator(torch.zeros(2, 8))
+
+    assert generator.start[1:] == first
+    assert len(sides) == layers - 1
+    assert sides[-1] == tuple(image.shape[2:]) == size
+
+
+def test_generator_of_too_many_layers_is_refused():
+    with pytest.raises(UserError, match=r"of 6 layers cannot.*96, 96.*change method.layers"):
+        DCGANGenerator(8, 1, (90, 90), layers=6)
 
 
 def labelled(step: int) -> Batch:
