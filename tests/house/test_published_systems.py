@@ -8,11 +8,13 @@ import sys
 import tomllib
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, TINY, small_run
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import dense_gradients  # noqa: E402
 import published_systems as systems  # noqa: E402
+import score_checkpoints  # noqa: E402
 
 STATED = tomllib.loads((ROOT / "tests/fidelity/stated.toml").read_text("utf-8"))
 RECORDS = systems.read_records()
@@ -101,3 +103,29 @@ def test_the_readme_has_one_row_for_each_report():
 def overview_rows(path):
     table = path.read_text("utf-8").partition("<!-- overview:")[2].partition("<!-- end -->")[0]
     return [line for line in table.splitlines() if line.startswith("|")][2:]
+
+
+# ---- the scripts behind the rows of future work
+
+
+def test_a_checkpoint_is_scored_as_the_run_was(tmp_path):
+    run = small_run(tmp_path, TINY["method"], steps=2)
+    recorded = json.loads((run / "metrics.json").read_text("utf-8"))["metrics"]
+
+    found = score_checkpoints.score(run, 2, None, ["psnr"])
+
+    assert found["a_to_b"]["psnr"]["value"] == pytest.approx(recorded["a_to_b"]["psnr"]["value"])
+    assert json.loads((run / "metrics.json").read_text("utf-8"))["metrics"] == recorded
+
+
+def test_a_cut_gradient_reaches_no_dense_layer(tmp_path):
+    run = small_run(tmp_path, {"name": "dcgan", "width": 4}, domains=["T1"], size=[64, 64])
+    method = dense_gradients.method_at(run, 0)
+    *_, last = dense_gradients.layers_of(method.generator).values()
+    whole = dense_gradients.relative_gradients(method)
+    last.weight.data.fill_(1e-30)  # what comes back through it is nothing
+    cut = dense_gradients.relative_gradients(method)
+
+    assert list(whole)[0] == "project"
+    assert min(whole.values()) > 1e-6
+    assert cut["project"] < 1e-6 * whole["project"]
