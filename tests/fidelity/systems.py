@@ -44,10 +44,15 @@ SMALL = {
 }
 
 
-def small_model(name: str, *settings: str) -> Model:
-    """The checked recipe of a system with fewer filters, and with further settings."""
+def recipe_of(name: str, *settings: str, profile: str | None = None) -> Model:
+    """The checked recipe of a published system, with further settings."""
     recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
-    return recipe.override([*SMALL[name], *settings], None).check()
+    return recipe.override(list(settings), profile).check()
+
+
+def small_model(name: str, *settings: str) -> Model:
+    """The recipe of a system with fewer filters, and with further settings."""
+    return recipe_of(name, *SMALL[name], *settings)
 
 
 def build(model: Model) -> Method:
