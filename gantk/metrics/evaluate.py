@@ -80,6 +80,7 @@ class SampleBatch:
                 "to": names[key[-1]],
                 "count": len(images),
                 "images": known,
+                "cycle": len(self.inputs) == len(OTHER),  # two-way
             }
 
         if self.noise:
@@ -104,6 +105,7 @@ class Tested:
     references: References
     scores: Scores  # one number per image and metric
     senses: Mapping[str, bool | None]  # whether higher is better
+    back: Tensor | None = None  # `made`, translated back; of two-way methods
 
 
 def default_metrics(method: Method) -> list[Any]:
@@ -142,6 +144,8 @@ class Scorer:
         scaling = (self.low, self.span, self.dims, self.batch, runtime.device)
         self.pairs = PairScorer(of_pairs, *scaling, model.evaluate.regions)
         self.curves = PairScorer(curves, *scaling, ["whole"])
+        mae = bind_or_raise("metric", "mae")(self.span, self.dims)
+        self.cycles = PairScorer([mae], *scaling, ["whole", "foreground"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
@@ -167,6 +171,11 @@ class Scorer:
                 )
 
         return built
+
+    @property
+    def two_way(self) -> bool:
+        """Whether the method translates to both domains, so that images can be translated back."""
+        return len(self.method.directions()) == len(OTHER)
 
     def sample_batch(self) -> SampleBatch:
         """The images to show while training: of validation pairs, else test pairs, else held-out or
@@ -210,6 +219,25 @@ class Scorer:
             key: self.data.centre(self.translate(images, key[-1]))
             for key, images in batch.seen.items()
         }
+
+    def reconstructions(self, batch: SampleBatch) -> dict[str, Tensor]:
+        """The images of the batch, translated there and back, by direction; {} for methods that
+        are not two-way.
+        """
+        if not self.two_way:
+            return {}
+        found = {}
+        for key, images in batch.seen.items():
+            made = self.translate(images, key[-1])
+            found[key] = self.data.centre(self.translate(made, key[0]))
+        return found
+
+    def _there_and_back(self, images: Tensor, to: str) -> tuple[Tensor, Tensor | None]:
+        """Images (N, C, *size), translated to domain `to`, and these translations, translated
+        back; None in their place if the method is not two-way.
+        """
+        made = self.translate(images, to)
+        return made, self.translate(made, OTHER[to]) if self.two_way else None
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
@@ -281,19 +309,23 @@ class Scorer:
     ) -> None:
         key = f"{OTHER[to]}_to_{to}"
         pairs = self.data.pairs("test")
-        sources = [pair[OTHER[to]] for pair in pairs]
-        if not sources and self.set_metrics:
-            sources = self.reals.records("test", OTHER[to])
-        if not sources:
+        sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
+        if not pairs and not (sources and self.set_metrics):
+            if self.two_way:
+                self._test_cycle_alone(result, to, sources)
             return
 
         inputs = self.reals.network_inputs(sources)
-        output = self._translate_shared(inputs, to)
+        output, back = self._translate_shared(inputs, to)
         if output is None:  # not rank 0
             return
 
         made = self._with_posts(key, output, to, inputs, sources)
         shown = self.data.centre(inputs)
+        if back is not None:
+            back = self.data.centre(back)
+            self._add_cycle(result, to, back, shown, sources)
+
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
         if pairs and self.pairs.metrics:
@@ -311,11 +343,45 @@ class Scorer:
             self._add_foreground(result, key, references.foreground)
 
         self.tested[key] = Tested(
-            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
+            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses, back
         )
         if self.model.evaluate.uncertainty != "none":
             uncertainty = self._uncertainty(inputs, references, to, others)
             result.setdefault("uncertainty", {})[key] = uncertainty
+
+    def _test_cycle_alone(self, result: dict[str, Any], to: str, sources: Sequence[Record]) -> None:
+        """Add the cycle error of images without a truth: of the held-out `sources` or, where there
+        are none, of training images.
+        """
+        note = ""
+        if not sources:
+            sources = spread(self.reals.training(OTHER[to]), MAX_BASELINE_IMAGES)
+            note = "/training-images-as-none-are-held-out"
+
+        inputs = self.reals.network_inputs(sources)
+        _, back = self._translate_shared(inputs, to)
+        if back is not None:
+            shown = self.data.centre(inputs)
+            self._add_cycle(result, to, self.data.centre(back), shown, sources, note)
+
+    def _add_cycle(
+        self,
+        result: dict[str, Any],
+        to: str,
+        back: Tensor,
+        shown: Tensor,
+        sources: Sequence[Record],
+        note: str = "",
+    ) -> None:
+        """Add how far images (N, C, *size) that were translated to `to` and back are from the
+        images `shown`.
+        """
+        references = self.reals.originals(sources, OTHER[to], shown)
+        rows = self.cycles.rows(self.cycles(back, references))
+        way = f"{OTHER[to]}_to_{to}_to_{OTHER[to]}"
+        for row in rows.values():
+            row["definition"] = f"{way}/{row['definition']}{note}"
+        result.setdefault("cycle", {})[f"{OTHER[to]}_to_{to}"] = rows
 
     def _add_foreground(self, result: dict[str, Any], key: str, foreground: Tensor) -> None:
         """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""
@@ -494,19 +560,23 @@ class Scorer:
         """
         return self._any_size.translate(images, to)
 
-    def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
-        """Translate with all ranks, in the same batches as one alone; returns images on rank 0,
-        None on the others.
+    def _translate_shared(
+        self, images: Tensor, to: str
+    ) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
+        """Translate with all ranks, in the same batches as one alone, and back if the method is
+        two-way; returns the images of both on rank 0, (None, None) on the others.
         """
         # tiles of several images share a pass
         tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)
         # dropout in use: random numbers in order
         drawing = any(layer.training for layer in self.method.modules())
-        if tiled or drawing:
-            return self.translate(images, to) if self.runtime.main else None
+        shares = [images] if tiled or drawing else images.split(self.batch)
+        translated = self.runtime.share(shares, lambda part: self._there_and_back(part, to))
+        if translated is None:
+            return None, None
 
-        made = self.runtime.share(images.split(self.batch), lambda part: self.translate(part, to))
-        return None if made is None else torch.cat(made)
+        made, back = zip(*translated, strict=True)
+        return torch.cat(made), torch.cat(back) if self.two_way else None
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch

@@ -188,17 +188,9 @@ class RealImages:
 
         tissue = self.data.intensity[to].tissue
         tissue_of_sources = self.data.intensity[OTHER[to]].tissue
-        low, high = self.data.range
-        levels = [*tissue, *tissue_of_sources]
-        above = sorted({f"{(level - low) / (high - low):.0%}" for level in levels})
         masks = []
-        volumes = []
         for pair, record in zip(pairs, records, strict=True):
             masks.append(self._mask(record if record.mask else pair[OTHER[to]]))
-            volume = record.subject
-            if record.scan_key:
-                volume += f"/{record.scan_key}"
-            volumes.append(volume)
 
         all_masks = torch.stack(masks)
         return References(
@@ -206,10 +198,29 @@ class RealImages:
             patients,
             masks=all_masks if all_masks.any() else None,
             foreground=foreground((sources, tissue_of_sources), (images, tissue)),
-            volumes=volumes,
+            volumes=_volumes(records),
             units=units_of(self.data, records, to),
-            above="-and-".join(above),
+            above=self._shares([*tissue, *tissue_of_sources]),
         )
+
+    def originals(self, records: Sequence[Record], letter: str, images: Tensor) -> References:
+        """The `images` (N, C, *size) of records of a domain, as references for reconstructions of
+        them.
+        """
+        tissue = self.data.intensity[letter].tissue
+        return References(
+            images,
+            [record.subject for record in records],
+            foreground=foreground((images, tissue)),
+            volumes=_volumes(records),
+            units=units_of(self.data, records, letter),
+            above=self._shares(tissue),
+        )
+
+    def _shares(self, levels: Sequence[float]) -> str:
+        """Network intensities as shares of the range, such as `5%`, for a definition."""
+        low, high = self.data.range
+        return "-and-".join(sorted({f"{(level - low) / (high - low):.0%}" for level in levels}))
 
     def group(
         self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None
@@ -275,6 +286,14 @@ class RealImages:
             )
             self._sets[key] = self.group(windows(self.scored_images(records), size), records)
         return self._sets[key]
+
+
+def _volumes(records: Sequence[Record]) -> list[str]:
+    """The volume of each record: its patient, and its scan if that is known."""
+    return [
+        f"{record.subject}/{record.scan_key}" if record.scan_key else record.subject
+        for record in records
+    ]
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:

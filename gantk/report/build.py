@@ -26,7 +26,7 @@ from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import section as patients_section
-from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
+from gantk.report.pictures import ERROR_CEILING, TEXTS, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import best_checkpoint, cards
 from gantk.report.statistics import section as statistics_section
@@ -196,7 +196,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
 def _frames(block: dict[str, Any]) -> dict[str, list]:
     """A block's pictures for the page's script: null for the last step's, which the page embeds."""
     return {
-        kind: frames if kind == "mean" else [*frames[:-1], None]
+        kind: frames if kind in TEXTS else [*frames[:-1], None]
         for kind, frames in block["frames"].items()
     }
 
@@ -211,6 +211,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     drawn = {
         "losses": losses,
         "validation": _charts_of_metrics(run, run.log.validation),
+        "cycle": _charts_of_metrics(run, {"cycle_error": run.log.cycle} if run.log.cycle else {}),
         "selection": _charts_of_metrics(run, run.log.selection),
         "rejection": [],
         "reliability": [],

@@ -39,16 +39,18 @@ INFERNO = (
     (252, 255, 164),
 )
 PREVIEW_PIXELS = 192  # pixels of a preview
-# "output" and "error": data URIs, "" where a file is missing; "mean": mean errors
+# "output", "error" and "cycle" (translated there and back): data URIs, "" where a file is missing;
+# "mean" and "cycle_mean": mean differences from the truth and from the input
 Frame = dict[str, list[str]]
+TEXTS = ("mean", "cycle_mean")
 
 
 def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, Any]]]:
     """The steps for the page's slider and one block of data URIs per direction, within the budget
     of bytes.
 
-    A block holds direction, inputs[i], truths[i], and frames["output" | "error" | "mean"][step
-    number][i].
+    A block holds direction, inputs[i], truths[i], and frames[kind][step number][i], with the kinds
+    of `Frame`.
     """
     if samples is None:
         return [], []
@@ -82,7 +84,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
     """Outputs, error maps and mean errors of every direction at a step."""
     frames = []
     for direction in samples.directions:
-        frame: Frame = {"output": [], "error": [], "mean": []}
+        frame: Frame = {"output": [], "error": [], "mean": [], "cycle": [], "cycle_mean": []}
         for i in range(direction.count):
             output = samples.picture(step, direction, i)
             truth = samples.picture("truth", direction, i)
@@ -97,6 +99,11 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
+            if direction.cycle:
+                back = samples.reconstruction(step, direction, i)
+                frame["cycle"].append(data_uri(back, PREVIEW_PIXELS if small else None))
+                source = samples.picture("input", direction, i)
+                frame["cycle_mean"].append(_mean_difference(back, source))
 
         frames.append(frame)
 
@@ -104,7 +111,16 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
 
 
 def _size(frames: list[Frame]) -> int:
-    return sum(len(uri) for frame in frames for uri in frame["output"] + frame["error"])
+    uris = [uri for frame in frames for kind in frame.keys() - {*TEXTS} for uri in frame[kind]]
+    return sum(map(len, uris))
+
+
+def _mean_difference(first: Path | None, second: Path | None) -> str:
+    """The mean absolute difference of two pictures in gray levels; "" where one is missing."""
+    if first is None or second is None:
+        return ""
+    with Image.open(first) as one, Image.open(second) as other:
+        return f"{absolute_error(one, other).mean():.1f}"
 
 
 def pick_evenly(items: Sequence[int], most: int) -> list[int]:
@@ -120,14 +136,19 @@ def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, flo
     """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in
     grey levels.
     """
+    error = absolute_error(output, truth)
+    levels = np.round(np.minimum(error / ERROR_CEILING, 1) * 255).astype(np.uint8)
+    return _colour_with_inferno(levels), float(error.mean())
+
+
+def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
+    """The absolute error (H, W) of a picture in grey levels, averaged over channels."""
     if output.size != truth.size:
         truth = truth.resize(output.size, Image.Resampling.BILINEAR)
 
     mode = "L" if output.mode == truth.mode == "L" else "RGB"
     first, second = (np.asarray(image.convert(mode), dtype=np.float32) for image in (output, truth))
-    error = np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
-    levels = np.round(np.minimum(error / ERROR_CEILING, 1) * 255).astype(np.uint8)
-    return _colour_with_inferno(levels), float(error.mean())
+    return np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
 
 
 def error_scale() -> str:

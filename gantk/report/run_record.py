@@ -39,12 +39,13 @@ class Log:
     speed, stages.
 
     `selection[criterion][direction]` are the values for choosing the checkpoint; the direction of
-    "score" is "".
+    "score" is "". `cycle[direction]` are the differences after translation there and back.
     """
 
     losses: Curves = field(default_factory=dict)
     validation: Curves = field(default_factory=dict)
     selection: Curves = field(default_factory=dict)
+    cycle: dict[str, Points] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # stage -> its first logged step
@@ -77,6 +78,10 @@ class Log:
             for metric, value in scores.items():
                 _add_point(self.validation, metric, direction, step, value)
 
+        for direction, value in (entry.get("cycle") or {}).items():
+            points = self.cycle.setdefault(direction, {})
+            points[step] = math.nan if value is None else value
+
         for direction, criteria in (entry.get("selection") or {}).items():
             if not isinstance(criteria, dict):  # such as the score over all directions
                 _add_point(self.selection, direction, "", step, criteria)
@@ -102,6 +107,7 @@ class Direction:
     target: str
     count: int
     images: tuple[dict[str, Any], ...] = ()  # "patient" and "image" of each picture
+    cycle: bool = False  # whether there are reconstructions, translated there and back
 
     @property
     def label(self) -> str:
@@ -118,6 +124,12 @@ class Samples:
     has_truth: bool
     problems: list[str]
     _is_valid: dict[Path, bool] = field(default_factory=dict)
+
+    def reconstruction(self, step: int, direction: Direction, i: int) -> Path | None:
+        """The path of the reconstruction of input `i` at a step: translated there and back."""
+        if not direction.cycle:
+            return None
+        return self.picture(f"step-{step:06d}/cycle", direction, i)
 
     def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
         """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None
@@ -215,7 +227,8 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
             continue
         count = min(entry["count"], last[key] + 1)
         images = tuple(entry.get("images") or ())
-        directions.append(Direction(key, entry.get("from"), entry["to"], count, images))
+        cycle = bool(entry.get("cycle"))
+        directions.append(Direction(key, entry.get("from"), entry["to"], count, images, cycle))
 
     samples = Samples(folder, tuple(directions), (), bool(index.get("has_truth")), problems)
     steps = []

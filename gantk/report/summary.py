@@ -25,6 +25,7 @@ from gantk.metrics.words import (
 from gantk.report import words
 from gantk.report.pictures import data_uri, encode_image
 from gantk.report.run_record import Direction, RunRecord
+from gantk.report.words import ARROW
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
@@ -73,12 +74,39 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
                 "count": _count(scores, from_noise=key == FROM_NOISE),
                 "region": first,
                 "rows": rows,
+                "cycle": _cycle_error(run, key),
                 "regions": {
                     region: (_count_of_better(own), own) for region, own in regions.items()
                 },
             }
         )
     return tables
+
+
+def _cycle_error(run: RunRecord, key: str) -> dict[str, str]:
+    """How far test images that are translated there and back are from the originals; {} where the
+    method is not two-way.
+    """
+    rows = (run.metrics.get("cycle") or {}).get(key) or {}
+    row = rows.get("mae") or {}
+    if row.get("value") is None:
+        return {}
+
+    foreground = rows.get("mae_foreground") or {}
+    places = words.decimals(row)
+    return {
+        "way": there_and_back(run.label(key)),
+        "value": words.digits(row["value"], places),
+        "interval": words.interval(row, places),
+        "foreground": words.digits(foreground.get("value"), places) if foreground else "",
+        "definition": row["definition"],
+    }
+
+
+def there_and_back(label: str) -> str:
+    """`T1 → T2 → T1` for the direction `T1 → T2`."""
+    source, *targets = label.split(ARROW)
+    return ARROW.join([source, *targets, source])
 
 
 def _count(scores: dict[str, Any], *, from_noise: bool) -> str:
@@ -226,6 +254,9 @@ def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
         rows.append((f"Input: {found['source']}", _grey_picture(shown["input"]["pixels"])))
     rows.append((f"Generated {found['target']}", _grey_picture(shown["output"]["pixels"], truth)))
     rows.append((f"Real {found['target']}", _grey_picture(truth, truth)))
+    if "cycle" in shown and "input" in shown:
+        title = f"Reconstructed {found['source']}"
+        rows.append((title, _grey_picture(shown["cycle"]["pixels"], shown["input"]["pixels"])))
 
     caption = f"A typical test image, of {case['patient']}."
     if case["scores"].get(metric) is not None and known:
@@ -233,6 +264,8 @@ def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
         unit = " dB" if "psnr" in metric.lower() else ""
         caption += f" Its {short_metric_name(metric)} is {case['scores'][metric]:.{places}f}{unit};"
         caption += f" the median of all patients is {middle:.{places}f}{unit}."
+    if case.get("cycle") is not None:
+        caption += f" Translated back, it differs from the input by {case['cycle']:.3f} (MAE)."
 
     return {"label": found["label"], "caption": caption, "rows": [rows]}
 
@@ -251,6 +284,7 @@ def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
     }
     if samples.has_truth:
         titles[f"Real {direction.target}"] = samples.picture("truth", direction, 0)
+    titles[f"Reconstructed {direction.source}"] = samples.reconstruction(step, direction, 0)
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
     figure["caption"] = f"A held-out image at step {step:,}, chosen without looking at its score."

@@ -32,6 +32,7 @@ BASELINE_NAMES = {
     "noise": "pixel noise",
 }
 REGIONS = ("foreground", "lesion")
+ARROW = "\u00a0→\u00a0"  # never broken over two lines
 Scored = dict[str, Any]  # one row of metrics.json: value, ci95, n, unit, definition, ...
 
 
@@ -86,8 +87,8 @@ def baseline_name(name: str) -> str:
 
 
 def arrow(*names: str) -> str:
-    """`T1 → T2`, never broken over two lines; one name alone as it is."""
-    return "\u00a0→\u00a0".join(names)
+    """`T1 → T2`; one name alone as it is."""
+    return ARROW.join(names)
 
 
 def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:

@@ -180,6 +180,10 @@ SHOWN = table(
     to=(str, "Name of the target domain."),
     count=(COUNT, "Number of pictures."),
     images=(list[dict[str, str | None]], "`patient` and `image` (its path) of each picture."),
+    cycle=(
+        bool,
+        "Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back.",
+    ),
 )
 UNCERTAINTY = table(
     auroc=(
@@ -328,6 +332,11 @@ SCHEMAS = {
             dict[str, dict[str, float | None]],
             "Validation scores of each direction; at sample points, if the truth is known.",
         ),
+        cycle=(
+            dict[str, float | None],
+            "Mean absolute difference of the sample images from their reconstructions, in network"
+            " intensities, by direction; at sample points of two-way methods.",
+        ),
         selection=(CHOSEN_BY, "The checkpoint's row of the `table` in best.json; at checkpoints."),
         alarm=(str, "Name of an alarm, if the outputs look wrong."),
         message=(str, "The alarm in words."),
@@ -352,6 +361,11 @@ SCHEMAS = {
             " `psnr_foreground` and `psnr_lesion` are PSNR in these regions.",
         ),
         baselines=(by_name(ROWS), "The same scores of each baseline, by its name."),
+        cycle=(
+            ROWS,
+            "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and"
+            " their reconstructions, which are translated there and back.",
+        ),
         alarms=(
             dict[str, str],
             "A warning for each direction whose foreground is too large to be a head in air.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import time
@@ -295,9 +296,12 @@ class Training:
             view.busy = "writing and scoring samples"
             with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.sample_batch)
+                reconstructions = self.scorer.reconstructions(self.sample_batch)
                 scores = self.scorer.validate()
 
-            self._write_samples(step, outputs)
+            self._write_samples(step, outputs, reconstructions)
+            if reconstructions:
+                self.run.add_to_log({"step": step, "cycle": self._cycle_errors(reconstructions)})
             if scores:
                 self.run.add_to_log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
@@ -311,9 +315,23 @@ class Training:
 
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
-    def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
+    def _cycle_errors(self, reconstructions: dict[str, Tensor]) -> dict[str, float | None]:
+        """The mean absolute difference between the sample images and their reconstructions, by
+        direction; None where it is not finite.
+        """
+        errors: dict[str, float | None] = {}
+        for direction, images in reconstructions.items():
+            error = float((images - self.sample_batch.inputs[direction]).abs().mean())
+            errors[direction] = round(error, 6) if math.isfinite(error) else None
+        return errors
+
+    def _write_samples(
+        self, step: int, outputs: dict[str, Tensor], reconstructions: dict[str, Tensor]
+    ) -> None:
         folder = self.run.path / "samples"
         earlier = {int(path.name[5:]) for path in folder.glob("step-*")}
+        for direction, images in reconstructions.items():
+            self._write_pictures(f"step-{step:06d}/cycle", direction, images)
         for direction, images in outputs.items():
             self._write_pictures(f"step-{step:06d}", direction, images.float().cpu())
             if not (folder / "input" / f"{direction}-0.png").exists():

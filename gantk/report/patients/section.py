@@ -15,10 +15,12 @@ from pydantic import Field, RootModel, create_model
 
 from gantk.errors import argument, one_line
 from gantk.formats.nifti import Nifti
+from gantk.report.words import ARROW
 from gantk.runs.schemas import Part, Step, by_name, is_inside, list_of, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
+CYCLE = "cycle"  # the kind of the input's reconstruction, which two-way methods have
 UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
 SCORES = dict[str, float | None]
 PATIENT = table(
@@ -46,6 +48,7 @@ CASE = table(
     truth=(str, "Path of the truth."),
     image=(str, "Name of the input in split.json (`key`)."),
     units=(UNITS, "Units of input, output and truth."),
+    cycle=(float | None, "MAE between the input and its reconstruction; of two-way methods."),
 )
 VOLUME = table(
     "patient",
@@ -85,7 +88,7 @@ def section(record) -> dict[str, Any] | None:
 def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
     """A direction's entry of patients.json with its labels and pictures."""
     label = record.label(key)
-    source, _, target = label.partition("\u00a0→\u00a0")
+    source, _, target = label.partition(ARROW)
     return found | {
         "key": key,
         "label": label,
@@ -109,7 +112,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
     record's problems.
     """
     found = {}
-    for kind in KINDS:
+    for kind in (*KINDS, CYCLE):
         path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
         try:
             if is_inside(record.path, path):

@@ -103,6 +103,11 @@ class Follower:
         for step in read(folder / "index.json").get("steps", []):
             if step <= self.last:
                 pictures = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
+                # reconstructions of two-way methods
+                pictures |= {
+                    f"samples/{p.stem}/cycle": p
+                    for p in folder.glob(f"step-{step:06d}/cycle/*.png")
+                }
                 # input, truth
                 pictures |= {
                     f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")
