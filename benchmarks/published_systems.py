@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantk.lookup.departures import NOT_SET, departures
 from gantk.plugin.spec import toml
+from gantk.recipe.departures import NOT_SET, departures
 from gantk.terminal import duration
 
 ROOT = Path(__file__).resolve().parent.parent

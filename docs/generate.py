@@ -130,7 +130,7 @@ def recipes() -> str:
     """Every recipe: its summary, what it needs, its settings, what was published and what was
     measured here.
     """
-    from gantk.lookup.departures import in_short
+    from gantk.recipe.departures import in_short
     from gantk.recipe.load import load_recipe
     from gantk_bench.rows import read_rows
     from gantk_bench.tables import markdown as bench_table

@@ -21,7 +21,9 @@ from gantk.plugin.loader import load as plugins
 if TYPE_CHECKING:
     from gantk.data.resample import Plane
     from gantk.inference.model import TrainedModel
+    from gantk.plugin.spec import Part
     from gantk.recipe.load import Recipe, Settings
+    from gantk.recipe.published import PublishedSystem
     from gantk.recipe.tables import Model
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
@@ -96,7 +98,9 @@ def run(
     """
     from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start, sync_errors
+    from gantk.recipe.departures import changes_of_file
     from gantk.recipe.load import resolved
+    from gantk.recipe.published import published_system
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder, stored_data
     from gantk.training.assemble import assemble
@@ -126,8 +130,9 @@ def run(
     sync_errors(lambda: check_training(model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
-    _say_recipe(loaded, profile, say)
     tables = resolved(model)
+    changed = changes_of_file(loaded, tables)
+    _say_recipe(loaded, published_system(tables, changed), say)
     watched = runtime.watch_connection(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
         resumed, saved, split = runtime.from_main(
@@ -141,7 +146,7 @@ def run(
 
         folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
-            _write_start(folder, tables, parts, leaks)
+            _write_start(folder, loaded, tables, changed, parts, leaks)
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
 
@@ -150,9 +155,15 @@ def run(
         return Run(folder.path)
 
 
-def _say_recipe(recipe: Recipe, profile: str | None, say: Say) -> None:
-    """Say which recipe is trained, and what its reading has to be noted for."""
-    say(f"recipe   {recipe.origin}" + (f", profile {profile}" if profile else ""))
+def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> None:
+    """Say which recipe is trained, how far it is the published system, and what its reading has to
+    be noted for.
+    """
+    from gantk.metrics.summary import with_label
+
+    say(f"recipe   {recipe.origin}" + (f", profile {recipe.profile}" if recipe.profile else ""))
+    if system is not None:
+        say(with_label("system", system.in_short()))
     for remark in recipe.remarks:
         say(f"note     {remark}")
     if recipe.notes:
@@ -180,17 +191,42 @@ def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
 
 
 def _write_start(
-    folder: RunFolder, tables: dict[str, Any], parts: Parts, leaks: UserError | None
+    folder: RunFolder,
+    recipe: Recipe,
+    tables: dict[str, Any],
+    changed: Mapping[str, tuple[str, str]],
+    parts: Parts,
+    leaks: UserError | None,
 ) -> None:
     """Write what is known before the first step: recipe, environment and split."""
     from gantk.machine.runtime import describe
     from gantk.runs.folder import environment
 
     machine = describe(parts.runtime)
+    ran = {
+        "origin": recipe.origin if recipe.text else "",
+        "profile": recipe.profile,
+        "changed": {key: list(values) for key, values in changed.items()},
+        "data": _source_in_words(parts.model.data.source),
+    }
+    about = environment() | machine | parts.start.record | {"recipe": ran}
+    matched = getattr(parts.method, "companions_note", "")
+    if matched:
+        about["matched"] = matched
     folder.write_recipe(tables)
-    folder.write_json("environment.json", environment() | machine | parts.start.record)
+    folder.write_json("environment.json", about)
     allowed = {"leakage_allowed": str(leaks) if leaks else None}
     folder.write_json("split.json", parts.data.split_json() | allowed)
+
+
+def _source_in_words(source: Part) -> str:
+    """A data source's name with its path, or with the first sentence of its description."""
+    import inspect
+
+    from gantk.lookup.reference import first_sentence
+
+    path = source.options.get("path")
+    return f"{source.name}: {path or first_sentence(inspect.getdoc(source.target) or '')}"
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
@@ -633,8 +669,11 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     ranks other than 0.
     """
     from gantk.machine.usage import speed_of
-    from gantk.metrics.summary import summary_lines
+    from gantk.metrics.summary import published_lines, summary_lines
+    from gantk.recipe.load import resolved
+    from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
+    from gantk.runs.schemas import read
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 
@@ -667,7 +706,9 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
             )
         ]
 
-    for line in [*summary_lines(result), *warnings]:
+    ran = read(folder.path / "environment.json").get("recipe") or {}
+    system = published_system(resolved(parts.model), ran.get("changed") or {})
+    for line in [*summary_lines(result), *published_lines(result, system), *warnings]:
         say(line)
 
     return result

@@ -145,8 +145,8 @@ def _show_recipe(name: str, profile: str | None) -> None:
     """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the
     window.
     """
-    from gantk.lookup.departures import in_full
     from gantk.lookup.reference import recipe_lines
+    from gantk.recipe.departures import in_full
     from gantk.recipe.load import load_recipe, mapping
 
     recipe = load_recipe(name)
@@ -228,7 +228,7 @@ def recipes(ctx) -> None:
 
     import tomllib
 
-    from gantk.lookup.departures import in_short
+    from gantk.recipe.departures import in_short
     from gantk.recipe.load import all_recipes
 
     rows = []

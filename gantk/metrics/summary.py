@@ -20,6 +20,7 @@ from gantk.metrics.words import (
     tone_of,
     verdict_words,
 )
+from gantk.recipe.published import PublishedSystem
 from gantk.terminal import LINE_WIDTH, TextTable
 
 LABEL_WIDTH = 9
@@ -76,6 +77,21 @@ def summary_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
     yield from _remarks(result)
     yield from result.get("lines", ())
+
+
+def published_lines(result: Mapping[str, Any], system: PublishedSystem | None) -> Iterator[str]:
+    """Yield a note for each direction with published scores that may stand beside those of the
+    result.
+    """
+    if system is None:
+        return
+    for key in result["metrics"]:
+        figures = system.beside(key)
+        if figures:
+            title = title_of(key, result.get("domains", []))
+            scores = [f"{short_metric_name(name)} {value:.2f}" for name, value in figures.items()]
+            what = f"published for {title}: {', '.join(scores)}"
+            yield with_label("note", f"{what}, on other data, by another protocol")
 
 
 def with_label(label: str, text: str) -> str:

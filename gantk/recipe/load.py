@@ -85,6 +85,7 @@ class Recipe:
     texts: dict[str, str] = field(default_factory=dict)
     # old key -> a note for the user on its current name
     notes: dict[str, str] = field(default_factory=dict)
+    profile: str = ""  # the profile that was applied, or several: "cpu,by_class"
 
     def __post_init__(self) -> None:
         require_bounded(self.tables, self._place)
@@ -105,6 +106,8 @@ class Recipe:
         profiles = mapping(recipe.tables.pop("profile", {}))
         for name in profile.split(",") if profile is not None else ():
             recipe._apply_profile(name.strip(), profiles)
+        if profile is not None:
+            recipe.profile = profile
 
         for setting, (key, value) in _parse_settings(settings):
             recipe._apply_setting(key, value, setting, typed=not isinstance(settings, Mapping))

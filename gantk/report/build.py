@@ -25,6 +25,7 @@ from gantk.metrics.words import BASELINE_NAMES, MIN_PROBABILITY_BETTER
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
+from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, TEXTS, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
@@ -165,6 +166,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "total": (run.recipe.get("train") or {}).get("steps"),  # None: it counts in epochs
         "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
         "summary": run.recipe.get("summary") or "",
+        "ran": what_was_run(run),
+        "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
         "sure": round(100 * MIN_PROBABILITY_BETTER),
         "tables": score_tables(run),

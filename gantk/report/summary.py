@@ -23,6 +23,7 @@ from gantk.metrics.words import (
     verdict_words,
 )
 from gantk.report import words
+from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.pictures import data_uri, encode_image
 from gantk.report.run_record import Direction, RunRecord
 from gantk.report.words import ARROW
@@ -60,10 +61,13 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     region, and of further regions.
     """
     tables = []
+    system = system_of(run)
     for key, scores in (run.metrics.get("metrics") or {}).items():
+        published = figures_beside(system, key, scores)
         regions: dict[str, list[dict[str, Any]]] = {}
         for metric, score in scores.items():
             row = _score_row(run, key, metric, score)
+            row["published"] = published.get(metric, "")
             regions.setdefault(words.region_of(metric), []).append(row)
 
         first = "" if "" in regions else next(iter(regions), "")
@@ -75,6 +79,8 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
                 "region": first,
                 "rows": rows,
                 "cycle": _cycle_error(run, key),
+                "published": figures_note(system) if published else "",
+                "apart": figures_apart(system, key, scores, run.label(key)),
                 "regions": {
                     region: (_count_of_better(own), own) for region, own in regions.items()
                 },

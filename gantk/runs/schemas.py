@@ -400,6 +400,19 @@ SCHEMAS = {
         started=(str, "Start of the training: date and time with time zone."),
         command=(str, "The command line."),
         folder=(str, "The working folder of the command."),
+        recipe=(
+            table(
+                origin=(str, "The recipe's file, or the name of a bundled recipe."),
+                profile=(str, "The profile that was applied."),
+                changed=(
+                    dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]],
+                    "By key: value of the recipe's file, and value of the run.",
+                ),
+                data=(str, "The data source, with its path or what it draws."),
+            ),
+            "What was run.",
+        ),
+        matched=(str, "How the method matched training images, if it did."),
         device=(str, "Device, such as `cpu` or `cuda`."),
         precision=(str, "Precision: `bf16` or `fp32`."),
     ),

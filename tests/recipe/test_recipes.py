@@ -18,8 +18,8 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import contrast_names
 from gantk.data.recipe_data import checked_recipe, with_data
 from gantk.errors import UserError
-from gantk.lookup.departures import departures
 from gantk.method import Geometry, Method, check_networks
+from gantk.recipe.departures import departures
 from gantk.recipe.load import Recipe, leaves, load_recipe, resolved
 from gantk.recipe.tables import Model
 

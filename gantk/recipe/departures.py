@@ -1,16 +1,20 @@
-"""Lists where a recipe or its profiles differ from the report they reproduce: compares with the
-recipe's `[paper]`.
+"""Lists where a recipe or its profiles differ from the report they reproduce, by the recipe's
+`[paper]`, and where a run differs from its recipe's file.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gantk.errors import UserError
 from gantk.plugin.spec import toml
 from gantk.recipe.load import Recipe, leaves, mapping, resolved
 
 ABOUT = ("format", "summary", "paper")  # tables that describe the recipe: they are not compared
+# tables of what is done with a trained model: a change of them makes no other system
+AFTERWARDS = ("evaluate", "translate", "track")
 NOT_SET = object()  # stands for a key that is not set
 
 
@@ -67,16 +71,65 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
         title = paper.get("title", "the report")
         yield f"{title}: this recipe keeps {count - len(differences)} of {count} stated settings"
         for key, (theirs, value) in differences.items():
-            yield f"differs: {key} = {_text(value)} (report: {_text(theirs)})"
+            yield f"differs: {key} = {value_text(value)} (report: {value_text(theirs)})"
 
     if isinstance(ours, list) and ours:
-        chosen = [f"{key} = {_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
+        chosen = [f"{key} = {value_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
         yield f"not stated in the report, chosen here: {', '.join(chosen)}"
 
     if paper and profile is None:
         for name in mapping(recipe.tables.get("profile")):
             changed = resolved(recipe.override([], name).check())
             yield from _changes_by_profile(name, here, changed, stated)
+
+
+def changes_of_file(recipe: Recipe, here: Mapping) -> dict[str, tuple[str, str]]:
+    """Dotted key -> (value of the recipe's file, value `here`), as texts, where the two differ; {}
+    for a recipe without a file.
+
+    `here` is the checked recipe with every default. A part that was replaced is one key, with the
+    names of both parts. What is done with the trained model is left out.
+    """
+    if not recipe.text:
+        return {}
+
+    file = Recipe(tomllib.loads(recipe.text), recipe.name, recipe.origin, recipe.text)
+    try:
+        before = resolved(file.override([]).check())
+    except UserError:  # it needs the options that were given
+        before = file.tables
+
+    return {
+        key: (_short_text(theirs), _short_text(ours))
+        for key, (theirs, ours) in _differences(before, here)
+        if key.partition(".")[0] not in (*ABOUT, *AFTERWARDS)
+    }
+
+
+def _differences(
+    before: Mapping, after: Mapping, path: str = ""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield (dotted key, (value before, value after)) of tables; parts of different names are
+    compared as a whole.
+    """
+    for key in dict.fromkeys([*before, *after]):
+        old = before.get(key, NOT_SET)
+        new = after.get(key, NOT_SET)
+        if old == new:
+            continue
+
+        tables = isinstance(old, Mapping) and isinstance(new, Mapping)
+        if tables and old.get("name") == new.get("name"):
+            yield from _differences(old, new, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", (old, new)
+
+
+def _short_text(value: Any) -> str:
+    """A value as TOML; of a part only its name."""
+    if isinstance(value, Mapping) and "name" in value:
+        return str(value["name"])
+    return value_text(value)
 
 
 def _changes_by_profile(
@@ -99,7 +152,7 @@ def _changes_by_profile(
             whose = ", not as stated"
 
         key = ".".join(path)
-        yield f"--profile {name}: {key} = {_text(after)} (without it {_text(before)}{whose})"
+        yield f"--profile {name}: {key} = {value_text(after)} (without it {value_text(before)}{whose})"
 
 
 def _agree(stated: Any, here: Any) -> bool:
@@ -125,5 +178,6 @@ def _at(tables: Any, path: tuple[str, ...]) -> Any:
     return tables
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value as TOML; `not given` for a key that is not set."""
     return "not given" if value is NOT_SET or value is None else toml(value)

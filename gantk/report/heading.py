@@ -1,0 +1,134 @@
+"""The head of report.html: which recipe was run, and where it departs from the published system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gantk.metrics.words import short_metric_name
+from gantk.recipe.load import mapping
+from gantk.recipe.published import PublishedSystem, published_system
+from gantk.report import words
+from gantk.report.run_record import RunRecord
+
+MAX_OPEN_ROWS = 8  # more settings are folded
+MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
+
+
+def what_was_run(run: RunRecord) -> dict[str, Any]:
+    """The recipe's file and profile, the published system, and the settings that differ from the
+    published ones, or from the recipe's file where the report states none.
+    """
+    record = mapping(run.environment.get("recipe"))
+    system = system_of(run)
+    rows = []
+    if system is not None:
+        rows = [(key, *values) for key, values in system.departures.items()]
+        if system.data:
+            rows.append(("data", system.data, _data_here(run, record)))
+
+    stated = [key for key, _, _ in rows]
+    for key, (of_file, here) in mapping(record.get("changed")).items():
+        if not any(_same_setting(key, other) for other in stated):
+            before = f"not stated; in the recipe {of_file}" if system else of_file
+            rows.append((key, before, here))
+
+    return {
+        "origin": record.get("origin") or "",
+        "profile": record.get("profile") or "",
+        "system": system,
+        "rows": rows,
+        "open": len(rows) <= MAX_OPEN_ROWS,
+        "matched": run.environment.get("matched") or "",
+    }
+
+
+def system_of(run: RunRecord) -> PublishedSystem | None:
+    """The published system of a run's recipe; None if it names none."""
+    record = mapping(run.environment.get("recipe"))
+    return published_system(run.recipe, mapping(record.get("changed")))
+
+
+def _same_setting(key: str, other: str) -> bool:
+    """Whether two dotted keys are equal, or one is a table that holds the other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _data_here(run: RunRecord, record: dict[str, Any]) -> str:
+    """The run's data in words; of a run that did not record them the name of the source."""
+    source = mapping(run.recipe.get("data")).get("source")
+    return record.get("data") or str(mapping(source).get("name") or "")
+
+
+def figures_beside(
+    system: PublishedSystem | None, direction: str, scores: dict[str, Any]
+) -> dict[str, str]:
+    """Metric -> the published figure as text, for the metrics that the run has of a direction."""
+    figures = system.beside(direction) if system else {}
+    return {
+        metric: _figure(scores, metric, figures[metric]) for metric in figures if metric in scores
+    }
+
+
+def figures_note(system: PublishedSystem | None) -> str:
+    """What stands below every published figure in a table."""
+    note = "other data, other protocol"
+    if system is not None and system.other_settings:
+        note += f", other settings: {named_keys(system.other_settings)}"
+    return note
+
+
+def figures_apart(
+    system: PublishedSystem | None, direction: str, scores: dict[str, Any], label: str
+) -> str:
+    """A sentence on the published figures of a direction that stand beside no score, and why; "" if
+    there are none.
+    """
+    if system is None:
+        return ""
+
+    beside = system.beside(direction)
+    left = {
+        metric: value
+        for metric, value in system.figures.get(direction, {}).items()
+        if metric not in beside or metric not in scores
+    }
+    if not left:
+        return ""
+
+    texts = [
+        f"{short_metric_name(metric)} {_figure(scores, metric, left[metric])}" for metric in left
+    ]
+    sentence = (
+        f"Published for {label}: {words.join_words(texts)}, on other data, by another protocol."
+    )
+    if system.other_system:
+        keys = named_keys(system.other_system)
+        sentence += f" This run is another system ({keys}), so they are not beside its scores."
+    return sentence
+
+
+def undefined_figures(system: PublishedSystem | None) -> str:
+    """The published figures that the report does not define, as a sentence; "" if there are none."""
+    if system is None or not system.undefined:
+        return ""
+    texts = [
+        f"{words.metric_name(name)} {words.number(value, 5)}"
+        for name, value in system.undefined.items()
+    ]
+    return (
+        f"Published, undefined: {words.join_words(texts)}. The report does not say of what, by"
+        " what, or on which images."
+    )
+
+
+def _figure(scores: dict[str, Any], metric: str, value: float) -> str:
+    unit = (scores.get(metric) or {}).get("unit") or ""
+    return f"{words.digits(value, 2)} {unit}".strip()
+
+
+def named_keys(keys: tuple[str, ...]) -> str:
+    """`method.width, method.depth, data.size and 2 more`."""
+    named = list(keys[:MAX_NAMED_KEYS])
+    if len(keys) > MAX_NAMED_KEYS:
+        return f"{', '.join(named)} and {len(keys) - MAX_NAMED_KEYS} more"
+    return words.join_words(named)
