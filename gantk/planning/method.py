@@ -141,6 +141,10 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
         " registered pairs are needed"
     )
     edges = [{"name": "edge_direction", "weight": 20.0}]
+    once_bright = (
+        "edges join once the pairs have settled which tissue is bright; from the first step they"
+        " can hold the input's contrast"
+    )
     rows = [
         (True, "name", "dualgan" if mr else "cyclegan", f"{why}, so the method is unpaired"),
         (like, "pairs", "weak_pairs", found),
@@ -156,6 +160,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
         (not mr, "identity", 0.0, "off, because it would keep the brightness of each tissue"),
         (True, "low_res_warmup", 0.4, half),
         (mr and like, "source_losses", edges, "both are MR, so output and input share their edges"),
+        (mr and like, "source_losses_in_warmup", False, once_bright),
         (mr and not like, "local_ncc", 2.0, "both are MR, so output and input share their edges"),
         (opposite, "contrast", "inverted", turned),
         (mr or ct, "flat_region", flat_region, calm),

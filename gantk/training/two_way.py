@@ -5,7 +5,7 @@ unpaired methods share.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -48,6 +48,8 @@ class TwoWayOptions(Additions):
     lesion: Weight = 1.0
     # matches similar images of the other domain and compares outputs with them
     pairs: PairFinder | None = None
+    # apply `source_losses` in the half-size steps of `low_res_warmup` too
+    source_losses_in_warmup: bool = True
 
 
 # as in the papers
@@ -113,6 +115,7 @@ class CycleMethod(Method):
         self.d_b = discriminator(b, dims)
         self.adversarial = adversarial()
         self.terms = terms
+        self.warmup_terms = replace(terms, source_losses=[])
         self.critic = critic
         self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
         self.cycle = Cycle()
@@ -190,8 +193,9 @@ class CycleMethod(Method):
                 "pairs_a": self.pairs(fake_a, batch["near_b"]),
             }
 
-        losses |= terms.losses(fake_b, real_a, self.geometry.range, "_b")
-        return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
+        structure = self._structure_terms(real_a)
+        losses |= structure.losses(fake_b, real_a, self.geometry.range, "_b")
+        return losses | structure.losses(fake_a, real_b, self.geometry.range, "_a")
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of both discriminators on real images and on fakes from the image pool."""
@@ -216,6 +220,15 @@ class CycleMethod(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`, or of `b` to `a`."""
         return self.g_ab(image) if to == "b" else self.g_ba(image)
+
+    def _structure_terms(self, image: Tensor) -> StructureTerms:
+        """The structure losses of a step; without source losses where the recipe leaves them out of
+        the warm-up.
+        """
+        in_warmup = tuple(image.shape[2:]) != tuple(self.geometry.size)
+        if in_warmup and not self.terms.source_losses_in_warmup:
+            return self.warmup_terms
+        return self.terms
 
     def _add_defense_noise(self, fake: Tensor) -> Tensor:
         """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et

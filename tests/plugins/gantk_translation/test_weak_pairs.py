@@ -151,3 +151,20 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
 def test_volumes_have_no_like_slices():
     with pytest.raises(UserError, match="slices, not volumes"):
         WeakPairs().companions({"a": torch.zeros(2, 1, 8, 8, 8), "b": torch.zeros(2, 1, 8, 8, 8)})
+
+
+@pytest.mark.parametrize(("in_warmup", "small_has_it"), [(True, True), (False, False)])
+def test_source_losses_can_be_left_out_of_the_half_size_steps(in_warmup, small_has_it):
+    torch.manual_seed(0)
+    table = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}
+    table |= {"source_losses": ["edge_direction"], "source_losses_in_warmup": in_warmup}
+    table |= {"flat_region": 1.0, "low_res_warmup": 0.5}
+    method = bind_or_raise("method", table)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
+
+    def names(side):
+        images = {name: random_images(2, 1, (side, side), seed=1) for name in "ab"}
+        return method.generator_losses(Batch(images)).keys()
+
+    assert ("edge_direction_b" in names(16)) == small_has_it
+    assert {"flat_region_a", "flat_region_b"} <= names(16)
+    assert {"edge_direction_a", "edge_direction_b"} <= names(32)
