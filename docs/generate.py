@@ -260,6 +260,7 @@ def parts() -> str:
     """Every registered part by kind, with its options."""
     from gantk.lookup.options import options_help
     from gantk.plugin.loader import registry
+    from gantk.plugin.loss_inputs import in_words, loss_inputs
     from gantk.plugin.registry import KINDS
 
     said = [
@@ -276,6 +277,8 @@ def parts() -> str:
                 for name, type_, default, about in options_help(target)
             ]
             said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
+            if kind == "loss":
+                said.append(f"It takes {in_words(loss_inputs(target))}.")
             said += [table(HEADS, rows) if rows else "It takes no options."]
     return "\n\n".join(said)
 

@@ -26,6 +26,7 @@ _PUBLIC = {
     "gantk.training.trial": ["predict"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
+    "gantk.plugin.loader": ["registry"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
     "gantk.training.adaptive": ["DiscriminatorAugment"],
     "gantk.training.two_way": ["CycleMethod", "Terms"],
@@ -37,9 +38,11 @@ _PUBLIC = {
         "AdversarialLoss",
         "Augment",
         "Discriminator",
+        "FeatureMapLoss",
         "Generator",
         "Loss",
         "Part",
+        "SourceLoss",
     ],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

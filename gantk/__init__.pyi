@@ -25,12 +25,15 @@ from gantk.nets.timm_networks import timm_model as timm_model
 from gantk.planning.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
+from gantk.plugin.loader import registry as registry
 from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
 from gantk.plugin.spec import Augment as Augment
 from gantk.plugin.spec import Discriminator as Discriminator
+from gantk.plugin.spec import FeatureMapLoss as FeatureMapLoss
 from gantk.plugin.spec import Generator as Generator
 from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part
+from gantk.plugin.spec import SourceLoss as SourceLoss
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
 from gantk.report.markdown import markdown_table as markdown_table

@@ -16,6 +16,7 @@ from gantk.commands import Command, CommandGroup
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
+from gantk.plugin.loss_inputs import in_words, loss_inputs
 from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.settings import disabled_plugins
 from gantk.terminal import Escaping, complain, console, say, table
@@ -131,6 +132,8 @@ def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = N
 
     out = console()
     out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
+    if entry is not None and entry.kind == "loss":
+        out.print(f"It takes {in_words(loss_inputs(target))}.\n")
     try:
         rows = [tuple(map(escape, row)) for row in options_help(target)]
     except Exception as error:  # an annotation may name what is not there

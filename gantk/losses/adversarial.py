@@ -21,6 +21,8 @@ class Adversarial:
     fake may differ.
     """
 
+    takes = "logits"
+
     def generator(self, fake: Tensor) -> Tensor:
         raise NotImplementedError
 

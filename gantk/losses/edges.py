@@ -22,6 +22,8 @@ class EdgeDirection:
     bright: combine it with a loss that does, such as a loss on pairs.
     """
 
+    takes = "source"
+
     def __init__(
         self,
         *,

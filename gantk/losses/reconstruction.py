@@ -6,6 +6,8 @@ They accept a non-negative `weight` (N, 1, *size) that gives some pixels more in
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -18,12 +20,18 @@ class L1:
     al., 2017).
     """
 
+    takes = "images"
+
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return weighted_mean(difference(output, target).abs(), weight)
 
 
 class L2:
-    """Mean square difference, in squared intensity units."""
+    """Mean square difference, in squared intensity units; one large error costs more than many
+    small ones.
+    """
+
+    takes = "images"
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return weighted_mean(difference(output, target).square(), weight)
@@ -31,6 +39,8 @@ class L2:
 
 class Norm:
     """Mean absolute ("l1") or mean square ("l2") difference."""
+
+    takes = "images"
 
     def __init__(
         self,
@@ -107,3 +117,19 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
         )
 
     return 1 + (lesion - 1) * mask.float()
+
+
+def with_weight(
+    loss: Callable[..., Tensor], output: Tensor, target: Tensor, weight: Tensor | None
+) -> Tensor:
+    """The loss of output and target with a weight map; None: without, as for a loss that takes none."""
+    return loss(output, target) if weight is None else loss(output, target, weight)
+
+
+def check_takes_weight(name: str, loss: Callable[..., Tensor]) -> None:
+    """Raise UserError if a loss of images has no parameter `weight`, so that it cannot weight lesions."""
+    if "weight" not in inspect.signature(loss).parameters:
+        what = (
+            f"the loss '{name}' takes no `weight` of pixels, so lesions cannot have another weight"
+        )
+        raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Loss, Positive, Weight, Window
+from gantk.plugin.spec import Positive, SourceLoss, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
 AIR_SHARE = (
@@ -39,7 +39,7 @@ class StructureTerms:
     contrast: Contrast = "any"
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
     # further losses of output and input, each with a weight
-    source_losses: list[Loss] = field(default_factory=list)
+    source_losses: list[SourceLoss] = field(default_factory=list)
 
     def __post_init__(self):
         names = [part.name for part in self.source_losses]
@@ -79,6 +79,8 @@ class StructureTerms:
 
 class WindowLoss:
     """The options that local NCC and flat region share."""
+
+    takes = "source"
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ PARTS = {
         "bce": "gantk.losses.adversarial:BCE",
         "ls": "gantk.losses.adversarial:LS",
         "l1": "gantk.losses.reconstruction:L1",
+        "l2": "gantk.losses.reconstruction:L2",
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",

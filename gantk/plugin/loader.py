@@ -145,7 +145,20 @@ def _first_sentence(docstring: str | None) -> str:
 
 
 def registry() -> Registry:
-    """The registry with the parts of all plugins."""
+    """Every part that a recipe can name, from gantk and all installed plugins. Needs no torch.
+
+    Example:
+
+        parts = gantk.registry()
+        print(parts)                           # a line for each kind, with its names
+        parts["loss"]                          # ["bce", "body_l1", ...]
+        unet = parts.get("generator", "unet")
+        unet.owner, unet.target                # ("gantk", "gantk.nets.unet:UNet")
+        unet.load()                            # the class, which is imported now
+        [part.target for part in parts.of_kind("loss")]
+
+    An unknown kind or name is a UserError with the nearest name.
+    """
     return load().registry
 
 

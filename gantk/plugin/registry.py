@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
+from gantk.plugin.other_names import suggest_name
 
 KINDS = {
     "method": "a model to train, with its losses",
@@ -79,9 +80,11 @@ class Entry:
         return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 
 
-@dataclass
+@dataclass(repr=False)
 class Registry:
-    """All entries, by kind and name."""
+    """All entries, by kind and name; iterating gives the kinds, and `registry["loss"]` the names of
+    one kind.
+    """
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     # functions that plugins add to the Python interface: no parts of a recipe
@@ -111,6 +114,17 @@ class Registry:
             self.contested[key] = [entries.pop(key).owner, entry.owner]
         else:
             entries[key] = entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KINDS)
+
+    def __getitem__(self, kind: str) -> list[str]:
+        return [entry.name for entry in self.of_kind(kind)]
+
+    def __repr__(self) -> str:
+        """One line for each kind, with its names."""
+        width = max(map(len, KINDS))
+        return "\n".join(f"{kind:<{width}}  {', '.join(self[kind])}" for kind in self)
 
     def overrides(self) -> list[Entry]:
         """The entries that took the place of another distribution's, by kind and name."""
@@ -152,7 +166,7 @@ class Registry:
             f"the plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
         )
         remedy = " ".join(
-            filter(None, [did_you_mean(name, names), f"Note that {notes}" if notes else None])
+            filter(None, [suggest_name(kind, name, names), f"Note that {notes}" if notes else None])
         )
         raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
 

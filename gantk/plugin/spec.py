@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from gantk.errors import UserError, count_noun, did_you_mean, one_line
 from gantk.plugin.loader import registry
+from gantk.plugin.loss_inputs import LOSS_INPUTS, in_words, loss_inputs
+from gantk.plugin.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -62,35 +64,68 @@ class Kind:
     Args:
         kind: the kind of the part.
         having: attributes that the target must have, for kinds whose members have different roles.
+        takes: for a loss, what this parameter's losses are called with, a key of
+            `gantk.plugin.loss_inputs.LOSS_INPUTS`.
     """
 
-    def __init__(self, kind: str, having: tuple[str, ...] = ()):
+    def __init__(self, kind: str, having: tuple[str, ...] = (), takes: str | None = None):
         self.kind = kind
         self.having = having
+        self.takes = takes
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._bind)
 
     def _bind(self, value: Any) -> Part:
         try:
-            part = value if isinstance(value, Part) else bind(self.kind, value)
-            if not self._fits(part.target):
-                entries = registry().of_kind(self.kind)
-                fit = [entry.name for entry in entries if self._fits(entry.load())]
-                raise UserError(f"the {self.kind} '{part.name}' cannot be used here", allowed=fit)
+            part = bind(self.kind, value)
+            if not self._fits(registry().get(self.kind, part.name)):
+                raise UserError(self._refusal(part), allowed=self._fitting_names())
             return part
         except UserError as error:  # as pydantic's own error, which records the parameter
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
-    def _fits(self, target: Callable[..., Any]) -> bool:
+    def _refusal(self, part: Part) -> str:
+        """Why a part cannot be used here."""
+        if self.takes is None:
+            return f"the {self.kind} '{part.name}' cannot be used here"
+        taken = in_words(loss_inputs(part.target))
+        return (
+            f"the {self.kind} '{part.name}' takes {taken}, but this key needs a {self.kind} of"
+            f" {LOSS_INPUTS[self.takes]}"
+        )
+
+    def _fitting_names(self) -> list[str]:
+        """The parts of the kind that can be used here; broken ones are left out."""
+        names = []
+        for entry in registry().of_kind(self.kind):
+            try:
+                fits = self._fits(entry)
+            except UserError:
+                continue
+            if fits:
+                names.append(entry.name)
+        return names
+
+    def _fits(self, entry: Entry) -> bool:
+        target = entry.load()
         # a class has no __call__ of its metaclass there
-        return all(name in dir(target) for name in self.having)
+        if not all(name in dir(target) for name in self.having):
+            return False
+        if self.takes is None:
+            return True
+        try:
+            return self.takes in loss_inputs(target)
+        except UserError as error:
+            raise entry.refusal("does not say what it takes", error) from error
 
 
 Generator = Annotated[Part, Kind("generator")]
 Discriminator = Annotated[Part, Kind("discriminator")]
-Loss = Annotated[Part, Kind("loss", having=("__call__",))]
-AdversarialLoss = Annotated[Part, Kind("loss", having=("generator", "discriminator"))]
+Loss = Annotated[Part, Kind("loss", takes="images")]
+SourceLoss = Annotated[Part, Kind("loss", takes="source")]
+FeatureMapLoss = Annotated[Part, Kind("loss", takes="features")]
+AdversarialLoss = Annotated[Part, Kind("loss", takes="logits")]
 Augment = Annotated[Part, Kind("augment")]
 Source = Annotated[Part, Kind("source")]
 Intensity = Annotated[Part, Kind("intensity")]
@@ -143,11 +178,26 @@ for _name, _words in {
     `batch_independent` and `check_size` are the same as for a generator."""
     ),
     "Loss": (
-        """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
+        """A loss of an output and its target: `loss: gantk.Loss = "l1"`.
 
-    `loss()` builds it. It takes an output and its target, (N, C, *size) in network intensities
-    unless the loss defines other inputs. It returns a float32 tensor of shape (), from which
-    gradients reach the output."""
+    `loss()` builds it. It takes two batches of images of one domain, (N, C, *size) in network
+    intensities. It returns a float32 tensor of shape (), from which gradients reach the output."""
+    ),
+    "SourceLoss": (
+        """A loss of an output and its input: `loss: gantk.SourceLoss = "edge_direction"`.
+
+    `loss()` builds it. It takes two batches of images of two domains, (N, C, *size) in network
+    intensities, whose numbers of channels may differ. It returns a float32 tensor of shape (), from
+    which gradients reach the output only."""
+    ),
+    "FeatureMapLoss": (
+        """A loss of feature maps: `loss: gantk.FeatureMapLoss = "gram"`.
+
+    `loss()` builds it. It takes two lists with one map (N, C, *size) per layer, of an output and of
+    its target, whose sizes may differ. It returns a float32 tensor of shape ().
+
+    An optional method `describe(maps)` turns a layer's maps into what is compared, (N, ...). Such
+    descriptions are averaged over several targets, and the loss then takes them as its target."""
     ),
     "AdversarialLoss": (
         """A loss of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
@@ -193,12 +243,15 @@ def bind(kind: str, value: Any) -> Part:
 
     Args:
         kind: the kind of the part.
-        value: a name, or a table with `name` and options.
+        value: a name, or a table with `name` and options; a Part is returned unchanged.
 
     Raises:
         UserError: the name or an option is not valid. The message has the nearest spelling and the
             allowed names; `path` holds the keys that lead to the mistake.
     """
+    if isinstance(value, Part):
+        return value
+
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:

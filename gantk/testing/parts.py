@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.machine.device import CHANNELS_LAST
+from gantk.plugin.loss_inputs import loss_inputs
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
 
@@ -35,6 +36,14 @@ Create tensors in forward() with the type of the input, `torch.zeros(..., dtype=
 and divisions in float32: `x.float()`."""
 FLOAT32 = """The loss is {0}. A loss must be float32 for any precision of the networks: begin __call__ with
     output, target = output.float(), target.float()"""
+TAKES = """{0} does not say what it is called with. Add to the class one of:
+    takes = "images"    # __call__(output, target): images of one domain
+    takes = "source"    # __call__(output, source): images of two domains
+    takes = "features"  # __call__(output, target): lists of feature maps
+    takes = "logits"    # generator(fake) and discriminator(real, fake)"""
+EQUAL_COSTS_LEAST = """{0} costs more for equal images than for different ones. If it compares an output with its
+input, whose contrast differs, declare it:
+    takes = "source\""""
 LAYOUT = """A layer leaves the channels-last format. Do not call .reshape() or .contiguous() in forward(), and begin with
     x = in_layout_of(self, x)  # from gantk.nets.blocks"""
 
@@ -220,8 +229,8 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
 
 
 class LossContract(Contract):
-    """Tests of a loss of two images, or of an adversarial loss, which has `generator` and
-    `discriminator`.
+    """Tests of a loss, by its attribute `takes`: two batches of images ("images", "source"), lists
+    of feature maps ("features"), or logits ("logits"): `gantk.plugin.loss_inputs`.
 
     Override `inputs`, which returns (output, target), for a loss of other inputs.
     """
@@ -232,9 +241,32 @@ class LossContract(Contract):
         return bind_or_raise("loss", {"name": self.loss} | (self.options or {}))
 
     def inputs(self, dims: int) -> tuple[Any, Any]:
-        """An output and its target: two different batches of images."""
+        """An output and its target: two different batches of images, or two maps of each."""
         size = small_size(dims)
+        if "features" in self.takes():
+            output = [random_images(2, 3, size, seed=seed) for seed in (1, 2)]
+            target = [random_images(2, 3, size, seed=seed) for seed in (3, 4)]
+            return output, target
         return random_images(2, 1, size, seed=1), random_images(2, 1, size, seed=2)
+
+    def takes(self) -> tuple[str, ...]:
+        """What the loss is called with."""
+        return loss_inputs(self.part().target)
+
+    def test_it_says_what_it_takes(self):
+        with explain_failure(TAKES.format(self.loss)):
+            taken = self.takes()
+        assert taken, TAKES.format(self.loss)
+
+    def test_equal_images_cost_least(self, d):
+        if not {"images", "features"}.intersection(self.takes()):
+            pytest.skip("does not compare an output with its target")
+
+        loss = self.part()()
+        output, target = self.inputs(d)
+        assert loss(target, target) <= loss(output, target) + 1e-6, EQUAL_COSTS_LEAST.format(
+            self.loss
+        )
 
     def test_value_is_one_finite_float32_number(self, d):
         loss = self.part()()

@@ -4,23 +4,26 @@ unpaired methods share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import Adversarial
-from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
+from gantk.losses.reconstruction import check_takes_weight, lesion_weight, with_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Companions, Geometry, Images, Method, Phase, Stage
-from gantk.plugin.spec import Augment, Fraction, Kind, Part, Share, Weight
+from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight, bind
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
 
-PairFinder = Annotated[Part, Kind("loss", having=("companions",))]
+# names of registered losses, bound as the names in a recipe are
+CYCLE: Any = "cycle"
+IDENTITY: Any = "identity"
+PairFinder = Annotated[Part, Kind("loss", takes="matches")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,12 @@ class Additions(StructureTerms):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoWayOptions(Additions):
-    """Options of two-way methods beyond their papers."""
+    """Options of two-way methods beyond their papers, and the losses of cycle and identity."""
 
+    # loss between an image and its translation there and back; `cycle` is its weight
+    cycle_loss: Loss = CYCLE
+    # loss between an image of the target domain and its translation; `identity` is its weight
+    identity_loss: Loss = IDENTITY
     # standard deviation of noise on generated images before they are translated back
     defense: Weight = 0.0
     # weight of lesion pixels in cycle and identity losses; values other than 1 need data.mask
@@ -61,9 +68,10 @@ PUBLISHED_TWO_WAY = TwoWayOptions()
 class Terms(TwoWayOptions):
     """The weights of a two-way method's losses. A loss of weight 0 is not computed."""
 
-    cycle_a: float  # L1 between an image and a -> b -> a of it
-    cycle_b: float  # L1 between an image and b -> a -> b of it
-    identity: float = 0.0  # L1 between an image of the target domain and its translation
+    cycle_a: float  # `cycle_loss` between an image and a -> b -> a of it
+    cycle_b: float  # `cycle_loss` between an image and b -> a -> b of it
+    # `identity_loss` between an image of the target domain and its translation
+    identity: float = 0.0
     adversarial: float = 1.0
 
 
@@ -99,6 +107,8 @@ class CycleMethod(Method):
     ):
         super().__init__(geometry)
         self.weighs_lesions = terms.lesion != 1
+        self.cycle = self._image_loss("cycle_loss", terms)
+        self.identity = self._image_loss("identity_loss", terms)
         a = geometry.channels["a"]
         b = geometry.channels["b"]
         dims = geometry.dims
@@ -118,8 +128,6 @@ class CycleMethod(Method):
         self.warmup_terms = replace(terms, source_losses=[])
         self.critic = critic
         self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
-        self.cycle = Cycle()
-        self.identity = Identity()
         self.pairs = terms.pairs() if terms.pairs else None
         self.augment_a, self.augment_b = (
             terms.discriminator_augment(dims, self.adversarial) for _ in range(2)
@@ -162,10 +170,10 @@ class CycleMethod(Method):
         real_a = batch["a"]
         real_b = batch["b"]
         terms = self.terms
-        same_b, same_a = ([real_b], [real_a]) if terms.identity else ([], [])
-        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same_b)
+        own_b, own_a = ([real_b], [real_a]) if terms.identity else ([], [])
+        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *own_b)
         fake_a, cycled_a, *identity_a = self.batched_forward(
-            self.g_ba, real_b, self._add_defense_noise(fake_b), *same_a
+            self.g_ba, real_b, self._add_defense_noise(fake_b), *own_a
         )
         cycled_b = self.g_ab(self._add_defense_noise(fake_a))
         batch["fake_a"] = fake_a.detach()
@@ -174,8 +182,8 @@ class CycleMethod(Method):
             lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b")
         )
         losses = {
-            "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a, weight_a),
-            "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b, weight_b),
+            "cycle_a": terms.cycle_a * with_weight(self.cycle, cycled_a, real_a, weight_a),
+            "cycle_b": terms.cycle_b * with_weight(self.cycle, cycled_b, real_b, weight_b),
         }
         if terms.adversarial:
             judged_a = self.d_a(self.augment_a(fake_a))
@@ -184,8 +192,10 @@ class CycleMethod(Method):
             losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
 
         if terms.identity:
-            losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
-            losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
+            same_a = with_weight(self.identity, identity_a[0], real_a, weight_a)
+            same_b = with_weight(self.identity, identity_b[0], real_b, weight_b)
+            losses["identity_a"] = terms.identity * same_a
+            losses["identity_b"] = terms.identity * same_b
 
         if self.pairs:
             losses |= {
@@ -229,6 +239,14 @@ class CycleMethod(Method):
         if in_warmup and not self.terms.source_losses_in_warmup:
             return self.warmup_terms
         return self.terms
+
+    def _image_loss(self, key: str, terms: Terms) -> Callable[..., Tensor]:
+        """The loss that the option `key` names; UserError if it cannot weight lesions as asked."""
+        part = bind("loss", getattr(terms, key))
+        loss = part()
+        if self.weighs_lesions:
+            check_takes_weight(part.name, loss)
+        return loss
 
     def _add_defense_noise(self, fake: Tensor) -> Tensor:
         """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et

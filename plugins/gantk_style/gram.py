@@ -26,37 +26,74 @@ def gram(features: Tensor) -> Tensor:
 
 
 class GramStyle:
-    """Mean square difference of Gram matrices, summed over layers (Gatys et al., 2016, equations 4
+    """Mean square difference of Gram matrices, averaged over layers (Gatys et al., 2016, equations 4
     and 5).
 
-    `style(output_features, target_features)` takes one (N, C, *size) feature map per layer, 2-D or
-    3-D; sizes of output and target may differ, channels may not. Fixed targets may be given as
-    their `gram`, (N, C, C).
+    `style(output_maps, target_maps)` takes two lists with one feature map (N, C, *size) per layer,
+    2-D or 3-D. Sizes of output and target may differ, channels may not. A target may also be given
+    as its `describe`, (N, C, C), or (1, C, C) for all outputs. Equal maps cost 0.
     """
+
+    takes = "features"
 
     def __init__(
         self,
         *,
         # one weight per layer; None: equal weights with sum 1
         weights: tuple[Weight, ...] | None = None,
+        # divide each layer's difference by the mean square of the target's Gram matrix, so that
+        # all layers, images and networks count alike; false: as in the paper
+        relative: bool = True,
     ):
         self.weights = weights
+        self.relative = relative
 
     def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        weights = self.weights
-        if not weights:
-            weights = (1 / len(output),) * len(output)
-        if not len(output) == len(target) == len(weights):
-            counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
+        _check_maps(output, target)
+        count = len(self.weights) if self.weights else len(output)
+        if not len(output) == len(target) == count:
+            counts = f"{len(output)} and {len(target)} feature maps and {count} weights"
             raise UserError(
                 f"the style loss needs one of each per layer, but got {counts}", where="weights"
             )
 
-        total = output[0].new_zeros((), dtype=torch.float32)
-        for features, wanted, weight in zip(output, target, weights, strict=True):
-            if wanted.ndim != 3:  # features, not yet their Gram matrix
-                wanted = gram(wanted)
-            difference = gram(features) - wanted
-            total = total + weight * difference.square().mean()
+        layers = [self._of_layer(maps, wanted) for maps, wanted in zip(output, target, strict=True)]
+        by_layer = torch.stack(layers)  # (layers, N)
+        if not self.weights:
+            return by_layer.mean(0).mean()
+        weights = by_layer.new_tensor(self.weights)
+        return (weights[:, None] * by_layer).sum(0).mean()
 
-        return total
+    def describe(self, maps: Tensor) -> Tensor:
+        """The Gram matrices of a layer's maps: (N, C, *size) to (N, C, C)."""
+        return gram(maps)
+
+    def _of_layer(self, maps: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of one layer, (N,)."""
+        target = wanted if wanted.ndim == 3 else gram(wanted)
+        error = _mean_square(gram(maps) - target)
+        if not self.relative:
+            return error
+        return error / _mean_square(target).clamp(min=1e-20)
+
+
+def _mean_square(matrices: Tensor) -> Tensor:
+    return matrices.square().flatten(1).mean(1)
+
+
+def _check_maps(output: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    """Raise UserError where an argument is a tensor of images rather than a list of feature maps."""
+    for maps, least, shapes in (
+        (output, 4, "(N, C, *size)"),
+        (target, 3, "(N, C, *size), or Gram matrices (N, C, C)"),
+    ):
+        if isinstance(maps, Tensor):
+            found = f"one tensor of the shape {tuple(maps.shape)}"
+        elif any(each.ndim < least for each in maps):
+            found = "a tensor with too few dimensions"
+        else:
+            continue
+        raise UserError(
+            f"the loss 'gram' compares feature maps, but it was called with {found}",
+            allowed=f"a list with one map {shapes} per layer",
+        )

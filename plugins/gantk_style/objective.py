@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Positive, Seed, Weight
+from gantk.plugin.spec import FeatureMapLoss, Positive, Seed, Weight, bind
 from gantk_style.encoder import VGG19
-from gantk_style.gram import gram
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
 
@@ -28,8 +27,9 @@ class StyleOptions:
     # layers of the style loss
     style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
     content_weight: Weight = 1.0  # weight of the content loss; the loss is 1 where all maps are 0
-    # weight of the style loss; the loss is 1 where all Gram matrices are 0
+    # weight of the style loss; "gram" is 1 where all Gram matrices are 0
     style_weight: Weight = 100.0
+    style_loss: FeatureMapLoss = "gram"  # loss of the maps at style_layers
     # weight of the mean difference of neighbouring pixels, as a share of the range
     variation: Weight = 0.0
     # divide each filter by its mean activation over content and style (Gatys et al. 2016)
@@ -65,17 +65,17 @@ DEFAULTS = StyleOptions()
 class Objective:
     """The content, style and variation losses of each image (Gatys et al. 2016, equation 7).
 
-    Differences are divided by the mean square of the content's maps, or of the style's Gram
-    matrices, so that a weight means the same for every layer, image and network. With `rescale`,
+    The style loss is the registered loss `how.style_loss`. Differences are divided by the mean
+    square of the content's maps, or (in `gram`) of the style's Gram matrices, so that a weight means
+    the same for every layer, image and network. With `rescale`,
     every filter of VGG is first scaled to mean activation 1 over the positions of both images
     (Gatys et al. 2016, section 2, over ImageNet), so that rare textures count as common ones do.
     ReLU and average pooling are homogeneous: dividing the maps equals scaling the weights.
 
     Args:
         content: (N, C, *size), targets of the maps at `content_layers` (equation 1).
-        style: (M, C, *size), targets of the Gram matrices at `style_layers` (equations 4 and 5):
-            their mean for all
-            images or, if not `shared`, style i for image i.
+        style: (M, C, *size), targets of the maps at `style_layers` (equations 4 and 5): the mean of
+            their Gram matrices for all images or, if not `shared`, style i for image i.
     """
 
     def __init__(
@@ -99,8 +99,13 @@ class Objective:
                 }
 
             self.content = [self._scaled_maps(kept, layer) for layer in how.content_layers]
-            grams = self._grams(painted)
-            self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
+            self.compare_style = bind("loss", how.style_loss)()
+            if shared and not how.rescale:
+                self.style = [self._style_targets(painted, 0, shared)] * len(content)
+            else:
+                self.style = [
+                    self._style_targets(painted, image, shared) for image in range(len(content))
+                ]
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
@@ -112,7 +117,7 @@ class Objective:
             losses["content"] = how.content_weight * _difference(found, self.content)
 
         if how.style_weight:
-            losses["style"] = how.style_weight * _difference(self._grams(maps), self.style)
+            losses["style"] = how.style_weight * self._style_losses(maps)
         if how.variation:
             low, high = self.encoder.range
             losses["variation"] = how.variation * total_variation(image) / (high - low)
@@ -134,19 +139,41 @@ class Objective:
             return found
         return found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
 
-    def _grams(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        """Gram matrices, rescaled after averaging positions: there may be fewer styles than
-        contents with factors.
+    def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
+        """The style loss of each image, (N,); with several targets their mean."""
+        found = [self._scaled_maps(maps, layer) for layer in self._style_layers()]
+        losses = []
+        for image, targets in enumerate(self.style):
+            own = [each[image : image + 1] for each in found]
+            with torch.autocast(own[0].device.type, enabled=False):
+                each = [self.compare_style(own, target) for target in targets]
+            losses.append(torch.stack(each).mean())
+
+        return torch.stack(losses)
+
+    def _style_targets(
+        self, painted: dict[str, Tensor], image: int, shared: bool
+    ) -> list[list[Tensor]]:
+        """What one image's maps are compared with: lists of one tensor per layer.
+
+        A loss with `describe` gets the mean description of all styles. Any other loss gets the maps
+        of each style.
         """
-        grams = []
-        for layer in dict.fromkeys(self.how.style_layers):
-            found = gram(maps[layer])
+        layers = []
+        for layer in self._style_layers():
+            maps = painted[layer] if shared else painted[layer][image : image + 1]
             factors = self.factors.get(layer)
             if factors is not None:
-                found = found * factors[:, :, None] * factors[:, None]
-            grams.append(found)
+                maps = maps * factors[image].view(-1, *[1] * (maps.ndim - 2))
+            layers.append(maps)
 
-        return grams
+        if hasattr(self.compare_style, "describe"):
+            described = [self.compare_style.describe(maps) for maps in layers]
+            return [[each.mean(0, keepdim=True) for each in described]]
+        return [[maps[style : style + 1] for maps in layers] for style in range(len(layers[0]))]
+
+    def _style_layers(self) -> list[str]:
+        return list(dict.fromkeys(self.how.style_layers))
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:

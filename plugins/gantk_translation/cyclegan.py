@@ -23,8 +23,8 @@ class CycleGAN(CycleMethod):
         generator: Generator = "resnet",  # both generators
         discriminator: Discriminator = "patchgan",  # both discriminators
         adversarial: AdversarialLoss = "ls",  # adversarial loss
-        cycle: Weight = 10.0,  # weight of the L1 cycle loss, in both directions
-        # weight of the L1 identity loss; needs domains with equal numbers of channels
+        cycle: Weight = 10.0,  # weight of the cycle loss (L1), in both directions
+        # weight of the identity loss (L1); needs domains with equal numbers of channels
         identity: Weight = 5.0,
         pool: Number = 50,  # size of the pool of earlier fakes for the discriminators; 0 = none
         further: TwoWayOptions = PUBLISHED_TWO_WAY,

@@ -24,10 +24,12 @@ class DualGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",  # adversarial loss
         cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: same as cycle
+        # weight of the identity loss (L1); 0 = the paper, which has none
+        identity: Weight = 0.0,
         pool: Number = 0,  # size of the pool of earlier fakes for the discriminators; 0 = the paper
         critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
-        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, **vars(further))
+        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, identity, **vars(further))
         super().__init__(geometry, **parts, terms=terms, pool=pool, critic=critic)

@@ -7,7 +7,6 @@ from method_options import JUDGE, METHODS, UNET
 
 from gantk.plugin.loader import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
-from gantk.testing.small import random_images, small_size
 
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
@@ -56,17 +55,7 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
     return found
 
 
-class Feature(LossContract):
-    """Losses of feature maps rather than images take one map a layer."""
-
-    def inputs(self, dims):
-        size = small_size(dims)
-        maps = [[random_images(2, 3, size, seed=s + k) for k in range(2)] for s in (1, 3)]
-        return maps[0], maps[1]
-
-
 LOSSES = {
-    "gram": Feature,
     "correlation_ratio": type("All", (LossContract,), {"options": {"tissue": [0.0, 1.0]}}),
 }
 

@@ -110,12 +110,12 @@ def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words)
 
 
 def test_parts_in_the_wrong_place_are_refused():
-    for key, loss, allowed in (
-        ("adversarial", "l1", "bce, hinge, ls, wgan"),
-        ("reconstruction", "ls", ".*, l1, l"),
+    for key, loss, words in (
+        ("adversarial", "l1", "needs a loss of logits. Allowed: bce, hinge, ls, wgan"),
+        ("reconstruction", "ls", "needs a loss of output and target. Allowed: .*, l1, l"),
     ):
         with pytest.raises(
-            UserError, match=f"the loss '{loss}' cannot be used here. Allowed: {allowed}"
+            UserError, match=f"the loss '{loss}' takes .*, but this key {words}"
         ) as raised:
             bind("method", {"name": "pix2pix", key: loss})
         assert raised.value.path == (key,)

@@ -30,6 +30,8 @@ class CorrelationRatio:
     the skull is learnt, it would invert the skull.
     """
 
+    takes = "source"
+
     def __init__(
         self,
         *,

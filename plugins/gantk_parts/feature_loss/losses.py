@@ -26,6 +26,8 @@ class FeatureLoss:
     other weights is an error. A 2-D network processes volumes slice by slice.
     """
 
+    takes = ("images", "source")
+
     def __init__(
         self,
         *,
@@ -81,6 +83,8 @@ class BodyL1:
     The body is the largest connected region brighter than air, with holes filled. All images have
     the same weight.
     """
+
+    takes = "images"
 
     def __init__(
         self,

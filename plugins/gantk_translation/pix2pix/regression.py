@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import lesion_weight
+from gantk.losses.reconstruction import check_takes_weight, lesion_weight, with_weight
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import Augment, Generator, Loss, Weight
 
@@ -66,12 +64,8 @@ class Regression(Method):
             raise UserError(what, where="method.target_losses", remedy="name each loss once")
 
         self.weighs_lesions = lesion != 1
-        if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
-            what = (
-                f"the loss '{self.compared}' takes no `weight` of pixels, so lesions cannot have"
-                " another weight"
-            )
-            raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
+        if self.weighs_lesions:
+            check_takes_weight(self.compared, self.compare)
 
     def directions(self) -> list[str]:
         """The target domains that are trained: `b`, and `a` if `both` is set."""
@@ -120,9 +114,7 @@ class Regression(Method):
         # both images of a pair show the same anatomy
         mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))
         weight = lesion_weight(mask, self.lesion)
-        if weight is None:
-            return self.compare(fake, batch[to])
-        return self.compare(fake, batch[to], weight)
+        return with_weight(self.compare, fake, batch[to], weight)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`, or of `b` to `a` if `both` is set, else UserError."""

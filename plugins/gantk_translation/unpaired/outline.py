@@ -22,6 +22,8 @@ class Outline:
     towards brighter or darker.
     """
 
+    takes = "source"
+
     def __init__(
         self,
         *,

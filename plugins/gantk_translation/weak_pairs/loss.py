@@ -40,6 +40,8 @@ class WeakPairs:
     keep the edges of the input.
     """
 
+    takes = "matches"
+
     def __init__(
         self,
         *,

@@ -1,0 +1,249 @@
+"""Every registered loss in every option that takes one: it trains a step, or it is refused by name
+before any data is read.
+"""
+
+import sys
+from typing import get_args
+
+import pytest
+import torch
+from method_options import METHODS, UNET
+
+from gantk.errors import UserError
+from gantk.plugin.loader import registry
+from gantk.plugin.loss_inputs import loss_inputs
+from gantk.plugin.registry import KINDS
+from gantk.plugin.spec import Kind, bind, options_of
+from gantk.testing import MethodContract
+
+INSTANCE_NORM = {"name": "dcgan", **UNET, "norm": "instance"}
+# what makes a method compute the loss of an option
+NEEDED = {
+    ("dualgan", "identity_loss"): {"identity": 1.0},
+    ("vae", "adversarial"): {"gan": 0.1},
+    ("dcgan", "adversarial"): {"discriminator": INSTANCE_NORM},  # for the gradient penalty
+}
+OPTIONS_OF_LOSSES = {"correlation_ratio": {"tissue": [0.0, 1.0]}}
+
+
+def mark_of(hint) -> Kind | None:
+    """The Kind in an option's type, also inside a list or an optional."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, Kind):
+            return mark
+    return next(filter(None, map(mark_of, get_args(hint))), None)
+
+
+def find_places() -> dict[str, tuple]:
+    """`kind name option` -> (kind, name, option, mark, whether it is a list)."""
+    places = {}
+    for kind in KINDS:
+        for entry in registry().of_kind(kind):
+            for option, hint, default in options_of(entry.load()):
+                mark = mark_of(hint)
+                if mark is not None and mark.kind == "loss":
+                    place = (kind, entry.name, option, mark, isinstance(default, list))
+                    places[f"{kind} {entry.name} {option}"] = place
+    return places
+
+
+PLACES = find_places()
+TRAINED = {
+    key: place
+    for key, place in PLACES.items()
+    if place[0] == "method" and place[3].takes != "matches"  # matched before a training
+}
+
+
+def given(place: tuple, *losses: object) -> dict:
+    """The place's options with these losses, of a small part."""
+    kind, name, option, _, is_list = place
+    small = METHODS.get(name, [{}])[0] if kind == "method" else {}
+    value = list(losses) if is_list else losses[0]
+    return small | NEEDED.get((name, option), {}) | {option: value}
+
+
+def train_one_step(place: tuple, *losses: object) -> dict[str, torch.Tensor]:
+    body = {"method": place[1], "options": given(place, *losses)}
+    contract = type("Place", (MethodContract,), body)()
+    method = contract.build(2)
+    return contract.train(contract.engine(method, steps=1), until=1)
+
+
+def test_the_options_of_methods_are_found():
+    assert {"method cyclegan cycle_loss", "method dualgan identity_loss"} <= PLACES.keys()
+    assert {"method pix2pix target_losses", "post style style_loss"} <= PLACES.keys()
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_loss_that_does_not_fit_is_refused_by_name(key):
+    kind, name, _, mark, _ = place = PLACES[key]
+    fitting = [
+        entry.name
+        for entry in registry().of_kind("loss")
+        if mark.takes in loss_inputs(entry.load())
+    ]
+    others = set(registry()["loss"]).difference(fitting)
+
+    assert fitting
+    assert others
+    for loss in others:
+        with pytest.raises(UserError) as raised:
+            bind(kind, {"name": name} | given(place, loss))
+        assert f"the loss '{loss}' takes" in str(raised.value)
+        assert "this key needs a loss of" in str(raised.value)
+        assert raised.value.allowed == ", ".join(fitting)
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_a_loss_that_fits_trains_a_step(key):
+    place = TRAINED[key]
+    _, _, option, mark, is_list = place
+    fitting = [
+        {"name": entry.name} | OPTIONS_OF_LOSSES.get(entry.name, {})
+        for entry in registry().of_kind("loss")
+        if mark.takes in loss_inputs(entry.load())
+    ]
+    if option == "target_losses":  # beside the reconstruction loss
+        fitting.remove({"name": "l1"})
+
+    for losses in [fitting] if is_list else [[loss] for loss in fitting]:
+        values = train_one_step(place, *losses)
+        finite = {name: bool(torch.isfinite(value)) for name, value in values.items()}
+        assert values, losses
+        assert all(finite.values()), (losses, finite)
+        if is_list:
+            # "generators/l2_b" -> "l2"
+            found = {name.rpartition("/")[2].removesuffix("_b") for name in values}
+            assert {loss["name"] for loss in losses} <= found
+
+
+SPIES = """
+from gantk import hookimpl
+
+CALLS = []
+
+@hookimpl
+def gantk_register(add):
+    for kind in ("images", "source", "features"):
+        add.loss(f"spy_{kind}", f"gantk_spies:{kind.title()}")
+    add.loss("spy_logits", "gantk_spies:Logits")
+    add.loss("wrong", "gantk_spies:Wrong")
+    add.loss("unsaid", "gantk_spies:Unsaid")
+
+class Images:
+    takes = "images"
+    def __call__(self, output, target):
+        CALLS.append("images")
+        return (output.float() - target.float()).square().mean()
+
+class Source(Images):
+    takes = "source"
+
+class Features(Images):
+    takes = "features"
+    def __call__(self, output, target):
+        CALLS.append("features")
+        return sum((x.mean() - y.mean()).square() for x, y in zip(output, target, strict=True))
+
+class Logits:
+    def generator(self, fake):
+        CALLS.append("logits")
+        return -fake.mean()
+    def discriminator(self, real, fake):
+        return (fake - real).mean()
+    def penalty(self, discriminator, real, fake):
+        return None
+
+class Wrong(Images):
+    takes = "pictures"
+
+class Unsaid:
+    def __call__(self, output, target):
+        return (output.float().mean() - target.float().mean()).abs()
+"""
+
+
+@pytest.fixture
+def spies(add_plugin):
+    add_plugin("my-package", "gantk_spies", SPIES)
+    registry().get("loss", "spy_images").load()
+    return sys.modules["gantk_spies"].CALLS
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_the_named_loss_is_the_one_that_is_minimised(key, spies):
+    place = TRAINED[key]
+    train_one_step(place, f"spy_{place[3].takes}")
+
+    assert spies
+
+
+def test_a_loss_without_a_declaration_compares_two_batches_of_images(spies):
+    assert loss_inputs(registry().get("loss", "unsaid").load()) == ("images", "source")
+    bind("method", {"name": "pix2pix", "target_losses": ["unsaid"]})
+    bind("method", {"name": "cyclegan", "source_losses": ["unsaid"]})
+    with pytest.raises(UserError, match="the loss 'unsaid' takes output and target, or output and"):
+        bind("method", {"name": "pix2pix", "adversarial": "unsaid"})
+
+
+def test_a_wrong_declaration_names_the_package(spies):
+    with pytest.raises(UserError, match=r"the loss 'wrong' .*`takes` cannot be 'pict.*my-package"):
+        bind("method", {"name": "pix2pix", "reconstruction": "wrong"})
+
+
+def test_a_registered_gram_loss_replaces_that_of_style_transfer(add_plugin):
+    from gantk_style.objective import Objective, StyleOptions
+
+    names = ("conv1_1",)
+    how = StyleOptions(
+        content_layers=names, style_layers=names, weights="random", content_weight=0.0
+    )
+    encoder = how.encoder((-1.0, 1.0))
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = Objective(images, images, encoder, how, shared=False)(images.flip(0))["style"]
+    code = SPIES.replace(
+        'add.loss("wrong"',
+        'add.loss("gram", "gantk_spies:Features", override=True)\n    add.loss("wrong"',
+    )
+    add_plugin("my-package", "gantk_spies", code)
+    theirs = Objective(images, images, encoder, how, shared=False)(images.flip(0))["style"]
+
+    assert ours.shape == theirs.shape == (2,)
+    assert not torch.allclose(ours, theirs)
+    assert "features" in sys.modules["gantk_spies"].CALLS
+
+
+# ---- two-way methods: which losses, with which weight
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
+def test_cycle_and_identity_losses_are_replaced_and_keep_their_weights(name):
+    def losses(**options):
+        body = {"method": name, "options": {"identity": 3.0} | options}
+        contract = type("Method", (MethodContract,), body)()
+        method = contract.build(2)
+        found = method.generator_losses(contract.batch_at(method, 0))
+        return {key: float(value.detach()) for key, value in found.items()}
+
+    plain = losses()
+    named = losses(cycle_loss="l1", identity_loss={"name": "identity", "norm": "l1"})
+    squares = losses(cycle_loss="l2", identity_loss="l2")
+    doubled = losses(cycle_loss="l2", identity_loss="l2", cycle=20.0)
+    like = losses(cycle_loss="ssim")
+
+    assert plain == named
+    changed = {key for key in plain if plain[key] != squares[key]}
+    assert changed == {"cycle_a", "cycle_b", "identity_a", "identity_b"}
+    assert doubled["cycle_a"] == pytest.approx(2 * squares["cycle_a"])
+    assert doubled["identity_a"] == squares["identity_a"]
+    assert like["cycle_a"] != plain["cycle_a"]
+    assert like["identity_a"] == plain["identity_a"]
+
+
+def test_a_cycle_loss_without_weights_of_pixels_refuses_lesions(spies):
+    body = {"method": "cyclegan", "options": {"lesion": 4.0, "cycle_loss": "spy_images"}}
+    with pytest.raises(UserError, match="'spy_images' takes no `weight`.*method.lesion"):
+        type("Method", (MethodContract,), body)().build(2)
+    body["options"]["cycle_loss"] = "ssim"
+    type("Method", (MethodContract,), body)().build(2)

@@ -1,0 +1,78 @@
+"""The registry from Python, and the names that errors suggest."""
+
+import subprocess
+import sys
+
+import pytest
+
+import gantk
+from gantk.errors import UserError
+from gantk.plugin.loader import registry
+from gantk.plugin.other_names import OTHER_NAMES
+from gantk.plugin.registry import KINDS
+
+
+def test_the_registry_lists_kinds_names_owners_and_targets():
+    parts = gantk.registry()
+
+    assert list(parts) == list(KINDS)
+    assert {"bce", "ls", "l1", "l2", "gram"} <= set(parts["loss"])
+    unet = parts.get("generator", "unet")
+    assert (unet.kind, unet.name, unet.owner) == ("generator", "unet", "gantk")
+    assert unet.target == "gantk.nets.unet:UNet"
+    assert unet.load().__name__ == "UNet"
+    assert [entry.name for entry in parts.of_kind("loss")] == parts["loss"]
+    lines = str(parts).splitlines()
+    assert len(lines) == len(KINDS)
+    assert any(line.startswith("generator ") and "unet" in line for line in lines)
+    with pytest.raises(UserError, match="no kind of part 'losss'.*Did you mean 'loss'"):
+        parts["losss"]
+
+
+def test_the_registry_needs_no_torch():
+    code = (
+        "import gantk, sys; parts = gantk.registry(); str(parts); parts['loss'];"
+        " parts.get('generator', 'unet').target; print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "suggestion"),
+    [
+        ("loss", "lsgan", "'ls'"),
+        ("loss", "least_squares", "'ls'"),
+        ("loss", "Least-Squares", "'ls'"),
+        ("loss", "mse", "'l2' or 'ls'"),
+        ("loss", "mae", "'l1'"),
+        ("loss", "vgg", "'feature'"),
+        ("loss", "vgg19", "'feature'"),
+        ("loss", "perceptual", "'feature'"),
+        ("loss", "hinge_gan", "'hinge'"),
+        ("loss", "bce_with_logits", "'bce'"),
+        ("loss", "wgangp", "'wgan_gp'"),
+        ("loss", "nce", "the method 'cut'"),
+        ("generator", "resnet_9blocks", "'resnet'"),
+        ("generator", "unet_256", "'unet'"),
+        ("discriminator", "basic", "'patchgan'"),
+        ("discriminator", "n_layers", "'patchgan'"),
+        ("discriminator", "pixel", "'patchgan'"),
+        ("loss", "hing", "'hinge'"),
+    ],
+)
+def test_names_of_other_toolkits_suggest_ours(kind, name, suggestion):
+    with pytest.raises(UserError) as raised:
+        registry().get(kind, name)
+    assert f"Did you mean {suggestion}?" in str(raised.value)
+
+
+def test_suggested_names_exist_and_no_other_name_is_ours():
+    for kind, others in OTHER_NAMES.items():
+        for other, names in others.items():
+            assert other not in registry()[kind]
+            for name in names:
+                other_kind, _, part = name.rpartition(" ")
+                assert part in registry()[other_kind or kind], (kind, other, name)
