@@ -158,6 +158,17 @@ class Data:
                 remedy = "use one folder for each patient, with one file for each contrast"
                 raise UserError(what, where="data.domains", remedy=remedy)
 
+            per_contrast = len(first) // len(contrasts)
+            if table.channels not in (None, per_contrast):
+                what = (
+                    f"data.channels is {table.channels}, but the source"
+                    f" '{table.source.name}' gives images of {count_noun(first, 'channel')}"
+                )
+                remedy = f"set data.channels = {per_contrast}"
+                if per_contrast not in (1, 3):
+                    remedy = "remove data.channels from the recipe"
+                raise UserError(what, where="data.channels", remedy=remedy)
+
             images = [
                 r.read()
                 for r in _evenly_spaced(
@@ -392,6 +403,9 @@ def source_and_records(
     grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
+        if table.channels is not None and hasattr(source, "set_channels"):
+            source.set_channels(table.channels)
+
         if hasattr(source, "on_ambiguous"):
             needs_patients = table.split.by == "auto" and not table.split.file
             source.on_ambiguous = on_ambiguous if needs_patients else "ignore"
@@ -505,6 +519,9 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
         table.spacing,
         code_of([table.source.target, *readers]),
     ]
+    if table.channels is not None:
+        about.append(table.channels)
+
     by_domain = {
         name: part for name, part in table.intensity.options.items() if hasattr(part, "target")
     }

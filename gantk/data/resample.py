@@ -16,7 +16,7 @@ from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
-FitMode = Literal["pad", "stretch", "crop"]
+FitMode = Literal["pad", "resize", "crop"]
 Plane = Literal["axial", "coronal", "sagittal"]
 # The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial
 # show heads upright.
@@ -139,7 +139,7 @@ class Resize:
     """Bring images of one native size to `size`, and bring results back onto the native grid.
 
     `pad` keeps the aspect: the image is resized to the largest that fits, centred in its
-    background. `stretch` resizes each axis on its own. `crop` keeps the resolution: larger images
+    background. `resize` resizes each axis on its own. `crop` keeps the resolution: larger images
     are cut about their centre, smaller ones centred.
     """
 
@@ -156,7 +156,7 @@ class Resize:
         rounded = tuple(
             max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True)
         )
-        self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
+        self.content = {"pad": rounded, "resize": self.size, "crop": smaller}[mode]
         self.window = _centre_window(self.content, self.size)  # where the image lies in `size`
         # the part of the image in use
         self.shown = _centre_window(smaller if mode == "crop" else self.native, self.native)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
-from gantk.plugin.spec import Width
+from gantk.errors import UserError
+from gantk.plugin.spec import Halvings, Width
 
 # Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit
 # sees.
@@ -24,13 +25,15 @@ def halvings(
     norm: NormKind,
     affine: bool,
     spectral: bool,
+    norm_first: bool = False,
 ) -> list[nn.Module]:
-    """4x4 convolutions with leaky ReLUs and, but for the first, norms; a first one of stride 1 is
-    3x3.
+    """4x4 convolutions, each with a norm and leaky ReLU; the first has a norm only with
+    `norm_first`. A first one of stride 1 is 3x3.
     """
     layers: list[nn.Module] = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
-        bias = norm == "none" or level == 0  # a norm would subtract the offset again
+        normed = norm_first or level > 0
+        bias = norm == "none" or not normed  # a norm would subtract the offset again
         kernel = 3 if stride == 1 and level == 0 else 4
         layers.append(
             b.conv(
@@ -44,7 +47,8 @@ def halvings(
                 spectral=spectral,
             )
         )
-        layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
+        if normed:
+            layers.append(b.norm(norm, outputs, dims, affine=affine))
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         inputs = outputs
 
@@ -57,8 +61,16 @@ class PatchGAN(b.Network):
 
     Maps (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide. Each
     side of an image needs at least 3 x 2**(layers - 2) pixels. That is 24 for the usual patch of 70
-    pixels, which has 5 convolutions. Filters double from `width` up to 8 x width. The first and the
-    last convolution are not normalised.
+    pixels, which has 5 convolutions. Filters double from `width` up to 8 x width. The last
+    convolution is not normalised, and the first only with `norm_first`.
+
+    `layers` counts all convolutions, with the last one, which gives the map. With
+    `strided` = s, an image needs at least (layers - s + 1) x 2**s pixels a side.
+
+    Published shapes:
+
+    * 5 convolutions, each with a norm, and one to the map, for 64 px: layers=6, strided=3,
+      norm_first=True. 64 px become a map of 5 x 5.
     """
 
     def __init__(
@@ -70,8 +82,11 @@ class PatchGAN(b.Network):
         receptive_field: Literal[16, 34, 70, 142, 286] = 70,  # side of a patch in pixels
         # number of convolutions, in place of receptive_field; none = as receptive_field says
         layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,
+        # how many of these, from the first on, are of stride 2; none = all but the last two
+        strided: Halvings | None = None,
         # normalisation; "none" is usual with spectral; "batch" mixes the images of a batch
         norm: NormKind = "instance",
+        norm_first: bool = False,  # normalise the first convolution too
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
         # add positions as channels, from -1 to 1 along each axis (Liu et al., 2018)
@@ -81,11 +96,17 @@ class PatchGAN(b.Network):
         of_field = {field: count for count, field in RECEPTIVE_FIELDS.items()}
         convolutions = layers or of_field[receptive_field]
         self.convolutions = convolutions
+        self.strided = convolutions - 2 if strided is None else strided
+        if self.strided >= convolutions:
+            what = f"strided = {strided} leaves no convolution for the map of logits"
+            allowed = f"0 to {convolutions - 1}, as there are {convolutions} convolutions"
+            raise UserError(what, where="method.discriminator.strided", allowed=allowed)
+
         self.coordinates = coordinates
         filters = [width * min(2**level, 8) for level in range(convolutions - 1)]
         inputs = in_channels + (dims if coordinates else 0)
-        strides = [2] * (convolutions - 2) + [1]
-        parts = halvings(dims, inputs, filters, strides, norm, affine, spectral)
+        strides = [2] * self.strided + [1] * (convolutions - 1 - self.strided)
+        parts = halvings(dims, inputs, filters, strides, norm, affine, spectral, norm_first)
         self.layers = nn.Sequential(
             *parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral)
         )
@@ -93,8 +114,8 @@ class PatchGAN(b.Network):
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError if an image is too small for one patch."""
-        # all but two convolutions halve it, those take a pixel each
-        smallest = 3 * 2 ** (self.convolutions - 2)
+        # the others take a pixel each
+        smallest = (self.convolutions - self.strided + 1) * 2**self.strided
         fitting = [
             str(field)
             for count, field in RECEPTIVE_FIELDS.items()

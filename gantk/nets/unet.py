@@ -28,8 +28,11 @@ class UNet(b.Network):
 
     * pix2pix at 256 px: depth=8, norm="batch", up="transpose", dropout=0.5. Its widely used
       implementation also has bias=False.
-    * 15 layers from 128 filters at 128 px: width=128, depth=7, stem=1.
-    * Seven convolutions down and six up, from 64 px to a single pixel: depth=6, stem=1.
+    * 15 layers from 128 filters at 256 px: width=128, depth=8, up="transpose", norm_first=True,
+      relu_skips=False. These are 8 blocks down, 7 blocks up, and a transposed convolution that
+      gives the image.
+    * Seven convolutions down and six up, from 64 px to a single pixel: the same with depth=6,
+      stem=1.
     """
 
     def __init__(

@@ -18,11 +18,17 @@ MAX_VALUES = 10_000
 MAX_TEXT_CHARACTERS = 4096
 MAX_DEPTH = 16
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
+FORMER_FITS = {"stretch": "resize"}  # values of data.fit in earlier versions
 
 
 def _default_part(part: str) -> Any:
     """The default of a key that takes a part: a name, which pydantic binds when it validates it."""
     return part
+
+
+def current_fit(fit: Any) -> Any:
+    """Today's value of `data.fit` for one that an earlier version wrote; others unchanged."""
+    return FORMER_FITS.get(fit, fit) if isinstance(fit, str) else fit
 
 
 class SplitTable(spec.Table):
@@ -53,8 +59,10 @@ class DataTable(spec.Table):
     domains: tuple[str, ...] = ("A", "B")
     dims: Literal[2, 3] = 2  # 2 = pictures or slices; 3 = volumes
     size: tuple[spec.Side, ...] = (96, 96)  # image size in the networks, in pixels or voxels
-    # how images get to `size`: resize and pad, resize each axis, or crop or pad at full resolution
-    fit: Literal["pad", "stretch", "crop"] = "pad"
+    # how images get to `size`: "pad" resizes and pads, "resize" fills it, "crop" keeps the resolution
+    fit: Literal["pad", "resize", "crop"] = "pad"
+    # convert images to gray (1) or colour (3); None = as in the files
+    channels: Literal[1, 3] | None = None
     # orientation of the slices that 2-D networks get from a volume
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     # voxel size in mm to resample volumes to: plane, row, column; None = do not resample
@@ -100,6 +108,11 @@ class DataTable(spec.Table):
         if len(size) != dims:
             raise ValueError(f"it should have {dims} positive sides if data.dims is {dims}")
         return size
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _current_fit(cls, fit: Any) -> Any:
+        return current_fit(fit)
 
     @field_validator("patch")
     @classmethod

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.data.augment import Augment
+from gantk.errors import UserError
 from gantk.plugin.spec import Share, Weight
 
 option_fields = dataclass(kw_only=True, eq=False)  # the fields are the options in recipes
@@ -101,16 +102,28 @@ class Translate(Affine):
 
 @option_fields
 class Crop(Augment):
-    """Cut out a random part of the image and enlarge it to the full size."""
+    """Cut out a random part of the image and enlarge it to the full size.
+
+    With equal `smallest` and `largest`, this is a resize to a larger size and a random crop. For
+    256 px out of 286 px, both are 256 / 286 = 0.895.
+    """
 
     # smallest side of the part, as a share of the image's
     smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8
+    largest: Annotated[float, Field(ge=0.01, le=1)] = 1.0  # largest side, likewise
     geometric = True
+
+    def __post_init__(self):
+        if self.smallest > self.largest:
+            what = f"the smallest part, {self.smallest:g}, is larger than the largest"
+            allowed = f"smallest up to {self.largest:g}"
+            raise UserError(what, where="data.augment.crop", allowed=allowed)
 
     def apply(self, image: Tensor) -> Tensor:
         # uniform in the area of pictures, in the side of volumes
         power = 2 if self.dims == 2 else 1
-        part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
+        part = self.draw(image, self.smallest**power, self.largest**power)
+        part = part.view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
         linear = torch.eye(self.dims, device=image.device) * part[:, :, None]
         return warp(image, linear, in_pixels(place, image))

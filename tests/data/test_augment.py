@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gantk.data.augment import augment_batch
+from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.recorded import Recording, host_reads
@@ -95,6 +96,22 @@ def test_rot90_turns_by_one_to_three_quarters():
         quarters |= {k for k in range(4) if torch.equal(after, before.rot90(k, (-2, -1)))}
 
     assert quarters == {1, 2, 3}
+
+
+def test_a_crop_of_one_side_is_a_resize_and_a_random_crop():
+    steps = torch.arange(64.0)
+    ramps = torch.stack([steps.expand(64, 64), steps[:, None].expand(64, 64)])
+    cropped = changes.Crop(2, p=1.0, smallest=0.75, largest=0.75)(ramps.repeat(20, 1, 1, 1))
+    firsts = cropped[:, 0, 0, 0]
+    lasts = cropped[:, 0, 0, -1]
+
+    # each of 64 pixels is three quarters of one wide: 48 of them fill the picture
+    torch.testing.assert_close(lasts - firsts, torch.full((20,), 63 * 0.75), atol=0.5, rtol=0)
+    assert firsts.min() >= 0
+    assert lasts.max() <= 63
+    assert firsts.unique().numel() == 20, "each image has its own place"
+    with pytest.raises(UserError, match="smallest up to 0.5"):
+        changes.Crop(2, smallest=0.6, largest=0.5)
 
 
 def test_brightness_adds_one_bounded_number_to_an_image():

@@ -78,7 +78,7 @@ def put(cache, key, kibibytes=64, used=None):
 # ---- when an entry holds
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
 def test_cached_images_are_not_decoded_again(study, cache, no_decoding, fit):
     plain = all_images(study, None, fit=fit)
     np.testing.assert_array_equal(all_images(study, cache, fit=fit), plain)
@@ -92,7 +92,7 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     for options in (
         {},
         {"size": (12, 16)},
-        {"fit": "stretch"},
+        {"fit": "resize"},
         {"about": "gray"},
         {"planes": (0.2, 0.8)},
     ):

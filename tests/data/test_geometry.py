@@ -191,7 +191,7 @@ def test_resizing_is_what_torch_says_along_every_axis(side, to, axis):
 any_size = given(
     data=st.data(),
     native=shapes,
-    mode=st.sampled_from(["pad", "stretch", "crop"]),
+    mode=st.sampled_from(["pad", "resize", "crop"]),
     fill=st.sampled_from([None, 0.0]),
 )
 
@@ -236,6 +236,22 @@ def test_fitted_images_are_padded_with_air_and_do_not_overshoot(data, native, mo
         inside = channel[there.window]
         assert inside.min() >= whole.min() - 1e-5
         assert inside.max() <= whole.max() + 1e-5
+
+
+@given(data=st.data(), native=shapes)
+@settings(max_examples=40, deadline=None)
+def test_a_resized_image_fills_the_square(data, native):
+    size = data.draw(st.tuples(*[sides] * len(native)))
+    assert Resize(native, size, "resize").window == tuple(slice(0, side) for side in size)
+
+
+def test_a_head_of_217_x_181_is_resized_not_padded():
+    head = 1 + noise((1, 217, 181))
+    fitted = Resize(head.shape[1:], (64, 64), "resize").forward(head, fill=0.0)
+    padded = Resize(head.shape[1:], (64, 64), "pad").forward(head, fill=0.0)
+
+    assert (fitted > 0).all()
+    assert np.flatnonzero((padded > 0).any(axis=(0, 1)))[[0, -1]].tolist() == [5, 57]
 
 
 @given(data=st.data(), native=shapes)

@@ -395,3 +395,62 @@ def test_plugin_sources_are_asked_by_rank(tmp_path, add_plugin, rank, found):
         "name": "site",
         "root": str(tmp_path / "data"),
     }
+
+
+# --- one channel, whatever the files
+
+ALL = {"test": 0.0, "validation": 0.0}  # of so few pictures none is held out
+
+
+def colours(root, gray=("T2/3.png",)):
+    """Pictures of one colour on the left and black on the right, and some gray ones among them."""
+    tree(root, *(f"{domain}/{number}.png" for domain in ("T1", "T2") for number in range(4)))
+    for path in root.rglob("*.png"):
+        if path.relative_to(root).as_posix() not in gray:
+            picture = np.zeros((16, 16, 3), np.uint8)
+            picture[:, :8] = (200, 100, 50)
+            PIL.Image.fromarray(picture).save(path)
+    return {"name": "folders", "path": str(root)}
+
+
+def test_data_channels_1_turns_colour_into_luminance(tmp_path):
+    data = load(colours(tmp_path), channels=1, split=ALL)
+    (record,) = [r for r in data.training if r.key == "T1/0.png"]
+
+    gray = record.read()
+    luminance = 0.299 * 200 + 0.587 * 100 + 0.114 * 50  # ITU-R BT.601
+
+    assert gray.shape == (1, 16, 16)
+    np.testing.assert_allclose(gray[0, :, :8], luminance, rtol=1e-5)
+    assert (gray[0, :, 8:] == 0).all()
+    assert data.channels == {"a": 1, "b": 1}
+    assert {len(record.read()) for record in data.training} == {1}
+
+
+def test_data_channels_3_repeats_gray(tmp_path):
+    data = load(colours(tmp_path), channels=3, split=ALL)
+
+    assert data.channels == {"a": 3, "b": 3}
+    (gray,) = [r.read() for r in data.training if r.key == "T2/3.png"]
+    assert gray.shape == (3, 16, 16)
+    assert (gray == gray[:1]).all()
+
+
+def test_without_data_channels_files_keep_theirs(tmp_path):
+    assert load(colours(tmp_path, gray=()), split=ALL).channels == {"a": 3, "b": 3}
+    with pytest.raises(UserError, match="Set data.channels = 1"):
+        load(colours(tmp_path, gray=("T1/0.png",)), split=ALL)
+
+
+def test_channels_of_recipe_and_source_must_agree(tmp_path):
+    source = colours(tmp_path)
+    load(source | {"channels": 1}, channels=1, split=ALL)
+    with pytest.raises(UserError, match="data.channels is 1, but data.source.channels is 3"):
+        load(source | {"channels": 3}, channels=1, split=ALL)
+
+
+def test_a_source_that_cannot_convert_is_refused():
+    phantom = {"name": "phantom", "subjects": 4, "slices": 1}
+    assert load(phantom, channels=1).channels == {"a": 1, "b": 1}
+    with pytest.raises(UserError, match="gives images of 1 channel.*Set data.channels = 1"):
+        load(phantom, channels=3)

@@ -449,7 +449,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})]
+    ("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "resize"})]
 )
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     frame = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options)

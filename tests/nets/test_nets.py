@@ -38,6 +38,26 @@ from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
+def test_patchgan_of_five_normed_convolutions_and_one_to_the_map():
+    network = PatchGAN(1, 2, width=4, layers=6, strided=3, norm_first=True)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    strides = [layer.stride[0] for layer in network.layers if isinstance(layer, nn.Conv2d)]
+
+    assert kinds == 5 * ["Conv2d", "InstanceNorm", "LeakyReLU"] + ["Conv2d"]
+    assert strides == [2, 2, 2, 1, 1, 1]
+    assert network(torch.rand(2, 1, 64, 64)).shape == (2, 1, 5, 5)
+
+
+def test_patchgan_of_few_halvings_knows_its_smallest_image():
+    network = PatchGAN(1, 2, width=2, layers=6, strided=3)
+    network.check_size((32, 32))
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 1, 1)
+    with pytest.raises(UserError, match="each side at least 32"):
+        network.check_size((31, 32))
+    with pytest.raises(UserError, match="0 to 4, as there are 5 convolutions"):
+        PatchGAN(1, 2, layers=5, strided=5)
+
+
 @pytest.mark.parametrize("layers", [3, 5])
 def test_patchgan_sees_exactly_its_receptive_field(layers):
     field = RECEPTIVE_FIELDS[layers]

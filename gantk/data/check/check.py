@@ -294,7 +294,8 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         table = usage.table
-        settings = {"channels": table.source.options.get("channels"), "spacing": table.spacing}
+        channels = table.channels or table.source.options.get("channels")
+        settings = {"channels": channels, "spacing": table.spacing}
         problems = [each for each in problems if not settings.get(each["kind"])]
 
     return problems + list(findings.copies(items))

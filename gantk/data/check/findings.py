@@ -155,7 +155,7 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
         "error",
         lambda facts: f"with {facts['channels']}",
         "have different numbers of channels, which no network accepts",
-        "set data.source.channels = 1 (gray) or 3 (colour)",
+        "set data.channels = 1 (gray) or 3 (colour)",
     ),
     (
         "type",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import Record
@@ -47,6 +48,12 @@ class Mixed:
             part.channels() for part in self.parts if callable(getattr(part, "channels", None))
         )
         return next(counts, {})
+
+    def set_channels(self, channels: Literal[1, 3]) -> None:
+        """Convert the images of all sources that read files to gray (1) or colour (3)."""
+        for part in self.parts:
+            if hasattr(part, "set_channels"):
+                part.set_channels(channels)
 
     def sees(self, view: SamplingGrid) -> None:
         """Set the plane and spacing in which the sources slice volumes; computed heads do not use

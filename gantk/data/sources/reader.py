@@ -204,7 +204,7 @@ class Reader:
             raise UserError(
                 what,
                 where="data.source",
-                remedy="set data.source.channels = 1 (gray) or 3 (colour)",
+                remedy="set data.channels = 1 (gray) or 3 (colour)",
             )
 
         return np.ascontiguousarray(pixels)

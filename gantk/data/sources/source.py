@@ -97,6 +97,16 @@ class FileSource(_Defaults):
         self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
         self.reader = Reader(self.dims, self.channels)
 
+    def set_channels(self, channels: Literal[1, 3]) -> None:
+        """Convert all images to gray (1) or colour (3); UserError where the option `channels` says
+        otherwise.
+        """
+        if self.channels not in (None, channels):
+            what = f"data.channels is {channels}, but data.source.channels is {self.channels}"
+            remedy = "remove one of the two"
+            raise UserError(what, where="data.channels, data.source.channels", remedy=remedy)
+        self.reader.channels = channels
+
     def key_of(self, path: Path) -> str:
         """The key of a file: its path relative to the root, if it is below it."""
         return relative_to(path, self.root).as_posix()

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gantk.errors import UserError, one_line
 from gantk.plugin.spec import Few, Share, check
-from gantk.recipe.tables import require_bounded
+from gantk.recipe.tables import current_fit, require_bounded
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
 MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
@@ -51,7 +51,7 @@ class FrameEntry(Entry):
     size: Sides
     channels: Annotated[int, Field(ge=1, le=1024)]
     range: tuple[Native, Native]
-    fit: Literal["pad", "stretch", "crop"] = "pad"
+    fit: Annotated[Literal["pad", "resize", "crop"], BeforeValidator(current_fit)] = "pad"
     neighbours: Few = 0
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     spacing: Annotated[tuple[Millimetres, ...], Field(min_length=3, max_length=3)] | None = None

@@ -191,7 +191,7 @@ def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[f
         scan.pixels.shape[-2:], scan.spacing[-2:], plane, table.size, strict=True
     ):
         shrunk.append(side * native_mm / mm / to)
-    factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "stretch": shrunk}[table.fit]
+    factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "resize": shrunk}[table.fit]
     return [mm * factor for mm, factor in zip(plane, factors, strict=True)]
 
 

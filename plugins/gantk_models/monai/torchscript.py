@@ -52,7 +52,7 @@ class Fitted(nn.Module):
         self.reach = frame.neighbours
         self.low = float(frame.range[0])
         self.size = [*frame.size]
-        self.stretch = frame.fit == "stretch"
+        self.fills = frame.fit == "resize"
         self.guided = frame.detail == "guided"
         self.box = WINDOW_SIDE
         self.flat = MIN_VARIANCE_SHARE
@@ -80,7 +80,7 @@ class Fitted(nn.Module):
 
     def content(self, native: list[int]) -> list[int]:
         """The part of the network's size that the resized image fills."""
-        if self.stretch:
+        if self.fills:
             return self.size
 
         scale = 1e9

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -52,6 +52,11 @@ class Misaligned:
         self.seed = seed
         self.shares = {"test": test, "validation": validation}
         self.on_ambiguous: OnAmbiguous = "ignore"
+
+    def set_channels(self, channels: Literal[1, 3]) -> None:
+        """Convert the images of the wrapped source to gray (1) or colour (3), if it reads files."""
+        if hasattr(self.part, "set_channels"):
+            self.part.set_channels(channels)
 
     def sees(self, view: SamplingGrid) -> None:
         """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
