@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gantk.errors import UserError
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
-from gantk.errors import UserError
 from gantk.plugin.spec import Halvings, Width
 
 # Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit

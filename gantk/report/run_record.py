@@ -203,6 +203,12 @@ class RunRecord:
             return {}
 
     @property
+    def holds_out_nothing(self) -> bool:
+        """Whether all images were trained on, so that samples show training images."""
+        sets = self.split.get("splits") or {}
+        return bool(sets) and not sets.get("validation") and not sets.get("test")
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
         of_recipe = (self.recipe.get("data") or {}).get("domains")

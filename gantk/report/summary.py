@@ -277,7 +277,7 @@ def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
-    """The first held-out image of the last step that was saved."""
+    """The first sample of the last step that was saved: a held-out image, where any is held out."""
     samples = run.samples
     figure: dict[str, Any] = {"label": direction.label, "caption": "", "rows": []}
     if not samples:
@@ -293,7 +293,8 @@ def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
     titles[f"Reconstructed {direction.source}"] = samples.reconstruction(step, direction, 0)
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
-    figure["caption"] = f"A held-out image at step {step:,}, chosen without looking at its score."
+    what = "A training image" if run.holds_out_nothing else "A held-out image"
+    figure["caption"] = f"{what} at step {step:,}, chosen without looking at its score."
     figure["rows"] = [row] if row else []
     return figure
 

@@ -190,6 +190,13 @@ def test_known_patients_are_divided_by_patient(patients, options, sides):
     assert split_json(splits, (), dict.fromkeys)["consequences"] == []
 
 
+def test_a_split_without_held_out_images_says_so():
+    splits, how = split_records(stack(40), test=0.0, validation=0.0)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [40, 0, 0]
+    assert consequences(splits)[0].startswith("nothing is held out: all images are trained on")
+    assert not any("nothing" in line for line in consequences(split_records(stack(40))[0]))
+
+
 def test_without_patients_blocks_or_images_are_held_out():
     splits, _ = split_records(stack(40))
     assert splits.by == "block"

@@ -1,22 +1,28 @@
 """A recipe's system as it is built and as it computes, in the words of `stated.toml`."""
 
+import functools
 import json
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import PIL.Image
 import torch
 from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 
-from gantk.data.dataset import training_of
+from gantk.data.batches import Batches
+from gantk.data.dataset import Data, training_of
 from gantk.data.resample import Resize
 from gantk.data.split import split_records
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.nets.kernels import use_kernels
-from gantk.recipe.tables import Model
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.tables import DataTable, Model, SplitTable
 from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19
@@ -62,7 +68,6 @@ def of_data(model: Model) -> dict[str, Any]:
     subjects_of_a = {record.subject for record in training if record.domain == "a"}
     subjects_of_b = {record.subject for record in training if record.domain == "b"}
     ranges = intensity_ranges(table)
-    channels = table.source(table.domains, table.dims, table.size).channels()
     labels = [record.label for record in records if record.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
     slices = re.findall(r"(\d+) (?:T1|T2|CT|MR|axial|slices)\b", str(model.paper.get("data")))
@@ -72,7 +77,7 @@ def of_data(model: Model) -> dict[str, Any]:
         "domains": list(table.domains),
         "size": list(table.size),
         "paired": target.paired,
-        "channels": max(channels.values()),
+        "channels_of_colour_files": channels_of_colour_files(table, target),
         "fills_square": fills(table.size, table.fit),
         "range": ranges[0] if ranges[0] == ranges[-1] else ranges,
         "one_domain_each": not subjects_of_a & subjects_of_b,
@@ -92,6 +97,37 @@ def fills(size: tuple[int, ...], fit: str) -> bool:
     native[:, :, [0, -1]] = 1.0
     edges = Resize(native.shape[1:], size, fit).forward(native, fill=0.0)[0]
     return all(float(edge.min()) > 0 for edge in (edges[0], edges[-1], edges[:, 0], edges[:, -1]))
+
+
+@functools.cache
+def colour_files() -> Path:
+    """A folder A and a folder B with some pictures in colour."""
+    folder = Path(tempfile.mkdtemp(prefix="colour-"))
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        path = folder / "AB"[number % 2] / f"{number // 2}.png"
+        path.parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(pixels).save(path)
+
+    return folder
+
+
+def channels_of_colour_files(table: DataTable, target: type[Method]) -> int:
+    """How many channels networks get of pictures in colour."""
+    options = {"path": str(colour_files())}
+    if len(table.domains) == 2:
+        source = bind_or_raise("source", options | {"name": "folders", "a": "A", "b": "B"})
+    else:
+        source = bind_or_raise("source", options | {"name": "images"})
+
+    changed = {
+        "source": source,
+        "split": SplitTable(test=0.0, validation=0.0),
+        "labels": False,
+        "mask": False,
+        "cache": False,
+    }
+    return max(Data(table.model_copy(update=changed), target).channels.values())
 
 
 def records_of(table) -> list:
@@ -189,8 +225,12 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
     train = model.train
     runtime = Runtime(torch.device("cpu"), "fp32", False)
     engine = Engine(method, train.model_copy(update={"ema": 0.0}), STEPS, runtime)
+    slices = {"a": range(43), "b": range(46)}
+    steps = train.steps_in_all(Batches(slices, train.batch, 0, False).steps_per_epoch)
     found = {
         "batch": train.batch,
+        "steps_of_43_and_46": steps,
+        "saves": train.save_every < steps,
         "epochs": train.epochs,
         "sample_every": train.sample_every,
         "rules": sorted({type(rule).__name__.lower() for rule in engine.optimizers.values()}),

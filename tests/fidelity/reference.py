@@ -101,15 +101,18 @@ def resnet(w: Weights, x: Tensor, width: int, blocks: int):
     return w.conv(framed(x, 3), 1, 7).tanh()
 
 
-def patchgan(w: Weights, x: Tensor, width: int, layers: int = 5):
-    """R0, R1, R3, R4: convolutions with LeakyReLU and, but for the first, instance norm; filters
-    double; a last one gives a logit for each patch. All are of stride 2 but the last two.
+def patchgan(w: Weights, x: Tensor, width: int, hidden: int = 4, norm_first: bool = False):
+    """R0, R1, R3, R4: `hidden` convolutions with LeakyReLU and, but for the first, instance norm;
+    filters double; one more gives a logit for each patch. The first three are of stride 2. In R1
+    five are hidden, and the first has its norm too.
     """
-    x = leaky(w.conv(x, width, 4, 2, 1))
-    for level in range(1, layers - 1):
-        stride = 1 if level == layers - 2 else 2
+    for level in range(hidden):
+        stride = 2 if level < 3 else 1
         filters = width * min(2**level, 8)
-        x = leaky(instance_norm(w.conv(x, filters, 4, stride, 1, bias=False)))
+        if level or norm_first:
+            x = leaky(instance_norm(w.conv(x, filters, 4, stride, 1, bias=False)))
+        else:
+            x = leaky(w.conv(x, filters, 4, stride, 1))
     return w.conv(x, 1, 4, 1, 1)
 
 

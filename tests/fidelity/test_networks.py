@@ -14,12 +14,13 @@ UNET15 = functools.partial(reference.unet, width=WIDTH, depth=8, end=torch.tanh)
 UNET64 = functools.partial(reference.unet, width=WIDTH, depth=6, stem=True, end=torch.sigmoid)
 UNET256 = functools.partial(UNET15, relu_skips=True)
 PATCHGAN = functools.partial(reference.patchgan, width=WIDTH)
+PATCHGAN64 = functools.partial(PATCHGAN, hidden=5, norm_first=True)
 NETWORKS = {  # (recipe, network) -> what its report's layers compute
     ("cyclegan_t1t2_unet15", "g_ab"): UNET15,
     ("cyclegan_t1t2_unet15", "d_a"): PATCHGAN,
     ("dualgan_t1t2_unet15", "g_ba"): UNET15,
     ("cyclegan_t1t2_64", "g_ab"): UNET64,
-    ("cyclegan_t1t2_64", "d_b"): PATCHGAN,
+    ("cyclegan_t1t2_64", "d_b"): PATCHGAN64,
     ("cyclegan_t1t2_256", "g_ba"): UNET256,
     ("cyclegan_ct_mr", "g_ab"): functools.partial(reference.resnet, width=WIDTH, blocks=6),
     ("cyclegan_ct_mr", "d_b"): PATCHGAN,

@@ -111,16 +111,21 @@ class StyleGAN:
     discriminators = Cycle(bce, 0.0, 0.0).discriminators
 
 
-def train(system, networks: nn.Module, rates: dict, betas: tuple, batches: list) -> Iterator:
+def train(
+    system, networks: nn.Module, rates: dict, betas: tuple, batches: list, decay: float
+) -> Iterator:
     """Plain steps of a system, with Adam; yields the losses of each, of generators and of
-    discriminators. `rates`: constant learning rates of both.
+    discriminators. `rates`: constant learning rates of both; `decay`: of all weights.
     """
     parts = {role: [] for role in rates}
     for name, network in networks.named_children():
         role = "generators" if name.startswith("g") else "discriminators"
         if list(network.parameters()):
             parts[role] += network.parameters()
-    rules = {role: torch.optim.Adam(parts[role], rates[role], betas) for role in rates}
+    rules = {
+        role: torch.optim.Adam(parts[role], rates[role], betas, weight_decay=decay)
+        for role in rates
+    }
     for seed, batch in batches:
         torch.manual_seed(seed)
         losses = []

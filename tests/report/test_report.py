@@ -181,7 +181,10 @@ def make_run(
             "packages": {"numpy": "2.0"},
             "git": None,
         },
-        "split": {"how": "by patient", "splits": SETS | {"train": records}},
+        "split": {
+            "how": "by patient",
+            "splits": SETS | {"train": records, "test": [image("b", "carla")]},
+        },
     } | files
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -545,6 +548,16 @@ def test_the_page_begins_with_a_sentence_and_images(whole):
         name for name in whole.having("alt") if name in ("Input: T1", "Generated T2", "Real T2")
     ]
     assert "A held-out image at step 40" in whole.words
+
+
+def test_a_run_that_holds_out_nothing_shows_training_images(tmp_path):
+    split = {"how": "by image", "splits": SETS | {"train": [image("a", "anna")]}}
+    whole = report(make_run(tmp_path / "run", truth=False, split=split, metrics={"metrics": {}}))
+
+    assert "A training image at step 40" in whole.words
+    assert "all images were trained on, so there are no test images" in whole.words
+    assert "the same training images" in whole.words
+    assert "A held-out image" not in whole.words
 
 
 def test_further_tables_are_folded(whole):

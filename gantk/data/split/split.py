@@ -600,12 +600,18 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
 
 def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Sentences on what a split means for its scores: patients on both sides, or images without
-    patients.
+    """Sentences on what a split means for its scores: nothing held out, patients on both sides, or
+    images without patients.
     """
     trained, tested = ({r.subject for r in splits[name]} for name in ("train", "test"))
     both = trained & tested - {""}
     lines = []
+    if not splits.get("validation") and not splits.get("test"):
+        lines.append(
+            "nothing is held out: all images are trained on. So there are no test scores, and"
+            " samples show training images"
+        )
+
     if both:
         patients, these = (
             ("patients have", "these patients")
