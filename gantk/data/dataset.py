@@ -511,7 +511,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     source = {key: value for key, value in table.source.table().items() if key != "path"}
     suffixes = {files.suffix_of(path) for record in records for path in record.files}
     readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
-    about = [
+    about: list[Any] = [
         source,
         table.domains,
         table.dims,
