@@ -141,7 +141,7 @@ def run(
         parts = assemble(model, runtime, split)
         step_profile = _step_profile(profile_steps, parts)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
-        for line in (*parts.data.description(), *parts.start.lines):
+        for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
             say(line)
 
         folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
@@ -171,6 +171,12 @@ def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> Non
             "note     the recipe uses keys of an earlier version:"
             f" {'; '.join(recipe.notes.values())}"
         )
+
+
+def _notes_of_parts(parts: Parts) -> list[str]:
+    """The notes of the method and of the post-steps."""
+    notes = [getattr(parts.method, "note", ""), *parts.scorer.posts.notes()]
+    return [f"note     {note}" for note in notes if note]
 
 
 def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
@@ -213,6 +219,7 @@ def _write_start(
     matched = getattr(parts.method, "companions_note", "")
     if matched:
         about["matched"] = matched
+    about |= getattr(parts.data.source, "provenance", {})
     folder.write_recipe(tables)
     folder.write_json("environment.json", about)
     allowed = {"leakage_allowed": str(leaks) if leaks else None}

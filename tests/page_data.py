@@ -28,7 +28,7 @@ import json, sys
 from gantk.cli import main
 if sys.argv[1:2] == ["run"]:
     settings = {SMALL!r} if "--try" in sys.argv else {(SHORT | SMALL)!r}
-    if sys.argv[2] in ("segmenter", "r3gan_tumour"):  # which have no truth to be compared with
+    if sys.argv[2] in ("segmenter", "r3gan_tumour", "dcgan_tumour"):  # which have no truth to be compared with
         settings |= {{"evaluate.metrics": ["kid"] * (sys.argv[2] != "segmenter"), "data.size": [64, 64]}}
     settings["data.size"] *= 1 + ("3d" in sys.argv[2])
     for key, value in settings.items():

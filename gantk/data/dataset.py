@@ -257,7 +257,7 @@ class Data:
         """
         splits = self.splits.with_training(self.training)
         # drawn heads are alike without being copies
-        near = not getattr(self.table.source.target, "drawn", False)
+        near = not getattr(self.source, "drawn", False)
         if sum(map(bool, splits.values())) > 1:
             records = sum(splits.values(), [])
             for record in (records[n] for n in sample_indices([record.key for record in records])):
@@ -538,8 +538,9 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
 
 def training_of(table: DataTable, method: type[Method], records: list[Record]) -> list[Record]:
     """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired
-    study.
+    study. Images that are not for training are left out.
     """
+    records = [record for record in records if record.for_training]
     if method.paired:
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)

@@ -45,6 +45,8 @@ class Record:
         scan: returns the whole scan (C, D, H, W) of this slice; None: `read` does.
         scan_key: name of that scan, unique in its domain; "" if this is not a slice.
         mask_files: the files that `mask` reads.
+        for_training: whether methods train on it. False for real images that generated ones replace.
+        for_scores: whether scores count it as a real image. False for generated images.
 
     What `read` returns depends only on the files, the key and the options of the source.
     """
@@ -68,6 +70,8 @@ class Record:
     scan: Callable[[], np.ndarray] | None = None
     scan_key: str = ""  # names that scan within its domain; "" if this is not a slice
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
+    for_training: bool = True  # False: a real image that generated ones replace in training
+    for_scores: bool = True  # False: a generated image, which scores must not take for a real one
 
     @property
     def id(self) -> tuple[str, str]:

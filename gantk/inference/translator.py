@@ -4,6 +4,7 @@ recipe's post-steps.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -347,7 +348,7 @@ class Translator(TrainedModel):
 
         Pictures are PNG of 8 or 16 bits, cut at black, if whole numbers can hold the training
         images' range; else, as volumes, NIfTI with decimals. `labels.csv` lists the class of each
-        file, if the method knows classes.
+        file, if the method knows classes, and `post.json` what the post-steps measured.
         """
         if n < 1:
             raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
@@ -377,6 +378,10 @@ class Translator(TrainedModel):
         if classes:
             rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
             write_file(out / "labels.csv", csv_text(("file", "label"), rows).encode())
+
+        measured = self._posts.records() if post else []
+        if measured:
+            write_file(out / "post.json", json.dumps(measured, indent=1).encode())
 
         return paths
 

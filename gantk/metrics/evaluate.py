@@ -32,6 +32,7 @@ from gantk.metrics.references import (
     spread,
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
+from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
@@ -149,6 +150,8 @@ class Scorer:
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
+        # by direction, what post-steps measured
+        self._post_records: dict[str, list[dict[str, Any]]] = {}
         self._any_size = AnySize(method, model, runtime)
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(
@@ -302,6 +305,9 @@ class Scorer:
         if self.method.samples and self.set_metrics:
             self._test_samples(result)
 
+        if any(self._post_records.values()):
+            result["post"] = self._post_records
+
         return result
 
     def _test_direction(
@@ -337,6 +343,8 @@ class Scorer:
             about = replace(group, inputs=group.images, to=to)
 
         scores = self._score(result, key, to, made, baselines, about, references)
+        real = self.reals.test_images(to) if references is None else references.images
+        result.setdefault("values", {})[key] = self._value_distributions(key, real, made)
         if references is None:
             return
         if references.foreground is not None:
@@ -406,6 +414,16 @@ class Scorer:
         made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
         noise = {"noise": self.reals.noise(self.letter, count)}
         self._score(result, "image", self.letter, made, noise, self._generated_group(made["image"]))
+        real = self.reals.test_images(self.letter)
+        result["values"] = {"image": self._value_distributions("image", real, made)}
+
+    def _value_distributions(
+        self, key: str, real: Tensor, made: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """How the intensities of real test images and of generated ones are distributed."""
+        names = {key: "generated", f"{key}_post": "generated_post"}
+        sets = {"real": real} | {names[name]: images for name, images in made.items()}
+        return value_distributions(sets, self.low, self.span)
 
     def _with_posts(
         self, key: str, output: Tensor, letter: str, made_from, records=()
@@ -417,6 +435,7 @@ class Scorer:
             examples = Examples(lambda: self.data, letter, device, made_from, records)
             after_posts = self.posts(output.to(device), examples).cpu()
             made[f"{key}_post"] = self.data.centre(after_posts)
+            self._post_records[key] = self.posts.records()
 
         return made
 

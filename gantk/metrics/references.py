@@ -52,12 +52,24 @@ class RealImages:
         self._sets: dict[Any, ImageGroup] = {}
 
     def records(self, split: str, letter: str) -> list[Record]:
-        """The records of a split and domain."""
-        return [record for record in self.data.splits[split] if record.domain == letter]
+        """The records of a split and domain, without generated images."""
+        return [
+            record
+            for record in self.data.splits[split]
+            if record.domain == letter and record.for_scores
+        ]
 
     def training(self, letter: str) -> list[Record]:
         """The training records of a domain; in unpaired training without one side of each pair."""
         return [record for record in self.data.training if record.domain == letter]
+
+    def test_images(self, letter: str) -> Tensor:
+        """Test images as they are scored, an evenly spaced choice of many; training images where
+        none are held out.
+        """
+        records = self.records("test", letter) or self.records("train", letter)
+        count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size)
+        return self.scored_images(spread(records, count))
 
     def labelled_records(self, split: str, letter: str) -> list[Record]:
         """Records of a split and domain whose class is known, of all classes."""

@@ -44,6 +44,12 @@ SPEED = (
     "first_step_s",
     "peak_memory_gib",
 )
+# sets of images in metrics.json's "values", and their labels, in this order
+SETS_OF_VALUES = {
+    "real": "real test images",
+    "generated": "generated",
+    "generated_post": "after the post-steps",
+}
 # functions of `words` that the templates use
 FILTERS = (
     "number",
@@ -216,6 +222,8 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         "validation": _charts_of_metrics(run, run.log.validation),
         "cycle": _charts_of_metrics(run, {"cycle_error": run.log.cycle} if run.log.cycle else {}),
         "selection": _charts_of_metrics(run, run.log.selection),
+        "intensities": _charts_of_values(run),
+        "post": _charts_of_posts(run),
         "rejection": [],
         "reliability": [],
     }
@@ -234,6 +242,45 @@ def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:
         title = metric_name(metric)
         by_label = {run.label(key) or title: points for key, points in series.items()}
         charts.append(chart(title, by_label, names=order))
+    return charts
+
+
+def _charts_of_values(run: RunRecord) -> list[Chart | None]:
+    """A chart of each direction: the intensities of real and of generated images."""
+    charts = []
+    for key, row in (run.metrics.get("values") or {}).items():
+        centres = [
+            round(100 * (low + high) / 2, 2)
+            for low, high in zip(row["edges"], row["edges"][1:], strict=False)
+        ]
+        series = {}
+        for name, label in SETS_OF_VALUES.items():
+            shares = row["shares"].get(name)
+            if shares:
+                percent = [100 * share for share in shares]
+                distance = (row.get("distance") or {}).get(name)
+                if distance is not None:
+                    label += f", distance {number(distance, 2)}"
+                series[label] = dict(zip(centres, percent, strict=False))
+
+        title = f"{run.label(key)}: share of pixels, %"
+        drawn = chart(title, series, from_zero=True, x="intensity {} %", tick="{} %", latest=False)
+        charts.append(drawn)
+
+    return charts
+
+
+def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
+    """A chart of each loss of a post-step, over its steps: losses differ in size."""
+    charts = []
+    for key, rows in (run.metrics.get("post") or {}).items():
+        for row in rows:
+            images = f", mean of {row['images']} images" if row.get("images") else ""
+            for name, curve in row["curves"].items():
+                title = f"{run.label(key)}, {row['name']}: {name} loss{images}"
+                points = {float(step): loss for step, loss in enumerate(curve)}
+                charts.append(chart(title, {name: points}, from_zero=True, allow_log=True))
+
     return charts
 
 

@@ -11,6 +11,7 @@ for (const chart of all(".chart")) {
   const cross = chart.querySelector(".cross");
   const dots = all(".dot", chart);
   const labels = all(".legend b", chart);
+  const rest = chart.querySelector(".at").textContent;
   const latest = labels.map((label) => label.textContent);
   const hidden = new Set();
   const span = steps[steps.length - 1] - steps[0] || 1;
@@ -18,7 +19,7 @@ for (const chart of all(".chart")) {
 
   const draw = () => {
     cross.hidden = at === null;
-    chart.querySelector(".at").textContent = at === null ? "latest" : x.replace("{}", steps[at].toLocaleString("en"));
+    chart.querySelector(".at").textContent = at === null ? rest : x.replace("{}", steps[at].toLocaleString("en"));
     labels.forEach((label, i) => { label.textContent = at === null ? latest[i] : short(values[i][at]); });
     const left = at === null ? 0 : (100 * (steps[at] - steps[0])) / span;
     cross.style.left = `${left}%`;

@@ -213,6 +213,29 @@ UNCERTAINTY = table(
         "The factor with which 68.27 % of the validation errors are within one spread.",
     ),
 )
+DISTRIBUTIONS = table(
+    "edges",
+    "shares",
+    edges=(list[float], "Ends of the bins, from 0 (black) to 1 (white)."),
+    shares=(
+        CURVES,
+        "Share of the pixels in each bin: of `real` test images, `generated` ones, and"
+        " `generated_post` after the post-steps.",
+    ),
+    distance=(
+        dict[str, float],
+        "Wasserstein distance of the generated images from the real ones, as a share of the range"
+        " from black to white.",
+    ),
+    images=(dict[str, Step], "Number of images."),
+)
+MEASURED = table(
+    "name",
+    "curves",
+    name=(str, "Name of the post-step."),
+    images=(Step, "Number of images."),
+    curves=(CURVES, "Mean losses over the images, for each optimisation step from 0 on."),
+)
 SCHEMAS = {
     "meta.json": table(
         "method",
@@ -385,6 +408,14 @@ SCHEMAS = {
         uncertainty=(
             by_name(UNCERTAINTY),
             "How well the uncertainty map finds errors, by direction.",
+        ),
+        values=(
+            by_name(DISTRIBUTIONS),
+            "Distributions of intensities of real and of generated images, by direction.",
+        ),
+        post=(
+            by_name(list_of(MEASURED)),
+            "What the post-steps measured on the scored images, by direction.",
         ),
     ),
     "index.json": table(

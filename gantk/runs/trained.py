@@ -100,6 +100,10 @@ def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
 class Posts:
     """Runs a recipe's post-steps, built once with (dims, range): each maps images (N, C, *size) to
     the same shape.
+
+    A step may have a text `note`, which a training prints, and a function `record()`. It returns
+    what the step measured in its last call, or None: a dictionary with the step's `name`, the number
+    of `images`, and `curves`, name -> value for step 0, 1, ...
     """
 
     def __init__(self, model: Model, range: tuple[float, float]):
@@ -113,6 +117,15 @@ class Posts:
             with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
                 images = step(images.detach().float(), examples).detach()
         return images
+
+    def notes(self) -> list[str]:
+        """The notes of the steps that have one."""
+        return [step.note for step in self.steps if getattr(step, "note", "")]
+
+    def records(self) -> list[dict[str, Any]]:
+        """What the steps measured in their last call."""
+        found = [step.record() for step in self.steps if callable(getattr(step, "record", None))]
+        return [record for record in found if record]
 
 
 class Examples:

@@ -1,12 +1,15 @@
-"""Images for those who have none yet: synthetic heads (the default data), and public data sets."""
+"""Images for those who have none yet: synthetic heads (the default data), public data sets, and
+images that a finished run generates.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register the source phantom."""
+    """Register the sources phantom and generated."""
     add.source("phantom", "gantk_datasets.phantom.phantom:Phantom")
+    add.source("generated", "gantk_datasets.generated:Generated")
     add.function("fetch", "gantk_datasets.public.download:fetch")
     add.function("public_sets", "gantk_datasets.public.download:public_sets")
 

@@ -29,3 +29,11 @@ def gantk_images_scored(result) -> None:
     from gantk_scores.features.backbones import warn_of_radimagenet_alone
 
     warn_of_radimagenet_alone(result)
+
+
+@hookimpl
+def gantk_report_section(record):
+    """The section `Accuracy of a classifier`, where a classifier was trained on generated images."""
+    from gantk_scores.tasks.accuracy import section
+
+    return section(record)

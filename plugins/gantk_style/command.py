@@ -37,6 +37,7 @@ from gantk.errors import printable
     help="Weights of VGG19. Default: pretrained.",
 )
 @click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
+@click.option("--losses", metavar="FILE", help="Write the losses of all steps to this JSON file.")
 @device_option
 def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).

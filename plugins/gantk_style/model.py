@@ -57,6 +57,7 @@ class Style(Method):
     ):
         super().__init__(geometry)
         self.how = how
+        self.note = how.note
         self.translate_steps = translate_steps
         # in a list, so that its 80 MB are not in the state_dict
         self._frozen = [how.encoder(geometry.range)]

@@ -53,6 +53,16 @@ class StyleOptions:
                 where="content_weight",
             )
 
+    @property
+    def note(self) -> str:
+        """A sentence for the user: that random filters are used; "" with pretrained ones."""
+        if self.weights == "pretrained":
+            return ""
+        return (
+            "style transfer uses VGG19 with random filters, which stand in for the published,"
+            " pretrained ones"
+        )
+
     def encoder(self, range: tuple[float, float]) -> VGG19:
         """VGG19 up to the deepest layer used, for images of that range."""
         layers = list(dict.fromkeys([*self.content_layers, *self.style_layers]))

@@ -17,6 +17,7 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.plugin.spec import Count
 from gantk.runs.trained import Examples
+from gantk_style.curves import LossCurves
 from gantk_style.objective import DEFAULTS, StyleOptions
 from gantk_style.transfer import transfer
 
@@ -32,7 +33,7 @@ class StylePost:
 
     `post(images, examples)` takes and returns (N, C, *size) in network intensities; `examples` are
     `gantk.runs.trained.Examples`. An image file is resized to the images' size, and its 0th and
-    99.5th percentiles become black and white.
+    99.5th percentiles become black and white. `record()` returns the losses of the last call.
     """
 
     def __init__(
@@ -54,6 +55,16 @@ class StylePost:
         self.steps = steps
         self.other = _file(image, dims, range) if image else None
         self.encoder = how.encoder(range)
+        self._curves: LossCurves | None = None  # of the last call
+
+    @property
+    def note(self) -> str:
+        """What a training prints: that random filters are used; "" with pretrained ones."""
+        return self.how.note
+
+    def record(self) -> dict[str, Any] | None:
+        """The mean losses over the steps of the last call, for metrics.json; None before one."""
+        return self._curves.record() if self._curves else None
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Run the transfer on the images; UserError where sizes or channels do not fit."""
@@ -65,6 +76,7 @@ class StylePost:
             other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
             others = other if shared else other.expand(len(images), *other.shape[1:])
 
+        self._curves = curves = LossCurves()
         done = []
         for first in range(0, len(images), self.batch):
             made = images[first : first + self.batch]
@@ -74,7 +86,7 @@ class StylePost:
             else:
                 content = others[first : first + self.batch]
                 style = made
-            done.append(self.paint(content, style, shared=shared)[0])
+            done.append(self.paint(content, style, shared=shared, watch=curves.watch)[0])
 
         return torch.cat(done)
 

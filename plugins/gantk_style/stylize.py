@@ -4,6 +4,7 @@ intensities, on its grid.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 
 from gantk.data.resample import resize
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind_or_raise, options_model
 from gantk.recipe.load import Recipe, load_recipe
+from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
 from gantk_style.transfer import Watch, luminance
@@ -40,6 +43,7 @@ def stylize(
     steps: int | None = None,
     weights: str | None = None,
     gray: bool = False,
+    losses: str | Path | None = None,
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -57,6 +61,7 @@ def stylize(
         set: `option=value` overrides; `gantk show post style` lists the options.
         steps, weights: shorthands for the options of these names.
         gray: turn colour images to gray first, so that a gray and a colour image can be combined.
+        losses: a JSON file to write the content and style losses of all steps to.
         say: called with each line of text.
 
     Returns the path written. UserError before any work where a file, an option or the two images do
@@ -106,22 +111,34 @@ def stylize(
     except UserError as error:
         raise error.at(str(content)) from None
 
-    done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say)
+    if post.note:
+        say(f"note     {post.note}")
+
+    curves = LossCurves()
+    done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say, curves)
     native = mapping.inverse(done.swapaxes(0, 1) if known.dims > 2 else done[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
     if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
         native = np.rint(native)
 
     write(out, replace(known, pixels=native))
+    if losses is not None:
+        write_file(Path(losses), json.dumps(curves.record(), indent=1).encode())
+
     say(f"written  {out}")
     return out
 
 
 def _paint(
-    post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torch.device, say: Callable
+    post: StylePost,
+    slices: np.ndarray,
+    styles: np.ndarray,
+    device: torch.device,
+    say: Callable,
+    curves: LossCurves,
 ) -> np.ndarray:
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
-    unchanged.
+    unchanged. Adds the losses to `curves`.
     """
     done = slices.copy()
     count = len(slices)
@@ -131,7 +148,7 @@ def _paint(
         heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
         examples = np.stack([resize(styles[height], slices.shape[-2:]) for height in heights])
         label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
-        watch = _progress(label, post.steps, say)
+        watch = _progress(label, post.steps, say, curves)
         content = torch.from_numpy(slices[chosen]).to(device)
         style = torch.from_numpy(examples).to(device)
         painted, _ = post.paint(content, style, shared=False, watch=watch)
@@ -202,16 +219,21 @@ def _read(path: Path, gray: bool) -> Image:
     return image
 
 
-def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:
-    """A callback that prints a few times how far the objective has fallen."""
-    means: list[float] = []
+def _progress(label: str, steps: int, say: Callable[[str], None], curves: LossCurves) -> Watch:
+    """A callback that adds losses to `curves` and prints a few times how far they have fallen."""
+    objectives: list[float] = []
     due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
 
-    def watch(step: int, objective: torch.Tensor) -> None:
-        mean = float(objective.mean())
-        means.append(mean)
+    def watch(step: int, losses: dict[str, torch.Tensor]) -> None:
+        curves.watch(step, losses)
+        means = {name: float(each.mean()) for name, each in losses.items()}
+        objective = sum(means.values())
+        objectives.append(objective)
         if step in due:
-            fall = f", {means[0] / mean:.1f} times below the start" if mean > 0 else ""
-            say(f"{label:<8} step {step} of {steps}, objective {mean:.4g}{fall}")
+            parts = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+            line = f"{label:<8} step {step} of {steps}, objective {objective:.4g} ({parts})"
+            if objective > 0:
+                line += f", {objectives[0] / objective:.1f} times below the start"
+            say(line)
 
     return watch

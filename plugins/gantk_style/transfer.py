@@ -17,7 +17,7 @@ from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, StyleOptions
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
-Watch = Callable[[int, Tensor], None]  # (steps done, objective of each image)
+Watch = Callable[[int, dict[str, Tensor]], None]  # (steps done, losses of each image by name)
 
 
 def transfer(
@@ -152,7 +152,8 @@ def _descend(
     def closure() -> Tensor:
         nonlocal best, lowest
         canvas.grad = None
-        each = torch.stack(list(objective(canvas).values())).sum(0)
+        losses = objective(canvas)
+        each = torch.stack(list(losses.values())).sum(0)
         each.sum().backward()
         now = each.detach()
         better = (now < lowest).view(-1, *[1] * (canvas.ndim - 1))
@@ -160,7 +161,7 @@ def _descend(
         lowest = torch.minimum(now, lowest)
         history.append(now)
         if watch is not None:
-            watch(len(history) - 1, now)
+            watch(len(history) - 1, {name: loss.detach() for name, loss in losses.items()})
 
         return now.sum()
 

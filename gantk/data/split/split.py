@@ -255,7 +255,8 @@ def _counts(sets: Sets) -> str:
     domains = sorted({record.domain for name in SETS for record in sets[name]})
     parts = []
     for name in SETS:
-        counts = [sum(record.domain == domain for record in sets[name]) for domain in domains]
+        trained = [record for record in sets[name] if record.for_training]
+        counts = [sum(record.domain == domain for record in trained) for domain in domains]
         parts.append(f"{'+'.join(map(str, counts))} {name}")
 
     text = f"{', '.join(parts)} images"

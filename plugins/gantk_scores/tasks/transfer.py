@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
+from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
 from gantk.metrics.intervals import estimate, estimate_share
@@ -46,9 +47,7 @@ class Transfer(Judge):
         """Set the data that the classifier is trained on; UserError where a domain has too few
         training images.
         """
-        counts = [
-            sum(record.domain == letter for record in data.splits["train"]) for letter in ("a", "b")
-        ]
+        counts = [len(_real_training_records(data, letter)) for letter in ("a", "b")]
         if min(counts) < 2:
             what = (
                 f"the metric '{self.name}' has too few images to learn the two domains:"
@@ -95,9 +94,8 @@ class Transfer(Judge):
         names = []
         labels = []
         for letter in ("a", "b"):
-            records = [record for record in self.data.splits["train"] if record.domain == letter]
             records = spread(
-                records,
+                _real_training_records(self.data, letter),
                 number_that_fits(MAX_SET_IMAGES // 2, MAX_SET_BYTES // 2, self.data.table.size),
             )
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
@@ -131,3 +129,12 @@ class Transfer(Judge):
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
+
+
+def _real_training_records(data: Data, letter: str) -> list[Record]:
+    """The training records of a domain, without generated images: the classifier learns the
+    domains from real ones.
+    """
+    return [
+        record for record in data.splits["train"] if record.domain == letter and record.for_scores
+    ]

@@ -1,0 +1,164 @@
+"""The source `generated`: a finished run's images as training images of another training."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import PATCHGAN, UNET, small_run
+
+import gantk as package
+from gantk.data.dataset import Data
+from gantk.errors import UserError
+from gantk.files import sha256_of
+from gantk.metrics.references import RealImages
+from gantk.recipe.load import load_recipe
+
+TUMOURS = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4, "subjects": 8}
+JUDGE = {"name": "dcgan", "width": 4, "depth": 2}
+DCGAN = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": JUDGE}
+NETWORKS = {"generator": UNET, "discriminator": PATCHGAN}
+
+
+@pytest.fixture(scope="module")
+def noise_run(tmp_path_factory):
+    """A DCGAN that knows the classes."""
+    folder = tmp_path_factory.mktemp("noise")
+    method = DCGAN | {"conditional": True}
+    return small_run(folder, method, domains=["FLAIR"], labels=True, source=TUMOURS)
+
+
+def tables(run, **source) -> dict:
+    """A Style Transfer GAN whose examples are that run's images."""
+    return {
+        "method": {"name": "style_gan", "examples": 4} | NETWORKS,
+        "data": {
+            "source": {"name": "generated", "path": str(run), "n": 6} | source,
+            "domains": ["healthy", "tumour"],
+            "size": [32, 32],
+            "intensity": {"name": "window", "low": 0.0, "high": 400.0},
+        },
+        "train": {"steps": 2, "batch": 2, "precision": "fp32"},
+        "evaluate": {"metrics": [{"name": "transfer", "steps": 2}], "samples": 1},
+    }
+
+
+def data_of(run, **source) -> Data:
+    model = load_recipe(tables(run, **source)).check()
+    return Data(model.data, model.method.target)
+
+
+def split_of(run) -> dict:
+    return json.loads((run / "split.json").read_text("utf-8"))["splits"]
+
+
+def native(records) -> np.ndarray:
+    return np.stack([record.read() for record in records])
+
+
+def of(records, domain: str) -> list:
+    return [record for record in records if record.domain == domain]
+
+
+def test_training_examples_are_the_samples_of_the_run(noise_run):
+    examples = of(data_of(noise_run).training, "b")
+    model = package.load(noise_run, device="cpu")
+
+    assert np.array_equal(native(examples), model.sample(6, label="tumour", post=False))
+    others = of(data_of(noise_run, seed=1, label="healthy").training, "b")
+    assert np.array_equal(native(others), model.sample(6, 1, "healthy", post=False))
+
+
+def test_tested_images_are_real_and_of_patients_new_to_the_run(noise_run):
+    data = data_of(noise_run)
+    split = split_of(noise_run)
+    for record in data.splits["test"]:
+        assert record.label == {"a": "healthy", "b": "tumour"}[record.domain]
+        assert record.subject in {entry["subject"] for entry in split["test"]}
+
+    known = {entry["subject"] for entry in split["train"]}
+    assert of(data.splits["test"], "b")
+    assert known.isdisjoint(record.subject for record in data.splits["test"])
+    assert {record.label for record in of(data.training, "a")} == {"healthy"}
+    assert known.issuperset(record.subject for record in of(data.training, "a"))
+
+
+def test_scores_learn_the_classes_from_real_images(noise_run):
+    """A classifier that had learned generated against real would call every translation real."""
+    data = data_of(noise_run)
+    learned = RealImages(data, "cpu").records("train", "b")
+
+    assert learned
+    assert all(record.subject and record.label == "tumour" for record in learned)
+    assert not {record.id for record in learned} & {record.id for record in data.training}
+
+
+def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path):
+    say = lambda line: None  # noqa: E731
+    recipe = tables(noise_run)
+    data = recipe["data"].pop("source")
+    run = package.run(recipe, data=data["path"], out=tmp_path / "run", device="cpu", say=say)
+    weights = next((noise_run / "checkpoints").glob("*/weights.safetensors"))
+    environment = json.loads((run.path / "environment.json").read_text("utf-8"))
+    examples = [entry for entry in split_of(run.path)["train"] if entry["domain"] == "b"]
+
+    assert environment["generated_by"]["sha256"] == sha256_of(weights)
+    assert environment["generated_by"]["label"] == "tumour"
+    assert examples[0]["path"] == str(weights)
+    assert examples[0]["sha256"] == sha256_of(weights)
+    assert all(entry["subject"] for entry in split_of(run.path)["set_aside"])
+    package.evaluate(run.path, device="cpu", say=say)  # the images are found again
+
+
+def test_a_run_without_classes_gives_all_its_samples(tmp_path):
+    run = small_run(tmp_path, DCGAN, domains=["FLAIR"], source=TUMOURS)
+    data = data_of(run)
+    model = package.load(run, device="cpu")
+
+    assert np.array_equal(native(of(data.training, "b")), model.sample(6, post=False))
+    assert "of any class" in "\n".join(data.description())
+
+
+def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
+    run = small_run(tmp_path, DCGAN, domains=["FLAIR"], source=TUMOURS | {"only": "tumour"})
+    data = data_of(run)
+    trained = {entry["subject"] for entry in split_of(run)["train"]}
+
+    assert {record.label for record in of(data.training, "a")} == {"healthy"}
+    assert trained.isdisjoint(record.subject for record in data.splits["test"])
+
+
+def test_translations_of_a_paired_run_are_examples_too(tmp_path):
+    method = {"name": "pix2pix"} | NETWORKS
+    run = small_run(tmp_path, method, domains=["T1", "FLAIR"], source=TUMOURS)
+    data = data_of(run)
+    examples = of(data.training, "b")
+    sources = [
+        entry
+        for entry in split_of(run)["train"]
+        if entry["domain"] == "a" and entry["label"] == "tumour"
+    ]
+    real = {record.subject: record for record in of(data.training, "a")}
+
+    assert len(examples) == min(6, len(sources))
+    assert native(examples).std() > 0
+    assert real.keys() <= {entry["subject"] for entry in split_of(run)["train"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domains": ["no", "yes"]}, "have no class 'no'. Allowed: healthy, tumour."),
+        ({"source": {"label": "benign"}}, "does not generate the class 'benign'. Allowed: healthy"),
+        ({"dims": 3, "size": [8, 32, 32]}, "the run generates images with dims = 2"),
+        ({"source": {"path": ""}}, "the source 'generated' has no run. Use --data RUN"),
+        ({"source": {"path": "nowhere"}}, "there is no folder 'nowhere'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(noise_run, change, message):
+    recipe = tables(noise_run)
+    recipe["data"]["source"] |= change.pop("source", {})
+    recipe["data"] |= change
+    model = load_recipe(recipe).check()
+    with pytest.raises(UserError) as caught:
+        Data(model.data, model.method.target)
+    assert message in str(caught.value)

@@ -1,0 +1,191 @@
+"""What a run with style transfer records and shows: losses of every step, intensities, accuracies;
+and which VGG19 it uses.
+"""
+
+import json
+
+import pytest
+import torch
+from pages import Page
+
+import gantk as package
+from gantk.errors import UserError
+from gantk.plugin.spec import bind_or_raise
+from gantk_style.objective import Objective, StyleOptions
+
+SHALLOW = {"content_layers": ["conv1_2"], "style_layers": ["conv1_1"]}
+STYLE = {"name": "style", "role": "style", "weights": "random", "steps": 3} | SHALLOW
+JUDGE = {"name": "dcgan", "width": 4, "depth": 2}
+RECIPE = {
+    "paper": {"published": {"accuracy": 0.956, "accuracy_without_style_transfer": 0.875}},
+    "method": {
+        "name": "dcgan",
+        "width": 4,
+        "latent": 8,
+        "conditional": True,
+        "discriminator": JUDGE,
+    },
+    "data": {
+        "source": {
+            "name": "phantom",
+            "subjects": 8,
+            "slices": 4,
+            "lesions": 1,
+            "radius": [8.0, 16.0],
+        },
+        "domains": ["FLAIR"],
+        "labels": True,
+        "size": [32, 32],
+        "split": {"test": 0.25, "validation": 0.0},
+    },
+    "train": {"steps": 1, "batch": 2, "precision": "fp32"},
+    "evaluate": {"metrics": [{"name": "classification", "steps": 2}], "images": 6, "samples": 1},
+    "post": [STYLE],
+}
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory):
+    """A run from noise with style transfer, and what it printed."""
+    lines = []
+    folder = tmp_path_factory.mktemp("styled") / "run"
+    run = package.run(RECIPE, out=folder, device="cpu", say=lines.append)
+    return run.path, "\n".join(map(str, lines))
+
+
+@pytest.fixture(scope="module")
+def scores(styled) -> dict:
+    return json.loads((styled[0] / "metrics.json").read_text("utf-8"))
+
+
+def test_losses_of_every_step_are_recorded(scores):
+    (record,) = scores["post"]["image"]
+    content, style = record["curves"]["content"], record["curves"]["style"]
+
+    assert record["images"] == 6
+    assert len(content) == len(style) == 1 + STYLE["steps"]  # before each step and after the last
+    assert content[0] == 0  # the real image is the start, and its content the target
+    assert style[-1] < style[0]
+
+
+def test_recorded_losses_are_means_over_all_batches():
+    draw = torch.Generator().manual_seed(0)
+    real = torch.rand(3, 1, 32, 32, generator=draw) * 2 - 1
+    made = torch.rand(3, 1, 32, 32, generator=draw) * 2 - 1
+    step = bind_or_raise("post", STYLE | {"batch": 2})(2, (-1.0, 1.0))
+    examples = lambda n: pytest.fail("each image has its own")  # noqa: E731
+    examples.real = lambda n: real
+    step(made, examples)
+    how = StyleOptions(weights="random", **{name: tuple(each) for name, each in SHALLOW.items()})
+    first = Objective(real, made, how.encoder((-1.0, 1.0)), how, shared=False)(real)
+
+    assert step.record()["curves"]["style"][0] == pytest.approx(float(first["style"].mean()), 1e-4)
+
+
+def test_intensities_of_real_and_generated_images_are_kept(styled, scores):
+    row = scores["values"]["image"]
+    tested = json.loads((styled[0] / "split.json").read_text("utf-8"))["splits"]["test"]
+    assert row["images"] == {"real": len(tested), "generated": 6, "generated_post": 6}
+    for shares in row["shares"].values():
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+        assert len(shares) == len(row["edges"]) - 1
+
+    # the result shows real anatomy in its own intensities, after one training step unlike noise
+    assert row["distance"]["generated_post"] < row["distance"]["generated"]
+
+
+def test_the_report_draws_losses_intensities_and_accuracies(styled, scores):
+    text = Page(styled[0] / "report.html").words
+    for said in (
+        "style: content loss, mean of 6 images",
+        "Intensities of real and generated images",
+        "after the post-steps, distance",
+        "trained on generated images",
+        "trained on them after the post-steps",
+        "Published, undefined",
+        "published, with style transfer",
+        "95.6 %",
+    ):
+        assert said in text, said
+
+    accuracy = scores["metrics"]["image_post"]["classification"]["details"]["accuracy"]["value"]
+    assert f"{100 * accuracy:.3g} %" in text
+
+
+def test_random_filters_are_said_to_stand_in(styled):
+    assert styled[1].count("random filters, which stand in for the published") == 1
+
+
+def test_samples_and_stylized_files_come_with_their_losses(styled, gantk, pictures, tmp_path):
+    out = tmp_path / "samples"
+    assert gantk("sample", styled[0], "-n", 2, "--out", out, "--device", "cpu").code == 0
+    (record,) = json.loads((out / "post.json").read_text("utf-8"))
+    assert record["images"] == 2
+
+    first, second = pictures(tmp_path / "pictures", 2)
+    losses = tmp_path / "losses.json"
+    options = [f"--set={name}={json.dumps(each)}" for name, each in SHALLOW.items()]
+    options += ["--weights", "random", "--steps", 2, "--losses", losses, "--device", "cpu"]
+    done = gantk("stylize", first, second, tmp_path / "out.png", *options)
+    curves = json.loads(losses.read_text("utf-8"))["curves"]
+
+    assert done.code == 0, done.err
+    assert "random filters" in done.out
+    assert f"content {curves['content'][-1]:.4g}, style {curves['style'][-1]:.4g}" in done.out
+    assert len(curves["style"]) == 3
+
+
+def test_missing_weights_are_an_error_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.delenv("GANTK_WEIGHTS", raising=False)
+    recipe = RECIPE | {"post": [STYLE | {"weights": "pretrained"}]}
+    with pytest.raises(UserError) as caught:
+        package.run(recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+
+    assert "vgg19.tv_in1k.safetensors" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_published_recipe_runs_with_a_file_of_vgg19(tmp_path, monkeypatch):
+    """A file with the names and shapes of torchvision's VGG19, whose dense layers take no place."""
+    import timm
+
+    with torch.device("meta"):
+        shapes = timm.create_model("vgg19.tv_in1k").state_dict()
+
+    draw = torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in shapes.items():
+        if name.startswith("features"):
+            state[name] = 0.05 * torch.randn(tensor.shape, generator=draw)
+        else:
+            state[name] = torch.zeros(()).expand(tensor.shape)
+
+    torch.save(state, tmp_path / "vgg19.tv_in1k.pth")
+    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
+    lines = []
+    source = RECIPE["data"]["source"]
+    changes = {
+        "data.source": source,
+        "method.width": 4,
+        "method.discriminator.width": 4,
+        "train.epochs": 1,
+        "train.batch": 8,
+        "evaluate.images": 2,
+        "evaluate.samples": 1,
+        "evaluate.metrics": ["kid"],
+        "post": [{"name": "style", "role": "style", "rescale": True, "steps": 2}],
+    }
+    run = package.run(
+        "dcgan_tumour_style", set=changes, out=tmp_path / "run", device="cpu", say=lines.append
+    )
+    step = bind_or_raise("post", changes["post"][0])(2, (-1.0, 1.0))
+
+    assert not any("random filters" in str(line) for line in lines)
+    for name, own in {"conv1_1": "features.0", "conv5_1": "features.28"}.items():
+        assert torch.equal(step.encoder.blocks[name].weight, state[f"{own}.weight"])
+
+    scores = json.loads((run.path / "metrics.json").read_text("utf-8"))
+    curve = scores["post"]["image"][0]["curves"]["style"]
+    assert len(curve) == 3
+    assert curve[-1] < curve[0]
