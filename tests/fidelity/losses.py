@@ -139,6 +139,9 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
     networks are replaced.
     """
     fixed = fix_networks(method)
+    if hasattr(method, "change"):  # Style Transfer GAN without what is ours in it
+        method.change = False
+        method.defense = 0.0
     judges = [name for name, network in fixed.items() if network.role == "discriminator"]
     first = Step(method, fixed, seed=0, images=0)
     other_images = Step(method, fixed, seed=0, images=1)
@@ -156,7 +159,9 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
             return {"losses": losses, "additions": {"changes of what is judged": True}}
         losses |= of_games(judges, (first, other_images))
 
-    if "g_ba" in fixed:
+    if "style" in terms:
+        losses |= of_transfer(fixed, (first, other_images))
+    elif "g_ba" in fixed:
         for term in sorted(terms & {"cycle", "identity"}):
             kind, weight = of_term(term, fixed, (first, other_images))
             losses[term] = kind
@@ -171,6 +176,9 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
         "by_noise": differ(shown, by_noise),
     }
     discriminator = {}
+    if "style" in terms:
+        given = [each for each, _ in first.calls["generator"]["g_ab"]]
+        generator["sees_example"] = all(sees(given[0], first.batch[name]) for name in ("a", "b"))
     if method.paired:
         generator["sees_image"] = sees(shown, first.batch["a"])
         discriminator["pairs"] = of_pairs(first, judges[0])
@@ -244,6 +252,32 @@ def of_term(term: str, fixed: Mapping[str, Fixed], steps: Sequence[Step]) -> tup
             rows.append([loss / norm(result, image) for norm in NORMS.values()])
 
     return form(NORMS, rows)
+
+
+def of_transfer(fixed: Mapping[str, Fixed], steps: Sequence[Step]) -> dict[str, str]:
+    """What the identity and the style loss of Style Transfer GAN compare: G adds the tumour of an
+    example to an image, F removes it (Chang et al. 2018).
+    """
+
+    def add(image: Tensor, example: Tensor) -> Tensor:
+        return fixed["g_ab"].of(torch.cat([image, example], 1))
+
+    remove = fixed["g_ba"].of
+    identity: dict[str, Callable] = {
+        "l1 of F(G(x, y)) and x": lambda x, y: NORMS["l1"](remove(add(x, y)), x)
+    }
+    style: dict[str, Callable] = {
+        "l1 of G(F(y), G(x, y)) and y": lambda x, y: NORMS["l1"](add(remove(y), add(x, y)), y)
+    }
+    found = {}
+    for term, formulas in (("identity", identity), ("style", style)):
+        rows = []
+        for step in steps:
+            images = step.batch["a"], step.batch["b"]
+            loss = step.losses["generator"][term]
+            rows.append([loss / formula(*images) for formula in formulas.values()])
+        found[term], _ = form(formulas, rows)
+    return found
 
 
 def of_pairs(step: Step, judge: str) -> list[str]:

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -133,9 +134,13 @@ def channels_of_colour_files(table: DataTable, target: type[Method]) -> int:
 def records_of(table) -> list:
     """A source's records as `RECORDS` keeps them."""
     size = (64,) * table.dims
-    key = json.dumps([table.source.table(), table.dims, size])
+    source = table.source
+    if not source.options.get("counts"):  # as many heads as tell the domains apart
+        source = replace(source, options=source.options | {"subjects": 40})
+    key = json.dumps([source.table(), table.dims, size])
     if not RECORDS.get(key):
-        RECORDS[key] = table.source(("T1", "T2"), table.dims, size).records()
+        domains = table.domains if source.options.get("contrast") else ("T1", "T2")
+        RECORDS[key] = source(domains, table.dims, size).records()
     return RECORDS[key]
 
 
@@ -183,6 +188,8 @@ def of_networks(method: Method) -> dict[str, dict[str, Any]]:
     own = networks(method)
     for pool in image_pools(method):
         pool.capacity = 0  # its images are no network's business
+    if hasattr(method, "examples"):
+        method._keep = lambda images: None  # nor are stored examples
 
     if grows(method):
         # nothing is stated of ProGAN's layers
