@@ -16,6 +16,7 @@ ABOUT = ("format", "summary", "paper")  # tables that describe the recipe: they 
 # tables of what is done with a trained model: a change of them makes no other system
 AFTERWARDS = ("evaluate", "translate", "track")
 NOT_SET = object()  # stands for a key that is not set
+NOT_GIVEN = "not given"  # its text
 
 
 def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
@@ -179,5 +180,5 @@ def _at(tables: Any, path: tuple[str, ...]) -> Any:
 
 
 def value_text(value: Any) -> str:
-    """A value as TOML; `not given` for a key that is not set."""
-    return "not given" if value is NOT_SET or value is None else toml(value)
+    """A value as TOML, or `NOT_GIVEN`."""
+    return NOT_GIVEN if value is NOT_SET or value is None else toml(value)

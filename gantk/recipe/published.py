@@ -23,7 +23,7 @@ class PublishedSystem:
         title: title of the report, with authors and year if the recipe names them.
         system: the system in words; "" if the recipe does not describe it.
         data: the data of the report in words; "" if the recipe does not describe them.
-        stated: number of settings that the report states.
+        stated: dotted keys of the settings that the report states.
         departures: dotted key -> (the report's value, the run's value), as texts.
         other_system: keys in which the run is another system than the published one: stated
             settings of the method, and the domains.
@@ -34,7 +34,7 @@ class PublishedSystem:
     title: str
     system: str
     data: str
-    stated: int
+    stated: tuple[str, ...]
     departures: dict[str, tuple[str, str]]
     other_system: tuple[str, ...]
     figures: dict[str, dict[str, float]]
@@ -48,13 +48,14 @@ class PublishedSystem:
     def in_short(self) -> str:
         """One sentence on how far the run is the published system."""
         if not self.departures:
-            return f"published system: all {self.stated} settings that the report states are kept"
+            count = len(self.stated)
+            return f"published system: all {count} settings that the report states are kept"
 
         keys = list(self.departures)
         named = ", ".join(keys[:MAX_NAMED_KEYS])
         if len(keys) > MAX_NAMED_KEYS:
             named += ", ..."
-        count = f"{len(keys)} of {self.stated}"
+        count = f"{len(keys)} of {len(self.stated)}"
         return (
             f"differs from the published system in {count} stated settings ({named}); report.html"
             " lists them"
@@ -99,7 +100,7 @@ def published_system(
         title=", ".join([title, *_authors_and_year(paper)]),
         system=str(paper.get("system") or ""),
         data=str(paper.get("data") or ""),
-        stated=len(list(leaves(stated))),
+        stated=tuple(".".join(path) for path in leaves(stated)),
         departures={
             key: (value_text(theirs), value_text(here))
             for key, (theirs, here) in differences.items()

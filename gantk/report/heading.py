@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gantk.metrics.words import short_metric_name
+from gantk.recipe.departures import NOT_GIVEN
 from gantk.recipe.load import mapping
 from gantk.recipe.published import PublishedSystem, published_system
 from gantk.report import words
@@ -26,11 +27,12 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
         if system.data:
             rows.append(("data", system.data, _data_here(run, record)))
 
-    stated = [key for key, _, _ in rows]
     for key, (of_file, here) in mapping(record.get("changed")).items():
-        if not any(_same_setting(key, other) for other in stated):
-            before = f"not stated; in the recipe {of_file}" if system else of_file
-            rows.append((key, before, here))
+        if system is None:
+            rows.append((key, of_file, here))
+        elif not _is_stated(key, system):
+            in_recipe = "not in the recipe" if of_file == NOT_GIVEN else f"in the recipe {of_file}"
+            rows.append((key, f"not stated; {in_recipe}", here))
 
     return {
         "origin": record.get("origin") or "",
@@ -48,9 +50,12 @@ def system_of(run: RunRecord) -> PublishedSystem | None:
     return published_system(run.recipe, mapping(record.get("changed")))
 
 
-def _same_setting(key: str, other: str) -> bool:
-    """Whether two dotted keys are equal, or one is a table that holds the other."""
-    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+def _is_stated(key: str, system: PublishedSystem) -> bool:
+    """Whether the report states a setting, or the run departs from settings within it, so that the
+    comparison with the report says what a change has led to.
+    """
+    stated = any(f"{key}.".startswith(f"{other}.") for other in system.stated)
+    return stated or any(other.startswith(f"{key}.") for other in system.departures)
 
 
 def _data_here(run: RunRecord, record: dict[str, Any]) -> str:

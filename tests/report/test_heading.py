@@ -147,3 +147,16 @@ def test_the_terminal_names_departures():
         r" \(method\.generator\.width\); report\.html lists them",
         said,
     )
+
+
+def test_a_setting_that_was_set_back_to_the_published_value_is_as_published(tmp_path):
+    recipe = load_recipe(SYSTEM)
+    text = recipe.text.replace("width = 128\nmax", "width = 64\nmax")
+    assert text != recipe.text
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    words = page_of(tmp_path, str(file), ["method.generator.width=128", "train.steps=9"]).words
+
+    assert "method.generator.width" not in words.partition("On 40 test images")[0]
+    assert "train.steps not stated; not in the recipe 9" in words
+    assert BESIDE in words
