@@ -227,13 +227,11 @@ def _write_start(
 
 
 def _source_in_words(source: Part) -> str:
-    """A data source's name with its path, or with the first sentence of its description."""
+    """A data source's name with its path, or with the first paragraph of its description."""
     import inspect
 
-    from gantk.lookup.reference import first_sentence
-
-    path = source.options.get("path")
-    return f"{source.name}: {path or first_sentence(inspect.getdoc(source.target) or '')}"
+    description = (inspect.getdoc(source.target) or "").partition("\n\n")[0]
+    return f"{source.name}: {source.options.get('path') or ' '.join(description.split())}"
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:

@@ -48,8 +48,8 @@ class PublishedSystem:
     def in_short(self) -> str:
         """One sentence on how far the run is the published system."""
         if not self.departures:
-            count = len(self.stated)
-            return f"published system: all {count} settings that the report states are kept"
+            all_of_them = f"all {len(self.stated)} settings that the report states"
+            return f"published system: {all_of_them} are kept"
 
         keys = list(self.departures)
         named = ", ".join(keys[:MAX_NAMED_KEYS])

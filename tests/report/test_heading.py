@@ -41,7 +41,7 @@ def page_of(folder, name: str, settings=(), profile=None, **environment) -> Page
     return Page(write_report(make_run(folder / "run", recipe=text, **files)))
 
 
-def test_a_run_as_published_stands_beside_the_published_figures(tmp_path):
+def test_a_run_as_published_stands_beside_published_figures(tmp_path):
     words = page_of(tmp_path, SYSTEM).words
 
     assert f"Recipe {SYSTEM}.toml (bundled with gantk) ." in words
@@ -63,7 +63,7 @@ def test_another_network_is_another_system(tmp_path):
     assert f"{APART} This run is another system (method.generator.width)" in words
 
 
-def test_other_settings_of_the_training_are_named_beside_the_figure(tmp_path):
+def test_other_settings_are_named_beside_the_figure(tmp_path):
     words = page_of(tmp_path, SYSTEM, ["train.batch=4"]).words
 
     assert "train.batch 1 4" in words
@@ -105,7 +105,7 @@ def test_matched_training_images_are_named(tmp_path):
     assert "Training images were matched automatically, each slice with similar ones." in words
 
 
-def test_a_run_that_recorded_nothing_still_compares_with_its_report(tmp_path):
+def test_a_run_without_a_record_is_compared_with_its_report(tmp_path):
     _, text, _ = recorded(SYSTEM, profile="cpu")
     run = make_run(tmp_path / "run", recipe=text, metrics=METRICS)
 
@@ -149,7 +149,7 @@ def test_the_terminal_names_departures():
     )
 
 
-def test_a_setting_that_was_set_back_to_the_published_value_is_as_published(tmp_path):
+def test_a_setting_set_back_to_its_published_value_is_kept(tmp_path):
     recipe = load_recipe(SYSTEM)
     text = recipe.text.replace("width = 128\nmax", "width = 64\nmax")
     assert text != recipe.text
