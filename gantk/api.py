@@ -491,6 +491,7 @@ def translate(
     planes: Plane | Literal["all"] | None = None,
     uncertainty: str | None = None,
     tta: bool = False,
+    label: str | None = None,
     volume: int | None = None,
     clip: bool = True,
     format: str | None = None,
@@ -526,6 +527,7 @@ def translate(
             ensemble "members".
         tta: whether to translate each image mirrored too and to return the mean. This takes twice the
             time.
+        label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.
         clip: whether to clip values that the integers of a PNG, JPEG or TIFF cannot hold, with a note.
             False: such values are an error.
@@ -583,7 +585,13 @@ def translate(
         )
 
     options = TranslateOptions(
-        variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta
+        variants,
+        seed,
+        None if style is None else read(Path(style)),
+        planes,
+        uncertainty,
+        tta,
+        label,
     )
     model = load_model(run, device, say)
     translation = Translation(
@@ -641,6 +649,7 @@ def export(
     format: str = "onnx",
     out: str | Path,
     to: str | None = None,
+    label: str | None = None,
     tolerance: float | None = None,
     say: Say = print,
 ) -> Path:
@@ -654,6 +663,7 @@ def export(
         format: "onnx", "monai" or another that `gantk list exporter` names.
         out: the .onnx file, or the folder of the bundle.
         to: the domain to make, by its name. Default: the second domain of the recipe.
+        label: the class that the file translates, for methods that were trained with classes.
         tolerance: the largest difference from PyTorch, as a share of the intensity range.
         say: called with each line of output.
 
@@ -666,7 +676,7 @@ def export(
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
 
-    return write(find_model(run, say), format, Path(out), to, tolerance, say)
+    return write(find_model(run, say), format, Path(out), to, label, tolerance, say)
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:

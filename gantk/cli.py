@@ -269,6 +269,11 @@ def resume(run, device) -> None:
     is_flag=True,
     help="Average with the translation of the mirrored image. Takes twice the time.",
 )
+@click.option(
+    "--label",
+    metavar="CLASS",
+    help="Class of the images, such as tumour, for a model that was trained with classes.",
+)
 @click.option("--volume", type=int, metavar="K", help="Volume of a 4-D file, counted from 0.")
 @click.option(
     "--variants",
@@ -338,6 +343,11 @@ def translate(run, input, output, **options) -> None:
     "--to",
     metavar="DOMAIN",
     help="Domain to make, by its name. Default: the recipe's second domain.",
+)
+@click.option(
+    "--label",
+    metavar="CLASS",
+    help="Class to translate, such as tumour, for a model that was trained with classes.",
 )
 @click.option(
     "--tolerance",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,10 @@ class Method(nn.Module):
         reads: the images that a step needs: ("a", "b") or ("image",).
         paired: whether a[i] and b[i] must show the same anatomy.
         hides: whether the method masks contrasts itself, so that targets may be missing.
-        conditional: whether `sample` generates images of given labels.
+        conditional: whether images are made of given classes: `sample` takes labels, and
+            `translate` needs a view of the method by `of_class`.
+        asked_class: the class that `translate` makes, as an index into `Geometry.classes`; None if
+            this is no view by `of_class`.
         weighs_lesions: whether a loss needs the lesion masks of data.mask = true.
         progress: a scalar tensor that the engine sets, 0 at the first step and 1 at the last.
         batched: whether `batched_forward` may join its inputs.
@@ -145,7 +149,8 @@ class Method(nn.Module):
     paired: ClassVar[bool] = False  # whether a[i] and b[i] must show the same anatomy
     # whether it masks contrasts itself, and can train where targets are missing
     hides: ClassVar[bool] = False
-    conditional: bool = False  # whether `sample` makes images of given labels
+    conditional: bool = False  # whether images are made of given classes
+    asked_class: int | None = None  # of a view by `of_class`
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
     progress: Tensor
     latent: int  # length of the noise vectors of a method with `sampler`
@@ -191,6 +196,17 @@ class Method(nn.Module):
             to: the target domain, "a" or "b".
         """
         raise self._unable("translate", "an image-to-image method, such as cyclegan or dualgan")
+
+    def of_class(self, label: int) -> Self:
+        """A view of this method, with the same weights, that translates images as those of one
+        class.
+
+        Args:
+            label: an index into `Geometry.classes`.
+        """
+        view = copy(self)
+        view.asked_class = label
+        return view
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """Generate `n` different translations of each image; returns (n, N, C, *size).

@@ -28,7 +28,13 @@ TOLERANCE = 1e-3  # of the range; two float32 implementations usually differ by 
 
 
 def export(
-    run: Path, format: str, out: Path, to: str | None, tolerance: float | None, say: Callable
+    run: Path,
+    format: str,
+    out: Path,
+    to: str | None,
+    label: str | None,
+    tolerance: float | None,
+    say: Callable,
 ) -> Path:
     """Export a trained model to a file and return its path: see `gantk.api.export`."""
     tolerance = TOLERANCE if tolerance is None else tolerance
@@ -54,7 +60,7 @@ def export(
         )
 
     translator = Translator.load(run, "cpu")
-    direction = Direction(translator, to)
+    direction = Direction(translator, to, label)
     say(f"export   {direction.name}, step {direction.saved['step']}")
     if direction.why:
         say(f"warning  the export is compared on random images, not on real ones: {direction.why}")
@@ -114,10 +120,10 @@ class Direction:
 
     `network` is the module to export; `inputs` are arrays (N > 1), `torch_outputs(*inputs)`
     PyTorch's outputs for them; `name` describes the direction, `on` the inputs, `why` the reason
-    for drawn inputs; `saved` is meta.json's content.
+    for drawn inputs; `saved` is meta.json's content; `label` the class that is translated, if any.
     """
 
-    def __init__(self, translator: Translator, to: str | None):
+    def __init__(self, translator: Translator, to: str | None, label: str | None = None):
         method = translator.method
         model = translator.model
         self.translator = translator
@@ -132,6 +138,7 @@ class Direction:
 
         self.letter = "image" if self.samples else translator.domain(to)
         self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
+        self.label = label
         self.saved = load_meta(translator.checkpoint)
         if self.samples:
             classes = len(method.geometry.classes) if method.conditional else 0
@@ -142,9 +149,12 @@ class Direction:
             self.on = "4 vectors of normal noise"
             title = f"{model.data.domains[0]} from noise"
         else:
+            method = translator.method_of_class(label)
             frame = translator.frame(self.letter)
             self.inputs = (self._images(),)
             title = f"{frame.source} to {frame.target}"
+            if label is not None:
+                title += f", class {label}"
 
         self.name = f"{model.method.name}, {title}"
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))

@@ -23,6 +23,7 @@ class TranslateOptions:
     planes: Plane | Literal["all"] | None = None
     uncertainty: str | None = None  # the kind of uncertainty returned as a second map
     tta: bool = False  # whether to average with the result for the mirrored image
+    label: str | None = None  # the class of the images, for conditional methods
 
 
 DEFAULT_OPTIONS = TranslateOptions()

@@ -60,7 +60,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
     check_values(host, pipeline.frame)
     mapping = own_mapping(pipeline, host, several)
     frame = pipeline.frame
-    run = _network(model, letter)
+    run = _network(model, letter, options.label)
     # a masked NaN would still make the gradient NaN
     missing = native.isnan()
     native = native.nan_to_num()
@@ -127,11 +127,11 @@ def _apply_mapping(mapping: IntensityMapping, images: Tensor) -> Tensor:
     return torch.stack([mapping.forward(image) for image in images])
 
 
-def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
+def _network(model: Any, letter: str, label: str | None) -> Callable[[Tensor], Tensor]:
     """Return a function (N, C, *size) -> (N, D, *size), float32 with graph, of whole images or of
     blended windows.
     """
-    method = model.method
+    method = model.method_of_class(label)
     runtime = model.runtime
     table = model.model.translate
     trained = tuple(method.geometry.size)

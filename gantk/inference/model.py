@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
@@ -38,6 +39,37 @@ class TrainedModel:
         place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
         return slice(place, None if place is None else place + 1)
 
+    def classes(self) -> tuple[str, ...]:
+        """The classes of a model whose images are made of a given class; () for other models."""
+        return ()
+
+    def class_number(self, label: str) -> int:
+        """The index of a class; UserError where the model does not know it."""
+        known = self.classes()
+        if label not in known:
+            raise UserError(
+                f"this run has no class '{label}'",
+                where="--label",
+                allowed=known or "no classes, because it was trained without labels",
+            )
+        return known.index(label)
+
+    def class_to_translate(self, label: str | None) -> int | None:
+        """The index of the class that a translation is asked for; None for a model without classes.
+
+        Raises:
+            UserError: the model needs a class and `label` is None, or it has no such class.
+        """
+        known = self.classes()
+        if label is None and known:
+            raise UserError(
+                "this model translates images of a given class, but no class is given",
+                where="--label",
+                allowed=known,
+                remedy=f"add --label {known[-1]}",
+            )
+        return None if label is None else self.class_number(label)
+
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         """The factor fitted for a kind of uncertainty, and the number of validation patients;
         (None, 0) if none.
@@ -51,6 +83,7 @@ class TrainedModel:
         options: TranslateOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
         *,
+        label: str | None = None,
         grad: bool = False,
     ) -> Any:
         """Images in, images of the same kind and grid out, in the target domain's intensities,
@@ -79,13 +112,16 @@ class TrainedModel:
               domain.
             options: options of the result; several results are stacked on a new first axis, or are a
               list of images.
+            label: the class of the images, for a model that was trained with classes.
             grad: for tensors: let gradients reach the input, which needs the memory of a training
               step.
 
         An array whose values are off the training set's scale gets a scale of its own, as files do.
         NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
-        type or values do not fit.
+        type or values do not fit, or a class is missing or unknown.
         """
+        if label is not None:
+            options = replace(options, label=label)
         return translate_arrays(self, images, to, options, progress, grad)
 
     def images(

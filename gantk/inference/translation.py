@@ -76,6 +76,7 @@ class Translation:
         self.keep_header = keep_header
         self.workers = workers
         self.letter = model.domain(to)
+        model.class_to_translate(options.label)  # refuses a wrong class before any file is read
         self.frame = model.frame(self.letter)
         self.contrasts = model.contrasts(OTHER[self.letter])
         all_outputs = model.contrasts(self.letter)

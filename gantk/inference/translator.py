@@ -140,6 +140,15 @@ class Translator(TrainedModel):
             "limits": limits_of(self.run.path),
         }
 
+    def classes(self) -> tuple[str, ...]:
+        """The classes of a conditional method; () for other methods."""
+        return self.method.geometry.classes if self.method.conditional else ()
+
+    def method_of_class(self, label: str | None) -> Method:
+        """The method, or its view of the class `label`; UserError as `class_to_translate`."""
+        number = self.class_to_translate(label)
+        return self.method if number is None else self.method.of_class(number)
+
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other
         domains its name.
@@ -181,8 +190,10 @@ class Translator(TrainedModel):
         """The pipeline from native images of the other domain to this one; the last one is cached
         for many files.
         """
-        if self._last is not None and self._last[0] == letter and self._last[1] is options:
-            return self._last[2]  # what a network needs is measured once
+        if self._last is not None and self._last[0] == letter:
+            same = self._last[1] is options
+            if same or (options.example is None and self._last[1] == options):
+                return self._last[2]  # what a network needs is measured once
         # the uncertainty "checkpoints" loads other weights
         if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
@@ -225,9 +236,9 @@ class Translator(TrainedModel):
         """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
         are channels.
         """
-        method = self.method
+        method = self.method_of_class(options.label)
         if options.uncertainty:
-            return self._uncertain_network(letter, options.uncertainty, options.seed)
+            return self._uncertain_network(method, letter, options.uncertainty, options.seed)
 
         count = options.variants
         if count is not None:
@@ -248,18 +259,20 @@ class Translator(TrainedModel):
 
         return TiledNetwork.of_method(network, method, self.model, self.runtime)
 
-    def _uncertain_network(self, letter: str, kind: str, seed: int) -> Callable[[Tensor], Tensor]:
+    def _uncertain_network(
+        self, method: Method, letter: str, kind: str, seed: int
+    ) -> Callable[[Tensor], Tensor]:
         """A function that returns the translation and its uncertainty as channels."""
         maker = registry().get("uncertainty", kind).load()(seed=seed)
         others = []
         if kind == "checkpoints":
             others = earlier_weights(self.checkpoint)
 
-        maker.check(self.method, 1 + len(others))
+        maker.check(method, 1 + len(others))
         factor, _ = self.spread_scale(letter, kind)
         maker.scale = factor or 1.0
-        method = AnySize(self.method, self.model, self.runtime)
-        return lambda x: torch.cat(maker.maps(method, letter, x, others), dim=1)
+        any_size = AnySize(method, self.model, self.runtime)
+        return lambda x: torch.cat(maker.maps(any_size, letter, x, others), dim=1)
 
     @cached_property
     def _uncertainty_scores(self) -> dict[str, dict]:
@@ -315,14 +328,9 @@ class Translator(TrainedModel):
         """Generate `n` native images from noise, (n, C, *size), the same for the same seed;
         `label`: their class.
         """
-        classes = self.method.geometry.classes
         labels = None
         if label is not None:
-            if label not in classes:
-                what = f"this run has no class '{label}'"
-                allowed = classes or "no classes, because it was trained without labels"
-                raise UserError(what, where="--label", allowed=allowed)
-            labels = torch.full((n,), classes.index(label), device=self.runtime.device)
+            labels = torch.full((n,), self.class_number(label), device=self.runtime.device)
 
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
@@ -338,8 +346,8 @@ class Translator(TrainedModel):
         """The class of each of `n` samples: the one asked for, else one after the other; [] where
         the method knows none.
         """
-        classes = self.method.geometry.classes
-        if not classes or not self.method.conditional:
+        classes = self.classes()
+        if not classes:
             return []
         return [label or classes[i % len(classes)] for i in range(n)]
 

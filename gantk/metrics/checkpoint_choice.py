@@ -136,8 +136,8 @@ class Criterion:
 
     def _direction_criteria(self, to: str) -> tuple[str, dict[str, float]]:
         """The criteria of one direction, with the score computed from them."""
-        sources, real = self._images[to]
-        made = self.scorer.translate(sources, to)
+        records, sources, real = self._images[to]
+        made = self.scorer.translate(sources, to, records)
         targets = real.images.cpu()
         inputs = self.data.centre(sources)
         outputs = self.data.centre(made)
@@ -151,7 +151,7 @@ class Criterion:
         criteria = {self.kid.name: round(kid, 6), "structure": round(structure, 6)}
         if OTHER[to] in self.method.directions():
             # every second image, to save time
-            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))
+            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to], records[::2]))
             cycle = float((back - inputs[::2]).abs().mean())
             criteria["cycle"] = round(cycle, 6)
             score += (cycle / max(difference(inputs), 1e-6)) ** 4
@@ -182,9 +182,9 @@ class Criterion:
         return float(unlike)
 
     @cached_property
-    def _images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
-        """By target domain: the images to translate, and real images of that domain from other
-        patients.
+    def _images(self) -> dict[str, tuple[list[Record], Tensor, ImageGroup]]:
+        """By target domain: the images to translate, with their records, and real images of that
+        domain from other patients.
         """
         images = {}
         size = self.method.geometry.size
@@ -201,9 +201,10 @@ class Criterion:
                 sources = sources[: -(-len(sources) // 2)]
 
             real = spread(of_other_patients(training, sources) or training, max_reals)
-            inputs = self.reals.network_inputs(spread(sources, max_sources))
+            records = spread(sources, max_sources)
+            inputs = self.reals.network_inputs(records)
             group = self.reals.group(windows(self.reals.scored_images(real), size))
-            images[to] = (windows(inputs, size), group)
+            images[to] = (records, windows(inputs, size), group)
 
         return images
 

@@ -152,7 +152,12 @@ class Scorer:
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by direction, what post-steps measured
         self._post_records: dict[str, list[dict[str, Any]]] = {}
-        self._any_size = AnySize(method, model, runtime)
+        # by class, whose method a translation needs; by None where the method has no classes
+        self._methods: dict[str | None, AnySize] = {}
+        names = method.geometry.classes if self.classes and method.directions() else [None]
+        for number, name in enumerate(names):
+            of_class = method if name is None else method.of_class(number)
+            self._methods[name] = AnySize(of_class, model, runtime)
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(
                 method, model.train.keep
@@ -219,7 +224,7 @@ class Scorer:
             images = self.method.sample(batch.noise, seed=0).float().cpu()
             return {"image": self.data.centre(images)}
         return {
-            key: self.data.centre(self.translate(images, key[-1]))
+            key: self.data.centre(self.translate(images, key[-1], batch.records[key]))
             for key, images in batch.seen.items()
         }
 
@@ -231,24 +236,27 @@ class Scorer:
             return {}
         found = {}
         for key, images in batch.seen.items():
-            made = self.translate(images, key[-1])
-            found[key] = self.data.centre(self.translate(made, key[0]))
+            records = batch.records[key]
+            made = self.translate(images, key[-1], records)
+            found[key] = self.data.centre(self.translate(made, key[0], records))
         return found
 
-    def _there_and_back(self, images: Tensor, to: str) -> tuple[Tensor, Tensor | None]:
+    def _there_and_back(
+        self, images: Tensor, to: str, records: Sequence[Record]
+    ) -> tuple[Tensor, Tensor | None]:
         """Images (N, C, *size), translated to domain `to`, and these translations, translated
         back; None in their place if the method is not two-way.
         """
-        made = self.translate(images, to)
-        return made, self.translate(made, OTHER[to]) if self.two_way else None
+        made = self.translate(images, to, records)
+        return made, self.translate(made, OTHER[to], records) if self.two_way else None
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
         images from noise.
         """
         scores: dict[str, dict[str, float | None]] = {}
-        for to, (sources, references) in self._validation.items():
-            made = self.data.centre(self.translate(sources, to))
+        for to, (records, sources, references) in self._validation.items():
+            made = self.data.centre(self.translate(sources, to, records))
             rows = self.curves.rows(self.curves(made, references))
             scores[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
 
@@ -273,16 +281,19 @@ class Scorer:
         return {kid.name: kid(train, real, self._generated_group(images)).value}
 
     @cached_property
-    def _validation(self) -> dict[str, tuple[Tensor, References]]:
-        """By target domain, the network inputs of the validation pairs and their references."""
-        found: dict[str, tuple[Tensor, References]] = {}
+    def _validation(self) -> dict[str, tuple[list[Record], Tensor, References]]:
+        """By target domain, the sources of the validation pairs, as network inputs too, and their
+        references.
+        """
+        found: dict[str, tuple[list[Record], Tensor, References]] = {}
         pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
         if not pairs:
             return found
 
         for to in self.method.directions():
-            sources = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
-            found[to] = (sources, self.reals.references(pairs, to))
+            records = [pair[OTHER[to]] for pair in pairs]
+            sources = self.reals.network_inputs(records)
+            found[to] = (records, sources, self.reals.references(pairs, to))
 
         return found
 
@@ -322,7 +333,7 @@ class Scorer:
             return
 
         inputs = self.reals.network_inputs(sources)
-        output, back = self._translate_shared(inputs, to)
+        output, back = self._translate_shared(inputs, to, sources)
         if output is None:  # not rank 0
             return
 
@@ -354,7 +365,7 @@ class Scorer:
             self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses, back
         )
         if self.model.evaluate.uncertainty != "none":
-            uncertainty = self._uncertainty(inputs, references, to, others)
+            uncertainty = self._uncertainty(sources, inputs, references, to, others)
             result.setdefault("uncertainty", {})[key] = uncertainty
 
     def _test_cycle_alone(self, result: dict[str, Any], to: str, sources: Sequence[Record]) -> None:
@@ -367,7 +378,7 @@ class Scorer:
             note = "/training-images-as-none-are-held-out"
 
         inputs = self.reals.network_inputs(sources)
-        _, back = self._translate_shared(inputs, to)
+        _, back = self._translate_shared(inputs, to, sources)
         if back is not None:
             shown = self.data.centre(inputs)
             self._add_cycle(result, to, self.data.centre(back), shown, sources, note)
@@ -548,6 +559,7 @@ class Scorer:
 
     def _uncertainty(
         self,
+        sources: Sequence[Record],
         inputs: Tensor,
         references: References,
         to: str,
@@ -557,30 +569,50 @@ class Scorer:
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
         judge = bind_or_raise("uncertainty", "auto")().judge
 
+        def maps(label: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
+            return maker.maps(self._methods[label], to, images, others)
+
         def errors_and_spread(
-            truth: References, inputs: Tensor
+            truth: References, records: Sequence[Record], inputs: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-            made, deviation = map(self.data.centre, maker.maps(self._any_size, to, inputs, others))
+            found = by_class(self._labels_of(inputs, records), inputs, maps)
+            made, deviation = map(self.data.centre, found)
             return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
 
         fitted_on = None
         pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
         if pairs:
-            seen = self.reals.network_inputs([pair[OTHER[to]] for pair in pairs])
+            records = [pair[OTHER[to]] for pair in pairs]
+            seen = self.reals.network_inputs(records)
             validation = self.reals.references(pairs, to, self.data.centre(seen))
-            fitted_on = errors_and_spread(validation, seen)
+            fitted_on = errors_and_spread(validation, records, seen)
 
-        scores = judge(*errors_and_spread(references, inputs), self.span, fitted_on)
+        scores = judge(*errors_and_spread(references, sources, inputs), self.span, fitted_on)
         return {"kind": maker.kind_for(self.method)} | scores
 
-    def translate(self, images: Tensor, to: str) -> Tensor:
+    def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the
         CPU.
+
+        `records`: of the images, whose classes a conditional method needs.
         """
-        return self._any_size.translate(images, to)
+
+        def translate_one(label: str | None, images: Tensor) -> tuple[Tensor]:
+            return (self._methods[label].translate(images, to),)
+
+        (made,) = by_class(self._labels_of(images, records), images, translate_one)
+        return made
+
+    def _labels_of(self, images: Tensor, records: Sequence[Record]) -> Sequence[str | None]:
+        """The class of each image; None for all where the method translates without classes."""
+        if None in self._methods:
+            return [None] * len(images)
+        if len(records) != len(images):
+            raise ValueError("a conditional method translates images only with their records")
+        return [record.label for record in records]
 
     def _translate_shared(
-        self, images: Tensor, to: str
+        self, images: Tensor, to: str, records: Sequence[Record]
     ) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
         """Translate with all ranks, in the same batches as one alone, and back if the method is
         two-way; returns the images of both on rank 0, (None, None) on the others.
@@ -589,8 +621,11 @@ class Scorer:
         tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)
         # dropout in use: random numbers in order
         drawing = any(layer.training for layer in self.method.modules())
-        shares = [images] if tiled or drawing else images.split(self.batch)
-        translated = self.runtime.share(shares, lambda part: self._there_and_back(part, to))
+        step = len(images) if tiled or drawing else self.batch
+        shares = [slice(first, first + step) for first in range(0, len(images), step)]
+        translated = self.runtime.share(
+            shares, lambda share: self._there_and_back(images[share], to, records[share])
+        )
         if translated is None:
             return None, None
 
@@ -709,6 +744,26 @@ class Scorer:
             f" {' and '.join(counts) or 'none for images from noise'}"
         )
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
+
+
+def by_class(
+    labels: Sequence[Any], images: Tensor, function: Callable[[Any, Tensor], Sequence[Tensor]]
+) -> list[Tensor]:
+    """What `function(label, images)` returns, tensors (N, ...), where it takes images of one label
+    at a time; in the order of `images` (N, ...).
+    """
+    if len(set(labels)) == 1:
+        return list(function(labels[0], images))
+
+    order: list[int] = []
+    parts = []
+    for label in sorted(set(labels)):
+        places = [place for place, each in enumerate(labels) if each == label]
+        parts.append(function(label, images[places]))
+        order += places
+
+    back = torch.tensor(order).argsort()
+    return [torch.cat(each)[back] for each in zip(*parts, strict=True)]
 
 
 def difference(images: Tensor) -> float:

@@ -41,6 +41,7 @@ METRIC_NAMES = {
     "recall": "Variety: real images that the model can produce (recall)",
     "density": "Realism, weighted by neighbours (density)",
     "coverage": "Variety, weighted by neighbours (coverage)",
+    "two_sample": "Classifier that tells generated from real images (two-sample test)",
 }
 # the same keys as METRIC_NAMES: what the score says, in one sentence
 METRIC_EXPLANATIONS = {
@@ -63,6 +64,7 @@ METRIC_EXPLANATIONS = {
     "recall": "The share of real images that lie near a generated image.",
     "density": "How densely the real images surround the generated ones.",
     "coverage": "The share of real images with a generated image nearby.",
+    "two_sample": "How often a classifier tells generated from real images; 0.5 means by chance.",
 }
 
 

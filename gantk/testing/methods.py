@@ -127,6 +127,7 @@ class MethodContract(Contract):
             return
 
         for to in method.directions():
+            method = _translating(method)
             program = torch.export.export(_Translation(method, to), (image,))
             with torch.no_grad():
                 exported = program.module()(image)
@@ -210,6 +211,7 @@ class MethodContract(Contract):
         images = random_images(3, self.channels, self.size(d))
         with torch.no_grad():
             for to in method.directions():
+                method = _translating(method)
                 together = method.translate(images, to)
                 singles = torch.cat([method.translate(image, to) for image in images.split(1)])
                 torch.testing.assert_close(together, singles, rtol=1e-3, atol=1e-4)
@@ -251,10 +253,15 @@ class MethodContract(Contract):
         method.eval()
         images = random_images(BATCH, self.channels, method.geometry.size)
         with torch.no_grad():
-            products = [method.translate(images, to) for to in method.directions()]
+            products = [_translating(method).translate(images, to) for to in method.directions()]
             if method.samples:
                 products.append(method.sample(BATCH, seed=0))
         return products
+
+
+def _translating(method: Method) -> Method:
+    """The method as it translates: of its first class, if it is conditional."""
+    return method.of_class(0) if method.conditional else method
 
 
 class _Translation(torch.nn.Module):

@@ -111,9 +111,15 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
     app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else set(), most=service.most)
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
-    def translate(background: BackgroundTasks, file: UploadFile | None = None, to: str = Form("")):
-        """Translate `file` (NIfTI, picture or zip of a DICOM series) to the domain `to`. Returns a
-        file of the same kind. Headers: Gantk-Notes, a JSON list of warnings and notes about the
+    def translate(
+        background: BackgroundTasks,
+        file: UploadFile | None = None,
+        to: str = Form(""),
+        label: str = Form(""),
+    ):
+        """Translate `file` (NIfTI, picture or zip of a DICOM series) to the domain `to`. `label` is
+        the class of its images, for a model that was trained with classes. Returns a file of the
+        same kind. Headers: Gantk-Notes, a JSON list of warnings and notes about the
         scan; Gantk-Waited, the number of translations that ran before this one.
         """
         if file is None or not file.filename:
@@ -123,7 +129,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         background.add_task(shutil.rmtree, upload.parent.parent)
         try:
             write_file(upload, iter(lambda: file.file.read(2**20), b""))
-            result = service.translate(upload, to or next(iter(directions)))
+            result = service.translate(upload, to or next(iter(directions)), label=label or None)
         except Exception as error:
             shutil.rmtree(upload.parent.parent)
             if isinstance(error, UserError):
@@ -196,13 +202,20 @@ def window(service: Service, limits: str) -> gr.Blocks:
 
         return gr.Button(interactive=bool(given))
 
-    def go(to: str, unsure: bool, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+    def go(
+        to: str,
+        label: str | None,
+        unsure: bool,
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008
+    ):
         upload = uploads.get(request.session_hash)
         if upload is None:
             return PARTS.wrong("The scan was deleted. Upload it again."), None
 
         try:
             options = {
+                "label": label,
                 "show": True,
                 "uncertainty": unsure,
                 "tell": lambda share, what: progress(share, desc=what),
@@ -228,6 +241,14 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     for target, source in service.directions.items()
                 ]
                 way = gr.Radio(choices, value=choices[0][1], label="Direction", elem_id="way")
+                classes = service.model.classes()
+                label = gr.Radio(
+                    list(classes),
+                    value=classes[-1] if classes else None,
+                    label="Class of the images",
+                    visible=bool(classes),
+                    elem_id="label",
+                )
                 unsure = gr.Checkbox(True, label="Show the uncertainty (slower)", elem_id="unsure")
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
@@ -240,7 +261,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
         asked = {"api_visibility": "private", "concurrency_limit": None}
         upload.change(take, upload, start, show_progress="hidden", **asked)
         done = start.click(
-            go, [way, unsure], [status, result_data], show_progress_on=status, **asked
+            go, [way, label, unsure], [status, result_data], show_progress_on=status, **asked
         )
         done.then(None, result_data, None, js="(shown) => window.gantkShow(shown)")
         blocks.unload(forget)

@@ -107,6 +107,7 @@ class Service:
         upload: Path,
         to: str,
         *,
+        label: str | None = None,
         show: bool = False,
         uncertainty: bool = False,
         tell: Tell = lambda *_: None,
@@ -124,7 +125,14 @@ class Service:
 
         def without_paths(text: str) -> str:
             text = text.replace(f"'{content}'", f"'{upload.name}'")
-            for hidden in ("  (INPUT)", "  (--to)", f"{content}/", f"{out}/", f"{upload.parent}/"):
+            for hidden in (
+                "  (INPUT)",
+                "  (--to)",
+                "  (--label)",
+                f"{content}/",
+                f"{out}/",
+                f"{upload.parent}/",
+            ):
                 text = text.replace(hidden, "")
             return text
 
@@ -139,6 +147,7 @@ class Service:
                         source,
                         out if packed else out / upload.name,
                         to=to,
+                        label=label,
                         uncertainty="auto" if uncertainty else None,
                         device=self.device,
                         say=messages.append,

@@ -131,6 +131,10 @@ class Ensemble(TrainedModel):
         """The letter of a domain in the first member."""
         return self.members[0].domain(name)
 
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the first member."""
+        return self.members[0].classes()
+
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain in the first member."""
         return self.members[0].contrasts(letter)
@@ -174,11 +178,14 @@ class Ensemble(TrainedModel):
         options: TranslateOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
         *,
+        label: str | None = None,
         grad=False,
     ) -> Any:
         """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a
         new first axis.
         """
+        if label is not None:
+            options = replace(options, label=label)
         if isinstance(images, (list, tuple)):
             return [self.translate(each, to, options, progress, grad=grad) for each in images]
         if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean

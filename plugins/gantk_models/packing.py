@@ -173,11 +173,15 @@ def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]
     on = []
     largest = 0.0
     for letter in one.method.directions() or [None]:
-        direction = letter and Direction(one, one.frame(letter).target)
+        label = one.classes()[0] if letter and one.classes() else None
+        direction = letter and Direction(one, one.frame(letter).target, label)
         images = direction and torch.from_numpy(direction.inputs[0])
         answers = []
         on.append(direction.on if direction else "4 images from noise")
-        for method in (one.method, other.method):
+        methods = (one.method, other.method)
+        if direction:
+            methods = (one.method_of_class(label), other.method_of_class(label))
+        for method in methods:
             torch.manual_seed(0)
             with torch.no_grad():
                 answers.append(

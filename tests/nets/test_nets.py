@@ -126,14 +126,23 @@ def test_pix2pix_generator_takes_noise_and_class():
     assert not torch.equal(noise[0], noise[1])
 
 
-def test_pix2pix_translates_with_one_noise_and_no_class():
+def test_pix2pix_translates_with_one_noise_and_the_class_asked_for():
     method, inputs = pix2pix_with_noise_and_class()
     a = torch.rand(2, 1, 32, 32)
+    healthy, tumour = method.of_class(0), method.of_class(1)
 
-    assert torch.equal(method.translate(a, "b"), method.translate(a, "b"))
-    assert (inputs[-1][:, 3:] == 0.5).all()
-    first, second = method.variants(a, "b", 2, 0)
+    assert torch.equal(tumour.translate(a, "b"), tumour.translate(a, "b"))
+    assert inputs[-1][:, 3:].mean((2, 3)).tolist() == [[0, 1], [0, 1]]
+    assert not torch.equal(healthy.translate(a, "b"), tumour.translate(a, "b"))
+    assert inputs[-2][:, 3:].mean((2, 3)).tolist() == [[1, 0], [1, 0]]
+    first, second = tumour.variants(a, "b", 2, 0)
     assert not torch.equal(first, second)
+
+
+def test_pix2pix_refuses_to_translate_without_a_class():
+    method, _ = pix2pix_with_noise_and_class()
+    with pytest.raises(UserError, match="none is given.*healthy, tumour"):
+        method.translate(torch.rand(1, 1, 32, 32), "b")
 
 
 instance_norms = pytest.mark.parametrize("affine", [False, True])

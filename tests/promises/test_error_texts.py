@@ -372,6 +372,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "variants by a style": lambda h: of_scan(h, "--variants", "2", "--style", "scan.nii"),
     "variants of one answer": lambda h: of_scan(h, "--variants", "2"),
     "style of one answer": lambda h: of_scan(h, "--style", "scan.nii"),
+    "class of a run without classes": lambda h: translate(h, "in", "out", "--label", "tumour"),
     "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
     # ---- scoring
     "unknown metric": lambda h: score(h, metrics="psnr,sim"),

@@ -125,6 +125,7 @@ def state(direction: Direction) -> dict[str, Any]:
 
     return common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
+        "label": direction.label,
         "frame": asdict(translator.frame(letter)),
         "overlap": model.translate.overlap,
         "statistics": model.translate.statistics,

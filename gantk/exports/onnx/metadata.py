@@ -106,6 +106,7 @@ class Metadata(Entry):
     intensity: Mappings
     window: Sides
     direction: Literal["a_to_b", "b_to_a"]
+    label: Name | None = None  # the class that the network translates
     frame: FrameEntry
     overlap: Share
     statistics: Literal["image", "window"]

@@ -106,6 +106,17 @@ class OnnxModel(TrainedModel):
         """The contrasts of a domain, one channel each."""
         return list(self.meta["contrasts"]["target" if letter == self._letter else "source"])
 
+    def class_to_translate(self, label: str | None) -> None:
+        """UserError where `label` is not the class that was exported."""
+        exported = self.meta.get("label")
+        if label not in (None, exported):
+            raise UserError(
+                f"this file cannot translate images of the class '{label}'",
+                where="--label",
+                allowed=exported or "no class",
+                remedy=f"export that class: gantk export RUN --label {label}",
+            )
+
     def frame(self, letter: str) -> Frame:
         """The network's input and output settings."""
         return self._frame
@@ -129,6 +140,7 @@ class OnnxModel(TrainedModel):
                 what, where=option, remedy="use the run folder that the model was exported from"
             )
 
+        self.class_to_translate(options.label)
         source, target = self._mappings
         return Pipeline(self._frame, source, target, self.run, tta=options.tta)
 

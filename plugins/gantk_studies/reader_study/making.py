@@ -19,6 +19,7 @@ from gantk.data.resample import Resize
 from gantk.errors import UserError, count_noun
 from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
+from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import CHOICES, HERE
 
@@ -273,7 +274,7 @@ def of_run(
     if letter == source:
         made = _sample_each(model, letter, records, rng)
     else:
-        made = _translate_each(model, data, letter, reals.network_inputs(sources))
+        made = _translate_each(model, data, letter, sources, reals.network_inputs(sources))
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
     names = model.contrasts(letter)
@@ -304,8 +305,6 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
     """The domain that is shown, and the one that its images are made from; the same if they are
     made from noise.
     """
-    from gantk.inference.frame import OTHER
-
     directions = model.method.directions()
     if directions:
         letter = model.domain(to)
@@ -317,13 +316,16 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
     return letter, letter
 
 
-def _translate_each(model: Any, data: Any, letter: str, inputs: Any) -> list[Any]:
-    """Translations of network inputs, one at a time: post-steps take several for the slices of a
-    volume.
+def _translate_each(
+    model: Any, data: Any, letter: str, records: Sequence[Any], inputs: Any
+) -> list[Any]:
+    """Translations of the records' network inputs, one at a time: post-steps take several for the
+    slices of a volume.
     """
-    network = model.pipeline(letter).network
     made = []
-    for image in inputs:
+    for record, image in zip(records, inputs, strict=True):
+        label = record.label if model.classes() else None
+        network = model.pipeline(letter, TranslateOptions(label=label)).network
         output = image.new_tensor(network(image[None].numpy()))
         made.append(data.centre(output)[0])
 

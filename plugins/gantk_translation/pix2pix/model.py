@@ -47,7 +47,7 @@ class Pix2Pix(Regression):
     `noise` and `conditional` add input channels to the generator. `noise` adds normal noise, drawn
     for every training image and fixed at inference, so that results are repeatable. `conditional`
     adds a plane for each class, 1 for the image's class and 0 for the others (Mirza & Osindero
-    2014). At inference the class is unknown, and every plane is 1 / classes.
+    2014). A translation then needs the class: `gantk translate --label`, or `of_class`.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Pix2Pix(Regression):
         adapt: Fraction = 0.0,
     ):
         self.noise = noise
+        self.conditional = conditional
         self.classes = geometry.known_classes(conditional)
         options = {
             "generator": generator,
@@ -164,7 +165,7 @@ class Pix2Pix(Regression):
         self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         """Run a generator; `noise` None: the fixed noise of seed 0 for every image; `label` None:
-        unknown class.
+        the class of this view.
         """
         seen = [image]
         size = image.shape[2:]
@@ -174,9 +175,8 @@ class Pix2Pix(Regression):
 
         if self.classes:
             if label is None:
-                known = image.new_full((1, self.classes), 1 / self.classes)
-            else:
-                known = one_hot(label, self.classes).to(image)
+                label = image.new_full((1,), self._class_of_view(), dtype=torch.int64)
+            known = one_hot(label, self.classes).to(image)
             planes = known.reshape(-1, self.classes, *[1] * len(size))
             seen.append(planes.expand(len(image), -1, *size))
 
@@ -184,6 +184,17 @@ class Pix2Pix(Regression):
             image = torch.cat(seen, 1)
 
         return super()._generate(image, to)
+
+    def _class_of_view(self) -> int:
+        """The class of a view by `of_class`; UserError for the method itself."""
+        if self.asked_class is None:
+            raise UserError(
+                "a conditional Pix2Pix translates images of a given class, but none is given",
+                where="translate",
+                allowed=self.geometry.classes,
+                remedy="translate with method.of_class(number)",
+            )
+        return self.asked_class
 
     def _draw_noise(self, image: Tensor) -> Tensor | None:
         if not self.noise:

@@ -29,6 +29,11 @@ from gantk.commands import Command, device_option
     help="Name of the target domain. Default: the recipe's second domain.",
 )
 @click.option(
+    "--label",
+    metavar="CLASS",
+    help="Class of the image, such as tumour, for a run that was trained with classes.",
+)
+@click.option(
     "--region",
     metavar="X0:X1,Y0:Y1",
     help="Explain these columns and rows of the output. Default: the whole output.",

@@ -51,6 +51,7 @@ def explain(
     out: str | Path | None = None,
     *,
     to: str | None = None,
+    label: str | None = None,
     region: str = "",
     mask: str | Path | None = None,
     method: Literal["gradients", "occlusion"] = "gradients",
@@ -74,6 +75,7 @@ def explain(
         image: the file to translate.
         out: writes OUT.png and OUT.nii.gz. None writes nothing.
         to: the target domain, by name.
+        label: the class of the image, for a run that was trained with classes.
         region: columns and rows of the slice as shown, "x0:x1,y0:y1". For volumes and 3-D networks
             also planes, ",z0:z1". Without region and mask: the whole image.
         mask: an image on the same grid. The region is where it is above 0.
@@ -89,7 +91,7 @@ def explain(
     """
     attribute = _captum(method)
     model, letter = _model(run, to, device, say)
-    view = View(model, letter, read(Path(image)), slice, mask, region)
+    view = View(model, letter, label, read(Path(image)), slice, mask, region)
     x, blurred = (
         torch.from_numpy(each)[None].to(model.runtime.device)
         for each in (view.seen, blur(view.seen))
@@ -110,8 +112,9 @@ def explain(
             rise = float(score(x) - score(blurred))
             return found[0].float().cpu(), translate_middle(x)[0].cpu(), rise
 
-    found, made, rise = attribution_of(model.method)
-    other = attribution_of(randomise_weights(model.method))[0]
+    network = model.method_of_class(label)
+    found, made, rise = attribution_of(network)
+    other = attribution_of(randomise_weights(network))[0]
     correlation = rank_correlation(found, other)
     magnitudes = rank_correlation(found.abs(), other.abs())
     picture = panels(*view.display_planes(x[0].cpu(), made, found), view.frame.range)

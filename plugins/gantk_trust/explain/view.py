@@ -18,6 +18,7 @@ from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image, same_grid
+from gantk.inference.frame import TranslateOptions
 
 
 class View:
@@ -32,12 +33,13 @@ class View:
         self,
         model: Any,
         letter: str,
+        label: str | None,
         given: Image,
         number: int | None,
         mask: str | Path | None,
         region: str,
     ):
-        pipeline = model.pipeline(letter)
+        pipeline = model.pipeline(letter, TranslateOptions(label=label))
         pipeline.check_channels(given, "IMAGE")
         self.frame = pipeline.frame
         self.given = given

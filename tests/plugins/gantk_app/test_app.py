@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import requests
 from browser import BROWSER
+from tiny import small_run
 from volumes import volume
 
 from gantk.formats.files import read
@@ -48,6 +49,30 @@ def client(service):
     from gantk_app.server import application
 
     return TestClient(application(service), base_url="http://127.0.0.1")
+
+
+def test_a_model_with_classes_needs_one(tmp_path, pictures):
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    from fastapi.testclient import TestClient
+
+    from gantk_app.server import application
+    from gantk_app.service import Service
+
+    method = {"name": "pix2pix", "conditional": True, "generator": {"name": "unet", "width": 4}}
+    heads = {"lesions": 1, "radius": [10.0, 20.0], "healthy": 0.5}
+    run = small_run(tmp_path, method, source=heads, domains=["T1", "FLAIR"], labels=True)
+    service = Service(str(run), tmp_path / "place", MOST, "cpu")
+    client = TestClient(application(service), base_url="http://127.0.0.1")
+    (picture,) = pictures(tmp_path / "pictures", 1)
+    sent = {"files": {"file": ("a.png", picture.read_bytes())}}
+    answers = [
+        client.post("/translate", data=given, **sent)
+        for given in ({"label": "healthy"}, {"label": "tumour"}, {})
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 400]
+    assert answers[0].content != answers[1].content
+    assert "healthy, tumour" in answers[2].text
 
 
 def zipped(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
