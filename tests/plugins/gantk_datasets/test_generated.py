@@ -162,3 +162,27 @@ def test_what_does_not_fit_is_refused(noise_run, change, message):
     with pytest.raises(UserError) as caught:
         Data(model.data, model.method.target)
     assert message in str(caught.value)
+
+
+def test_folders_of_pictures_can_be_chained(pictures, tmp_path):
+    for number, name in enumerate(("no", "yes")):
+        pictures(tmp_path / "heads" / name, 8, seed=number)
+
+    method = DCGAN | {"conditional": True}
+    images = {"name": "images", "path": str(tmp_path / "heads")}
+    data = {"domains": ["MR"], "labels": True, "size": [32, 32], "source": images}
+    data["split"] = {"test": 0.25, "validation": 0.0, "by": "image"}
+    recipe = {"method": method, "data": data, "train": {"steps": 1, "batch": 2}}
+    recipe["evaluate"] = {"samples": 1, "images": 4}
+    say = lambda line: None  # noqa: E731
+    first = package.run(recipe, out=tmp_path / "first", device="cpu", say=say)
+    chained = tables(first.path)
+    chained["data"]["domains"] = ["no", "yes"]
+    chained["data"]["intensity"]["high"] = 255.0
+    second = package.run(chained, out=tmp_path / "second", device="cpu", say=say)
+    sets = split_of(second.path)
+    tested = {entry["path"] for entry in split_of(first.path)["test"]}
+
+    assert len([entry for entry in sets["train"] if entry["domain"] == "b"]) == 6
+    assert {entry["path"] for entry in sets["test"]} == tested
+    assert all("yes" in entry["path"] for entry in sets["test"] if entry["domain"] == "b")
