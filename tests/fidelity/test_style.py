@@ -162,7 +162,7 @@ def test_the_real_image_keeps_its_content_and_takes_the_made_ones_style(name):
     real = torch.full((3, 1, 32, 32), 0.5)
     shown = []
 
-    def paint(content, style, *, encoder, how, steps, shared):
+    def paint(content, style, *, steps, shared, **more):
         shown.append((float(content.mean()), float(style.mean()), shared, steps))
         return content, None
 
