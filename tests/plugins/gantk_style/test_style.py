@@ -188,6 +188,53 @@ def test_rescaled_filters_have_mean_activation_1():
     assert float((told[0] / told[1] - 1).abs().min()) > 1e-3
 
 
+def test_rescaled_images_of_a_batch_do_not_share_a_target():
+    encoder = VGG19(["conv1_1"], "random")
+    how = StyleOptions(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
+    content = blobs(3, 3)
+    styles = blobs(2, 3, seed=2)
+    image = blobs(3, 3, seed=5)
+    together = Objective(content, styles, encoder, how)(image)["style"]
+    alone = [
+        Objective(content[k : k + 1], styles, encoder, how)(image[k : k + 1])["style"]
+        for k in range(3)
+    ]
+
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_the_gram_loss_compares_maps_and_refuses_images():
+    loss = bind_or_raise("loss", "gram")()
+    image = blobs(2, 3)
+    maps = [blobs(2, 3), blobs(2, 5, (16, 16))]
+    other = [blobs(2, 3, seed=8), blobs(2, 5, (8, 8), seed=9)]
+    described = [loss.describe(each) for each in other]
+
+    assert float(loss([image], [image])) == 0.0
+    assert float(loss(maps, maps)) == 0.0
+    assert float(loss(maps, other)) > 0
+    torch.testing.assert_close(loss(maps, described), loss(maps, other))
+    for output, target in (
+        (image, image),
+        ([image], image),
+        (image, [image]),
+        ([image[0]], [image]),
+    ):
+        with pytest.raises(UserError, match="compares feature maps, but.* list with one map"):
+            loss(output, target)
+
+    # equations 4 and 5, with means in place of sums
+    paper = bind_or_raise("loss", {"name": "gram", "relative": False, "weights": [0.25, 2.0]})()
+    layers = [
+        (torch.einsum("ncp,ndp->ncd", x.flatten(2), x.flatten(2)) / x[0, 0].numel() - wanted)
+        for x, wanted in zip(maps, described, strict=True)
+    ]
+    expected = sum(w * each.square().mean() for w, each in zip((0.25, 2.0), layers, strict=True))
+    torch.testing.assert_close(paper(maps, other), expected)
+    with pytest.raises(UserError, match="1 and 1 feature maps and 2 weights"):
+        paper(maps[:1], other[:1])
+
+
 def test_smoothing_softens_edges_and_leaves_flat_tissue():
     image = torch.zeros(1, 1, 32, 32)
     image[..., 16:] = 1.0
