@@ -31,7 +31,7 @@ from gantk.report.pictures import ERROR_CEILING, TEXTS, error_scale, sample_bloc
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import best_checkpoint, cards
 from gantk.report.statistics import section as statistics_section
-from gantk.report.summary import score_tables, summarise, typical_images
+from gantk.report.summary import cycle_sentences, score_tables, summarise, typical_images
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
@@ -177,6 +177,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "result": summarise(run),
         "sure": round(100 * MIN_PROBABILITY_BETTER),
         "tables": score_tables(run),
+        "cycles": list(cycle_sentences(run).values()),
         "cards": cards(run),
         "steps": steps,
         "blocks": blocks,

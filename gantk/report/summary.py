@@ -31,6 +31,8 @@ from gantk.report.words import ARROW
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
+# end of the definition of a score of training images
+NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
 TONES = ("bad", "near", "good")  # the worst first
 
 
@@ -62,6 +64,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     """
     tables = []
     system = system_of(run)
+    cycles = cycle_sentences(run)
     for key, scores in (run.metrics.get("metrics") or {}).items():
         published = figures_beside(system, key, scores)
         regions: dict[str, list[dict[str, Any]]] = {}
@@ -78,7 +81,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
                 "count": _count(scores, from_noise=key == FROM_NOISE),
                 "region": first,
                 "rows": rows,
-                "cycle": _cycle_error(run, key),
+                "cycle": cycles.get(key, ()),
                 "published": figures_note(system) if published else "",
                 "apart": figures_apart(system, key, scores, run.label(key)),
                 "regions": {
@@ -89,24 +92,33 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     return tables
 
 
-def _cycle_error(run: RunRecord, key: str) -> dict[str, str]:
-    """How far test images that are translated there and back are from the originals; {} where the
-    method is not two-way.
+def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
+    """Direction -> how far images that are translated there and back are from the originals, as a
+    sentence, and the definition of its number; {} where the method is not two-way.
     """
-    rows = (run.metrics.get("cycle") or {}).get(key) or {}
-    row = rows.get("mae") or {}
-    if row.get("value") is None:
-        return {}
+    sentences = {}
+    for key, rows in (run.metrics.get("cycle") or {}).items():
+        row = rows.get("mae") or {}
+        if row.get("value") is None:
+            continue
 
-    foreground = rows.get("mae_foreground") or {}
-    places = words.decimals(row)
-    return {
-        "way": there_and_back(run.label(key)),
-        "value": words.digits(row["value"], places),
-        "interval": words.interval(row, places),
-        "foreground": words.digits(foreground.get("value"), places) if foreground else "",
-        "definition": row["definition"],
-    }
+        whose = "training" if row["definition"].endswith(NOTHING_HELD_OUT) else "test"
+        places = words.decimals(row)
+        value = words.digits(row["value"], places)
+        ends = words.interval(row, places)
+        if ends:
+            value += f" ({ends})"
+
+        sentence = (
+            f"{there_and_back(run.label(key))}: translated there and back, the {whose} images"
+            f" differ from the originals by {value} on average"
+        )
+        foreground = (rows.get("mae_foreground") or {}).get("value")
+        if foreground is not None:
+            sentence += f", and by {words.digits(foreground, places)} in the foreground"
+        sentences[key] = (f"{sentence} (MAE).", row["definition"])
+
+    return sentences
 
 
 def there_and_back(label: str) -> str:

@@ -124,3 +124,12 @@ def test_runs_of_one_direction_show_no_reconstructions(method, tmp_path):
     assert "cycle" not in json.loads((run / "metrics.json").read_text("utf-8"))
     assert not list((run / "samples").glob("*/cycle"))
     assert "econstruct" not in Page(run / "report.html").words
+
+
+def test_a_run_that_holds_nothing_out_reports_its_cycle_error(tmp_path):
+    split = {"test": 0.0, "validation": 0.0}
+    run = small_run(tmp_path, {"name": "cyclegan"} | NETWORKS, split=split)
+    words = Page(run / "report.html").words
+
+    assert "T1 → T2 → T1: translated there and back, the training images differ" in words
+    assert "Input: T1 Generated T2 Reconstructed T1" in words
