@@ -51,7 +51,9 @@ KEPT_METRICS = (  # of metrics.json; what a record keeps
 )
 KEPT_BASELINES = ("identity", "intensity_map", "noise", "real_split")
 LENGTHS = ("train.steps", "train.epochs")  # how long a training was is its own column
+WAYS = ("a_to_b", "b_to_a")
 NOT_MEASURED = "not measured yet"
+NOTHING_HELD_OUT = "nothing held out"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def record_of(
     baselines = {
         each: kept_scores(metrics["baselines"][each])
         for each in KEPT_BASELINES
-        if each in metrics["baselines"]
+        if each in metrics.get("baselines", {})
     }
     return {
         "reports": best_of or [report_of(name).number],
@@ -154,7 +156,8 @@ def record_of(
         f" {environment['precision']}, torch {environment['packages']['torch']}",
         "date": environment["started"][:10],
         "differs": {} if best_of else differences(name, recipe),
-        "scores": kept_scores(metrics["metrics"]),
+        "scores": kept_scores(metrics.get("metrics", {})),
+        "cycle": {key: rows["mae"]["value"] for key, rows in metrics.get("cycle", {}).items()},
         "baselines": baselines,
         "note": note,
     }
@@ -290,11 +293,13 @@ def short_overview(records: list[dict[str, Any]]) -> str:
 
 
 def latest(report: Report, records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The newest record of each recipe, in the order of the recipes."""
+    """The newest record of each recipe, in the order of the recipes; one with scores if any."""
     newest: dict[str, dict[str, Any]] = {}
     for record in records:
-        if report.number in record["reports"] and record["kind"] == kind:
-            newest[record["recipe"]] = record
+        name = record["recipe"]
+        wanted = report.number in record["reports"] and record["kind"] == kind
+        if wanted and (record["scores"] or not newest.get(name, {}).get("scores")):
+            newest[name] = record
     order = {name: place for place, name in enumerate(report.recipes)}
     return sorted(newest.values(), key=lambda record: order.get(record["recipe"], 0))
 
@@ -307,7 +312,7 @@ def published_figures(report: Report) -> list[str]:
         system = NAMES[tables["method"]["name"]]
         figures = paper.get("published", {})
         for direction, scores in figures.items():
-            if direction in ("a_to_b", "b_to_a"):
+            if direction in WAYS:
                 way = direction_in_words(direction, tables["data"]["domains"])
                 found.append(f"{system} {way}: {scores['psnr']:.2f} dB / {scores['ssim']:.2f}")
             elif direction == "accuracy":
@@ -328,14 +333,26 @@ def short_scores(found: list[dict[str, Any]], *, name_system: bool = False) -> s
     if not found:
         return NOT_MEASURED
     first = found[0]
-    row = first["scores"].get("image")
+    if not first["scores"]:
+        return NOTHING_HELD_OUT
+    scores = final_scores(first["scores"])
+    row = scores.get("image")
     if row:
         words = f"KID {row['kid_random']['value']:.2f}"
     else:
-        psnr = [f"{row['psnr']['value']:.1f}" for row in first["scores"].values()]
+        psnr = [f"{row['psnr']['value']:.1f}" for row in scores.values()]
         words = " / ".join(psnr)
     system = recipe_tables(first["recipe"])["method"]["name"]
     return f"{NAMES[system]} {words}" if name_system else words
+
+
+def final_scores(scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The scores of each direction: after the post-steps, where a recipe has some."""
+    return {
+        direction: scores.get(f"{direction}_post", row)
+        for direction, row in scores.items()
+        if not direction.endswith("_post")
+    }
 
 
 def direction_in_words(direction: str, domains: list[str]) -> str:
@@ -344,17 +361,24 @@ def direction_in_words(direction: str, domains: list[str]) -> str:
 
 
 def scores_in_words(record: dict[str, Any]) -> str:
-    """PSNR / SSIM of each direction, or KID and what a classifier learns."""
+    """PSNR / SSIM of each direction, or KID and what a classifier learns, after post-steps."""
     found = []
-    for direction, row in record["scores"].items():
-        if direction in ("a_to_b", "b_to_a") and "psnr" in row:
+    for direction, row in final_scores(record["scores"]).items():
+        if direction in WAYS and "psnr" in row:
             way = direction_in_words(direction, record["domains"])
             pair = f"{row['psnr']['value']:.2f} dB / {row['ssim']['value']:.3f}"
             found.append(f"{way} {pair}")
-        else:
-            found += [f"KID {row['kid_random']['value']:.3f}"] if "kid_random" in row else []
-        if "classification" in row:
-            found.append(f"classifier {row['classification']['value']:.3f}")
+        for metric, word in (("kid_random", "KID"), ("classification", "classifier")):
+            if metric in row:
+                before = record["scores"][direction].get(metric, {}).get("value")
+                value = f"{row[metric]['value']:.3f}"
+                changed = before is not None and before != row[metric]["value"]
+                found.append(f"{word} {value}" + (f" (before: {before:.3f})" if changed else ""))
+    if not found:
+        found.append(NOTHING_HELD_OUT)
+        for direction, error in record.get("cycle", {}).items():
+            there, back = record["domains"] if direction == "a_to_b" else record["domains"][::-1]
+            found.append(f"{there} -> {back} -> {there} MAE {error:.3f}")
     return ", ".join(found)
 
 
