@@ -22,6 +22,7 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/README.md": "benchmarks/measured.md",
     "benchmarks/results/quality.md": "benchmarks/quality.md",
     "benchmarks/results/published-systems.md": "benchmarks/published-systems.md",
+    "benchmarks/results/published-items.md": "benchmarks/published-items.md",
     "benchmarks/results/published-future-work.md": "benchmarks/published-future-work.md",
     "benchmarks/results/weak-pairs.md": "benchmarks/weak-pairs.md",
     "benchmarks/results/misaligned-pairs.md": "benchmarks/misaligned-pairs.md",
