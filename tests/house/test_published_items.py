@@ -49,11 +49,13 @@ def has(tables, path):
 def stated_values(report):
     """ "group.key" of every value that the golden table has for a report."""
     found = set()
-    table = SYSTEMS[f"R{report - 1}"]
-    for each in [table["stated"], *table["systems"].values(), {"style": table.get("style", {})}]:
-        for group, values in each.items():
-            if isinstance(values, dict):
-                found |= {f"{group}.{key}" for key in values}
+    key = f"R{report - 1}"
+    for table in (each for name, each in SYSTEMS.items() if name.partition("_")[0] == key):
+        style = {"style": table.get("style", {})}
+        for groups in [table["stated"], *table["systems"].values(), style]:
+            for group, values in groups.items():
+                if isinstance(values, dict):
+                    found |= {f"{group}.{name}" for name in values}
     return found
 
 
