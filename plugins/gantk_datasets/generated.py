@@ -257,12 +257,13 @@ class Generated:
         import torch
 
         model = self._model
+        method = model.method_of_class(self.label if self._labels else None)
         parts = []
         for first in range(0, len(sources), IMAGES_PER_PASS):
             part = sources[first : first + IMAGES_PER_PASS]
             images = torch.stack([self._data.image(record) for record in part])
             with torch.no_grad(), model.runtime.autocast():
-                made = model.method.translate(images, self._letter).float()
+                made = method.translate(images, self._letter).float()
             parts.append(model.intensity[self._letter].inverse(made.numpy()))
 
         return np.concatenate(parts).astype(np.float32)

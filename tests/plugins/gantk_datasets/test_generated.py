@@ -10,7 +10,8 @@ import gantk as package
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.files import sha256_of
-from gantk.metrics.references import RealImages
+from gantk.inference.frame import TranslateOptions
+from gantk.metrics.references import RealImages, spread
 from gantk.recipe.load import load_recipe
 
 TUMOURS = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4, "subjects": 8}
@@ -127,9 +128,11 @@ def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
     assert trained.isdisjoint(record.subject for record in data.splits["test"])
 
 
-def test_translations_of_a_paired_run_are_examples_too(tmp_path):
-    method = {"name": "pix2pix"} | NETWORKS
-    run = small_run(tmp_path, method, domains=["T1", "FLAIR"], source=TUMOURS)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_translations_of_a_paired_run_are_examples_too(tmp_path, conditional):
+    method = {"name": "pix2pix", "conditional": conditional} | NETWORKS
+    data = {"domains": ["T1", "FLAIR"], "labels": conditional}
+    run = small_run(tmp_path, method, source=TUMOURS, **data)
     data = data_of(run)
     examples = of(data.training, "b")
     sources = [
@@ -141,6 +144,15 @@ def test_translations_of_a_paired_run_are_examples_too(tmp_path):
 
     assert len(examples) == min(6, len(sources))
     assert native(examples).std() > 0
+    if conditional:  # as `gantk translate --label tumour` makes them
+        model = package.load(run, device="cpu")
+        inputs = {
+            record.key: record.read() for record in model._data.training if record.domain == "a"
+        }
+        asked = np.stack([inputs[entry["key"]] for entry in spread(sources, 6)])
+        made = model.translate(asked, options=TranslateOptions(label="tumour"))
+        np.testing.assert_allclose(native(examples), made, rtol=1e-3, atol=0.5)
+
     assert real.keys() <= {entry["subject"] for entry in split_of(run)["train"]}
 
 
