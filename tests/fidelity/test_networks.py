@@ -15,16 +15,16 @@ UNET64 = functools.partial(reference.unet, width=WIDTH, depth=6, stem=True, end=
 UNET256 = functools.partial(UNET15, relu_skips=True)
 PATCHGAN = functools.partial(reference.patchgan, width=WIDTH)
 PATCHGAN64 = functools.partial(PATCHGAN, hidden=5, norm_first=True)
+RESNET = functools.partial(reference.resnet, width=WIDTH)
+BOTH_WAYS = {  # recipe -> what the layers of its generators and of its discriminators compute
+    "cyclegan_t1t2_unet15": (UNET15, PATCHGAN),
+    "dualgan_t1t2_unet15": (UNET15, PATCHGAN),
+    "cyclegan_t1t2_64": (UNET64, PATCHGAN64),
+    "cyclegan_t1t2_256": (UNET256, PATCHGAN),
+    "cyclegan_ct_mr": (functools.partial(RESNET, blocks=6), PATCHGAN),
+    "cyclegan_ct_mr_resnet9": (functools.partial(RESNET, blocks=9), PATCHGAN),
+}
 NETWORKS = {  # (recipe, network) -> what its report's layers compute
-    ("cyclegan_t1t2_unet15", "g_ab"): UNET15,
-    ("cyclegan_t1t2_unet15", "d_a"): PATCHGAN,
-    ("dualgan_t1t2_unet15", "g_ba"): UNET15,
-    ("cyclegan_t1t2_64", "g_ab"): UNET64,
-    ("cyclegan_t1t2_64", "d_b"): PATCHGAN64,
-    ("cyclegan_t1t2_256", "g_ba"): UNET256,
-    ("cyclegan_ct_mr", "g_ab"): functools.partial(reference.resnet, width=WIDTH, blocks=6),
-    ("cyclegan_ct_mr", "d_b"): PATCHGAN,
-    ("cyclegan_ct_mr_resnet9", "g_ba"): functools.partial(reference.resnet, width=WIDTH, blocks=9),
     ("pix2pix_tumour", "g_ab"): functools.partial(reference.attention_unet, width=WIDTH),
     ("pix2pix_tumour", "d_ab"): PATCHGAN,
     ("dcgan_tumour", "generator"): functools.partial(
@@ -34,6 +34,9 @@ NETWORKS = {  # (recipe, network) -> what its report's layers compute
         reference.dcgan_discriminator, width=WIDTH
     ),
 }
+for _recipe, (_generator, _discriminator) in BOTH_WAYS.items():
+    NETWORKS |= dict.fromkeys([(_recipe, "g_ab"), (_recipe, "g_ba")], _generator)
+    NETWORKS |= dict.fromkeys([(_recipe, "d_a"), (_recipe, "d_b")], _discriminator)
 
 
 def input_of(network, method):
