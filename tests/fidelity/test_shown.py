@@ -71,7 +71,7 @@ def test_r1_trains_on_all_slices_for_1500_steps(r1):
 
 
 @pytest.mark.fidelity
-def test_r1_is_shown_gray_squares_from_0_to_1_and_their_mirror_images(r1):
+def test_r1_is_shown_gray_squares_and_their_mirror_images(r1):
     for letter in "ab":
         plain = prepared(r1, letter)
         mirrored = plain.flip(-1)

@@ -38,7 +38,7 @@ from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-def test_patchgan_of_five_normed_convolutions_and_one_to_the_map():
+def test_patchgan_of_five_normed_convolutions_and_one_more():
     network = PatchGAN(1, 2, width=4, layers=6, strided=3, norm_first=True)
     kinds = [type(layer).__name__ for layer in network.layers]
     strides = [layer.stride[0] for layer in network.layers if isinstance(layer, nn.Conv2d)]
