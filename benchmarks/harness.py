@@ -400,6 +400,10 @@ class RecipeStep:
         method, channels = method_of(model, runtime)
         stage = method.stages(TRAINING_STEPS)[-1]  # full image size, without fade-in
         images = noise(model, channels, stage, runtime)
+        sets = {letter: batch.float().cpu() for letter, batch in images.items()}
+        for letter, companion in method.companions(sets).items():
+            near = [companion(index, sets) for index in range(model.train.batch)]
+            images[f"near_{letter}"] = runtime.place(torch.stack(near), model.data.dims)
         method.begin(stage, images)
         engine = Engine(method, model.train, TRAINING_STEPS, runtime)
         engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)

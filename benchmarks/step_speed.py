@@ -9,8 +9,8 @@ not timed.
     # CycleGAN at published widths, minutes a case
     python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE
 
-WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured
-again are replaced.
+WHAT is a case of peers/cases.py, a pattern of cases, a recipe, or RECIPE@PROFILE. Rows of FILE that
+are measured again are replaced.
 """
 
 import json
@@ -46,7 +46,8 @@ def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
         cases = [case for case in CASES.values() if fnmatch(case.name, name) and not case.window]
         yield from ((case.name, load_recipe(case.tables())) for case in cases)
         if not cases:
-            yield name, load_recipe(name)
+            recipe, _, profile = name.partition("@")
+            yield name, load_recipe(recipe).override([], profile or None)
 
 
 def measure(name: str, recipe: Recipe, options) -> dict:
@@ -97,7 +98,11 @@ def main(
     """
     options = parser(doc, device=None, set=[], seconds=60.0)
     options.add_argument(
-        "what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2"
+        "what",
+        nargs="*",
+        default=["dualgan_t1t2@plain"],
+        metavar="WHAT",
+        help="default: dualgan_t1t2@plain",
     )
     if doc == __doc__:
         options.add_argument("--each", action="store_true", help="also switch one part at a time")

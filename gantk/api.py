@@ -103,7 +103,7 @@ def run(
     from gantk.recipe.published import published_system
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder, stored_data
-    from gantk.training.assemble import assemble
+    from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.checks import check_training
     from gantk.training.memory import memory_advice
     from gantk.training.restart import advice, run_to_resume
@@ -144,6 +144,9 @@ def run(
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
             say(line)
 
+        if parts.method.companions_note:
+            say(f"match    {parts.method.companions_note}")
+        prepare_batches(parts)
         folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
             _write_start(folder, loaded, tables, changed, parts, leaks)
@@ -253,7 +256,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
     from gantk.runs.models import refuse_packed
-    from gantk.training.assemble import assemble
+    from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.checks import check_training
     from gantk.training.memory import memory_advice
     from gantk.training.restart import advice
@@ -275,7 +278,9 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     watched = runtime.watch_connection(lambda: advice(folder.path, runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
         saved = runtime.from_main(locked_checkpoint)
-        _train(assemble(model, runtime, split), folder, say, True, saved)
+        parts = assemble(model, runtime, split)
+        prepare_batches(parts)
+        _train(parts, folder, say, True, saved)
         return Run(folder.path)
 
 

@@ -141,6 +141,8 @@ class Method(nn.Module):
         weighs_lesions: whether a loss needs the lesion masks of data.mask = true.
         progress: a scalar tensor that the engine sets, 0 at the first step and 1 at the last.
         batched: whether `batched_forward` may join its inputs.
+        companions_note: what its companions are, in one sentence that gantk prints before it looks
+            for them; "": it has none.
 
     All state that outlives a step must be in `state_dict`.
     """
@@ -152,6 +154,7 @@ class Method(nn.Module):
     conditional: bool = False  # whether images are made of given classes
     asked_class: int | None = None  # of a view by `of_class`
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
+    companions_note: str = ""  # what its companions are, for the user
     progress: Tensor
     latent: int  # length of the noise vectors of a method with `sampler`
 

@@ -137,6 +137,8 @@ SchedulePart = Annotated[Part, Kind("schedule")]
 TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
+NO_PART = "none"  # in a recipe, the value that takes an optional part away: method.pairs = "none"
+
 # Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int,
 # Field(ge=2, le=9)].
 Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, length of a latent code
@@ -301,7 +303,7 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
     try:
         # Validated as JSON, whose rules recipes follow: a list may stand for a tuple, a text never
         # for a number.
-        return model.model_validate_json(json.dumps(_with_default_names(model, values)))
+        return model.model_validate_json(json.dumps(_with_defaults(model, values)))
     except ValidationError as error:
         # A misspelt key often leaves the right one missing: report the misspelt key first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -313,22 +315,30 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         ) from None
 
 
-def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """Add the default `name` to tables without one: `generator = { width = 32 }`, `--set
-    train.optimizer.lr=1e-4`.
+    train.optimizer.lr=1e-4`. Read "none" as no part, where a part may be missing.
     """
     named = dict(values)
     for key, field in model.model_fields.items():
         value = named.get(key)
         kind = field.annotation
+        if value == NO_PART and _is_optional_part(kind):
+            named[key] = None
         if not isinstance(value, Mapping):
             continue
         if is_table(kind):
-            named[key] = _with_default_names(kind, value)
+            named[key] = _with_defaults(kind, value)
         elif isinstance(field.default, str) and kind_of(field.metadata):
             named[key] = {"name": field.default} | dict(value)
 
     return named
+
+
+def _is_optional_part(hint: Any) -> bool:
+    """Whether a type is a part or None."""
+    inner = get_args(hint)
+    return type(None) in inner and any(kind_of(getattr(x, "__metadata__", ())) for x in inner)
 
 
 def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:

@@ -83,13 +83,6 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         runtime.ranks.agree(identity_of(model, data))
 
     runtime.broadcast(method.state_dict().values())
-    order = model.data.order() if model.data.order else lambda batches: None
-    companions, batches.chosen = runtime.from_main(
-        lambda: (method.companions(batches.sets), order(batches))
-    )
-    for letter, companion_of in companions.items():
-        batches.sets[letter].companions = companion_of
-
     steps = train.steps_in_all(batches.steps_per_epoch)
     engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
@@ -97,6 +90,18 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         engine.notes.append(note)
 
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
+
+
+def prepare_batches(parts: Parts) -> None:
+    """Find the order and the companions of the training images, which only a training needs."""
+    batches = parts.batches
+    table = parts.model.data
+    order = table.order() if table.order else lambda batches: None
+    companions, batches.chosen = parts.runtime.from_main(
+        lambda: (parts.method.companions(batches.sets), order(batches))
+    )
+    for letter, companion_of in companions.items():
+        batches.sets[letter].companions = companion_of
 
 
 def save_checkpoint(

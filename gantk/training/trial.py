@@ -195,10 +195,11 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
 
 def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
-    from gantk.training.assemble import assemble
+    from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.loop import Training
 
     parts = assemble(model, runtime)
+    prepare_batches(parts)
     training = Training(parts, None)
     engine = parts.engine
     update_s = _without_moments(engine) if without_moments else 0.0

@@ -129,6 +129,7 @@ class CycleMethod(Method):
         self.critic = critic
         self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
         self.pairs = terms.pairs() if terms.pairs else None
+        self.companions_note = getattr(self.pairs, "note", "")
         self.augment_a, self.augment_b = (
             terms.discriminator_augment(dims, self.adversarial) for _ in range(2)
         )

@@ -41,6 +41,10 @@ class WeakPairs:
     """
 
     takes = "matches"
+    note = (
+        "each slice with similar slices of the other domain, by their pixels alone; registered pairs"
+        " are not used"
+    )
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class WeakPairs:
         """
         if sets["a"][0].ndim != 3:
             what = "weak pairs are matched among slices, not volumes"
-            remedy = "leave method.pairs out"
+            remedy = 'set method.pairs = "none"'
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
 
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}

@@ -1,0 +1,117 @@
+"""What a default training without pairs promises: slices are matched by their pixels alone, no
+training slice's own partner is in the other domain, and nothing is in red.
+"""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from pytest import approx
+
+from gantk.data.batches import ImageSet
+from gantk.data.dataset import Data
+from gantk.recipe.load import load_recipe
+from gantk.training.two_way import CycleMethod
+from gantk_translation.weak_pairs.loss import WeakPairs
+
+SMALL = {
+    "data.source": {"name": "phantom", "subjects": 10, "slices": 2},
+    "data.size": [32, 32],
+    "data.split": {"test": 0.2, "validation": 0.0},
+}
+RECIPES = ["dualgan_t1t2", "cyclegan_t1t2"]
+PROFILES = [None, "plain", "pairs"]
+
+
+def data_of(recipe: str, profile: str | None = None, **more) -> Data:
+    """The data of a bundled recipe, of ten small heads."""
+    model = load_recipe(recipe).override(SMALL | more, profile).check()
+    return Data(model.data, model.method.target)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return data_of("dualgan_t1t2")
+
+
+@pytest.fixture(scope="module")
+def sets(data) -> dict[str, ImageSet]:
+    """Training images of each domain, as the recipe gives them to the method."""
+    return data.training_sets()
+
+
+def matches(sets) -> dict[str, list[list[int]]]:
+    """For each image the candidates of the other domain, the best first, by their numbers."""
+    found = WeakPairs().companions(sets)
+    return {letter: found[letter].like.tolist() for letter in "ab"}
+
+
+def test_matching_needs_pixels_alone(data, sets):
+    pixels = {letter: [images[n] for n in range(len(images))] for letter, images in sets.items()}
+    assert matches(pixels) == matches(sets)
+
+
+def test_names_patients_and_order_of_files_do_not_count(data, sets):
+    """Every record gets another name, patient, pair and position, and all are in another order."""
+    draw = torch.Generator().manual_seed(0)
+    orders = {letter: torch.randperm(len(sets[letter]), generator=draw).tolist() for letter in "ab"}
+    scrambled = {}
+    for letter, images in sets.items():
+        records = [
+            replace(
+                images.records[old],
+                key=f"file-{new * 7 % 5}-{new}",
+                subject=f"patient-{(new * 3) % 4}",
+                pair=f"pair-{new}",  # the same names in both domains: an invitation to match by them
+                position=float(-new),
+            )
+            for new, old in enumerate(orders[letter])
+        ]
+        scrambled[letter] = ImageSet(records, images.intensity, data.preparation)
+
+    before = WeakPairs().companions(sets)
+    after = WeakPairs().companions(scrambled)
+    for own, other in ("ab", "ba"):
+        for new, old in enumerate(orders[own]):
+            found = [orders[other][n] for n in after[own].like[new].tolist()]
+            assert found == before[own].like[old].tolist()
+            images = after[own](new, scrambled), before[own](old, sets)
+            assert (images[0] - images[1]).abs().mean() == approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("recipe", "profile"), product(RECIPES, PROFILES))
+def test_no_slice_has_its_partner_in_the_other_domain(recipe, profile):
+    trained = data_of(recipe, profile).training
+    heads = {letter: {r.subject for r in trained if r.domain == letter} for letter in "ab"}
+    partners = {letter: {r.pair for r in trained if r.domain == letter} for letter in "ab"}
+
+    assert len(heads["a"]) == len(heads["b"]) == 4
+    assert not heads["a"] & heads["b"]
+    assert not partners["a"] & partners["b"]
+    assert None not in partners["a"] | partners["b"]  # so that the line above could fail
+
+
+def test_a_match_is_never_of_the_same_head(sets):
+    own = [record.subject for record in sets["a"].records]
+    other = [record.subject for record in sets["b"].records]
+    for number, found in enumerate(matches(sets)["a"]):
+        assert own[number] not in {other[n] for n in found}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_plain_profile_matches_nothing(recipe):
+    """The names of the profiles stay; `pairs` is what the recipe does anyway."""
+    default, plain, pairs = (load_recipe(recipe).override([], p).check() for p in PROFILES)
+
+    assert default.method.options["pairs"].name == "weak_pairs"
+    assert pairs == default
+    assert plain.method.options["pairs"] is None
+    assert not plain.post
+    assert plain.method.options["local_ncc"] == 2.0
+    assert plain.train.steps == 2400
+
+
+def test_pairs_profile_says_that_it_changes_nothing():
+    (remark,) = load_recipe("dualgan_t1t2").override([], "pairs").remarks
+    assert remark == "profile pairs changes nothing: its settings are the default"
