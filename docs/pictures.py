@@ -54,7 +54,7 @@ class Training:
 
 TRAININGS = {
     "dualgan": Training("dualgan_t1t2"),
-    "cyclegan": Training("cyclegan_t1t2", (*SMALL, "train.steps=400"), "pairs"),
+    "cyclegan": Training("cyclegan_t1t2", (*SMALL, "train.steps=400")),
     "pix2pix": Training("pix2pix_t1t2", (*SMALL, "train.steps=500", "method.generator.width=16")),
     "munit": Training("munit_heads", ("train.steps=300",)),
     "reggan": Training("reggan_t1t2", ("train.steps=300",), "cpu"),
@@ -65,7 +65,7 @@ TRAININGS = {
     "r3gan": Training("r3gan_tumour", ("train.steps=300",), "cpu"),
     "style": Training("style_t1t2"),
     # without weak pairs and too short: contrast is guessed, and guessed wrong
-    "failure": Training("cyclegan_t1t2", (*SMALL, "train.steps=400")),
+    "failure": Training("cyclegan_t1t2", (*SMALL, "train.steps=400"), "plain"),
 }
 
 

@@ -130,6 +130,9 @@ def result_sentence(
     findings = _findings(result)
     if not findings:
         return ""
+    titles = dict(titles or {})
+    if len(findings) > MAX_NAMED_DIRECTIONS:
+        findings, titles = _of_results(findings, titles)
 
     place = _tested_on(result, unseen)
     if len(findings) > MAX_NAMED_DIRECTIONS:
@@ -140,7 +143,7 @@ def result_sentence(
         )
 
     domains = result.get("domains") or ()
-    all_titles = {key: (titles or {}).get(key) or title_of(key, domains) for key in findings}
+    all_titles = {key: titles.get(key) or title_of(key, domains) for key in findings}
     images = {key: _images_of(title) for key, title in all_titles.items()}
     if len(set(images.values())) < len(images):
         images = all_titles
@@ -180,6 +183,17 @@ def pairs_sentence(result: Mapping[str, Any]) -> str:
         f"Fitting {names} needs registered pairs. The model is better than every baseline that"
         " needs none."
     )
+
+
+def _of_results(
+    findings: Mapping[str, list[_Finding]], titles: Mapping[str, str]
+) -> tuple[dict[str, list[_Finding]], dict[str, str]]:
+    """Findings and titles of what the model returns: after the post-steps, under the direction's own
+    name, where there are any.
+    """
+    own = {key: each for key, each in findings.items() if not key.endswith("_post")}
+    results = {key: findings.get(f"{key}_post", each) for key, each in own.items()}
+    return results, {key: title for key, title in titles.items() if key in own}
 
 
 def _findings(result: Mapping[str, Any]) -> dict[str, list[_Finding]]:

@@ -71,6 +71,19 @@ def test_nothing_compared_gives_no_sentence():
     assert result_sentence(result({"a_to_b": {}})) == ""
 
 
+def test_both_directions_after_post_steps_are_named_as_two():
+    """Not counted as four directions: what the model returns is what counts."""
+    before = {"a_to_b": LOST, "b_to_a": LOST}
+    after = {"a_to_b_post": WON, "b_to_a_post": WON}
+    assert "its T2 and T1 images match the real ones better" in result_sentence(
+        result(before | after)
+    )
+    lost_after = result_sentence(
+        result({"a_to_b": WON, "b_to_a": WON, **dict.fromkeys(after, LOST)})
+    )
+    assert "its T2 and T1 images are not better than a simple intensity map" in lost_after
+
+
 def test_many_directions_are_counted():
     verdicts = {f"a_to_{name}": WON for name in "bcde"} | {"b_to_a": LOST}
     assert "better than every baseline in 4 of 5 directions." in result_sentence(result(verdicts))
