@@ -126,7 +126,10 @@ def test_every_recipe_and_python_block_of_a_page_is_valid(block):
         base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
         Recipe(
             base
-            | {key: base[key] | value if key in base else value for key, value in tables.items()}
+            | {
+                key: base[key] | value if isinstance(base.get(key), dict) else value
+                for key, value in tables.items()
+            }
         ).check()
 
 

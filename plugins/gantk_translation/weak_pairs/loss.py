@@ -42,7 +42,7 @@ class WeakPairs:
 
     takes = "matches"
     note = (
-        "each slice with similar slices of the other domain, by their pixels alone; registered pairs"
+        "each slice with similar slices of the other domain, only by their pixels; registered pairs"
         " are not used"
     )
 
