@@ -1,4 +1,4 @@
-"""What a training on weak pairs promises: slices are matched by their pixels alone, and the partner
+"""What a training on weak pairs promises: slices are matched only by their pixels, and the partner
 of a training slice is not in the other domain.
 """
 
