@@ -206,7 +206,7 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
     shown = gantk("show", "recipe", "dualgan_t1t2").out
 
     # the recipe's own words
-    assert re.search(r"^local_ncc = 2.0 +# output and input share their edges$", shown, re.M)
+    assert re.search(r"^noise_floor = 0.06 +# deviations of the input below 6 % of", shown, re.M)
     # a default, in the table's
     assert re.search(r"^keep = 3 +# number of checkpoints to keep$", shown, re.M)
     assert re.search(r"^# microbatch = +# images per forward pass; None = the batch", shown, re.M)
