@@ -102,6 +102,17 @@ def test_a_profile_changes_sizes_and_lengths_only(name):
 
 
 @pytest.mark.fidelity
+@pytest.mark.parametrize("name", REPORTS["R4"]["systems"])
+def test_the_profile_cpu_of_tumour_systems_keeps_the_layers(name):
+    kept = []
+    for profile in (None, "cpu"):
+        keys = dict(settings(resolved(model_of(name, profile))))
+        kept.append({path: x for path, x in keys.items() if path[-1] in ("depth", "layers")})
+
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.fidelity
 def test_a_published_figure_stands_beside_its_system_alone():
     recipes = {path.stem: path.read_text("utf-8") for path in (ROOT / "recipes").glob("*.toml")}
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
