@@ -179,7 +179,7 @@ def test_the_named_loss_is_the_one_that_is_minimised(key, spies):
     assert spies
 
 
-def test_a_loss_without_a_declaration_compares_two_batches_of_images(spies):
+def test_an_undeclared_loss_compares_two_batches_of_images(spies):
     assert loss_inputs(registry().get("loss", "unsaid").load()) == ("images", "source")
     bind("method", {"name": "pix2pix", "target_losses": ["unsaid"]})
     bind("method", {"name": "cyclegan", "source_losses": ["unsaid"]})
@@ -218,7 +218,7 @@ def test_a_registered_gram_loss_replaces_that_of_style_transfer(add_plugin):
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
-def test_cycle_and_identity_losses_are_replaced_and_keep_their_weights(name):
+def test_replaced_cycle_losses_keep_their_weights(name):
     def losses(**options):
         body = {"method": name, "options": {"identity": 3.0} | options}
         contract = type("Method", (MethodContract,), body)()
@@ -241,7 +241,7 @@ def test_cycle_and_identity_losses_are_replaced_and_keep_their_weights(name):
     assert like["identity_a"] == plain["identity_a"]
 
 
-def test_a_cycle_loss_without_weights_of_pixels_refuses_lesions(spies):
+def test_a_cycle_loss_without_pixel_weights_refuses_lesions(spies):
     body = {"method": "cyclegan", "options": {"lesion": 4.0, "cycle_loss": "spy_images"}}
     with pytest.raises(UserError, match="'spy_images' takes no `weight`.*method.lesion"):
         type("Method", (MethodContract,), body)().build(2)
