@@ -257,6 +257,10 @@ def overview(records: list[dict[str, Any]]) -> str:
             f"`{record['recipe']}`: {scores_in_words(record)}, {length_in_words(record)}"
             for record in latest(report, records, "published")
         ]
+        recorded = {record["recipe"] for record in latest(report, records, "published")}
+        others = [f"`{name}`" for name in report.recipes if name not in recorded]
+        if others:
+            at_settings.append(f"{', '.join(others)}: {NOT_MEASURED}")
         best = [
             f"`{record['recipe']}`: {scores_in_words(record)}, {time_in_words(record)}"
             for record in latest(report, records, "best")
@@ -267,7 +271,7 @@ def overview(records: list[dict[str, Any]]) -> str:
                 link,
                 "<br>".join(f"`{name}`" for name in report.recipes),
                 published,
-                "<br>".join(at_settings) or NOT_MEASURED,
+                "<br>".join(at_settings),
                 "<br>".join(best) or NOT_MEASURED,
             )
         )
