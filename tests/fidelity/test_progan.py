@@ -124,16 +124,16 @@ def test_a_size_is_faded_in_over_half_of_its_steps():
     fading = method.stages(100)[-2]
     method.begin(fading, batch)
     low, high = fading.fade
-    method.progress.fill_((low + high) / 2)
+    method.progress.fill_(low + (high - low) / 4)
     noise = torch.randn(4, method.latent)
 
-    half = method.g(noise, LEVEL, method._fade_in())
+    quarter = method.g(noise, LEVEL, method._fade_in())
 
     small = method.g(noise, LEVEL - 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(half, (small + method.g(noise, LEVEL)) / 2)
+    torch.testing.assert_close(quarter, (3 * small + method.g(noise, LEVEL)) / 4)
     assert sizes == [("4", 20), ("8 fade", 20), ("8", 20), ("16 fade", 20), ("16", 20)]
     seen = []
     method.d.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    method.discriminator_losses(Batch(image=batch["image"], fake=half.detach()))
+    method.discriminator_losses(Batch(image=batch["image"], fake=quarter.detach()))
     blurred = F.avg_pool2d(batch["image"], 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(seen[0][:4], (blurred + batch["image"]) / 2)
+    torch.testing.assert_close(seen[0][:4], (3 * blurred + batch["image"]) / 4)

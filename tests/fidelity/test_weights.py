@@ -39,6 +39,7 @@ def test_every_layer_starts_at_a_normal_distribution_of_002(name):
         for layer in layers_of(network):
             if isinstance(layer, nn.BatchNorm2d):
                 assert is_normal(layer.weight, 1.0, 0.02)
+                assert layer.momentum == 0.1  # of the statistics that a translation uses
             else:
                 assert is_normal(layer.weight, 0.0, 0.02)
                 kernels.append(layer.weight.flatten())
