@@ -32,6 +32,7 @@ from gantk.data.split import (
     describe_images,
     read_splits,
     split_json,
+    split_origin,
     split_records,
     unpair,
 )
@@ -85,7 +86,9 @@ class Data:
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
             # records by set; how, in words
-            self.splits, self.split_description = split_records(records, **table.split.model_dump())
+            self.splits, self.split_description = split_records(
+                records, **table.split.model_dump(), origin=split_origin(self.source)
+            )
             training = training_of(table, method, self.splits["train"])
             # for the method: maybe unpaired
             self.training = [r for r in training if r.domain in method.reads]
@@ -277,14 +280,13 @@ class Data:
         counts = ", ".join(
             f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters
         )
-        if len(self.letters) == 2:
-            what = "pairs"
-            validation = len(self.pairs("validation"))
-            test = len(self.pairs("test"))
-        else:
-            what = "images"
+        validation = len(self.pairs("validation"))
+        test = len(self.pairs("test"))
+        what = "pairs"
+        if not (validation or test):
             validation = len(self.splits["validation"])
             test = len(self.splits["test"])
+            what = "images" if len(self.letters) == 1 else "images without pairs"
 
         held = f"{validation} validation and {test} test {what}"
         size = " x ".join(map(str, self.table.size))

@@ -21,7 +21,7 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import is_volume
 from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import source_for
-from gantk.data.split import Splits, consequences, split_records
+from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
 from gantk.errors import NothingFound, UserError
@@ -42,6 +42,7 @@ class Usage:
     names: dict[str, str]  # domain letter -> human name
     records: list[Record]
     recipe: str | None = None  # the table's recipe; None: a guess
+    split_origin: str = ""  # what gives the sets that records name
     problems: list[Problem] = field(default_factory=list)
     splits: Splits | None = None
     split_description: str = ""
@@ -69,7 +70,7 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
         listed = table.model_copy(update={"source": part})
 
     source, records = source_and_records(listed, method, uncertain)
-    usage = Usage(table, method, names, records, recipe)
+    usage = Usage(table, method, names, records, recipe, split_origin(source))
     for note in getattr(source, "notes", ()):
         usage.problems.append(problem("versions", "note", note))
 
@@ -232,7 +233,10 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     fingerprints = _fingerprints(usage, items)
     try:
         usage.splits, usage.split_description = split_records(
-            usage.records, **usage.table.split.model_dump(), fingerprints=fingerprints
+            usage.records,
+            **usage.table.split.model_dump(),
+            fingerprints=fingerprints,
+            origin=usage.split_origin,
         )
     except UserError as error:
         which = "this split" if by_recipe else "the default split"

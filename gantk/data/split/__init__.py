@@ -4,7 +4,13 @@ copies.
 
 from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.recorded import describe_images, read_splits, split_json
-from gantk.data.split.split import Splits, consequences, split_records, unpair
+from gantk.data.split.split import (
+    Splits,
+    consequences,
+    split_origin,
+    split_records,
+    unpair,
+)
 
 __all__ = [
     "SETS",
@@ -13,6 +19,7 @@ __all__ = [
     "describe_images",
     "read_splits",
     "split_json",
+    "split_origin",
     "split_records",
     "unpair",
 ]

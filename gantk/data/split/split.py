@@ -21,6 +21,7 @@ from gantk.errors import UserError
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
+FOLDERS_OR_TABLE = "the folders or the table"  # what gives the sets of most sources
 USE_BLOCKS = (
     'set data.split.by = "block" to hold out some slices of every patient (scores then hold only'
     " for these patients)"
@@ -46,6 +47,13 @@ class Splits(Sets):
         return Splits({**self, "train": records}, self.by, self.made, self.fingerprints)
 
 
+def split_origin(source: Any) -> str:
+    """What gives the sets that a source's records name, in words: its `split_origin` if it has
+    one.
+    """
+    return getattr(source, "split_origin", FOLDERS_OR_TABLE)
+
+
 def split_records(
     records: Sequence[Record],
     *,
@@ -62,6 +70,7 @@ def split_records(
     # CSV with the set of each patient: columns patient (or path) and split (or fold)
     file: str = "",
     fingerprints: Mapping = {},  # by domain and key, of images that were read already
+    origin: str = FOLDERS_OR_TABLE,  # what names the sets of records
 ) -> tuple[Splits, str]:
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
@@ -87,7 +96,8 @@ def split_records(
         made |= details
 
     if file or (not folds and any(record.split for record in records)):
-        splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
+        asked = shares if "fold" in made else {}
+        splits, how = _as_given(records, asked, file, origin, draw)
     else:
         splits, how = draw(records, shares, folds=folds, fold=fold)
         made |= {"folds": folds, "fold": fold} if folds else {}
@@ -100,16 +110,18 @@ def _as_given(
     records: Sequence[Record],
     asked: dict[str, float],
     file: str,
+    origin: str,
     draw: Callable[..., tuple[Splits, str]],
 ) -> tuple[Splits, str]:
-    """The sets that a file, folders or a table name; sets of `asked` that they do not name are
-    drawn from train.
+    """The sets that a file or `origin` names; sets of `asked` that it does not name are drawn from
+    train.
     """
     given: dict[str, list[Record]] = {name: [] for name in SETS}
     for record in records:
         given[record.split or "train"].append(record)
 
-    origin = f"'{Path(file).name}'" if file else "the folders or the table"
+    if file:
+        origin = f"'{Path(file).name}'"
     if not given["train"]:
         what = f"the split given by {origin} has no training images"
         if file:

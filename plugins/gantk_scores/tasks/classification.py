@@ -64,11 +64,13 @@ class Judge:
         rarity = (1 / counts).cpu()[labels.cpu()]
 
         def make() -> nn.Module:
-            return self._network(pictures.shape[1], classes).to(pictures.device)
+            network = self._network(pictures.shape[1], classes).to(pictures.device)
+            return network.to(memory_format=torch.channels_last)  # faster on CPUs
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
             varied = vary_pictures(pictures[picked], generator)
+            varied = varied.contiguous(memory_format=torch.channels_last)
             return F.cross_entropy(network(varied), labels[picked])
 
         rate = SMALL_NETWORK_RATE if self.backbone == "small" else TIMM_RATES[self.weights]
@@ -133,7 +135,12 @@ class Classification(Judge):
     needs_classes = True
     name = "classification"
 
+    def __post_init__(self) -> None:
+        # the last sets of real images, and the score of the classifier that is trained on them
+        self._of_real: tuple[ImageGroup, ImageGroup, Score] | None = None
+
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        sets = (train, test)
         train = labelled_images("training", train)
         test = labelled_images("test", test)
         fake = labelled_images("made", fake)
@@ -168,16 +175,31 @@ class Classification(Judge):
         real = f"real={len(train)}"
         others = f"+real-of-other-classes={added}" if added else ""
         halved = "/crossed-over-halves-of-the-patients" if len(folds) > 1 else ""
-        trainings = {
-            self.name: (synthetic, f"{count}{others}{halved}"),
-            f"{self.name}_real": ([(train, test)], real),
-            f"{self.name}_both": (both, f"{real}+{count}{halved}"),
+        of_synthetic = f"{count}{others}{halved}"
+        of_both = f"{real}+{count}{halved}"
+        return {
+            self.name: self._test_folds(synthetic, of_synthetic, test, classes),
+            f"{self.name}_real": self._test_real(sets, train, test, classes),
+            f"{self.name}_both": self._test_folds(both, of_both, test, classes),
         }
-        scores = {}
-        for name, (folds, how) in trainings.items():
-            scores[name] = self._test_folds(folds, how, test, classes)
 
-        return scores
+    def _test_real(
+        self,
+        sets: tuple[ImageGroup, ImageGroup],
+        train: ImageGroup,
+        test: ImageGroup,
+        classes: list[int],
+    ) -> Score:
+        """The score of the classifier that is trained on real images. It does not depend on the
+        generated ones, so it is computed once for the `sets` that the images are from.
+        """
+        known = self._of_real
+        if known and known[0] is sets[0] and known[1] is sets[1]:
+            return known[2]
+
+        score = self._test_folds([(train, test)], f"real={len(train)}", test, classes)
+        self._of_real = (*sets, score)
+        return score
 
     def _test_folds(
         self,
@@ -279,8 +301,8 @@ class SmallConv(nn.Module):
             layers += [
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),
+                nn.MaxPool2d(2),  # before ReLU: the same values, with a quarter of the work
                 nn.ReLU(),
-                nn.MaxPool2d(2),
             ]
 
         self.layers = nn.Sequential(*layers)

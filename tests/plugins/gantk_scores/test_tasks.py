@@ -93,13 +93,35 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     assert found.ci95[0] <= found.value <= found.ci95[1]
     assert found.n == 30
     assert found.details["auroc"]["value"] > 0.9
-    bad = score(train, test, ImageGroup(made.images, made.patients, 1 - made.labels))
+    swapped = ImageGroup(made.images, made.patients, 1 - made.labels)
+    bad = Classification(2.0, 2, **QUICK)(train, test, swapped)
     assert bad["classification"].value < 0.3
     assert bad["classification_real"] == good["classification_real"]
     # joined by real images of the other class
     one = score(train, test, tumours(20, 2, only=1))["classification"]
     assert "synthetic=20+real-of-other-classes=20" in one.definition
     assert one.value > 0.85
+
+
+def test_real_images_are_learnt_once_for_all_generated_ones(monkeypatch):
+    learnt = []
+    answers = Classification.answers
+
+    def count(self, images, *rest):
+        learnt.append(len(images))
+        return answers(self, images, *rest)
+
+    monkeypatch.setattr(Classification, "answers", count)
+    train = tumours(12, 0, named="p")
+    test = tumours(8, 1, named="q")
+    metric = Classification(2.0, 2, backbone="small", steps=2, side=16)
+    before = metric(train, test, tumours(10, 2))
+    after = metric(train, test, tumours(10, 3))
+
+    assert learnt == [10, 12, 22, 10, 22]
+    assert before["classification_real"] == after["classification_real"]
+    metric(tumours(14, 4, named="r"), test, tumours(10, 2))
+    assert learnt[5:] == [10, 14, 24]
 
 
 def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
