@@ -37,8 +37,10 @@ for _report in REPORTS.values():
         )
 KINDS = ("generator", "discriminator", "loss", "intensity", "optimizer", "schedule")
 HALVINGS = discriminators.halvings
+OF_TRAINING = observed.of_training
 WORDS = (
     "none",
+    "pad",
     "batch",
     "resize",
     "transpose",
@@ -133,7 +135,7 @@ def other_values(value):
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):
-        return [value * 2, value + 1, value / 2, value // 2, 0.1, 50, 0.99]
+        return [value * 2, value + 1, value / 2, value // 2, 0.1, 50, 0.99, 3]
     if isinstance(value, str):
         return list(WORDS)
     if not value or isinstance(value[0], str):
@@ -187,7 +189,7 @@ def other_names(name):
     for kind in KINDS:
         if name in registry().names(kind):
             names.update(registry().names(kind))
-    return sorted(names - {name}, key=lambda other: (other not in ("resnet", "hinge"), other))
+    return sorted(names - {name}, key=lambda other: (other not in ("resnet", "hinge", "l2"), other))
 
 
 @functools.cache
@@ -246,6 +248,11 @@ def compares_another_image(term):
     return built_otherwise(change)
 
 
+def of_training_without_saves(model, method):
+    train = model.train.model_copy(update={"save_every": 10**9})
+    return OF_TRAINING(model.model_copy(update={"train": train}), method)
+
+
 def shows_the_image_twice(method):
     method._add = lambda plain, example: method.g_ab(torch.cat([plain, plain], 1))
 
@@ -267,10 +274,12 @@ SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose plac
         lambda x, w, b=None: torch.conv1d(x[..., None], w[..., None])[..., 0],
     ),
     "generator.orders_up": (torch.Tensor, "relu_", torch.Tensor.sigmoid_),
+    "data.parts": with_other(observed, "split_records", test=0.5, validation=0.0),
     "data.random_parts": with_other(observed, "split_records", seed=0),
     "losses.identity": compares_another_image("identity"),
     "losses.style": compares_another_image("style"),
     "generator.sees_example": built_otherwise(shows_the_image_twice),
+    "training.saves": (observed, "of_training", of_training_without_saves),
     "training.one_forward_pass": built_otherwise(lambda method: setattr(method, "critic", 2)),
 }
 
