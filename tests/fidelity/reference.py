@@ -20,6 +20,7 @@ class Weights:
         network(*given)
         for hook in hooks:
             hook.remove()
+        assert len({id(weight) for weight in self.left}) == len(self.left)  # no two layers share
 
     def take(self, *shape: int) -> Tensor:
         weight = self.left.pop(0)

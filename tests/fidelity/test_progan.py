@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import leaky
-from systems import build, small_model
+from systems import build, recipe_of, small_model
 
 from gantk.method import Batch
 
@@ -38,12 +38,19 @@ def generator(g, noise):
     return equal(g.to_image[LEVEL], x, gain=1.0)
 
 
-def discriminator(d, image):
-    """The mirror image without norms; the deviation in the batch as one more map at 4 px."""
+def halved(x):
+    return x.unflatten(3, (-1, 2)).mean(4).unflatten(2, (-1, 2)).mean(3)
+
+
+def discriminator(d, image, alpha=1.0):
+    """The mirror image without norms; the deviation in the batch as one more map at 4 px. While a
+    size fades in, the halved image counts as well, by 1 - alpha.
+    """
     x = leaky(equal(d.from_image[LEVEL], image))
     for level in reversed(range(LEVEL)):
-        x = leaky(equal(d.shrink[level], leaky(equal(d.refine[level], x))))
-        x = x.unflatten(3, (-1, 2)).mean(4).unflatten(2, (-1, 2)).mean(3)
+        x = halved(leaky(equal(d.shrink[level], leaky(equal(d.refine[level], x)))))
+        if level == LEVEL - 1:
+            x = alpha * x + (1 - alpha) * leaky(equal(d.from_image[level], halved(image)))
     deviation = (x.var(0, correction=0) + 1e-8).sqrt().mean()
     x = torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], 1)
     x = leaky(equal(d.last, x)).flatten(1)
@@ -60,9 +67,19 @@ def trained():
     return method, batch
 
 
+def draw_biases(method):
+    """Other biases than the zeros at which they start."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, values in method.named_parameters():
+            if "bias" in name:
+                values.normal_()
+
+
 @pytest.mark.fidelity
 def test_both_networks_compute_the_layers_of_karras():
     method, batch = trained()
+    draw_biases(method)
     noise = torch.randn(4, method.latent)
 
     torch.testing.assert_close(
@@ -74,6 +91,56 @@ def test_both_networks_compute_the_layers_of_karras():
         rtol=1e-3,
         atol=1e-4,
     )
+
+
+@pytest.mark.fidelity
+def test_a_discriminator_fades_a_size_in_as_the_generator_does():
+    method, batch = trained()
+    draw_biases(method)
+
+    found = method.d(batch["image"], LEVEL, torch.tensor(0.25))
+
+    stated = discriminator(method.d, batch["image"], alpha=0.25)
+    torch.testing.assert_close(found, stated, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.fidelity
+@pytest.mark.parametrize("side", [4, 32])
+def test_large_maps_are_doubled_and_convolved_as_small_ones_are(side):
+    method, _ = trained()
+    draw_biases(method)
+    layer = method.g.grow[0]
+    maps = torch.randn(2, layer.weight.shape[1], side, side)
+
+    found = layer.after_doubling(maps)
+
+    doubled = maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(found, equal(layer, doubled), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.fidelity
+def test_filters_are_those_of_table_2():
+    with torch.device("meta"):
+        method = build(recipe_of("progan_tumour"))
+
+    assert [layer.weight.shape[0] for layer in method.g.refine] == [512, 512, 512, 256, 128]
+    assert [layer.weight.shape[1] for layer in method.d.refine] == [512, 512, 512, 256, 128]
+    assert method.g.first.weight.shape == (16 * 512, 512)
+
+
+@pytest.mark.fidelity
+def test_samples_are_made_of_normal_noise():
+    method, _ = trained()
+    seen = []
+    method.g.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+
+    method.eval().sample(200, seed=0)
+
+    noise = torch.cat(seen).double()
+    assert noise.shape == (200, method.latent)
+    assert abs(float(noise.mean())) < 0.1
+    assert float(noise.square().mean()) == pytest.approx(1.0, abs=0.15)
+    assert float(noise.pow(4).mean()) == pytest.approx(3.0, abs=0.8)  # 1.8 of a uniform one
 
 
 @pytest.mark.fidelity

@@ -38,6 +38,7 @@ for _report in REPORTS.values():
 KINDS = ("generator", "discriminator", "loss", "intensity", "optimizer", "schedule")
 HALVINGS = discriminators.halvings
 OF_TRAINING = observed.of_training
+OBSERVED = observed.observed
 WORDS = (
     "none",
     "pad",
@@ -253,6 +254,14 @@ def of_training_without_saves(model, method):
     return OF_TRAINING(model.model_copy(update={"train": train}), method)
 
 
+def observed_by_class(model):
+    """What is observed of a system whose networks are given the class as well."""
+    tables = resolved(model)
+    tables["method"]["conditional"] = True
+    tables["data"]["labels"] = True
+    return OBSERVED(Recipe(tables).check())
+
+
 def shows_the_image_twice(method):
     method._add = lambda plain, example: method.g_ab(torch.cat([plain, plain], 1))
 
@@ -267,6 +276,7 @@ SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose plac
         lambda d, i, f, *m: HALVINGS(d, i, f[-1:] * len(f), *m),
     ),
     "discriminator.padding": with_other(blocks, "conv", mode="reflect"),
+    "generator.by_class": (observed, "observed", observed_by_class),
     "generator.ends": (blocks, "output_activation", lambda kind: torch.nn.Sigmoid()),
     "generator.first_layer": (
         F,

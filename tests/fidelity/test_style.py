@@ -173,6 +173,44 @@ def test_the_real_image_keeps_its_content_and_takes_the_made_ones_style(name):
 
 
 @pytest.mark.fidelity
+def test_every_real_image_meets_a_synthesized_one_of_its_own():
+    post = post_of("dcgan_tumour_style")
+    post.batch = 2
+    made = torch.linspace(-0.9, -0.1, 5).view(5, 1, 1, 1).expand(-1, 1, 32, 32)
+    real = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(-1, 1, 32, 32)
+    pairs = []
+
+    def paint(content, style, **more):
+        pairs.extend(zip(content[:, 0, 0, 0].tolist(), style[:, 0, 0, 0].tolist(), strict=True))
+        return content, None
+
+    with mock.patch("gantk_style.post.transfer", paint):
+        found = post(made, SimpleNamespace(real=lambda n: real[:n]))
+
+    contents, styles = zip(*pairs, strict=True)
+    assert list(contents) == real[:, 0, 0, 0].tolist()
+    assert list(styles) == made[:, 0, 0, 0].tolist()
+    assert torch.equal(found, real)
+
+
+@pytest.mark.fidelity
+def test_images_of_a_batch_are_compared_with_their_own_style_alone():
+    how = post_of("dcgan_tumour_style").how
+    how = replace(how, content_layers=("conv1_2",), style_layers=("conv1_1", "conv2_1"))
+    network = small_vgg(["conv1_2", "conv1_1", "conv2_1"])
+    torch.manual_seed(3)
+    content, style, image = (2 * torch.rand(3, 1, 16, 16) - 1 for _ in range(3))
+
+    together = Objective(content, style, network, how, shared=False)(image)
+
+    for number in range(3):
+        own = slice(number, number + 1)
+        alone = Objective(content[own], style[own], network, how, shared=False)(image[own])
+        for key, loss in alone.items():
+            torch.testing.assert_close(together[key][own], loss, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.fidelity
 @pytest.mark.parametrize("name", STYLED)
 def test_the_best_image_on_the_way_from_the_content_is_returned(name):
     how = replace(post_of(name).how, smooth=0.0, content_layers=("conv1_2",))

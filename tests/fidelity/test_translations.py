@@ -1,0 +1,83 @@
+"""What the networks of R4 are given when a trained system translates, and what becomes of it."""
+
+import pytest
+import torch
+from systems import build, small_model
+
+from gantk.method import Batch
+
+
+def shown_to(network):
+    """Lists that get what a network is given in each call, and what it makes of it."""
+    inputs = []
+    outputs = []
+
+    def keep(_, given, made):
+        inputs.append(given[0])
+        outputs.append(made)
+
+    network.register_forward_hook(keep)
+    return inputs, outputs
+
+
+def images(count, seed):
+    numbers = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 1, 32, 32, generator=numbers) * 2 - 1
+
+
+@pytest.mark.fidelity
+@pytest.mark.parametrize("label", [0, 1])
+def test_pix2pix_translates_a_real_image_with_noise_and_class(label):
+    method = build(small_model("pix2pix_tumour")).eval()
+    inputs, outputs = shown_to(method.g_ab)
+    real = images(2, seed=1)
+
+    with torch.no_grad():
+        found = method.of_class(label).translate(real, "b")
+
+    (given,) = inputs
+    noise = given[:, 1]
+    assert torch.equal(found, outputs[0])
+    assert given.shape[1] == 4  # image, noise, and one plane for each of two classes
+    assert torch.equal(given[:, :1], real)
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
+    assert (given[:, 2 + label] == 1).all()
+    assert (given[:, 3 - label] == 0).all()
+
+
+@pytest.fixture
+def style_gan():
+    """Style Transfer GAN that has seen four examples in a step of its training."""
+    method = build(small_model("style_gan_tumour"))
+    examples = images(4, seed=2)
+    method.generator_losses(Batch(a=images(4, seed=3), b=examples))
+    return method.eval(), examples
+
+
+@pytest.mark.fidelity
+def test_style_gan_adds_the_tumour_of_an_example_to_a_real_image(style_gan):
+    method, examples = style_gan
+    inputs, outputs = shown_to(method.g_ab)
+    real = images(3, seed=4)
+
+    with torch.no_grad():
+        found = method.translate(real, "b")
+
+    (given,) = inputs
+    assert torch.equal(given[:, :1], real)
+    for example in given[:, 1:]:
+        assert any(torch.equal(example, each) for each in examples)
+    torch.testing.assert_close(found, (real + 2 * outputs[0]).clamp(-1, 1))
+
+
+@pytest.mark.fidelity
+def test_style_gan_takes_the_tumour_away_by_the_second_network(style_gan):
+    method, examples = style_gan
+    inputs, outputs = shown_to(method.g_ba)
+
+    with torch.no_grad():
+        found = method.translate(examples, "a")
+
+    (given,) = inputs
+    assert torch.equal(given, examples)
+    torch.testing.assert_close(found, (examples + 2 * outputs[0]).clamp(-1, 1))
