@@ -23,11 +23,18 @@ SHORT = {
     "train.precision": "fp32",
 }
 SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "ssim"]}
+# Recipes whose bundled images, or steps for each image, would take most of a page's time.
+FEWER = {
+    "dcgan_tumour": {"data.source.subjects": 24, "data.source.counts": [60, 20]},
+    "style_gan_tumour": {"data.source.subjects": 40},
+    "style_t1t2": {"method.translate_steps": 2},
+}
 GANTK = f"""#!{sys.executable}
 import json, sys
 from gantk.cli import main
 if sys.argv[1:2] == ["run"]:
     settings = {SMALL!r} if "--try" in sys.argv else {(SHORT | SMALL)!r}
+    settings |= {FEWER!r}.get(sys.argv[2], {{}}) if "--data" not in sys.argv else {{}}
     if sys.argv[2] in ("segmenter", "r3gan_tumour", "dcgan_tumour"):  # which have no truth to be compared with
         settings |= {{"evaluate.metrics": ["kid"] * (sys.argv[2] != "segmenter"), "data.size": [64, 64]}}
     settings["data.size"] *= 1 + ("3d" in sys.argv[2])
