@@ -1,4 +1,4 @@
-"""What the networks of R4 are given when a trained system translates, and what becomes of it."""
+"""What the networks are given when a trained system translates or samples, and what becomes of it."""
 
 import pytest
 import torch
@@ -23,6 +23,38 @@ def shown_to(network):
 def images(count, seed):
     numbers = torch.Generator().manual_seed(seed)
     return torch.rand(count, 1, 32, 32, generator=numbers) * 2 - 1
+
+
+@pytest.mark.fidelity
+@pytest.mark.parametrize(("to", "way"), [("b", "g_ab"), ("a", "g_ba")])
+@pytest.mark.parametrize("name", ["cyclegan_ct_mr", "dualgan_t1t2_unet15"])
+def test_a_direction_is_translated_by_its_own_generator(name, to, way):
+    smaller = ["method.generator.depth=3"] if "unet" in name else []
+    method = build(small_model(name, "data.size=[32, 32]", *smaller)).eval()
+    real = images(2, seed=1)
+
+    with torch.no_grad():
+        found = method.translate(real, to)
+        stated = getattr(method, way)(real)
+
+    assert torch.equal(found, stated)
+
+
+@pytest.mark.fidelity
+def test_dcgan_samples_from_other_uniform_noise_for_each_image():
+    method = build(small_model("dcgan_tumour", "method.latent=64")).eval()
+    inputs, outputs = shown_to(method.generator)
+
+    with torch.no_grad():
+        found = method.sample(20, seed=0)
+
+    noise = torch.cat(inputs)
+    quarters = torch.histc(noise, 4, -1, 1) / noise.numel()
+    assert noise.shape == (20, 64)
+    assert len(noise.unique(dim=0)) == 20
+    assert -1 <= noise.min() < noise.max() <= 1
+    assert (quarters - 0.25).abs().max() < 0.05
+    assert torch.equal(found, torch.cat(outputs))
 
 
 @pytest.mark.fidelity
