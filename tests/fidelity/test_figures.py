@@ -141,7 +141,7 @@ def test_recipes_state_the_published_figures_and_no_other():
 
 
 @pytest.mark.fidelity
-def test_pages_show_published_figures_beside_their_system_and_direction():
+def test_pages_show_published_figures_beside_their_system():
     wrong = []
     for page in PAGES:
         text = text_of(page)

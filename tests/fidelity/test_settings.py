@@ -79,7 +79,7 @@ def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
 
 
 @pytest.mark.fidelity
-def test_the_learning_rate_of_the_text_of_r4_is_named_at_the_generator_of_dcgan_alone():
+def test_the_other_learning_rate_of_r4_stands_at_the_generator():
     for name in ("dcgan_tumour", "pix2pix_tumour", "progan_tumour"):
         lines = (ROOT / "recipes" / f"{name}.toml").read_text("utf-8").splitlines()
         naming = [line.partition(" = ")[0] for line in lines if re.search(r"\b0\.01\b", line)]
@@ -96,7 +96,7 @@ def test_the_width_of_the_smoothing_is_said_to_be_ours():
 
 @pytest.mark.fidelity
 @pytest.mark.parametrize("name", ["cyclegan_t1t2_unet15", "cyclegan_t1t2_64", "cyclegan_ct_mr"])
-def test_black_and_white_of_the_images_are_the_ends_of_the_range(name):
+def test_black_and_white_are_the_ends_of_the_range(name):
     mapping = recipe_of(name).data.intensity()
     mapping = getattr(mapping, "parts", {"b": lambda: mapping})["b"]()
     pictures = [np.linspace(low, high, 64).reshape(1, 8, 8) for low, high in ((3, 90), (20, 250))]

@@ -156,7 +156,7 @@ def test_content_and_style_losses_are_those_of_gatys(name):
 
 @pytest.mark.fidelity
 @pytest.mark.parametrize("name", STYLED)
-def test_the_real_image_keeps_its_content_and_takes_the_made_ones_style(name):
+def test_the_real_image_is_content_the_generated_one_style(name):
     post = post_of(name)
     made = torch.full((3, 1, 32, 32), -0.5)
     real = torch.full((3, 1, 32, 32), 0.5)
@@ -194,7 +194,7 @@ def test_every_real_image_meets_a_synthesized_one_of_its_own():
 
 
 @pytest.mark.fidelity
-def test_images_of_a_batch_are_compared_with_their_own_style_alone():
+def test_each_image_of_a_batch_has_its_own_style():
     how = post_of("dcgan_tumour_style").how
     how = replace(how, content_layers=("conv1_2",), style_layers=("conv1_1", "conv2_1"))
     network = small_vgg(["conv1_2", "conv1_1", "conv2_1"])
@@ -236,7 +236,7 @@ def test_the_best_image_on_the_way_from_the_content_is_returned(name):
 
 
 @pytest.mark.fidelity
-def test_pix2pix_images_are_smoothed_by_a_gaussian_at_their_edges_only():
+def test_pix2pix_images_are_smoothed_at_their_edges_only():
     image = torch.full((1, 1, 32, 32), -0.5)
     image[..., 16:] = 0.5  # an edge between two columns
     how = post_of("pix2pix_tumour_style").how

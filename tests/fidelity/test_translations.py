@@ -87,7 +87,7 @@ def style_gan():
 
 
 @pytest.mark.fidelity
-def test_style_gan_adds_the_tumour_of_an_example_to_a_real_image(style_gan):
+def test_style_gan_adds_the_tumour_of_its_example(style_gan):
     method, examples = style_gan
     inputs, outputs = shown_to(method.g_ab)
     real = images(3, seed=4)

@@ -49,7 +49,7 @@ def test_another_record_changes_page_and_readme(monkeypatch):
         assert path.read_text("utf-8") != text
 
 
-def test_a_run_that_holds_nothing_out_does_not_hide_a_scored_one(monkeypatch):
+def test_an_unscored_run_does_not_hide_a_scored_one(monkeypatch):
     report = systems.REPORTS[1]
     record = next(each for each in RECORDS if each["recipe"] == report.recipes[0])
     unscored = record | {"scores": {}, "cycle": {"a_to_b": 0.0712}, "date": "2099-01-01"}

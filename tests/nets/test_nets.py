@@ -126,7 +126,7 @@ def test_pix2pix_generator_takes_noise_and_class():
     assert not torch.equal(noise[0], noise[1])
 
 
-def test_pix2pix_translates_with_one_noise_and_the_class_asked_for():
+def test_pix2pix_translates_with_one_noise_and_a_given_class():
     method, inputs = pix2pix_with_noise_and_class()
     a = torch.rand(2, 1, 32, 32)
     healthy, tumour = method.of_class(0), method.of_class(1)
