@@ -12,7 +12,7 @@ from gantk.metrics.verdict import WITH_PAIRS, baseline_row, title_of
 MIN_PROBABILITY_BETTER = 0.95
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
-FROM_NOISE = "image"  # the direction of images from noise
+FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 BASELINE_NAMES = {
     "identity": "the unchanged input",
     "histogram": "histogram matching",
@@ -150,7 +150,7 @@ def result_sentence(
 
     clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
     for key, each in findings.items():
-        said, figure = _clause(each, from_noise=key == FROM_NOISE)
+        said, figure = _clause(each, from_noise=key in FROM_NOISE)
         clauses.setdefault(said, {})[images[key]] = figure
 
     parts: list[str] = []
@@ -271,7 +271,7 @@ def _tested_on(result: Mapping[str, Any], unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
     split = result.get("split") or {}
     unseen = unseen and split.get("by") == "patient" and not split.get("consequences")
-    if set(result["metrics"]) == {FROM_NOISE}:  # n counts generated images
+    if set(result["metrics"]) <= set(FROM_NOISE):  # n counts generated images
         if unseen:
             return "Compared with real images of patients that the model had never seen,"
         return "Compared with real test images,"

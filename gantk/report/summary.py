@@ -78,7 +78,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
         tables.append(
             {
                 "label": run.label(key),
-                "count": _count(scores, from_noise=key == FROM_NOISE),
+                "count": _count(scores, from_noise=key in FROM_NOISE),
                 "region": first,
                 "rows": rows,
                 "cycle": cycles.get(key, ()),

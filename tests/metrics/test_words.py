@@ -66,6 +66,12 @@ def test_images_from_noise_have_no_truth_to_match():
     assert "its T1 images are closer to real images than every baseline" in said
 
 
+def test_post_steps_do_not_turn_generated_images_into_patients():
+    said = result_sentence(result({"image": WON, "image_post": WON}))
+    assert str(said).count("8 patients") == 0
+    assert "real images of patients that the model had never seen" in str(said)
+
+
 def test_nothing_compared_gives_no_sentence():
     assert result_sentence({}) == ""
     assert result_sentence(result({"a_to_b": {}})) == ""
