@@ -95,6 +95,14 @@ class SampleBatch:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What a method makes of a `SampleBatch`, by direction: (N, C, *size) each."""
+
+    outputs: dict[str, Tensor]  # translations, or "image": images from noise
+    reconstructions: dict[str, Tensor]  # the translations, translated back; {} if not two-way
+
+
+@dataclass(frozen=True)
 class Tested:
     """One direction's test images with their scores; item i of each tensor belongs to pair i."""
 
@@ -218,28 +226,19 @@ class Scorer:
 
         return batch
 
-    def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
-        """The method's current outputs for the batch, before any post-step."""
+    def samples(self, batch: SampleBatch) -> Samples:
+        """What the method currently makes of the batch, before any post-step."""
         if batch.noise:
             images = self.method.sample(batch.noise, seed=0).float().cpu()
-            return {"image": self.data.centre(images)}
-        return {
-            key: self.data.centre(self.translate(images, key[-1], batch.records[key]))
-            for key, images in batch.seen.items()
-        }
-
-    def reconstructions(self, batch: SampleBatch) -> dict[str, Tensor]:
-        """The images of the batch, translated there and back, by direction; {} for methods that
-        are not two-way.
-        """
-        if not self.two_way:
-            return {}
-        found = {}
+            return Samples({"image": self.data.centre(images)}, {})
+        outputs = {}
+        reconstructions = {}
         for key, images in batch.seen.items():
-            records = batch.records[key]
-            made = self.translate(images, key[-1], records)
-            found[key] = self.data.centre(self.translate(made, key[0], records))
-        return found
+            made, back = self._there_and_back(images, key[-1], batch.records[key])
+            outputs[key] = self.data.centre(made)
+            if back is not None:
+                reconstructions[key] = self.data.centre(back)
+        return Samples(outputs, reconstructions)
 
     def _there_and_back(
         self, images: Tensor, to: str, records: Sequence[Record]

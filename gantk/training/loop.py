@@ -25,7 +25,7 @@ from gantk.files import whole_folder
 from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
-from gantk.metrics.evaluate import alarms
+from gantk.metrics.evaluate import Samples, alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -295,19 +295,21 @@ class Training:
             step = self.engine.step
             view.busy = "writing and scoring samples"
             with inference_weights(self.parts.method, self.engine):
-                outputs = self.scorer.outputs(self.sample_batch)
-                reconstructions = self.scorer.reconstructions(self.sample_batch)
+                samples = self.scorer.samples(self.sample_batch)
                 scores = self.scorer.validate()
 
-            self._write_samples(step, outputs, reconstructions)
-            if reconstructions:
-                self.run.add_to_log({"step": step, "cycle": self._cycle_errors(reconstructions)})
+            self._write_samples(step, samples)
+            if samples.reconstructions:
+                errors = self._cycle_errors(samples.reconstructions)
+                self.run.add_to_log({"step": step, "cycle": errors})
             if scores:
                 self.run.add_to_log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
 
             domains = self.parts.model.data.domains
-            for name, message in alarms(outputs, self.sample_batch, domains) if step else []:
+            for name, message in (
+                alarms(samples.outputs, self.sample_batch, domains) if step else []
+            ):
                 self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
 
@@ -325,14 +327,12 @@ class Training:
             errors[direction] = round(error, 6) if math.isfinite(error) else None
         return errors
 
-    def _write_samples(
-        self, step: int, outputs: dict[str, Tensor], reconstructions: dict[str, Tensor]
-    ) -> None:
+    def _write_samples(self, step: int, samples: Samples) -> None:
         folder = self.run.path / "samples"
         earlier = {int(path.name[5:]) for path in folder.glob("step-*")}
-        for direction, images in reconstructions.items():
+        for direction, images in samples.reconstructions.items():
             self._write_pictures(f"step-{step:06d}/cycle", direction, images)
-        for direction, images in outputs.items():
+        for direction, images in samples.outputs.items():
             self._write_pictures(f"step-{step:06d}", direction, images.float().cpu())
             if not (folder / "input" / f"{direction}-0.png").exists():
                 self._write_pictures("input", direction, self.sample_batch.inputs.get(direction))

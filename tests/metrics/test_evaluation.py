@@ -167,7 +167,7 @@ def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
     assert "psnr" not in scorer.validate().get("a_to_b", {})
 
     held = scorer.sample_batch()
-    rung = {name for name, _ in alarms(scorer.outputs(held), held)}
+    rung = {name for name, _ in alarms(scorer.samples(held).outputs, held)}
 
     assert rung == {"not-finite"}
 
@@ -256,7 +256,7 @@ def test_neighbouring_slices_are_seen_but_not_scored():
     assert held.seen["a_to_b"].shape[1] == 3
     assert inputs.shape[1] == 1
     assert held.truths["a_to_b"].shape[1] == 1
-    assert torch.equal(scorer.outputs(held)["a_to_b"], inputs)
+    assert torch.equal(scorer.samples(held).outputs["a_to_b"], inputs)
 
     result = scorer.test()
     identity = result["baselines"]["identity"]["a_to_b"]
@@ -400,16 +400,16 @@ def test_alarms_ring_for_equal_samples_only():
 
     assert batch.noise == 2
     assert batch.differences["image"] > 0.01
-    assert alarms_of(healthy.outputs(batch), batch) == set()
+    assert alarms_of(healthy.samples(batch).outputs, batch) == set()
     real = healthy.reals.sets("image", (32, 32))[1]
     assert alarms_of({"image": real.images[:4] - 1}, batch) == set()
-    assert alarms_of(scorer_of(Alike).outputs(batch), batch) == {"collapse"}
+    assert alarms_of(scorer_of(Alike).samples(batch).outputs, batch) == {"collapse"}
 
 
 def test_alarms_ring_for_equal_or_unchanged_translations_only():
     scorer = scorer_of(Translates)
     batch = scorer.sample_batch()
-    outputs = scorer.outputs(batch)
+    outputs = scorer.samples(batch).outputs
 
     assert alarms_of(outputs, batch) == set()
     alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}

@@ -98,7 +98,7 @@ def test_evaluation_translates_each_image_as_its_own_class(run):
     torch.testing.assert_close(tested.made, torch.cat(by_hand), rtol=1e-3, atol=1e-4)
     assert (torch.cat(other_class) - tested.made).abs().amax((1, 2, 3)).min() > 1e-3
     held = scorer.sample_batch()
-    shown = scorer.outputs(held)["a_to_b"]
+    shown = scorer.samples(held).outputs["a_to_b"]
     named = [record.label for record in held.records["a_to_b"]]
     expected = scorer.translate(held.seen["a_to_b"], "b", held.records["a_to_b"])
     assert named[0] in labels
