@@ -219,9 +219,8 @@ def _write_start(
         "data": _source_in_words(parts.model.data.source),
     }
     about = environment() | machine | parts.start.record | {"recipe": ran}
-    matched = getattr(parts.method, "companions_note", "")
-    if matched:
-        about["matched"] = matched
+    if parts.method.companions_note:
+        about["matched"] = parts.method.companions_note
     about |= getattr(parts.data.source, "provenance", {})
     folder.write_recipe(tables)
     folder.write_json("environment.json", about)

@@ -53,11 +53,7 @@ class RealImages:
 
     def records(self, split: str, letter: str) -> list[Record]:
         """The records of a split and domain, without generated images."""
-        return [
-            record
-            for record in self.data.splits[split]
-            if record.domain == letter and record.for_scores
-        ]
+        return real_records(self.data.splits[split], letter)
 
     def training(self, letter: str) -> list[Record]:
         """The training records of a domain; in unpaired training without one side of each pair."""
@@ -324,6 +320,11 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
         cut.append(image)
 
     return torch.stack(cut)
+
+
+def real_records(records: Sequence[Record], letter: str) -> list[Record]:
+    """The records of a domain, without generated images."""
+    return [record for record in records if record.domain == letter and record.for_scores]
 
 
 def spread(items: Sequence, count: int) -> list:

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
 from gantk.metrics.intervals import estimate, estimate_share
 from gantk.metrics.pairs import SSIM
-from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, number_that_fits, spread
+from gantk.metrics.references import (
+    MAX_SET_BYTES,
+    MAX_SET_IMAGES,
+    number_that_fits,
+    real_records,
+    spread,
+)
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_scores.tasks.classification import Judge, strangers
@@ -47,7 +52,8 @@ class Transfer(Judge):
         """Set the data that the classifier is trained on; UserError where a domain has too few
         training images.
         """
-        counts = [len(_real_training_records(data, letter)) for letter in ("a", "b")]
+        # the classifier learns the domains from real images
+        counts = [len(real_records(data.splits["train"], letter)) for letter in ("a", "b")]
         if min(counts) < 2:
             what = (
                 f"the metric '{self.name}' has too few images to learn the two domains:"
@@ -95,7 +101,7 @@ class Transfer(Judge):
         labels = []
         for letter in ("a", "b"):
             records = spread(
-                _real_training_records(self.data, letter),
+                real_records(self.data.splits["train"], letter),
                 number_that_fits(MAX_SET_IMAGES // 2, MAX_SET_BYTES // 2, self.data.table.size),
             )
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
@@ -129,12 +135,3 @@ class Transfer(Judge):
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
         return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
-
-
-def _real_training_records(data: Data, letter: str) -> list[Record]:
-    """The training records of a domain, without generated images: the classifier learns the
-    domains from real ones.
-    """
-    return [
-        record for record in data.splits["train"] if record.domain == letter and record.for_scores
-    ]
