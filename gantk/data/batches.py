@@ -17,11 +17,41 @@ from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Preparation, Record
+from gantk.machine.cores import use_one_thread
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Companions
 
 BATCHES_AHEAD_PER_WORKER = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # random stream for the places of windows; the streams that shuffle are others
+
+
+class TensorCache:
+    """Tensors by key, up to a number of bytes. Thread-safe."""
+
+    def __init__(self, room: int):
+        self._room = room
+        self._kept: dict[Any, tuple[object, tuple[Tensor, ...]]] = {}
+        self._lock = Lock()
+
+    def get(
+        self, key: object, origin: object, make: Callable[[], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """The tensors kept under `key` if they were made from the same `origin`, else those of
+        `make`, which are kept where there is room.
+        """
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] is origin:
+            return kept[1]
+
+        tensors = make()
+        nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        with self._lock:
+            is_kept = key in self._kept  # made from another origin, or by another thread
+            if is_kept or nbytes <= self._room:
+                self._room -= 0 if is_kept else nbytes
+                self._kept[key] = origin, tensors
+
+        return tensors
 
 
 class ImageSet:
@@ -44,7 +74,7 @@ class ImageSet:
     ):
         self.records = list(records)
         self.preparation = preparation
-        self._room = int(memory * 2**30)
+        self._cache = TensorCache(int(memory * 2**30))
         self.size = preparation.size
         self.patch = tuple(patch or preparation.size)
         self.intensity = intensity
@@ -53,9 +83,6 @@ class ImageSet:
         # see Method.companions
         self.companions: Companions | None = None
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
-        # (mapping, (image, mask)) by index
-        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
-        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -68,25 +95,25 @@ class ImageSet:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
         there is none.
         """
-        record = self.records[index]
         mapping = self.intensity
-        kept = self._kept.get(index)
-        if kept is not None and kept[0] is mapping:
-            return kept[1]
+        image, mask = self._cache.get(index, mapping, lambda: self._prepare(index, mapping))
+        return image, mask
 
+    def companion(self, index: int, sets: Mapping[str, ImageSet]) -> Tensor:
+        """The companions of an image, see `Method.companions`; computed at most once where memory
+        allows.
+        """
+        find = self.companions
+        assert find is not None
+        (companion,) = self._cache.get(("companion", index), find, lambda: (find(index, sets),))
+        return companion
+
+    def _prepare(self, index: int, mapping: IntensityMapping) -> tuple[Tensor, Tensor]:
+        record = self.records[index]
         image = torch.from_numpy(self.preparation.image(record, mapping))
-        mask = self.preparation.mask(record) if self.masks else None
-        both = (
-            image,
-            torch.zeros(1).expand(1, *self.size) if mask is None else torch.from_numpy(mask),
-        )
-        nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
-        with self._lock:
-            if index in self._kept or nbytes <= self._room:
-                self._room -= 0 if index in self._kept else nbytes
-                self._kept[index] = mapping, both
-
-        return both
+        if not self.masks:
+            return image, torch.zeros(1).expand(1, *self.size)
+        return image, torch.from_numpy(self.preparation.mask(record))
 
 
 class Batches:
@@ -139,7 +166,7 @@ class Batches:
             self.close()
 
         self._pool = self._pool or ThreadPoolExecutor(
-            self.workers, thread_name_prefix="gantk-reader"
+            self.workers, thread_name_prefix="gantk-reader", initializer=use_one_thread
         )
         last = step + BATCHES_AHEAD_PER_WORKER * self.workers
         last = last if self.end is None else min(last, self.end - 1)
@@ -178,9 +205,8 @@ class Batches:
                 window = self._window(images, stream, position)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:
-                    parts[f"near_{name}"].append(
-                        images.companions(index, self.sets).numpy()[window]
-                    )
+                    companion = images.companion(index, self.sets)
+                    parts[f"near_{name}"].append(companion.numpy()[window])
 
                 if images.masks:
                     parts[f"mask_{name}"].append(mask.numpy()[window])

@@ -153,7 +153,7 @@ def test_patches_move_by_the_seed():
 
 def test_prepared_images_are_kept_until_the_mapping_changes():
     read = []
-    two_images = 2 * 9 * 7 * 4 / 2**30
+    two_images = 2 * (9 * 7 + 1) * 4 / 2**30  # an image, and a mask of one value
     images = image_set(3, read=read, memory=two_images)
     for brightest in (1e3, 500):
         images.intensity = Window(low=0.0, high=1e3 / brightest, range=(0.0, 1.0))
@@ -162,6 +162,54 @@ def test_prepared_images_are_kept_until_the_mapping_changes():
             assert darkest == [0, brightest, 2 * brightest]
 
     assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
+
+
+@pytest.mark.parametrize(("memory", "times"), [(8.0, 1), (1e-9, 4)], ids=["kept", "no room"])
+def test_companions_of_an_image_are_computed_once(memory, times):
+    computed = []
+    images = sets(counts=(3, 3), memory=memory)
+
+    def companion(index, sets):
+        computed.append(index)
+        return torch.cat([sets["b"][index], sets["b"][0]])
+
+    images["a"].companions = companion
+    batches = Batches(images, 3, 0, paired=True, workers=0)
+    for step in range(4):
+        batch = batches.at(step)
+        assert batch["near_a"].shape == (3, 2, *SIZE)
+        assert torch.equal(batch["near_a"][:, :1], batch["b"]), "the companion of its own image"
+
+    assert sorted(computed) == sorted([0, 1, 2] * times)
+
+
+def test_readers_compute_beside_the_training_not_in_its_place():
+    """Parallel computation in a reader would keep helper threads that slow down every step."""
+    images = sets(counts=(8, 8))
+    numbers = []
+
+    def companion(index, sets):
+        numbers.append(torch.get_num_threads())
+        return sets["b"][index]
+
+    images["a"].companions = companion
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = Batches(images, 1, 0, paired=True, workers=2)
+        for step in range(8):
+            batches.at(step)
+        batches.close()
+        of_later_thread = []
+        later = threading.Thread(target=lambda: of_later_thread.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert torch.get_num_threads() == 2, "the training keeps its threads"
+        assert of_later_thread == [2], "and so does every other thread"
+    finally:
+        torch.set_num_threads(before)
+
+    assert set(numbers) == {1}
 
 
 # ---- to the device
