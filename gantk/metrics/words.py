@@ -42,6 +42,11 @@ METRIC_NAMES = {
     "density": "Realism, weighted by neighbours (density)",
     "coverage": "Variety, weighted by neighbours (coverage)",
     "two_sample": "Classifier that tells generated from real images (two-sample test)",
+    "classification": "Classifier trained on generated images, tested on real ones",
+    "classification_real": "The same classifier trained on real images",
+    "classification_both": "The same classifier trained on both",
+    "transfer": "Translations that a classifier assigns to the target domain",
+    "transfer_ssim": "Structural similarity of translations and their inputs (SSIM to the input)",
 }
 # the same keys as METRIC_NAMES: what the score says, in one sentence
 METRIC_EXPLANATIONS = {
@@ -65,6 +70,11 @@ METRIC_EXPLANATIONS = {
     "density": "How densely the real images surround the generated ones.",
     "coverage": "The share of real images with a generated image nearby.",
     "two_sample": "How often a classifier tells generated from real images; 0.5 means by chance.",
+    "classification": "Its balanced accuracy: 1 means that the generated images teach every class.",
+    "classification_real": "Its balanced accuracy: what the real training images teach.",
+    "classification_both": "Its balanced accuracy: what generated images add to real ones.",
+    "transfer": "The share that looks like the target domain; 1 means all of them.",
+    "transfer_ssim": "How far the anatomy of the input is kept; 1 means an unchanged image.",
 }
 
 
@@ -276,16 +286,27 @@ def _tested_on(result: Mapping[str, Any], unseen: bool) -> str:
             return "Compared with real images of patients that the model had never seen,"
         return "Compared with real test images,"
 
-    rows = [row for each in result["metrics"].values() for row in each.values()]
-    patients = max((row.get("n") or 0 for row in rows), default=0)
-    images = max((row.get("images") or 0 for row in rows), default=0)
+    patients = _counts(result, "n")
+    images = _counts(result, "images")
     if not patients:
         return "On the test images,"
     if not unseen:
-        return f"On {images or patients} test images,"
-    if patients == 1:
+        return f"On {_from_to(images or patients)} test images,"
+    if patients == {1}:
         return "On one patient that the model had never seen,"
-    return f"On {patients} patients that the model had never seen,"
+    return f"On {_from_to(patients)} patients that the model had never seen,"
+
+
+def _counts(result: Mapping[str, Any], key: str) -> set[int]:
+    """The numbers of patients or images of the directions, each the largest of its metrics."""
+    directions = result["metrics"].values()
+    counts = {max((row.get(key) or 0 for row in rows.values()), default=0) for rows in directions}
+    return counts - {0}
+
+
+def _from_to(counts: set[int]) -> str:
+    """`8`, or `46 to 54` where directions differ."""
+    return " to ".join(map(str, dict.fromkeys([min(counts), max(counts)])))
 
 
 def _images_of(title: str) -> str:

@@ -23,13 +23,13 @@ def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str
     """Dotted key -> (the report's value, the recipe's value) where the two differ.
 
     A key that is left out counts as different only if all defaults are `filled_in`; else its
-    default may agree.
+    default may agree. Of a part the recipe's value has only the keys that the report states.
     """
     pairs = {".".join(path): (_at(stated, path), _at(tables, path)) for path in leaves(stated)}
     return {
-        key: pair
-        for key, pair in pairs.items()
-        if not _agree(*pair) and (filled_in or pair[1] is not NOT_SET)
+        key: (theirs, _with_keys_of(theirs, here))
+        for key, (theirs, here) in pairs.items()
+        if not _agree(theirs, here) and (filled_in or here is not NOT_SET)
     }
 
 
@@ -167,6 +167,15 @@ def _agree(stated: Any, here: Any) -> bool:
     if isinstance(stated, Mapping):
         return all(key in here and _agree(value, here[key]) for key, value in stated.items())
     return stated == here.get("name")
+
+
+def _with_keys_of(stated: Any, here: Any) -> Any:
+    """A value, in which each part has only the keys that the stated part has."""
+    if isinstance(stated, list) and isinstance(here, list) and len(stated) == len(here):
+        return [_with_keys_of(*pair) for pair in zip(stated, here, strict=True)]
+    if isinstance(stated, Mapping) and isinstance(here, Mapping):
+        return {key: here[key] for key in stated if key in here}
+    return here
 
 
 def _at(tables: Any, path: tuple[str, ...]) -> Any:

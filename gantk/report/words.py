@@ -57,11 +57,8 @@ def join_words(items: Sequence[str], conjunction: str = "and") -> str:
 
 def metric_name(name: str) -> str:
     """A metric's readable name: `psnr_foreground` is PSNR foreground, `ms_ssim` is MS-SSIM."""
-    multi = name.startswith(("ms_ssim", "msssim"))
-    head, _, rest = ("ssim" + name.partition("ssim")[2] if multi else name).partition("_")
-    if head in ABBREVIATIONS:
-        return f"{'MS-' if multi else ''}{head.upper()} {rest}".strip().replace("_", " ")
-    plain = name.replace("_", " ")
+    words = [word.upper() if word in ABBREVIATIONS else word for word in name.split("_")]
+    plain = " ".join(words).replace("ms SSIM", "MS-SSIM")
     return plain[:1].upper() + plain[1:]
 
 

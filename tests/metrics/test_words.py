@@ -60,6 +60,14 @@ def test_unseen_patients_are_claimed_only_without_leaks():
     assert leaked.startswith("On 64 test images, the model's T2 images")
 
 
+def test_directions_of_different_patients_are_counted_from_to():
+    both = result({"a_to_b": WON, "b_to_a": WON})
+    both["metrics"]["b_to_a"]["psnr"] = both["metrics"]["b_to_a"]["psnr"] | {"n": 5, "images": 9}
+
+    assert str(result_sentence(both)).startswith("On 5 to 8 patients that the model had never seen")
+    assert str(result_sentence(both, unseen=False)).startswith("On 9 to 64 test images,")
+
+
 def test_images_from_noise_have_no_truth_to_match():
     said = result_sentence(result({"image": WON}))
     assert said.startswith("Compared with real images of patients that the model had never seen,")

@@ -149,6 +149,14 @@ def test_the_terminal_names_departures():
     )
 
 
+def test_a_departure_within_parts_shows_only_the_stated_keys():
+    tables = resolved(load_recipe("dcgan_tumour_style").override([], "cpu").check())
+    theirs, here = published_system(tables).departures["post"]
+
+    assert theirs == '[{ name = "style", role = "style", weights = "pretrained", rescale = true }]'
+    assert here == '[{ name = "style", role = "style", weights = "random", rescale = true }]'
+
+
 def test_a_setting_set_back_to_its_published_value_is_kept(tmp_path):
     recipe = load_recipe(SYSTEM)
     text = recipe.text.replace("width = 128\nmax", "width = 64\nmax")
