@@ -697,6 +697,12 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     from gantk.training.loop import inference_weights
 
     main = parts.runtime.main
+    if main:
+        metrics = [*parts.scorer.pairs.metrics, *parts.scorer.set_metrics]
+        names = [metric.name for metric in metrics]
+        if names:  # some of them take minutes
+            say(f"score    test images and baselines by {', '.join(names)}")
+
     by_checkpoints = main and parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
