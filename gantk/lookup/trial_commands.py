@@ -20,9 +20,10 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
         settings.append(f'train.precision="{precision}"')
 
     known = {name: options[name] for name in ("data", "profile", "device") if name in options}
-    found = predict(recipe, set=settings, **known)
+    say = line_printer(json_file)
+    found = predict(recipe, set=settings, say=say, **known)
     for line in found.lines():
-        line_printer(json_file)(line)
+        say(line)
 
     write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
@@ -56,6 +57,7 @@ def examine(recipe, **options) -> None:
     """Check the machine, the installed packages and the plugins; or try the training of a recipe."""
     from rich.markup import escape
 
+    from gantk.errors import count_noun
     from gantk.lookup.doctor import findings
     from gantk.terminal import console, table
 
@@ -66,11 +68,13 @@ def examine(recipe, **options) -> None:
         raise click.UsageError("--set, --profile, --device and --json need --recipe")
 
     rows = []
-    any_problem = False
+    problems = 0
     for name, state, problem in findings():
-        verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
-        rows.append((name, escape(state), verdict))
-        any_problem |= bool(problem)
+        rows.append((name, escape(state) + (f"  [red]{escape(problem)}[/]" if problem else "")))
+        problems += bool(problem)
 
-    console().print(table((), rows))
-    sys.exit(1 if any_problem else 0)
+    out = console()
+    out.print(table((), rows))
+    verdict = f"[red]{count_noun(problems, 'problem')}[/]" if problems else "[green]no problem[/]"
+    out.print(f"{verdict} found")
+    sys.exit(1 if problems else 0)

@@ -73,15 +73,17 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         what = "no MPS device is available"
         raise UserError(what, where=WHERE, remedy=f"omit --device, or {CPU}")
-    if device.type != "cuda":
-        return device
+    if device.type == "cuda":
+        device = _own_gpu(device, rank, local)
 
-    device = _own_gpu(device, rank, local)
     try:
         torch.zeros(1, device=device).add_(1).item()
-    except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
-        what = f"{_card(device)} cannot compute: {first_sentence(str(error))}"
-        raise UserError(what, where=WHERE, remedy=LOOK) from None
+    # no kernels for this GPU, no memory left, a defect, or a kind that this torch has not
+    except (RuntimeError, AssertionError, ImportError) as error:
+        card = _card(device) if device.type == "cuda" else f"the device '{device}'"
+        remedy = LOOK if device.type == "cuda" else f"omit --device, or {CPU}"
+        what = f"{card} cannot compute: {first_sentence(str(error))}"
+        raise UserError(what, where=WHERE, remedy=remedy) from None
 
     return device
 

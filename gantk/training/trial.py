@@ -8,10 +8,13 @@ runs in its own process: its peak is measured separately, and lack of memory end
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError
+from gantk.machine.device import choose
 from gantk.machine.usage import GIB, free_memory, peak_memory
 from gantk.recipe.load import Recipe, Settings, resolved
 from gantk.terminal import duration
@@ -38,6 +42,9 @@ STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compi
 TIMED_WEIGHTS = 2**22  # weights with which the time of an update is measured
 # bytes below the limit at which starting a library or a thread may already fail
 SPARE_BYTES = 128 * 2**20
+# seconds: a step that took longer is reported at once, and shorter ones only in the result
+LONG_STEP_S = 5.0
+PROGRESS = "progress "  # begins the child's lines that are shown while it works
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ def predict(
     profile: str | None = None,
     device: str | None = None,
     memory: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Trial:
     """Measure memory, time per step and hours of a training with three real steps; no file is
     written.
@@ -113,6 +121,8 @@ def predict(
     Args:
         recipe, data, set, profile, device: as in `gantk.run`.
         memory: memory in GiB that may be used on a CPU. Default: the free memory.
+        say: called with a line of output when a trial, a stage or a long step begins. Default: no
+            output.
 
     Returns:
         The trial. If the training does not fit, `ways` holds trials of settings that need less
@@ -122,11 +132,15 @@ def predict(
         UserError: the recipe or its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
-    trial = _in_child(loaded, (), device, memory)
+    if device is not None:
+        choose(device)  # UserError where it is missing or cannot compute
+
+    say = say or (lambda line: None)
+    trial = _in_child(loaded, (), device, memory, say)
     ways = []
     for settings in () if trial.fits else lighter(model, trial.device):
         with suppress(UserError):  # networks that do not take so small an image
-            ways.append(_in_child(loaded, settings, device, memory))
+            ways.append(_in_child(loaded, settings, device, memory, say))
             if ways[-1].fits:
                 break
 
@@ -134,7 +148,11 @@ def predict(
 
 
 def _in_child(
-    recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None
+    recipe: Recipe,
+    settings: tuple[str, ...],
+    device: str | None,
+    memory: float | None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Trial:
     """Run one trial in its own process; its UserError or GantkError is raised here."""
     model = recipe.override(settings).check()
@@ -143,26 +161,63 @@ def _in_child(
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
 
+    changed = "".join(f" with --set {each}" for each in settings)
+    say(f"trial    {STEPS_PER_STAGE} steps{changed}; Ctrl-C stops the trial")
     arguments = {"tables": resolved(model), "device": device, "memory": memory}
-    # -P: no random.py of the working folder
-    command = [sys.executable, "-P", "-m", "gantk.training.trial"]
-    child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
-    if child.returncode < 0:  # killed by the system
+    exit_code, lines, failure = _run_child(arguments, say)
+    if exit_code < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
 
-    if child.returncode > 0:
-        raise GantkError(
-            f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}"
-        )
+    if exit_code > 0:
+        raise GantkError(f"the trial failed: {failure or 'no output'}")
 
-    result = json.loads(child.stdout.splitlines()[-1])
+    result = json.loads(lines[-1])
     if "what" in result:
         raise UserError(**result)
 
     return Trial(**result | {"settings": settings, "ways": (), "counted": str(cost)})
 
 
-def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
+def _run_child(arguments: dict[str, Any], say: Callable[[str], None]) -> tuple[int, list[str], str]:
+    """Run `main` in a process of its own; returns its exit code, its lines and its last error line.
+
+    The child ends with this process, however this one ends: its standard input closes then.
+    """
+    # -P: no random.py of the working folder
+    command = [sys.executable, "-P", "-m", "gantk.training.trial"]
+    pipe = subprocess.PIPE
+    lines = []
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            with suppress(BrokenPipeError):  # it ended at once; its errors say why
+                child.stdin.write(json.dumps(arguments) + "\n")
+                child.stdin.flush()
+            for line in child.stdout:
+                if line.startswith(PROGRESS):
+                    say(f"trial    {line.removeprefix(PROGRESS).strip()}")
+                else:
+                    lines.append(line)
+        except BaseException:
+            child.kill()
+            raise
+
+        exit_code = child.wait()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or [""])[-1]
+
+    return exit_code, lines, last
+
+
+def _measure(
+    tables: dict[str, Any],
+    device: str | None,
+    memory: float | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Trial:
     """Run `STEPS_PER_STAGE` steps of every stage in this process."""
     from gantk.machine.runtime import start
 
@@ -176,7 +231,7 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
         _limit(free - moments / GIB)
 
     try:
-        step_s, seconds = _time_stages(model, runtime, without_moments=bool(moments))
+        step_s, seconds = _time_stages(model, runtime, bool(moments), say)
     except UserError:
         raise
     except Exception as error:
@@ -193,11 +248,14 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, speed)
 
 
-def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple[float, float]:
+def _time_stages(
+    model: Model, runtime: Runtime, without_moments: bool, say: Callable[[str], None]
+) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
     from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.loop import Training
 
+    say("reading the images")
     parts = assemble(model, runtime)
     prepare_batches(parts)
     training = Training(parts, None)
@@ -208,11 +266,16 @@ def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple
     step_s = 0.0
     for stage in parts.method.stages(engine.steps):
         engine.step = first
+        count = min(STEPS_PER_STAGE, stage.steps)
+        size = " x ".join(map(str, stage.size))
+        say(f"stage '{stage.name}', {size}, batch {model.train.batch}: step 1 of {count}")
         took = []
         began = time.perf_counter()
-        for _ in islice(engine.fit(training.batch_at), min(STEPS_PER_STAGE, stage.steps)):
+        for _ in islice(engine.fit(training.batch_at), count):
             runtime.synchronize()
             took.append(time.perf_counter() - began)
+            if took[-1] > LONG_STEP_S and len(took) < count:
+                say(f"step {len(took)} of {count} took {duration(took[-1])}")
             began = time.perf_counter()
 
         step_s = min(took[1:] or took) + update_s
@@ -279,15 +342,28 @@ def _is_at_limit() -> bool:
     return False
 
 
+def _end_with_parent() -> None:
+    """End this process when its standard input closes: its parent has ended, perhaps killed."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main() -> None:
-    """The child process: reads arguments as JSON from standard input, prints the result as JSON in
-    its last line.
+    """The child process: reads arguments as a line of JSON from standard input, prints progress,
+    and the result as JSON in its last line.
     """
+    arguments = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def show(line: str) -> None:
+        print(f"{PROGRESS}{line}", flush=True)
+
     try:
-        answer = asdict(_measure(**json.loads(sys.stdin.read())))
+        answer = asdict(_measure(**arguments, say=show))
     except UserError as error:
         answer = {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}
-    print(json.dumps(answer))
+    print(json.dumps(answer), flush=True)
+    os._exit(0)  # the thread that waits for the parent holds standard input
 
 
 if __name__ == "__main__":

@@ -160,6 +160,20 @@ def test_show_explains_the_options_of_a_part(gantk, part, line):
     assert re.search(line, gantk("show", *part.split()).out, re.MULTILINE)
 
 
+def test_the_doctor_says_once_that_all_is_well(gantk, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
+    lines = gantk("doctor").out.splitlines()
+
+    assert lines[-1] == "no problem found"
+    assert len(lines) <= 10
+    assert not any(re.search(r"\bok$", line.rstrip()) for line in lines)
+
+
+def test_the_help_names_no_path_of_a_checkout(gantk):
+    words = gantk("-h").out.split()
+    assert not [word for word in words if re.match(r"(recipes|docs|benchmarks|plugins)/", word)]
+
+
 def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
     assert gantk("doctor").code == 0

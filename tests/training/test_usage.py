@@ -2,6 +2,8 @@
 its learning rate.
 """
 
+import json
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import gantk
 from gantk.errors import UserError
 from gantk.machine import usage
 from gantk.machine.usage import Used, speed_of
-from gantk.recipe.load import load_recipe
+from gantk.recipe.load import load_recipe, resolved
 from gantk.runs.folder import RunFolder
 from gantk.training import trial
 from gantk.training.trial import Trial
@@ -133,7 +135,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
 def test_what_does_not_fit_is_tried_with_less(monkeypatch):
     asked = []
 
-    def child(recipe, settings, device, memory):
+    def child(recipe, settings, device, memory, say):
         asked.append(settings)
         fits = any("microbatch" in each for each in settings)
         return Trial(fits, "cpu", memory, 1.0, 0.1, 0.2, 20.0, settings)
@@ -153,6 +155,40 @@ def test_running_out_of_memory_ends_the_trial_alone():
         load_recipe(TINY).override(["data.size=[256, 256]", "train.batch=64"]), (), "cpu", 0.6
     )
     assert not found.fits
+
+
+def test_a_trial_ends_with_the_process_that_started_it():
+    """Its standard input closes when that process ends, also if it is killed."""
+    tables = resolved(load_recipe(TINY).override(["train.steps=1000000"]).check())
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "gantk.training.trial"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        child.stdin.write(json.dumps({"tables": tables, "device": "cpu", "memory": None}) + "\n")
+        child.stdin.close()
+        lines = child.stdout.read()
+
+        assert child.wait(60) == 1
+        assert '"fits"' not in lines
+
+
+def test_a_trial_says_what_it_does_before_it_is_done():
+    said = []
+    gantk.predict(TINY, device="cpu", say=said.append)
+
+    assert said[0].startswith("trial    3 steps")
+    assert "reading the images" in said[1]
+    assert re.search("stage 'main', .*step 1 of 3", said[2])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "xpu", "hpu", "vulkan"])
+def test_a_trial_on_a_missing_device_is_one_error(device):
+    with pytest.raises(UserError, match="--device") as refused:
+        gantk.predict(TINY, device=device)
+
+    assert "--device cpu" in str(refused.value) or "Allowed" in str(refused.value)
 
 
 # ---- the range test of learning rates
