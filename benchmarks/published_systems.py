@@ -152,7 +152,7 @@ def record_of(
         "planned_steps": planned_steps(run, recipe),
         "interruptions": interruptions,
         "seconds": round(metrics["speed"]["seconds"]),
-        "machine": f"{environment['cpu']}, {environment['threads']} threads,"
+        "machine": f"{environment['cpu']}, {counted(environment['threads'])},"
         f" {environment['precision']}, torch {environment['packages']['torch']}",
         "date": environment["started"][:10],
         "differs": {} if best_of else differences(name, recipe),
@@ -198,6 +198,11 @@ def differences(name: str, recipe: dict[str, Any]) -> dict[str, list[Any]]:
 
 def value_in_words(value: Any) -> str:
     return "not given" if value is None or value is NOT_SET else toml(value)
+
+
+def counted(threads: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def kept_scores(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,11 @@ def ids(images: torch.Tensor) -> list[int]:
     return images[:, 0, 0, 0].int().tolist()
 
 
+def test_without_a_pool_the_discriminator_sees_the_fakes_of_the_step():
+    batch = numbered(0, 4)
+    assert ids(ImagePool(0, 1, (2, 2))(batch)) == ids(batch)
+
+
 batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 

@@ -63,6 +63,21 @@ def test_real_images_beyond_white_do_not_betray_themselves():
     assert torch.equal(*losses)
 
 
+@pytest.mark.parametrize("asked", ["real", "fake"])
+def test_the_discriminator_of_classes_is_told_the_class(asked):
+    """Mirza and Osindero 2014: both networks get the class. Another label, other logits."""
+    label = torch.tensor([0, 1, 0, 1])
+    image = random_images(4, 1, (32, 32))
+    losses = []
+    for shown in (label, 1 - label):
+        method = dcgan(classes=("healthy", "tumour"), conditional=True)
+        method.adversarial.discriminator = lambda real, fake: {"real": real, "fake": fake}[asked]
+        batch = Batch(image=image, label=shown, fake=image)  # no new fake, so only D sees the label
+        losses.append(method.discriminator_losses(batch)["d_image"])
+
+    assert (losses[0] - losses[1]).abs().max() > 1e-3
+
+
 def test_a_seed_gives_the_same_image_for_any_count():
     method = dcgan().eval()
     few = method.sample(3, seed=5)
