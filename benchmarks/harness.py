@@ -31,7 +31,7 @@ from torch import Tensor
 import gantk
 from gantk.data.preparation import contrast_names, domain_letters
 from gantk.errors import GantkError
-from gantk.files import write_file
+from gantk.files import write_output
 from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe, start
 from gantk.method import Batch, Method, Stage
@@ -371,7 +371,7 @@ def write(file: Path | None, content: dict[str, Any]) -> None:
     """Write the record atomically; does nothing if `file` is None."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, (json.dumps(content, indent=1, default=float) + "\n").encode())
+        write_output(file, (json.dumps(content, indent=1, default=float) + "\n").encode())
 
 
 # ---- a training step of any recipe, on a batch of noise that stays on the device

@@ -412,13 +412,12 @@ def evaluate(
         The content of metrics.json: scores by direction and metric with 95 % intervals over patients,
         baselines, verdicts.
     """
-    import shutil
     from tempfile import TemporaryDirectory
 
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
-    from gantk.runs.models import find_model, pack_record, require_split
+    from gantk.runs.models import copy_packed, find_model, pack_record, require_split
     from gantk.training.assemble import assemble, restore
 
     folder = RunFolder.open(find_model(run, say))
@@ -442,7 +441,7 @@ def evaluate(
         packing = pack_record(folder)
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
-            folder = RunFolder(shutil.copytree(folder.path, copy))
+            folder = RunFolder(copy_packed(folder, copy))
 
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
         chosen = folder.inference_checkpoint()
@@ -731,7 +730,7 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
             )
         ]
 
-    ran = read(folder.path / "environment.json").get("recipe") or {}
+    ran = read(folder.path, "environment.json").get("recipe") or {}
     system = published_system(resolved(parts.model), ran.get("changed") or {})
     for line in [*summary_lines(result), *published_lines(result, system), *warnings]:
         say(line)

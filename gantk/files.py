@@ -1,5 +1,5 @@
-"""Writes files and folders atomically: a reader sees a complete file or none. Imports no large
-package.
+"""Writes files and folders atomically: a reader sees a complete file or none. Reads regular files of
+bounded size, and follows no link out of a folder that others may have made. Imports no large package.
 
 Until it is complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be
 guessed; a link of that name is not followed. The next process that writes to the folder removes
@@ -18,6 +18,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -36,10 +37,98 @@ LOST = 86400.0  # seconds after which another machine's unfinished file counts a
 MIN_SPILLED_BYTES = (
     2**27
 )  # arrays of at least so many bytes are kept on the disk, where a folder is given
+MAX_READ_BYTES = 2**26  # bytes of a file that is read whole: texts, tables, JSON
+MAX_TENSORS_BYTES = 2**34  # bytes of a file of tensors, of which only the parts in use are read
+ANY_SIZE = sys.maxsize
+# permissions at most: of what may be shared, and of what shows patients or unblinds a study
+SHARED_FILE, SHARED_FOLDER = 0o644, 0o755
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
 _swept: set[Path] = set()
 # folders that this process has locked, with the locking thread
 _locked: set[tuple[Path, int]] = set()
+_linked: set[str] = set()  # folders whose links are followed wherever they lead
+
+
+def follow_links(folder: Path) -> Path:
+    """Follow links out of this folder from now on, and return it: package managers and the hub's
+    cache install models as links.
+    """
+    _linked.add(os.path.realpath(folder))
+    return folder
+
+
+def expect_inside(folder: Path, path: Path) -> Path:
+    """Return the path if it lies in the folder once links are followed; else UserError."""
+    root = os.path.realpath(folder)
+    real = os.path.realpath(path)
+    if root in _linked or real == root or real.startswith(os.path.join(root, "")):
+        return path
+    raise UserError(
+        f"'{path}' is a link that leads out of the folder '{folder}'",
+        remedy="put the files themselves in the place of the link",
+    )
+
+
+def place_in(folder: Path, name: str | os.PathLike[str]) -> Path:
+    """The path `folder/name`, to be written or removed; UserError where a link on the way to it
+    leads out of the folder. `name` itself may be a link: it is replaced, not followed.
+    """
+    path = folder / name
+    expect_inside(folder, path.parent)
+    return path
+
+
+def regular_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_BYTES) -> Path:
+    """Return the path if it may be read: a regular file of at most `max_bytes` bytes.
+
+    With `folder`, which others may have made, it must lie in that folder once links are followed.
+    OSError where it is missing, UserError where it is a pipe, a device, too large or outside.
+    """
+    if folder is not None:
+        expect_inside(folder, path)
+
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"'{path}' is a folder, not a file", remedy="remove or rename it")
+    if not stat.S_ISREG(status.st_mode):
+        what = f"'{path}' is a pipe or a device, not a file"
+        raise UserError(what, remedy="put a file in its place")
+    if status.st_size > max_bytes:
+        raise _too_large(path, max_bytes)
+    return path
+
+
+def read_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_BYTES) -> bytes:
+    """The content of a file that `regular_file` accepts."""
+    with open(regular_file(path, folder, max_bytes), "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:  # files of /proc state no size
+        raise _too_large(path, max_bytes)
+    return content
+
+
+def _too_large(path: Path, max_bytes: int) -> UserError:
+    what = f"'{path}' is larger than {max_bytes >> 20} MB, which no such file needs"
+    return UserError(what, remedy="restore it from the original")
+
+
+def make_folder(folder: Path, *, private: bool = False) -> Path:
+    """Create a folder and its parents where they are missing, and return it; `private`: for this
+    user only.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(PRIVATE_FOLDER if private else SHARED_FOLDER, exist_ok=True)
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with its content, or a link, but not what the link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
@@ -72,26 +161,35 @@ def expect_file(file: str | Path, where: str | None = None) -> str:
     return str(file)
 
 
-def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+def write_output(
+    path: Path, content: bytes | Iterable[bytes | memoryview], *, private: bool = False
+) -> Path:
+    """Write a file that the user named: like `write_file`, but devices, pipes and /dev/stdout are
+    written to directly.
+    """
+    named_device = str(path.absolute().parent) in ("/dev", "/dev/fd")
+    if not named_device and (path.is_file() or path.is_dir() or not path.exists()):
+        return write_file(path, content, private=private)
+
+    with open(path, "ab") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
+    return path
+
+
+def write_file(
+    path: Path, content: bytes | Iterable[bytes | memoryview], *, private: bool = False
+) -> Path:
     """Write a file under a temporary name, sync it and rename it, so that it is always whole;
     returns the path.
 
-    `content` may come in parts. A link is replaced, not followed; devices, pipes, /dev/stdout are
-    written to directly.
+    `content` may come in parts; `private`: only this user may read the file. A link, a pipe or a
+    device of that name is replaced, neither followed nor written to.
     """
     content = [content] if isinstance(content, bytes) else content
-    if (
-        str(path.absolute().parent) in ("/dev", "/dev/fd")
-        or path.exists()
-        and not (path.is_file() or path.is_dir())
-    ):
-        with open(path, "ab") as file:
-            file.writelines(content)
-        return path
-
+    mode = PRIVATE_FILE if private else SHARED_FILE
     temporary = temporary_beside(path)
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
@@ -106,6 +204,16 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
         raise
 
     return path
+
+
+def append_to_file(path: Path, content: bytes) -> None:
+    """Append to a file in a single write, so that lines of several processes do not mix; UserError
+    where it is a link, a pipe or a device.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(f"'{path}' is a link or a device, not a file", remedy="remove it")
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, SHARED_FILE)) as file:
+        file.write(content)
 
 
 def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
@@ -134,12 +242,11 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 
 
 @contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """Yield a new hidden folder, which replaces `final` in one step at the end; after an error it
-    is removed.
+def whole_folder(final: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yield a new hidden folder, which replaces `final`, or a link of that name, in one step at the
+    end; after an error it is removed. `private`: only this user may enter it.
     """
-    folder = temporary_beside(final)
-    folder.mkdir(parents=True)
+    folder = make_folder(temporary_beside(final), private=private)
     try:
         yield folder
         # no pipe
@@ -148,18 +255,20 @@ def whole_folder(final: Path) -> Iterator[Path]:
         ):
             sync(path)
 
-        if final.exists():
+        if os.path.lexists(final):
             _exchange(folder, final)
         else:
             os.rename(folder, final)
 
         sync(final.parent)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(folder)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
+def sha256_of(path: Path, folder: Path | None = None) -> str:
+    """The SHA-256 of a file that `regular_file` accepts, however large, in hexadecimal digits."""
+    path = regular_file(path, folder, ANY_SIZE)
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -182,12 +291,10 @@ def sweep(folder: Path) -> None:
             match = TEMPORARY.fullmatch(path.name)
             if match and not _in_use(path, match[3], int(match[4])):
                 with suppress(OSError):
-                    if match[2] and not path.with_name(match[1]).exists():
-                        path.rename(path.with_name(match[1]))
+                    if match[2] and not os.path.lexists(folder / match[1]):
+                        path.rename(folder / match[1])
                     else:
-                        shutil.rmtree(
-                            path
-                        ) if path.is_dir() and not path.is_symlink() else path.unlink()
+                        remove(path)
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
@@ -217,8 +324,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         if key not in _locked:
             lock = os.open(
-                folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+                folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, SHARED_FILE
             )
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                os.close(lock)
+                raise OSError(errno.ENXIO, "it is a pipe or a device")
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise UserError(

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gantk.errors import printable
-from gantk.files import expect_file, write_file
+from gantk.files import expect_file, write_output
 
 LINE_WIDTH = 100  # characters of a line that is not on a terminal
 
@@ -185,7 +185,7 @@ def write_json(file: str | None, found: Any) -> None:
     if file == "-":
         sys.stdout.write(text)
     elif file:
-        write_file(Path(file), text.encode())
+        write_output(Path(file), text.encode())
 
 
 def split_names(names: str | None) -> list[str] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import gantk
 from gantk.errors import GantkError, UserError
-from gantk.files import write_file
+from gantk.files import read_file, write_file
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
 
@@ -36,6 +36,7 @@ MACHINE_KEYS = (
 )
 # [data] keys that shape a test image
 IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")
+MAX_ROWS_BYTES = 2**29  # of a file of rows, or of split.json
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
 Row = dict[str, Any]
 
@@ -46,7 +47,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     path = Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_file(path, max_bytes=MAX_ROWS_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"'{path}' cannot be read: {why}", remedy=REMEDY) from None
@@ -56,7 +57,7 @@ def read_rows(path: str | Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         texts = [mapping(row).get(key) for key in ("label", "status")]
         if not all(isinstance(text, str) for text in texts):
@@ -88,7 +89,7 @@ def figures(run: Path) -> Row:
     """
 
     def read(name: str) -> Any:
-        return json.loads((run / name).read_text("utf-8"))
+        return json.loads(read_file(run / name, run, MAX_ROWS_BYTES).decode("utf-8"))
 
     try:
         result = read("metrics.json")
@@ -134,7 +135,7 @@ def _patients(run: Path, split: Row) -> Row:
     """
     if not (run / "patients.json").is_file():
         return {}
-    stored = json.loads((run / "patients.json").read_text("utf-8"))
+    stored = json.loads(read_file(run / "patients.json", run).decode("utf-8"))
     data = RunFolder(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.files import sweep, temporary_beside
+from gantk.files import ANY_SIZE, regular_file, sweep, temporary_beside
 
 IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
 MIN_FREE_BYTES = 2**30  # bytes that the cache leaves free on its disk
@@ -53,11 +54,11 @@ class Cache:
         20); None for 0.
         """
         gib = os.environ.get("GANTK_CACHE_GIB", "20")
-        if not gib.replace(".", "", 1).isdecimal():
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", gib, re.ASCII):
             raise UserError(
                 f"'{gib}' is not a valid cache size",
                 where="GANTK_CACHE_GIB",
-                allowed="a number of GiB; 0 turns the cache off",
+                allowed="a number of GiB up to 999999999; 0 turns the cache off",
             )
 
         usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
@@ -77,7 +78,7 @@ class Cache:
         path = self.entries / f"{key}.npy"
         # missing, or broken, for which numpy raises many errors: written again
         with suppress(Exception):
-            entry = np.lib.format.open_memmap(path, mode="r")
+            entry = np.lib.format.open_memmap(regular_file(path, max_bytes=ANY_SIZE), mode="r")
             now = time.monotonic()
             if key in self._used or _is_good(path, key, entry):
                 if key not in self._used or now - self._used[key] > IN_USE / 4:

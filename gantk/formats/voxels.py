@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError
+from gantk.files import ANY_SIZE, regular_file
 
 CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
@@ -57,7 +58,12 @@ class Stored:
 
     def expect_whole(self) -> None:
         """UserError where the file is too small to hold the voxels, packed or not."""
-        expect_held(self.path, self.end, self.path.stat().st_size - self.opens, self.packing)
+        expect_held(
+            self.path,
+            self.end,
+            regular_file(self.path, max_bytes=ANY_SIZE).stat().st_size - self.opens,
+            self.packing,
+        )
 
     def decode(self, voxels: np.ndarray) -> None:
         """Fill a view (i, j, k) of float32, a few planes k at a time; an error if the file is

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantk.files import LOCK, lock_folder, write_file
+from gantk.errors import UserError
+from gantk.files import LOCK, append_to_file, lock_folder, make_folder, read_file, write_file
 from gantk.formats.image import Scan
+
+MAX_LEDGER_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         with suppress(OSError):  # writing the first result reports the same error
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
 
         if self.folder.is_dir():
             self.holding.enter_context(lock_folder(self.folder))
 
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
-            text = self.path.read_text("utf-8", "replace")
+        # missing or damaged
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError, UserError):
+            text = read_file(self.path, max_bytes=MAX_LEDGER_BYTES).decode("utf-8", "replace")
             entries = _parse_json(text) or [
                 entry for line in text.split("\n") for entry in _parse_json(line)
             ]
@@ -98,8 +102,7 @@ class Ledger:
         with suppress(OSError):
             line = _line({"done": {job.name: {"inputs": _sizes_and_times(job), "results": names}}})
             if self.begun:
-                with self.path.open("ab") as file:
-                    file.write(line)
+                append_to_file(self.path, line)
             else:
                 write_file(self.path, _line({"head": self.head, "done": self.done}) + line)
                 self.begun = True
@@ -116,6 +119,6 @@ def _line(value: dict[str, Any]) -> bytes:
 
 def _parse_json(text: str) -> list[Any]:
     """A list with the value of a JSON text; [] where it is not JSON."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return [json.loads(text)]
     return []

@@ -19,7 +19,7 @@ from gantk.data.intensity import IntensityMapping, mapping_from, network_range, 
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
-from gantk.files import sha256_of, write_file
+from gantk.files import write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
@@ -32,7 +32,7 @@ from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
-from gantk.runs.checkpoint import load_meta_of
+from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
 from gantk.runs.schemas import read as read_json
@@ -126,7 +126,7 @@ class Translator(TrainedModel):
     def identity(self) -> dict[str, str]:
         """A record that two translations share only if they used the same weights."""
         try:
-            digest = sha256_of(self.checkpoint / "weights.safetensors")
+            digest = weights_hash(self.checkpoint)
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
             digest = secrets.token_hex()
 
@@ -276,7 +276,7 @@ class Translator(TrainedModel):
 
     @cached_property
     def _uncertainty_scores(self) -> dict[str, dict]:
-        return read_json(self.run.path / "metrics.json").get("uncertainty") or {}
+        return read_json(self.run.path, "metrics.json").get("uncertainty") or {}
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)

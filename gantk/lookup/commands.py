@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from gantk.commands import Command, CommandGroup
 from gantk.errors import UserError, did_you_mean, one_line
-from gantk.files import expect_file, write_file
+from gantk.files import expect_file, write_output
 from gantk.plugin.loader import load
 from gantk.plugin.loss_inputs import in_words, loss_inputs
 from gantk.plugin.registry import KINDS, Entry
@@ -262,7 +262,7 @@ def copy_recipe(name, target) -> None:
         raise UserError(f"'{target}' already exists", remedy="choose another TARGET")
 
     expect_file(target)
-    write_file(target, path.read_bytes())
+    write_output(target, path.read_bytes())
     say(f"copied   {target}")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError, one_line
+from gantk.files import MAX_TENSORS_BYTES, regular_file
 
 VARIABLE = "GANTK_WEIGHTS"  # names a folder of weight files, for machines without a network
 SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -32,8 +33,9 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
     detail = "it contains no named tensors"
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            found = load_file(regular_file(path, max_bytes=MAX_TENSORS_BYTES))
         else:
+            path = regular_file(path, max_bytes=MAX_TENSORS_BYTES)
             found = torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise any error
         if "weights_only" in str(error):

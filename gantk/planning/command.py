@@ -56,7 +56,7 @@ def plan_command(scans, out, **options) -> None:
     intensities. Three training steps on this machine decide the image size and the number of
     steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
-    from gantk.files import expect_file, write_file
+    from gantk.files import expect_file, write_output
     from gantk.planning.recipe import plan
     from gantk.terminal import progress_bar, say
 
@@ -68,7 +68,7 @@ def plan_command(scans, out, **options) -> None:
     with progress_bar() as progress:
         text = plan(scans, **options, progress=progress)
 
-    write_file(target, text.encode())
+    write_output(target, text.encode())
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))
 

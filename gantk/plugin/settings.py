@@ -12,10 +12,13 @@ import tomllib
 from pathlib import Path
 
 from gantk.errors import UserError, one_line
+from gantk.files import read_file
 
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
 EXAMPLE = '[plugins]\ndisable = ["gantk_app"]'
+
+MAX_SETTINGS_BYTES = 2**18
 
 
 def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
@@ -53,7 +56,7 @@ def _disabled_by(path: Path) -> list[str]:
     """The list `plugins.disable` of one `gantk.toml`."""
     where = str(path)
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"this settings file cannot be read: {one_line(error)}", where=where

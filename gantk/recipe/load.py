@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import create_model
 
 from gantk.errors import UserError, did_you_mean, one_line
+from gantk.files import regular_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
@@ -278,13 +279,15 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     return Recipe(tables, path.stem, origin, text)
 
 
-def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dict[str, Any]]:
+def read_toml(
+    path: Path, origin: str, kind: str, others: str, folder: Path | None = None
+) -> tuple[str, dict[str, Any]]:
     """The text and the tables of a TOML file, `origin` in errors; UserError tells where `others` to
-    compare are.
+    compare are, and if the file is not one of `folder`.
     """
     remedy = f"compare it with a {kind} from {others}"
     try:
-        with open(path, "rb") as file:
+        with open(regular_file(path, folder), "rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         # Windows editors write a byte-order mark
         text = content.decode("utf-8-sig").replace("\r\n", "\n")

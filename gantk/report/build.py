@@ -87,7 +87,8 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
         styles=("page.css", *styles),
         scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
     )
-    return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
+    content = page.encode("utf-8", "backslashreplace")
+    return write_file(record.path / "report.html", content, private=True)
 
 
 def _further_sections(

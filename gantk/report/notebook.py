@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import argument
+from gantk.files import read_file
 from gantk.metrics.verdict import baseline_row
 from gantk.metrics.words import baseline_words, verdict_words
 from gantk.report.words import direction_name, number
@@ -47,9 +48,8 @@ def run_html(run: RunFolder) -> str:
     """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark
     colours apply.
     """
-    metrics = read(
-        run.path / "metrics.json", remedy=f"write it again: gantk eval {argument(run.path)}"
-    )
+    remedy = f"write it again: gantk eval {argument(run.path)}"
+    metrics = read(run.path, "metrics.json", remedy=remedy)
     domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [
         f"<div><b>{html.escape(repr(run))}</b></div>",
@@ -128,7 +128,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
 
 
 def _figure(picture: Path, words: str) -> str:
-    data = base64.b64encode(picture.read_bytes()).decode()
+    data = base64.b64encode(read_file(picture)).decode()
     shown = html.escape(words)
     image = (
         f'<img src="data:image/png;base64,{data}" alt="{shown}" style="height: 128px; display:'

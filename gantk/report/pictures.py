@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gantk.files import read_file
 from gantk.report.run_record import Samples
 
 # bytes of pictures embedded unchanged; above it earlier steps become small previews
@@ -178,7 +179,7 @@ def data_uri(path: Path | None, side: int | None = None) -> str:
     if path is None:
         return ""
     if side is None:
-        return _uri("png", path.read_bytes())
+        return _uri("png", read_file(path))
 
     with Image.open(path) as image:
         return preview(image, side)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.schemas import is_inside, read, read_log
+from gantk.runs.schemas import is_inside, read, read_log, text_of
 
 FILES = (
     "recipe.toml",
@@ -187,17 +187,20 @@ class RunRecord:
         self.recipe, self.environment, self.split, self.metrics, self.best, index = map(
             self.read, FILES
         )
-        self.recipe_text = (path / "recipe.toml").read_text("utf-8") if self.recipe else ""
+        self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
         self.log = Log()
-        for line in read_log(path / "log.jsonl", self.problems):
-            self.log.add(line)
+        try:
+            for line in read_log(path, self.problems):
+                self.log.add(line)
+        except UserError as error:
+            self.problems.append(error.what)
 
     def read(self, name: str, schema: Any = None) -> dict[str, Any]:
         """The content of a JSON or TOML file of the run; {} where it is absent, or unreadable."""
         try:
-            return read(self.path / name, schema)
+            return read(self.path, name, schema)
         except UserError as error:
             self.problems.append(error.what)
             return {}

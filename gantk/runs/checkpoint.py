@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -19,10 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gantk.errors import UserError, count_noun, one_line
-from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
-from gantk.runs.schemas import SCHEMAS, content, parse_checked
+from gantk.files import (
+    MAX_TENSORS_BYTES,
+    expect_inside,
+    regular_file,
+    remove,
+    sha256_of,
+    temporary_beside,
+    whole_folder,
+    write_file,
+)
+from gantk.runs.schemas import SCHEMAS, parse_checked, text_of
 
 FORMAT = 1
+WEIGHTS = "weights.safetensors"
 DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
@@ -73,11 +82,10 @@ def save(
         return {"$tensor": name, "$order": order}
 
     final = path_of(folder, step)
+    expect_inside(folder.parent, folder)
     with whole_folder(final) as made:
         state_text = json.dumps(state, default=store_tensor).encode()  # fills `tensors`
-        written: dict[str, Iterable[bytes | memoryview]] = {
-            "weights.safetensors": _safetensors(weights)
-        }
+        written: dict[str, Iterable[bytes | memoryview]] = {WEIGHTS: _safetensors(weights)}
         if state is not None:
             written["state.json"] = [state_text]
             written["state.safetensors"] = _safetensors(tensors)
@@ -132,9 +140,10 @@ def prune(folder: Path, keep: int, also: Collection[int], regular: Callable[[int
     """Delete all checkpoints but the newest `keep` regular ones, the newest `keep` after them and
     the steps `also`.
     """
+    expect_inside(folder.parent, folder)
     # left by a process killed while it wrote or deleted a checkpoint
     for stale in folder.glob(".step-*.tmp"):
-        shutil.rmtree(stale)
+        remove(stale)
 
     steps = steps_saved(folder)
     kept = [step for step in steps if regular(step)]
@@ -142,7 +151,7 @@ def prune(folder: Path, keep: int, also: Collection[int], regular: Callable[[int
     for old in {*steps} - {*kept[-keep:], *later[-keep:], *also}:
         # renamed first: a half deleted folder must not look like a checkpoint
         checkpoint = path_of(folder, old)
-        shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
+        remove(checkpoint.rename(temporary_beside(checkpoint)))
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -162,9 +171,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
     """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
-    meta = _read(
-        checkpoint / "meta.json", lambda path: parse_checked(content(path), SCHEMAS[path.name])
-    )
+    meta = _read(checkpoint, "meta.json", _parse_json)
     if meta["format"] > FORMAT:
         what = (
             f"this checkpoint has format {meta['format']}, but this gantk reads formats up to"
@@ -204,14 +211,19 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors
     file.
     """
-    return _read(checkpoint / "weights.safetensors", load_file)
+    return _read(checkpoint, WEIGHTS, load_file)
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """The SHA-256 of a checkpoint's weights; FileNotFoundError where they are missing."""
+    return sha256_of(checkpoint / WEIGHTS, run_of(checkpoint))
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it
     fits the networks.
     """
-    tensors = _read(checkpoint / "state.safetensors", load_file)
+    tensors = _read(checkpoint, "state.safetensors", load_file)
 
     def restore_order(found: dict[str, Any]) -> Any:
         if "$tensor" not in found:
@@ -221,10 +233,13 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return tensors[found["$tensor"]].permute(original_order)
 
     parse = partial(json.loads, object_hook=restore_order)
-    return _read(
-        checkpoint / "state.json",
-        lambda path: parse_checked(content(path), SCHEMAS[path.name], parse),
-    )
+    return _read(checkpoint, "state.json", partial(_parse_json, parse=parse))
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint belongs to; the checkpoint itself where it has none."""
+    run = checkpoint.parent.parent
+    return run if (run / "recipe.toml").exists() else checkpoint
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -275,16 +290,22 @@ def kind_of(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
-def _read(path: Path, read: Callable[[Path], T]) -> T:
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is not a file")
+def _parse_json(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    text = text_of(path, run_of(path.parent))
+    return parse_checked(text, SCHEMAS[path.name], parse)
 
-        result = read(path)
+
+def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
+    """The result of `read` for a file of a checkpoint; UserError where it is damaged, outside the
+    run, or differs from its SHA-256 in meta.json.
+    """
+    path = checkpoint / name
+    try:
+        result = read(regular_file(path, run_of(checkpoint), MAX_TENSORS_BYTES))
         meta = {}
         seal = None
         with suppress(Exception):  # a damaged meta.json is told when it is read itself
-            meta = json.loads(content(path.with_name("meta.json")))
+            meta = _parse_json(path.with_name("meta.json"))
             seal = meta["sha256"][path.name]
 
         if seal:
@@ -295,6 +316,8 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         return result
     except FileNotFoundError:
         detail = "it is missing"
+    except UserError as error:
+        detail = error.what
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = one_line(error)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,12 +20,31 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
-from gantk.files import LOCK, lock_folder, write_file
+from gantk.files import (
+    LOCK,
+    SHARED_FOLDER,
+    append_to_file,
+    expect_inside,
+    lock_folder,
+    make_folder,
+    place_in,
+    remove,
+    write_file,
+)
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
-from gantk.runs.schemas import is_inside, read, read_log
+from gantk.runs.schemas import LOG, is_inside, read, read_log
 
+# files that neither name nor show patients
+SHARED = (
+    "recipe.toml",
+    "environment.json",
+    "metrics.json",
+    "best.json",
+    "usage.json",
+    "track.json",
+)
 PACKAGES = (
     "torch",
     "numpy",
@@ -72,9 +90,8 @@ class RunFolder:
         """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before
         it is scored.
         """
-        found = read(
-            self.path / "metrics.json", remedy=f"write it again: gantk eval {argument(self.path)}"
-        )
+        remedy = f"write it again: gantk eval {argument(self.path)}"
+        found = read(self.path, "metrics.json", remedy=remedy)
         return found.get("metrics") or {}
 
     @property
@@ -123,7 +140,8 @@ class RunFolder:
             # refuse names that are not UTF-8: some programs could not read the folder
             str(path).encode()
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            make_folder(path)
+            make_folder(expect_inside(path, path / "checkpoints"))
             locks.enter_context(lock_folder(path))
         except (OSError, UnicodeEncodeError) as error:
             what = (
@@ -161,9 +179,8 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
-        text, tables = read_toml(
-            path, str(path), "recipe", "`gantk recipes`, or restore the file from a backup"
-        )
+        others = "`gantk recipes`, or restore the file from a backup"
+        text, tables = read_toml(path, str(path), "recipe", others, folder=self.path)
         source = mapping(mapping(tables.get("data")).get("source"))
         stored = self.path / "data" / "table.csv"
         path_of_data = Path(str(source.get("path", "/")))
@@ -172,7 +189,7 @@ class RunFolder:
             source["path"] = str(stored.absolute())
         elif not path_of_data.exists():  # relative to the folder in which the run began
             original = (
-                Path(str(read(self.path / "environment.json").get("folder", ""))) / path_of_data
+                Path(str(read(self.path, "environment.json").get("folder", ""))) / path_of_data
             )
             source |= {"path": str(original)} if original.exists() else {}
 
@@ -182,18 +199,19 @@ class RunFolder:
         write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())
 
     def write_json(self, name: str, content: Any) -> None:
-        write_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+        """Write a file of the run; those that name or show patients are for this user only."""
+        text = json.dumps(content, indent=1) + "\n"
+        private = Path(name).name not in SHARED
+        write_file(place_in(self.path, name), text.encode(), private=private)
 
     def add_to_log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""
-        # a single write, so that lines do not mix
-        with open(self.path / "log.jsonl", "ab") as file:
-            file.write((json.dumps(line) + "\n").encode())
+        append_to_file(self.path / LOG, (json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
         """All readable lines of log.jsonl; prints a warning that counts damaged lines."""
         problems: list[str] = []
-        lines = list(read_log(self.path / "log.jsonl", problems))
+        lines = list(read_log(self.path, problems))
         for problem in problems:
             _warn(problem)
         return lines
@@ -203,11 +221,12 @@ class RunFolder:
         seconds up to it.
         """
         if step < 0:  # training starts from the beginning
-            shutil.rmtree(self.path / "samples", ignore_errors=True)
+            with suppress(OSError):
+                remove(self.path / "samples")
 
         lines = [line for line in self.read_log() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_file(self.path / "log.jsonl", text.encode())
+        write_file(self.path / LOG, text.encode())
         return max([line.get("seconds") or 0.0 for line in lines], default=0.0)
 
     def write_picture(
@@ -222,12 +241,11 @@ class RunFolder:
         image = image[:3] if len(image) >= 3 else image[:1]
         levels = (np.nan_to_num(image) - low) / (high - low) * 255
         pixels = np.clip(levels, 0, 255).round().astype(np.uint8)
-        folder = self.path / "samples" / group
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(expect_inside(self.path, self.path / "samples" / group))
         picture = Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
         content = BytesIO()
         picture.save(content, "png")
-        write_file(folder / f"{name}.png", content.getvalue())
+        write_file(folder / f"{name}.png", content.getvalue(), private=True)
 
     def latest(self) -> Path:
         """The newest complete checkpoint; UserError where none has been saved yet."""
@@ -255,14 +273,14 @@ class RunFolder:
 
     @property
     def _again(self) -> str:
-        leaks = " --allow-leakage" if read(self.path / "split.json").get("leakage_allowed") else ""
+        leaks = " --allow-leakage" if read(self.path, "split.json").get("leakage_allowed") else ""
         return f"gantk run {argument(self.path / 'recipe.toml')} --out {argument(self.path)}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where best.json or that checkpoint is
         missing.
         """
-        step = read(self.path / "best.json").get("step")
+        step = read(self.path, "best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
             what = (
                 f"'{self.path}' has no best checkpoint: best.json names step {step}, which"
@@ -282,14 +300,14 @@ class RunFolder:
         """
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
-        judged = wanted == "best" and read(self.path / "best.json").get("step", 0) is not None
+        judged = wanted == "best" and read(self.path, "best.json").get("step", 0) is not None
         return self.best() if judged else self.latest()
 
     def split(self) -> dict[str, Any]:
         """The content of split.json: the images of each set as they were at training; UserError
         where it is missing.
         """
-        splits = read(self.path / "split.json")
+        splits = read(self.path, "split.json")
         if splits:
             return splits
         what = f"'{self.path / 'split.json'}' is missing; only this file lists the training images"
@@ -300,7 +318,7 @@ class RunFolder:
         warning, damaged.
         """
         try:
-            return read(self.path / "usage.json")
+            return read(self.path, "usage.json")
         except UserError as error:
             _warn(f"time and memory used before are unknown: {error}")
             return {}
@@ -345,7 +363,8 @@ def stored_data(
             yield with_data(loaded, source), folder
         finally:
             if not (folder / "recipe.toml").exists():
-                shutil.rmtree(folder / "data", ignore_errors=True)
+                with suppress(OSError):
+                    remove(folder / "data")
                 with suppress(OSError):
                     (folder / "checkpoints").rmdir()
                     (folder / LOCK).unlink()
@@ -360,7 +379,8 @@ def new_folder(path: Path) -> Path:
     number = 1
     while True:
         try:
-            folder.mkdir(parents=True)
+            make_folder(folder.parent)
+            folder.mkdir(SHARED_FOLDER)
             return folder
         except FileExistsError:
             number += 1

@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError, did_you_mean, one_line
-from gantk.files import sha256_of
+from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
     from gantk.runs.folder import RunFolder
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
+MAX_CARD_BYTES = 2**20
+WEIGHTS = "weights.safetensors"  # of a checkpoint
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
 IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")
@@ -45,12 +49,14 @@ def find_model(
                 f"'{name}' is not the address of a model",
                 allowed="hf://USER/NAME, hf://USER/NAME@REVISION",
             )
+        follow_links(path)
     elif os.path.exists(name):
         path = Path(name)
         if name in models:
             say(f"note     './{name}' is used, not the model '{name}' from {models[name][1]}")
     elif name in models:
         path, owner = models[name]
+        follow_links(path)
         say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
@@ -86,9 +92,10 @@ def all_models() -> dict[str, tuple[Path, str]]:
 
 def weights_hash(path: Path) -> str:
     """The SHA-256 of a packed model's weights."""
+    from gantk.runs import checkpoint
     from gantk.runs.folder import RunFolder
 
-    return sha256_of(RunFolder.open(path).latest() / "weights.safetensors")
+    return checkpoint.weights_hash(RunFolder.open(path).latest())
 
 
 def pack_record(run: RunFolder) -> dict[str, Any] | None:
@@ -109,10 +116,22 @@ def refuse_packed(run: RunFolder) -> None:
         raise UserError(what, remedy="resume the run that it was packed from")
 
 
+def copy_packed(run: RunFolder, target: Path) -> Path:
+    """Copy the files of a packed model into a new folder, and return it."""
+    saved = f"checkpoints/{run.latest().name}"
+    make_folder(target / saved)
+    for name in ("recipe.toml", "metrics.json", CARD, f"{saved}/meta.json", f"{saved}/{WEIGHTS}"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(
+                regular_file(run.path / name, run.path, MAX_TENSORS_BYTES), target / name
+            )
+    return target
+
+
 def card(path: Path) -> str:
     """The text of a model's card; "" where it has none. UserError where it cannot be read."""
     try:
-        return (path / CARD).read_text("utf-8")
+        return read_file(path / CARD, path, MAX_CARD_BYTES).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError) as error:

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gantk.errors import UserError, count_noun, one_line
+from gantk.files import MAX_READ_BYTES, read_file, regular_file
 from gantk.plugin.spec import Share
 
-MAX_FILE_BYTES = 2**26
+LOG = "log.jsonl"
 MAX_LINE_BYTES = 2**20  # of the log
+MAX_LOG_BYTES = 2**28
 Step = Annotated[int, Field(ge=0, le=10**15)]
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
@@ -451,17 +453,25 @@ SCHEMAS = {
 
 
 def read(
-    path: Path, schema: Any = None, remedy: str = "copy the run again from the original"
+    folder: Path,
+    name: str,
+    schema: Any = None,
+    remedy: str = "copy the run again from the original",
 ) -> dict[str, Any]:
-    """Read and check a JSON or TOML file of a run; {} where it is absent.
+    """Read and check `folder/name`, a JSON or TOML file of a run; {} where it is absent.
 
-    UserError that names file and key where the file is damaged or does not match its schema.
+    UserError that names file and key where the file is damaged, does not match its schema, is no
+    regular file, or lies outside the folder.
     """
+    path = folder / name
     try:
+        text = text_of(path, folder)
         parse = tomllib.loads if path.suffix == ".toml" else json.loads
-        return parse_checked(content(path), schema or SCHEMAS[path.name], parse)
+        return parse_checked(text, schema or SCHEMAS[path.name], parse)
     except FileNotFoundError:
         return {}
+    except UserError as error:
+        raise UserError(error.what, where=str(path), remedy=remedy) from None
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path.name} could not be read: {one_line(error)}", where=str(path), remedy=remedy
@@ -469,44 +479,47 @@ def read(
 
 
 def is_inside(run: Path, path: Path) -> bool:
-    """Whether a path is a file inside this run folder, links followed: files outside must not be
-    shown.
+    """Whether a path is a regular file inside this run folder, links followed: files outside must
+    not be shown.
     """
-    return path.is_file() and path.resolve().is_relative_to(run.resolve())
+    try:
+        return path == regular_file(path, run)
+    except (OSError, UserError):
+        return False
 
 
-def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message
-    added to `problems`.
+def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the readable lines of a run's log.jsonl; damaged or cut-off lines are counted in a
+    message added to `problems`. UserError where it is no regular file, or lies outside the run.
     """
     skipped = 0
     first_error = ""
-    if path.is_file():
-        with open(path, "rb") as file:
-            for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-                try:
-                    yield parse_checked(text.decode(), SCHEMAS[path.name])
-                except ValueError as error:
-                    skipped += 1
-                    first_error = (
-                        first_error or f"the first one is line {number}: {one_line(error)}"
-                    )
+    try:
+        path = regular_file(run / LOG, run, MAX_LOG_BYTES)
+    except FileNotFoundError:
+        return
+
+    with open(path, "rb") as file:
+        for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            try:
+                yield parse_checked(text.decode(), SCHEMAS[LOG])
+            except ValueError as error:
+                skipped += 1
+                first_error = first_error or f"the first one is line {number}: {one_line(error)}"
 
     if skipped:
         problems.append(
-            f"{count_noun(skipped, 'line')} of {path.name} cannot be read and will be"
+            f"{count_noun(skipped, 'line')} of {LOG} cannot be read and will be"
             f" ignored; {first_error}"
         )
 
 
-def content(path: Path) -> str:
-    """The text of a file of a run; ValueError where it is no file or larger than a run writes."""
-    max_bytes = MAX_FILE_BYTES
+def text_of(path: Path, folder: Path) -> str:
+    """The text of a file of the run in `folder`; UserError or ValueError where it cannot be read."""
+    max_bytes = MAX_READ_BYTES
     if path.name == "split.json":  # it lists every image
         max_bytes *= 8
-    if path.stat().st_size > max_bytes or not path.is_file():
-        raise ValueError(f"it is not a file, or it is larger than {max_bytes >> 20} MB")
-    return path.read_bytes().decode("utf-8-sig")
+    return read_file(path, folder, max_bytes).decode("utf-8-sig")
 
 
 def parse_checked(

@@ -21,7 +21,7 @@ from torch import Tensor
 from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Prefetcher
 from gantk.errors import FailedOnOtherRank, Interrupted, UserError, argument, count_noun, one_line
-from gantk.files import whole_folder
+from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
@@ -340,7 +340,7 @@ class Training:
             if not (folder / "real" / f"{direction}-0.png").exists():
                 self._write_pictures("real", direction, self.sample_batch.reals.get(direction))
 
-        folder.mkdir(exist_ok=True)
+        make_folder(expect_inside(self.run.path, folder))
         steps = sorted({each for each in earlier if each < step} | {step})
         index = self.sample_batch.index(self.parts.data) | {"steps": steps}
         self.run.write_json("samples/index.json", index)

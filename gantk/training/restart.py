@@ -13,7 +13,7 @@ import torch
 
 from gantk import __version__
 from gantk.errors import UserError, argument
-from gantk.files import lock_folder
+from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
@@ -77,7 +77,11 @@ def run_to_resume(
     saved = steps_saved(folder.checkpoints)
     automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
-    if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
+    if (
+        unfinished
+        and resolved(load_recipe(regular_file(folder.path / "recipe.toml", folder.path)).check())
+        == tables
+    ):
         return (True, folder.latest(), folder.split()) if saved else (True, None, None)
 
     raise folder.occupied_error()

@@ -62,10 +62,10 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     meta: dict[str, Any] = {}
     if place.is_dir():
         meta = checkpoint.load_meta(place)
-        file = place / "weights.safetensors"
         tensors = checkpoint.load_weights(place)
+        digest = checkpoint.weights_hash(place)
     else:
-        file = place
+        digest = sha256_of(place)
         tensors = read_state(place, WHERE)
 
     live, average = trained.split_weights(tensors)
@@ -101,7 +101,6 @@ def start_from(name: str, method: Method, data: Data) -> Start:
 
     drawn = sorted(wanted.keys() - saved.keys())
     unused = sorted(saved.keys() - state.keys())
-    digest = sha256_of(file)
     taken = f"{len(copied)} of {len(wanted)} tensors, {share:.0%} of the weights"
     printed = [f"start    {place} (sha256 {digest[:8]}): {taken}"]
     if drawn:
@@ -208,7 +207,7 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
 def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
     """A UserError if the start was trained on files that are held out here; None if it was not."""
     split = (meta.get("packed") or {}).get("seen")
-    split = split or read(place.parent.parent / "split.json").get("splits", {"train": ()})
+    split = split or read(place.parent.parent, "split.json").get("splits", {"train": ()})
     trained_on = {image.get("sha256") for image in split["train"]}
     paths = {
         record.path

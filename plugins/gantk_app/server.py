@@ -184,7 +184,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
     cache = service.folder.resolve() / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
-        scores = read(service.model.run.path / "metrics.json")
+        scores = read(service.model.run.path, "metrics.json")
 
     def forget(request: gr.Request) -> None:
         if upload := uploads.pop(request.session_hash, None):

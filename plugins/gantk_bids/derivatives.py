@@ -16,7 +16,7 @@ from typing import Any
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import make_folder, read_file, write_file
 from gantk.formats.files import stem_of, suffix_of
 from gantk_bids.names import Named, parse_name, suffix_of_contrast
 
@@ -168,8 +168,8 @@ def _matches(scan: Named, contrast: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_file(path).decode("utf-8"))
+    except (OSError, ValueError, UserError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -179,5 +179,5 @@ def _sidecar(path: Path) -> Path:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_file(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -91,7 +91,7 @@ def pack(
         checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
         write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())
         if scores := {
-            key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES
+            key: value for key, value in read(source.path, "metrics.json").items() if key in SCORES
         }:
             write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
 

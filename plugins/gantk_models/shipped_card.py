@@ -7,10 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantk.errors import UserError, one_line
+from gantk.files import read_file
 from gantk.recipe.load import mapping, read_toml
 from gantk.report.markdown import markdown_table, score_table
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import pack_record, weights_hash
+from gantk.runs.models import MAX_CARD_BYTES, pack_record, weights_hash
 from gantk.runs.schemas import read
 
 OURS = Path(__file__).with_suffix(".md")  # the default text
@@ -19,8 +20,8 @@ OURS = Path(__file__).with_suffix(".md")  # the default text
 def text_of(card: Path) -> str:
     """Read the text of a card to be filled in; UserError where it has no section on limits."""
     try:
-        text = card.read_text("utf-8")
-    except (OSError, ValueError) as error:
+        text = read_file(card, max_bytes=MAX_CARD_BYTES).decode("utf-8")
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
             f"'{card}' cannot be read as text: {one_line(error)}", where="--card"
         ) from None
@@ -60,7 +61,7 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
     values = {
         "name": name,
         "summary": str(tables.get("summary", "")),
-        "scores": score_table(read(model / "metrics.json")),
+        "scores": score_table(read(model, "metrics.json")),
     }
     for key, value in (values | {"facts": markdown_table(("", ""), facts.items())}).items():
         text = text.replace(f"{{{key}}}", value)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError, one_line
+from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
@@ -107,7 +108,11 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
             )
 
         if path is not None:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = torch.load(
+                regular_file(path, max_bytes=MAX_TENSORS_BYTES),
+                map_location="cpu",
+                weights_only=True,
+            )
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
             network.net.load_state_dict(
                 {name: weights[f"features.{name.partition('.')[2]}"] for name in own}

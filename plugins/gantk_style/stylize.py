@@ -15,7 +15,7 @@ import torch
 
 from gantk.data.resample import resize
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import write_output
 from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
@@ -123,7 +123,7 @@ def stylize(
 
     write(out, replace(known, pixels=native))
     if losses is not None:
-        write_file(Path(losses), json.dumps(curves.record(), indent=1).encode())
+        write_output(Path(losses), json.dumps(curves.record(), indent=1).encode())
 
     say(f"written  {out}")
     return out

@@ -14,7 +14,7 @@ from gantk.data.names.patterns import PERSON
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import LEFT_OUT, csv_text
 from gantk.errors import UserError, count_noun
-from gantk.files import write_file
+from gantk.files import write_output
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, join_contrast_words, words_of
 from gantk.formats.image import Scan
@@ -74,7 +74,7 @@ def write_table(
         columns.append("pair")  # empty cells too: pairs are those of the folder
 
     cells = [[getattr(row, column) for column in columns] for row in rows]
-    write_file(table, csv_text(columns, cells).encode())
+    write_output(table, csv_text(columns, cells).encode())
     trained = [row for row in rows if row.split != LEFT_OUT[0]]
     domains = sum(not row.domain for row in trained)
     patients = sum(not row.patient for row in trained)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError, one_line
+from gantk.files import regular_file
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
@@ -23,6 +24,8 @@ FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv
 READING: ContextVar[Callable[[float, int], None]] = ContextVar(
     "READING", default=lambda share, line: None
 )
+
+MAX_TABLE_BYTES = 2**32
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -84,11 +87,15 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
     return dict.fromkeys(keys, 1.0) | known
 
 
+def _table_file(path: Path) -> Path:
+    return regular_file(path, max_bytes=MAX_TABLE_BYTES)
+
+
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
     try:
         with (
-            BytesIO(text.encode()) if text else path.open("rb") as stored,
+            BytesIO(text.encode()) if text else open(_table_file(path), "rb") as stored,
             TextIOWrapper(stored, "utf-8" if text else "utf-8-sig", newline="") as file,
         ):
             header = next((line for line in file if line.strip()), "")

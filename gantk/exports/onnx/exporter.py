@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.exports.onnx.model import EXTRA, OnnxModel, call, open_session
-from gantk.files import write_file
+from gantk.files import write_output
 
 
 class Onnx:
@@ -52,7 +52,7 @@ class Onnx:
         content, parity, accepts = checked_file(direction, tolerance)
         say(f"parity   ONNX against PyTorch: {parity}")
         say(f"accepts  {accepts}")
-        write_file(out, content)
+        write_output(out, content)
         say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
         return out
 

@@ -14,6 +14,7 @@ import numpy as np
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import REMEDY, read_metadata
+from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -233,7 +234,7 @@ def require_own_weights(path: Path) -> None:
     """Raise UserError where a model's weights are in a file outside its folder, or its graph has a
     loop.
     """
-    if not path.stat().st_size:
+    if not regular_file(path, max_bytes=MAX_TENSORS_BYTES).stat().st_size:
         return
 
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
-from gantk.files import expect_file, write_file
+from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.words import baseline_words
 from gantk.report.build import render
@@ -54,7 +54,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
     path = Path(expect_file(out or "comparison.html", "--out"))
     page = comparison([RunRecord(folder) for folder in folders])
-    return write_file(path, page.encode("utf-8", "backslashreplace"))
+    return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
 def comparison(records: list[RunRecord]) -> str:

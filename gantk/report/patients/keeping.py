@@ -4,7 +4,6 @@ units.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from gantk.data.preparation import Record
 from gantk.errors import UserError
-from gantk.files import whole_folder, write_file
+from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
@@ -22,6 +21,7 @@ from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 from gantk.report.patients.section import CYCLE, KINDS
+from gantk.runs.folder import RunFolder
 
 MIN_SLICES = 8  # of a scan that is saved as a volume
 MAX_VOLUMES = 2  # of one direction
@@ -35,13 +35,13 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
 
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
-    folder = run / "samples" / "test"
-    with whole_folder(folder) as made:
+    make_folder(expect_inside(run, run / "samples"))
+    with whole_folder(run / "samples" / "test", private=True) as made:
         entries = {
             direction: _keep_direction(direction, one, made) for direction, one in tested.items()
         }
 
-    write_file(run / "patients.json", (json.dumps(entries, indent=1) + "\n").encode())
+    RunFolder(run).write_json("patients.json", entries)
 
 
 def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]:

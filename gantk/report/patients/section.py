@@ -101,7 +101,7 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def read_patients(run: Path) -> dict[str, Any]:
     """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
-    return read(run / "patients.json", PATIENTS, f"write it again: gantk eval {argument(run)}")
+    return read(run, "patients.json", PATIENTS, f"write it again: gantk eval {argument(run)}")
 
 
 def pictures(record, stem: str) -> dict[str, dict[str, Any]]:

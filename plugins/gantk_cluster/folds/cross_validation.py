@@ -150,7 +150,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     for place in runs:
         schema = RootModel[dict[str, PATIENTS_OF_DIRECTION]]
         remedy = f"write it again: gantk eval {argument(place)}"
-        for direction, kept in read(place / "patients.json", schema, remedy).items():
+        for direction, kept in read(place, "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():
                     values = values_of.setdefault(direction, {}).setdefault(metric, [])

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
-from gantk.files import lock_folder, write_file
+from gantk.files import lock_folder, read_file, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
@@ -113,7 +113,7 @@ def sweep(
 
 def _saved_settings(folder: Path) -> dict[str, Any]:
     """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
-    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA, "start a new sweep")
+    asked = read(folder, SWEEP_FILE, SWEEP_SCHEMA, "start a new sweep")
     if not asked:
         raise UserError(
             f"'{folder}' is not the folder of a sweep",
@@ -292,12 +292,12 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is
     scored.
     """
-    asked = read(folder / SWEEP_FILE, SWEEP_SCHEMA)
+    asked = read(folder, SWEEP_FILE, SWEEP_SCHEMA)
     rows = []
     rule = ""
     higher = False
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL_FILE}")):
-        known = read(run / TRIAL_FILE, TRIAL_SCHEMA)
+        known = read(run, TRIAL_FILE, TRIAL_SCHEMA)
         scores = {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
@@ -327,7 +327,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:
         best_run = folder / "trials" / rows[0]["trial"]
-        write_file(folder / "best.toml", (best_run / "recipe.toml").read_bytes())
+        write_file(folder / "best.toml", read_file(best_run / "recipe.toml", best_run))
 
     story = {
         "asked": asked,

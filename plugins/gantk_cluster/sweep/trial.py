@@ -61,7 +61,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if read(Path(folder) / TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
+                if read(Path(folder), TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
                     with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
 
@@ -101,7 +101,7 @@ class Reporter:
         why it failed.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        known = read(self.run / TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
+        known = read(self.run, TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
 
@@ -118,7 +118,7 @@ class Reporter:
             return
 
         self.reported = step = saved[-1]
-        others = {*saved} - {step, read(self.run / "best.json")["step"]}
+        others = {*saved} - {step, read(self.run, "best.json")["step"]}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         if score is None:
@@ -141,7 +141,7 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     `metric`.
     """
     if metric is None:
-        chosen = read(run / "best.json")
+        chosen = read(run, "best.json")
         scored = {}
         for row in chosen["table"]:
             if row.get("score") is not None:

@@ -13,8 +13,9 @@ from pydantic import RootModel
 
 from gantk import Part, Run
 from gantk.errors import one_line
+from gantk.files import regular_file
 from gantk.plugin.spec import bind
-from gantk.runs.schemas import Step, is_inside, read, table
+from gantk.runs.schemas import LOG, MAX_LOG_BYTES, Step, is_inside, read, table
 from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
@@ -44,8 +45,9 @@ class Follower:
         self.run = Run(run)
         self.part = part
         self.last = -1
-        self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
-        self.state: dict[str, Any] = read(run / FILE, STATE_SCHEMA).get(part.name, {})
+        log = regular_file(run / LOG, run, MAX_LOG_BYTES)
+        self.log = open(log, encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
+        self.state: dict[str, Any] = read(run, FILE, STATE_SCHEMA).get(part.name, {})
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
         # buffers in memory.
         self.brought = self.state["brought"] = self.state.pop(
@@ -82,7 +84,7 @@ class Follower:
             return
 
         self._bring_samples()
-        metrics = read(self.run.path / "metrics.json")
+        metrics = read(self.run.path, "metrics.json")
         report = self.run.path / "report.html"
         finished = metrics and report.is_file() and metrics["step"] <= self.last
         if finished:
@@ -100,7 +102,7 @@ class Follower:
 
     def _bring_samples(self) -> None:
         folder = self.run.path / "samples"
-        for step in read(folder / "index.json").get("steps", []):
+        for step in read(self.run.path, "samples/index.json").get("steps", []):
             if step <= self.last:
                 pictures = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
                 # reconstructions of two-way methods
@@ -126,7 +128,7 @@ class Follower:
 
     def _remember(self) -> None:
         self.run.write_json(
-            FILE, read(self.run.path / FILE, STATE_SCHEMA) | {self.part.name: self.state}
+            FILE, read(self.run.path, FILE, STATE_SCHEMA) | {self.part.name: self.state}
         )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
+from gantk.files import expect_inside
 from gantk_cluster.track.follow import flat
 
 # kinds of entries, in their order within a step
@@ -38,7 +39,7 @@ class TensorBoard:
         # later entries were written before a kill
         last = max(state["brought"].values(), default=-1)
         self.writer = SummaryWriter(
-            str(run / "tensorboard"), purge_step=last + 1 if last >= 0 else None
+            str(expect_inside(run, run / "tensorboard")), purge_step=last + 1 if last >= 0 else None
         )
         if last < 0:
             self.writer.add_text("recipe", f"```\n{tomli_w.dumps(recipe)}```", 0)
@@ -78,6 +79,7 @@ class WandB:
     ):
         import wandb
 
+        expect_inside(run, run / "wandb")
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or (
                 "online" if wandb.login(prompt=False) else "offline"

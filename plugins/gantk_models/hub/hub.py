@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from gantk.errors import GantkError, UserError, one_line
 from gantk.files import write_file
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import CARD, card, find_model, pack_record, weights_hash
+from gantk.runs.models import CARD, card, copy_packed, find_model, pack_record, weights_hash
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
@@ -112,7 +111,7 @@ def push(
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
         if card is None and pack_record(RunFolder.open(path)) is not None:
-            shutil.copytree(path, made)
+            copy_packed(RunFolder(path), made)
         else:
             from gantk_models.packing import pack
 

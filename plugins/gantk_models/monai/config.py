@@ -242,7 +242,7 @@ def scores(direction: Direction) -> dict[str, Any]:
     `metrics`, if it has any.
     """
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
-    found = read(direction.translator.run.path / "metrics.json")
+    found = read(direction.translator.run.path, "metrics.json")
     rows = (found.get("metrics") or {}).get(key) or {}
     return found | {
         "metrics": {key: {name: row for name, row in rows.items() if row.get("value") is not None}}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError, one_line
+from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.nets.pretrained import weights_file
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -35,7 +36,7 @@ class Inception(nn.Module):
         download = inception.load_state_dict_from_url
         if path is not None:  # the constructor has no parameter for weights
             inception.load_state_dict_from_url = lambda *_, **__: torch.load(
-                path, "cpu", weights_only=True
+                regular_file(path, max_bytes=MAX_TENSORS_BYTES), "cpu", weights_only=True
             )
 
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gantk.files import expect_file, write_file
+from gantk.files import expect_file, write_output
 from gantk.report.markdown import markdown_table, score_table
 from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
@@ -61,11 +61,11 @@ def write_card(
     found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
     found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
     if json:
-        write_file(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
+        write_output(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
 
     text = _markdown(found, record.metrics)
     if out:
-        write_file(Path(out), text.encode())
+        write_output(Path(out), text.encode())
 
     say(f"card     {out}" if out else text)
     say(

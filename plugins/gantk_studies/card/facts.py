@@ -339,7 +339,7 @@ def _worst(run: RunRecord) -> Iterator[str]:
     name.
     """
     remedy = f"write it again: gantk eval {argument(run.path)}"
-    for key, direction in read(run.path / "patients.json", PATIENTS, remedy).items():
+    for key, direction in read(run.path, "patients.json", PATIENTS, remedy).items():
         metric = None
         values = []
         for row in direction["patients"]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, one_line
-from gantk.files import expect_file, sha256_of, write_file
+from gantk.files import expect_file, sha256_of, write_output
 from gantk.runs.schemas import Amount, Step, read, table
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def load(
     UserError if all are.
     """
     file = Path(study) / "key.json"
-    key = read(file, KEY)
+    key = read(file.parent, file.name, KEY)
     if not key:
         remedy = "name the folder that `gantk study new` wrote"
         raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
@@ -96,7 +96,8 @@ def load(
 
 def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:
     """The reader and the rows of one file; UserError or ValueError where it cannot be scored."""
-    said = read(path, ANSWERS, "ask the reader to save the answers again")
+    path = path.resolve()
+    said = read(path.parent, path.name, ANSWERS, "ask the reader to save the answers again")
     if not said:
         raise ValueError("it does not exist")
     if said["study"] != digest:
@@ -163,9 +164,11 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
     to `problems`.
     """
     scores = {}
-    for path in sorted(Path(run).glob("study/*/scores.json")):
+    run = Path(run)
+    for path in sorted(run.glob("study/*/scores.json")):
+        name = path.relative_to(run).as_posix()
         try:
-            scores[path.parent.name] = read(path, SCORES, "score the study again")
+            scores[path.parent.name] = read(run, name, SCORES, "score the study again")
         except UserError as error:
             problems.append(error.what)
 
@@ -192,7 +195,7 @@ def write_weights(
         weights[case["real"]] = float(weight)
         weights[case["made"]] = float(weight)
 
-    write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
+    write_output(Path(out), csv_text(("key", "weight"), weights.items()).encode())
     for problem in problems:
         say(f"warning  {problem}")
 

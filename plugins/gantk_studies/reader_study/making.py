@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from gantk.data.resample import Resize
 from gantk.errors import UserError, count_noun
-from gantk.files import whole_folder, write_file
+from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.report.build import render
@@ -104,12 +105,12 @@ def new_study(
     key_bytes = json.dumps(key).encode()
     digest = sha256(key_bytes).hexdigest()
     study = {"study": digest, "kind": kind, "target": about.get("target", "")}
-    with whole_folder(target) as folder:
-        (folder / "pages").mkdir()
+    with whole_folder(target, private=True) as folder:
+        make_folder(folder / "pages", private=True)
         for name, order in orders.items():
             html = page(study | {"reader": name}, order, images, rng)
-            write_file(folder / "pages" / f"{name}.html", html.encode())
-        write_file(folder / "key.json", key_bytes)
+            write_file(folder / "pages" / f"{name}.html", html.encode(), private=True)
+        write_file(folder / "key.json", key_bytes, private=True)
 
     asked = count_noun(orders["reader-1"], "question")
     say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
@@ -125,11 +126,11 @@ def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
     if out:
         target = Path(out)
     elif run and Path(run).is_dir():
-        target = Path(run, "study", kind)
+        target = expect_inside(Path(run), Path(run, "study", kind))
     else:
         target = Path("study")
 
-    if target.exists():
+    if os.path.lexists(target):
         what = f"'{target}' exists; a new key would make answers to its pages useless"
         raise UserError(what, where="--out", remedy="name another folder")
     return target

@@ -31,7 +31,7 @@ def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where the run folder has no volumes."""
     schema = RootModel[dict[str, table(volumes=list[VOLUME])]]
     try:
-        found = read(record.path / "patients.json", schema)
+        found = read(record.path, "patients.json", schema)
     except UserError:  # the section of the patients reports it
         return None
 

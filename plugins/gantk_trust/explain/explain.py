@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import write_output
 from gantk.formats.files import read, write
 from gantk.formats.image import UPRIGHT, Image
 from gantk_trust.explain.picture import panels, png
@@ -143,7 +143,7 @@ def _write_result(result: Explanation, out: Path, say: Callable[[str], None]) ->
     picture.parent.mkdir(parents=True, exist_ok=True)
     affine = UPRIGHT if result.map.affine is None else result.map.affine
     write(file, Image(result.map.pixels, affine), "gantk explain")
-    write_file(picture, png(result.picture))
+    write_output(picture, png(result.picture))
     say(f"wrote    {picture} and {file}")
     return picture, file
 

@@ -206,6 +206,6 @@ def keep_earlier_judgement(run: Path, result: dict) -> None:
     maps by the factor in it.
     """
     with suppress(UserError):  # a damaged file is written again
-        before = read(run / "metrics.json")
+        before = read(run, "metrics.json")
         if before.get("step") == result["step"] and before.get("uncertainty"):
             result.setdefault("uncertainty", before["uncertainty"])
