@@ -505,5 +505,6 @@ def main() -> None:
         )
 
     open_streams()
+    os.umask(os.umask(0o022) | 0o022)  # others never get the right to change what is written
     attach_commands(cli)
     cli.main(prog_name="gantk")

@@ -26,6 +26,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,16 @@ def regular_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_RE
     return path
 
 
+def open_file(
+    path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_BYTES
+) -> BufferedReader:
+    """Open a file that `regular_file` accepts for reading."""
+    return open(regular_file(path, folder, max_bytes), "rb")
+
+
 def read_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_BYTES) -> bytes:
     """The content of a file that `regular_file` accepts."""
-    with open(regular_file(path, folder, max_bytes), "rb") as file:
+    with open_file(path, folder, max_bytes) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:  # files of /proc state no size
         raise _too_large(path, max_bytes)
@@ -121,6 +129,21 @@ def make_folder(folder: Path, *, private: bool = False) -> Path:
         make_folder(folder.parent)
         folder.mkdir(PRIVATE_FOLDER if private else SHARED_FOLDER, exist_ok=True)
     return folder
+
+
+def restrict(path: Path, *, private: bool = False) -> None:
+    """Take from others the right to change a file or a folder; `private`: also to read it. Links,
+    and files that have another name too, stay as they are.
+    """
+    status = path.lstat()
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if path.is_symlink() or (status.st_nlink > 1 and not is_folder):
+        return
+
+    mode = stat.S_IMODE(status.st_mode)
+    allowed = mode & (PRIVATE_FOLDER if private else SHARED_FOLDER)
+    if allowed != mode:
+        path.chmod(allowed)
 
 
 def remove(path: Path) -> None:
@@ -253,6 +276,7 @@ def whole_folder(final: Path, *, private: bool = False) -> Iterator[Path]:
         for path in (
             each for each in [*folder.rglob("*"), folder] if each.is_file() or each.is_dir()
         ):
+            restrict(path, private=private)
             sync(path)
 
         if os.path.lexists(final):
@@ -268,8 +292,7 @@ def whole_folder(final: Path, *, private: bool = False) -> Iterator[Path]:
 
 def sha256_of(path: Path, folder: Path | None = None) -> str:
     """The SHA-256 of a file that `regular_file` accepts, however large, in hexadecimal digits."""
-    path = regular_file(path, folder, ANY_SIZE)
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path, folder, ANY_SIZE) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -15,7 +15,7 @@ from gantk.data.array_tables import source_of
 from gantk.data.preparation import contrast_names, domain_letters
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, count_noun, did_you_mean
-from gantk.files import write_file
+from gantk.files import make_folder, write_file
 from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros
 
@@ -159,7 +159,7 @@ class _Kept:
     def finish(self) -> tuple[dict[str, Any], str]:
         """Write the table; returns the source that reads it, and a sentence on the images it holds."""
         rows = [[row.get(name) for name in COLUMNS] for row in self.rows]
-        write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode())
+        write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode(), private=True)
         counts = [
             f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains
         ]
@@ -316,7 +316,7 @@ class _Kept:
         return array
 
     def _write(self, stem: str, pixels: np.ndarray) -> str:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, private=True)
         name = stem + (PICTURE if pixels.ndim == 3 else VOLUME)
         self.bytes += pixels.nbytes
         if pixels.ndim == 3:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.files import sync, temporary_beside
+from gantk.files import make_folder, restrict, sync, temporary_beside
 from gantk.formats.image import Format, Image, Scan, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
@@ -293,12 +293,13 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     its voxels are replaced: a kill leaves the old pair, the new pair or none, never a mixture.
     """
     folder = temporary_beside(path)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     try:
         yield folder
         new = folder / path.name
         parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
         for part in parts:
+            restrict(part)
             sync(part)
 
         if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import GantkError, UserError, count_noun
-from gantk.files import sweep
+from gantk.files import make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan, same_grid
@@ -497,7 +497,7 @@ class Translation:
 
     def _write_file(self, path: Path, image: Image, job: Job, contrast: str, tail: str) -> None:
         """Write one result; a plugin that names results is told before and after."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if hasattr(self.layout, "before_writing"):
             self.layout.before_writing(path, job.files, contrast)
 

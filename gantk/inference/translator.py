@@ -19,7 +19,7 @@ from gantk.data.intensity import IntensityMapping, mapping_from, network_range, 
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import make_folder, write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
@@ -368,7 +368,7 @@ class Translator(TrainedModel):
 
         images = self.sample(n, seed, label, post)
         kind = self._picture_type(images.shape[1:])
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         paths = []
         for number, pixels in enumerate(images):
             if kind is None:

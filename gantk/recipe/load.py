@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import create_model
 
 from gantk.errors import UserError, did_you_mean, one_line
-from gantk.files import regular_file
+from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
@@ -287,7 +287,7 @@ def read_toml(
     """
     remedy = f"compare it with a {kind} from {others}"
     try:
-        with open(regular_file(path, folder), "rb") as file:
+        with open_file(path, folder) as file:
             content = file.read(MAX_FILE_BYTES + 1)
         # Windows editors write a byte-order mark
         text = content.decode("utf-8-sig").replace("\r\n", "\n")

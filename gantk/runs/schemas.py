@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gantk.errors import UserError, count_noun, one_line
-from gantk.files import MAX_READ_BYTES, read_file, regular_file
+from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.plugin.spec import Share
 
 LOG = "log.jsonl"
@@ -495,11 +495,11 @@ def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     skipped = 0
     first_error = ""
     try:
-        path = regular_file(run / LOG, run, MAX_LOG_BYTES)
+        file = open_file(run / LOG, run, MAX_LOG_BYTES)
     except FileNotFoundError:
         return
 
-    with open(path, "rb") as file:
+    with file:
         for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
             try:
                 yield parse_checked(text.decode(), SCHEMAS[LOG])

@@ -17,7 +17,7 @@ from torch import Tensor
 from gantk import __version__
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction
-from gantk.files import whole_folder, write_file
+from gantk.files import make_folder, whole_folder, write_file
 from gantk.inference.translator import Translator
 from gantk.method import Method
 from gantk.runs import checkpoint
@@ -87,7 +87,7 @@ def pack(
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
     with whole_folder(out) as made:
-        (made / "checkpoints").mkdir()
+        make_folder(made / "checkpoints")
         checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
         write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())
         if scores := {

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gantk.errors import UserError, one_line
-from gantk.files import regular_file
+from gantk.files import open_file
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
@@ -87,15 +87,15 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
     return dict.fromkeys(keys, 1.0) | known
 
 
-def _table_file(path: Path) -> Path:
-    return regular_file(path, max_bytes=MAX_TABLE_BYTES)
+def _open_table(path: Path, text: str) -> BinaryIO:
+    return BytesIO(text.encode()) if text else open_file(path, max_bytes=MAX_TABLE_BYTES)
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
     try:
         with (
-            BytesIO(text.encode()) if text else open(_table_file(path), "rb") as stored,
+            _open_table(path, text) as stored,
             TextIOWrapper(stored, "utf-8" if text else "utf-8-sig", newline="") as file,
         ):
             header = next((line for line in file if line.strip()), "")

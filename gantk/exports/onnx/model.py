@@ -14,7 +14,7 @@ import numpy as np
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import REMEDY, read_metadata
-from gantk.files import MAX_TENSORS_BYTES, regular_file
+from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
@@ -234,10 +234,13 @@ def require_own_weights(path: Path) -> None:
     """Raise UserError where a model's weights are in a file outside its folder, or its graph has a
     loop.
     """
-    if not regular_file(path, max_bytes=MAX_TENSORS_BYTES).stat().st_size:
+    if not path.stat().st_size:
         return
 
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        open_file(path, max_bytes=MAX_TENSORS_BYTES) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         # 127 bytes at most, or longer
         found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))
         names = {

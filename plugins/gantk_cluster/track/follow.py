@@ -13,7 +13,7 @@ from pydantic import RootModel
 
 from gantk import Part, Run
 from gantk.errors import one_line
-from gantk.files import regular_file
+from gantk.files import open_file
 from gantk.plugin.spec import bind
 from gantk.runs.schemas import LOG, MAX_LOG_BYTES, Step, is_inside, read, table
 from gantk.terminal import say
@@ -45,8 +45,7 @@ class Follower:
         self.run = Run(run)
         self.part = part
         self.last = -1
-        log = regular_file(run / LOG, run, MAX_LOG_BYTES)
-        self.log = open(log, encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
+        self.log = open_file(run / LOG, run, MAX_LOG_BYTES)  # stays open, as it grows
         self.state: dict[str, Any] = read(run, FILE, STATE_SCHEMA).get(part.name, {})
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
         # buffers in memory.

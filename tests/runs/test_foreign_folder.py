@@ -1,0 +1,265 @@
+"""A run folder that somebody else prepared: nothing is read, written or removed outside of it, and
+pipes and devices in it are neither waited for nor written to.
+"""
+
+import os
+import pty
+import shutil
+import stat
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from gantk import files
+from gantk.errors import UserError
+from gantk.report.build import write_report
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
+from gantk.runs.models import copy_packed
+from gantk.runs.schemas import read
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder beside the run with files that a run might write, read or remove."""
+    folder = tmp_path / "outside"
+    for step in (1, 2, 3):
+        (folder / f"step-{step:06d}").mkdir(parents=True)
+        (folder / f"step-{step:06d}/meta.json").write_text("{}")
+    (folder / ".step-000009.tmp").mkdir()
+    for name in ("metrics.json", "log.jsonl", "split.json", "card.md"):
+        (folder / name).write_text('{"secret": 1}')
+    return folder
+
+
+def listing(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def link(path, target):
+    """A link in the place of a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+WRITES = {
+    "a checkpoint": (
+        "checkpoints",
+        lambda run: checkpoint.save(run.checkpoints, 9, {}, None, {"method": "x"}),
+    ),
+    "old checkpoints": (
+        "checkpoints",
+        lambda run: checkpoint.prune(run.checkpoints, 1, (), lambda step: True),
+    ),
+    "a sample": (
+        "samples",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "a sample of a group": (
+        "samples/truth",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "the list of samples": ("samples", lambda run: run.write_json("samples/index.json", {})),
+    "a line of the log": ("log.jsonl", lambda run: run.add_to_log({"step": 5})),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_nothing_is_written_through_a_link(what, copied_run, outside):
+    name, write = WRITES[what]
+    link(copied_run / name, outside / "log.jsonl" if name == "log.jsonl" else outside)
+    before = listing(outside)
+
+    with pytest.raises(UserError, match="is a link"):
+        write(RunFolder(copied_run))
+
+    assert listing(outside) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "study"])
+@pytest.mark.parametrize("command", ["resume", "study"])
+def test_commands_change_nothing_behind_a_link(name, command, copied_run, outside, gantk):
+    shutil.rmtree(copied_run / "checkpoints/step-000004")  # two steps are left to train
+    link(copied_run / name, outside)
+    before = listing(outside)
+    words = {
+        "resume": ["resume", copied_run, "--device", "cpu"],
+        "study": ["study", "new", copied_run, "--pairs", "2", "--device", "cpu"],
+    }
+
+    outcome = gantk(*words[command])
+
+    if name == "checkpoints" or (command, name) in (("resume", "samples"), ("study", "study")):
+        assert outcome.code == 2
+        assert "leads out of the folder" in outcome.err or "not a readable" in outcome.err
+    assert listing(outside) == before
+
+
+def test_a_new_run_does_not_begin_behind_a_link(tmp_path, outside, tiny_file, gantk):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/checkpoints").symlink_to(outside)
+    before = listing(outside)
+
+    outcome = gantk("run", tiny_file, "--out", tmp_path / "new", "--device", "cpu")
+
+    assert outcome.code == 2
+    assert "leads out of the folder" in outcome.err
+    assert listing(outside) == before
+
+
+def test_a_terminal_behind_a_link_receives_nothing(copied_run):
+    master, slave = pty.openpty()
+    os.set_blocking(master, False)
+    for name in ("report.html", "metrics.json"):
+        link(copied_run / name, os.ttyname(slave))
+
+    write_report(copied_run)
+    RunFolder(copied_run).write_json("metrics.json", {})
+
+    received = b""
+    with suppress(BlockingIOError):
+        received = os.read(master, 1000)
+    os.close(master)
+    os.close(slave)
+    assert received == b""
+    assert "<html" in (copied_run / "report.html").read_text()
+    assert not (copied_run / "report.html").is_symlink()
+
+
+PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]
+PIPED += ["samples/index.json", "report.html", "environment.json", "recipe.toml"]
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize("name", PIPED)
+def test_a_pipe_or_a_device_is_not_waited_for(name, target, copied_run):
+    (copied_run / name).unlink()
+    if target == "pipe":
+        os.mkfifo(copied_run / name)
+    else:
+        (copied_run / name).symlink_to(target)
+
+    write_report(copied_run)
+
+    page = (copied_run / "report.html").read_text()
+    told = "is a pipe or a device" if target == "pipe" else "leads out of the folder"
+    assert told in page.replace("&#39;", "'") or name in ("report.html", "usage.json")
+    with suppress(UserError):
+        RunFolder(copied_run).read_log()
+        RunFolder(copied_run).inference_checkpoint()
+
+
+def test_a_checkpoint_is_not_read_from_outside(copied_run, tmp_path):
+    saved = copied_run / "checkpoints/step-000004"
+    for name in ("weights.safetensors", "meta.json"):
+        shutil.move(saved / name, tmp_path / name)
+        (saved / name).symlink_to(tmp_path / name)
+
+        load = checkpoint.load_meta if name == "meta.json" else checkpoint.load_weights
+        with pytest.raises(UserError, match="leads out of the folder"):
+            load(saved)
+
+        (saved / name).unlink()
+        os.mkfifo(saved / name)
+        with pytest.raises(UserError, match="is a pipe"):
+            load(saved)
+
+        (saved / name).unlink()
+        shutil.move(tmp_path / name, saved / name)
+
+
+def test_a_link_inside_the_run_is_followed(copied_run):
+    shutil.move(copied_run / "metrics.json", copied_run / "scores.json")
+    (copied_run / "metrics.json").symlink_to("scores.json")
+
+    assert read(copied_run, "metrics.json")["metrics"]
+
+
+def test_installed_models_may_consist_of_links(copied_run, tmp_path):
+    """As in the hub's cache, and where a package manager links packages."""
+    model = tmp_path / "snapshot"
+    shutil.copytree(copied_run, model, copy_function=os.symlink)
+    with pytest.raises(UserError, match="leads out of the folder"):
+        read(model, "metrics.json")
+
+    files.follow_links(model)
+
+    assert read(model, "metrics.json") == read(copied_run, "metrics.json")
+    copy = RunFolder(copy_packed(RunFolder(model), tmp_path / "copy"))
+    assert checkpoint.load_weights(copy.latest()).keys()
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path):
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(2**40)  # of holes
+
+    with pytest.raises(UserError, match="larger than"):
+        files.read_file(tmp_path / "large.json")
+
+
+def test_planted_temporary_names_do_no_harm(copied_run, outside):
+    run = RunFolder(copied_run)
+    before = listing(outside)
+    for folder in (copied_run, run.checkpoints):
+        for name in ("..was", "...was", "....was", ".x.was", ".report.html.was"):
+            (folder / f"{name}.{files.HOST}-999999999-aaaaaaaa.tmp").symlink_to(outside)
+    (run.checkpoints / ".step-000003.tmp").symlink_to(outside)
+    (run.checkpoints / "step-000001").symlink_to(outside)
+    (run.checkpoints / ".step-000005.tmp").write_text("a file")
+
+    for folder in (copied_run, run.checkpoints):
+        files.sweep(folder)
+    checkpoint.prune(run.checkpoints, 1, (), lambda step: True)
+
+    assert listing(outside) == before
+    assert checkpoint.steps_saved(run.checkpoints) == [4]
+    assert not [path for path in copied_run.rglob("*.tmp")]
+
+
+def test_a_device_is_written_only_where_the_user_named_it(tmp_path, capfd):
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    files.write_output(tmp_path / "pipe", b"to the pipe")
+    assert os.read(reading, 100) == b"to the pipe"
+
+    files.write_file(tmp_path / "pipe", b"a file")
+    assert (tmp_path / "pipe").read_bytes() == b"a file"
+    os.close(reading)
+
+    files.write_output(tmp_path / "new.json", b"new")
+    assert (tmp_path / "new.json").read_bytes() == b"new"
+    with pytest.raises(UserError, match="not a file"):
+        (tmp_path / "log.jsonl").symlink_to("/dev/null")
+        files.append_to_file(tmp_path / "log.jsonl", b"line")
+
+
+def test_others_cannot_write_and_patients_are_private(tmp_path, tiny_recipe):
+    import gantk
+
+    before = os.umask(0)
+    try:
+        run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+        study = gantk.new_study(run, pairs=2, device="cpu", say=lambda line: None)
+        gantk.pack(run, tmp_path / "packed", say=lambda line: None)
+    finally:
+        os.umask(before)
+
+    paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
+    open_to_others = [path for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o022]
+    assert not open_to_others
+    private = ["report.html", "patients.json", "split.json", "samples/index.json", "samples/test"]
+    for path in [*(run.path / name for name in private), study, study / "key.json"]:
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    assert stat.S_IMODE((run.path / "metrics.json").stat().st_mode) == 0o644
+
+
+def test_a_picture_is_only_for_this_user(copied_run):
+    run = RunFolder(copied_run)
+    run.write_picture("truth", "new-0", np.zeros((1, 4, 4)), 0, 1)
+
+    assert stat.S_IMODE((copied_run / "samples/truth/new-0.png").stat().st_mode) == 0o600
