@@ -51,6 +51,8 @@ class Image:
     keep_header: bool = False
     # whether nothing else uses the pixels, so that a translation may overwrite them
     own: bool = False
+    # whether a result is on the scale of the image it was made from, not in a model's units
+    own_scale: bool = False
     # folder for temporary files of large results; None: they stay in memory
     spill: Path | None = None
 

@@ -113,3 +113,16 @@ def own_mapping(pipeline: Pipeline, pixels: np.ndarray, several: str) -> Any:
     if several == "batch" and getattr(pipeline.source, "per", "set") != "set":
         return pipeline.source
     return pipeline.own_scale(pixels.swapaxes(0, 1))
+
+
+def own_result_scale(pipeline: Pipeline, pixels: np.ndarray, mapping: Any, dtype: np.dtype) -> Any:
+    """The mapping of results for (N, C, *spatial) of an array of this type, as
+    `Pipeline.result_scale` returns it.
+
+    Only arrays of 8 bits, and those normalised to values from -1 to 1, count as pictures: others
+    hold the units of scans.
+    """
+    normalised = bool(np.nanmax(np.abs(pixels)) <= 1)
+    unitless = dtype.itemsize == 1 or normalised
+    limits = dtype if dtype.kind == "u" else None
+    return pipeline.result_scale(pixels.swapaxes(0, 1), mapping, limits, unitless=unitless)

@@ -5,6 +5,7 @@ the input's type.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,13 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
 from gantk.inference import array_types as objects
-from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
+from gantk.inference.array_shapes import (
+    as_batch,
+    check_values,
+    own_mapping,
+    own_result_scale,
+    remove_batch_axes,
+)
 from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.masks import outside_of
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline, Progress
@@ -105,15 +112,19 @@ def _array(
     check_values(pixels, pipeline.frame)
 
     mapping = own_mapping(pipeline, pixels, kind)
+    result_scale = own_result_scale(pipeline, pixels, mapping, array.dtype)
+    translate = partial(
+        pipeline.stack, mapping=mapping, progress=progress, result_scale=result_scale
+    )
     if kind == "batch" and pipeline.frame.batch == SLICES_PER_POST_BATCH:
         # alone: a post-step would treat them as a volume
-        singles = [pipeline.stack(one, mapping, progress) for one in np.split(pixels, len(pixels))]
+        singles = [translate(one) for one in np.split(pixels, len(pixels))]
         maps = [np.concatenate(parts) for parts in zip(*singles, strict=True)]
     else:
-        maps = pipeline.stack(pixels, mapping, progress)
+        maps = translate(pixels)
 
     if pipeline.frame.masked:
-        _mask(pipeline, pixels, maps, mapping, kind)
+        _mask(pipeline, pixels, maps, mapping, result_scale, kind)
 
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
     results = []
@@ -129,6 +140,7 @@ def _mask(
     pixels: np.ndarray,
     maps: list[np.ndarray],
     mapping: IntensityMapping,
+    result_scale: IntensityMapping,
     kind: str,
 ) -> None:
     """Fill, in place, what is masked out of each scan: of a batch, each image."""
@@ -140,7 +152,7 @@ def _mask(
         outside = outside_of(pixels[scan].swapaxes(0, 1))
         if outside:
             views = [made[scan].swapaxes(0, 1) for made in maps]
-            pipeline.mask(views, outside, mapping)
+            pipeline.mask(views, outside, mapping, result_scale)
 
 
 def _tensor(

@@ -15,7 +15,13 @@ from torch import Tensor
 from gantk.data.intensity import IntensityMapping
 from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
-from gantk.inference.array_shapes import as_batch, check_values, own_mapping, remove_batch_axes
+from gantk.inference.array_shapes import (
+    as_batch,
+    check_values,
+    own_mapping,
+    own_result_scale,
+    remove_batch_axes,
+)
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.processing import MIN_VARIANCE_SHARE, WINDOW_SIDE
@@ -59,13 +65,14 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
     host = native.detach().cpu().numpy()
     check_values(host, pipeline.frame)
     mapping = own_mapping(pipeline, host, several)
+    scale = own_result_scale(pipeline, host, mapping, host.dtype)
     frame = pipeline.frame
     run = _network(model, letter, options.label)
     # a masked NaN would still make the gradient NaN
     missing = native.isnan()
     native = native.nan_to_num()
     outputs = [
-        _batch(pipeline, mapping, native, missing, part, run)
+        _batch(pipeline, mapping, scale, native, missing, part, run)
         for part in torch.arange(len(native)).split(frame.batch)
     ]
     return remove_batch_axes(torch.cat(outputs)[:, model.part(letter, to)], several)
@@ -74,6 +81,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
 def _batch(
     pipeline: Pipeline,
     mapping: IntensityMapping,
+    result_scale: IntensityMapping,
     images: Tensor,
     missing: Tensor,
     part: Tensor,
@@ -101,7 +109,7 @@ def _batch(
         high = torch.where(missing[part], frame.range[0], _apply_mapping(mapping, own))
         made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
 
-    made = pipeline.target.inverse(made)
+    made = result_scale.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
     if blank.any():  # constant images skip the network: their translation is the mapping alone
         if made.shape[1] == own.shape[1]:
@@ -109,7 +117,7 @@ def _batch(
         else:
             level = torch.full_like(made, frame.range[0])
         blank = blank.to(made.device).view(-1, *[1] * frame.dims, 1)
-        made = torch.where(blank, pipeline.target.inverse(level), made)
+        made = torch.where(blank, result_scale.inverse(level), made)
 
     return made
 

@@ -117,6 +117,8 @@ class TrainedModel:
               step.
 
         An array whose values are off the training set's scale gets a scale of its own, as files do.
+        Arrays of uint8, of values from -1 to 1, and pictures have no units: if they are off that
+        scale, results are on the scale of the input, where the target's white becomes its white.
         NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
         type or values do not fit, or a class is missing or unknown.
         """

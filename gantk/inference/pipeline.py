@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.intensity import IntensityMapping, PerChannel, some_of
+from gantk.data.intensity import IntensityMapping, Linear, PerChannel, some_of
 from gantk.data.resample import Plane, SamplingGrid, slabs
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
@@ -97,22 +97,29 @@ class Pipeline:
         """
         self._expect_fitting(image, planes)
         mapping = self.own_scale(image.pixels)
+        unitless = image.affine is None
+        result_scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
         outside = outside_of(image.pixels) if self.frame.masked else None
         made = []
         for number, plane in enumerate(chosen):
             report = progress and partial(_report_plane, progress, number, len(chosen))
             last = number == len(chosen) - 1
-            made.append(self._along(image, plane, mapping, report, image.own and last))
+            own = image.own and last
+            made.append(self._along(image, plane, mapping, result_scale, report, own))
 
         results = made[-1]
         if len(made) > 1:
             for axial, coronal, sagittal in zip(*made, strict=True):
                 _median_into_last(axial, coronal, sagittal)
         if outside:
-            self.mask(results, outside, mapping)
+            self.mask(results, outside, mapping, result_scale)
 
-        return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
+        own_scale = result_scale is not self.target
+        return [
+            replace(image, pixels=np.asarray(pixels, dtype=np.float32), own_scale=own_scale)
+            for pixels in results
+        ]
 
     def _expect_fitting(self, image: Image, planes: str | None) -> None:
         """UserError where the image's axes do not fit the model, or the memory does not suffice."""
@@ -144,6 +151,7 @@ class Pipeline:
         image: Image,
         plane: Plane,
         mapping: IntensityMapping,
+        result_scale: IntensityMapping,
         progress: Progress | None,
         own: bool,
     ) -> list[np.ndarray]:
@@ -161,7 +169,7 @@ class Pipeline:
         is_view = np.may_share_memory(seen, image.pixels)  # the grid only turns the image
         stacked = np.moveaxis(seen, 1, 0) if by_slice else seen[None]
         reuse = own if is_view else unguided
-        maps = self.stack(stacked, mapping, progress, reuse, image.spill)
+        maps = self.stack(stacked, mapping, progress, reuse, image.spill, result_scale)
         maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
         if is_view:
             return [grid.inverse(pixels, image) for pixels in maps]
@@ -215,15 +223,16 @@ class Pipeline:
         progress: Progress | None = None,
         own: bool = False,
         spill: Path | None = None,
+        result_scale: IntensityMapping | None = None,
     ) -> list[np.ndarray]:
         """Translate native images (N, C, *spatial), in slice order; returns an array (N, D,
         *spatial) for each map.
 
         Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder
-        for large maps.
+        for large maps. `result_scale`: as `result_scale` returns it; None: the target's units.
         """
         preprocess = Preprocess(self.frame, mapping, images.shape[2:])
-        postprocess = Postprocess(preprocess, self.target, self.maps)
+        postprocess = Postprocess(preprocess, result_scale or self.target, self.maps)
         total = len(images)
         filled = [n for n in range(total) if np.nanmax(images[n]) > np.nanmin(images[n])]
         canvases: list[np.ndarray] = []
@@ -299,14 +308,7 @@ class Pipeline:
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
 
-        white = np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1])
-        expected = np.asarray(fitted.inverse(white)).flatten()
-        # nan if all are nan
-        known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])
-        top = np.array([np.nanpercentile(some_of(pixels[n]), 99.5) for n in np.flatnonzero(known)])
-        ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
-        usual = np.all((ratio >= 0.5) & (ratio <= 2.0))
-        if usual or not np.nanmax(pixels) > np.nanmin(pixels):
+        if self._has_usual_scale(pixels) or not np.nanmax(pixels) > np.nanmin(pixels):
             return fitted  # also for blank images, which have no scale
 
         own = deepcopy(fitted)
@@ -321,6 +323,123 @@ class Pipeline:
                     line.fit([part])
 
         return own
+
+    def _has_usual_scale(self, pixels: np.ndarray) -> bool:
+        """Whether the 99.5th percentile of each channel is between half and twice the training
+        set's white.
+        """
+        fitted = self.source
+        white = np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1])
+        expected = np.asarray(fitted.inverse(white)).flatten()
+        # nan if all are nan
+        known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])
+        top = np.array([np.nanpercentile(some_of(pixels[n]), 99.5) for n in np.flatnonzero(known)])
+        ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
+        return bool(np.all((ratio >= 0.5) & (ratio <= 2.0)))
+
+    def result_scale(
+        self,
+        pixels: np.ndarray,
+        mapping: IntensityMapping,
+        dtype: np.dtype | None,
+        *,
+        unitless: bool,
+    ) -> IntensityMapping:
+        """The mapping of results (D, *spatial) for an image (C, *spatial): the target's, in the
+        units of the training scans; or for an image without units, such as a picture, that is not
+        on the scale of the training images, the straight line from its own black to its own white.
+        A recipe that fixes the scale, as a window of given values does, knows the units.
+
+        `mapping`: the image's, as `own_scale` returns it. `dtype`: of the image's file. If this
+        has a largest value, the line leaves room for the target's brightest tissue.
+        """
+        nearest = getattr(self.target, "nearest", False)  # a label map, whose values are classes
+        if not unitless or nearest or self._is_training_scale(pixels, dtype):
+            return self.target
+        if self._fixes_scale(pixels):
+            return self.target
+
+        own = getattr(mapping, "lines", [mapping])[0]
+        if getattr(own, "per", "set") != "set":
+            own = own.fitted_to(pixels)
+
+        ends = np.array(self.frame.range, dtype=np.float64)
+        line = Linear(range=self.frame.range)
+        line.fitted = np.asarray(own.inverse(ends), dtype=np.float64).tolist()
+        largest = _largest_value(pixels, dtype)
+        if largest is not None:
+            black, white = line.fitted
+            brightest = float(line.inverse(self._brightest_tissue))
+            room = (largest - black) / (brightest - black)
+            line.fitted = [black, black + min(1.0, room) * (white - black)]
+
+        return line
+
+    def picture_scale(self, white: float) -> Callable[[np.ndarray], np.ndarray]:
+        """The function from the target's units to a picture, in which 0 is its black and `white` its
+        brightest tissue.
+        """
+        target = getattr(self.target, "lines", [self.target])[0]
+        black = float(target.inverse(np.array(self.frame.range[0])))
+        brightest = float(target.inverse(self._brightest_tissue))
+        line = Linear(range=(0.0, white))
+        line.fitted = [black, brightest]
+        return line.forward
+
+    def in_training_units(
+        self, image: Image
+    ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+        """Two functions, which convert values of an image and of its result to the units of the
+        training images.
+        """
+        mapping = self.own_scale(image.pixels)
+        unitless = image.affine is None
+        scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
+        if scale is self.target:
+            return np.asarray, np.asarray
+
+        return (
+            lambda given: np.asarray(self.source.inverse(mapping.forward(given))),
+            lambda made: np.asarray(self.target.inverse(scale.forward(made))),
+        )
+
+    def _fixes_scale(self, pixels: np.ndarray) -> bool:
+        """Whether the source's mapping is the same for every image, whatever its values."""
+        line = getattr(self.source, "lines", [self.source])[0]
+        if getattr(line, "per", "set") in ("volume", "image"):
+            return False
+
+        own = deepcopy(line)
+        with suppress(UserError):  # nearly blank, or not in the units of the scale
+            own.fit([pixels])
+
+        return bool(own.fitted == line.fitted)
+
+    def _is_training_scale(self, pixels: np.ndarray, dtype: np.dtype | None) -> bool:
+        """Whether an image has the scale of the training images. Whole numbers have it only where
+        the training images were whole numbers too, and the target's fit into `dtype`.
+        """
+        blank = not np.nanmax(pixels) > np.nanmin(pixels)
+        if not blank and not self._has_usual_scale(pixels):
+            return False
+
+        values = self.frame.values
+        if dtype is None or not np.issubdtype(dtype, np.integer) or len(values) < 2:
+            return True
+
+        target = values["target"]
+        whole = target["whole"] and values["source"]["whole"]
+        return whole and target["low"] >= 0 and target["high"] <= np.iinfo(dtype).max
+
+    @property
+    def _brightest_tissue(self) -> np.ndarray:
+        """The network intensity of 99 % of the tissue of the target's training images; white where
+        this is not known.
+        """
+        if "target" not in self.frame.values:
+            return np.array(self.frame.range[1])
+        target = getattr(self.target, "lines", [self.target])[0]
+        return np.asarray(target.forward(np.array(self.frame.values["target"]["quantiles"][-1])))
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError if an image's channels are not those that the model was trained on."""
@@ -337,14 +456,27 @@ class Pipeline:
             raise UserError(what, where=where, remedy=remedy)
 
     def mask(
-        self, results: Sequence[np.ndarray], outside: Outside, mapping: IntensityMapping
+        self,
+        results: Sequence[np.ndarray],
+        outside: Outside,
+        mapping: IntensityMapping,
+        result_scale: IntensityMapping,
     ) -> None:
         """Fill, in place, the region masked out of the input with the target's value for it."""
         for result, kind in zip(results, self.maps, strict=True):
             level = np.zeros(len(result))
             if kind == "image":
-                level = target_level(self.frame, mapping, self.target, outside.level, len(result))
+                level = target_level(self.frame, mapping, result_scale, outside.level, len(result))
             outside.fill(result, level)
+
+
+def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:
+    """White in the file of an image: the largest whole number of its type, 1 for values from -1 to
+    1; None where there is none.
+    """
+    if dtype is not None and np.issubdtype(dtype, np.integer):
+        return float(np.iinfo(dtype).max)
+    return 1.0 if np.nanmax(np.abs(pixels)) <= 1 else None
 
 
 def _report_plane(progress: Progress, number: int, count: int, done: int, total: int) -> None:

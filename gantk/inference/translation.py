@@ -32,6 +32,7 @@ from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
+MAX_OF_BYTE = 255  # the largest whole number of 8 bits
 MAX_NAME_BYTES = 255  # of a file on common file systems
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
 OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
@@ -430,11 +431,15 @@ class Translation:
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
         some = (slice(None), *[slice(None, None, step)] * image.dims)
-        given = image.pixels[some].copy() if single else None  # the image may be overwritten
+        if single:  # now, because the image may be overwritten
+            pipeline = self.model.pipeline(self.letter, self.options)
+            given_in_units, made_in_units = pipeline.in_training_units(image)
+            given = given_in_units(image.pixels[some].copy())
+
         own = replace(image, own=True, spill=spill)
         made = self.model.images(own, self.to, self.options, report)
         if single:
-            shown = made[0].pixels[some]
+            shown = made_in_units(made[0].pixels[some])
             self._warn(
                 job, hooks.gantk_translation_warning(given=given, made=shown, frame=self.frame)
             )
@@ -475,7 +480,7 @@ class Translation:
                 path = self._path(job, tail, contrast)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
-                    image = replace(image, dtype=None)
+                    image = self._for_other_format(path, image, job)
                 clipped = None
                 if self.clip:
                     path, image, clipped = self._fit_to_file(path, image, job)
@@ -537,8 +542,8 @@ class Translation:
         If these cannot hold the target's range either, a file in a folder becomes a TIFF; else
         UserError.
         """
-        low, high, whole = self._range
         limits = files.writer_of(path, image).limits(path, image)
+        low, high, whole = _own_range(image) if image.own_scale else self._range
         needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
         for least, most in limits:
             holds_range = least <= low + 0.05 * (high - low) and high <= most
@@ -559,6 +564,36 @@ class Translation:
             limits=f"{least:g} .. {most:g}",
         )
         return path, replace(image, pixels=np.clip(rounded, least, most)), clipped
+
+    def _for_other_format(self, path: Path, image: Image, job: Job) -> Image:
+        """An image for a file of another format than its input, without the type of the input.
+
+        If it is a picture of whole numbers, values in the units of scans, and those of a picture
+        with more bits, are rescaled to it.
+        """
+        written = replace(image, dtype=None)
+        *_, (_, most) = files.writer_of(path, written).limits(path, written)
+        if most == np.inf:
+            return written
+
+        low, high, whole = _own_range(image) if image.own_scale else self._range
+        if image.own_scale:
+            if whole and high <= most:
+                return replace(written, dtype=image.dtype)
+            pixels = image.pixels * np.float32(most / high)
+        elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
+            return written
+        else:
+            scale = self.model.pipeline(self.letter, self.options).picture_scale(most)
+            pixels = np.asarray(scale(image.pixels))
+            line = (
+                f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"
+                f" {suffix_of(path)} file has no units"
+            )
+            self.notes["note", line].append(job.name)
+
+        dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
+        return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
 
     def _as_tiff(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
         """What `_fit_to_file` returns for a TIFF in place of `path`, whose format cannot hold the
@@ -594,6 +629,13 @@ class Translation:
 
         self.notes["note", line].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
+
+
+def _own_range(image: Image) -> tuple[float, float, bool]:
+    """What `Translation._range` returns, for a result on the scale of its input."""
+    if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
+        return 0.0, float(np.iinfo(image.dtype).max), True
+    return float(image.pixels.min()), float(image.pixels.max()), False
 
 
 def _clipped_line(clipped: Sequence[Clipped]) -> str:

@@ -118,6 +118,26 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
     assert "multipart/form-data" in schema["paths"]["/translate"]["post"]["requestBody"]["content"]
 
 
+def test_a_picture_sent_to_the_shipped_model_keeps_depth_and_brightness(tmp_path, pictures):
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    from fastapi.testclient import TestClient
+    from PIL import Image
+
+    from gantk_app.server import application
+    from gantk_app.service import Service
+
+    served = application(Service("t1t2", tmp_path / "place", MOST, "cpu"))
+    client = TestClient(served, base_url="http://127.0.0.1")
+    (picture,) = pictures(tmp_path / "pictures", 1, size=(64, 64))
+    sent = {"file": (picture.name, picture.read_bytes())}
+    answer = client.post("/translate", files=sent, data={"to": "T2"})
+    before = Image.open(picture)
+    after = Image.open(io.BytesIO(answer.content))
+
+    assert (after.format, after.mode, after.size) == ("PNG", "L", before.size)
+    assert 0.5 < np.asarray(after).mean() / np.asarray(before).mean() < 2
+
+
 def test_a_zipped_dicom_series_comes_back_as_derived_series(client, gantk, tiny_run, tmp_path):
     pydicom = pytest.importorskip("pydicom")
     folder = tmp_path / "series"

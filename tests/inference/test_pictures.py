@@ -1,0 +1,189 @@
+"""Pictures and normalised arrays have no units: their translations keep bit depth and brightness."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+import gantk
+from gantk import api
+from gantk.formats.files import read, write
+from gantk.formats.image import Image
+
+DEEP_COLOUR = ("colour16.png", "colour16.tif")
+NAMES = (
+    *("gray.png", "gray.jpg", "gray.bmp", "gray.tif", "colour.png", "colour.jpg", "colour.tif"),
+    *("sixteen.png", "sixteen.tif", "twelve.png", "dark.png", "normalised.tif"),
+    *DEEP_COLOUR,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gantk.load("t1t2", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    """A T1 slice of a synthetic head with its skull, 8 bits, (96, 80)."""
+    from gantk_datasets.phantom.phantom import Phantom
+
+    source = Phantom(("T1", "T2"), 2, (96, 80), subjects=1, slices=1, skull=True)
+    pixels = next(record for record in source.records() if record.domain == "a").read()[0]
+    return (255 * pixels / pixels.max()).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folders(head, tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of pictures of all kinds, and their translations to T2."""
+    folder = tmp_path_factory.mktemp("pictures")
+    given = folder / "in"
+    given.mkdir()
+    deep = head.astype(np.uint16) * 257
+    arrays = {
+        "gray": head,
+        "colour": np.stack([head] * 3, axis=-1),
+        "sixteen": deep,
+        "twelve": head.astype(np.uint16) * 16,
+        "dark": head // 3,
+        "normalised": head.astype(np.float32) / 255,
+    }
+    for name in NAMES:
+        if name in DEEP_COLOUR:
+            pytest.importorskip("SimpleITK")
+            write(given / name, Image(np.stack([deep] * 3).astype(np.float32), dtype=deep.dtype))
+        else:
+            Picture.fromarray(arrays[name.partition(".")[0]]).save(given / name)
+
+    api.translate("t1t2", given, folder / "out", to="T2", device="cpu", say=lambda line: None)
+    return given, folder / "out"
+
+
+def expect_same_brightness(made: np.ndarray, given: np.ndarray) -> None:
+    assert 0.5 < made.mean() / given.mean() < 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_keep_bit_depth_and_brightness(folders, name):
+    given, made = (read(folder / name) for folder in folders)
+
+    assert made.dtype == given.dtype
+    expect_same_brightness(made.pixels, given.pixels)
+
+
+def test_a_single_picture_is_as_in_a_folder(folders, tmp_path):
+    given, made = folders
+    api.translate(
+        "t1t2", given / "gray.png", tmp_path / "a.png", to="T2", device="cpu", say=lambda line: None
+    )
+
+    assert (tmp_path / "a.png").read_bytes() == (made / "gray.png").read_bytes()
+
+
+def test_both_directions_keep_the_brightness_of_pictures(folders, tmp_path):
+    translation = folders[1] / "gray.png"
+    api.translate(
+        "t1t2", translation, tmp_path / "t1.png", to="T1", device="cpu", say=lambda line: None
+    )
+
+    expect_same_brightness(read(tmp_path / "t1.png").pixels, read(translation).pixels)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 255)])
+def test_normalised_arrays_come_back_on_their_scale(model, head, low, high):
+    array = low + (high - low) * (head / 255)
+    array = array.astype(np.uint8 if high == 255 else np.float32)
+    made = model.translate(array, to="T2")
+
+    expect_same_brightness(made - low, array - low)
+
+
+def test_gradients_flow_on_the_scale_of_normalised_arrays(model, head):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(head / 255.0)[None, None].float()
+    plain = model.translate(tensor, to="T2")
+    differentiable = model.translate(tensor.requires_grad_(), to="T2", grad=True)
+
+    assert torch.allclose(plain, differentiable, atol=1e-4)
+
+
+def test_formats_with_units_keep_the_units_of_the_model(model, head, tmp_path):
+    values = head.T[:, ::-1, None].astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    api.translate(
+        *("t1t2", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"),
+        to="T2",
+        device="cpu",
+        say=lambda line: None,
+    )
+    made = nib.load(tmp_path / "b.nii.gz").get_fdata()
+    median = np.median(made[made > 100])
+
+    assert median == pytest.approx(538, rel=0.3)  # the model's median of tissue in T2
+
+
+def test_pictures_of_scans_use_the_range_of_the_file(head, tmp_path):
+    values = head.T[:, ::-1, None].astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    said: list[str] = []
+    for kind, white in (("png", 65535), ("jpg", 255)):
+        out = tmp_path / kind
+        api.translate(
+            *("t1t2", tmp_path / "in", out),
+            to="T2",
+            device="cpu",
+            format=kind,
+            say=said.append,
+        )
+        made = read(out / f"a.{kind}").pixels / white
+        expect_same_brightness(made, values / 255)
+
+    assert any("because a .png file has no units" in line for line in said)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sixteen.png", "jpg"), ("normalised.tif", "png")])
+def test_another_format_of_a_picture_uses_its_range(folders, tmp_path, name, kind):
+    given = tmp_path / "in"
+    given.mkdir()
+    (given / name).write_bytes((folders[0] / name).read_bytes())
+    api.translate(
+        *("t1t2", given, tmp_path / "out"),
+        to="T2",
+        device="cpu",
+        format=kind,
+        say=lambda line: None,
+    )
+    made = read(tmp_path / "out" / f"{Path(name).stem}.{kind}")
+    before = read(given / name)
+    shares = [
+        image.pixels / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+        for image in (made, before)
+    ]
+
+    expect_same_brightness(*shares)
+
+
+def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch, head):
+    """A model of 8-bit pictures that changes nothing returns 8-bit pictures unchanged."""
+    from test_results import Stretched
+
+    from gantk.data.intensity import Percentile
+    from gantk.formats.contrasts import values_of
+    from gantk.inference.pipeline import Pipeline
+
+    line = Percentile()
+    line.fit([head[None].astype(np.float32)])
+    stretched = Stretched(values_of([head[None].astype(np.float32)]))
+    stretched.pipeline = lambda letter, options: Pipeline(
+        stretched.frame("b"), line, line, lambda seen: seen
+    )
+    monkeypatch.setattr(
+        "gantk.inference.load.load_model", lambda run, device=None, say=None: stretched
+    )
+    Picture.fromarray(head).save(tmp_path / "a.png")
+    api.translate("run", tmp_path / "a.png", tmp_path / "b.png", say=lambda line: None)
+
+    assert np.array_equal(read(tmp_path / "b.png").pixels[0], head)
