@@ -36,20 +36,21 @@ class Refused(ValueError):
     """Raised for an archive that may not be unpacked; its text says why."""
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, ratio: float = MAX_COMPRESSION) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
     Args:
         archive: the archive.
         folder: the folder to write to.
+        ratio: the largest ratio of unpacked to packed size.
 
     Raises:
-        Refused: the archive contains links or devices, its content is more than `MAX_COMPRESSION`
-            times its size, or a name is not valid or occurs twice on some system.
+        Refused: the archive contains links or devices, its content is more than `ratio` times its
+            size, or a name is not valid or occurs twice on some system.
 
     A damaged archive or a wrong checksum raises the error of zipfile, tarfile or gzip.
     """
-    room = MAX_COMPRESSION * archive.stat().st_size + PIECE_BYTES
+    room = int(ratio * archive.stat().st_size) + PIECE_BYTES
     names: dict[str, str] = {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
@@ -57,7 +58,7 @@ def unpack(archive: Path, folder: Path) -> None:
         room = room - size
         if room < 0 or number >= MAX_MEMBERS:
             raise Refused(
-                f"its content is more than {MAX_COMPRESSION} times its size, or has more than"
+                f"its content is more than {ratio} times its size, or has more than"
                 f" {MAX_MEMBERS} members"
             )
 

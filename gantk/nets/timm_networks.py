@@ -13,10 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gantk.errors import UserError, did_you_mean, one_line
+from gantk import hub
+from gantk.errors import GantkError, UserError, did_you_mean, one_line
 from gantk.nets.pretrained import VARIABLE, read_state, weights_file
 
-ANSWER_SECONDS = 5.0  # timeout in seconds for the hub's first answer; a download has no limit
+ANSWER_SECONDS = 5.0  # timeout in seconds for the hub's first answer
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights, the preferred one first
+MAX_WEIGHTS_BYTES = 2**33
 
 
 def timm_model(
@@ -105,6 +108,8 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
     problem = _unreachable(config)
     if problem is None:
         try:
+            if config.hf_hub_id:
+                return _from_file(name, _download(config), options)
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub, the network and the disk raise many kinds of errors
             problem = one_line(error)
@@ -121,6 +126,18 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
             ' "random" for seeded random weights, which need no file'
         ),
     )
+
+
+def _download(config: Any) -> Path:
+    """The file of weights of a network, downloaded from the hub; GantkError where there is none."""
+    repository, _, revision = config.hf_hub_id.partition("@")
+    listing = hub.list_files(repository, revision or None)
+    for file in (config.hf_hub_filename, *HUB_FILES):
+        if file and file in listing.files:
+            sizes = {file: MAX_WEIGHTS_BYTES}
+            return hub.download_files(repository, listing.commit, sizes, revision or None) / file
+
+    raise GantkError(f"the hub's repository {repository} has none of {', '.join(HUB_FILES)}")
 
 
 def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:

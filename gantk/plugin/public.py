@@ -6,6 +6,8 @@ PUBLIC_MODULES = (
     # what a part is, and its surroundings
     "gantk.errors",
     "gantk.files",
+    "gantk.downloads",
+    "gantk.hub",
     "gantk.terminal",
     "gantk.commands",
     "gantk.method",

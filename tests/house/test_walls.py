@@ -18,6 +18,8 @@ from gantk.plugin.public import PUBLIC_MODULES
 ROOMS = (
     "errors",
     "files",
+    "downloads",
+    "hub",
     "terminal",
     "commands",
     "method",

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,14 +19,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gantk.errors import GantkError, UserError, did_you_mean, one_line
+from gantk.downloads import (
+    NotAnswered,
+    Refused,
+    download,
+    require_address,
+    without_credentials,
+)
+from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
 from gantk.files import write_file
-from gantk.formats.archives import ENDINGS, expect_sound, unpack
+from gantk.formats.archives import ENDINGS, MAX_COMPRESSION, expect_sound, unpack
 
-TRIES = 4  # consecutive attempts without a new byte before giving up
-PAUSE = 1.0  # seconds between two attempts
-TIMEOUTS_SECONDS = (10.0, 60.0)  # timeouts in seconds: to connect, and between two pieces
-PIECE_BYTES = 2**16  # bytes per write; at most this much is lost when a connection breaks
+MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
+# Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
+MAX_UNCHECKED_COMPRESSION = 20
 MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -99,13 +104,7 @@ def fetch(
     """
     known = _known_set(name)
     base = base_url or known["base"]
-    if not base.startswith(("http://", "https://")):
-        raise UserError(
-            f"'{base}' is not a valid address",
-            where="--from",
-            allowed="http://... or https://...",
-        )
-
+    require_address(base, "--from")
     target = Path(out or Path("data") / name).absolute()
     record = target.with_name(f"{target.name}.fetched.json")
     try:
@@ -120,7 +119,7 @@ def fetch(
                     what, where="--out", remedy="choose another folder, or move this one away"
                 )
 
-            say(f"fetch    {name} from {base}")
+            say(f"fetch    {name} from {without_credentials(base)}")
             trusted = earlier.get("checksums", {})
             files = [
                 _fetch_file(
@@ -227,6 +226,7 @@ def _fetch_file(
     """Download and check one file in the staging folder; returns its entry for the record."""
     file = staging / path.replace("/", "__")
     url = f"{base}/{quote(path)}"
+    shown = without_credentials(url)
     size = known.get("size", 0)
     published = known.get("checksum", "")
     expected = published or trusted
@@ -235,11 +235,34 @@ def _fetch_file(
         if not expected:  # without a checksum, resuming could mix parts of two versions
             part.unlink(missing_ok=True)
 
-        _download(url, part, size, lambda share: progress(share, path))
+        try:
+            download(
+                url,
+                part,
+                size=size,
+                most=known.get("most", MAX_FILE_BYTES),
+                report=lambda share: progress(share, path),
+                say_retry=lambda error: say(f"retry    {path}: {error}"),
+            )
+        except NotAnswered as error:
+            kept = ""
+            if part.exists():
+                kept = f" {_bytes(part):,} bytes are kept. The same command resumes from there."
+            raise GantkError(
+                f"'{shown}' cannot be downloaded: {error}.{kept} Check the connection, or find the"
+                " set's new address and name it with --from."
+            ) from None
+        except Refused as error:
+            compared = "differs from the published file" if size else "is not accepted"
+            raise GantkError(
+                f"the download of '{shown}' {compared}: {error}. gantk deleted it. Try a mirror with"
+                " --from."
+            ) from None
+
         if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
             part.unlink()
             earlier = "published file" if published or not trusted else "earlier download"
-            what = f"the download of '{url}' differs from the {earlier}"
+            what = f"the download of '{shown}' differs from the {earlier}"
             remedy = (
                 "Try a mirror with --from. If the publisher has changed the file, delete the"
                 " .fetched.json beside the folder"
@@ -260,7 +283,7 @@ def _fetch_file(
 
     return {
         "path": path,
-        "url": url,
+        "url": shown,
         "bytes": _bytes(file),
         "checksum": expected,
         "published": bool(published),
@@ -279,71 +302,7 @@ def _checksum(path: Path, like: str) -> str:
 
 
 def _bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _download(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
-    """Download a file of `size` bytes (0: unknown) to `part`, resuming an earlier attempt; retries
-    on errors.
-    """
-    import requests
-
-    left = TRIES
-    while not (size and _bytes(part) == size):
-        before = _bytes(part)
-        try:
-            return _receive(url, part, size, report)
-        except requests.RequestException as error:
-            left = TRIES if _bytes(part) > before else left - 1
-            if not left:
-                # urllib3's errors wrap the system's
-                why = one_line(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]
-                kept = (
-                    f" {_bytes(part):,} bytes are kept. The same command resumes from there."
-                    * part.exists()
-                )
-                remedy = (
-                    "Check the connection, or find the set's new address and name it with --from"
-                )
-                raise GantkError(f"'{url}' cannot be downloaded: {why}.{kept} {remedy}.") from None
-
-            time.sleep(PAUSE)
-
-
-def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
-    """One attempt to download the missing bytes; restarts if the server does not support ranges."""
-    import requests
-
-    here = _bytes(part)
-    # ranges do not fit compressed content
-    headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}
-    if here:
-        headers["Range"] = f"bytes={here}-"
-
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS) as answer:
-        if answer.status_code == 416:  # the file is complete
-            return
-
-        if answer.status_code not in (200, 206):
-            raise requests.ConnectionError(
-                f"the server answered {answer.status_code} {answer.reason}"
-            )
-
-        if answer.status_code == 200:  # from the beginning: no ranges
-            here = 0
-
-        rest = answer.headers.get("Content-Length", "")
-        total = here + int(rest) if rest.isdigit() else size
-        with open(part, "ab" if here else "wb") as file:
-            for piece in answer.iter_content(PIECE_BYTES):
-                here += len(piece)
-                file.write(piece)
-                report(here / total if total else 0.0)
-
-        if here < total:
-            raise requests.ConnectionError(
-                f"the connection ended after {here:,} of {total:,} bytes"
-            )
+    return path.stat().st_size
 
 
 def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
@@ -365,7 +324,9 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             if is_archive:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir()
-                unpack(file, scratch)
+                ratio = MAX_COMPRESSION if known.get("checksum") else MAX_UNCHECKED_COMPRESSION
+                unpack(file, scratch, ratio)
+                _require_members(scratch, known.get("members", {}))
                 contents = list(scratch.rglob("*.gz"))
 
             if not known.get("checksum"):  # a published checksum has already excluded damage
@@ -393,3 +354,19 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
         os.rename(file, place)
 
     return result
+
+
+def _require_members(folder: Path, expected: dict[str, int]) -> None:
+    """ValueError where an unpacked archive has no content, or fewer files than its set.
+
+    Args:
+        folder: where it was unpacked.
+        expected: pattern of names -> least number of such files that are not empty.
+    """
+    for pattern, least in ({"*": 1} | expected).items():
+        found = sum(path.is_file() and _bytes(path) > 0 for path in folder.rglob(pattern))
+        if found < least:
+            raise ValueError(
+                f"it contains {count_noun(found, 'file')} of the kind {pattern}, at least {least}"
+                " are expected"
+            )

@@ -6,31 +6,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from gantk import __version__
-from gantk.errors import GantkError, UserError, one_line
+from gantk import __version__, hub
+from gantk.downloads import NotAnswered, Status
+from gantk.errors import GantkError, UserError
 from gantk.files import write_file
+from gantk.hub import COMMIT
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, card, copy_packed, find_model, pack_record, weights_hash
 
-REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
-ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
-COMMIT = r"[0-9a-f]{40}"
-CHECKPOINT_PATTERN = "checkpoints/step-*/"
-# downloaded
+STEP = re.compile(r"checkpoints/step-([0-9]{1,12})/meta\.json")
+# uploaded
 FILES = [
     "recipe.toml",
     "metrics.json",
     CARD,
-    f"{CHECKPOINT_PATTERN}meta.json",
-    f"{CHECKPOINT_PATTERN}weights.safetensors",
+    "checkpoints/step-*/meta.json",
+    "checkpoints/step-*/weights.safetensors",
 ]
+# Largest sizes of what is downloaded.
+MAX_RECIPE_BYTES = 2**20
+MAX_CARD_BYTES = 2**20
+MAX_JSON_BYTES = 2**26
+MAX_WEIGHTS_BYTES = 2**31
 HEAD = """\
 ---
 library_name: gantk
@@ -48,37 +50,70 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
     `say` prints the commit, which identifies the weights for later downloads, and their SHA-256.
     UserError where the address is malformed, or the repository is not a gantk model.
     """
-    match = ADDRESS.fullmatch(address)
-    if not match:
-        what = f"'{address}' is not a valid address of a model"
-        raise UserError(what, allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
-
-    name, revision = match.groups()
-    hub = _library()
-    folder = None
+    name, revision = hub.parse_address(address)
     # a commit never changes: use the cache without a request
-    if re.fullmatch(COMMIT, revision or ""):
-        try:
-            folder = hub.snapshot_download(
-                name, revision=revision, allow_patterns=FILES, local_files_only=True
-            )
-        except hub.errors.LocalEntryNotFoundError:
-            folder = None
+    folder = hub.snapshot(name, revision or "")
+    if not (COMMIT.fullmatch(revision or "") and _is_complete(folder)):
+        with hub.as_gantk_error(f"'{address}' cannot be downloaded"):
+            folder = _download(address, name, revision, say)
 
-    with _as_gantk_error(f"'{address}' cannot be downloaded"):
-        folder = Path(
-            folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES)
-        )
+    say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
+    return folder
 
-    if not (folder / "recipe.toml").is_file():
+
+def _download(address: str, name: str, revision: str | None, say: Callable[[str], None]) -> Path:
+    """Download the model of a revision; without an answer of the hub, the one in the cache."""
+    try:
+        listing = hub.list_files(name, revision)
+    except NotAnswered as error:
+        commit = hub.cached_commit(name, revision)
+        is_refusal = isinstance(error, Status) and error.status < 500
+        if is_refusal or commit is None:
+            raise
+
+        folder = hub.snapshot(name, commit)
+        if not _is_complete(folder):
+            raise
+        say(f"note     the hub is not asked ({error}): the last downloaded commit is used")
+        return folder
+
+    return hub.download_files(
+        name,
+        listing.commit,
+        _model_files(address, listing.files),
+        revision,
+        lambda error: say(f"retry    {error}"),
+    )
+
+
+def _model_files(address: str, offered: list[str]) -> dict[str, int]:
+    """Path -> largest size of a packed model's files, the weights last; UserError where a
+    repository has none.
+    """
+    steps = [match[1] for match in map(STEP.fullmatch, offered) if match]
+    if "recipe.toml" not in offered or not steps:
+        missing = "checkpoint" if "recipe.toml" in offered else "recipe.toml"
         raise UserError(
-            f"'{address}' is not a gantk model: it has no recipe.toml",
+            f"'{address}' is not a gantk model: it has no {missing}",
             remedy="name a model that `gantk push` uploaded",
         )
 
-    RunFolder(folder).latest()
-    say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
-    return folder
+    checkpoint = f"checkpoints/step-{max(steps, key=int)}"
+    sizes = {
+        "recipe.toml": MAX_RECIPE_BYTES,
+        "metrics.json": MAX_JSON_BYTES,
+        CARD: MAX_CARD_BYTES,
+        f"{checkpoint}/meta.json": MAX_JSON_BYTES,
+        f"{checkpoint}/weights.safetensors": MAX_WEIGHTS_BYTES,
+    }
+    return {path: most for path, most in sizes.items() if path in offered}
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a snapshot holds a model: its weights are downloaded last."""
+    return (folder / "recipe.toml").is_file() and any(
+        folder.glob("checkpoints/step-*/weights.safetensors")
+    )
 
 
 def push(
@@ -93,7 +128,7 @@ def push(
     """Pack a run and upload it to the hub as `name` (USER/NAME); returns its address,
     hf://USER/NAME@COMMIT.
     """
-    if not re.fullmatch(REPOSITORY, name):
+    if not re.fullmatch(hub.REPOSITORY, name):
         raise UserError(
             f"'{name}' is not a valid name on the hub", allowed="USER/NAME", where="USER/NAME"
         )
@@ -106,7 +141,7 @@ def push(
             allowed="an identifier of the hub, such as cc-by-4.0, apache-2.0, other",
         )
 
-    api = _library().HfApi(library_name="gantk", library_version=__version__)
+    api = hub.library().HfApi(library_name="gantk", library_version=__version__)
     path = find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
@@ -118,11 +153,17 @@ def push(
             pack(path, made, card=card, say=lambda line: None)
 
         write_file(made / "README.md", _readme(made, license).encode())
-        with _as_gantk_error(f"'{name}' cannot be uploaded"):
+        with hub.as_gantk_error(f"'{name}' cannot be uploaded"):
             api.create_repo(name, private=private or None, exist_ok=True)
             options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
             commit = api.upload_folder(
                 repo_id=name, folder_path=made, commit_message="Upload a gantk model", **options
+            )
+
+        if not COMMIT.fullmatch(str(commit.oid)):
+            raise GantkError(
+                f"'{name}' was uploaded, but the hub's answer names no commit of 40 hexadecimal"
+                " digits. Check HF_ENDPOINT if it is set."
             )
 
         address = f"hf://{name}@{commit.oid}"
@@ -136,28 +177,3 @@ def _readme(model: Path, license: str | None) -> str:
     domains = mapping(RunFolder(model).recipe().tables.get("data")).get("domains") or []
     task = "image-to-image" if len(domains) > 1 else "unconditional-image-generation"
     return HEAD.format(task=task, license=f"license: {license}\n" if license else "") + card(model)
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        what = "models on the hub need the package huggingface_hub, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[hub]"') from None
-    return huggingface_hub
-
-
-@contextmanager
-def _as_gantk_error(what: str) -> Iterator[None]:
-    """Convert any error of the hub or the network into a GantkError with a remedy."""
-    try:
-        yield
-    except Exception as error:  # errors of the hub's library, its HTTP library, or the disk
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        remedy = (
-            "Check the name. For a private model or an upload, log in with `hf auth login` or set"
-            " HF_TOKEN."
-        )
-        if status not in (401, 403, 404):
-            remedy = "Check the network, and HF_ENDPOINT if it is set."
-        raise GantkError(f"{what}: {one_line(error)} {remedy}") from error

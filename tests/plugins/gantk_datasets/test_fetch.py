@@ -13,22 +13,26 @@ import tarfile
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nibabel as nib
 import numpy as np
 import pytest
 import scipy.io
+from servers import Handler, Server, serve
 
 import gantk
+from gantk import downloads
 from gantk.errors import GantkError, UserError
 from gantk_datasets.public import download, t1t2
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Files(BaseHTTPRequestHandler):
     """Files with ranges; misbehaves as the server's attributes say."""
 
     protocol_version = "HTTP/1.1"
@@ -60,8 +64,8 @@ def server(monkeypatch):
     statuses to begin with.
     """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as running:
         running.files = {}
         running.log = []
         running.cuts = []
@@ -187,7 +191,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
 
 def test_changed_files_are_never_mixed(server, offer, tmp_path):
     offer(PLAIN, size=0)
-    server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
+    server.cuts = [len(PLAIN) // 2] + [0] * downloads.TRIES
     wrong("resumes from there", tmp_path / "heads")
     server.cuts = []
     server.files["heads.tar"] = PLAIN[::-1]
@@ -237,7 +241,7 @@ def test_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
 @pytest.mark.parametrize("status", [404, 503, None])
 def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp_path, status):
     offer(PLAIN)
-    server.answers = [status] * download.TRIES
+    server.answers = [status] * downloads.TRIES
     url = None if status else "http://127.0.0.1:9/"
     error = wrong(str(status or "Connection refused"), tmp_path / "heads", base_url=url)
 
@@ -446,3 +450,205 @@ def test_t1t2_pairs_of_matrices_get_a_grid(t1t2_set):
         middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
         assert np.allclose(middle, 0, atol=1e-4)
         assert np.isclose(t1.header.get_zooms()[2], 10)
+
+
+# ---- hostile servers
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    """`hostile(reply, **facts)` offers the set "heads", one file of these facts, from a server that
+    answers so; yields the server.
+    """
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
+    with ExitStack() as stack:
+
+        def start(reply, name: str = "heads.tar", **facts) -> Server:
+            server = stack.enter_context(serve(reply))
+            about = {"about": "heads", "licence": "CC BY 4.0", "cite": "Somebody 2020"}
+            about |= {"use": "--data {folder}", "base": server.url}
+            about |= {"files": {name: {"size": 0, "checksum": ""} | facts}}
+            monkeypatch.setattr(download, "known_sets", lambda: {"heads": about})
+            return server
+
+        yield start
+
+
+def sends(content: bytes, **headers: str):
+    """A server that answers everything with this content."""
+    return lambda handler: handler.answer(content, headers=headers)
+
+
+MORE = {
+    "no length": Handler.endless,
+    "false length": lambda handler: handler.drip(bytes(10**6), {"Content-Length": str(10**12)}),
+    "gzip": lambda handler: handler.endless({"Content-Encoding": "gzip"}),
+    "gzip bomb": sends(gzip.compress(bytes(10**8)), **{"Content-Encoding": "gzip"}),
+    "close": lambda handler: handler.until_closed(bytes(10**7)),
+    "length of no digits": lambda handler: handler.drip(
+        bytes(10**7), {"Content-Length": "1e9", "Connection": "close"}
+    ),
+}
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("kind", MORE)
+def test_no_byte_past_the_limit_is_kept(hostile, monkeypatch, tmp_path, kind, published):
+    facts = {"size": 3 * 10**6} if published else {"most": 3 * 10**6}
+    server = hostile(MORE[kind], **facts)
+    monkeypatch.setattr(downloads, "PIECE_SECONDS", 5.0)
+    wrong("3,000,000 |encodes the content", tmp_path / "heads")
+
+    assert names(tmp_path) == set()
+    assert server.sent < 8 * 10**6
+    assert len(server.asked) == 1, "an answer that is refused is not asked for again"
+
+
+def test_a_file_of_no_known_size_has_a_ceiling(hostile, monkeypatch, tmp_path):
+    monkeypatch.setattr(downloads, "MAX_UNSTATED_BYTES", 10**6)
+    server = hostile(Handler.endless)
+    wrong("more than 1,000,000 bytes", tmp_path / "heads")
+    assert server.sent < 6 * 10**6
+
+    hostile(lambda handler: handler.drip(headers={"Content-Length": str(2**31 + 1)}))
+    wrong("states 2,147,483,649 bytes", tmp_path / "heads")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("size", [0, 2**30])
+def test_single_bytes_now_and_then_are_given_up(hostile, monkeypatch, tmp_path, size):
+    monkeypatch.setattr(downloads, "PIECE_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "TRIES", 2)
+    told = []
+    hostile(Handler.drip, size=size, most=2**31)
+    wrong("less than 65,536 bytes in", tmp_path / "heads", say=told.append)
+
+    assert any(line.startswith("retry    heads.tar: ") for line in told)
+
+
+def test_a_byte_with_each_connection_is_given_up(hostile, tmp_path):
+    def one_byte(handler: Handler) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        handler.start(206 if start else 200, {"Content-Length": str(1000 - start)})
+        handler.wfile.write(b"x")
+        handler.close_connection = True
+
+    server = hostile(one_byte, size=1000, checksum=sha256(PLAIN))
+    wrong("the connection ended|IncompleteRead|broken", tmp_path / "heads")
+    assert len(server.asked) < 10
+
+
+def test_another_part_than_the_one_asked_for_is_refused(hostile, tmp_path):
+    def other(handler: Handler) -> None:
+        if "Range" not in handler.headers:
+            handler.start(200, {"Content-Length": str(len(PLAIN))})
+            handler.wfile.write(PLAIN[:100_000])
+            handler.close_connection = True
+        else:
+            handler.answer(PLAIN[:9], 206, {"Content-Range": f"bytes 0-8/{len(PLAIN)}"})
+
+    hostile(other, size=len(PLAIN), checksum=sha256(PLAIN))
+    wrong("another part of the file", tmp_path / "heads")
+
+
+NOTHING = {
+    "zeros.tar.gz": bytes(10**5),
+    "zeros.tar": bytes(10**5),
+    "empty.tar": packed({}),
+    "empty.tar.gz": packed({}, ".gz"),
+    "empty.zip": packed({}, ".zip"),
+    "hollow.tar": packed({"set/a.png": b"", "set/b.png": b""}),
+    "hollow.zip": packed({"set/": b""}, ".zip"),
+    "other.tar": packed({"set/readme.txt": b"nothing else"}),
+    "few.zip": packed({"set/a.png": b"x"}, ".zip"),
+    "padding.tar.gz": packed({f"set/{n}.png": bytes(10**5) for n in range(90)}, ".gz"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_archives_without_the_expected_members_are_errors(hostile, tmp_path, name):
+    hostile(sends(NOTHING[name]), name, size=len(NOTHING[name]), members={"*.png": 3})
+    wrong("is damaged or unsafe", tmp_path / "heads")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["zeros.tar", "empty.tar.gz", "empty.zip", "hollow.tar"])
+def test_archives_without_content_are_errors_in_every_set(hostile, tmp_path, name):
+    hostile(sends(NOTHING[name]), name)
+    wrong("contains 0 files", tmp_path / "heads")
+
+
+def test_sets_without_checksums_say_what_their_archives_contain():
+    for known in download.known_sets().values():
+        for path, file in known.get("files", {}).items():
+            if path.endswith(download.ENDINGS) and not file["checksum"]:
+                assert file["members"], path
+            assert file["size"] or file.get("most", download.MAX_FILE_BYTES) < 10**10
+
+
+@pytest.mark.parametrize("secret", ["user:hunter2", "hunter2", "u:hunter2%40x", "a@b:hunter2"])
+def test_credentials_are_masked_everywhere(hostile, tmp_path, secret):
+    server = hostile(sends(PLAIN), size=len(PLAIN), checksum=sha256(PLAIN))
+    said = []
+    base = server.url.replace("://", f"://{secret}@")
+    folder = quietly(tmp_path / "heads", base_url=base, say=said.append)
+
+    assert names(folder)
+    assert any("***@127.0.0.1" in line for line in said)
+    record = (tmp_path / "heads.fetched.json").read_text()
+    assert "hunter2" not in record + "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    "base", ["http://u:hunter2@127.0.0.1:9/", "ftp://u:hunter2@x/", "http://u:hunter2@[", "https://"]
+    + ["http://u:hunter2@127.0.0.1:99999/", "http:///x", "http://u:hunt/er2:hunter2@x/"],
+)  # fmt: skip
+def test_errors_mask_credentials(offer, tmp_path, base):
+    offer(PLAIN)
+    assert "hunter2" not in str(wrong("is not a valid|cannot be", tmp_path / "x", base_url=base))
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:{}/heads.tar", "file:///etc/passwd", "http://["]
+)
+def test_redirects_into_this_machine_are_not_followed(hostile, tmp_path, target):
+    with serve(sends(PLAIN)) as other:
+        place = target.format(other.server_port)
+        hostile(lambda handler: handler.answer(status=302, headers={"Location": place}))
+        wrong("which gantk does not follow", tmp_path / "heads")
+        assert other.asked == []
+
+
+def test_the_content_of_a_redirect_is_not_read(hostile, tmp_path):
+    def reply(handler: Handler) -> None:
+        if handler.path == "/moved":
+            handler.answer(PLAIN)
+        else:
+            handler.endless({"Location": "/moved"}, status=302)
+
+    server = hostile(reply, size=len(PLAIN), checksum=sha256(PLAIN))
+    assert len(names(quietly(tmp_path / "heads"))) == 4
+    assert server.sent < 8 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "allowed"),
+    [
+        ("https://zenodo.org/a", "https://files.zenodo.org/b", True),
+        ("https://zenodo.org/a", "https://zenodo.org/b", True),
+        ("http://zenodo.org/a", "https://zenodo.org/b", True),
+        ("https://zenodo.org/a", "http://zenodo.org/b", False),
+        ("https://zenodo.org/a", "http://other.org/b", False),
+        ("https://zenodo.org/a", "https://10.0.0.1/b", False),
+        ("https://zenodo.org/a", "https://2130706433/b", False),
+        ("https://zenodo.org/a", "https://0x7f.1/b", False),
+        ("https://zenodo.org/a", "https://localhost/b", False),
+        ("https://zenodo.org/a", "https://printer.local/b", False),
+        ("https://zenodo.org/a", "https://[::1]/b", False),
+        ("http://127.0.0.1:8000/a", "http://127.0.0.1:8000/b", True),
+        ("http://127.0.0.1:8000/a", "http://127.0.0.1:22/b", False),
+    ],
+)
+def test_redirects_stay_on_their_host_or_are_encrypted(start, target, allowed):
+    assert downloads.same_host_or_public(urlsplit(start), urlsplit(target)) is allowed

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from servers import hub_reply, serve
 from test_sets import blobs
 from torch import nn
 
@@ -412,10 +413,28 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("gantk.nets.timm_networks._unreachable", lambda config: None)
-    monkeypatch.setattr("timm.create_model", fails)
+    monkeypatch.setattr("gantk.nets.timm_networks._download", fails)
 
     with pytest.raises(UserError, match=r"cannot be downloaded \(disk full\)"):
         timm_model(NAME)
+
+
+def test_weights_of_a_hostile_hub_go_into_the_cache_alone(monkeypatch, tmp_path, trained):
+    from huggingface_hub import constants
+    from safetensors.torch import save
+
+    headers = {"ETag": '"../../../pwn"', "X-Linked-ETag": '"../../../pwn"', "X-Repo-Commit": "../x"}
+    reply = hub_reply({"model.safetensors": save(trained)}, 40 * "a", headers)
+    with serve(reply) as server:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+
+        assert same(timm_model(NAME), trained)
+
+    snapshot = tmp_path / "cache" / f"models--timm--{NAME}" / "snapshots" / (40 * "a")
+    found = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {snapshot / "model.safetensors", snapshot.parents[1] / "refs" / "main"}
 
 
 class Bomb:
