@@ -23,7 +23,15 @@ import numpy as np
 
 from gantk.errors import UserError, one_line
 from gantk.files import make_folder, restrict, sync, temporary_beside
-from gantk.formats.image import Format, Image, Scan, SeriesFormat, same_grid
+from gantk.formats.image import (
+    UNUSABLE,
+    Format,
+    Image,
+    Scan,
+    SeriesFormat,
+    same_grid,
+    unusable_values,
+)
 from gantk.plugin.loader import registry
 
 # filters each listing
@@ -36,7 +44,7 @@ MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
 class NotFinite(UserError):
-    """An image contains NaN, infinite or too large values."""
+    """An image contains values that are NaN, infinite or too large to compute with."""
 
 
 class SeveralVolumes(UserError):
@@ -194,9 +202,9 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     its suffix, or not finite.
     """
     image = _read_image(path, volume, values=True)
-    if wrong := _not_finite(image.pixels):
+    if wrong := unusable_values(image.pixels):
         values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
-        what = f"'{image.path or path}' contains {values} NaN, infinite or too large for float32"
+        what = f"'{image.path or path}' contains {values} {UNUSABLE}"
         remedy = "replace these values (with 0 if they are outside the head), or leave the file out"
         raise NotFinite(what, remedy=remedy)
 
@@ -249,9 +257,9 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     from one. `description` is what the image shows ("T2"), which only DICOM stores.
     """
     path = Path(path)
-    if _not_finite(image.pixels):
+    if unusable_values(image.pixels):
         raise UserError(
-            f"the image for '{path}' contains NaN or infinite values",
+            f"the image for '{path}' contains NaN or infinite values, or values above 1e15",
             remedy="check whether the training has diverged",
         )
 
@@ -527,13 +535,3 @@ def _expect_file(path: Path) -> None:
 def _unknown_suffix(path: Path, verb: str) -> UserError:
     what = f"cannot {verb} '{path}': unknown suffix '{suffix_of(path)}'"
     return UserError(what, allowed=readable(), remedy=registry().cache["broken formats"])
-
-
-@np.errstate(all="ignore")
-def _not_finite(pixels: np.ndarray) -> int:
-    """How many values are not finite; a finite sum shows, quickly and without memory, that there
-    are none.
-    """
-    if np.isfinite(pixels.sum(dtype=np.float64)):
-        return 0
-    return int(pixels.size - np.isfinite(pixels).sum())

@@ -22,6 +22,10 @@ from gantk.errors import UserError
 GRID_TOLERANCE = 0.1
 # the affine of a picture that has none; also LPS to RAS and back
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Magnitude up to which differences, squares and sums of values stay finite in float32. What is
+# above it is no measurement but a fill value, such as 3.4e38.
+MAX_MAGNITUDE = np.float64(1e15)  # float64, because 1e15 is infinite in float16
+UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false for
 
 
 @dataclass(frozen=True)
@@ -300,6 +304,18 @@ def upright_affine(image: Image) -> np.ndarray:
     sides = image.pixels.shape[:0:-1]  # columns, rows, planes
     stored = tuple(sides[int(target)] for target in orientation[:, 0])
     return np.asarray(image.affine) @ inv_ornt_aff(orientation, stored)
+
+
+def unusable_values(pixels: np.ndarray) -> int:
+    """How many values are NaN, infinite or too large to compute with; takes no memory if none is."""
+    if pixels.min() >= -MAX_MAGNITUDE and pixels.max() <= MAX_MAGNITUDE:
+        return 0
+    return int(pixels.size - usable(pixels).sum())
+
+
+def usable(pixels: np.ndarray) -> np.ndarray:
+    """Which values are neither NaN nor infinite nor too large to compute with."""
+    return (pixels >= -MAX_MAGNITUDE) & (pixels <= MAX_MAGNITUDE)
 
 
 def same_grid(image: Image, other: Image) -> bool:

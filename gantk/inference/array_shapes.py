@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gantk.errors import UserError
+from gantk.formats.image import UNUSABLE, usable
 from gantk.inference.frame import Frame
 from gantk.inference.pipeline import Pipeline
 
@@ -89,7 +90,7 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
     """Raise UserError where values are not finite; a contrast that is NaN throughout may mean a
     missing one.
     """
-    wrong = ~np.isfinite(pixels)
+    wrong = ~usable(pixels)
     lacking = np.isnan(pixels).all(axis=tuple(range(2, pixels.ndim)))
     if lacking.any() and frame.channels > 1:
         if frame.missing == "refuse":
@@ -102,7 +103,7 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
 
     count = int(wrong.sum())
     if count:
-        what = f"{count} of {wrong.size} values are NaN, infinite or too large for float32"
+        what = f"{count} of {wrong.size} values are {UNUSABLE}"
         raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
 
 

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import UPRIGHT, Image, in_file_order, to_upright, upright_sides
+from gantk.formats.image import (
+    UNUSABLE,
+    UPRIGHT,
+    Image,
+    in_file_order,
+    to_upright,
+    unusable_values,
+    upright_sides,
+)
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -64,8 +72,8 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
 
-    if wrong := upright.size - int(np.isfinite(upright).sum()):
-        what = f"{name} contains {wrong} values that are NaN, infinite or too large for float32"
+    if wrong := unusable_values(upright):
+        what = f"{name} contains {wrong} values that are {UNUSABLE}"
         raise UserError(
             what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
         )

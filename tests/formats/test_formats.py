@@ -684,3 +684,30 @@ def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTK_MAX_GIB", "0.001")
 
     assert io.read(tmp_path / "x.nii").pixels.shape == (1, 64, 64, 64)
+
+
+@pytest.mark.parametrize("fill", [3.4e38, -3.4e38, 2e38, 1e20])
+@pytest.mark.parametrize("name", ["x.tif", "x.nii", "x.nii.gz", "x.nrrd", "x.mha", "x.mhd"])
+def test_fill_values_that_nothing_can_compute_with_are_named(tmp_path, name, fill):
+    values = np.full((1, 6, 9), 7.5, np.float32)
+    values[0, :2] = fill
+    if name == "x.tif":
+        save(tmp_path / name, values[0])
+    elif ".nii" in name:
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    else:
+        itk(tmp_path / name, values)
+
+    with pytest.raises(UserError, match=r"18 values that are .* too large \(above 1e15\)"):
+        io.read(tmp_path / name)
+
+
+def test_arrays_of_such_values_are_refused_too(tiny_run):
+    import gantk
+
+    image = np.ones((32, 32), np.float32)
+    image[0] = -3.4e38
+    with pytest.raises(UserError, match="32 of 1024 values are .* too large"):
+        gantk.load(tiny_run).translate(image, to="T2")
+    with pytest.raises(UserError, match="32 values that are .* too large"):
+        gantk.run("dualgan_t1t2", data={"T1": image[None, None], "T2": image[None, None]})

@@ -19,18 +19,19 @@ from gantk.data.names.domains import folders_apart
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import is_volume
-from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
+from gantk.data.sources.rows import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
 from gantk.errors import NothingFound, UserError
-from gantk.formats.contrasts import CONTRASTS, USUAL
+from gantk.formats.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
 
-TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair", *PATIENT}
+# columns of a table that are no domain's paths
+OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice"}
 
 
 @dataclass
@@ -87,9 +88,11 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
     domain.
     """
     refusal: UserError | None = None
-    for domains in _guesses(path, items):
+    settings = list(set)
+    domains_are_set = any(each.startswith("data.domains") for each in settings)
+    for domains in _guesses(path, items, domains_are_set):
         try:
-            usage = _usage_as(path, domains, set)
+            usage = _usage_as(path, domains, settings)
         except UserError as error:
             refusal = refusal or error
             if isinstance(error, NothingFound):
@@ -131,8 +134,8 @@ def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> 
 
 def _unnamed_groups(path: Path, usage: Usage) -> str:
     """The names by which domains A and B were told apart, where these do not end in A and B."""
-    if list(usage.names.values()) != ["A", "B"]:
-        return ""
+    if path.is_file() or list(usage.names.values()) != ["A", "B"]:
+        return ""  # a table names the domains
 
     files: dict[str, list[Path]] = {"a": [], "b": []}
     for record in usage.records:
@@ -148,10 +151,20 @@ def _unnamed_groups(path: Path, usage: Usage) -> str:
     return " and ".join(groups) if told else ""
 
 
-def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]]:
-    """Yield the domains that images may be of, the likeliest first."""
+def _guesses(
+    path: Path, items: Sequence[Inspected], domains_are_set: bool
+) -> Iterator[tuple[str, ...]]:
+    """Yield the domains that images may be of, the likeliest first; those of a table only where the
+    user has not set them.
+    """
     is_table = path.is_file()
-    counts = _domains_in_table(path) if is_table else _domains_in_files(items)
+    if is_table and domains_are_set:
+        counts = Counter[str]()
+    elif is_table:
+        counts = _domains_in_table(path)
+    else:
+        counts = _domains_in_files(items)
+
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
     usual = {name: USUAL.index(name) for name in frequent if name in USUAL}
     frequent.sort(key=lambda name: (usual.get(name, len(USUAL)), name))
@@ -179,14 +192,21 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
 
 
 def _domains_in_table(path: Path) -> Counter[str]:
-    """How many rows of a table are of each domain, or its columns that name files."""
+    """How many rows of a table are of each domain, or its columns that name files.
+
+    UserError where a single column names the files and no row says a domain or a class.
+    """
     columns, rows = open_rows(path)
-    counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
-    if counts:
-        return counts
+    usual = usual_columns(columns)
+    if "domain" in usual:
+        domain = usual["domain"][0]
+        words = Counter(row[domain] for _, row in rows if row.get(domain))
+        if words:
+            return _merge_spellings(words)
 
     # a column for each domain: those whose first cells are files, if any are
-    others = [name for name in columns if name not in TABLE_COLUMNS]
+    known = {name for names in usual.values() for name in names} | OTHER_COLUMNS
+    others = [name for name in columns if name not in known]
     first_rows = [row for _, row in islice(open_rows(path)[1], 20)]
     of_files = []
     for name in others:
@@ -194,7 +214,30 @@ def _domains_in_table(path: Path) -> Counter[str]:
         if any((path.parent / cell).exists() for cell in cells):
             of_files.append(name)
 
-    return Counter(OF_FILES.sub("", name) for name in of_files or others)
+    kinds = Counter(_kind_of_column(name) for name in of_files or others)
+    of_images = [*usual.get("path", []), *of_files]
+    if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
+        return kinds
+    if any(row.get("label") for _, row in open_rows(path)[1]):
+        return Counter()  # classes of one kind of image
+
+    raise no_domain(columns, of_images[0])
+
+
+def _kind_of_column(name: str) -> str:
+    """The kind of image of a column of paths: `T1` for t1_path, whose name is in lower case."""
+    kind = OF_FILES.sub("", name)
+    return kind.upper() if one_word(kind) in CONTRASTS else kind
+
+
+def _merge_spellings(words: Counter[str]) -> Counter[str]:
+    """Count each domain by its most frequent spelling: `T1` for T1, t1 and T1w."""
+    merged: Counter[str] = Counter()
+    spelling: dict[str, str] = {}
+    for word, count in words.most_common():
+        name = one_word(word)
+        merged[spelling.setdefault(CONTRASTS.get(name, name), word)] += count
+    return merged
 
 
 def absolute(path: Path) -> str:

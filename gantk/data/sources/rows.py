@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -15,8 +15,16 @@ from gantk.files import open_file
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
-# columns that say the patient as well
-PATIENT = ("patient_id", "participant_id", "subject", "subject_id")
+# The columns of a table of images: what each may be called, in lower case without separators, the
+# best name first.
+COLUMN_NAMES = {
+    "path": ("path", "imagepath", "filepath", "filename", "image", "imagefile", "img", "file"),
+    "domain": ("domain", "contrast", "sequence", "modality"),
+    "patient": (
+        *("patient", "patientid", "participantid", "participant", "subject", "subjectid"),
+        *("caseid", "case", "id"),
+    ),
+}
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
@@ -56,6 +64,52 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
 
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def usual_columns(columns: Iterable[str]) -> dict[str, list[str]]:
+    """Find the columns path, domain and patient of a table: column -> the table's own names for it,
+    the best first.
+    """
+    own_name = {re.sub(r"[\W_]", "", name): name for name in reversed(list(columns))}
+    found = {}
+    for column, names in COLUMN_NAMES.items():
+        own_names = [own_name[name] for name in names if name in own_name]
+        if own_names:
+            found[column] = own_names
+
+    return found
+
+
+def no_domain(columns: Sequence[str], path_column: str, kinds: Collection[str] = ()) -> UserError:
+    """The error for a table that has paths but does not say the domain of each image.
+
+    `kinds` are the contrasts that the names of its files state.
+    """
+    says = "no column says"
+    domain = usual_columns(columns).get("domain")
+    if domain:
+        says = f"the column '{domain[0]}' is empty and does not say"
+    what = (
+        f"the column '{path_column}' names the images, but {says} which kind of image each one is."
+        f" The table's columns are {first_columns(columns)}"
+    )
+    if kinds:
+        what += f". The file names say {' and '.join(sorted(kinds))}"
+    others = ", ".join(COLUMN_NAMES["domain"][1:])
+    return UserError(
+        what,
+        where="data.source.path",
+        allowed=f"the columns path and domain (or {others}), with words such as 'T1' and 'T2'",
+        remedy="add or fill in the column domain. If all images are of one kind, give all rows the same word",
+    )
+
+
+def first_columns(columns: Sequence[str]) -> str:
+    """The first columns of a table, for messages; shortened, because a file that is no table has
+    any text.
+    """
+    text = ", ".join(name[:22] for name in columns[:9])
+    return f"{text}, ..." if len(columns) > 9 else text
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -13,18 +13,38 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from gantk.data.names.domains import bare_stem, relative_to, rename_or_map, split_of
+from gantk.data.names.domains import (
+    bare_stem,
+    contrast_said,
+    relative_to,
+    rename_or_map,
+    split_of,
+)
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import LEFT_OUT, OF_FILES, PATIENT, open_rows
+from gantk.data.sources.rows import (
+    LEFT_OUT,
+    OF_FILES,
+    first_columns,
+    no_domain,
+    open_rows,
+    usual_columns,
+)
 from gantk.data.sources.source import Channels, Onto, VolumeSource
-from gantk.data.split.split_file import first_columns
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
+from gantk.formats.contrasts import (
+    CONTRASTS,
+    contrast_in,
+    exclude,
+    one_word,
+    same_contrast,
+    usual_contrast,
+)
 from gantk.formats.image import Scan
 
 # Wrong cells of one mistake that a message quotes, and that are kept to be counted.
@@ -39,7 +59,8 @@ class Manifest(VolumeSource):
 
     Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
     (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
-    label (a class), mask (a file), pair. Rows of other contrasts are skipped.
+    label (a class), mask (a file), pair. Rows of other contrasts are skipped. Usual names of path,
+    domain and patient are understood, such as filename, modality and subject.
 
     Two images are a registered pair if they are on one voxel grid (or `onto` resamples them) and
     belong together: by an equal `pair`, by the same row, as the only two images of a patient, or as
@@ -80,18 +101,19 @@ class Manifest(VolumeSource):
         with their lines.
         """
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
-        names: list[str] = []
+        names = self.columns()
         self.splits = False
         words = Counter[str]()
         count = 0
         wrong = 0
-        for _, row in self._rows(names):
+        for _, row in self._rows():
             self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
             words[row.get("domain", "")] += 1
 
         columns = self._columns(names)
         if columns is None:
             self._expect_domains(words)
+        self.notes = self._notes(columns)
 
         items: dict[tuple[str, str], Item] = {}
         for line, row in self._rows():
@@ -112,6 +134,8 @@ class Manifest(VolumeSource):
             )
 
         kept = list(items.values())
+        if columns is None and not any(words):
+            self._expect_one_kind(kept)
         if "pair" not in names and columns is None:
             for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
@@ -124,35 +148,65 @@ class Manifest(VolumeSource):
         """Names of the table's columns, the keys of `about`."""
         return open_rows(self.root, self.table)[0]
 
+    @cached_property
+    def _own_names(self) -> dict[str, str]:
+        """The table's own names of the columns path, domain and patient, as far as it has them."""
+        own = {column: names[0] for column, names in usual_columns(self.columns()).items()}
+        if own.get("patient") == "id" and "path" in own and self._all_differ("id"):
+            del own["patient"]
+        return own
+
+    def _all_differ(self, column: str) -> bool:
+        """Whether no two rows have the same value in a column: it then names images."""
+        seen = set()
+        for _, row in open_rows(self.root, self.table)[1]:
+            value = row.get(column, "")
+            if value in seen:
+                return False
+            seen.add(value)
+        return True
+
+    def _notes(self, columns: dict[str, str] | None) -> list[str]:
+        """How columns with other names were understood, in sentences."""
+        notes = []
+        own = self._own_names if columns is None else {}
+        renamed = {column: name for column, name in own.items() if name != column}
+        if renamed.keys() & {"path", "domain"} or "id" in renamed.values():
+            notes.append(
+                f"the columns {', '.join(renamed.values())} of {self.called} are read as"
+                f" {', '.join(renamed)}"
+            )
+        if "patient" not in self._own_names and "id" in self.columns():
+            notes.append(
+                f"the column id of {self.called} differs in each row, so it is not read as the"
+                " patient. If it is the patient, rename it to patient"
+            )
+        return notes
+
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
-        names: list[str] = []
         row_of: dict[tuple[str, str], dict[str, str]] = {
             (record.domain, record.scan_key or record.key): {} for record in records
         }
         self.splits = False
-        rows = self._rows(names)
-        columns = self._columns(names)
-        for line, row in rows:
+        columns = self._columns(self.columns())
+        for line, row in self._rows():
             for item in self._items(line, row, columns):
                 if (item.letter, item.key) in row_of:
                     row_of[item.letter, item.key] = row
 
         return [row_of[record.domain, record.scan_key or record.key] for record in records]
 
-    def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
-        """Line number and cells of each row that is not left out; the columns' names are appended
-        to `names`.
-        """
-        columns, rows = open_rows(self.root, self.table)
-        if names is not None:
-            names += columns
-
-        rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
-        alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
-        if alike:
-            return ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows)
-        return rows
+    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Line number and cells of each row that is not left out, by the usual names of columns."""
+        _, rows = open_rows(self.root, self.table)
+        renamed = [(column, own) for column, own in self._own_names.items() if column != own]
+        for line, row in rows:
+            if row.get("split", "").lower() in LEFT_OUT:
+                continue
+            for column, own in renamed:
+                row[column] = row.get(own, "")
+            yield line, row
 
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
@@ -175,24 +229,41 @@ class Manifest(VolumeSource):
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
-        if "path" in names and (len(self.names) == 1 or "domain" in names):
-            return None
-
+        own = self._own_names
         columns = {}
         for letter, domain in self.words.items():
             columns[letter] = self._column_of(letter, domain, names)
 
-        if not set(columns.values()) <= set(names):
-            each = " and ".join(f"'{name}'" for name in self.words.values())
-            both = f"the columns path and domain, or a column of paths for each domain: {each}"
-            allowed = both if len(self.domains) == 2 else f"the column path, or {each}"
-            columns_found = first_columns(names)
-            what = f"{self.called} has no columns for the images. Its columns are {columns_found}"
-            there = [x for x in names if x in CONTRASTS]
-            remedy = rename_or_map([name.upper() for name in there], self.domains)
-            raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+        has_column_of_each = set(columns.values()) <= set(names)
+        by_path = "path" in own and ("domain" in own or len(self.names) == 1)
+        is_of_each = has_column_of_each and own.get("path") not in ("path", *columns.values())
+        if by_path and not is_of_each:
+            self._expect_one_domain_column()
+            return None
+        if has_column_of_each:
+            return columns
+        if "path" in own:
+            raise no_domain(names, own["path"])
 
-        return columns
+        each = " and ".join(f"'{name}'" for name in self.words.values())
+        both = f"the columns path and domain, or a column of paths for each domain: {each}"
+        allowed = both if len(self.domains) == 2 else f"the column path, or {each}"
+        what = (
+            f"{self.called} has no columns for the images. Its columns are {first_columns(names)}"
+        )
+        there = [x for x in names if x in CONTRASTS]
+        remedy = rename_or_map([name.upper() for name in there], self.domains)
+        raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+
+    def _expect_one_domain_column(self) -> None:
+        """UserError where several columns may be the domain, and none has exactly this name."""
+        domain = usual_columns(self.columns()).get("domain", ["domain"])
+        if len(domain) > 1 and domain[0] != "domain":
+            raise UserError(
+                f"the columns {' and '.join(domain)} of {self.called} may both be the domain",
+                where="data.source.path",
+                remedy="rename the one that tells the kinds of image apart to domain",
+            )
 
     def _column_of(self, letter: str, domain: str, names: list[str]) -> str:
         """The column of a domain's paths: its name, or a synonym of it, or its letter."""
@@ -219,6 +290,20 @@ class Manifest(VolumeSource):
             )
             names = [word for word in counts if len(word) < 40]
             raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
+
+    def _expect_one_kind(self, items: Sequence[Item]) -> None:
+        """UserError where the table says no domain, but the names of its files say another contrast
+        than the recipe's domain, or several.
+        """
+        said = {contrast_said(Path(item.key)) for item in items} - {None}
+        own = usual_contrast(self.domains[0])
+        others = [word for word in said if exclude(word.lower(), own)]
+        if own is None:
+            others = [
+                word for word in said if any(exclude(word.lower(), each.lower()) for each in said)
+            ]
+        if others:
+            raise no_domain(self.columns(), self._own_names["path"], said)
 
     def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: one for its path, none if its domain is another one; or one for each

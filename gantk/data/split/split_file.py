@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.preparation import Record
-from gantk.data.sources.rows import read_rows
+from gantk.data.sources.rows import first_columns, read_rows, usual_columns
 from gantk.errors import UserError, did_you_mean
 from gantk.files import sha256_of
 
@@ -44,9 +44,11 @@ def read_split_file(
     except UserError as error:
         raise error.at(WHERE) from error
 
-    column = _column(path, header, ("patient", "path", "key"))
+    usual = usual_columns(header)
+    own = {column: usual[column][0] for column in ("patient", "path") if column in usual}
+    column = _column(path, [*header, *own], ("patient", "path", "key"))
     kind = _column(path, header, ("split", "fold"))
-    sets = _read_sets(path, lines, column, kind)
+    sets = _read_sets(path, lines, own.get(column, column), kind)
     entry: dict[str, Any] = {"file": {"path": str(path), "sha256": sha256_of(path)}}
     numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
     if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
@@ -117,14 +119,6 @@ def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
             )
             remedy = "put both into the same set"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy=remedy)
-
-
-def first_columns(columns: Sequence[str]) -> str:
-    """The first columns of a table, for messages; shortened, because a file that is no table has
-    any text.
-    """
-    text = ", ".join(name[:22] for name in columns[:9])
-    return f"{text}, ..." if len(columns) > 9 else text
 
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:

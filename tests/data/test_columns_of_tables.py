@@ -1,0 +1,142 @@
+"""Tables as people have them: columns by their usual names, and tables that do not say which kind of
+image each one is.
+"""
+
+import csv
+
+import pytest
+
+from gantk.data.check.check import check
+from gantk.errors import UserError
+
+
+@pytest.fixture
+def scans(tmp_path, pictures):
+    """Six patients with two CT and two MR pictures each: (path, domain, patient), no name says
+    more.
+    """
+    files = pictures(tmp_path / "scans", 24)
+    rows = []
+    for number, file in enumerate(files):
+        kind = ("CT", "MR")[number % 2]
+        rows.append((str(file.relative_to(tmp_path)), kind, f"p{number // 4}"))
+    return rows
+
+
+def table(folder, header, rows):
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder / "table.csv"
+
+
+def notes(result):
+    return [each["what"] for each in result["problems"] if each["severity"] == "note"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("filename", "modality", "subject"),
+        ("Image Path", "Contrast", "Patient ID"),
+        ("file", "sequence", "id"),
+        ("image", "DOMAIN", "participant_id"),
+    ],
+    ids=" ".join,
+)
+def test_usual_names_of_columns_are_understood(tmp_path, scans, header):
+    result = check(table(tmp_path, header, scans))
+
+    assert {name: each["files"] for name, each in result["domains"].items()} == {"CT": 12, "MR": 12}
+    assert result["patients"] == 6
+    own = ", ".join(name.lower() for name in header if name.lower() != "domain")
+    assert any(f"the columns {own} of" in note for note in notes(result))
+
+
+def test_domains_named_a_and_b_are_checked(tmp_path, scans):
+    lettered = [(path, "AB"[kind == "MR"], patient) for path, kind, patient in scans]
+    result = check(table(tmp_path, ("path", "domain", "patient"), lettered))
+
+    assert result["domains"].keys() == {"A", "B"}
+    assert notes(result) == []
+
+
+def test_spellings_of_one_domain_are_one_domain(tmp_path, scans):
+    words = {"CT": ("T1", "t1", "T1w"), "MR": ("T2", "T2", "T2w")}
+    rows = [(path, words[kind][n % 3], who) for n, (path, kind, who) in enumerate(scans)]
+    result = check(table(tmp_path, ("path", "domain", "patient"), rows))
+
+    assert {name: each["files"] for name, each in result["domains"].items()} == {"T1": 12, "T2": 12}
+
+
+@pytest.mark.parametrize("path", ["path", "image", "where"])
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+def test_a_table_that_says_no_domain_is_an_error(tmp_path, scans, gantk, path, command):
+    file = table(tmp_path, (path, "subject"), [(row[0], row[2]) for row in scans])
+    done = {
+        "check": lambda: gantk("data", "check", file),
+        "plan": lambda: gantk("plan", file, "--out", tmp_path / "recipe.toml"),
+        "run": lambda: gantk("run", "dualgan_t1t2", "--data", file, "--out", tmp_path / "run"),
+    }[command]()
+
+    assert done.code == 2
+    assert "domain" in done.err
+    assert f"{path}, subject" in done.err
+    assert not (tmp_path / "recipe.toml").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_column_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):
+    rows = [(path, "", who, kind) for path, kind, who in scans]
+    with pytest.raises(UserError, match="the column 'domain' is empty"):
+        check(table(tmp_path, ("path", "domain", "patient"), [row[:3] for row in rows]))
+
+    classes = check(table(tmp_path, ("path", "domain", "patient", "label"), rows))
+    assert list(classes["domains"]) == ["images"]
+
+
+def test_one_kind_of_image_can_be_said_by_a_setting(tmp_path, scans):
+    file = table(tmp_path, ("path", "subject"), [(row[0], row[2]) for row in scans])
+    result = check(file, set=['data.domains=["MR"]'])
+
+    assert result["domains"]["MR"]["files"] == 24
+
+
+def test_a_recipe_of_one_domain_takes_no_mixture(tmp_path, pictures, gantk):
+    files = pictures(tmp_path / "scans", 12)
+    for number, file in enumerate(files):
+        file.rename(file.with_name(f"{('T1', 'T2')[number % 2]}_{number}.png"))
+    rows = [(f"scans/{file.name}", "p") for file in sorted((tmp_path / "scans").iterdir())]
+    file = table(tmp_path, ("path", "subject"), rows)
+    single = ("--set", 'data.domains=["heads"]', "--set", "data.labels=false")
+    done = gantk("run", "dcgan_tumour", "--data", file, *single, "--out", tmp_path / "run")
+
+    assert done.code == 2
+    assert "The file names say T1 and T2" in done.err
+
+
+def test_two_columns_that_may_be_the_domain_ask(tmp_path, scans):
+    rows = [(path, "MR", kind, who) for path, kind, who in scans]
+    with pytest.raises(UserError, match="sequence and modality .* may both be the domain"):
+        check(table(tmp_path, ("file", "modality", "sequence", "subject"), rows))
+
+    result = check(table(tmp_path, ("file", "modality", "domain", "subject"), rows))
+    assert result["domains"].keys() == {"CT", "MR"}
+
+
+def test_a_column_id_that_numbers_images_is_no_patient(tmp_path, scans):
+    rows = [(n, path, kind) for n, (path, kind, _) in enumerate(scans)]
+    result = check(table(tmp_path, ("id", "path", "domain"), rows))
+
+    assert result["patients"] == 0
+    assert any("differs in each row" in note for note in notes(result))
+
+
+def test_a_column_for_each_domain_comes_before_other_paths(tmp_path, scans):
+    pairs = [
+        (ct[0], mr[0], f"{n}.dcm", n)
+        for n, (ct, mr) in enumerate(zip(scans[::2], scans[1::2], strict=True))
+    ]
+    result = check(table(tmp_path, ("ct_path", "mr_path", "file", "subject"), pairs))
+
+    assert result["domains"].keys() == {"CT", "MR"}
+    assert result["patients"] == 12
