@@ -295,7 +295,7 @@ class Manifest(VolumeSource):
         """UserError where the table says no domain, but the names of its files say another contrast
         than the recipe's domain, or several.
         """
-        said = {contrast_said(Path(item.key)) for item in items} - {None}
+        said = set(filter(None, (contrast_said(Path(item.key)) for item in items)))
         own = usual_contrast(self.domains[0])
         others = [word for word in said if exclude(word.lower(), own)]
         if own is None:

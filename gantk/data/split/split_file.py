@@ -45,7 +45,8 @@ def read_split_file(
         raise error.at(WHERE) from error
 
     usual = usual_columns(header)
-    own = {column: usual[column][0] for column in ("patient", "path") if column in usual}
+    own: dict[str, str] = {}
+    own |= {column: usual[column][0] for column in ("patient", "path") if column in usual}
     column = _column(path, [*header, *own], ("patient", "path", "key"))
     kind = _column(path, header, ("split", "fold"))
     sets = _read_sets(path, lines, own.get(column, column), kind)
