@@ -26,6 +26,7 @@ from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
+from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, TEXTS, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
@@ -149,6 +150,7 @@ def _templates(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
+    templates.filters.update(markdown=escape_markdown)
     templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 

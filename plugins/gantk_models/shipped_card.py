@@ -4,12 +4,19 @@ user's.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
 from gantk.recipe.load import mapping, read_toml
-from gantk.report.markdown import markdown_table, score_table
+from gantk.report.markdown import (
+    Markdown,
+    code_span,
+    escape_markdown,
+    markdown_table,
+    score_table,
+)
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import MAX_CARD_BYTES, pack_record, weights_hash
 from gantk.runs.schemas import read
@@ -49,21 +56,24 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
     length = f"{train['steps']:,} steps" if train.get("steps") else f"{train.get('epochs')} epochs"
     pixels = " x ".join(map(str, data.get("patch") or data.get("size") or []))
     facts = {
-        "domains": ", ".join(data.get("domains", [])),
+        "domains": ", ".join(map(str, data.get("domains") or [])),
         "recipe": (
             f"{mapping(tables.get('method')).get('name')}, {length}, images of {pixels}:"
             " recipe.toml"
         ),
-        "weights": f"{dtype}, {size / 2**20:.2f} MB, sha256 `{weights_hash(model)}`",
-        "split": (f"sha256 `{noted.get('split')}` of the list of training and held-out images"),
+        "weights": Markdown(
+            f"{dtype}, {size / 2**20:.2f} MB, sha256 {code_span(weights_hash(model))}"
+        ),
+        "split": Markdown(
+            f"sha256 {code_span(noted.get('split'))} of the list of training and held-out images"
+        ),
         "made by": f"gantk {noted.get('gantk')}",
     }
     values = {
-        "name": name,
-        "summary": str(tables.get("summary", "")),
+        "name": escape_markdown(name),
+        "summary": escape_markdown(tables.get("summary", "")),
+        "facts": markdown_table(("", ""), facts.items()),
         "scores": score_table(read(model, "metrics.json")),
     }
-    for key, value in (values | {"facts": markdown_table(("", ""), facts.items())}).items():
-        text = text.replace(f"{{{key}}}", value)
-
-    return text
+    # in one pass: a name may itself contain "{scores}"
+    return re.sub(r"\{(name|summary|facts|scores)\}", lambda match: values[match[1]], text)

@@ -21,7 +21,7 @@ from gantk.files import whole_folder
 from gantk.inference.frame import OTHER
 from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
-from gantk.report.markdown import score_table
+from gantk.report.markdown import code_span, escape_markdown, score_table
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import (
     Fitted,
@@ -145,11 +145,11 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     frame = direction.translator.frame(direction.letter)
     data = translator.model.data
     names = translator.contrasts(OTHER[direction.letter])
-    given = f"a folder of NIfTI volumes, all {names[0]}"
+    given = f"a folder of NIfTI volumes, all {escape_markdown(names[0])}"
     if len(names) > 1:
         given = (
             "a folder with one folder per patient, which contains"
-            f" {', '.join(f'`*{n}.nii.gz`' for n in names)}"
+            f" {', '.join(code_span(f'*{n}.nii.gz') for n in names)}"
         )
 
     left_out = [
@@ -164,11 +164,11 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
         left_out.append("Patients with a missing contrast.")
 
     for step in translator.model.post:
-        left_out.append(f"The recipe's post-step `{step.name}`.")
+        left_out.append(f"The recipe's post-step {code_span(step.name)}.")
 
-    return f"""# {frame.source} to {frame.target}
+    return f"""# {escape_markdown(frame.source)} to {escape_markdown(frame.target)}
 
-Method: {translator.model.method.name}, {direction.saved["step"]} steps; gantk {__version__}.
+Method: {escape_markdown(translator.model.method.name)}, {direction.saved["step"]} steps; gantk {__version__}.
 
 {use}
 

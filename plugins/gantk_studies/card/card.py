@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.files import expect_file, write_output
-from gantk.report.markdown import markdown_table, score_table
+from gantk.report.markdown import Markdown, escape_markdown, markdown_table, score_table
 from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
 from gantk_studies.card.facts import facts_of
@@ -86,10 +86,9 @@ def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) ->
 
 
 def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
-    facts = [(name, _cell(text)) for name, text in found["facts"].items()]
     parts = [
-        f"# {found['name']}",
-        markdown_table(("", ""), facts),
+        f"# {escape_markdown(found['name'])}",
+        markdown_table(("", ""), found["facts"].items()),
         "## Scores",
         score_table(metrics),
     ]
@@ -102,21 +101,16 @@ def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
         parts.append(markdown_table(("item", "asks", "answer"), rows))
 
     if found["problems"]:
-        problems = [f"- {_cell(problem)}" for problem in found["problems"]]
+        problems = [f"- {escape_markdown(problem)}" for problem in found["problems"]]
         parts.append("## Files that could not be read")
         parts.append("\n".join(problems))
 
     return "\n\n".join(parts) + "\n"
 
 
-def _answer_cell(item: dict[str, Any]) -> str:
+def _answer_cell(item: dict[str, Any]) -> Markdown:
     """The facts that answer an item of a guideline, and what is open."""
     answers = [f"see *{name}*" for name in item["answers"] or ()]
     if item["open"]:
         answers.append(f"**to be filled in: {item['open']}**")
-    return "; ".join(answers)
-
-
-def _cell(text: object) -> str:
-    """A text on one line, with | escaped, as a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return Markdown("; ".join(answers))

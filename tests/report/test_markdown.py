@@ -1,0 +1,189 @@
+"""Markdown shows texts from files as they are: no HTML, no link, no code that runs a terminal."""
+
+import json
+import re
+import tomllib
+
+import pytest
+import tomli_w
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from gantk.errors import printable
+from gantk.files import sha256_of
+from gantk.report.build import render
+from gantk.report.markdown import code_span, escape_markdown, markdown_table, score_table
+
+READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+PLAIN = {"paragraph", "heading", "bullet_list", "list_item", "inline", "text", "table", "thead"}
+PLAIN |= {"tbody", "tr", "th", "td"}
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<!-- a -->",
+    "[text](javascript:alert(1))",
+    "![](https://evil.example/x.png)",
+    "[a][b]",
+    "[a]: https://evil.example",
+    "<https://evil.example>",
+    "https://evil.example",
+    "www.evil.example",
+    "`code`",
+    "``` \n block",
+    "*a* _b_ **c** __d__ ~~e~~",
+    "a|b \\| c",
+    "\\",
+    "a\\",
+    "\\`",
+    "# head\n## Limits\n\nNone.",
+    "- item",
+    "1. item",
+    "===",
+    "---",
+    "> quote",
+    "&lt;b&gt; &#60;b&#62;",
+    "\x1b[2J\x1b]0;title\x07",
+    "\u202eabc",
+    "{facts} {scores}",
+    "[ ] task",
+    "a #",
+]
+# what a sentence of a run may contain, often what Markdown takes for something
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.text(alphabet="[]()<>!*_`~#|\\&;:/-+=.1 \n\tax", max_size=30),
+    st.lists(st.sampled_from(HOSTILE), max_size=3).map("".join),
+)
+
+
+def shown(markdown: str) -> list[str]:
+    """The texts that Markdown shows, one a block; an assertion where it shows more than text."""
+    texts = []
+    for token in READER.parse(markdown):
+        assert re.sub("_(open|close)$", "", token.type) in PLAIN, token.type
+        for child in token.children or ():
+            assert child.type in ("text", "text_special"), (child.type, markdown)
+        if token.type == "inline":
+            texts.append("".join(child.content for child in token.children))
+    return texts
+
+
+def line_of(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def with_hostile(test):
+    for text in HOSTILE:
+        test = example(text=text)(test)
+    return settings(max_examples=300, deadline=None)(given(text=TEXTS)(test))
+
+
+@with_hostile
+def test_an_escaped_text_is_shown_as_it_is(text):
+    line = line_of(text)
+    escaped = escape_markdown(text)
+    wanted = [line] if line else []
+
+    assert escaped.isprintable()
+    assert shown(escaped) == wanted
+    assert shown(f"# {escaped}\n") in (wanted, [""])
+    assert shown(f"- {escaped}\n") == wanted
+    assert shown(f"Of {escaped} images") == [f"Of {line} images"]
+
+
+@with_hostile
+def test_an_escaped_text_stays_in_its_cell(text):
+    rows = [(text, "1"), ("2", text)]
+    assert shown(markdown_table(("a", text), rows)) == [
+        "a",
+        line_of(text),
+        line_of(text),
+        "1",
+        "2",
+        line_of(text),
+    ]
+
+
+@with_hostile
+def test_bare_addresses_are_no_links(text):
+    # GitHub makes links of these beginnings
+    assert not re.search(r"https?://|\bwww\.", escape_markdown(text), re.I)
+
+
+@with_hostile
+def test_code_is_one_span_of_code(text):
+    (block,) = [token for token in READER.parse(f"x {code_span(text)} y") if token.type == "inline"]
+    kinds = [child.type for child in block.children]
+    assert kinds == ["text", "code_inline", "text"] or not line_of(text)
+
+
+@with_hostile
+def test_scores_of_any_names_are_a_table(text):
+    row = {"value": 0.5, "ci95": [0.4, 0.6], "n": text, "unit": text}
+    found = {
+        "domains": [text, "T2"],
+        "metrics": {"a_to_b": {text: row}},
+        "baselines": {text: {"a_to_b": {text: row}}},
+    }
+    assert len(shown(score_table(found))) == 10
+
+
+@with_hostile
+def test_scores_of_a_study_show_names_as_they_are(text):
+    from gantk_studies.reader_study.answers import HERE
+
+    one = {"value": 0.5, "ci95": [0.4, 0.6], "n": 3, "readers": 2, "cases": 3}
+    reader = {"accuracy": one, "same_again": one, "learning": one, "seconds": 1.0}
+    story = {
+        "kind": "2afc",
+        "split": "test",
+        "target": text,
+        "pooled": {"accuracy": one},
+        "readers": {text: reader},
+        "learning": one,
+        "agreement": {"fleiss": one, "cohen": {text: 0.5}},
+        "fooled": [{"case": 1, text or "x": text}],
+        "left_out": [text],
+    }
+    shown(render("scores.md.j2", story, folders=[HERE], styles=(), scripts=()))
+
+
+@pytest.mark.parametrize("text", [" x ".join(HOSTILE), "<b>a</b>", "[a](http://b)", "```"])
+def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
+    from gantk_models import packing
+    from gantk_studies.card.card import write_card
+
+    recipe = tomllib.loads((copied_run / "recipe.toml").read_text("utf-8"))
+    (copied_run / "recipe.toml").write_text(tomli_w.dumps(recipe | {"summary": text}), "utf-8")
+    (copied_run / "card.md").write_text(
+        f"# a\n\n## Data and licences\n{text}\n\n## Limits\n{text}\n"
+    )
+    for name, changed in (
+        ("environment.json", {"platform": text, "packages": {text: text}, "python": text}),
+        ("split.json", {"how": text}),
+    ):
+        found = json.loads((copied_run / name).read_text("utf-8"))
+        (copied_run / name).write_text(json.dumps(found | changed), "utf-8")
+
+    with (copied_run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 3, "alarm": {"message": text}}) + "\n")
+
+    folder = copied_run.rename(copied_run.with_name("<i>x</i> [a](b) *c*".replace("/", "")))
+    write_card(folder, out=tmp_path / "card.md", say=lambda line: None)
+    own = {"to be filled in: ", "gantk explain"}
+    for token in READER.parse((tmp_path / "card.md").read_text("utf-8")):
+        assert token.type not in ("html_block", "fence", "code_block", "blockquote_open")
+        for child in token.children or ():
+            assert child.type not in ("html_inline", "link_open", "image", "s_open"), child
+            assert child.type != "code_inline" or child.content in own
+
+    template = "# {name}\n\n{summary}\n\n{facts}\n\n{scores}\n"
+    packed = packing.fill_card(template, text, folder, "float16")
+    for token in READER.parse(packed):
+        assert token.type not in ("html_block", "fence", "code_block", "blockquote_open")
+        for child in token.children or ():
+            assert child.type in ("text", "text_special", "code_inline"), child
+    assert packed.count("| domains |") == 1, "a name is no place for a table"
+    assert sha256_of(next(folder.rglob("step-*/weights.safetensors"))) in packed
