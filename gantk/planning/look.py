@@ -12,26 +12,13 @@ from typing import Any
 from gantk.data.check.check import check
 from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
 from gantk.data.dataset import records_of
+from gantk.data.names.patterns import CLASS_WORDS
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError
 from gantk.formats.contrasts import USUAL, usual_contrast
 from gantk.formats.files import stem_of
 from gantk.recipe.load import Recipe
-
-# Names of folders that are classes of one kind of image, not two kinds of image.
-CLASSES = {
-    "yes",
-    "no",
-    "normal",
-    "healthy",
-    "tumor",
-    "tumour",
-    "positive",
-    "negative",
-    "benign",
-    "malignant",
-}
 
 
 @dataclass
@@ -195,7 +182,7 @@ def _classes(
         scans.fit
         or any("data.source.a=" in each for each in own)
         or any(scans.kinds)
-        or not folders & CLASSES
+        or not folders & CLASS_WORDS
     ):
         return None
 

@@ -34,6 +34,8 @@ MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
 # problems of `data check` that the recipe solves
 SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
+# kinds of notes that the recipe repeats: how scans were understood
+TOLD_NOTES = ("choice", "columns")
 # keys of what networks see, not of how scans are read
 NETWORK_KEYS = ("data.dims", "data.size", "data.patch", "data.fit")
 TABLES = ("method", "data", "train", "evaluate", "translate")
@@ -402,7 +404,8 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
             out += _comment(f"{key:9} {text}")
 
     for problem in seen.found["problems"]:
-        if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
+        is_told = problem["severity"] != "note" or problem["kind"] in TOLD_NOTES
+        if is_told and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:9} {problem['what']}")
 
     summary = f"Planned: {' and '.join(seen.domains)}, {kind}."

@@ -138,5 +138,5 @@ def test_a_column_for_each_domain_comes_before_other_paths(tmp_path, scans):
     ]
     result = check(table(tmp_path, ("ct_path", "mr_path", "file", "subject"), pairs))
 
-    assert result["domains"].keys() == {"CT", "MR"}
+    assert result["domains"].keys() == {"ct", "mr"}
     assert result["patients"] == 12

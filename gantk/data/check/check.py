@@ -344,7 +344,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
         files = count_noun(left_out, "file")
-        lines["left out"] = f"{files} without a domain: {join_first(left_out)}"
+        lines["left out"] = f"{files} that are not used: {join_first(left_out)}"
 
     return lines
 

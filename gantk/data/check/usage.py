@@ -4,6 +4,7 @@ split.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,7 +91,9 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
     refusal: UserError | None = None
     settings = list(set)
     domains_are_set = any(each.startswith("data.domains") for each in settings)
-    for domains in _guesses(path, items, domains_are_set):
+    no_guess = domains_are_set and path.is_file()
+    frequent = [] if no_guess else _frequent_domains(path, items)
+    for domains in _guesses(path, frequent):
         try:
             usage = _usage_as(path, domains, settings)
         except UserError as error:
@@ -116,6 +119,8 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             )
             usage.problems.append(problem("domains", "note", what, (), remedy))
 
+        if not domains_are_set and len(frequent) > 2 and list(usage.names.values()) == frequent[:2]:
+            usage.problems.append(_choice(frequent))
         return usage
 
     raise refusal or NothingFound(f"no data source can use '{path}'")
@@ -151,31 +156,39 @@ def _unnamed_groups(path: Path, usage: Usage) -> str:
     return " and ".join(groups) if told else ""
 
 
-def _guesses(
-    path: Path, items: Sequence[Inspected], domains_are_set: bool
-) -> Iterator[tuple[str, ...]]:
-    """Yield the domains that images may be of, the likeliest first; those of a table only where the
-    user has not set them.
-    """
-    is_table = path.is_file()
-    if is_table and domains_are_set:
-        counts = Counter[str]()
-    elif is_table:
-        counts = _domains_in_table(path)
-    else:
-        counts = _domains_in_files(items)
+def _choice(frequent: Sequence[str]) -> Problem:
+    """The note on which two of several domains are used, and why."""
+    used = " and ".join(frequent[:2])
+    why = "the first two by name"
+    if all(name.upper() in USUAL for name in frequent[:2]):
+        why = f"the first two in the order {', '.join(USUAL)}"
+    what = (
+        f"there are images of {len(frequent)} domains: {', '.join(frequent)}. {used} are used,"
+        f" because they are {why}. The others are left out"
+    )
+    other = json.dumps([frequent[0], frequent[2]])
+    remedy = f"to use others, set for example --set 'data.domains={other}'"
+    return problem("choice", "note", what, (), remedy)
 
+
+def _frequent_domains(path: Path, items: Sequence[Inspected]) -> list[str]:
+    """The domains that tables or names say, without rare ones, the most usual first."""
+    counts = _domains_in_table(path) if path.is_file() else _domains_in_files(items)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
-    usual = {name: USUAL.index(name) for name in frequent if name in USUAL}
-    frequent.sort(key=lambda name: (usual.get(name, len(USUAL)), name))
+    usual = {name: USUAL.index(name.upper()) for name in frequent if name.upper() in USUAL}
+    return sorted(frequent, key=lambda name: (usual.get(name, len(USUAL)), name))
+
+
+def _guesses(path: Path, frequent: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the domains that images may be of, the likeliest first."""
     if len(frequent) > 1:
         yield tuple(frequent[:2])
 
-    if not is_table:
+    if path.is_file():
+        yield (frequent[0] if frequent else "images",)
+    else:
         yield "A", "B"
         yield ("images",)
-    else:
-        yield (frequent[0] if frequent else "images",)
 
 
 def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
@@ -214,7 +227,7 @@ def _domains_in_table(path: Path) -> Counter[str]:
         if any((path.parent / cell).exists() for cell in cells):
             of_files.append(name)
 
-    kinds = Counter(_kind_of_column(name) for name in of_files or others)
+    kinds = Counter(OF_FILES.sub("", name) for name in of_files or others)
     of_images = [*usual.get("path", []), *of_files]
     if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
         return kinds
@@ -222,12 +235,6 @@ def _domains_in_table(path: Path) -> Counter[str]:
         return Counter()  # classes of one kind of image
 
     raise no_domain(columns, of_images[0])
-
-
-def _kind_of_column(name: str) -> str:
-    """The kind of image of a column of paths: `T1` for t1_path, whose name is in lower case."""
-    kind = OF_FILES.sub("", name)
-    return kind.upper() if one_word(kind) in CONTRASTS else kind
 
 
 def _merge_spellings(words: Counter[str]) -> Counter[str]:

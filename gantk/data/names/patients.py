@@ -6,7 +6,7 @@ These folders may also be those of a visit, a contrast or a data set.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,8 @@ from typing import Literal
 
 from gantk.data.names.patterns import (
     AROUND_LAST_NUMBER,
+    CLASS_WORDS,
+    IMAGE_WORDS,
     LAST_NUMBER,
     LAST_WORD,
     PERSON,
@@ -316,6 +318,28 @@ def _by_field(
     return Reading(patients, sure)
 
 
+def _by_word(items: Sequence[Item]) -> Reading | None:
+    """Patients by the word before a running number, as in `kirby_102` and `tcga6692_060`; never sure.
+
+    None unless two such words have several images each within one domain, class and folder: there
+    they do not tell these apart.
+    """
+    patients = []
+    counts: dict[tuple, Counter[str]] = defaultdict(Counter)
+    for item in items:
+        match = AROUND_LAST_NUMBER.match(item.stem)
+        before = SLICE_BEFORE_NUMBER.sub("", match[1]) if match else ""
+        patients.append(before or item.stem)
+        word = re.sub(r"[\W_]", "", before).lower()
+        if len(word) > 1 and word not in CLASS_WORDS | IMAGE_WORDS:
+            counts[item.letter, item.label, item.place][before] += 1
+
+    for own in counts.values():
+        if sum(count > 1 for count in own.values()) > 1:
+            return Reading(patients, False)
+    return None
+
+
 def _group_alike(column: Sequence[str], patients: Sequence[str]) -> bool:
     """Whether each value of a column belongs to one patient."""
     return len(set(zip(column, patients, strict=True))) == len(set(column))
@@ -374,7 +398,7 @@ def patients_in_names(items: Sequence[Item], on_ambiguous: OnAmbiguous) -> list[
         return None  # folders are named after patients
 
     names = [item.stem for item in items]
-    reading = reading_of(names)
+    reading = reading_of(names) or _by_word(items)
     if reading is None:
         return None
     if reading.sure or on_ambiguous == "accept":

@@ -10,6 +10,7 @@ Patient. The first of these that is there decides:
     2. the first numbered folder that is no visit's, version's, scanner's or group's: `siteA/p07`
     3. the volume's name without contrast and visit: `IXI002-Guys` of `IXI002-Guys-T1.nii.gz`
     4. of pictures, the number before the number of the slice: `12` of `12_030.png`
+    Words before running numbers (`kirby_102.png`, `tcga_007.png`) may be patients: gantk asks.
 Everything else: `gantk data check SCANS --table scans.csv` writes what these rules understood, with
 empty cells where they do not know; users complete the table and train with it.
 
@@ -89,6 +90,26 @@ SEVERAL_PATIENTS = re.compile(
 LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 # Before the last word of a name, or the letter glued to its last number.
 LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")
+
+# Words that classes of images are called by, in lower case.
+CLASS_WORDS = frozenset(
+    [
+        "yes",
+        "no",
+        "normal",
+        "healthy",
+        "tumor",
+        "tumour",
+        "positive",
+        "negative",
+        "benign",
+        "malignant",
+    ]
+)
+# Words before a running number that say nothing of the image.
+IMAGE_WORDS = frozenset(
+    ["image", "images", "img", "im", "pic", "picture", "photo", "scan", "slice", "frame", "file"]
+)
 
 # --- slices
 

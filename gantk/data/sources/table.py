@@ -12,17 +12,19 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from gantk.data.names.domains import (
     bare_stem,
     contrast_said,
+    patient_of,
     relative_to,
     rename_or_map,
     split_of,
 )
+from gantk.data.names.patients import patients_in_names
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
@@ -75,6 +77,9 @@ class Manifest(VolumeSource):
     b: str = ""  # the same for the second domain
     # resample the other image of each pair onto the grid of this domain, by the headers
     onto: Onto = "none"
+    # regex whose group is the patient (in path or file name), for tables without a column patient;
+    # "names" = file names
+    patient: str = ""
     channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     one_contrast = True
@@ -136,6 +141,8 @@ class Manifest(VolumeSource):
         kept = list(items.values())
         if columns is None and not any(words):
             self._expect_one_kind(kept)
+        if not any(item.subject for item in kept):
+            self._set_patients(kept)
         if "pair" not in names and columns is None:
             for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
@@ -377,6 +384,28 @@ class Manifest(VolumeSource):
         words = set(map(one_word, self.words.values()))
         stem = io.stem_of(key)
         return contrast_in(stem, words)[1] or Path(key).parent.name or stem
+
+    def _set_patients(self, items: Sequence[Item]) -> None:
+        """Set the patients that the file names say, where the table says none; UserError where they
+        may say some, unless the table gives the split.
+        """
+        if self.pattern:
+            for item in items:
+                item.subject = patient_of(item.key, self.pattern)
+            return
+
+        stems = []
+        for item in items:
+            stem = bare_stem(io.stem_of(item.key), tuple(self.words.values()))
+            stems.append(replace(item, stem=stem))
+
+        on_ambiguous = self.on_ambiguous
+        if self.patient == "names":
+            on_ambiguous = "accept"
+        elif self.splits:
+            on_ambiguous = "ignore"
+        for item, patient in zip(items, patients_in_names(stems, on_ambiguous) or (), strict=False):
+            item.subject = patient
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
         """Set the mask of a row's images: of those on the mask's grid, or of all where images are

@@ -1,0 +1,121 @@
+"""Names that leave a doubt: words before running numbers that may be patients, and more contrasts
+than a method reads.
+"""
+
+import numpy as np
+import pytest
+from PIL import Image
+from volumes import UNPAIRED, load, volume
+
+from gantk.data.check.check import check
+from gantk.errors import UserError
+
+GROUPS = {"kirby": 102, "ms26": 84, "tcga6692": 60, "oasis": 7, "p": 1}
+
+
+def drawn(root, stems, kinds=("CT", "MR")):
+    for b, kind in enumerate(kinds):
+        for n, stem in enumerate(stems):
+            noise = np.random.default_rng([b, n]).integers(0, 255, (16, 16), dtype=np.uint8)
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise).save(root / kind / f"{stem}.png")
+    return root
+
+
+def of_groups(start=0):
+    return [f"{word}_{first + i:03d}" for word, first in GROUPS.items() for i in range(start, 9)]
+
+
+def source(path, name="folders", **options):
+    return {"name": name, "path": str(path), **options}
+
+
+def test_words_before_running_numbers_ask_before_a_training(tmp_path):
+    root = drawn(tmp_path, of_groups())
+    with pytest.raises(UserError, match="'kirby_102' would be of patient 'kirby'") as error:
+        load(source(root), UNPAIRED, domains=("CT", "MR"), split={})
+
+    assert "data.source.patient=names" in error.value.remedy
+    assert "data.split.by=block" in error.value.remedy
+    data = load(source(root, patient="names"), UNPAIRED, domains=("CT", "MR"), split={})
+    sets = [{record.subject for record in records} for records in data.splits.values()]
+    assert len(set.union(*sets)) == len(GROUPS)
+    assert sum(map(len, sets)) == len(GROUPS)
+    load(source(root), UNPAIRED, domains=("CT", "MR"), split={"by": "block"})
+
+
+def test_a_check_says_so_and_a_plan_splits_by_them(tmp_path, gantk):
+    root = drawn(tmp_path / "scans", of_groups())
+    (found,) = [each for each in check(root)["problems"] if each["kind"] == "patients"]
+    assert found["severity"] == "warning"
+    assert "'kirby'" in found["what"]
+
+    plan = tmp_path / "recipe.toml"
+    assert gantk("plan", root, "--hours", 0.01, "--out", plan, "--device", "cpu").code == 0
+    assert 'patient = "names"' in plan.read_text()
+
+
+def test_a_table_of_such_names_without_patients_asks_too(tmp_path):
+    root = drawn(tmp_path, of_groups())
+    rows = [f"{file.relative_to(root)},{file.parent.name}" for file in sorted(root.rglob("*.png"))]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,domain", *rows]))
+    with pytest.raises(UserError, match="may contain patients"):
+        load(source(table, "manifest"), UNPAIRED, domains=("CT", "MR"), split={})
+
+    named = source(table, "manifest", patient="names")
+    data = load(named, UNPAIRED, domains=("CT", "MR"), split={})
+    assert len({record.subject for each in data.splits.values() for record in each}) == len(GROUPS)
+
+    patient = ["path,domain,patient", *(f"{row},{n % 7}" for n, row in enumerate(rows))]
+    table.write_text("\n".join(patient))
+    load(source(table, "manifest"), UNPAIRED, domains=("CT", "MR"), split={})
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        [f"image_{n}" for n in range(12)],
+        [f"{word} ({n})" for word in ("image", "scan") for n in range(12)],
+        [f"{word}{n}" for word in ("yes", "no") for n in range(12)],
+        [*(f"kirby_{n}" for n in range(12)), "oasis_3"],
+    ],
+    ids=["one word", "words for images", "classes", "a single one"],
+)
+def test_other_words_do_not_ask(tmp_path, stems):
+    load(source(drawn(tmp_path, stems)), UNPAIRED, domains=("CT", "MR"), split={})
+
+
+def test_words_that_tell_the_domains_apart_do_not_ask(tmp_path):
+    for kind, word in (("CT", "day"), ("MR", "night")):
+        drawn(tmp_path, [f"{word}_{n}" for n in range(12)], (kind,))
+    load(source(tmp_path), UNPAIRED, domains=("CT", "MR"), split={})
+
+
+def test_two_of_four_contrasts_are_chosen_aloud(tmp_path, gantk):
+    for n in range(5):
+        for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
+            volume(tmp_path / f"B_{n:03d}" / f"B_{n:03d}_{kind}.nii", 10 * n + k)
+
+    found = check(tmp_path)
+    (choice,) = [each for each in found["problems"] if each["kind"] == "choice"]
+    assert "4 domains: T1, T2, FLAIR, T1CE. T1 and T2 are used, because" in choice["what"]
+    assert """--set 'data.domains=["T1", "FLAIR"]'""" in choice["remedy"]
+    assert "10 files that are not used" in found["summary"]["left out"]
+
+    asked = check(tmp_path, set=['data.domains=["T1", "FLAIR"]'])
+    assert set(asked["domains"]) == {"T1", "FLAIR"}
+    assert "choice" not in [each["kind"] for each in asked["problems"]]
+
+
+def test_a_plan_says_which_contrasts_it_chose(tmp_path, gantk):
+    scans = tmp_path / "scans"
+    for n in range(4):
+        for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
+            volume(scans / f"B_{n:03d}" / f"B_{n:03d}_{kind}.nii", 10 * n + k)
+
+    out = tmp_path / "recipe.toml"
+    done = gantk("plan", scans, "--hours", 0.01, "--out", out, "--device", "cpu")
+    assert done.code == 0
+    assert "T1 and T2 are used" in " ".join(done.out.split())
+    assert "T1 and T2 are used" in out.read_text().replace("\n#  ", "")
