@@ -17,7 +17,7 @@ def leave() -> NoReturn:
 
 
 def interrupt(number, frame) -> None:
-    """Raise KeyboardInterrupt in a running command; before one, and in imports and pydantic, which
+    """Raise CtrlC in a running command; before one, and in imports and pydantic, which
     lose it, exit.
     """
     working = False
@@ -34,7 +34,18 @@ def interrupt(number, frame) -> None:
     if not working:
         leave()
 
-    raise KeyboardInterrupt
+    from gantk.errors import CtrlC
+
+    sys.unraisablehook = after_interrupt
+    raise CtrlC
+
+
+def after_interrupt(failure) -> None:
+    """What no code can catch, after Ctrl-C: objects that were cut off may fail when they are deleted,
+    which is no news.
+    """
+    if failure.exc_type is not None and issubclass(failure.exc_type, KeyboardInterrupt):
+        leave()
 
 
 def main() -> None:
@@ -45,7 +56,7 @@ def main() -> None:
 
     default_hook = sys.unraisablehook  # reports exceptions that no code can catch
     sys.unraisablehook = lambda failure: (
-        leave() if failure.exc_type is KeyboardInterrupt else default_hook(failure)
+        leave() if issubclass(failure.exc_type, KeyboardInterrupt) else default_hook(failure)
     )
     from gantk.cli import main
 

@@ -454,6 +454,18 @@ def evaluate(
         return _evaluate(parts, folder, say)
 
 
+def _keep_earlier_uncertainty(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
+    maps by the factor in it.
+    """
+    from gantk.runs.schemas import read
+
+    with suppress(UserError):  # a damaged file is written again
+        before = read(folder.path, "metrics.json")
+        if before.get("step") == result["step"] and before.get("uncertainty"):
+            result.setdefault("uncertainty", before["uncertainty"])
+
+
 def _add_statistics(result: dict[str, Any], scorer: Any) -> None:
     """Add a corrected test to every verdict over pairs, and the scores of subgroups."""
     from gantk.metrics.statistics.comparing import add_tests
@@ -719,6 +731,8 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     try:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
         keep_test_patients(folder.path, parts.scorer.tested)
+        _keep_earlier_uncertainty(folder, result)
+        folder.write_json("metrics.json", result)  # whatever plugins do, it is not lost
         plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
         _add_statistics(result, parts.scorer)
         folder.write_json("metrics.json", result)

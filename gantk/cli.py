@@ -18,11 +18,13 @@ from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
     Interrupted,
+    UserError,
     did_you_mean,
     machine_failure,
     printable,
 )
-from gantk.plugin.loader import attach_commands, plugin_note
+from gantk.plugin.faults import switched_off, warn
+from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.terminal import (
     complain,
     json_option,
@@ -149,8 +151,18 @@ def _reword(error: click.ClickException, message: str) -> None:
 
 @click.group(cls=Commands, examples=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gantk", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Train, run and score GANs for medical images. One TOML recipe describes one experiment."""
+    if ctx.invoked_subcommand not in ("plugins", "doctor"):  # these show them
+        for plugin in load().plugins:
+            if plugin.unreadable:
+                remedy = "install this package again, or uninstall it"
+                raise UserError(
+                    f"the package '{plugin.name}' is damaged: {plugin.problem}", remedy=remedy
+                )
+            if plugin.problem and not plugin.disabled:
+                warn(switched_off(plugin))
 
 
 # ---- trained models

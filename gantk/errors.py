@@ -107,6 +107,10 @@ class Interrupted(GantkError):
     exit_code = 130
 
 
+class CtrlC(KeyboardInterrupt):
+    """Ctrl-C, where the `gantk` command handles it. A plugin may raise a plain KeyboardInterrupt."""
+
+
 class FailedOnOtherRank(GantkError):
     """Another process of this training failed and prints the reason. This process exits with the
     same code and prints nothing.
@@ -130,20 +134,28 @@ def printable(text: str) -> str:
     )
 
 
+def text_of(error: BaseException | str) -> str:
+    """The message of an error, "" where it cannot be made: a library's own class may fail in it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def one_line(error: BaseException | str, most: int = 160) -> str:
     """The message of a library's error in one line of at most `most` characters; without one, the
     error's class.
 
     Libraries quote what they read: a message must not reveal a patient's file.
     """
-    line = printable(" ".join(str(error).split()))
+    line = printable(" ".join(text_of(error).split()))
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 
 def memory_ended(error: BaseException) -> bool:
     """Whether an error of Python, torch or the dynamic loader means that memory ran out."""
     signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError) or any(sign in text_of(error) for sign in signs)
 
 
 def machine_failure(error: BaseException) -> str | None:

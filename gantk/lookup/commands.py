@@ -19,7 +19,7 @@ from gantk.plugin.loader import load
 from gantk.plugin.loss_inputs import in_words, loss_inputs
 from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.settings import disabled_plugins
-from gantk.terminal import Escaping, complain, console, say, table
+from gantk.terminal import Escaping, console, say, table
 
 
 @click.command(
@@ -58,9 +58,6 @@ def list_(kind) -> None:
             for entry, text in summaries
         ]
         out.print(table(("kind", "name", "from", ""), rows))
-
-    for name, problem in registry.broken.items():
-        complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
 
 
 @click.command(
@@ -204,6 +201,12 @@ def plugins() -> None:
     for entry in loaded.registry.overrides():
         console().print(
             f"the {entry.kind} '{entry.name}' of {entry.owner} replaces that of {entry.replaced}"
+        )
+
+    for (kind, name), owners in loaded.registry.left_out.items():
+        console().print(
+            f"[yellow]the {kind} '{name}' of {' and '.join(owners)} is left out, because gantk has"
+            " one of that name[/]"
         )
 
     for (kind, name), owners in loaded.registry.contested.items():

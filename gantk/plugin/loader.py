@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gantk.errors import did_you_mean, one_line
+from gantk.errors import did_you_mean
 from gantk.plugin import builtins, hookspecs
+from gantk.plugin.command_tree import CommandTree
+from gantk.plugin.faults import fault_of, guard_hooks, is_ctrl_c, name_if_slow
 from gantk.plugin.registry import FUNCTION, Add, Registry
 from gantk.plugin.settings import disabled_plugins
 
@@ -41,6 +43,7 @@ class Plugin:
     module: str = ""
     summary: str = ""  # the first sentence of the module's docstring
     disabled: bool = False  # the user left it out; `problem` says where
+    unreadable: bool = False  # the package is damaged; pydantic and torch cannot start beside it
 
 
 @dataclass(frozen=True)
@@ -95,47 +98,75 @@ def _load() -> Loaded:
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)
     registry = Registry()
-    plugins = []
     owners: dict[str, str] = {}
     _register(manager, registry, builtins, "gantk", "gantk")
+    points, plugins = _entry_points()
+    for plugin in plugins:
+        registry.broken[plugin.name] = plugin.problem or ""
+
     for point, distribution in sorted(
-        _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
+        points, key=lambda pair: (pair[1].name != "gantk", pair[0].name)
     ):
         label = point.name
-        problem = None
-        summary = ""
-        if point.module in disabled:
-            problem = f"{disabled[point.module]} switches it off"
-        elif label in owners:  # pluggy would skip the second plugin without a message
-            problem = f"the distribution '{owners[label]}' already has a plugin named '{label}'"
-            label = f"{label}@{distribution.name}"
-        else:
-            owners[label] = distribution.name
-            try:
-                module = point.load()
-                summary = _first_sentence(module.__doc__)
-                _register(manager, registry, module, label, distribution.name)
-            # no error of a plugin's import may stop the other plugins
-            except (Exception, SystemExit) as error:
-                problem = f"{type(error).__name__}: {one_line(error)}"
-                if manager.has_plugin(label):
-                    manager.unregister(name=label)
-
-        if problem:
-            registry.broken[label] = problem
-
         plugin = Plugin(
-            point.name,
+            label,
             distribution.name,
             distribution.version,
-            problem,
-            module=point.module,
-            summary=summary,
-            disabled=point.module in disabled,
+            problem=distribution.problem,
+            module=_module_of(point),
         )
         plugins.append(plugin)
+        plugin.disabled = plugin.module in disabled
+        if plugin.disabled:
+            plugin.problem = f"{disabled[plugin.module]} switches it off"
+        elif not plugin.problem and not plugin.module:
+            plugin.problem = (
+                f"its entry point '{point.name} = {point.value}' does not name a module"
+            )
+        elif label in owners:  # pluggy would skip the second plugin without a message
+            plugin.problem = (
+                f"the distribution '{owners[label]}' already has a plugin named '{label}'"
+            )
+            label = f"{label}@{distribution.name}"
+        elif not plugin.problem:
+            owners[label] = distribution.name
+            _load_plugin(manager, registry, point, plugin)
+
+        if plugin.problem:
+            registry.broken[label] = plugin.problem
 
     return Loaded(registry, manager.hook, tuple(plugins))
+
+
+def _load_plugin(
+    manager: pluggy.PluginManager,
+    registry: Registry,
+    point: importlib.metadata.EntryPoint,
+    plugin: Plugin,
+) -> None:
+    """Import a plugin and register its hooks and parts; `plugin.problem` says why it has none."""
+    try:
+        with name_if_slow(plugin.name, plugin.module):
+            module = point.load()
+            plugin.summary = _first_sentence(module.__doc__)
+            _register(manager, registry, module, plugin.name, plugin.distribution)
+            if plugin.distribution != "gantk":
+                guard_hooks(manager, module, plugin)
+    # whatever a plugin's import raises, the other plugins load
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        plugin.problem = fault_of(error)
+        if manager.has_plugin(plugin.name):
+            manager.unregister(name=plugin.name)
+
+
+def _module_of(point: importlib.metadata.EntryPoint) -> str:
+    """The module that an entry point names; "" where it is not written as one."""
+    try:
+        return point.module
+    except (AttributeError, TypeError, ValueError):
+        return ""
 
 
 def _first_sentence(docstring: str | None) -> str:
@@ -163,28 +194,28 @@ def registry() -> Registry:
 
 
 def attach_commands(cli: click.Group) -> None:
-    """Add every plugin's commands to `cli`; a plugin that fails, or reuses a command name, is
-    recorded and skipped.
+    """Add every plugin's commands to `cli`; a plugin that fails, or changes a command, is recorded
+    and skipped.
     """
     loaded = load()
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
-        before = dict(cli.commands)
+        name = implementation.plugin_name or ""
+        plugin = next((each for each in loaded.plugins if each.name == name), None)
+        before = CommandTree(cli)
         try:
-            _call(implementation, cli)
-            taken = [
-                name for name, command in before.items() if cli.commands.get(name) is not command
-            ]
-            problem = f"its command '{taken[0]}' already exists" if taken else None
-        except (Exception, SystemExit) as error:
-            problem = f"{type(error).__name__}: {one_line(error)}"
+            with name_if_slow(name, plugin.module if plugin else name):
+                _call(implementation, cli)
+                problem = before.problem()
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            problem = fault_of(error)
 
         if problem:
-            cli.commands.clear()
-            cli.commands.update(before)
-            loaded.registry.broken[implementation.plugin_name] = problem
-            for plugin in loaded.plugins:
-                if plugin.name == implementation.plugin_name and plugin.problem is None:
-                    plugin.problem = problem
+            before.restore()
+            loaded.registry.broken[name] = problem
+            if plugin is not None and plugin.problem is None:
+                plugin.problem = problem
 
 
 def plugin_note(error: BaseException) -> str | None:
@@ -246,16 +277,25 @@ def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
     implementation.function(*[argument for _ in implementation.argnames])
 
 
-def _entry_points():
-    """(entry point, distribution) by name, without duplicates: an editable install is on the path
-    twice.
+def _entry_points() -> tuple[list[tuple[importlib.metadata.EntryPoint, Any]], list[Plugin]]:
+    """(entry point, distribution) by name, and the distributions whose entry points are unreadable.
+
+    Without duplicates: an editable install is on the path twice.
     """
     points_by_name: dict[tuple[str, str], tuple[importlib.metadata.EntryPoint, Any]] = {}
+    unreadable = []
     for distribution in importlib.metadata.distributions():
-        points = distribution.entry_points.select(group="gantk")
+        try:
+            points = distribution.entry_points.select(group="gantk")
+        except Exception as error:  # a damaged file of any installed package
+            owner = _owner_of(distribution)
+            problem = f"its entry points cannot be read: {fault_of(error)}"
+            damaged = Plugin(owner.name, owner.name, owner.version, problem, unreadable=True)
+            unreadable.append(damaged)
+            continue
+
         if points:
-            # Read once: each access to `name` or `version` parses all metadata again.
-            owner = SimpleNamespace(name=distribution.name, version=distribution.version)
+            owner = _owner_of(distribution)
             name = re.sub(r"[-_.]+", "-", owner.name).lower()
             for point in points:
                 points_by_name.setdefault((name, point.name), (point, owner))
@@ -263,7 +303,7 @@ def _entry_points():
     # `python -m gantk` in a checkout that is not installed
     if not any(name == "gantk" for name, _ in points_by_name):
         root = Path(__file__).parents[2]
-        source = SimpleNamespace(name="gantk", version="source")
+        source = SimpleNamespace(name="gantk", version="source", problem=None)
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         for folder in ("plugins", "benchmarks"):
             if str(root / folder) not in sys.path:
@@ -274,7 +314,29 @@ def _entry_points():
             points_by_name["gantk", name] = (point, source)
 
     # a folder lists distributions in any order
-    return [points_by_name[key] for key in sorted(points_by_name)]
+    return [points_by_name[key] for key in sorted(points_by_name)], unreadable
+
+
+def _owner_of(distribution: importlib.metadata.Distribution) -> SimpleNamespace:
+    """The name and version of a distribution, read once, as each access parses all metadata again.
+
+    Where its metadata has no name, `problem` says so, and the name is that of its folder.
+    """
+    name = version = None
+    problem = None
+    try:
+        metadata = distribution.metadata
+        name = metadata["Name"]
+        version = metadata["Version"]
+    except Exception as error:  # a damaged file, or none
+        problem = f"its metadata cannot be read: {fault_of(error)}"
+
+    if not name:
+        problem = problem or "its metadata has no name"
+        folder = getattr(distribution, "_path", None)
+        name = getattr(folder, "name", "") or "a package without a name"
+
+    return SimpleNamespace(name=name, version=version or "?", problem=problem)
 
 
 def installed_version(name: str) -> str | None:

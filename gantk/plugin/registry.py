@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
+from gantk.plugin.faults import warn
 from gantk.plugin.other_names import suggest_name
 
 KINDS = {
@@ -89,7 +90,9 @@ class Registry:
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     # functions that plugins add to the Python interface: no parts of a recipe
     functions: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    # name registered twice -> by whom
+    # name of gantk's own that other distributions registered too -> by whom; gantk's is used
+    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    # name that two other distributions registered -> by whom; neither is used
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     packages: dict[str, list[tuple[str, str]]] = field(
         default_factory=lambda: {kind: [] for kind in PACKAGES}
@@ -98,10 +101,11 @@ class Registry:
     broken: dict[str, str] = field(default_factory=dict)
     # values computed from the entries; cleared by `add`
     cache: dict[str, Any] = field(default_factory=dict)
+    _warned: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry; a name that two distributions register can be used from neither until one
-        is removed.
+        """Add an entry. Of a name of gantk's own, gantk's entry stays; one that two other
+        distributions register can be used from neither until one is removed.
         """
         key = (entry.kind, entry.name)
         self.cache.clear()
@@ -110,6 +114,8 @@ class Registry:
             self.contested[key].append(entry.owner)
         elif key in entries and entry.override and not entries[key].override:
             entries[key] = replace(entry, replaced=entries[key].owner)
+        elif key in entries and entries[key].owner == "gantk" != entry.owner:
+            self.left_out.setdefault(key, []).append(entry.owner)
         elif key in entries:
             self.contested[key] = [entries.pop(key).owner, entry.owner]
         else:
@@ -150,6 +156,7 @@ class Registry:
         that failed.
         """
         if (kind, name) in self.entries:
+            self._warn_of_left_out(kind, name)
             return self.entries[kind, name]
 
         if (kind, name) in self.contested:
@@ -169,6 +176,16 @@ class Registry:
             filter(None, [suggest_name(kind, name, names), f"Note that {notes}" if notes else None])
         )
         raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
+
+    def _warn_of_left_out(self, kind: str, name: str) -> None:
+        """Say once that another distribution's part of a used name is not the one that is used."""
+        others = self.left_out.get((kind, name), ())
+        if others and (kind, name) not in self._warned:
+            self._warned.add((kind, name))
+            warn(
+                f"the {kind} '{name}' is gantk's own. That of {' and '.join(others)} is left out,"
+                " because it has the same name. Its authors can rename it, or add override=True"
+            )
 
 
 class Add:

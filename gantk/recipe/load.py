@@ -17,6 +17,7 @@ from pydantic import create_model
 
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import open_file
+from gantk.plugin.faults import fault_of, warn
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
@@ -363,8 +364,11 @@ def files_of(
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            why = f"its files cannot be read: {type(error).__name__}: {one_line(error)}"
-            registry().broken[f"{package} of {owner}"] = why
+            name = f"{package} of {owner}"
+            why = f"its files cannot be read: {fault_of(error)}"
+            if name not in registry().broken:
+                warn(f"the package '{package}' of {owner} is left out: {why}")
+            registry().broken[name] = why
             continue
         for path in sorted(filter(wanted, files)):
             paths.setdefault(path.name.removesuffix(".toml"), (path, owner))

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from gantk.errors import argument
 from gantk.files import write_file
 from gantk.metrics.words import BASELINE_NAMES, MIN_PROBABILITY_BETTER
+from gantk.plugin.faults import fault_of, switch_off
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
@@ -77,19 +78,32 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
 
-    story = _story(record, live)
-    story |= {"sections": sections, "typical": typical_images(record, test_patients)}
+    story = _story(record, live) | {"typical": typical_images(record, test_patients)}
+    try:
+        page = _render_page(story, sections)
+    except Exception as error:
+        own = [section for section in sections if "plugin" not in section]
+        page = _render_page(story, own)  # raises again where the fault is not a plugin's
+        for section in sections:
+            plugin = section.get("plugin")
+            if plugin is not None and not plugin.problem:
+                switch_off(plugin, f"its section of the report failed with {fault_of(error)}")
+
+    content = page.encode("utf-8", "backslashreplace")
+    return write_file(record.path / "report.html", content, private=True)
+
+
+def _render_page(story: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+    """The HTML of the page, with these further sections."""
     styles = [name for section in sections for name in section.get("styles", ())]
     scripts = [name for section in sections for name in section.get("scripts", ())]
-    page = render(
+    return render(
         "page.html.j2",
-        story,
+        story | {"sections": sections},
         folders=[section["folder"] for section in sections],
         styles=("page.css", *styles),
         scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
     )
-    content = page.encode("utf-8", "backslashreplace")
-    return write_file(record.path / "report.html", content, private=True)
 
 
 def _further_sections(

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Prefetcher
-from gantk.errors import FailedOnOtherRank, Interrupted, UserError, argument, count_noun, one_line
+from gantk.errors import (
+    CtrlC,
+    FailedOnOtherRank,
+    Interrupted,
+    UserError,
+    argument,
+    count_noun,
+    one_line,
+)
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
@@ -473,7 +481,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
 
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise CtrlC
         if ended and time.monotonic() - ended[0] > REPEAT_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 import shutil
+import threading
+import time
 import traceback
 from contextlib import suppress
 from importlib.resources import files
@@ -49,15 +51,30 @@ HEADERS = {
 CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/runs", "/gradio_api/deep_link")
 
 
+UNTAKEN_S = 300.0  # seconds: a page takes its upload at once, and one that no page took is removed
+
+
+def remove_untaken(uploads: Path) -> None:
+    """Remove uploads that no page has taken for `UNTAKEN_S` seconds."""
+    with suppress(OSError):
+        for folder in uploads.iterdir():
+            with suppress(OSError):  # a page is taking it
+                files_in = [folder, *folder.iterdir()]
+                newest = max(path.stat().st_mtime for path in files_in)
+                if time.time() - newest >= UNTAKEN_S:
+                    shutil.rmtree(folder)
+
+
 class Guard:
     """ASGI middleware: refuses other sites' pages and too large uploads, and adds HEADERS to every
-    response.
+    response. Uploads to the folder `uploads` that no page takes are removed.
     """
 
-    def __init__(self, app, hosts: set[str], most: int):
+    def __init__(self, app, hosts: set[str], most: int, uploads: Path):
         self.app = app
         self.hosts = hosts
         self.most = most
+        self.uploads = uploads
 
     async def __call__(self, scope, receive, send):
         async def answer(message):
@@ -72,6 +89,10 @@ class Guard:
         await (JSONResponse({"detail": wrong[1]}, wrong[0]) if wrong else self.app)(
             scope, receive, answer
         )
+        if scope["type"] == "http" and scope["path"].endswith("/upload"):
+            cleaning = threading.Timer(UNTAKEN_S, remove_untaken, [self.uploads])
+            cleaning.daemon = True
+            cleaning.start()
 
     def _wrong(self, scope) -> tuple[int, str] | None:
         headers = {
@@ -79,9 +100,15 @@ class Guard:
         }
         host = headers.get("host", "")
         length = headers.get("content-length", "0")
-        if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
+        try:
+            asked = urlsplit(f"//{host}")
+            page = urlsplit(headers.get("origin") or f"//{host}")
+        except ValueError:  # such as an open bracket
+            return 400, "The header Host or Origin is not an address."
+
+        if self.hosts and asked.hostname not in self.hosts:
             return 403, f"This server only answers at {' and '.join(sorted(self.hosts))}."
-        if urlsplit(headers.get("origin") or f"//{host}").netloc != host:
+        if page.netloc != host:
             return 403, "Pages of other sites cannot use this server."
         if scope["path"].startswith(CLOSED):
             return 404, "There is no page at this address."
@@ -108,7 +135,12 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else set(), most=service.most)
+    app.add_middleware(
+        Guard,
+        hosts=LOOPBACK if host in LOOPBACK else set(),
+        most=service.most,
+        uploads=service.folder.resolve() / "uploads",
+    )
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
     def translate(

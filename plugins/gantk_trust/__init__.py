@@ -42,10 +42,7 @@ def gantk_translation_warning(given, made, frame) -> str | None:
 
 @hookimpl
 def gantk_images_scored(run, tested, result, scorer) -> None:
-    """Keep the judged uncertainty, the most suspicious patches and the likeliest copies."""
-    from gantk_trust.uncertainty.judging import keep_earlier_judgement
-
-    keep_earlier_judgement(run, result)
+    """Keep the most suspicious patches and the likeliest copies."""
     if any(metric.name == "sfrc" for metric in scorer.pairs.metrics):
         from gantk_trust.hallucination import patches
 

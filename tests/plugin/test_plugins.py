@@ -335,12 +335,6 @@ def test_two_overrides_of_one_part_are_an_error(add_plugin):
         registry().get("generator", "unet")
 
 
-def test_without_override_a_second_offer_of_a_name_is_an_error(add_plugin):
-    add_plugin("my-package", "mine", GENERATOR.format(name="unet"))
-    with pytest.raises(UserError, match="'unet' is offered by 'gantk' and 'my-package'"):
-        registry().get("generator", "unet")
-
-
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------
 
 

@@ -151,12 +151,13 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
         assert image.size == given.size
 
 
-def test_two_offers_of_one_name_are_an_error_that_names_both(tmp_path):
+def test_a_second_offer_of_a_bundled_name_is_named_and_left_out(tmp_path):
     install(PACKAGES / "taking", tmp_path / "site", tmp_path)
-    words = ["run", "cyclegan_t1t2_64"], ["list", "method"]
-    refused, others = several(*words, cwd=tmp_path, installed=tmp_path / "site")
+    words = ["show", "method", "cyclegan"], ["list", "method"]
+    shown, listed = several(*words, cwd=tmp_path, installed=tmp_path / "site")
 
-    assert refused.code == 2
-    assert "'cyclegan' is offered by 'gantk' and 'gantk-taking'" in refused.err
-    assert "dualgan" in others.out
-    assert "cyclegan" not in others.out
+    assert shown.code == 0
+    assert "method cyclegan  from gantk" in shown.out
+    assert "gantk-taking is left out" in shown.err
+    assert "dualgan" in listed.out
+    assert "cyclegan" in listed.out

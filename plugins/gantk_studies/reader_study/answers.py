@@ -62,6 +62,7 @@ def load(
         remedy = "name the folder that `gantk study new` wrote"
         raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
 
+    _check_questions(key, file)
     digest = sha256_of(file)
     accepted: dict[str, tuple[Rows, Path]] = {}
     problems = []
@@ -92,6 +93,18 @@ def load(
         )
 
     return key, {name: rows for name, (rows, _) in sorted(accepted.items())}, problems
+
+
+def _check_questions(key: dict[str, Any], file: Path) -> None:
+    """UserError where a key has no questions, or one that is not about its images."""
+    rows = [row for order in key["readers"].values() for row in order]
+    wrong = [row for row in rows if len(row) != 3 or row[0] >= len(key["cases"]) or row[1] > 1]
+    if wrong or not rows:
+        what = f"'{file}' is damaged: it has no questions"
+        if wrong:
+            what = f"'{file}' is damaged: its question {wrong[0]} is about none of its images"
+        remedy = "restore the file, or make a new study with `gantk study new`"
+        raise UserError(what, where="STUDY", remedy=remedy)
 
 
 def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:

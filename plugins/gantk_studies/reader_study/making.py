@@ -111,6 +111,7 @@ def new_study(
             html = page(study | {"reader": name}, order, images, rng)
             write_file(folder / "pages" / f"{name}.html", html.encode(), private=True)
         write_file(folder / "key.json", key_bytes, private=True)
+        _claim(target)
 
     asked = count_noun(orders["reader-1"], "question")
     say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
@@ -133,7 +134,23 @@ def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
     if os.path.lexists(target):
         what = f"'{target}' exists; a new key would make answers to its pages useless"
         raise UserError(what, where="--out", remedy="name another folder")
+        _claim(target)
     return target
+
+
+def _claim(target: Path) -> None:
+    """Create the folder, which the finished study then replaces; UserError where another process
+    was faster.
+    """
+    try:
+        target.mkdir(parents=True)
+    except FileExistsError:
+        raise _exists(target) from None
+
+
+def _exists(target: Path) -> UserError:
+    what = f"'{target}' exists; a new key would make answers to its pages useless"
+    return UserError(what, where="--out", remedy="name another folder")
 
 
 def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:

@@ -5,17 +5,13 @@ correlation, coverage.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, patient_numbers
-from gantk.runs.schemas import read
 
 # 100 % of the pixels, 95 %, ... down to 5 %
 KEPT_SHARES = np.array([round(1 - step / 20, 2) for step in range(20)])
@@ -199,13 +195,3 @@ def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
         return float("nan")
     apart = (curve - oracle) / curve[0]
     return float((apart[1:] + apart[:-1]).mean() / 2)
-
-
-def keep_earlier_judgement(run: Path, result: dict) -> None:
-    """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
-    maps by the factor in it.
-    """
-    with suppress(UserError):  # a damaged file is written again
-        before = read(run, "metrics.json")
-        if before.get("step") == result["step"] and before.get("uncertainty"):
-            result.setdefault("uncertainty", before["uncertainty"])

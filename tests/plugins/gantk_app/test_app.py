@@ -206,6 +206,14 @@ def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path
         ),
         (client.post("/translate", headers={"Host": "other.org"}, **sent), 403, "answers at"),
         (client.post("/translate", content=iter([b"a"])), 411, "Content-Length"),
+        (client.post("/translate", headers={"Host": "["}, **sent), 400, "is not an address"),
+        (
+            client.post("/translate", headers={"Origin": "http://["}, **sent),
+            400,
+            "is not an address",
+        ),
+        (client.get("/", headers={"Origin": "http://]["}), 400, "is not an address"),
+        (client.get("/", headers={"Host": "a\u2100b".encode()}), 403, ""),
         (client.get("/gradio_api/file=/etc/passwd"), 404, "no page at"),
         (client.get("/files/own/..%5Cservice.py"), 404, "deleted"),
         (client.get("/files/%2e%2e/passwd"), 404, ""),
@@ -214,6 +222,34 @@ def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path
         assert answer.status_code == status
         assert words in answer.json()["detail"]
 
+    assert left(service) == []
+
+
+def test_uploads_that_no_page_takes_are_removed(client, service, monkeypatch, tmp_path, pictures):
+    from gantk_app import server
+
+    timers = []
+
+    class Timer:
+        def __init__(self, seconds, call, arguments):
+            timers.append((seconds, call, arguments))
+
+        def start(self):
+            pass
+
+    monkeypatch.setattr(server, "UNTAKEN_S", 300.0)
+    monkeypatch.setattr(server.threading, "Timer", Timer)
+    sent = {"files": {"files": ("a.png", pictures(tmp_path, 1)[0].read_bytes())}}
+    assert client.post("/gradio_api/upload", **sent).status_code == 200
+    assert left(service) != []
+
+    ((seconds, call, arguments),) = timers
+    call(*arguments)
+    assert left(service) != []  # a page may still take it
+    assert seconds == 300.0
+
+    monkeypatch.setattr(server, "UNTAKEN_S", 0.0)
+    call(*arguments)
     assert left(service) == []
 
 

@@ -18,6 +18,7 @@ from gantk.data.batches import order
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
+from gantk_studies.reader_study import making
 from gantk_studies.reader_study.answers import rows_of
 from gantk_studies.reader_study.making import new_study, questions
 from gantk_studies.reader_study.scoring import accuracy, fleiss, over_both, reader_row, trend
@@ -316,6 +317,52 @@ def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
     assert done.code == 2
     assert "none of the answers can be scored" in done.err
     assert gantk("study", "score", folder / "pages", *fooled).code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"readers": {}}, "no questions"),
+        ({"readers": {"reader-1": []}}, "no questions"),
+        ({"cases": [], "readers": {"reader-1": []}}, "no questions"),
+        ({"cases": []}, "about none of its images"),
+        ({"readers": {"reader-1": [[0, 1, 0], [10**30, 1, 0]]}}, "about none of its images"),
+        ({"readers": {"reader-1": [[0, 7, 0]]}}, "about none of its images"),
+        ({"readers": {"reader-1": [[0, 1]]}}, "about none of its images"),
+        ({"readers": {"reader-1": [[], []]}}, "about none of its images"),
+    ],
+)
+def test_a_key_without_usable_questions_is_one_error(change, words, gantk, study):
+    folder, key = study("2afc", readers=1)
+    answers = answered(folder, key, "reader-1", lambda case, which: which)
+    (folder / "key.json").write_text(json.dumps(key | change))
+    said = json.loads(answers.read_text())
+    digest = sha256((folder / "key.json").read_bytes()).hexdigest()
+    answers.write_text(json.dumps(said | {"study": digest}))
+    done = gantk("study", "score", folder, answers)
+
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+
+
+def test_of_two_studies_in_one_folder_the_second_is_refused(study, tmp_path, monkeypatch):
+    study("2afc")
+    draw = making.page
+    options = {"real": tmp_path / "real", "fake": tmp_path / "made", "out": tmp_path / "both"}
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(making, "page", draw)
+        new_study(**options, say=lambda line: None)
+        return draw(*arguments)
+
+    monkeypatch.setattr(making, "page", overtaken)
+    with pytest.raises(UserError, match="both' exists"):
+        new_study(**options, say=lambda line: None)
+
+    pages = (tmp_path / "both" / "pages" / "reader-1.html").read_text("utf-8")
+    digest = sha256((tmp_path / "both" / "key.json").read_bytes()).hexdigest()
+    assert digest in pages
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_reader_scores_enter_metrics_and_report(gantk, copied_run):

@@ -1,0 +1,175 @@
+"""Keeps a third party's broken plugin from stopping a command: it is named, and switched off.
+
+Read `guard_hooks` first. Bundled plugins are not guarded, because their faults are gantk's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gantk.errors import CtrlC, GantkError, one_line
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from gantk.plugin.loader import Plugin
+
+# hooks that the loader calls, which records their faults itself
+LOADING_HOOKS = ("gantk_register", "gantk_commands")
+# hooks that may refuse or stop: their GantkError is an answer to the user, not a fault
+DECIDING_HOOKS = frozenset(
+    (
+        "gantk_before_training",
+        "gantk_step_logged",
+        "gantk_name_results",
+        "gantk_load_model",
+        "gantk_find_model",
+    )
+)
+# the types that a hook may return besides None; another one is a fault
+RETURNED_TYPES: dict[str, tuple[type, ...]] = {
+    "gantk_image_warning": (str,),
+    "gantk_translation_warning": (str,),
+    "gantk_report_section": (dict, list),
+}
+SLOW_LOAD_S = 10.0  # seconds of loading after which a plugin is named: it may hang
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether the user pressed Ctrl-C, where a plugin may raise KeyboardInterrupt by mistake.
+
+    Without a handler of gantk, both look the same and count as Ctrl-C.
+    """
+    if isinstance(error, CtrlC):
+        return True
+    handler = signal.getsignal(signal.SIGINT)
+    return isinstance(error, KeyboardInterrupt) and handler is signal.default_int_handler
+
+
+def fault_of(error: BaseException) -> str:
+    """The class and the message of what a plugin raised, on one line."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    from rich.markup import escape
+
+    from gantk.terminal import complain
+
+    complain(f"[bold red]warning[/]  {escape(text)}")
+
+
+def switch_off(plugin: Plugin, problem: str) -> None:
+    """Record what is wrong with a plugin, and say so."""
+    plugin.problem = problem
+    warn(switched_off(plugin))
+
+
+def switched_off(plugin: Plugin) -> str:
+    """The sentence that names a plugin that is not used, and why."""
+    owner = f"{plugin.distribution} {plugin.version}"
+    return f"the plugin '{plugin.name}' from {owner} is switched off: {plugin.problem}"
+
+
+@contextmanager
+def name_if_slow(name: str, module: str) -> Iterator[None]:
+    """Context manager: say which plugin is being loaded if that takes long."""
+
+    text = (
+        f"the plugin '{name}' has been loading for {SLOW_LOAD_S:.0f} s."
+        f" GANTK_DISABLE={module} leaves it out"
+    )
+    timer = threading.Timer(SLOW_LOAD_S, warn, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def guard_hooks(manager: pluggy.PluginManager, module: Any, plugin: Plugin) -> None:
+    """Let a plugin's hooks fail without stopping the command.
+
+    Whatever a hook raises switches its plugin off, with a warning, and the hook counts as one that
+    returned None. Only Ctrl-C passes, and a GantkError of `DECIDING_HOOKS`.
+    """
+    for caller in manager.get_hookcallers(module) or ():
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is not module or caller.name in LOADING_HOOKS:
+                continue
+            if implementation.hookwrapper or implementation.wrapper:
+                raise TypeError("gantk calls no hook wrappers: leave out hookwrapper and wrapper")
+            names = implementation.argnames
+            guarded = _guarded(implementation.function, caller.name, names, plugin)
+            setattr(implementation, "function", guarded)  # noqa: B010 - pluggy declares it final
+
+
+def _guarded(
+    function: Callable[..., Any], hook: str, names: Sequence[str], plugin: Plugin
+) -> Callable[..., Any]:
+    """`function` with arguments of these names, which returns None and switches its plugin off
+    where it fails; the scores are then as they were before.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if plugin.problem:
+            return None
+
+        given = dict(zip(names, arguments, strict=False))
+        result = given.get("result") if hook == "gantk_images_scored" else None
+        before = copy.deepcopy(result)
+        try:
+            returned = function(*arguments, **options)
+            _check_returned(hook, returned)
+            if result is not None:
+                _check_scores(result)
+        except BaseException as error:
+            if result is not None and before is not None:
+                result.clear()
+                result.update(before)
+            answer = isinstance(error, GantkError) and hook in DECIDING_HOOKS
+            if answer or is_ctrl_c(error):
+                raise
+            switch_off(plugin, f"{hook} failed with {fault_of(error)}")
+            return None
+
+        if hook == "gantk_report_section" and returned:
+            sections = returned if isinstance(returned, list) else [returned]
+            return [each | {"plugin": plugin} for each in sections if each]
+        return returned
+
+    return call
+
+
+def _check_scores(result: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError where a plugin's scores cannot be written or printed."""
+    json.dumps(result)
+    tables = [result["metrics"], *result["metrics"].values()]
+    for direction in result["metrics"].values():
+        tables += direction.values()
+    wrong = [each for each in tables if not isinstance(each, dict)]
+    if wrong:
+        raise TypeError(f"it left a {type(wrong[0]).__name__} in result['metrics']")
+
+
+def _check_returned(hook: str, returned: Any) -> None:
+    """Raise TypeError for what the hook must not return."""
+    allowed = RETURNED_TYPES.get(hook)
+    if returned is None or allowed is None:
+        return
+
+    sections = returned if isinstance(returned, list) else []
+    wrong = [each for each in sections if each is not None and not isinstance(each, dict)]
+    if wrong or not isinstance(returned, allowed):
+        kind = type(wrong[0] if wrong else returned).__name__
+        raise TypeError(f"it returned a value of type {kind}")

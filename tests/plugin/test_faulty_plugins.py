@@ -1,0 +1,179 @@
+"""A third party's broken package costs one warning: it is named, switched off, and the rest works."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from packages import put_distribution
+from tiny import ROOT
+
+import gantk as toolkit
+from gantk.plugin import faults
+from gantk.plugin.loader import load, registry
+from gantk.report.build import write_report
+
+HOOK = "import click, gantk\n@gantk.hookimpl\ndef "
+COMMANDS = HOOK + "gantk_commands(cli): "
+WITHOUT_TEXT = "class E(Exception):\n    def __str__(self): raise ValueError\n"
+BROKEN = {
+    "no_text": WITHOUT_TEXT + "raise E",
+    "generator_exit": "raise GeneratorExit",
+    "keyboard": "raise KeyboardInterrupt",
+    "leaving": "raise SystemExit(0)",
+    "own_base": "class B(BaseException): pass\nraise B",
+    "endless": "def f(): f()\nf()",
+    "no_commands": COMMANDS + "cli.commands = None",
+    "number": COMMANDS + "cli.commands['zz'] = 5",
+    "numbered": COMMANDS + "cli.commands[5] = click.Command('five')",
+    "no_data": COMMANDS + "cli.commands['data'].commands = None",
+    "no_check": COMMANDS + "cli.commands['data'].commands['check'] = 5",
+    "bad_option": COMMANDS + "cli.commands['run'].params.append(5)",
+    "no_options": COMMANDS + "cli.commands['run'].params = None",
+    "no_invoke": COMMANDS + "cli.invoke = None",
+    "no_run": COMMANDS + "del cli.commands['run']",
+    "bad_help": COMMANDS + "cli.add_command(click.Command('zz', help=5))",
+    "interrupting": COMMANDS + "raise KeyboardInterrupt",
+    "textless": WITHOUT_TEXT + HOOK + "gantk_commands(cli): raise E",
+    "registering": HOOK + "gantk_register(add): raise GeneratorExit",
+    "wrapping": "import gantk\n@gantk.hookimpl(wrapper=True)\n"
+    "def gantk_report_section(record):\n    return (yield)",
+}
+# entry points and metadata that are damaged
+DAMAGED = {
+    "empty_point": ("entry_points.txt", b"[gantk]\nempty_point =\n"),
+    "three_words": ("entry_points.txt", b"[gantk]\nthree_words = a b c\n"),
+    "nameless": ("METADATA", b"Metadata-Version: 2.1\nVersion: 1.0\n"),
+    "binary": ("METADATA", b"\xff\xfe\x00"),
+}
+
+
+def command(site, *words, cwd):
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins", ROOT / "benchmarks", site)))
+    return subprocess.run(
+        [sys.executable, "-m", "gantk", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_each_broken_package_is_named_and_the_rest_works(tmp_path):
+    site = tmp_path / "site"
+    for name, source in BROKEN.items():
+        put_distribution(site, f"pkg-{name}", name, source)
+    for name, (file, content) in DAMAGED.items():
+        put_distribution(site, f"pkg-{name}", name, "")
+        (site / f"pkg_{name}-1.0.dist-info" / file).write_bytes(content)
+    put_distribution(
+        site, "pkg-good", "zgood", COMMANDS + "cli.add_command(click.Command('greet'))"
+    )
+
+    listed = command(site, "plugins", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
+    for name in (*BROKEN, *DAMAGED):
+        assert "did not load" in rows[name], name
+    assert "did not load" not in rows["zgood"]
+
+    worked = command(site, "show", "generator", "unet", cwd=tmp_path)
+    assert worked.returncode == 0, worked.stderr
+    assert "Traceback" not in worked.stderr
+    assert "width" in worked.stdout
+    for name in (*BROKEN, *DAMAGED):
+        assert f"the plugin '{name}' from " in worked.stderr, name
+
+    helped = command(site, "-h", cwd=tmp_path)
+    assert helped.returncode == 0, helped.stderr
+    assert "greet" in helped.stdout
+    assert "  run " in helped.stdout
+
+
+def test_a_package_whose_entry_points_are_unreadable_is_one_message(tmp_path):
+    site = put_distribution(tmp_path / "site", "pkg-torn", "torn", "")
+    (site / "pkg_torn-1.0.dist-info" / "entry_points.txt").write_bytes(b"[gantk]\n\xff\xfe = a\n")
+    refused = command(site, "recipes", cwd=tmp_path)
+
+    assert refused.returncode == 2
+    assert "the package 'pkg-torn' is damaged" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_second_part_of_a_bundled_name_is_left_out_and_named(add_plugin, capsys):
+    register = (
+        HOOK + "gantk_register(add):\n    add.generator('unet', 'a:B')\n    add.loss('x', 'a:B')"
+    )
+    add_plugin("my-package", "mine", register)
+
+    assert registry().get("generator", "unet").owner == "gantk"
+    assert registry().get("generator", "unet").owner == "gantk"
+    assert capsys.readouterr().err.count("That of my-package is left out") == 1
+    assert registry().get("loss", "x").owner == "my-package"
+
+
+@pytest.mark.parametrize("fault", ["raise SystemExit(0)", "raise GeneratorExit", "1 / 0"])
+def test_scores_are_written_before_plugins_see_them(fault, add_plugin, copied_run, capsys):
+    (copied_run / "metrics.json").unlink()
+    code = f"gantk_images_scored(run, result):\n    (run / 'metrics.json').stat()\n    {fault}"
+    add_plugin("my-package", "mine", HOOK + code)
+    result = toolkit.evaluate(copied_run, device="cpu", say=lambda line: None)
+
+    assert json.loads((copied_run / "metrics.json").read_text("utf-8")) == result
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the plugin 'mine' from my-package 1.0 is switched off: gantk_images_scored" in said
+    assert "FileNotFoundError" not in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["result.clear()", "result['x'] = object()", "result['metrics']['a_to_b'] = 5"],
+)
+def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run, capsys):
+    before = json.loads((copied_run / "metrics.json").read_text("utf-8"))
+    add_plugin("my-package", "mine", HOOK + f"gantk_images_scored(result): {change}")
+    toolkit.evaluate(copied_run, device="cpu", say=lambda line: None)
+
+    after = json.loads((copied_run / "metrics.json").read_text("utf-8"))
+    assert after["metrics"] == before["metrics"]
+    assert "is switched off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "1 / 0",
+        "exit()",
+        "5",
+        "[5]",
+        "{'folder': '/nowhere', 'template': 'x'}",
+        "{'template': 'x'}",
+        "{'folder': __file__.rpartition('/')[0], 'template': 'wrong.j2'}",
+    ],
+)
+def test_a_failing_section_is_left_out_of_the_report(returned, add_plugin, copied_run, capsys):
+    folder = add_plugin(
+        "my-package", "mine", HOOK + f"gantk_report_section(record): return {returned}"
+    )
+    (folder / "wrong.j2").write_text("{{ nothing.of.this }}", "utf-8")
+    (copied_run / "report.html").unlink()
+    write_report(copied_run)
+
+    assert "</html>" in (copied_run / "report.html").read_text("utf-8")
+    assert "the plugin 'mine' from my-package 1.0 is switched off" in capsys.readouterr().err
+    assert [each.problem for each in load().plugins if each.name == "mine"] != [None]
+
+
+def test_a_plugin_that_loads_for_long_is_named(monkeypatch):
+    said = threading.Event()
+    texts = []
+    monkeypatch.setattr(faults, "warn", lambda text: (texts.append(text), said.set()))
+    monkeypatch.setattr(faults, "SLOW_LOAD_S", 0.01)
+    with faults.name_if_slow("slow", "slow_module"):
+        assert said.wait(30)
+
+    assert "'slow' has been loading" in texts[0]
+    assert "GANTK_DISABLE=slow_module" in texts[0]
