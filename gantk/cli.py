@@ -23,7 +23,6 @@ from gantk.errors import (
     machine_failure,
     printable,
 )
-from gantk.plugin.faults import switched_off, warn
 from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.terminal import (
     complain,
@@ -162,6 +161,8 @@ def cli(ctx: click.Context) -> None:
                     f"the package '{plugin.name}' is damaged: {plugin.problem}", remedy=remedy
                 )
             if plugin.problem and not plugin.disabled:
+                from gantk.plugin.faults import switched_off, warn
+
                 warn(switched_off(plugin))
 
 
@@ -424,16 +425,26 @@ def sample(run, no_post, **options) -> None:
 )
 @click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
 @click.option("--by", metavar="LIST", help=BY)
+@click.option("--data", hidden=True)
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
-    run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
+    run, pred, truth, *, match, patient, metrics, uncertainty, by, data, json_file, device
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
     The result is a table with the best baseline for each score. metrics.json and the report have
     all details.
     """
+    if data:
+        raise UserError(
+            "gantk eval scores a run on its own test images, not on other data",
+            where="--data",
+            remedy=(
+                f"translate the other images: gantk translate {run or 'RUN'} IMAGES OUT. Then"
+                " compare: gantk eval --pred OUT --truth TRUTH"
+            ),
+        )
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
 

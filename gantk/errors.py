@@ -148,7 +148,9 @@ def one_line(error: BaseException | str, most: int = 160) -> str:
 
     Libraries quote what they read: a message must not reveal a patient's file.
     """
-    line = printable(" ".join(text_of(error).split()))
+    # pydicom ends its messages with a traceback
+    text = text_of(error).partition("Traceback (most recent call last)")[0]
+    line = printable(" ".join(text.split()))
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 

@@ -36,6 +36,7 @@ SYNONYMS = {
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
 QUANTILE_BINS = 32  # equal shares of an image's values
+QUANTILE_COUNT = QUANTILE_BINS + 2  # their middles, and the quantiles 1 % and 99 %
 MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
 AIR_SHARE = 0.1  # of an image's range: what is darker is air
 # usual name -> contrast

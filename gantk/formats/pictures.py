@@ -7,9 +7,11 @@ not state what its third axis is, nor the distance between its pages. Store volu
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +28,19 @@ from gantk.formats.image import Format, Image, zeros
 # A filter for the whole process, since one set and reset around each file would race between
 # threads.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+
+
+def _silence_libtiff() -> None:
+    """Let libtiff print nothing: of a damaged file, Pillow raises an error, which is our message."""
+    site = Path(PIL.Image.__file__).parents[1]
+    for library in (*site.glob("[Pp]illow.libs/libtiff*"), *site.glob("PIL/.dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            tiff = ctypes.CDLL(str(library))  # the one that Pillow has loaded
+            tiff.TIFFSetErrorHandler(None)
+            tiff.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
 
 KINDS = {
     ".png": "PNG",

@@ -19,7 +19,7 @@ from gantk.errors import CtrlC, GantkError, one_line
 if TYPE_CHECKING:
     import pluggy
 
-    from gantk.plugin.loader import Plugin
+    from gantk.plugin.registry import Plugin
 
 # hooks that the loader calls, which records their faults itself
 LOADING_HOOKS = ("gantk_register", "gantk_commands")

@@ -21,29 +21,11 @@ import pluggy
 
 from gantk.errors import did_you_mean
 from gantk.plugin import builtins, hookspecs
-from gantk.plugin.command_tree import CommandTree
-from gantk.plugin.faults import fault_of, guard_hooks, is_ctrl_c, name_if_slow
-from gantk.plugin.registry import FUNCTION, Add, Registry
+from gantk.plugin.registry import FUNCTION, OWN, Add, Plugin, Registry
 from gantk.plugin.settings import disabled_plugins
 
 if TYPE_CHECKING:
     import click
-
-
-@dataclass
-class Plugin:
-    """One entry point: its name, its distribution, and the error that stopped it from loading
-    (None: it loaded).
-    """
-
-    name: str
-    distribution: str
-    version: str
-    problem: str | None
-    module: str = ""
-    summary: str = ""  # the first sentence of the module's docstring
-    disabled: bool = False  # the user left it out; `problem` says where
-    unreadable: bool = False  # the package is damaged; pydantic and torch cannot start beside it
 
 
 @dataclass(frozen=True)
@@ -104,9 +86,7 @@ def _load() -> Loaded:
     for plugin in plugins:
         registry.broken[plugin.name] = plugin.problem or ""
 
-    for point, distribution in sorted(
-        points, key=lambda pair: (pair[1].name != "gantk", pair[0].name)
-    ):
+    for point, distribution in sorted(points, key=lambda pair: (pair[1].name != OWN, pair[0].name)):
         label = point.name
         plugin = Plugin(
             label,
@@ -145,20 +125,49 @@ def _load_plugin(
     plugin: Plugin,
 ) -> None:
     """Import a plugin and register its hooks and parts; `plugin.problem` says why it has none."""
+    if plugin.distribution == OWN:
+        _import_plugin(manager, registry, point, plugin)
+        return
+
+    from gantk.plugin.faults import guard_hooks, name_if_slow
+
+    with name_if_slow(plugin.name, plugin.module):
+        module = _import_plugin(manager, registry, point, plugin)
+    if module is not None:
+        try:
+            guard_hooks(manager, module, plugin)
+        except TypeError as error:
+            plugin.problem = str(error)
+            manager.unregister(name=plugin.name)
+
+
+def _import_plugin(
+    manager: pluggy.PluginManager,
+    registry: Registry,
+    point: importlib.metadata.EntryPoint,
+    plugin: Plugin,
+) -> Any:
+    """Import a plugin's module and register it; returns the module, or None where that failed."""
     try:
-        with name_if_slow(plugin.name, plugin.module):
-            module = point.load()
-            plugin.summary = _first_sentence(module.__doc__)
-            _register(manager, registry, module, plugin.name, plugin.distribution)
-            if plugin.distribution != "gantk":
-                guard_hooks(manager, module, plugin)
+        module = point.load()
+        plugin.summary = _first_sentence(module.__doc__)
+        _register(manager, registry, module, plugin.name, plugin.distribution)
+        return module
     # whatever a plugin's import raises, the other plugins load
     except BaseException as error:
-        if is_ctrl_c(error):
-            raise
-        plugin.problem = fault_of(error)
+        plugin.problem = _problem_of(error)
         if manager.has_plugin(plugin.name):
             manager.unregister(name=plugin.name)
+        return None
+
+
+def _problem_of(error: BaseException) -> str:
+    """What a plugin raised, as a problem; Ctrl-C is raised again."""
+    from gantk.plugin.faults import fault_of, is_ctrl_c
+
+    if is_ctrl_c(error):
+        raise error
+    return fault_of(error)
 
 
 def _module_of(point: importlib.metadata.EntryPoint) -> str:
@@ -198,24 +207,38 @@ def attach_commands(cli: click.Group) -> None:
     and skipped.
     """
     loaded = load()
+    own = {plugin.name for plugin in loaded.plugins if plugin.distribution == OWN}
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         name = implementation.plugin_name or ""
-        plugin = next((each for each in loaded.plugins if each.name == name), None)
-        before = CommandTree(cli)
-        try:
-            with name_if_slow(name, plugin.module if plugin else name):
-                _call(implementation, cli)
-                problem = before.problem()
-        except BaseException as error:
-            if is_ctrl_c(error):
-                raise
-            problem = fault_of(error)
+        if name in own:
+            _call(implementation, cli)
+            continue
 
+        problem = _attach_others(implementation, cli)
         if problem:
-            before.restore()
             loaded.registry.broken[name] = problem
-            if plugin is not None and plugin.problem is None:
-                plugin.problem = problem
+            for plugin in loaded.plugins:
+                if plugin.name == name and plugin.problem is None:
+                    plugin.problem = problem
+
+
+def _attach_others(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
+    """Add the commands of a third party's plugin; what is wrong with them, if they are left out."""
+    from gantk.plugin.command_tree import CommandTree
+    from gantk.plugin.faults import name_if_slow
+
+    before = CommandTree(cli)
+    try:
+        module = getattr(implementation.plugin, "__name__", "")
+        with name_if_slow(implementation.plugin_name or "", module):
+            _call(implementation, cli)
+            problem = before.problem()
+    except BaseException as error:
+        problem = _problem_of(error)
+
+    if problem:
+        before.restore()
+    return problem
 
 
 def plugin_note(error: BaseException) -> str | None:
@@ -289,7 +312,7 @@ def _entry_points() -> tuple[list[tuple[importlib.metadata.EntryPoint, Any]], li
             points = distribution.entry_points.select(group="gantk")
         except Exception as error:  # a damaged file of any installed package
             owner = _owner_of(distribution)
-            problem = f"its entry points cannot be read: {fault_of(error)}"
+            problem = f"its entry points cannot be read: {_problem_of(error)}"
             damaged = Plugin(owner.name, owner.name, owner.version, problem, unreadable=True)
             unreadable.append(damaged)
             continue
@@ -329,7 +352,7 @@ def _owner_of(distribution: importlib.metadata.Distribution) -> SimpleNamespace:
         name = metadata["Name"]
         version = metadata["Version"]
     except Exception as error:  # a damaged file, or none
-        problem = f"its metadata cannot be read: {fault_of(error)}"
+        problem = f"its metadata cannot be read: {_problem_of(error)}"
 
     if not name:
         problem = problem or "its metadata has no name"

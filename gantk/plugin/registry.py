@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
-from gantk.plugin.faults import warn
 from gantk.plugin.other_names import suggest_name
 
 KINDS = {
@@ -35,8 +34,25 @@ KINDS = {
     "schedule": "the course of the learning rate over the training",
 }
 
+OWN = "gantk"  # the distribution of the bundled plugins
 FUNCTION = "function"  # of the Python interface, `gantk.NAME`; no part of a recipe
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
+
+
+@dataclass
+class Plugin:
+    """One entry point: its name, its distribution, and the error that stopped it from loading
+    (None: it loaded).
+    """
+
+    name: str
+    distribution: str
+    version: str
+    problem: str | None
+    module: str = ""
+    summary: str = ""  # the first sentence of the module's docstring
+    disabled: bool = False  # the user left it out; `problem` says where
+    unreadable: bool = False  # the package is damaged; pydantic and torch cannot start beside it
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,7 @@ class Registry:
             self.contested[key].append(entry.owner)
         elif key in entries and entry.override and not entries[key].override:
             entries[key] = replace(entry, replaced=entries[key].owner)
-        elif key in entries and entries[key].owner == "gantk" != entry.owner:
+        elif key in entries and entries[key].owner == OWN != entry.owner:
             self.left_out.setdefault(key, []).append(entry.owner)
         elif key in entries:
             self.contested[key] = [entries.pop(key).owner, entry.owner]
@@ -181,6 +197,8 @@ class Registry:
         """Say once that another distribution's part of a used name is not the one that is used."""
         others = self.left_out.get((kind, name), ())
         if others and (kind, name) not in self._warned:
+            from gantk.plugin.faults import warn
+
             self._warned.add((kind, name))
             warn(
                 f"the {kind} '{name}' is gantk's own. That of {' and '.join(others)} is left out,"

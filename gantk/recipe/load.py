@@ -17,7 +17,6 @@ from pydantic import create_model
 
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import open_file
-from gantk.plugin.faults import fault_of, warn
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
@@ -364,6 +363,8 @@ def files_of(
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
+            from gantk.plugin.faults import fault_of, warn
+
             name = f"{package} of {owner}"
             why = f"its files cannot be read: {fault_of(error)}"
             if name not in registry().broken:

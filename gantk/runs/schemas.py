@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from gantk.errors import UserError, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
+from gantk.formats.contrasts import QUANTILE_COUNT
 from gantk.plugin.spec import Share
 
 LOG = "log.jsonl"
@@ -171,7 +172,10 @@ VALUES = table(
     "high",
     low=(Finite, "Lowest intensity of the training images, in the units of the files."),
     high=(Finite, "Highest intensity of the training images, in the units of the files."),
-    quantiles=(list[Finite], "Mean quantiles of the tissue's intensities, without air."),
+    quantiles=(
+        Annotated[list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)],
+        "Mean quantiles of the tissue's intensities, without air.",
+    ),
     near=(Amount, "Distance from these quantiles within which 95 % of the single images are."),
 )
 COUNT = Annotated[int, Field(ge=0, le=10_000)]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
@@ -49,6 +50,14 @@ def load_method(
     `meta` is the checkpoint's meta.json, `range` the network intensities of black and white.
     UserError where the weights are damaged or another network's.
     """
+    domains = set(model.method.target.reads)
+    for key in ("channels", "intensity", "values"):
+        found = meta.get(key)
+        if found is not None and set(found) != domains and (found or key != "values"):
+            what = f"the checkpoint is damaged: '{key}' of its meta.json is not about all domains"
+            remedy = "restore it from a copy, or train again"
+            raise UserError(what, where=str(saved), allowed=sorted(domains), remedy=remedy)
+
     method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
     checkpoint.load_into(
         method, add_left_out_networks(inference_state(saved), method, meta), str(saved)

@@ -373,6 +373,12 @@ def _save(dataset: Dataset, path: Path) -> None:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         what = f"the header of '{path.name}' cannot be written: {kind_of(error)}"
         raise UserError(what, remedy="write NIfTI") from None
+    except OSError as error:
+        # pydicom raises a copy, whose text is a traceback, without the cause's number
+        cause = error.__cause__ or error.__context__
+        if error.errno is None and isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise
 
 
 # --- headers

@@ -13,7 +13,7 @@ import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import GantkError, count_noun, machine_failure
+from gantk.errors import CtrlC, GantkError, count_noun, machine_failure, one_line
 from gantk.runs.folder import RunFolder
 from gantk.training.restart import advice
 
@@ -31,6 +31,39 @@ def test_one_is_singular_and_words_have_their_plurals():
     }
     for noun, plural in (plurals | {"DICOM series": "DICOM series"}).items():
         assert count_noun(2, noun) == f"2 {plural}"
+
+
+def test_what_fails_in_deletion_after_ctrl_c_prints_nothing(monkeypatch, capfd):
+    from gantk.__main__ import interrupt
+
+    class Commands:
+        def invoke(self):
+            interrupt(2, sys._getframe())
+
+    class CutOff:
+        def __del__(self):
+            raise ValueError("cut off")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # restored afterwards
+    Commands.invoke.__code__ = Commands.invoke.__code__.replace(co_qualname="Commands.invoke")
+    with pytest.raises(CtrlC):
+        Commands().invoke()
+
+    CutOff()
+    assert capfd.readouterr().err == ""
+
+
+class Textless(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def test_any_error_has_one_line_without_a_traceback():
+    text = "With tag (7FE0,0010) got exception: full\nTraceback (most recent call last):\n  File"
+
+    assert one_line(OSError(text)) == "With tag (7FE0,0010) got exception: full"
+    assert one_line(Textless()) == "Textless"
+    assert machine_failure(Textless()) is None
 
 
 # ---- what the machine refuses

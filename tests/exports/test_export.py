@@ -223,6 +223,18 @@ def test_invalid_or_foreign_onnx_files_are_refused(onnx, exported, tmp_path, cha
         toolkit.load(path)
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_onnx_metadata_with_other_quantiles_are_refused(count, onnx, exported, tmp_path):
+    model = onnx.load(exported[0])
+    meta = metadata_of(onnx, exported[0])
+    meta["frame"]["values"]["source"]["quantiles"] = [1.0] * count
+    del model.metadata_props[:]
+    model.metadata_props.add(key="gantk", value=json.dumps(meta))
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match=r"frame\.values\.source\.quantiles"):
+        toolkit.load(tmp_path / "x.onnx")
+
+
 CASES = {
     "cyclegan": (
         {"generator": {"name": "resnet", "width": 4, "blocks": 1}, "discriminator": PATCHGAN},

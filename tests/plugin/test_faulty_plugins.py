@@ -93,7 +93,7 @@ def test_each_broken_package_is_named_and_the_rest_works(tmp_path):
     assert "  run " in helped.stdout
 
 
-def test_a_package_whose_entry_points_are_unreadable_is_one_message(tmp_path):
+def test_a_package_with_unreadable_entry_points_is_one_message(tmp_path):
     site = put_distribution(tmp_path / "site", "pkg-torn", "torn", "")
     (site / "pkg_torn-1.0.dist-info" / "entry_points.txt").write_bytes(b"[gantk]\n\xff\xfe = a\n")
     refused = command(site, "recipes", cwd=tmp_path)

@@ -432,6 +432,43 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channels": {}},
+        {"channels": {"a": 1}},
+        {"channels": {"image": 1}},
+        {"intensity": {"a": None}},
+        {"values": {"a": None}},
+    ],
+    ids=str,
+)
+def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
+    from gantk import load
+
+    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"]
+    for key in change.keys() & {"intensity", "values"}:
+        change = {key: {"a": meta[key]["a"]}}
+    file.write_text(json.dumps(meta | change))
+    with pytest.raises(UserError, match=f"the checkpoint is damaged: '{next(iter(change))}'"):
+        load(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("quantiles", [[], [1.0, 2.0, 3.0]])
+def test_quantiles_of_another_number_are_one_error(quantiles, copied_run):
+    from gantk import load
+
+    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"]
+    meta["values"]["a"]["quantiles"] = quantiles
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"values\.a\.quantiles"):
+        load(copied_run, device="cpu")
+
+
 def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     # a number used again
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gantk.errors import UserError, one_line
+from gantk.formats.contrasts import QUANTILE_COUNT
 from gantk.plugin.spec import Few, Share, check
 from gantk.recipe.tables import current_fit, require_bounded
 
@@ -38,7 +39,7 @@ class Values(Entry):
     low: Native
     high: Native
     whole: bool
-    quantiles: list[Native]
+    quantiles: Annotated[list[Native], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)]
     near: Annotated[float, Field(ge=0)]
 
 

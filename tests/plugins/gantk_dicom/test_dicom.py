@@ -2,6 +2,7 @@
 names leak.
 """
 
+import errno
 import random
 import shutil
 import sys
@@ -577,6 +578,17 @@ MARKS = {
     "InstitutionName": "Klinik Wolperding",
 }
 WORDS = ("Qvornax", "Ilse", "ZQ7714093", "Krumbweg", "Xubrandt", "Wolperding")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_the_systems_error_without_a_traceback(tmp_path):
+    dataset = dcmread(made.series(tmp_path / "series", np.zeros((1, 8, 8), np.int16))[0])
+    dataset.PixelData = bytes(2**20)
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        write._save(dataset, Path("/dev/full"))
+
+    assert refused.value.errno == errno.ENOSPC
+    assert "Traceback" not in str(refused.value)
 
 
 def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
