@@ -31,6 +31,7 @@ from gantk.terminal import (
     progress_bar,
     say,
     split_names,
+    warn,
     write_json,
 )
 
@@ -161,7 +162,7 @@ def cli(ctx: click.Context) -> None:
                     f"the package '{plugin.name}' is damaged: {plugin.problem}", remedy=remedy
                 )
             if plugin.problem and not plugin.disabled:
-                from gantk.plugin.faults import switched_off, warn
+                from gantk.plugin.faults import switched_off
 
                 warn(switched_off(plugin))
 
@@ -425,26 +426,16 @@ def sample(run, no_post, **options) -> None:
 )
 @click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
 @click.option("--by", metavar="LIST", help=BY)
-@click.option("--data", hidden=True)
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
-    run, pred, truth, *, match, patient, metrics, uncertainty, by, data, json_file, device
+    run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
     The result is a table with the best baseline for each score. metrics.json and the report have
-    all details.
+    all details. To score a model on other data, translate them first and compare the two folders.
     """
-    if data:
-        raise UserError(
-            "gantk eval scores a run on its own test images, not on other data",
-            where="--data",
-            remedy=(
-                f"translate the other images: gantk translate {run or 'RUN'} IMAGES OUT. Then"
-                " compare: gantk eval --pred OUT --truth TRUTH"
-            ),
-        )
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
 

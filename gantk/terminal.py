@@ -118,6 +118,11 @@ def complain(text: str) -> None:
         out.print(printable(text), soft_wrap=not out.is_terminal)
 
 
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    complain(f"[bold red]warning[/]  {escape(text)}")
+
+
 def table(headers: tuple[str, ...], rows) -> Table:
     """A table of rows of markup under headers (none: no header line); long cells are folded, not
     cut.

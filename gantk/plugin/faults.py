@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import CtrlC, GantkError, one_line
+from gantk.terminal import warn
 
 if TYPE_CHECKING:
     import pluggy
@@ -56,15 +57,6 @@ def is_ctrl_c(error: BaseException) -> bool:
 def fault_of(error: BaseException) -> str:
     """The class and the message of what a plugin raised, on one line."""
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def warn(text: str) -> None:
-    """Print a warning on standard error."""
-    from rich.markup import escape
-
-    from gantk.terminal import complain
-
-    complain(f"[bold red]warning[/]  {escape(text)}")
 
 
 def switch_off(plugin: Plugin, problem: str) -> None:

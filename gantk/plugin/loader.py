@@ -211,15 +211,23 @@ def attach_commands(cli: click.Group) -> None:
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         name = implementation.plugin_name or ""
         if name in own:
-            _call(implementation, cli)
-            continue
-
-        problem = _attach_others(implementation, cli)
+            problem = _attach_own(implementation, cli)
+        else:
+            problem = _attach_others(implementation, cli)
         if problem:
             loaded.registry.broken[name] = problem
             for plugin in loaded.plugins:
                 if plugin.name == name and plugin.problem is None:
                     plugin.problem = problem
+
+
+def _attach_own(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
+    """Add the commands of a bundled plugin; what is wrong with them, such as a missing package."""
+    try:
+        _call(implementation, cli)
+    except Exception as error:
+        return _problem_of(error)
+    return None
 
 
 def _attach_others(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:

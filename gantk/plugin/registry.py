@@ -197,7 +197,7 @@ class Registry:
         """Say once that another distribution's part of a used name is not the one that is used."""
         others = self.left_out.get((kind, name), ())
         if others and (kind, name) not in self._warned:
-            from gantk.plugin.faults import warn
+            from gantk.terminal import warn
 
             self._warned.add((kind, name))
             warn(

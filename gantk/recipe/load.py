@@ -363,7 +363,8 @@ def files_of(
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            from gantk.plugin.faults import fault_of, warn
+            from gantk.plugin.faults import fault_of
+            from gantk.terminal import warn
 
             name = f"{package} of {owner}"
             why = f"its files cannot be read: {fault_of(error)}"

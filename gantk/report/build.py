@@ -22,7 +22,6 @@ from markupsafe import Markup
 from gantk.errors import argument
 from gantk.files import write_file
 from gantk.metrics.words import BASELINE_NAMES, MIN_PROBABILITY_BETTER
-from gantk.plugin.faults import fault_of, switch_off
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
@@ -82,6 +81,8 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     try:
         page = _render_page(story, sections)
     except Exception as error:
+        from gantk.plugin.faults import fault_of, switch_off
+
         own = [section for section in sections if "plugin" not in section]
         page = _render_page(story, own)  # raises again where the fault is not a plugin's
         for section in sections:

@@ -169,15 +169,6 @@ def test_the_doctor_says_once_that_all_is_well(gantk, monkeypatch):
     assert not any(re.search(r"\bok$", line.rstrip()) for line in lines)
 
 
-def test_eval_says_how_other_data_are_scored(gantk):
-    refused = gantk("eval", "runs/first", "--data", "SCANS")
-
-    assert refused.code == 2
-    words = " ".join(refused.err.split())
-    assert "gantk translate runs/first IMAGES OUT" in words
-    assert "gantk eval --pred OUT --truth TRUTH" in words
-
-
 def test_the_help_names_no_path_of_a_checkout(gantk):
     words = gantk("-h").out.split()
     assert not [word for word in words if re.match(r"(recipes|docs|benchmarks|plugins)/", word)]

@@ -132,9 +132,7 @@ def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
         target = Path("study")
 
     if os.path.lexists(target):
-        what = f"'{target}' exists; a new key would make answers to its pages useless"
-        raise UserError(what, where="--out", remedy="name another folder")
-        _claim(target)
+        raise _exists(target)
     return target
 
 
