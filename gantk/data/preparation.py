@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Record:
         mask_files: the files that `mask` reads.
         for_training: whether methods train on it. False for real images that generated ones replace.
         for_scores: whether scores count it as a real image. False for generated images.
+        file: the image in its file, as `gantk translate` reads it: a
+            `gantk.data.sources.reader.FileImage`; None if it is not a whole file, or computed.
 
     What `read` returns depends only on the files, the key and the options of the source.
     """
@@ -72,6 +74,8 @@ class Record:
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
     for_training: bool = True  # False: a real image that generated ones replace in training
     for_scores: bool = True  # False: a generated image, which scores must not take for a real one
+    # the image in its file, a FileImage; None where `read` is all there is
+    file: Any = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> tuple[str, str]:

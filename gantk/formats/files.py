@@ -258,7 +258,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     """
     path = Path(path)
     if unusable_values(image.pixels):
-        raise UserError(
+        raise NotFinite(
             f"the image for '{path}' contains NaN or infinite values, or values above 1e15",
             remedy="check whether the training has diverged",
         )

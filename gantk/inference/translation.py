@@ -416,7 +416,7 @@ class Translation:
             for line in image.remarks:
                 line = line.removeprefix(f"'{image.path}'").lstrip(": ")
                 self.notes["note", line].append(job.name)
-            if {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
+            if with_channels(image, self.frame.channels) is not image:
                 image = self._convert_colour(image, job)
 
         if np.ptp(image.pixels) == 0:
@@ -618,17 +618,25 @@ class Translation:
         """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of
         colour ones.
         """
-        from gantk.data.sources.reader import LUMA
-
         if image.channels == 1:
-            weights: np.ndarray = np.ones((3, 1))  # (channels after, channels before)
             line = "the gray image is converted to colour"
         else:
-            weights = LUMA[None]
             line = "the colour image is converted to gray"
 
         self.notes["note", line].append(job.name)
-        return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
+        return with_channels(image, self.frame.channels)
+
+
+def with_channels(image: Image, channels: int) -> Image:
+    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
+    from gantk.data.sources.reader import LUMA
+
+    if {image.channels, channels} != {1, 3} or image.affine is not None:
+        return image
+
+    # (channels after, channels before)
+    weights = np.ones((3, 1)) if channels == 3 else LUMA[None]
+    return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
 
 def _own_range(image: Image) -> tuple[float, float, bool]:

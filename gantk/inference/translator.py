@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,9 @@ class Translator(TrainedModel):
     # by domain, of the training images; empty in old runs
     values: dict[str, dict] = field(default_factory=dict)
     packed: dict | None = None  # what `gantk pack` recorded
+    # the run's Data, for post-steps; None: read at first use
+    data: Any = field(default=None, repr=False)
+    fold: bool = True  # whether the method may be changed into a form for inference only
     _last: tuple[str, TranslateOptions, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -195,7 +199,8 @@ class Translator(TrainedModel):
             if same or (options.example is None and self._last[1] == options):
                 return self._last[2]  # what a network needs is measured once
         # the uncertainty "checkpoints" loads other weights
-        if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
+        on_cpu = self.runtime.device.type == "cpu"
+        if self.fold and on_cpu and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
 
         maps: list[MapKind] = ["image"] * (options.variants or 1)
@@ -306,9 +311,15 @@ class Translator(TrainedModel):
 
     @cached_property
     def _data(self) -> object:
+        if self.data is not None:
+            return self.data
         data = data_of(self.run, self.model.data, type(self.method))
         data.intensity.update(self.intensity)
         return data
+
+    def post_records(self) -> list[dict[str, object]]:
+        """What the post-steps measured in their last call."""
+        return self._posts.records()
 
     def _apply_post_steps(
         self, images: Tensor, letter: str, made_from: Tensor | list[str]

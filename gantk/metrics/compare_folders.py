@@ -14,7 +14,7 @@ from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.names.patients import parts_with_digits
 from gantk.errors import UserError
 from gantk.formats.files import difference, read, readable, scans, suffix_of
-from gantk.formats.image import Scan
+from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
 from gantk.metrics.sets import ImageGroup, set_rows
@@ -325,7 +325,7 @@ def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
 def _pair_rows(
     pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
 ) -> dict[str, Any]:
-    black, data_range = _black_and_range([truth for _, truth in pairs])
+    black, data_range = black_and_range(read(truth) for _, truth in pairs)
     scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []
     for pair in pairs:
@@ -349,7 +349,7 @@ def _set_rows(
     line: Line,
     patient_of_file: PatientOf,
 ) -> dict[str, Any]:
-    black, data_range = _black_and_range(truth)
+    black, data_range = black_and_range(map(read, truth))
     made = [read(scan).pixels for scan in predicted]
     real = [read(scan).pixels for scan in truth]
     shapes = sorted({image.shape for image in [*made, *real]})
@@ -395,14 +395,15 @@ def _files(path: Path) -> list[Scan]:
     return found
 
 
-def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
+def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
     """Black and the data range: those of the type for uint8 and uint16, else the set's extremes."""
     kinds = set()
     extremes = []
-    for scan in truths:
-        image = read(scan)
+    paths = []
+    for image in truths:
         kinds.add(None if image.dtype is None else np.dtype(image.dtype))
         extremes += [float(image.pixels.min()), float(image.pixels.max())]
+        paths.append(image.path)
 
     low = min(extremes)
     high = max(extremes)
@@ -413,8 +414,7 @@ def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
 
     if high <= low:
         what = (
-            f"all pixels of the truth are {low:g}, in all {len(truths)} images from"
-            f" '{truths[0].path}' on"
+            f"all pixels of the truth are {low:g}, in all {len(paths)} images from '{paths[0]}' on"
         )
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)

@@ -34,6 +34,7 @@ from gantk.metrics.references import (
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
+from gantk.metrics.written import WrittenTranslations
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Examples, Posts
@@ -332,11 +333,13 @@ class Scorer:
             return
 
         inputs = self.reals.network_inputs(sources)
-        output, back = self._translate_shared(inputs, to, sources)
-        if output is None:  # not rank 0
+        made, padding = self._written(result, key, to, sources, [pair[to] for pair in pairs])
+        back = None
+        if self.two_way:
+            _, back = self._translate_shared(inputs, to, sources)
+        if padding is None:  # not rank 0
             return
 
-        made = self._with_posts(key, output, to, inputs, sources)
         shown = self.data.centre(inputs)
         if back is not None:
             back = self.data.centre(back)
@@ -346,6 +349,10 @@ class Scorer:
         references = None
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
+            # no file has the padding, so it is nobody's error
+            for images in (made, baselines):
+                for name, each in images.items():
+                    images[name] = torch.where(padding, references.images, each)
 
         about = None
         if self.set_metrics:
@@ -366,6 +373,38 @@ class Scorer:
         if self.model.evaluate.uncertainty != "none":
             uncertainty = self._uncertainty(sources, inputs, references, to, others)
             result.setdefault("uncertainty", {})[key] = uncertainty
+
+    def _written(
+        self,
+        result: dict[str, Any],
+        key: str,
+        to: str,
+        sources: Sequence[Record],
+        truths: Sequence[Record],
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The images to score, by name: what `gantk translate` writes for the sources, without and
+        with the recipe's post-steps; and their padding, None on ranks other than 0. Adds the scores
+        of whole files.
+        """
+        made: dict[str, Tensor] = {}
+        padding = None
+        names = {key: False} | ({f"{key}_post": True} if self.posts.steps else {})
+        for name, posts in names.items():
+            translate = WrittenTranslations(
+                self.model, self.data, self.method, self.runtime, posts=posts
+            )
+            written = translate(sources, truths or None, to)
+            if written is None:
+                continue
+
+            made[name] = written.images
+            padding = written.padding
+            if written.rows:
+                result.setdefault("files", {})[name] = written.rows
+            if posts:
+                self._post_records[key] = translate.post_records()
+
+        return made, padding
 
     def _test_cycle_alone(self, result: dict[str, Any], to: str, sources: Sequence[Record]) -> None:
         """Add the cycle error of images without a truth: of the held-out `sources` or, where there

@@ -167,6 +167,14 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
             what = f"{title}: real images of other patients reach {', '.join(values)}"
             yield with_label("note", f"{what}, which is the best that can be expected")
 
+        of_files = result.get("files", {}).get(key)
+        if of_files:
+            values = [
+                f"{short_metric_name(metric)} {_value(row)}" for metric, row in of_files.items()
+            ]
+            what = f"{title}: {', '.join(values)} of the files that gantk translate writes"
+            yield with_label("files", f"{what}, whole and in their own values")
+
         uncertainty = result.get("uncertainty", {}).get(key)
         if uncertainty:
             values = [

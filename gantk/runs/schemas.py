@@ -390,6 +390,11 @@ SCHEMAS = {
             " `psnr_foreground` and `psnr_lesion` are PSNR in these regions.",
         ),
         baselines=(by_name(ROWS), "The same scores of each baseline, by its name."),
+        files=(
+            ROWS,
+            "By direction, scores of the files that `gantk translate` writes for the test images, as"
+            " `gantk eval --pred --truth` computes them: whole, in their own values.",
+        ),
         cycle=(
             ROWS,
             "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and"

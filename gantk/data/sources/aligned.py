@@ -66,7 +66,7 @@ class Aligned(FileSource):
             letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
         }
         return [
-            replace(one, domain=x, pair=one.key, read=partial(read[x], one))
+            replace(one, domain=x, pair=one.key, read=partial(read[x], one), file=None)
             for x in "ab"
             for one in wholes
         ]

@@ -232,9 +232,12 @@ class Reader:
     def _volume(self, item: Item) -> np.ndarray:
         return self._read_cached((item.source, item.volume, item.onto), self._image, item)
 
-    def _image(self, item: Item) -> np.ndarray:
-        image = io.read(item.source, item.volume)
+    def on_grid(self, image: Image, item: Item) -> np.ndarray:
+        """The pixels of an image on the grid of an item's file, as this reader samples them."""
         return self.view.forward(resample_onto(image, item.grid) if item.onto else image).pixels
+
+    def _image(self, item: Item) -> np.ndarray:
+        return self.on_grid(io.read(item.source, item.volume), item)
 
     def _mask(self, item: Item, file: Path) -> np.ndarray:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
@@ -243,6 +246,42 @@ class Reader:
         return self.view.forward(
             replace(image, pixels=(image.pixels > 0).astype(np.float32))
         ).pixels
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """The image in the file or files of a record, and the record's part of it."""
+
+    reader: Reader
+    item: Item
+    plane: int | None  # of the record in the stack of `on_grid`; None: all of it
+
+    @property
+    def scans(self) -> tuple[Scan | None, ...]:
+        """The scan of each contrast; None for a missing one."""
+        if not self.item.contrasts:
+            return (_scan_of(self.item.source),)
+        files = self.item.contrasts.values()
+        return tuple(None if file is None else _scan_of(file) for file in files)
+
+    @property
+    def volume(self) -> int | None:
+        """The volume of a file that holds several."""
+        return self.item.volume
+
+    def read(self) -> Image:
+        """The image of the only contrast, as its file holds it."""
+        return io.read(self.item.source, self.item.volume)
+
+    def on_grid(self, image: Image) -> np.ndarray:
+        """An image on the grid of the file as the records sample it: (C, D, H, W) or (C, H, W)."""
+        return self.reader.on_grid(image, self.item)
+
+
+def _scan_of(source: Source) -> Scan:
+    if isinstance(source, Scan):
+        return source
+    return Scan(source, (source,), source.name)
 
 
 def is_volume(source: Source) -> bool:

@@ -18,7 +18,7 @@ from gantk.data.names.patients import OnAmbiguous
 from gantk.data.names.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.reader import Item, Reader, is_volume
+from gantk.data.sources.reader import FileImage, Item, Reader, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
@@ -200,6 +200,7 @@ class FileSource(_Defaults):
             scan=None if plane is None else partial(self.reader.scan, item),
             scan_key="" if plane is None else item.key,
             missing=tuple(name for name, each in (item.contrasts or {}).items() if not each),
+            file=FileImage(self.reader, item, plane),
         )
 
 

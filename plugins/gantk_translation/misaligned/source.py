@@ -97,6 +97,7 @@ class Misaligned:
             split=name,
             read=partial(self._warp_image, one.pair or one.key, one.read, 3),
             mask=mask,
+            file=None,
         )
 
     def _warp_image(self, key: str, read, order: int) -> np.ndarray:

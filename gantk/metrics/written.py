@@ -1,0 +1,301 @@
+"""What `gantk translate` writes for the test images of a run, and how near the written files are to
+the true ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.data.dataset import Data
+from gantk.data.intensity import IntensityMapping, Linear, PerChannel, to_intensities
+from gantk.data.preparation import Record
+from gantk.data.resample import Resize
+from gantk.data.sources.reader import FileImage
+from gantk.errors import UserError
+from gantk.formats.files import NotFinite, read
+from gantk.formats.image import Image, same_grid
+from gantk.inference.frame import TranslateOptions
+from gantk.inference.ledger import Job
+from gantk.inference.masks import outside_of
+from gantk.inference.translation import Translation, with_channels
+from gantk.inference.translator import Translator
+from gantk.machine.runtime import Runtime
+from gantk.method import Method
+from gantk.metrics.compare_folders import PAIR_METRICS, black_and_range
+from gantk.metrics.pair_scores import PairScorer, References, Scores, concatenate_scores
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.tables import Model
+
+
+@dataclass(frozen=True)
+class Written:
+    """The translations of test images."""
+
+    images: Tensor  # (N, C, *size) in network intensities, as the records of their sources
+    padding: Tensor  # (N, 1, *size): where an image has no pixels; `images` are black there
+    # scores of whole files, as `gantk eval --pred --truth` computes them; {} where these have no
+    # true files on their grid
+    rows: dict[str, Any]
+
+
+class WrittenTranslations:
+    """Translates test images by the path of `gantk translate`: each file is read, translated,
+    written to a temporary folder and read again. Images without a file are translated as arrays.
+    """
+
+    def __init__(
+        self, model: Model, data: Data, method: Method, runtime: Runtime, *, posts: bool = True
+    ):
+        """`posts`: whether the recipe's post-steps are applied."""
+        if not posts:
+            model = model.model_copy(update={"post": []})
+
+        self.data = data
+        self.runtime = runtime
+        self.size = tuple(data.table.size)
+        # meta.json has the rest; without a checkpoint
+        self.translator = Translator(
+            *(model, method, data.intensity, runtime, Path()),
+            values=data.values,
+            data=data,
+            fold=False,
+        )
+        self._translations: dict[tuple[str, str | None, int | None], Translation] = {}
+
+    def __call__(
+        self, sources: Sequence[Record], truths: Sequence[Record] | None, to: str
+    ) -> Written | None:
+        """Translate the sources to domain `to`, shared among the ranks; None on ranks other than 0.
+
+        `truths`: the true image of each source, if these are known.
+        """
+        groups = self._images_of(sources)
+        scorer = None
+        if truths is not None:
+            scorer = self._file_scorer([truths[group[0]] for group in groups])
+
+        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, Scores | None]:
+            truth = truths[group[0]] if truths is not None else None
+            return self._translate([sources[number] for number in group], truth, to, scorer)
+
+        shared = self.runtime.share(groups, work)
+        if shared is None:
+            return None
+
+        order = torch.tensor([number for group in groups for number in group]).argsort()
+        images, padding, found = zip(*shared, strict=True)
+        scores = [score for score in found if score is not None]
+        rows = {}
+        if scorer is not None and len(scores) == len(groups):
+            rows = scorer.rows(concatenate_scores(scores))
+        return Written(torch.cat(images)[order], torch.cat(padding)[order], rows)
+
+    def post_records(self) -> list[dict[str, Any]]:
+        """What the post-steps measured in their last call."""
+        return self.translator.post_records()
+
+    def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
+        """The places of the records of each image: the slices of one volume, in order, or one."""
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        by_class = bool(self.translator.classes())
+        for number, record in enumerate(records):
+            key = record.scan_key or record.key
+            groups.setdefault((key, record.label if by_class else None), []).append(number)
+
+        return [
+            sorted(group, key=lambda number: records[number].position or 0.0)
+            for group in groups.values()
+        ]
+
+    def _file_scorer(self, truths: Sequence[Record]) -> FileScorer | None:
+        """The scorer of whole files; None where true images are no files of one contrast."""
+        files = [record.file for record in truths]
+        if any(file is None or len(file.scans) != 1 for file in files):
+            return None
+        return FileScorer(files, self.runtime.device)
+
+    def _translate(
+        self,
+        records: Sequence[Record],
+        truth: Record | None,
+        to: str,
+        scorer: FileScorer | None,
+    ) -> tuple[Tensor, Tensor, Scores | None]:
+        """The translations (n, C, *size) of the records of one image, their padding, and the scores
+        of its file.
+        """
+        label = records[0].label if self.translator.classes() else None
+        file = records[0].file
+        if file is None:
+            return *self._translate_arrays(records, to, label), None
+
+        written = self._write_and_read(file, to, label)
+        if written is None:
+            channels = self.data.channels[to] // (2 * self.data.table.neighbours + 1)
+            broken = torch.full((len(records), channels, *self.size), torch.nan)
+            return broken, torch.zeros_like(broken[:, :1], dtype=torch.bool), None
+
+        scores = None
+        if scorer is not None and truth is not None:
+            scores = scorer(written, truth)
+
+        planes = [record.file.plane for record in records]
+        return *self._to_network(written, file, planes, to), scores
+
+    def _translate_arrays(
+        self, records: Sequence[Record], to: str, label: str | None
+    ) -> tuple[Tensor, Tensor]:
+        """The translations of images without a file: the slices of one scan, or one image."""
+        images = np.stack([record.read() for record in records])
+        volume = images.swapaxes(0, 1)  # (C, D, H, W), as masks and scales expect it
+        pipeline = self.translator.pipeline(to, TranslateOptions(label=label))
+        if getattr(pipeline.source, "per", "set") == "volume":
+            mapping = self.data.preparation.mapping(records[0], pipeline.source)
+        else:
+            mapping = pipeline.own_scale(volume)
+
+        unchanged = Linear(range=self.data.range)  # results stay network intensities
+        unchanged.fitted = list(self.data.range)
+        (made,) = pipeline.stack(images, mapping, result_scale=unchanged)
+        outside = outside_of(volume) if pipeline.frame.masked else None
+        if outside:
+            pipeline.mask([made.swapaxes(0, 1)], outside, mapping, unchanged)
+
+        return self._stacked(made, to)
+
+    def _write_and_read(self, file: FileImage, to: str, label: str | None) -> Image | None:
+        """The translation of a file, as the written file holds it; None where values are not
+        finite.
+        """
+        translation = self._translation(to, label, file.volume)
+        present = next(scan for scan in file.scans if scan is not None)
+        with TemporaryDirectory() as folder:
+            is_series = present.files != (present.path,)
+            target = Path(folder) / ("series" if is_series else present.path.name)
+            outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
+            if isinstance(outcome, NotFinite):
+                return None
+            if isinstance(outcome, Exception):
+                raise outcome
+
+            parts = [read(path) for path in outcome]
+
+        return replace(parts[0], pixels=np.concatenate([part.pixels for part in parts]))
+
+    def _translation(self, to: str, label: str | None, volume: int | None) -> Translation:
+        key = to, label, volume
+        if key not in self._translations:
+            options = TranslateOptions(label=label)
+            self._translations[key] = Translation(
+                *(self.translator, self._name(to), options, volume, lambda line: None, None)
+            )
+        return self._translations[key]
+
+    def _name(self, letter: str) -> str:
+        return self.data.table.domains[self.data.letters.index(letter)]
+
+    def _to_network(
+        self, written: Image, file: FileImage, planes: Sequence[int | None], to: str
+    ) -> tuple[Tensor, Tensor]:
+        """The records' part of a written image, in network intensities, and its padding."""
+        if written.affine is None:  # a picture may be on a scale of its own
+            given = with_channels(file.read(), self.translator.frame(to).channels)
+            _, in_units = self.translator.pipeline(to).in_training_units(given)
+            written = replace(written, pixels=in_units(written.pixels))
+
+        pixels = file.on_grid(written)
+        images = [pixels if plane is None else pixels[:, plane] for plane in planes]
+        return self._stacked(images, to, of_all_scans(self.data.intensity[to]))
+
+    def _resized(self, image: np.ndarray, to: str) -> tuple[np.ndarray, np.ndarray]:
+        """An image (C, *spatial) as (C, *size), and its padding (1, *size)."""
+        resize = Resize(image.shape[1:], self.size, self.data.table.fit)
+        nearest = getattr(self.data.intensity[to], "nearest", False)
+        pixels = np.zeros((1, *image.shape[1:]), np.float32)
+        padding = resize.forward(pixels, fill=1.0, nearest=nearest)
+        return resize.forward(image, nearest=nearest), padding > 0
+
+    def _stacked(
+        self, images: Iterable[np.ndarray], to: str, mapping: IntensityMapping | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (C, *spatial) as (N, C, *size), mapped to network intensities by `mapping` and
+        black in their padding, and this padding.
+        """
+        made = []
+        paddings = []
+        for image in images:
+            resized, padding = self._resized(image, to)
+            if mapping is not None:
+                resized = to_intensities(resized, mapping)
+            made.append(np.where(padding, np.float32(self.data.range[0]), resized))
+            paddings.append(padding)
+
+        return torch.from_numpy(np.stack(made)), torch.from_numpy(np.stack(paddings))
+
+
+class FileScorer:
+    """Scores whole files in their own values, as `gantk eval --pred --truth` does."""
+
+    def __init__(self, truths: Sequence[FileImage], device: Any):
+        self._sizes: set[tuple[int, ...]] = set()
+        self.black, self.range = black_and_range(map(self._read, truths))
+        self.device = device
+        self._scorers: dict[int, PairScorer] = {}  # by dimensions
+
+    def __call__(self, written: Image, truth: Record) -> Scores | None:
+        """The scores of one file; None where it is on another grid than the true one."""
+        real = truth.file.read()
+        if real.channels != written.channels or not same_grid(written, real):
+            return None
+
+        references = References(torch.from_numpy(real.pixels)[None], [truth.subject or truth.key])
+        made = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
+        return self._scorer(real.dims)(made, references)
+
+    def rows(self, scores: Scores) -> dict[str, Any]:
+        """The rows of metrics.json."""
+        return next(iter(self._scorers.values())).rows(scores)
+
+    def _read(self, truth: FileImage) -> Image:
+        image = truth.read()
+        self._sizes.add(image.pixels.shape[1:])
+        return image
+
+    def _fits_all(self, metric: Any) -> bool:
+        """Whether a metric can compare images of all sizes: SSIM needs 11 voxels on each side."""
+        try:
+            for size in self._sizes:
+                metric.expect_size(size)
+        except UserError:
+            return False
+        return True
+
+    def _scorer(self, dims: int) -> PairScorer:
+        if dims not in self._scorers:
+            built = [bind_or_raise("metric", name)(self.range, dims) for name in PAIR_METRICS]
+            metrics = [metric for metric in built if self._fits_all(metric)]
+            scaling = (self.black, self.range, dims, 1, self.device)
+            self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
+        return self._scorers[dims]
+
+
+def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:
+    """The mapping of the training set, by which results are mapped back, also where each scan is
+    mapped by its own figures.
+    """
+    if isinstance(mapping, PerChannel):
+        lines = [of_all_scans(line) for line in mapping.lines]
+        return PerChannel(lines, mapping.names, mapping.dims)
+
+    own = copy.copy(mapping)
+    own.per = "set"
+    return own

@@ -1,0 +1,181 @@
+"""What is scored is what is written: `eval RUN` scores the files that `translate` writes."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import dicom_files
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+import gantk
+
+ALIKE = 1e-4
+SCORES = ("psnr", "ssim", "mae")
+
+
+def silent(line: object) -> None:
+    """Say nothing."""
+
+
+def head(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A smooth ellipsoid of 100 to 200 in air, exactly 0, with blobs of its own."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    inside = (grid**2).sum(0) < 0.6
+    blobs = sum(
+        50
+        * np.exp(
+            -((grid - rng.uniform(-0.5, 0.5, (len(shape), *[1] * len(shape)))) ** 2).sum(0) / 0.05
+        )
+        for _ in range(4)
+    )
+    return inside * (100 + blobs)
+
+
+def contrasts(seed: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """T1 and T2 of one head: bright where the other is dark, in the same air."""
+    one = head(seed, shape)
+    return {"T1": one, "T2": (one > 0) * (330 - one)}
+
+
+def save_picture(path: Path, values: np.ndarray) -> None:
+    Picture.fromarray(values.round().clip(0, 255).astype(np.uint8)).save(path)
+
+
+def save_nifti(path: Path, values: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(values.astype(np.int16), np.diag([1.0, 1.0, 2.0, 1.0])), path)
+
+
+def save_floats(path: Path, values: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(values.astype(np.float32), np.eye(4)), path)
+
+
+def save_dicom(path: Path, values: np.ndarray) -> None:
+    pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
+    names = {"PatientID": path.name, "SeriesDescription": path.parent.name}
+    dicom_files.series(path, values.astype(np.int16), **names)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file, and how one of a test patient is named and written."""
+
+    name: str
+    shape: tuple[int, ...]
+    save: object
+    dims: int = 2
+
+
+KINDS = {
+    "pictures": Kind("{}.png", (48, 40), save_picture),
+    "nifti": Kind("{}.nii.gz", (40, 36, 12), save_nifti),
+    "volumes": Kind("{}.nii.gz", (20, 18, 16), save_floats, dims=3),
+    "dicom": Kind("{}", (4, 40, 36), save_dicom),
+}
+VARIATIONS = {
+    "plain": {},
+    "masked": {"translate": {"masked": True}},
+    "crop": {"data": {"fit": "crop"}},
+    "post": {"post": [{"name": "slices", "strength": 0.5}]},
+}
+
+
+def write_scans(folder: Path, kind: Kind, people: int = 5) -> Path:
+    for number in range(people):
+        for domain, values in contrasts(number, kind.shape).items():
+            path = folder / domain / kind.name.format(f"p{number:02d}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind.save(path, values)
+    return folder
+
+
+def train(scans: Path, out: Path, kind: Kind, **tables: dict) -> Path:
+    size = [16] * 3 if kind.dims == 3 else [32, 32]
+    data = {
+        "domains": ["T1", "T2"],
+        "dims": kind.dims,
+        "size": size,
+        "split": {"test": 0.4, "validation": 0.0, "by": "image" if kind.dims == 3 else "patient"},
+    }
+    method = {
+        "name": "pix2pix",
+        "generator": {"name": "unet", "width": 4, "depth": 2},
+        "discriminator": {"name": "patchgan", "width": 4, "layers": 3},
+    }
+    recipe = {
+        "method": method,
+        "data": data | tables.pop("data", {}),
+        "train": {"steps": 3, "batch": 1, "precision": "fp32"},
+        "evaluate": {"metrics": list(SCORES), "samples": 1},
+        **tables,
+    }
+    settings = {"data.source.patient": "^(p[0-9]+)"}
+    return gantk.run(
+        recipe, data=str(scans), set=settings, out=out, allow_leakage=True, device="cpu", say=silent
+    ).path
+
+
+def link_test_files(run: Path, scans: Path, folder: Path) -> tuple[Path, Path]:
+    """Folders with the test patients' files of T1 and of T2."""
+    listed = json.loads((run / "split.json").read_text())["splits"]["test"]
+    patients = set(re.findall(r"\bp[0-9]{2}", json.dumps(listed)))
+    sides = []
+    for domain in ("T1", "T2"):
+        side = folder / domain
+        side.mkdir(parents=True)
+        for path in sorted((scans / domain).iterdir()):
+            if path.name[:3] in patients:
+                (side / path.name).symlink_to(path)
+        sides.append(side)
+
+    assert len(list(sides[0].iterdir())) == 2
+    return sides[0], sides[1]
+
+
+def scores_both_ways(run: Path, scans: Path, folder: Path) -> tuple[dict, dict]:
+    """The scores that `eval RUN` and `eval --pred --truth` give to the files of test patients."""
+    scored = gantk.evaluate(run, device="cpu", say=silent)["files"]
+    sources, truths = link_test_files(run, scans, folder)
+    gantk.translate(run, sources, folder / "out", to="T2", device="cpu", say=silent)
+    rows = scored.get("a_to_b_post") or scored["a_to_b"]
+    compared = gantk.compare(folder / "out", truths, metrics=list(rows), device="cpu", say=silent)
+    return rows, compared["metrics"]["pred_to_truth"]
+
+
+CASES = [
+    *((name, variation) for name in ("pictures", "nifti") for variation in VARIATIONS),
+    *(("dicom", variation) for variation in ("masked", "post")),
+    *(("volumes", variation) for variation in ("masked", "crop")),
+]
+
+
+@pytest.mark.parametrize(("name", "variation"), CASES)
+def test_a_run_scores_the_files_that_it_writes(name, variation, tmp_path):
+    kind = KINDS[name]
+    scans = write_scans(tmp_path / "scans", kind)
+    run = train(scans, tmp_path / "run", kind, **VARIATIONS[variation])
+    rows, compared = scores_both_ways(run, scans, tmp_path / "files")
+
+    assert set(rows) == set(SCORES) - ({"ssim"} if name == "dicom" else set())  # thin
+    for score in rows:
+        assert rows[score]["value"] == pytest.approx(compared[score]["value"], abs=ALIKE, rel=ALIKE)
+        assert rows[score]["definition"] == compared[score]["definition"]
+
+
+def test_the_table_scores_masked_and_rounded_values_too(tmp_path):
+    """At the network's size the mean absolute error in gray levels is that of the files."""
+    kind = Kind("{}.png", (32, 32), save_picture)
+    scans = write_scans(tmp_path / "scans", kind)
+    run = train(scans, tmp_path / "run", kind, translate={"masked": True})
+    table = gantk.evaluate(run, device="cpu", say=silent)["metrics"]["a_to_b"]
+    sources, truths = link_test_files(run, scans, tmp_path / "files")
+    out = tmp_path / "out"
+    gantk.translate(run, sources, out, to="T2", device="cpu", say=silent)
+    compared = gantk.compare(out, truths, metrics=["mae"], device="cpu", say=silent)
+    by_files = compared["metrics"]["pred_to_truth"]["mae"]["value"]
+
+    assert table["mae"]["in_units"]["value"] == pytest.approx(by_files, rel=ALIKE)
