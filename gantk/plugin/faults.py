@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,12 @@ RETURNED_TYPES: dict[str, tuple[type, ...]] = {
     "gantk_image_warning": (str,),
     "gantk_translation_warning": (str,),
     "gantk_report_section": (dict, list),
+    "gantk_find_model": (str, os.PathLike),
+}
+# the methods that the object has which a hook returns
+RETURNED_METHODS = {
+    "gantk_name_results": ("name", "after_writing"),
+    "gantk_load_model": ("translate",),
 }
 SLOW_LOAD_S = 10.0  # seconds of loading after which a plugin is named: it may hang
 
@@ -156,8 +163,15 @@ def _check_scores(result: dict[str, Any]) -> None:
 
 def _check_returned(hook: str, returned: Any) -> None:
     """Raise TypeError for what the hook must not return."""
+    if returned is None:
+        return
+
+    for method in RETURNED_METHODS.get(hook, ()):
+        if not callable(getattr(returned, method, None)):
+            raise TypeError(f"it returned a {type(returned).__name__} without the method {method}")
+
     allowed = RETURNED_TYPES.get(hook)
-    if returned is None or allowed is None:
+    if allowed is None:
         return
 
     sections = returned if isinstance(returned, list) else []

@@ -11,7 +11,8 @@ from packages import put_distribution
 from tiny import ROOT
 
 import gantk as toolkit
-from gantk.plugin import faults
+from gantk.errors import UserError
+from gantk.plugin import faults, hookspecs
 from gantk.plugin.loader import load, registry
 from gantk.report.build import write_report
 
@@ -165,6 +166,57 @@ def test_a_failing_section_is_left_out_of_the_report(returned, add_plugin, copie
     assert "</html>" in (copied_run / "report.html").read_text("utf-8")
     assert "the plugin 'mine' from my-package 1.0 is switched off" in capsys.readouterr().err
     assert [each.problem for each in load().plugins if each.name == "mine"] != [None]
+
+
+HOOKS = [
+    name
+    for name, value in vars(hookspecs).items()
+    if hasattr(value, "gantk_spec") and name not in faults.LOADING_HOOKS
+]
+# hooks whose results nobody uses
+UNCHECKED = (
+    "gantk_step_logged",
+    "gantk_images_scored",
+    "gantk_before_training",
+    "gantk_training_ended",
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "raise SystemExit(0)",
+        "raise GeneratorExit",
+        "raise StopIteration",
+        "raise MemoryError",
+        "raise E",
+        "raise BaseException",
+        "return 5",
+    ],
+)
+def test_every_hook_may_fail(fault, add_plugin, capsys):
+    hooks = "".join(f"@gantk.hookimpl\ndef {hook}(): {fault}\n" for hook in HOOKS)
+    add_plugin("my-package", "mine", f"import gantk\n{WITHOUT_TEXT}{hooks}")
+    (plugin,) = [each for each in load().plugins if each.name == "mine"]
+    for hook in HOOKS:
+        plugin.problem = None
+        implementations = getattr(load().hook, hook).get_hookimpls()
+        (mine,) = [each for each in implementations if each.plugin_name == "mine"]
+
+        returned = mine.function()
+        if fault == "return 5" and hook in UNCHECKED:
+            assert returned == 5
+        else:
+            assert returned is None
+            assert plugin.problem is not None, hook
+            assert "'mine' from my-package 1.0 is switched off" in capsys.readouterr().err
+
+
+def test_a_hook_that_decides_may_refuse(add_plugin, tiny_recipe):
+    refusal = "gantk_before_training(model): raise gantk.UserError('not with me')"
+    add_plugin("my-package", "mine", HOOK + refusal)
+    with pytest.raises(UserError, match="not with me"):
+        toolkit.run(tiny_recipe, device="cpu", say=lambda line: None)
 
 
 def test_a_plugin_that_loads_for_long_is_named(monkeypatch):
