@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
 CARD = "card.md"  # of a packed model: training data, scores and limits
 MAX_CARD_BYTES = 2**20
 WEIGHTS = "weights.safetensors"  # of a checkpoint
+MAX_LIMITS_CHARACTERS = 1000  # of a card's limits, which every use of the model prints
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
 IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")
@@ -143,7 +144,7 @@ def card(path: Path) -> str:
 def limits_of(path: Path) -> str:
     """The first paragraph of a card's section on limits, in one line; "" where there is none."""
     section = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)
-    return " ".join(section[1].split()) if section else ""
+    return one_line(section[1], MAX_LIMITS_CHARACTERS) if section else ""
 
 
 def split_hash(splits: Mapping[str, Any]) -> str:
