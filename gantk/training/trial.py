@@ -44,6 +44,7 @@ TIMED_WEIGHTS = 2**22  # weights with which the time of an update is measured
 SPARE_BYTES = 128 * 2**20
 # seconds: a step that took longer is reported at once, and shorter ones only in the result
 LONG_STEP_S = 5.0
+REMINDER_S = 20.0  # seconds after which the child says again what it is doing
 PROGRESS = "progress "  # begins the child's lines that are shown while it works
 
 
@@ -348,6 +349,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+class Progress:
+    """Prints what the child is doing, and every `REMINDER_S` seconds for how long already."""
+
+    def __init__(self) -> None:
+        self.doing = "starting"
+        self.since = time.monotonic()
+        self.ended = threading.Event()
+
+    def say(self, line: str) -> None:
+        """Print what begins now."""
+        self.doing = line
+        self.since = time.monotonic()
+        self._print(line)
+
+    def remind(self) -> None:
+        """Print for how long the last line has been true, until `ended`."""
+        while not self.ended.wait(REMINDER_S):
+            self._print(f"{self.doing}: {duration(time.monotonic() - self.since)} so far")
+
+    def _print(self, line: str) -> None:
+        sys.stdout.write(f"{PROGRESS}{line}\n")  # one call, so that lines of threads do not mix
+        sys.stdout.flush()
+
+
 def main() -> None:
     """The child process: reads arguments as a line of JSON from standard input, prints progress,
     and the result as JSON in its last line.
@@ -355,14 +380,14 @@ def main() -> None:
     arguments = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def show(line: str) -> None:
-        print(f"{PROGRESS}{line}", flush=True)
-
+    progress = Progress()
+    threading.Thread(target=progress.remind, daemon=True).start()
     try:
-        answer = asdict(_measure(**arguments, say=show))
+        answer = asdict(_measure(**arguments, say=progress.say))
     except UserError as error:
         answer = {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}
-    print(json.dumps(answer), flush=True)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
     os._exit(0)  # the thread that waits for the parent holds standard input
 
 

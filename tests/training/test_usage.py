@@ -183,6 +183,19 @@ def test_a_trial_says_what_it_does_before_it_is_done():
     assert re.search("stage 'main', .*step 1 of 3", said[2])
 
 
+def test_a_long_step_of_a_trial_is_said_again(monkeypatch, capsys):
+    monkeypatch.setattr(trial, "REMINDER_S", 0.0)
+    progress = trial.Progress()
+    progress.say("reading the images")
+    turns = iter([False, False, True])
+    monkeypatch.setattr(progress.ended, "wait", lambda seconds: next(turns))
+    progress.remind()
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[0] == "progress reading the images"
+    assert lines[1:] == ["progress reading the images: 0 s so far"] * 2
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "xpu", "hpu", "vulkan"])
 def test_a_trial_on_a_missing_device_is_one_error(device):
     with pytest.raises(UserError, match="--device") as refused:
