@@ -96,6 +96,7 @@ def run(
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
         Interrupted: the training was stopped. A checkpoint has been written; `resume` continues.
     """
+    from gantk.data.check.check import warnings_about
     from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start, sync_errors
     from gantk.recipe.departures import changes_of_file
@@ -143,6 +144,10 @@ def run(
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
             say(line)
+
+        if runtime.main and saved is None:
+            for line in warnings_about(parts.data):
+                say(line)
 
         if parts.method.companions_note:
             say(f"match    {parts.method.companions_note}")

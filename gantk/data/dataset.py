@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
-from gantk.data.intensity import IntensityMapping, PerChannel, mapping_from, network_range
+from gantk.data.intensity import (
+    IntensityMapping,
+    PerChannel,
+    mapping_from,
+    network_range,
+    other_scales,
+)
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import (
@@ -172,12 +178,16 @@ class Data:
                     remedy = "remove data.channels from the recipe"
                 raise UserError(what, where="data.channels", remedy=remedy)
 
+            sampled = _evenly_spaced(
+                training,
+                MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
+            )
+            images = [record.read() for record in sampled]
+            # a few patients in other units must not decide how all are mapped
+            groups = [record.subject or record.scan_key or record.key for record in sampled]
+            others = other_scales(images, groups)
             images = [
-                r.read()
-                for r in _evenly_spaced(
-                    training,
-                    MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
-                )
+                image for image, group in zip(images, groups, strict=True) if group not in others
             ]
             if by_scan:
                 mapping.fit_from(
@@ -188,7 +198,7 @@ class Data:
 
             return mapping.state(), len(first), values_of(images)
 
-        about = [contrasts, [record.key for record in training], "values"]
+        about = [contrasts, [record.key for record in training], "values of the usual scale"]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)

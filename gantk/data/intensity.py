@@ -38,6 +38,9 @@ MAX_VALUES_AT_ONCE = 2**22  # values that are mapped at a time
 # relative difference below which two values count as equal
 MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
 AIR_BINS = 128  # bins of the histogram for finding air
+# An image on another scale has a range so many times the median; this many of them at most.
+SCALE_RATIO = 8.0
+MAX_SHARE_OF_OTHER_SCALES = 1 / 3
 T = TypeVar("T")
 Pixels = TypeVar("Pixels", np.ndarray, "Tensor")  # what comes in also comes out
 
@@ -63,7 +66,7 @@ class Mapping(_NoOptions):
 
     `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a
     slice belongs to; or each "image". In the last two cases results are mapped back by the mean of
-    the training scans, and scans without contrast are mapped by it. `inverse` is exact.
+    the training scans on the usual scale, and scans without contrast are mapped by it. `inverse` is exact.
 
     Arrays are computed in float64 and returned in their own precision, integers as float32; torch
     tensors stay tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`,
@@ -244,6 +247,9 @@ class Learnt(Linear):
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         scans = [figures for figures in measured if rises(*figures[:2])] or [measured[0]]
+        ends = np.array([figures[:2] for figures in scans])
+        usual = of_usual_scale(ends[:, 1] - ends[:, 0])
+        scans = [scans[number] for number in np.flatnonzero(usual)]
         self._set(np.mean(scans, axis=0).tolist(), len(measured))
 
     def take(self, measured: list[float]) -> None:
@@ -669,6 +675,33 @@ def rises(low: float, high: float) -> bool:
 def is_tensor(image: object) -> bool:
     """Whether this is a torch tensor; does not import torch."""
     return hasattr(image, "detach")
+
+
+def of_usual_scale(spans: np.ndarray) -> np.ndarray:
+    """Which of these spans of scans' intensities are near the median, up to a factor SCALE_RATIO: a
+    scan in other units must not decide for all. All are, where the others are too many to be the
+    exception.
+    """
+    usual = np.median(spans)
+    near = (spans <= SCALE_RATIO * usual) & (SCALE_RATIO * spans >= usual)
+    is_exception = (~near).mean() <= MAX_SHARE_OF_OTHER_SCALES
+    return near if is_exception else np.ones_like(near)
+
+
+def other_scales(images: Sequence[np.ndarray], groups: Sequence[str]) -> set[str]:
+    """The groups of images (of one patient, or one scan) that are on a far larger scale than the
+    others, such as one of five patients in other units; a fit by all values would be theirs.
+
+    None where they are too many to be the exception.
+    """
+    ranges: dict[str, float] = {}
+    for image, group in zip(images, groups, strict=True):
+        low, high = np.nanpercentile(some_of(image, MAX_HISTOGRAM_VALUES), [1, 99])
+        ranges[group] = max(ranges.get(group, 0.0), float(high) - float(low))
+
+    usual = float(np.median(list(ranges.values())))
+    larger = {group for group, own in ranges.items() if own > SCALE_RATIO * usual > 0}
+    return larger if len(larger) <= MAX_SHARE_OF_OTHER_SCALES * len(ranges) else set()
 
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:

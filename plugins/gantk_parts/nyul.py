@@ -15,6 +15,7 @@ from gantk.data.intensity import (
     Linear,
     Mapping,
     no_contrast,
+    of_usual_scale,
     option_fields,
     rises,
     some_of,
@@ -97,7 +98,7 @@ class Nyul(Mapping, name="nyul"):
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         """Learn which landmarks the scale has, their positions in the range, and their mean native
-        values.
+        values in scans on the usual scale.
         """
         scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
@@ -106,6 +107,7 @@ class Nyul(Mapping, name="nyul"):
         first = scans[:, :1]
         whole = scans[:, [self.place]] - first
         places = np.mean((scans - first) / whole, axis=0)
+        usual = of_usual_scale(whole[:, 0])
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):
             far_below = place - places[kept[-1]] >= NARROW
@@ -123,7 +125,7 @@ class Nyul(Mapping, name="nyul"):
         self.fitted = {
             "kept": kept,
             "scale": [start, *inner.tolist(), end],
-            "mean": scans[:, kept].mean(axis=0).tolist(),
+            "mean": scans[usual][:, kept].mean(axis=0).tolist(),
         }
 
     def take(self, measured: list[float]) -> None:

@@ -26,6 +26,8 @@ MIN_RELATIVE_SPREAD = 0.5
 COMPARED_PLANES = 8  # planes of a volume in which neighbours are compared
 SAME_SHARE = 0.01  # share of a domain's range: a smaller difference is none
 TISSUE_SHARE = 0.1  # share of a domain's range: tissue is above it
+# an output is far outside the training's values if it is farther than so many widths of them
+FAR_WIDTHS = 4.0
 MIN_DISTANCE_RATIO = (
     1.5  # an image looks like another domain if its own is this many times as far away
 )
@@ -119,6 +121,8 @@ def _share_of_range(image: np.ndarray, values: Any) -> np.ndarray:
 def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
     """The warning about a translation (C, *spatial) of an image; None where there is none.
 
+    Far outside: the middle tissue value is farther from the target's training images than
+    FAR_WIDTHS times the width of their tissue values, as where units differ by a thousand.
     Unchanged: the mean difference over tissue from its input is below 1 %, each as a share of its
     own domain's range. Inverted: its values do not fit the target's training images, but would fit
     if bright and dark were swapped.
@@ -138,6 +142,15 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
 
     quantiles = tissue_quantiles(made.reshape(-1))
     middle = np.array(values["target"]["quantiles"])
+    usual = float(np.median(middle))
+    own = float(np.median(quantiles))
+    if abs(own - usual) > FAR_WIDTHS * max(float(middle[-1] - middle[0]), abs(usual)):
+        return (
+            f"the output's values lie far outside those of {frame.target} in the training (tissue has"
+            f" about {own:.4g}, there {usual:.4g}). Check the units of the input and of the"
+            " training images"
+        )
+
     swapped = quantiles[0] + quantiles[-1] - quantiles[::-1]
     near = values["target"]["near"]
     if distance(quantiles, middle) > MIN_DISTANCE_RATIO * max(near, distance(swapped, middle)):

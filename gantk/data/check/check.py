@@ -22,7 +22,7 @@ from gantk.data.check.usage import (
     usage_by_recipe,
 )
 from gantk.data.check.write_table import expect_new_table, write_table
-from gantk.data.dataset import without_full_collections
+from gantk.data.dataset import Data, without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
@@ -32,6 +32,7 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
 from gantk.formats.image import Scan
 
+MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
 SHARE_OF_TABLE = 0.2  # of the progress of a check, for reading the table
@@ -138,6 +139,27 @@ def check(
 
     report(1.0, "done")
     return result
+
+
+def warnings_about(data: Data) -> list[str]:
+    """What `check` would warn of in the images of a new run, in lines for a terminal.
+
+    Of many scans only every n-th is read.
+    """
+    records = [record for each in data.splits.values() for record in each if record.files]
+    scans = _scans_of_records(records)
+    sampled = scans[:: max(1, -(-len(scans) // MAX_SCANS_OF_RUN))]
+    items = [inspect(scan) for scan in sampled]
+    names = dict(zip(data.letters, data.table.domains, strict=True))
+    usage = Usage(data.table, type(data), names, records, recipe="")
+    assign(usage, items)
+    lines = []
+    for each in _compare([item for item in items if item.error is None], usage):
+        if each["severity"] == "warning":
+            remedy = each["remedy"] and f". {each['remedy'][0].upper()}{each['remedy'][1:]}"
+            lines.append(f"warning  {each['what']}{remedy or ''}")
+
+    return lines
 
 
 def _name_domains_by_files(items: Iterable[Inspected]) -> None:

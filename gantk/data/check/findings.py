@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
+from gantk.data.intensity import SCALE_RATIO
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
 from gantk.formats.contrasts import CONTRASTS, one_word
@@ -188,7 +189,7 @@ OUTLIER_RULES = (
             if facts["range"][1] > facts["range"][0]
             else None
         ),
-        8.0,
+        SCALE_RATIO,
         "",
         PER_VOLUME,
     ),
