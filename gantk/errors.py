@@ -138,7 +138,7 @@ def text_of(error: BaseException | str) -> str:
     """The message of an error, "" where it cannot be made: a library's own class may fail in it."""
     try:
         return str(error)
-    except BaseException:  # GeneratorExit too
+    except Exception:
         return ""
 
 

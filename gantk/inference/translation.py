@@ -120,6 +120,10 @@ class Translation:
         if not source.is_dir():
             return self._one_file(source, target)
 
+        if target.is_symlink() and not target.exists():
+            what = f"'{target}' is a link that leads to no folder"
+            raise UserError(what, where="OUTPUT", remedy="remove the link, or name another folder")
+
         if target.resolve() == source.resolve():
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")

@@ -312,9 +312,11 @@ def _from_to(counts: set[int]) -> str:
 def _images_of(title: str) -> str:
     """`T2` of `T1 -> T2`; `T1` of `T1 from noise`; the title itself where it names no target."""
     plain = title.replace("\u00a0", " ").replace("→", "->")
-    whole = plain.removesuffix(", after the post-steps")
-    target = whole.rpartition(" -> ")[2].removesuffix(" from noise")
-    return target if whole == plain else f"post-processed {target}"
+    target = plain.rpartition(" -> ")[2].removesuffix(" from noise")
+    post = ", after the post-steps"
+    if target.endswith(post):
+        return f"post-processed {target.removesuffix(post)}"
+    return target
 
 
 def metric_words(metric: str) -> tuple[str, str]:

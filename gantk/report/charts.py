@@ -167,19 +167,20 @@ def _average_in_bins(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray,
     """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log
     entries per bin.
     """
-    steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
-    table = np.array(
-        [[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()]
-    )
+    steps = np.unique([step for points in series.values() for step in points]).astype(np.float64)
     width = math.ceil(len(steps) / MAX_POINTS)
-    edges = np.arange(0, len(steps), width)
-    finite = np.isfinite(table)
-    total = np.add.reduceat(np.where(finite, table, 0.0), edges, axis=1)
-    entries = np.add.reduceat(finite.astype(float), edges, axis=1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
-        means = total / entries
+    bins = math.ceil(len(steps) / width)
+    means = np.full((len(series), bins), math.nan)
+    for row, points in zip(means, series.values(), strict=True):
+        values = np.array(list(points.values()), dtype=np.float64)
+        finite = np.isfinite(values)
+        places = np.searchsorted(steps, list(points))[finite] // width
+        entries = np.bincount(places, minlength=bins)
+        total = np.bincount(places, weights=values[finite], minlength=bins)
+        row[entries > 0] = total[entries > 0] / entries[entries > 0]
 
-    return np.maximum.reduceat(steps, edges), means, width
+    ends = np.minimum(np.arange(1, bins + 1) * width, len(steps)) - 1
+    return steps[ends], means, width
 
 
 def _trend(row: np.ndarray) -> np.ndarray:

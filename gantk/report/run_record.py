@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
+from collections.abc import Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,13 @@ FILES = (
     "samples/index.json",
 )
 
-MAX_PICTURE_SIDE = 2**13  # pixels
-MAX_PICTURE_BYTES = 2**26
+MAX_PICTURE_PIXELS = 2**24
+LARGE_PICTURE_PIXELS = 2**20
+MAX_LARGE_PIXELS = 2**25  # of all pictures of a page that are larger than that
+# of log.jsonl on a page; a training logs some tens of curves, and few alarms and stages
+MAX_CURVES = 200
+MAX_EVENTS = 1000
+LARGEST_DRAWN = 1e30  # larger values are drawn as this one, and smaller ones than its inverse as 0
 
 # step -> value; a step logged twice (a resumed run) keeps its last value
 Points = dict[float, float]
@@ -52,13 +59,16 @@ class Log:
     stopped: str | None = None  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
+    curves: int = 0  # how many there are
+    # what a page leaves out or changes: kind of entry -> how many of them
+    beyond: Counter[str] = field(default_factory=Counter)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Add the values of one line of the log to the curves."""
         step = entry["step"]
         self.last_step = max(step, self.last_step or 0)
         self._add_curves(step, entry)
-        if entry.get("alarm"):
+        if entry.get("alarm") and self._has_room("alarms", self.alarms):
             self.alarms.append(entry)
 
         self.stopped = entry.get("stopped", self.stopped)
@@ -66,36 +76,69 @@ class Log:
             self.images_per_s[step] = entry["images_per_s"]
         if entry.get("seconds") is not None:
             self.seconds = entry["seconds"]
-        if entry.get("stage") is not None:
-            self.stages.setdefault(entry["stage"], step)
+        stage = entry.get("stage")
+        if stage in self.stages or (stage and self._has_room("stages", self.stages)):
+            self.stages.setdefault(stage, step)
 
     def _add_curves(self, step: int, entry: dict[str, Any]) -> None:
         for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")
-            _add_point(self.losses, group or "losses", name, step, value)
+            self._add_point(self.losses, group or "losses", name, step, value)
 
         for direction, scores in (entry.get("validation") or {}).items():
             for metric, value in scores.items():
-                _add_point(self.validation, metric, direction, step, value)
+                self._add_point(self.validation, metric, direction, step, value)
 
         for direction, value in (entry.get("cycle") or {}).items():
-            points = self.cycle.setdefault(direction, {})
-            points[step] = math.nan if value is None else value
+            self._add_point({"": self.cycle}, "", direction, step, value)
 
         for direction, criteria in (entry.get("selection") or {}).items():
             if not isinstance(criteria, dict):  # such as the score over all directions
-                _add_point(self.selection, direction, "", step, criteria)
+                self._add_point(self.selection, direction, "", step, criteria)
                 continue
             for name, value in criteria.items():
-                _add_point(self.selection, name, direction, step, value)
+                self._add_point(self.selection, name, direction, step, value)
 
+    def _add_point(self, curves: Curves, group: str, name: str, step: int, value: Any) -> None:
+        """Add a value to a curve: nan for None; texts, such as why a checkpoint was barred, are
+        not.
+        """
+        if isinstance(value, str):
+            return
 
-def _add_point(curves: Curves, group: str, name: str, step: int, value: Any) -> None:
-    """Add a value to a curve: nan for None; texts, such as why a checkpoint was barred, are not."""
-    if isinstance(value, str):
-        return
-    points = curves.setdefault(group, {}).setdefault(name, {})
-    points[step] = math.nan if value is None else float(value)
+        points = curves.get(group, {}).get(name)
+        if points is None:
+            if self.curves == MAX_CURVES:
+                self.beyond["values of further curves"] += 1
+                return
+            self.curves += 1
+            points = curves.setdefault(group, {}).setdefault(name, {})
+
+        points[step] = math.nan if value is None else self._drawable(value)
+
+    def _drawable(self, value: float) -> float:
+        """The value, or the nearest one that an axis can show; those that are not finite are gaps."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+
+        nearest = float(max(min(value, LARGEST_DRAWN), -LARGEST_DRAWN))
+        if nearest != value:
+            self.beyond[f"values beyond {LARGEST_DRAWN:g}"] += 1
+        return nearest if abs(nearest) > 1 / LARGEST_DRAWN else 0.0
+
+    def _has_room(self, kind: str, events: Sized) -> bool:
+        if len(events) < MAX_EVENTS:
+            return True
+        self.beyond[kind] += 1
+        return False
+
+    @property
+    def problems(self) -> list[str]:
+        """What the page does not show as it is in the log."""
+        return [
+            f"log.jsonl holds more than a page can show: {count} {kind} are left out or changed"
+            for kind, count in self.beyond.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -124,6 +167,7 @@ class Samples:
     has_truth: bool
     problems: list[str]
     _is_valid: dict[Path, bool] = field(default_factory=dict)
+    _large: list[int] = field(default_factory=list)  # pixels of each large picture
 
     def reconstruction(self, step: int, direction: Direction, i: int) -> Path | None:
         """The path of the reconstruction of input `i` at a step: translated there and back."""
@@ -142,31 +186,35 @@ class Samples:
 
         path = self.folder / group / f"{direction.key}-{i}.png"
         if path not in self._is_valid:
-            wrong = wrong_picture(path, self.folder.parent) if os.path.lexists(path) else ""
+            wrong = self._wrong(path) if os.path.lexists(path) else ""
             self._is_valid[path] = os.path.lexists(path) and not wrong
             if wrong:
                 self.problems.append(f"samples/{group}/{path.name} is left out: {wrong}")
 
         return path if self._is_valid[path] else None
 
+    def _wrong(self, path: Path) -> str:
+        """The reason why a file is no sample picture of this run: outside the folder, damaged, too
+        large; "" if it is.
+        """
+        if not is_inside(self.folder.parent, path):
+            return "it is no file of this run"
 
-def wrong_picture(path: Path, run: Path) -> str:
-    """The reason why a file is no sample picture of this run: outside the folder, damaged, too
-    large; "" if it is.
-    """
-    if not is_inside(run, path):
-        return "it is no file of this run"
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                pixels = math.prod(image.size)
+                if pixels > MAX_PICTURE_PIXELS:
+                    return f"it has more than {MAX_PICTURE_PIXELS >> 20} megapixels"
+                image.verify()
+        except Exception as error:  # damaged bytes can raise any exception
+            return f"it is no PNG: {one_line(error)}"
 
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.verify()
-            sides = image.size
-            size = path.stat().st_size
-    except Exception as error:  # damaged bytes can raise any exception
-        return f"it is no PNG: {one_line(error)}"
+        if pixels > LARGE_PICTURE_PIXELS:
+            if sum(self._large) + pixels > MAX_LARGE_PIXELS:
+                return f"the large pictures before it have {MAX_LARGE_PIXELS >> 20} megapixels"
+            self._large.append(pixels)
 
-    too_large = max(sides) > MAX_PICTURE_SIDE or size > MAX_PICTURE_BYTES
-    return "it is too large" if too_large else ""
+        return ""
 
 
 class RunRecord:
@@ -196,6 +244,7 @@ class RunRecord:
                 self.log.add(line)
         except UserError as error:
             self.problems.append(error.what)
+        self.problems += self.log.problems
 
     def read(self, name: str, schema: Any = None) -> dict[str, Any]:
         """The content of a JSON or TOML file of the run; {} where it is absent, or unreadable."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -164,7 +165,8 @@ def steps_saved(folder: Path) -> list[int]:
     steps = []
     for path in folder.glob("step-*"):
         match = re.fullmatch(r"step-(\d+)", path.name)
-        if match and (path / "meta.json").is_file():
+        # a link or a pipe is an error when it is read, not a checkpoint that is not finished
+        if match and os.path.lexists(path / "meta.json"):
             steps.append(int(match[1]))
     return sorted(steps)
 

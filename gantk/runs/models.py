@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
 CARD = "card.md"  # of a packed model: training data, scores and limits
 MAX_CARD_BYTES = 2**20
 WEIGHTS = "weights.safetensors"  # of a checkpoint
-MAX_LIMITS_CHARACTERS = 1000  # of a card's limits, which every use of the model prints
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
 IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")
@@ -50,14 +49,12 @@ def find_model(
                 f"'{name}' is not the address of a model",
                 allowed="hf://USER/NAME, hf://USER/NAME@REVISION",
             )
-        follow_links(path)
     elif os.path.exists(name):
         path = Path(name)
         if name in models:
             say(f"note     './{name}' is used, not the model '{name}' from {models[name][1]}")
     elif name in models:
         path, owner = models[name]
-        follow_links(path)
         say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
@@ -88,7 +85,10 @@ def all_models() -> dict[str, tuple[Path, str]]:
     """name -> (folder, distribution) of every installed model; the first package wins where two use
     one name.
     """
-    return files_of(registry().packages["models"], lambda path: (path / "recipe.toml").is_file())
+    models = files_of(registry().packages["models"], lambda path: (path / "recipe.toml").is_file())
+    for path, _ in models.values():
+        follow_links(path)  # package managers may install files as links
+    return models
 
 
 def weights_hash(path: Path) -> str:
@@ -144,7 +144,7 @@ def card(path: Path) -> str:
 def limits_of(path: Path) -> str:
     """The first paragraph of a card's section on limits, in one line; "" where there is none."""
     section = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)
-    return one_line(section[1], MAX_LIMITS_CHARACTERS) if section else ""
+    return " ".join(section[1].split()) if section else ""
 
 
 def split_hash(splits: Mapping[str, Any]) -> str:

@@ -21,7 +21,6 @@ COMMANDS = HOOK + "gantk_commands(cli): "
 WITHOUT_TEXT = "class E(Exception):\n    def __str__(self): raise ValueError\n"
 BROKEN = {
     "no_text": WITHOUT_TEXT + "raise E",
-    "no_text_exit": WITHOUT_TEXT.replace("ValueError", "GeneratorExit") + "raise E",
     "generator_exit": "raise GeneratorExit",
     "keyboard": "raise KeyboardInterrupt",
     "leaving": "raise SystemExit(0)",

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from gantk import __version__, hub
 from gantk.downloads import NotAnswered, Status
 from gantk.errors import GantkError, UserError
-from gantk.files import write_file
+from gantk.files import follow_links, write_file
 from gantk.hub import COMMIT
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
@@ -57,6 +57,7 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
         with hub.as_gantk_error(f"'{address}' cannot be downloaded"):
             folder = _download(address, name, revision, say)
 
+    follow_links(folder)  # older snapshots in the hub's cache consist of links
     say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
     return folder
 

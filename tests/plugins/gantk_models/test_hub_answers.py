@@ -193,16 +193,6 @@ def test_large_answers_are_not_read_to_their_end(fetch, tmp_path, path, stated):
     assert not any(name.endswith((path or "json", ".tmp")) for name in files_of(tmp_path))
 
 
-def test_limits_of_a_card_are_printed_in_part(fetch):
-    from gantk.runs.models import limits_of
-
-    card = b"# m\n\n## Limits\n\n" + b"\x1b[2J long " * 50_000
-    limits = limits_of(fetch(hub_reply(FILES | {"card.md": card}, COMMIT, {})))
-
-    assert limits.isprintable()
-    assert 900 < len(limits) <= 1000
-
-
 def test_encoded_answers_are_refused(fetch, tmp_path):
     special = lambda handler: handler.answer(b"x", headers={"Content-Encoding": "gzip"})  # noqa: E731
     with pytest.raises(GantkError, match="encodes the content"):

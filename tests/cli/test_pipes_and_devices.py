@@ -1,0 +1,189 @@
+"""Pipes and devices in the place of files that commands read, planted ledgers and links: one message
+or no notice, and no command waits.
+"""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import tomli_w
+from tiny import draw_pictures
+
+from gantk import UserError
+from gantk.data.cache import Cache
+from gantk.inference.ledger import Ledger
+
+
+@pytest.fixture(autouse=True)
+def no_wait():
+    """A command that waits for a pipe fails its test."""
+
+    def stop(*_):
+        raise AssertionError("the command waits")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture(params=["pipe", "/dev/zero"])
+def planted(request, tmp_path):
+    """Puts a pipe, or a link to a device, in the place of a file."""
+
+    def plant(path):
+        path.unlink(missing_ok=True)
+        if request.param == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(request.param)
+        return path
+
+    return plant
+
+
+def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, tiny_recipe, gantk):
+    pipe = planted(tmp_path / "file.csv")
+    recipe = tmp_path / "recipe.toml"
+    tiny_recipe["data"]["split"] = {"file": str(pipe)}
+    recipe.write_text(tomli_w.dumps(tiny_recipe))
+    commands = {
+        "--card": ["pack", tiny_run, tmp_path / "packed", "--card", pipe],
+        "--against": ["bench", recipe, "--against", pipe, "--out", tmp_path / "bench"],
+        "data.split.file": ["run", recipe, "--out", tmp_path / "run", "--device", "cpu"],
+        "recipe": ["run", pipe, "--out", tmp_path / "run", "--device", "cpu"],
+        "answers": ["study", "score", tmp_path, pipe],
+    }
+
+    for option, words in commands.items():
+        outcome = gantk(*words)
+        assert outcome.code == 2, option
+        assert outcome.err.count("error  ") == 1
+
+
+def test_a_card_and_weights_that_are_pipes_are_one_message(planted, copied_run, tmp_path, gantk):
+    (picture,) = draw_pictures(tmp_path / "pictures", 1)
+    card = planted(copied_run / "card.md")
+
+    outcome = gantk("translate", copied_run, picture, tmp_path / "out.png", "--device", "cpu")
+
+    assert outcome.code == 2
+    assert "card.md" in outcome.err
+    card.unlink()
+    for name in ("weights.safetensors", "meta.json"):
+        saved = copied_run / "checkpoints/step-000004" / name
+        shutil.copy(saved, tmp_path / name)
+        planted(saved)
+        outcome = gantk("translate", copied_run, picture, tmp_path / "out.png", "--device", "cpu")
+        assert outcome.code == 2
+        assert name in outcome.err
+        saved.unlink()
+        shutil.copy(tmp_path / name, saved)
+
+
+@pytest.mark.parametrize("way", ["pipe", "zero", "nested", "link", "folder", "itself", "long"])
+def test_a_planted_ledger_does_no_harm(way, tmp_path, tiny_run, gantk):
+    draw_pictures(tmp_path / "in", 2)
+    ledger = tmp_path / ".out.translation.json"
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    nested = '{"head": ' + "[" * 200_000 + "]" * 200_000 + ', "done": {}}'
+    plant = {
+        "pipe": lambda: os.mkfifo(ledger),
+        "zero": lambda: ledger.symlink_to("/dev/zero"),
+        "nested": lambda: ledger.write_text(nested),
+        "link": lambda: ledger.symlink_to(kept),
+        "folder": ledger.mkdir,
+        "itself": lambda: ledger.symlink_to(ledger.name),
+        "long": lambda: ledger.write_text('{"done": {"x": ' + "9" * 10_000 + "}}\n"),
+    }
+    plant[way]()
+
+    outcome = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
+
+    assert outcome.code == 0, outcome.err
+    assert len([*(tmp_path / "out").glob("*.png")]) == 2
+    assert kept.read_text() == "mine"
+
+
+def test_a_ledger_that_changes_into_a_link_is_not_followed(tmp_path):
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    with Ledger(tmp_path / "out", {}) as ledger:
+        ledger.begun = True
+        ledger.path.symlink_to(kept)
+        with pytest.raises(UserError, match="not a file"):
+            ledger.add(type("Job", (), {"files": [], "name": "x"})(), [])
+
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["a folder", "a file"])
+def test_an_output_that_links_to_itself_is_one_message(folder, tmp_path, tiny_run, gantk):
+    paths = draw_pictures(tmp_path / "in", 2)
+    out = tmp_path / ("out" if folder else "out.png")
+    out.symlink_to(out.name)
+    source = tmp_path / "in" if folder else paths[0]
+
+    outcome = gantk("translate", tiny_run, source, out, "--device", "cpu")
+
+    assert outcome.code in ((0,) if not folder else (1, 2))  # a link is replaced by a file
+    assert outcome.err.count("error  ") == (outcome.code != 0)
+    assert "Traceback" not in outcome.err
+
+
+def test_a_pipe_in_the_cache_is_replaced(tmp_path, planted):
+    cache = Cache(tmp_path, 2**30)
+    cache.entries.mkdir(mode=0o700)
+    planted(cache.entries / "key.npy")
+
+    rows = cache.rows("key", lambda: np.ones(3, np.float32))
+
+    assert rows.tolist() == [1, 1, 1]
+    again = Cache(tmp_path, 2**30).rows("key", lambda: np.zeros(3, np.float32))
+    assert again.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "1e9", "²", "nan", "inf", "-1", "1_000", "9" * 5000])
+def test_a_cache_size_that_is_no_number_is_one_message(size, monkeypatch):
+    monkeypatch.setenv("GANTK_CACHE_GIB", size)
+
+    with pytest.raises(UserError, match="not a valid cache size"):
+        Cache.default()
+
+
+@pytest.mark.parametrize("kind", ["voxels", "second file", "image"])
+def test_image_parts_that_are_pipes_are_one_message(kind, tmp_path, tiny_run, gantk):
+    import nibabel
+
+    path = tmp_path / "image.nhdr"
+    if kind == "voxels":
+        path.write_text(
+            "NRRD0004\ntype: float\ndimension: 2\nsizes: 8 8\nencoding: raw\ndata file: v.raw\n"
+        )
+        os.mkfifo(tmp_path / "v.raw")
+    elif kind == "second file":
+        path = tmp_path / "image.hdr"
+        nibabel.Nifti1Pair(np.zeros((8, 8, 8), np.float32), np.eye(4)).to_filename(path)
+        (tmp_path / "image.img").unlink()
+        os.mkfifo(tmp_path / "image.img")
+    else:
+        path = tmp_path / "image.png"
+        os.mkfifo(path)
+
+    outcome = gantk("translate", tiny_run, path, tmp_path / "out.png", "--device", "cpu")
+
+    assert outcome.code in (1, 2)
+    assert outcome.err.count("error  ") == 1
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_settings_that_are_a_pipe_are_not_read(planted, tmp_path, gantk, tiny_recipe):
+    planted(tmp_path / "gantk.toml")
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tiny_recipe))
+
+    outcome = gantk("run", tmp_path / "tiny.toml", "--out", tmp_path / "run", "--device", "cpu")
+
+    assert outcome.code == 0, outcome.err
