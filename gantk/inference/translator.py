@@ -54,7 +54,6 @@ class Translator(TrainedModel):
     packed: dict | None = None  # what `gantk pack` recorded
     # the run's Data, for post-steps; None: read at first use
     data: Any = field(default=None, repr=False)
-    fold: bool = True  # whether the method may be changed into a form for inference only
     _last: tuple[str, TranslateOptions, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -199,8 +198,7 @@ class Translator(TrainedModel):
             if same or (options.example is None and self._last[1] == options):
                 return self._last[2]  # what a network needs is measured once
         # the uncertainty "checkpoints" loads other weights
-        on_cpu = self.runtime.device.type == "cpu"
-        if self.fold and on_cpu and options.uncertainty != "checkpoints":
+        if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
 
         maps: list[MapKind] = ["image"] * (options.variants or 1)

@@ -161,6 +161,8 @@ class Scorer:
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by direction, what post-steps measured
         self._post_records: dict[str, list[dict[str, Any]]] = {}
+        # by whether the post-steps are applied
+        self._translators: dict[bool, WrittenTranslations] = {}
         # by class, whose method a translation needs; by None where the method has no classes
         self._methods: dict[str | None, AnySize] = {}
         names = method.geometry.classes if self.classes and method.directions() else [None]
@@ -306,6 +308,7 @@ class Scorer:
         checkpoints: the uncertainty `checkpoints` compares their outputs.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
+        self._translators = {}  # of the current weights
         result["split"] = {
             "by": self.data.splits.by,
             "consequences": consequences(self.data.splits),
@@ -390,9 +393,11 @@ class Scorer:
         padding = None
         names = {key: False} | ({f"{key}_post": True} if self.posts.steps else {})
         for name, posts in names.items():
-            translate = WrittenTranslations(
-                self.model, self.data, self.method, self.runtime, posts=posts
-            )
+            if posts not in self._translators:
+                self._translators[posts] = WrittenTranslations(
+                    self.model, self.data, self.method, self.runtime, posts=posts
+                )
+            translate = self._translators[posts]
             written = translate(sources, truths or None, to)
             if written is None:
                 continue

@@ -62,12 +62,10 @@ class WrittenTranslations:
         self.data = data
         self.runtime = runtime
         self.size = tuple(data.table.size)
-        # meta.json has the rest; without a checkpoint
+        # a copy, because the translator changes it into a form for inference only
+        own = copy.deepcopy(method).requires_grad_(False)
         self.translator = Translator(
-            *(model, method, data.intensity, runtime, Path()),
-            values=data.values,
-            data=data,
-            fold=False,
+            *(model, own, data.intensity, runtime, Path()), values=data.values, data=data
         )
         self._translations: dict[tuple[str, str | None, int | None], Translation] = {}
 
