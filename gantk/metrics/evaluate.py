@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -34,10 +34,12 @@ from gantk.metrics.references import (
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
-from gantk.metrics.written import WrittenTranslations
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Examples, Posts
+
+if TYPE_CHECKING:
+    from gantk.metrics.written import WrittenTranslations
 
 MAX_VALIDATION_PAIRS = 16  # pairs scored while training
 VALIDATION_METRICS = ("psnr", "ssim")
@@ -389,6 +391,9 @@ class Scorer:
         with the recipe's post-steps; and their padding, None on ranks other than 0. Adds the scores
         of whole files.
         """
+        # a training without test images needs no files
+        from gantk.metrics.written import WrittenTranslations
+
         made: dict[str, Tensor] = {}
         padding = None
         names = {key: False} | ({f"{key}_post": True} if self.posts.steps else {})

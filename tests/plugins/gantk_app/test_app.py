@@ -118,7 +118,7 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
     assert "multipart/form-data" in schema["paths"]["/translate"]["post"]["requestBody"]["content"]
 
 
-def test_a_picture_sent_to_the_shipped_model_keeps_depth_and_brightness(tmp_path, pictures):
+def test_a_picture_sent_keeps_depth_and_brightness(tmp_path, pictures):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     from fastapi.testclient import TestClient
     from PIL import Image
