@@ -42,6 +42,7 @@ OPTIONAL = {
     "huggingface_hub",
     "markupsafe",
     "pydantic_core",
+    "urllib3",
     "frd_score",
     "radiomics",
 }
