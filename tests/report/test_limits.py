@@ -81,6 +81,13 @@ def test_large_samples_are_left_out_and_told(copied_run):
     assert "large pictures before it" in samples.problems[-1]
 
 
+@pytest.mark.parametrize("kind", ["input", "output", "truth"])
+def test_a_case_with_a_missing_picture_is_left_out(kind, copied_run):
+    (copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz").unlink()
+
+    assert "<html" in write_report(copied_run).read_text()
+
+
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 1234])
 def test_curves_are_averaged_over_their_own_points(count):
     rng = np.random.default_rng(count)

@@ -123,6 +123,8 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
 
+    if not all(kind in found for kind in KINDS):  # a case is shown whole or not at all
+        return {}
     return found
 
 
