@@ -85,7 +85,7 @@ def test_a_table_that_says_no_domain_is_an_error(tmp_path, scans, gantk, path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_column_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):
+def test_an_empty_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):
     rows = [(path, "", who, kind) for path, kind, who in scans]
     with pytest.raises(UserError, match="the column 'domain' is empty"):
         check(table(tmp_path, ("path", "domain", "patient"), [row[:3] for row in rows]))

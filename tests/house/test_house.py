@@ -191,7 +191,7 @@ def test_importing_translate_and_run_loads_few_modules():
     assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating)
     assert len(translating) <= 68
     assert "gantk.training.engine" in training
-    assert len(training) <= 110
+    assert len(training) <= 116  # with what `data check` would warn of
     assert not [module for module in translating if module.startswith("gantk.training")]
 
 

@@ -51,7 +51,7 @@ def ids(images: torch.Tensor) -> list[int]:
     return images[:, 0, 0, 0].int().tolist()
 
 
-def test_without_a_pool_the_discriminator_sees_the_fakes_of_the_step():
+def test_without_a_pool_fakes_are_those_of_the_step():
     batch = numbered(0, 4)
     assert ids(ImagePool(0, 1, (2, 2))(batch)) == ids(batch)
 
