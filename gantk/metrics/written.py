@@ -180,6 +180,11 @@ class WrittenTranslations:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
             outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
+            if isinstance(outcome, UserError) and not is_series:
+                # the format cannot hold the values, for which `translate` names these two
+                suffix = ".tif" if target.suffix.lower() in (".png", ".jpg", ".bmp") else ".nii.gz"
+                target = target.with_name(f"float{suffix}")
+                outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):
