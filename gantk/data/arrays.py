@@ -17,7 +17,7 @@ from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.files import expect_room, write
-from gantk.formats.image import UNUSABLE, UPRIGHT, Format, Image, unusable_values, zeros
+from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
 
 ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
 COLUMNS = ("path", "domain", *ABOUT, "mask")
@@ -296,9 +296,8 @@ class _Kept:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, dtype=kind or array.dtype.newbyteorder("="))
 
-        if wrong := unusable_values(array):
-            values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
-            what = f"{called} contains {values} {UNUSABLE}"
+        if wrong := unusable_words(array):
+            what = f"{called} contains {wrong}"
             remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
             raise UserError(what, where="data", remedy=remedy)
 

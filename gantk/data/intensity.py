@@ -66,7 +66,8 @@ class Mapping(_NoOptions):
 
     `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a
     slice belongs to; or each "image". In the last two cases results are mapped back by the mean of
-    the training scans on the usual scale, and scans without contrast are mapped by it. `inverse` is exact.
+    the training scans on the usual scale, and scans without contrast are mapped by it. `inverse` is
+    exact.
 
     Arrays are computed in float64 and returned in their own precision, integers as float32; torch
     tensors stay tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`,

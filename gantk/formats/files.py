@@ -24,13 +24,13 @@ import numpy as np
 from gantk.errors import UserError, one_line
 from gantk.files import make_folder, restrict, sync, temporary_beside
 from gantk.formats.image import (
-    UNUSABLE,
     Format,
     Image,
     Scan,
     SeriesFormat,
     same_grid,
     unusable_values,
+    unusable_words,
 )
 from gantk.plugin.loader import registry
 
@@ -202,9 +202,8 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     its suffix, or not finite.
     """
     image = _read_image(path, volume, values=True)
-    if wrong := unusable_values(image.pixels):
-        values = "1 value that is" if wrong == 1 else f"{wrong} values that are"
-        what = f"'{image.path or path}' contains {values} {UNUSABLE}"
+    if wrong := unusable_words(image.pixels):
+        what = f"'{image.path or path}' contains {wrong}"
         remedy = "replace these values (with 0 if they are outside the head), or leave the file out"
         raise NotFinite(what, remedy=remedy)
 

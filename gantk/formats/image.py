@@ -313,6 +313,14 @@ def unusable_values(pixels: np.ndarray) -> int:
     return int(pixels.size - usable(pixels).sum())
 
 
+def unusable_words(pixels: np.ndarray) -> str:
+    """`3 values that are NaN, infinite or too large (above 1e15)`; "" where all can be used."""
+    wrong = unusable_values(pixels)
+    if not wrong:
+        return ""
+    return f"1 value that is {UNUSABLE}" if wrong == 1 else f"{wrong} values that are {UNUSABLE}"
+
+
 def usable(pixels: np.ndarray) -> np.ndarray:
     """Which values are neither NaN nor infinite nor too large to compute with."""
     return (pixels >= -MAX_MAGNITUDE) & (pixels <= MAX_MAGNITUDE)

@@ -13,12 +13,11 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.formats.image import (
-    UNUSABLE,
     UPRIGHT,
     Image,
     in_file_order,
     to_upright,
-    unusable_values,
+    unusable_words,
     upright_sides,
 )
 
@@ -72,8 +71,8 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
 
-    if wrong := unusable_values(upright):
-        what = f"{name} contains {wrong} values that are {UNUSABLE}"
+    if wrong := unusable_words(upright):
+        what = f"{name} contains {wrong}"
         raise UserError(
             what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
         )

@@ -338,7 +338,9 @@ class Scorer:
             return
 
         inputs = self.reals.network_inputs(sources)
-        made, padding = self._written(result, key, to, sources, [pair[to] for pair in pairs])
+        made, padding = self._translate_as_written(
+            result, key, to, sources, [pair[to] for pair in pairs]
+        )
         back = None
         if self.two_way:
             _, back = self._translate_shared(inputs, to, sources)
@@ -379,7 +381,7 @@ class Scorer:
             uncertainty = self._uncertainty(sources, inputs, references, to, others)
             result.setdefault("uncertainty", {})[key] = uncertainty
 
-    def _written(
+    def _translate_as_written(
         self,
         result: dict[str, Any],
         key: str,

@@ -168,7 +168,7 @@ class WrittenTranslations:
         if outside:
             pipeline.mask([made.swapaxes(0, 1)], outside, mapping, unchanged)
 
-        return self._stacked(made, to)
+        return self._stack_resized(made, to)
 
     def _write_and_read(self, file: FileImage, to: str, label: str | None) -> Image | None:
         """The translation of a file, as the written file holds it; None where values are not
@@ -179,12 +179,8 @@ class WrittenTranslations:
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
+            translation.targets = {target}  # as of a folder: .tif where PNG cannot hold the values
             outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
-            if isinstance(outcome, UserError) and not is_series:
-                # the format cannot hold the values, for which `translate` names these two
-                suffix = ".tif" if target.suffix.lower() in (".png", ".jpg", ".bmp") else ".nii.gz"
-                target = target.with_name(f"float{suffix}")
-                outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):
@@ -217,9 +213,9 @@ class WrittenTranslations:
 
         pixels = file.on_grid(written)
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
-        return self._stacked(images, to, of_all_scans(self.data.intensity[to]))
+        return self._stack_resized(images, to, of_all_scans(self.data.intensity[to]))
 
-    def _resized(self, image: np.ndarray, to: str) -> tuple[np.ndarray, np.ndarray]:
+    def _resize_with_padding(self, image: np.ndarray, to: str) -> tuple[np.ndarray, np.ndarray]:
         """An image (C, *spatial) as (C, *size), and its padding (1, *size)."""
         resize = Resize(image.shape[1:], self.size, self.data.table.fit)
         nearest = getattr(self.data.intensity[to], "nearest", False)
@@ -227,7 +223,7 @@ class WrittenTranslations:
         padding = resize.forward(pixels, fill=1.0, nearest=nearest)
         return resize.forward(image, nearest=nearest), padding > 0
 
-    def _stacked(
+    def _stack_resized(
         self, images: Iterable[np.ndarray], to: str, mapping: IntensityMapping | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images (C, *spatial) as (N, C, *size), mapped to network intensities by `mapping` and
@@ -236,7 +232,7 @@ class WrittenTranslations:
         made = []
         paddings = []
         for image in images:
-            resized, padding = self._resized(image, to)
+            resized, padding = self._resize_with_padding(image, to)
             if mapping is not None:
                 resized = to_intensities(resized, mapping)
             made.append(np.where(padding, np.float32(self.data.range[0]), resized))

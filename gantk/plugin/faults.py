@@ -108,11 +108,11 @@ def guard_hooks(manager: pluggy.PluginManager, module: Any, plugin: Plugin) -> N
             if implementation.hookwrapper or implementation.wrapper:
                 raise TypeError("gantk calls no hook wrappers: leave out hookwrapper and wrapper")
             names = implementation.argnames
-            guarded = _guarded(implementation.function, caller.name, names, plugin)
+            guarded = _guard(implementation.function, caller.name, names, plugin)
             setattr(implementation, "function", guarded)  # noqa: B010 - pluggy declares it final
 
 
-def _guarded(
+def _guard(
     function: Callable[..., Any], hook: str, names: Sequence[str], plugin: Plugin
 ) -> Callable[..., Any]:
     """`function` with arguments of these names, which returns None and switches its plugin off

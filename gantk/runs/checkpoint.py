@@ -29,10 +29,9 @@ from gantk.files import (
     whole_folder,
     write_file,
 )
-from gantk.runs.schemas import SCHEMAS, parse_checked, text_of
+from gantk.runs.schemas import SCHEMAS, WEIGHTS, parse_checked, text_of
 
 FORMAT = 1
-WEIGHTS = "weights.safetensors"
 DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",

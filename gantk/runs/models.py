@@ -17,6 +17,7 @@ from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
+from gantk.runs.schemas import WEIGHTS
 
 if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not need
     from gantk.data.dataset import Data
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
 MAX_CARD_BYTES = 2**20
-WEIGHTS = "weights.safetensors"  # of a checkpoint
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
 IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")

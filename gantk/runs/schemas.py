@@ -17,6 +17,7 @@ from gantk.formats.contrasts import QUANTILE_COUNT
 from gantk.plugin.spec import Share
 
 LOG = "log.jsonl"
+WEIGHTS = "weights.safetensors"  # of a checkpoint
 MAX_LINE_BYTES = 2**20  # of the log
 MAX_LOG_BYTES = 2**28
 Step = Annotated[int, Field(ge=0, le=10**15)]
