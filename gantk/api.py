@@ -654,11 +654,12 @@ def sample(
         say: called with each line of output.
 
     Returns:
-        The paths of the written files. Intensities are those of the training images.
+        The paths of the written files. Intensities are those of the training images; a PNG of 16
+        bits uses its whole range instead, because it has no units.
     """
     from gantk.inference.load import load_model
 
-    written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post)
+    written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post, say)
     say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 

@@ -399,7 +399,8 @@ def export(run, **options) -> None:
 def sample(run, no_post, **options) -> None:
     """Generate images from noise with the model of RUN.
 
-    The images have the intensities of the training images.
+    The images have the intensities of the training images; pictures of 16 bits use their whole
+    range instead.
     """
     api.sample(run, post=not no_post, **options, say=say)
 

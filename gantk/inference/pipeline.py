@@ -22,6 +22,7 @@ from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
 from gantk.inference.masks import Outside, outside_of
+from gantk.inference.pictures import brightest_tissue, picture_scale
 from gantk.inference.processing import (
     Postprocess,
     Preprocess,
@@ -379,12 +380,7 @@ class Pipeline:
         """The function from the target's units to a picture, in which 0 is its black and `white` its
         brightest tissue.
         """
-        target = getattr(self.target, "lines", [self.target])[0]
-        black = float(target.inverse(np.array(self.frame.range[0])))
-        brightest = float(target.inverse(self._brightest_tissue))
-        line = Linear(range=(0.0, white))
-        line.fitted = [black, brightest]
-        return line.forward
+        return picture_scale(self.target, self.frame.values.get("target"), white)
 
     def in_training_units(
         self, image: Image
@@ -436,10 +432,7 @@ class Pipeline:
         """The network intensity of 99 % of the tissue of the target's training images; white where
         this is not known.
         """
-        if "target" not in self.frame.values:
-            return np.array(self.frame.range[1])
-        target = getattr(self.target, "lines", [self.target])[0]
-        return np.asarray(target.forward(np.array(self.frame.values["target"]["quantiles"][-1])))
+        return brightest_tissue(self.target, self.frame.values.get("target"))
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError if an image's channels are not those that the model was trained on."""

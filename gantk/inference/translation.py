@@ -28,11 +28,11 @@ from gantk.formats.image import Image, Scan, same_grid
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
+from gantk.inference.pictures import MAX_OF_BYTE
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
-MAX_OF_BYTE = 255  # the largest whole number of 8 bits
 MAX_NAME_BYTES = 255  # of a file on common file systems
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
 OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs

@@ -25,6 +25,7 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
+from gantk.inference.pictures import MAX_OF_BYTE, picture_scale
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
@@ -360,12 +361,22 @@ class Translator(TrainedModel):
             return []
         return [label or classes[i % len(classes)] for i in range(n)]
 
-    def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
+    def sample_to(
+        self,
+        out: Path,
+        n: int,
+        seed: int,
+        label: str | None,
+        post: bool,
+        say: Callable[[str], None] = print,
+    ) -> list[Path]:
         """Write `n` images from noise into the folder `out`; returns the paths written.
 
-        Pictures are PNG of 8 or 16 bits, cut at black, if whole numbers can hold the training
-        images' range; else, as volumes, NIfTI with decimals. `labels.csv` lists the class of each
-        file, if the method knows classes, and `post.json` what the post-steps measured.
+        Pictures are PNG, cut at black, if the training images' range starts at 0: of 8 bits with
+        their values, if these were bytes; else of 16 bits, of which they use the range, because a
+        PNG file has no units. Other pictures, and volumes, are NIfTI with decimals. `labels.csv`
+        lists the class of each file, if the method knows classes, and `post.json` what the
+        post-steps measured.
         """
         if n < 1:
             raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
@@ -377,6 +388,15 @@ class Translator(TrainedModel):
 
         images = self.sample(n, seed, label, post)
         kind = self._picture_type(images.shape[1:])
+        if kind == np.uint16:
+            white = np.iinfo(kind).max
+            images = picture_scale(self.intensity["image"], self.values.get("image"), white)(images)
+            domain = self.model.data.domains[0]
+            say(
+                f"note     the values of {domain} are rescaled to 0 .. {white}, because a .png file"
+                " has no units"
+            )
+
         make_folder(out)
         paths = []
         for number, pixels in enumerate(images):
@@ -403,14 +423,19 @@ class Translator(TrainedModel):
         return paths
 
     def _picture_type(self, shape: tuple[int, ...]) -> np.dtype | None:
-        """The whole numbers of PNG that hold images (C, *spatial) of the training's range; None if
-        there are none.
+        """The whole numbers of PNG for images (C, *spatial); None if they are no pictures, or reach
+        far below 0 or beyond 16 bits.
         """
         mapping = self.intensity["image"]
         flat = np.ones((shape[0], *[1] * (len(shape) - 1)), dtype=np.float32)
         low = np.asarray(mapping.inverse(flat * mapping.range[0])).min()
         high = np.asarray(mapping.inverse(flat * mapping.range[1])).max()
-        kind = np.dtype("uint8" if high <= 255 else "uint16")
+        values = self.values.get("image")
+        in_bytes = high <= MAX_OF_BYTE  # all that a model of an earlier version tells
+        if values:
+            in_bytes = values["whole"] and values["low"] >= 0 and values["high"] <= MAX_OF_BYTE
+
+        kind = np.dtype("uint8" if in_bytes else "uint16")
         colours = (1, 3) if kind == np.uint8 else (1,)
         is_picture = len(shape) == 3 and shape[0] in colours
         fits = low >= -0.01 * high and 64 <= high <= np.iinfo(kind).max

@@ -1,6 +1,7 @@
 """Pictures and normalised arrays have no units: their translations keep bit depth and brightness."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -187,3 +188,37 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
     api.translate("run", tmp_path / "a.png", tmp_path / "b.png", say=lambda line: None)
 
     assert np.array_equal(read(tmp_path / "b.png").pixels[0], head)
+
+
+@pytest.mark.parametrize(
+    ("top", "whole", "kind"),
+    [(2001, False, "uint16"), (190.0, False, "uint16"), (255, True, "uint8")],
+)
+def test_samples_use_the_range_of_their_file(head, tmp_path, top, whole, kind):
+    torch = pytest.importorskip("torch")
+    from gantk.data.intensity import Percentile
+    from gantk.formats.contrasts import values_of
+    from gantk.inference.translator import Translator
+    from gantk.machine.runtime import Runtime
+
+    training = head / head.max() * top
+    training = np.rint(training) if whole else training
+    mapping = Percentile()
+    mapping.fit([training[None]])
+    seen = torch.from_numpy(mapping.forward(training[None]).astype(np.float32))[None]
+    method = SimpleNamespace(
+        sample=lambda n, seed, labels: seen.expand(n, *seen.shape[1:]), conditional=False
+    )
+    data = SimpleNamespace(neighbours=0, domains=["T1"])
+    model = Translator(
+        *(SimpleNamespace(data=data), method, {"image": mapping}),
+        *(Runtime(torch.device("cpu"), "fp32", True), tmp_path / "run" / "checkpoints" / "0"),
+        values={"image": values_of([training[None]])},
+    )
+    said: list[str] = []
+    (path,) = model.sample_to(tmp_path / "out", 1, 0, None, post=False, say=said.append)
+    made = read(path)
+
+    assert made.dtype == kind
+    expect_same_brightness(made.pixels / np.iinfo(made.dtype).max, head / 255)
+    assert ("because a .png file has no units" in "".join(said)) == (kind == "uint16")
