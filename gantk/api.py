@@ -145,8 +145,10 @@ def run(
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
             say(line)
 
+        warnings: list[str] = []
         if runtime.main and saved is None:
-            for line in warnings_about(parts.data):
+            warnings = warnings_about(parts.data)
+            for line in warnings:
                 say(line)
 
         if parts.method.companions_note:
@@ -154,7 +156,7 @@ def run(
         prepare_batches(parts)
         folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
-            _write_start(folder, loaded, tables, changed, parts, leaks)
+            _write_start(folder, loaded, tables, changed, parts, leaks, warnings)
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
 
@@ -211,6 +213,7 @@ def _write_start(
     changed: Mapping[str, tuple[str, str]],
     parts: Parts,
     leaks: UserError | None,
+    warnings: list[str],
 ) -> None:
     """Write what is known before the first step: recipe, environment and split."""
     from gantk.machine.runtime import describe
@@ -229,8 +232,8 @@ def _write_start(
     about |= getattr(parts.data.source, "provenance", {})
     folder.write_recipe(tables)
     folder.write_json("environment.json", about)
-    allowed = {"leakage_allowed": str(leaks) if leaks else None}
-    folder.write_json("split.json", parts.data.split_json() | allowed)
+    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": warnings}
+    folder.write_json("split.json", parts.data.split_json() | found)
 
 
 def _source_in_words(source: Part) -> str:
@@ -318,6 +321,10 @@ def _train(
     _say_training(parts, say)
     if resumed:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+
+    if saved is not None:
+        for line in folder.split().get("warnings") or ():
+            say(line)
 
     def say_safely(line: str) -> None:
         # a closed terminal or pipe must not stop the scoring

@@ -198,7 +198,7 @@ class Data:
 
             return mapping.state(), len(first), values_of(images)
 
-        about = [contrasts, [record.key for record in training], "values of the usual scale"]
+        about = [contrasts, [record.key for record in training], "of the usual scale"]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)

@@ -680,29 +680,29 @@ def is_tensor(image: object) -> bool:
 
 def of_usual_scale(spans: np.ndarray) -> np.ndarray:
     """Which of these spans of scans' intensities are near the median, up to a factor SCALE_RATIO: a
-    scan in other units must not decide for all. All are, where the others are too many to be the
-    exception.
+    scan in other units must not decide for all.
+
+    All are, where the others are too many to be the exception. A span of 0, of a scan without
+    contrast, says nothing about the scale, and counts as usual.
     """
-    usual = np.median(spans)
-    near = (spans <= SCALE_RATIO * usual) & (SCALE_RATIO * spans >= usual)
+    contrasts = spans[spans > 0]
+    usual = np.median(contrasts) if contrasts.size else 0.0
+    near = (spans <= SCALE_RATIO * usual) & (SCALE_RATIO * spans >= usual) | (spans == 0)
     is_exception = (~near).mean() <= MAX_SHARE_OF_OTHER_SCALES
     return near if is_exception else np.ones_like(near)
 
 
 def other_scales(images: Sequence[np.ndarray], groups: Sequence[str]) -> set[str]:
-    """The groups of images (of one patient, or one scan) that are on a far larger scale than the
-    others, such as one of five patients in other units; a fit by all values would be theirs.
-
-    None where they are too many to be the exception.
+    """The groups of images (of one patient, or one scan) that are not of the usual scale
+    (`of_usual_scale`), such as one of five patients in other units.
     """
     ranges: dict[str, float] = {}
     for image, group in zip(images, groups, strict=True):
         low, high = np.nanpercentile(some_of(image, MAX_HISTOGRAM_VALUES), [1, 99])
         ranges[group] = max(ranges.get(group, 0.0), float(high) - float(low))
 
-    usual = float(np.median(list(ranges.values())))
-    larger = {group for group, own in ranges.items() if own > SCALE_RATIO * usual > 0}
-    return larger if len(larger) <= MAX_SHARE_OF_OTHER_SCALES * len(ranges) else set()
+    usual = of_usual_scale(np.array(list(ranges.values())))
+    return {group for group, near in zip(ranges, usual, strict=True) if not near}
 
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:

@@ -322,6 +322,7 @@ SCHEMAS = {
         "splits",
         how=(str, "How the split was made, in words, with the number of images of each set."),
         leakage_allowed=(str, "The leaks that `--allow-leakage` accepted; null without leaks."),
+        warnings=(list[str], "The warnings about the data at the start, repeated by a resume."),
         files=(
             list[str],
             "All files that the source listed, relative to its folder; a resume reads only these.",

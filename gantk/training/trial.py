@@ -46,6 +46,7 @@ SPARE_BYTES = 128 * 2**20
 LONG_STEP_S = 5.0
 REMINDER_S = 20.0  # seconds after which the child says again what it is doing
 PROGRESS = "progress "  # begins the child's lines that are shown while it works
+WARNING = "warning "  # begins the child's warnings about the data
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,13 @@ def predict(
     if device is not None:
         choose(device)  # UserError where it is missing or cannot compute
 
+    warn = say is not None
     say = say or (lambda line: None)
-    trial = _in_child(loaded, (), device, memory, say)
+    trial = _in_child(loaded, (), device, memory, say, warn=warn)
     ways = []
     for settings in () if trial.fits else lighter(model, trial.device):
         with suppress(UserError):  # networks that do not take so small an image
-            ways.append(_in_child(loaded, settings, device, memory, say))
+            ways.append(_in_child(loaded, settings, device, memory, say, warn=False))
             if ways[-1].fits:
                 break
 
@@ -154,8 +156,13 @@ def _in_child(
     device: str | None,
     memory: float | None,
     say: Callable[[str], None] = lambda line: None,
+    *,
+    warn: bool,
 ) -> Trial:
-    """Run one trial in its own process; its UserError or GantkError is raised here."""
+    """Run one trial in its own process; its UserError or GantkError is raised here.
+
+    `warn`: whether to say what a run would warn of in its data.
+    """
     model = recipe.override(settings).check()
     cost = cost_of(model)
     most = memory or (free_memory(device) if device else most_memory())
@@ -164,7 +171,7 @@ def _in_child(
 
     changed = "".join(f" with --set {each}" for each in settings)
     say(f"trial    {STEPS_PER_STAGE} steps{changed}; Ctrl-C stops the trial")
-    arguments = {"tables": resolved(model), "device": device, "memory": memory}
+    arguments = {"tables": resolved(model), "device": device, "memory": memory, "warn": warn}
     exit_code, lines, failure = _run_child(arguments, say)
     if exit_code < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
@@ -198,7 +205,9 @@ def _run_child(arguments: dict[str, Any], say: Callable[[str], None]) -> tuple[i
                 child.stdin.write(json.dumps(arguments) + "\n")
                 child.stdin.flush()
             for line in child.stdout:
-                if line.startswith(PROGRESS):
+                if line.startswith(WARNING):
+                    say(line.strip())
+                elif line.startswith(PROGRESS):
                     say(f"trial    {line.removeprefix(PROGRESS).strip()}")
                 else:
                     lines.append(line)
@@ -217,6 +226,7 @@ def _measure(
     tables: dict[str, Any],
     device: str | None,
     memory: float | None,
+    warn: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trial:
     """Run `STEPS_PER_STAGE` steps of every stage in this process."""
@@ -232,7 +242,7 @@ def _measure(
         _limit(free - moments / GIB)
 
     try:
-        step_s, seconds = _time_stages(model, runtime, bool(moments), say)
+        step_s, seconds = _time_stages(model, runtime, bool(moments), warn, say)
     except UserError:
         raise
     except Exception as error:
@@ -250,14 +260,18 @@ def _measure(
 
 
 def _time_stages(
-    model: Model, runtime: Runtime, without_moments: bool, say: Callable[[str], None]
+    model: Model, runtime: Runtime, without_moments: bool, warn: bool, say: Callable[[str], None]
 ) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
+    from gantk.data.check.check import warnings_about
     from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.loop import Training
 
     say("reading the images")
     parts = assemble(model, runtime)
+    for line in warnings_about(parts.data) if warn else ():
+        say(line)
+
     prepare_batches(parts)
     training = Training(parts, None)
     engine = parts.engine
@@ -358,7 +372,12 @@ class Progress:
         self.ended = threading.Event()
 
     def say(self, line: str) -> None:
-        """Print what begins now."""
+        """Print what begins now, or a warning."""
+        if line.startswith(WARNING):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+            return
+
         self.doing = line
         self.since = time.monotonic()
         self._print(line)

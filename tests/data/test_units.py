@@ -67,7 +67,9 @@ def test_scales_that_are_no_exception_stay():
     usual = [ramp, 2 * ramp, ramp]
 
     assert other_scales([*usual, 1000 * ramp], "abcd") == {"d"}
+    assert other_scales([*usual, ramp / 1000], "abcd") == {"d"}
     assert other_scales([*usual, 7 * ramp], "abcd") == set()
+    assert other_scales([*usual, 0 * ramp], "abcd") == set()
     assert other_scales([ramp, 1000 * ramp], "ab") == set()
     assert other_scales([0 * ramp, 0 * ramp, ramp], "aab") == set()
 
@@ -84,6 +86,21 @@ def test_a_run_says_what_a_check_says(scans, tiny_recipe, tmp_path, gantk):
         assert f"warning 1 image of {kind} has an unusual intensity range" in said
         assert f"'p1/{kind}.nii'. Convert all scans to the same unit" in said
 
+    resumed = gantk("resume", tmp_path / "run")
+    assert "has an unusual intensity range" in " ".join(resumed.out.split()), resumed.err
+
+
+def test_a_trial_says_what_a_run_would_say(scans, tiny_recipe, capsys, monkeypatch):
+    """In this process, as its own process would do it."""
+    from gantk.training import trial
+
+    tiny_recipe["data"] |= {"source": {"name": "nifti", "path": str(scans)}, "size": [16, 16]}
+    monkeypatch.setattr(trial, "_limit", lambda gib: None)  # it would hold for this process
+    progress = trial.Progress()
+    trial._measure(tiny_recipe, "cpu", None, warn=True, say=progress.say)
+
+    assert "\nwarning  1 image of T1 has an unusual intensity range" in capsys.readouterr().out
+
 
 @pytest.mark.parametrize("factor, told", [(1, False), (2, False), (1000, True)])
 def test_translations_far_outside_the_targets_values_are_told(factor, told):
@@ -94,3 +111,18 @@ def test_translations_far_outside_the_targets_values_are_told(factor, told):
     warning = doubt_of_result(head(5)[None], factor * head(6)[None], frame)
 
     assert ("far outside those of T2" in (warning or "")) is told
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_translate_tells_of_values_far_outside(tiny_run, tmp_path, gantk, monkeypatch, told):
+    from gantk.inference import load as loading
+
+    model = loading.load_model(tiny_run, "cpu")
+    if told:
+        model.intensity["b"].fitted = [FACTOR * end for end in model.intensity["b"].fitted]
+    monkeypatch.setattr(loading, "load_model", lambda *options: model)
+    volume(tmp_path / "T1.nii", values=head(5))
+    done = gantk("translate", tiny_run, tmp_path / "T1.nii", tmp_path / "T2.nii")
+
+    assert done.code == 0, done.err
+    assert ("values lie far outside those of T2" in " ".join(done.out.split())) is told
