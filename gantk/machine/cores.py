@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 import torch
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NO_QUOTA = 1 << 20  # cores
+_one_at_a_time = Lock()  # held by the thread that changes the number for threads to come
 
 
 class Threads:
@@ -51,12 +52,13 @@ def use_one_thread() -> None:
     computed in parallel once. With more of them than cores it puts those of the training to sleep
     at every step's end of parallel work: 2.5 times as slow on two cores.
     """
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # It has also set the number for threads that are still to come: restored in a thread that ends.
-    restorer = Thread(target=torch.set_num_threads, args=(usual,))
-    restorer.start()
-    restorer.join()
+    with _one_at_a_time:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # It has also set the number for threads to come: restored in a thread that ends.
+        restorer = Thread(target=torch.set_num_threads, args=(usual,))
+        restorer.start()
+        restorer.join()
 
 
 def cgroup_quota() -> int:

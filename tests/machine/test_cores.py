@@ -1,5 +1,8 @@
 """Threads of a training: within the quota of its container, the same after a resume."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 
@@ -73,3 +76,21 @@ def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_r
     assert set(taken) == {1}
     assert torch.get_num_threads() == 2
     assert (last / "weights.safetensors").read_bytes() == weights
+
+
+def test_threads_that_start_together_leave_the_number_of_later_ones(two_threads):
+    together = Barrier(8)
+
+    def start():
+        together.wait()
+        cores.use_one_thread()
+        together.wait()  # so that each has a thread of its own
+        return torch.get_num_threads()
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as readers:
+            numbers = {job.result() for job in [readers.submit(start) for _ in range(8)]}
+        with ThreadPoolExecutor(1) as later:
+            of_later = later.submit(torch.get_num_threads).result()
+
+        assert (numbers, of_later) == ({1}, 2)
