@@ -31,6 +31,15 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Of a test marked `quick_cases`, all other cases are slow."""
+    for item in items:
+        chosen = item.get_closest_marker("quick_cases")
+        if chosen is not None and item.callspec.id not in chosen.args:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images that some tests look at; they are skipped where it is absent."""
@@ -114,6 +123,19 @@ def gantk(monkeypatch):
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     return call
+
+
+@pytest.fixture
+def instant_trials(monkeypatch):
+    """The planner's trials find steps of 20 ms for every 64 x 64 pixels, without making any."""
+    from gantk.training.trial import Trial
+
+    def tried(recipe, device=None):
+        model = recipe.check()
+        step_s = 0.02 * model.data.size[0] * model.data.size[1] / 4096
+        return Trial(True, "cpu", 8.0, 0.5, step_s, model.train.steps * step_s / 3600, 4 / step_s)
+
+    monkeypatch.setattr("gantk.training.trial.predict", tried)
 
 
 @pytest.fixture

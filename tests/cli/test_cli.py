@@ -203,6 +203,7 @@ def test_show_explains_every_key_of_the_recipe_tables(gantk, name):
     assert len(table.model_fields) == len(options_help(table))
 
 
+@pytest.mark.slow
 def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch):
     # the comments beside options are read from the code: by one command once, here by seventy
     monkeypatch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
@@ -226,6 +227,7 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
     assert re.search(r"^# microbatch = +# images per forward pass; None = the batch", shown, re.M)
 
 
+@pytest.mark.slow
 def test_json_to_standard_output_leaves_nothing_else_there(
     gantk, tiny_run, tiny_file, pictures, tmp_path
 ):

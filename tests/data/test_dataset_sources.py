@@ -377,6 +377,7 @@ def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
     assert all(record.pair.startswith("alone/") for record in alone)
 
 
+@pytest.mark.slow
 def test_a_regex_or_modality_selects_dicom_series(
     tmp_path,
 ):

@@ -44,7 +44,7 @@ def test_words_before_running_numbers_ask_before_a_training(tmp_path):
     load(source(root), UNPAIRED, domains=("CT", "MR"), split={"by": "block"})
 
 
-def test_a_check_says_so_and_a_plan_splits_by_them(tmp_path, gantk):
+def test_a_check_says_so_and_a_plan_splits_by_them(tmp_path, gantk, instant_trials):
     root = drawn(tmp_path / "scans", of_groups())
     (found,) = [each for each in check(root)["problems"] if each["kind"] == "patients"]
     assert found["severity"] == "warning"
@@ -108,7 +108,7 @@ def test_two_of_four_contrasts_are_chosen_aloud(tmp_path, gantk):
     assert "choice" not in [each["kind"] for each in asked["problems"]]
 
 
-def test_a_plan_says_which_contrasts_it_chose(tmp_path, gantk):
+def test_a_plan_says_which_contrasts_it_chose(tmp_path, gantk, instant_trials):
     scans = tmp_path / "scans"
     for n in range(4):
         for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):

@@ -132,6 +132,7 @@ def seen(data):
     return {name: [image(r) for r in own] for name, own in sets.items()} | {"classes": data.classes}
 
 
+@pytest.mark.quick_cases("folders", "classes", "csv", "nifti")
 def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
     load, patient, root = study
     first = load()

@@ -400,6 +400,7 @@ def test_a_bundle_names_no_machine(bundle):
         assert not [place for place in places if place in content], file.name
 
 
+@pytest.mark.slow
 def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
     there = Translator.load(run, "cpu")
     pixels = native((2, 1, 41, 50))

@@ -138,6 +138,7 @@ def test_a_checkpoint_is_scored_as_the_run_was(tmp_path):
     assert json.loads((run / "metrics.json").read_text("utf-8"))["metrics"] == recorded
 
 
+@pytest.mark.slow
 def test_a_cut_gradient_reaches_no_dense_layer(tmp_path):
     run = small_run(tmp_path, {"name": "dcgan", "width": 4}, domains=["T1"], size=[64, 64])
     method = dense_gradients.method_at(run, 0)

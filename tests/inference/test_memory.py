@@ -203,6 +203,7 @@ def runs_on(data, folder, **options):
     return run, "\n".join(said)
 
 
+@pytest.mark.slow
 def test_arrays_are_split_and_scored_like_files(
     tmp_path,
 ):

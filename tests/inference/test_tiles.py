@@ -117,6 +117,13 @@ def tiled(network: nn.Module, **options) -> TiledNetwork:
     return TiledNetwork(network, network, **{"memory": 0, "place": channels_last} | options)
 
 
+@pytest.mark.quick_cases(
+    "instance-1-2-foreign",
+    "instance-1-2-unet",
+    "instance-1-3-unet",
+    "group-2-2-resnet",
+    "group-2-2-unet with stem and head",
+)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("kind", "halvings", "dims"), [("instance", 1, 2), ("instance", 1, 3), ("group", 2, 2)]
@@ -149,6 +156,7 @@ def test_shared_statistics_make_tiles_agree(kind):
     assert all(field - 2 <= reach <= field + 2 for reach in tiling.plan((1, 90, 61)).split.reach)
 
 
+@pytest.mark.slow
 def test_tiles_agree_in_bfloat16():
     network = drawn(NETWORKS["unet with stem and head"](2), 2)
     x = images(2)
@@ -208,6 +216,7 @@ class Brightness(nn.Module):
         return (x - mean) / (variance + self.eps).sqrt()
 
 
+@pytest.mark.slow
 def test_custom_norms_take_part_if_they_say_so():
     network = drawn(nn.Sequential(conv(2, 1, 4, 3), Brightness(), nn.ReLU(), conv(2, 4, 1, 3)), 2)
     assert tiled(network).plan((1, *SIZES[2])).split is None

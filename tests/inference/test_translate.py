@@ -219,6 +219,7 @@ def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
     return made
 
 
+@pytest.mark.quick_cases("masked", "variants")
 @pytest.mark.parametrize("way", WAYS)
 def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
     options, planes, maps, most = WAYS[way]

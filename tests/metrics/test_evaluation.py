@@ -221,6 +221,7 @@ def test_hounsfield_units_are_named_for_ct_domains():
     assert unit("CT", Window(low=0, high=255), "ct.png") == "native"
 
 
+@pytest.mark.slow
 def test_baselines_learn_from_training_images_only(
     monkeypatch,
 ):

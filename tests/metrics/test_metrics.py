@@ -409,6 +409,7 @@ def test_regression_beats_identity_and_intensity_map(regression_limit):
         assert error(Regression(iter(train), **SETTINGS), test) == found
 
 
+@pytest.mark.slow
 def test_regression_learns_in_any_range():
     def from_0_to_10(pairs):
         return [(5 * (source + 1), 5 * (target + 1)) for source, target in pairs]
@@ -421,6 +422,7 @@ def test_regression_learns_in_any_range():
     assert error(scaled, from_0_to_10(test)) == pytest.approx(5 * found, rel=0.05)
 
 
+@pytest.mark.slow
 def test_regression_learns_with_missing_contrasts(regression_limit):
     def without(x):
         return x * torch.nan

@@ -197,6 +197,7 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     assert best["table"][2]["barred"].startswith("1 image is no set")
 
 
+@pytest.mark.quick_cases("1")
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path, monkeypatch, at):
     tiny_recipe["train"] |= {
@@ -276,6 +277,7 @@ def test_patience_ends_a_training(stopped_run):
     assert "Training stopped early, after step 6" in report
 
 
+@pytest.mark.quick_cases("finished")
 @pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed before"])
 def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
     run = stopped_run

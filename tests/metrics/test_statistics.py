@@ -65,6 +65,7 @@ def test_of_many_patients_sign_flips_are_drawn(monkeypatch):
     assert paired.sign_flip_p(GAINS) == pytest.approx(p, abs=4 * error)
 
 
+@pytest.mark.slow
 def test_comparisons_find_chance_differences_rarely():
     rng = np.random.default_rng(0)
     senses = dict.fromkeys(("m0", "m1", "m2", "m3"), True)

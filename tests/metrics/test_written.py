@@ -153,6 +153,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_cases("pictures-plain", "nifti-post", "volumes-masked")
 @pytest.mark.parametrize(("name", "variation"), CASES)
 def test_a_run_scores_the_files_that_it_writes(name, variation, tmp_path):
     kind = KINDS[name]

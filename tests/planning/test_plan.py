@@ -16,23 +16,11 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.planning.recipe import plan
 from gantk.recipe.load import Recipe, resolved
 from gantk.training import trial
-from gantk.training.trial import Trial, predict
+from gantk.training.trial import predict
 from gantk_datasets.phantom.phantom import Phantom
 
 RECORDS = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Steps that take 20 ms for every 64 x 64 pixels, without making any."""
-
-    def tried(recipe, device=None):
-        model = recipe.check()
-        step_s = 0.02 * model.data.size[0] * model.data.size[1] / 4096
-        return Trial(True, "cpu", 8.0, 0.5, step_s, model.train.steps * step_s / 3600, 4 / step_s)
-
-    monkeypatch.setattr("gantk.training.trial.predict", tried)
 
 
 def pictures(
@@ -74,7 +62,7 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
     monkeypatch.setattr(trial, "_in_child", here)
     monkeypatch.setattr(trial, "_limit", lambda gib: None)
     if not timed:
-        request.getfixturevalue("quick")
+        request.getfixturevalue("instant_trials")
 
     text = plan(make(tmp_path / "data"), hours=1e-4, device="cpu")
     (tmp_path / "planned.toml").write_text(text, "utf-8")
@@ -90,7 +78,7 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
             assert "# " in line or lines[number - 1].startswith("# "), f"no reason for {line}"
 
 
-def test_pairs_that_do_not_fit_are_not_used(tmp_path, quick):
+def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     subjects = sorted({record.subject for record in RECORDS})
     other = dict(zip(subjects, subjects[3:] + subjects[:3], strict=True))
 
@@ -131,13 +119,13 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
     assert likeness_of(pairs[:3]) is None
 
 
-def test_time_decides_size_filters_and_steps(tmp_path, quick):
+def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
     short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 
 
-def test_hounsfield_units_and_settings_decide(tmp_path, quick):
+def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
     folder = volumes(
         tmp_path, ("CT", "MR"), lambda name, image: image * 2 - 1000 if name == "CT" else image
     )
@@ -150,7 +138,7 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     assert "seed = 4 # set by you" in text
 
 
-def test_3d_plans_take_the_requested_size(tmp_path, quick):
+def test_3d_plans_take_the_requested_size(tmp_path, instant_trials):
     settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
     recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
 
@@ -158,7 +146,7 @@ def test_3d_plans_take_the_requested_size(tmp_path, quick):
     assert recipe.check().data.patch == (16, 16, 16)
 
 
-def test_single_domain_plans_train_from_noise(tmp_path, quick):
+def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
     assert tables["method"]["name"] == "dcgan"
     assert "conditional" not in tables["method"]

@@ -105,7 +105,9 @@ def alone(tmp_path_factory, request) -> tuple[Path, Path]:
 SOURCES = {"pictures": "folders", "volumes": "nifti"}
 
 
-@pytest.fixture(scope="module", params=["pictures", "volumes"])
+@pytest.fixture(
+    scope="module", params=["pictures", pytest.param("volumes", marks=pytest.mark.slow)]
+)
 def commands_alone(request, alone, tmp_path_factory):
     """The kind of data, the folder worked in, one scan, and how each command ended."""
     kind = request.param

@@ -172,6 +172,7 @@ gantk.translate(*sys.argv[1:], device="cpu", say=lambda line: None, progress=pro
 """
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_path):
     import gantk
 

@@ -92,6 +92,7 @@ def half_written(run: Path) -> None:
         file.write('{"step": 39, "losses": {"g/cyc')
 
 
+@pytest.mark.quick_cases("cyclegan")
 def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     run = Path(shutil.copytree(killed[0], tmp_path / "run"))
     if killed[0].parent.name.startswith("cyclegan"):
@@ -102,6 +103,7 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     assert_same_end(run, killed[1])
 
 
+@pytest.mark.quick_cases("2")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
     recipe = recipe_of("cyclegan", tmp_path)

@@ -150,6 +150,7 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
             begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)
 
 
+@pytest.mark.slow
 def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tmp_path):
     tiny_recipe["method"] = {"name": "back_translation", "generator": TINY["method"]["generator"]}
     tiny_recipe["train"] |= {"start": str(tiny_run), "steps": 40, "save_every": 20, "log_every": 1}

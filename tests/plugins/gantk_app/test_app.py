@@ -51,6 +51,7 @@ def client(service):
     return TestClient(application(service), base_url="http://127.0.0.1")
 
 
+@pytest.mark.slow
 def test_a_model_with_classes_needs_one(tmp_path, pictures):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     from fastapi.testclient import TestClient

@@ -130,6 +130,7 @@ def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
     assert trained.isdisjoint(record.subject for record in data.splits["test"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_translations_of_a_paired_run_are_examples_too(tmp_path, conditional):
     method = {"name": "pix2pix", "conditional": conditional} | NETWORKS

@@ -69,6 +69,7 @@ def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
     assert not re.search(r"\{\w+\}", card)
 
 
+@pytest.mark.slow
 def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in packed.rglob("*")}
     pixels = read(draw_pictures(tmp_path, 1)[0]).pixels[0]
@@ -307,6 +308,7 @@ def hub(tmp_path, monkeypatch):
 ON_CPU = ["--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_model_is_pushed_with_its_cards_and_licence(hub, tiny_run):
     ((code, said),) = hub(["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"])
     assert code == 0
@@ -319,6 +321,7 @@ def test_a_model_is_pushed_with_its_cards_and_licence(hub, tiny_run):
     assert readme.endswith(Hub.files["card.md"])
 
 
+@pytest.mark.slow
 def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
     push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]

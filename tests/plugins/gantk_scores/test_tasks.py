@@ -80,6 +80,7 @@ def test_accuracy_and_auc_match_scikit_learn():
     assert np.isnan(area_under_roc(found, np.ones(60, int)))
 
 
+@pytest.mark.slow
 def test_good_synthetic_images_teach_and_bad_ones_do_not():
     train = tumours(40, 0, named="p")
     test = tumours(30, 1, named="q")

@@ -185,6 +185,7 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2afc", "yesno"])
 def test_known_readers_lie_within_the_stated_intervals(kind):
     rng = np.random.default_rng(1)
