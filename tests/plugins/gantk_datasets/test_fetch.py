@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +27,7 @@ from servers import Handler, Server, serve
 import gantk
 from gantk import downloads
 from gantk.errors import GantkError, UserError
-from gantk_datasets.public import download, t1t2
+from gantk_datasets.public import download, missing, t1t2
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
 
@@ -450,6 +450,88 @@ def test_t1t2_pairs_of_matrices_get_a_grid(t1t2_set):
         middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
         assert np.allclose(middle, 0, atol=1e-4)
         assert np.isclose(t1.header.get_zooms()[2], 10)
+
+
+ENHANCING = {"BraTS2021": 4, "BraTS-GLI": 3}  # as published, by the name of the set
+
+
+def published_missing() -> dict[str, bytes]:
+    """Files at the paths of the set `missing`: images of different numbers, and labels."""
+    bodies = {}
+    for number, path in enumerate(download.known_sets()["missing"]["files"]):
+        values = np.full(4, number, dtype=np.int16)
+        if "seg" in path:
+            values = np.array([0, 1, 2, ENHANCING[Path(path).name[:9]]], dtype=np.float32)
+        image = nib.Nifti1Image(values.reshape(1, 2, 2), np.eye(4))
+        bodies[path] = gzip.compress(image.to_bytes(), 1)
+
+    return bodies
+
+
+@pytest.fixture
+def missing_set(tmp_path):
+    """The prepared set, and the published bodies by path."""
+    bodies = published_missing()
+    for path, body in bodies.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(body)
+
+    missing.prepare(tmp_path)
+    return tmp_path, bodies
+
+
+def test_missing_has_a_folder_for_each_person(missing_set):
+    folder, _ = missing_set
+    without_labels = {"BraTS-GLI-00027", "BraTS-GLI-00028"}
+    people = {path.name for path in folder.iterdir() if path.is_dir()}
+
+    assert len(people) == 14
+    assert people > without_labels
+    for patient in people:
+        contrasts = ["t1", "t1ce", "t2", "flair"]
+        contrasts += [] if patient in without_labels else ["seg"]
+        expected = {f"{patient}_{contrast}.nii.gz" for contrast in contrasts}
+        assert names(folder / patient) == expected
+
+
+def test_missing_keeps_images_and_agrees_on_labels(missing_set):
+    folder, bodies = missing_set
+    published = {body for path, body in bodies.items() if "seg" not in path}
+    images = [path for path in folder.rglob("*.nii.gz") if "seg" not in path.name]
+
+    assert {path.read_bytes() for path in images} == published
+    for path in folder.rglob("*_seg.nii.gz"):
+        assert np.asarray(nib.load(path).dataobj).ravel().tolist() == [0, 1, 2, 4]
+
+
+def test_missing_holds_out_people_by_its_table(missing_set):
+    folder, _ = missing_set
+    with (folder / "split.csv").open() as file:
+        side_of = {row["patient"]: row["split"] for row in csv.DictReader(file)}
+
+    assert set(side_of) == {path.name for path in folder.iterdir() if path.is_dir()}
+    held_out = {patient for patient, side in side_of.items() if side == "test"}
+    assert held_out == missing.HELD_OUT
+    # who is held out from t1t2 stays held out
+    assert not {name for name in t1t2.HELD_OUT if name.startswith("BraTS")} - held_out
+
+
+def test_missing_comes_from_a_server_by_its_paths(server, monkeypatch, tmp_path):
+    people = ("BraTS2021_00006", "BraTS-GLI-00000")  # a path with blanks, and one without
+    bodies = {}
+    for path, body in published_missing().items():
+        if Path(path).name.startswith(people):
+            bodies[path] = body
+
+    server.files = {quote(path): body for path, body in bodies.items()}
+    files = {path: {"size": len(body), "checksum": sha256(body)} for path, body in bodies.items()}
+    known = download.known_sets()["missing"] | {"base": server.url, "files": files}
+    monkeypatch.setattr(download, "known_sets", lambda: {"missing": known})
+    folder = quietly(tmp_path / "missing", "missing")
+
+    assert {path.name for path in folder.iterdir()} == {*people, "split.csv"}
+    assert len(server.log) == len(list(folder.rglob("*.nii.gz"))) == 10
 
 
 # ---- hostile servers
