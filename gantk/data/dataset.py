@@ -19,6 +19,7 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
+from gantk.data.left_out import count_left_out, left_out_note
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import (
@@ -311,6 +312,9 @@ class Data:
             f"note     {x}"
             for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)
         ]
+        left_out = left_out_note(self._left_out(), self.table.domains)
+        if left_out:
+            lines.append(f"note     {left_out}")
         warning = warning_of_unlike_pairs(self)
         if warning:
             lines.append(f"warning  {warning}")
@@ -347,6 +351,17 @@ class Data:
         left_out = [record for record in self._records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.split_description, "splits": listing, "files": sorted(self.files)}
+
+    def _left_out(self) -> Mapping[str, int]:
+        """How many rows or files say another domain, by domain."""
+        of_table = getattr(self.source, "left_out", None)
+        if of_table is not None:
+            return dict(of_table)
+
+        root = Path(self.table.source.options.get("path") or ".")
+        files = {file for record in self._records for file in record.files}
+        used = {relative_to(file, root).as_posix() for file in files}
+        return count_left_out(self.files, used, self.table.domains)
 
     def with_listing_filter(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json;

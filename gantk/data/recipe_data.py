@@ -82,6 +82,19 @@ def with_names_of_data(recipe: Recipe) -> Recipe:
     return changed
 
 
+def expect_said_domain(recipe: Recipe) -> None:
+    """UserError where the user's data do not say what kind of images they are, as a table without a
+    domain, and the user's settings do not either: the recipe's domain would be a guess.
+    """
+    is_given = recipe.overridden.get("data.source", "").startswith("--data")
+    if not is_given or "data.domains" in recipe.overridden:
+        return
+
+    table = recipe.check().data
+    if hasattr(table.source.target, "expect_said_domain"):
+        table.source(table.domains, table.dims, table.size).expect_said_domain()
+
+
 def checked_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     data: Any,
@@ -99,6 +112,7 @@ def checked_recipe(
     loaded = loaded.override(settings).override(last)
     if data is not None:
         loaded = with_names_of_data(loaded)
+    expect_said_domain(loaded)
 
     _make_paths_absolute(loaded.tables)
     return loaded, loaded.check()

@@ -140,3 +140,28 @@ def test_a_column_for_each_domain_comes_before_other_paths(tmp_path, scans):
 
     assert result["domains"].keys() == {"ct", "mr"}
     assert result["patients"] == 12
+
+
+@pytest.mark.parametrize("path", ["path", "image"])
+def test_a_recipe_of_one_domain_does_not_name_the_images_of_a_table(tmp_path, scans, gantk, path):
+    file = table(tmp_path, (path, "subject"), [(row[0], row[2]) for row in scans])
+    run = gantk("run", "dcgan_tumour", "--data", file, "--out", tmp_path / "run")
+    checked = gantk("data", "check", file, "--recipe", "dcgan_tumour")
+
+    for done in (run, checked):
+        assert done.code == 2
+        assert "no column says which kind of image" in done.err
+        assert """--set 'data.domains=["FLAIR"]'""" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_of_one_domain_takes_a_table_whose_kind_is_said(tmp_path, scans):
+    from gantk.data.recipe_data import checked_recipe
+
+    file = table(tmp_path, ("path", "subject"), [(row[0], row[2]) for row in scans])
+    _, model = checked_recipe("dcgan_tumour", file, ['data.domains=["MR"]'], None)
+    assert model.data.domains == ("MR",)
+
+    for header in ("domain", "label"):
+        said = table(tmp_path, ("path", header), [(row[0], "FLAIR") for row in scans])
+        checked_recipe("dcgan_tumour", said, (), None)

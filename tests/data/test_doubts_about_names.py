@@ -5,7 +5,7 @@ than a method reads.
 import numpy as np
 import pytest
 from PIL import Image
-from volumes import UNPAIRED, load, volume
+from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk.data.check.check import check
 from gantk.errors import UserError
@@ -119,3 +119,33 @@ def test_a_plan_says_which_contrasts_it_chose(tmp_path, gantk, instant_trials):
     assert done.code == 0
     assert "T1 and T2 are used" in " ".join(done.out.split())
     assert "T1 and T2 are used" in out.read_text().replace("\n#  ", "")
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+@pytest.mark.parametrize("domains", [("T1", "T2"), ("FLAIR",)])
+def test_a_run_names_the_contrasts_that_it_leaves_out(tmp_path, as_table, domains):
+    rows = ["path,domain,patient"]
+    for n in range(3):
+        for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
+            volume(tmp_path / f"B_{n:03d}" / f"B_{n:03d}_{kind}.nii", 10 * n + k)
+            rows.append(f"B_{n:03d}/B_{n:03d}_{kind}.nii,{kind.upper()},{n}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    given = source(tmp_path / "t.csv", "manifest") if as_table else source(tmp_path, "nifti")
+    data = load(given, UNPAIRED if len(domains) == 2 else FROM_NOISE, domains=domains, split={})
+    (note,) = [line for line in data.description() if "of other domains left out" in line]
+
+    others = {"T1", "T1CE", "T2", "FLAIR"} - {*domains}
+    assert note.startswith(f"note     {3 * len(others)} images")
+    assert all(f"{name} (3)" in note for name in others)
+    assert f"{' and '.join(domains)} " in note
+    assert "the recipe's domain" in note
+    assert "--set 'data.domains=" in note
+
+
+def test_a_run_of_all_contrasts_names_none(tmp_path):
+    for n in range(3):
+        for kind in ("T1", "T2", "T1_brain", "mask"):
+            volume(tmp_path / f"p{n}" / f"{kind}.nii", n)
+    data = load(source(tmp_path, "nifti"), UNPAIRED, domains=("T1", "T2"), split={})
+
+    assert "left out" not in " ".join(data.description())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -80,15 +81,17 @@ def usual_columns(columns: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def no_domain(columns: Sequence[str], path_column: str, kinds: Collection[str] = ()) -> UserError:
+def no_domain(
+    columns: Sequence[str], path_column: str, kinds: Collection[str] = (), domain: str = ""
+) -> UserError:
     """The error for a table that has paths but does not say the domain of each image.
 
-    `kinds` are the contrasts that the names of its files state.
+    `kinds` are the contrasts that the names of its files state, `domain` that of a recipe of one.
     """
     says = "no column says"
-    domain = usual_columns(columns).get("domain")
-    if domain:
-        says = f"the column '{domain[0]}' is empty and does not say"
+    own = usual_columns(columns).get("domain")
+    if own:
+        says = f"the column '{own[0]}' is empty and does not say"
     what = (
         f"the column '{path_column}' names the images, but {says} which kind of image each one is."
         f" The table's columns are {first_columns(columns)}"
@@ -96,11 +99,16 @@ def no_domain(columns: Sequence[str], path_column: str, kinds: Collection[str] =
     if kinds:
         what += f". The file names say {' and '.join(sorted(kinds))}"
     others = ", ".join(COLUMN_NAMES["domain"][1:])
+    remedy = "add or fill in the column domain. If all images are of one kind, "
+    if domain:
+        remedy += f"name it: --set 'data.domains={json.dumps([domain])}'"
+    else:
+        remedy += "give all rows the same word"
     return UserError(
         what,
         where="data.source.path",
         allowed=f"the columns path and domain (or {others}), with words such as 'T1' and 'T2'",
-        remedy="add or fill in the column domain. If all images are of one kind, give all rows the same word",
+        remedy=remedy,
     )
 
 

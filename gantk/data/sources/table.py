@@ -93,6 +93,7 @@ class Manifest(VolumeSource):
         self.wrong: dict[str, dict[str, int]] = defaultdict(dict)
         self.counts = Counter[str]()  # mistake -> how often it occurs
         self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
+        self.left_out: dict[str, int] = {}  # other words in it -> how many rows have them
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -118,6 +119,9 @@ class Manifest(VolumeSource):
         columns = self._columns(names)
         if columns is None:
             self._expect_domains(words)
+            self.left_out = {
+                word: n for word, n in words.items() if word and not self._letter(word)
+            }
         self.notes = self._notes(columns)
 
         items: dict[tuple[str, str], Item] = {}
@@ -150,6 +154,17 @@ class Manifest(VolumeSource):
             _pair_slices(kept)
 
         return self.records_of(kept)
+
+    def expect_said_domain(self) -> None:
+        """UserError where a recipe has one domain, the table one column of paths, and no row says a
+        domain or a class.
+        """
+        columns = self.columns()
+        own = self._own_names
+        if len(self.domains) > 1 or self.a or self._columns(columns) is not None:
+            return
+        if not any(row.get("domain") or row.get("label") for _, row in self._rows()):
+            raise no_domain(columns, own["path"], domain=self.domains[0])
 
     def columns(self) -> list[str]:
         """Names of the table's columns, the keys of `about`."""
