@@ -121,13 +121,15 @@ def _too_large(path: Path, max_bytes: int) -> UserError:
     return UserError(what, remedy="restore it from the original")
 
 
-def make_folder(folder: Path, *, private: bool = False) -> Path:
-    """Create a folder and its parents where they are missing, and return it; `private`: for this
-    user only.
+def make_folder(folder: Path, *, private: bool = False, new: bool = False) -> Path:
+    """Create a folder and its parents where they are missing, and return it.
+
+    `private`: for this user only, else others may read it, but never write into it, whatever the
+    umask. `new`: FileExistsError where it exists.
     """
-    if not folder.is_dir():
+    if new or not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(PRIVATE_FOLDER if private else SHARED_FOLDER, exist_ok=True)
+        folder.mkdir(PRIVATE_FOLDER if private else SHARED_FOLDER, exist_ok=not new)
     return folder
 
 

@@ -26,7 +26,7 @@ from gantk.downloads import (
     without_credentials,
 )
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import temporary_beside, write_file
+from gantk.files import make_folder, temporary_beside, write_file
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-])){0,95}"  # of a user or a repository: no .. or --
 REPOSITORY = rf"{NAME}/{NAME}"
@@ -134,7 +134,7 @@ def download_files(
             continue
 
         url = f"{_endpoint()}/{name}/resolve/{commit}/{quote(path)}"
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         arriving = temporary_beside(final)
         try:
             download(
@@ -152,7 +152,7 @@ def download_files(
     if not COMMIT.fullmatch(revision or ""):
         with suppress(OSError):  # only spares later commands a request
             reference = _reference(name, revision)
-            reference.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(reference.parent)
             write_file(reference, commit.encode())
 
     return folder

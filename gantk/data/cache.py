@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.files import ANY_SIZE, regular_file, sweep, temporary_beside
+from gantk.files import ANY_SIZE, make_folder, regular_file, sweep, temporary_beside
 
 IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
 MIN_FREE_BYTES = 2**30  # bytes that the cache leaves free on its disk
@@ -107,7 +107,7 @@ class Cache:
         np.save(file, rows, allow_pickle=False)
         file.write(_checksum(key, rows))
         try:
-            self.entries.mkdir(0o700, parents=True, exist_ok=True)
+            make_folder(self.entries, private=True)
             self._make_room(file.tell())
             with open(
                 temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
+from gantk.files import make_folder
+
 PIECE_BYTES = 2**20  # bytes
 MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
 MAX_MEMBERS = 1_000_000
@@ -62,7 +64,7 @@ def unpack(archive: Path, folder: Path, ratio: float = MAX_COMPRESSION) -> None:
                 f" {MAX_MEMBERS} members"
             )
 
-        (place if source is None else place.parent).mkdir(parents=True, exist_ok=True)
+        make_folder(place if source is None else place.parent)
         if source is not None:
             with open(place, "xb") as file:
                 while piece := source.read(min(PIECE_BYTES, size + 1)):

@@ -22,11 +22,12 @@ from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
 from gantk.inference.masks import Outside, outside_of
-from gantk.inference.pictures import brightest_tissue, picture_scale
 from gantk.inference.processing import (
     Postprocess,
     Preprocess,
+    brightest_tissue,
     line_of,
+    picture_scale,
     target_level,
     with_detail,
 )

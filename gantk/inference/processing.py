@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.data.intensity import IntensityMapping, to_network
+from gantk.data.intensity import IntensityMapping, Linear, to_network
 from gantk.data.resample import Resize, slabs
 from gantk.files import zeros_beside
 
 if TYPE_CHECKING:
     from gantk.inference.frame import Frame
 
+MAX_OF_BYTE = 255  # the largest whole number of 8 bits
 WINDOW_SIDE = (
     3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
 )
@@ -141,6 +142,36 @@ def target_level(
     if channels == len(level) and np.isfinite(level).all():
         flat = source.forward(level.reshape(flat.shape))
     return np.asarray(target.inverse(flat)).reshape(channels)
+
+
+# ---- brightness of pictures, whose files have no units
+
+
+def picture_scale(
+    mapping: IntensityMapping, values: dict[str, Any] | None, white: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from native intensities to a picture, in which 0 is their black and `white` their
+    brightest tissue.
+
+    `mapping`: of the training images; `values`: their statistics (`contrasts.values_of`), None for
+    models of earlier versions.
+    """
+    first = getattr(mapping, "lines", [mapping])[0]
+    black = float(first.inverse(np.array(first.range[0])))
+    brightest = float(first.inverse(brightest_tissue(mapping, values)))
+    line = Linear(range=(0.0, white))
+    line.fitted = [black, brightest]
+    return line.forward
+
+
+def brightest_tissue(mapping: IntensityMapping, values: dict[str, Any] | None) -> np.ndarray:
+    """The network intensity of 99 % of the tissue of the training images; white where this is not
+    known.
+    """
+    first = getattr(mapping, "lines", [mapping])[0]
+    if not values:
+        return np.array(first.range[1])
+    return np.asarray(first.forward(np.array(values["quantiles"][-1])))
 
 
 # ---- detail: the native input's, on results of the network's size

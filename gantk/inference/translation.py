@@ -28,7 +28,7 @@ from gantk.formats.image import Image, Scan, same_grid
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
-from gantk.inference.pictures import MAX_OF_BYTE
+from gantk.inference.processing import MAX_OF_BYTE
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated

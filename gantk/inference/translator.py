@@ -25,8 +25,8 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
-from gantk.inference.pictures import MAX_OF_BYTE, picture_scale
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
+from gantk.inference.processing import MAX_OF_BYTE, picture_scale
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start

@@ -22,7 +22,6 @@ from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
 from gantk.files import (
     LOCK,
-    SHARED_FOLDER,
     append_to_file,
     expect_inside,
     lock_folder,
@@ -379,9 +378,7 @@ def new_folder(path: Path) -> Path:
     number = 1
     while True:
         try:
-            make_folder(folder.parent)
-            folder.mkdir(SHARED_FOLDER)
-            return folder
+            return make_folder(folder, new=True)
         except FileExistsError:
             number += 1
             folder = path.with_name(f"{path.name}-{number}")

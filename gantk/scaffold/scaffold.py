@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from gantk.errors import UserError
-from gantk.files import whole_folder
+from gantk.files import make_folder, whole_folder, write_file
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
@@ -60,8 +60,9 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
                 ):
                     continue
 
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
+                make_folder(path.parent)
+                text = Template(template.read_text("utf-8")).substitute(words)
+                write_file(path, text.encode())
     except OSError as error:
         raise UserError(
             f"'{target}' cannot be written: {error.strerror}", where="--folder"

@@ -13,6 +13,7 @@ import torch
 
 from gantk.data.preparation import domain_letters
 from gantk.errors import UserError
+from gantk.files import make_folder
 from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.plugin.loader import registry
@@ -92,7 +93,7 @@ class SourceContract(Contract):
     def test_data_finds_it_and_a_folder_of_nothing_is_an_error_in_words(self, d, tmp_path):
         source = registry().get("source", self.source).load()
         empty = tmp_path / "empty"
-        empty.mkdir()
+        make_folder(empty)
         with pytest.raises(UserError):
             part = bind_or_raise("source", {"name": self.source, "path": str(empty)})
             part(self.domains, d, self.size(d)).records()

@@ -23,7 +23,7 @@ import nibabel
 import numpy as np
 
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import temporary_beside, write_file
+from gantk.files import make_folder, temporary_beside, write_file
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
@@ -72,7 +72,7 @@ class Service:
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""
         folder = self.folder / secrets.token_urlsafe(16) / "in"
-        folder.mkdir(parents=True)
+        make_folder(folder, private=True, new=True)
         _, _, last = name.replace("\\", "/").rpartition("/")
         plain = re.sub(r"[^\w. #()+-]", "_", last).lstrip(".")
         return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
@@ -139,7 +139,7 @@ class Service:
         try:
             with self.turn(tell) as waited:
                 shutil.rmtree(made, ignore_errors=True)
-                out.mkdir(parents=True)
+                make_folder(out, private=True, new=True)
                 source = self._unpack_zip(upload, content) if packed else upload
                 try:
                     translate(
@@ -188,7 +188,7 @@ class Service:
                 sizes = [each.file_size for each in opened.infolist()]
             if len(sizes) > 20_000 or sum(sizes) > self.most:
                 raise ValueError(f"it holds more than 20,000 files or {self.most >> 20} MB")
-            folder.mkdir()
+            make_folder(folder, private=True, new=True)
             unpack(archive, folder)
         # zipfile and its decompressors raise any exception for a malicious file
         except Exception as error:
@@ -316,7 +316,7 @@ def app(
 
     # also deletes those of killed processes
     folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
-    folder.mkdir(mode=0o700)
+    make_folder(folder, private=True, new=True)
     try:
         # so that `finally` deletes uploads
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):

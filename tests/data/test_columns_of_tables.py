@@ -143,7 +143,7 @@ def test_a_column_for_each_domain_comes_before_other_paths(tmp_path, scans):
 
 
 @pytest.mark.parametrize("path", ["path", "image"])
-def test_a_recipe_of_one_domain_does_not_name_the_images_of_a_table(tmp_path, scans, gantk, path):
+def test_a_recipe_of_one_domain_names_no_images_of_a_table(tmp_path, scans, gantk, path):
     file = table(tmp_path, (path, "subject"), [(row[0], row[2]) for row in scans])
     run = gantk("run", "dcgan_tumour", "--data", file, "--out", tmp_path / "run")
     checked = gantk("data", "check", file, "--recipe", "dcgan_tumour")
@@ -155,7 +155,7 @@ def test_a_recipe_of_one_domain_does_not_name_the_images_of_a_table(tmp_path, sc
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_of_one_domain_takes_a_table_whose_kind_is_said(tmp_path, scans):
+def test_a_recipe_of_one_domain_takes_a_table_of_said_kind(tmp_path, scans):
     from gantk.data.recipe_data import checked_recipe
 
     file = table(tmp_path, ("path", "subject"), [(row[0], row[2]) for row in scans])

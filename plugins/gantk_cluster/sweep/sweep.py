@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
-from gantk.files import lock_folder, read_file, write_file
+from gantk.files import lock_folder, make_folder, read_file, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
@@ -96,7 +96,7 @@ def sweep(
         if folder is None:
             name = f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
             folder = new_folder(Path("runs") / name)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with lock_folder(folder):
             write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)

@@ -16,7 +16,7 @@ from typing import Any
 from gantk import resume, run
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import lock_folder, whole_folder, write_file
+from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
 from gantk.recipe.load import resolved
@@ -100,7 +100,7 @@ class Reporter:
         """Write trial.json: the trial's name, its settings with the step from which they hold, and
         why it failed.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
+        make_folder(self.run)
         known = read(self.run, TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])

@@ -27,7 +27,7 @@ from gantk.downloads import (
     without_credentials,
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
-from gantk.files import write_file
+from gantk.files import make_folder, write_file
 from gantk.formats.archives import ENDINGS, MAX_COMPRESSION, expect_sound, unpack
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
@@ -198,7 +198,7 @@ def _lock_folder(staging: Path) -> Iterator[Path]:
     while lock is None:
         with suppress(FileNotFoundError):
             with suppress(FileExistsError):
-                staging.mkdir(parents=True, exist_ok=True)
+                make_folder(staging)
             held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(held, fcntl.LOCK_EX)
             if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
@@ -323,7 +323,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             contents = [file]
             if is_archive:
                 shutil.rmtree(scratch, ignore_errors=True)
-                scratch.mkdir()
+                make_folder(scratch, new=True)
                 ratio = MAX_COMPRESSION if known.get("checksum") else MAX_UNCHECKED_COMPRESSION
                 unpack(file, scratch, ratio)
                 _require_members(scratch, known.get("members", {}))
@@ -350,7 +350,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
             if len(inside) == 1 and inside[0].is_dir():
                 file = inside[0]
 
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         os.rename(file, place)
 
     return result

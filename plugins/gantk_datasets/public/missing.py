@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from gantk.data.sources.rows import csv_text
-from gantk.files import write_file
+from gantk.files import make_folder, write_file
 
 # Contrasts in the file names of BraTS 2023, and their names in BraTS 2021.
 CONTRASTS_OF_2023 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
@@ -50,7 +50,7 @@ def prepare(folder: Path) -> None:
         contrast = contrast_of(path)
         patients.add(patient)
         target = folder / patient / f"{patient}_{contrast}.nii.gz"
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         path.rename(target)
         if contrast == "seg":
             renumber_enhancing(target)

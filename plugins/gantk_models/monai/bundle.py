@@ -17,7 +17,7 @@ from torch import nn
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
-from gantk.files import whole_folder
+from gantk.files import make_folder, whole_folder, write_file
 from gantk.inference.frame import OTHER
 from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
@@ -84,8 +84,8 @@ class Monai:
         }
         with whole_folder(out) as made:
             for name, file in files.items():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).write_bytes(file)
+                make_folder((made / name).parent)
+                write_file(made / name, file)
 
         say(f"written  {out} (6 files); gantk did not run MONAI itself")
         return out

@@ -141,7 +141,7 @@ def _claim(target: Path) -> None:
     was faster.
     """
     try:
-        target.mkdir(parents=True)
+        make_folder(target, new=True)
     except FileExistsError:
         raise _exists(target) from None
 

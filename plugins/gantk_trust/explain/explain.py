@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.files import write_output
+from gantk.files import make_folder, write_output
 from gantk.formats.files import read, write
 from gantk.formats.image import UPRIGHT, Image
 from gantk_trust.explain.picture import panels, png
@@ -140,7 +140,7 @@ def _write_result(result: Explanation, out: Path, say: Callable[[str], None]) ->
     """Write OUT.png and OUT.nii.gz and return their paths; OUT may end with either suffix."""
     stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
     picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(picture.parent)
     affine = UPRIGHT if result.map.affine is None else result.map.affine
     write(file, Image(result.map.pixels, affine), "gantk explain")
     write_output(picture, png(result.picture))
