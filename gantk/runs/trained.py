@@ -4,7 +4,7 @@ post-steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,23 @@ def load_method(
     `meta` is the checkpoint's meta.json, `range` the network intensities of black and white.
     UserError where the weights are damaged or another network's.
     """
-    domains = set(model.method.target.reads)
+    expect_every_domain(meta, model.method.target.reads, saved)
+    method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
+    checkpoint.load_into(
+        method, add_left_out_networks(inference_state(saved), method, meta), str(saved)
+    )
+    return method.eval().requires_grad_(False)
+
+
+def expect_every_domain(meta: dict[str, Any], domains: Iterable[str], saved: Path) -> None:
+    """UserError where a checkpoint's meta.json lacks one of the `domains`, or has others."""
+    domains = set(domains)
     for key in ("channels", "intensity", "values"):
         found = meta.get(key)
         if found is not None and set(found) != domains and (found or key != "values"):
             what = f"the checkpoint is damaged: '{key}' of its meta.json is not about all domains"
             remedy = "restore it from a copy, or train again"
             raise UserError(what, where=str(saved), allowed=sorted(domains), remedy=remedy)
-
-    method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
-    checkpoint.load_into(
-        method, add_left_out_networks(inference_state(saved), method, meta), str(saved)
-    )
-    return method.eval().requires_grad_(False)
 
 
 def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

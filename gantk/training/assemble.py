@@ -148,6 +148,7 @@ def restore(parts: Parts, folder: Path) -> None:
     A packed model has weights alone: enough to score it, not to resume its training.
     """
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
+    trained.expect_every_domain(meta, parts.method.reads, folder)
     if meta.get("packed") is not None:
         weights = trained.add_left_out_networks(trained.inference_state(folder), parts.method, meta)
         checkpoint.load_into(parts.method, weights, str(folder))

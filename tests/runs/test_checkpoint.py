@@ -456,6 +456,18 @@ def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
         load(copied_run, device="cpu")
 
 
+@pytest.mark.parametrize("door", ["resume", "evaluate"])
+def test_a_lacking_domain_is_one_error_at_each_door(door, copied_run):
+    import gantk
+
+    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"], meta["intensity"]["b"]
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="the checkpoint is damaged: 'intensity'"):
+        getattr(gantk, door)(copied_run, device="cpu", say=lambda line: None)
+
+
 @pytest.mark.parametrize("quantiles", [[], [1.0, 2.0, 3.0]])
 def test_quantiles_of_another_number_are_one_error(quantiles, copied_run):
     from gantk import load
