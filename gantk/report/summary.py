@@ -161,7 +161,7 @@ def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> 
         "interval": words.interval(score, places),
         "baseline": words.with_unit(rival, places) if rival else "",
         "baseline_name": baseline_words(best) if best else "",
-        "difference": _difference(score, rival, verdict.get("test") or {}, places),
+        "difference": difference_words(score, rival, verdict.get("test") or {}, places),
         "tone": tone_of(verdict),
         "verdict": verdict_words(verdict),
         "fair": _without_pairs(verdict),
@@ -169,10 +169,12 @@ def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> 
     }
 
 
-def _difference(
+def difference_words(
     score: dict[str, Any], rival: dict[str, Any], test: dict[str, Any], places: int
 ) -> tuple[str, str]:
-    """`1.63 dB better` and `1.08 to 2.05 dB better`, an interval as far as one was computed."""
+    """`1.63 dB better` and `1.08 to 2.05 dB better`, an interval as far as one was computed;
+    `equal` where all digits shown are.
+    """
     gain = test.get("gain")
     values: list[Any] = [score.get("value"), rival.get("value")]
     if gain is None and None not in values:
@@ -185,7 +187,9 @@ def _difference(
 
     unit = f" {score['unit']}" if score.get("unit") else ""
     sense = "better" if gain >= 0 else "worse"
-    text = f"{words.digits(abs(gain), places)}{unit} {sense}"
+    size = words.digits(abs(gain), places)
+    only_zeros = set(size) <= {"0", "."}
+    text = "equal" if only_zeros else f"{size}{unit} {sense}"
     if not test.get("ci95"):
         return text, ""
 

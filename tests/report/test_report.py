@@ -20,6 +20,7 @@ from gantk.errors import UserError
 from gantk.report import pictures
 from gantk.report.build import write_report
 from gantk.report.pictures import ERROR_CEILING, error_map
+from gantk.report.summary import difference_words
 
 RECIPE = """\
 format = 1
@@ -576,3 +577,17 @@ def test_images_from_noise_stand_above_real_ones(tmp_path):
 
     assert page.having("alt")[:6] == ["Generated T1"] * 3 + ["Real T1"] * 3
     assert "real images below" in page.words
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.584, "0.584 dB better"),
+        (-0.584, "0.584 dB worse"),
+        (0.0, "equal"),
+        (-0.0004, "equal"),
+    ],
+)
+def test_a_difference_that_shows_as_zero_is_neither_better_nor_worse(gain, words):
+    score = {"value": 20.0 + gain, "unit": "dB", "higher_is_better": True}
+    assert difference_words(score, {"value": 20.0}, {"gain": gain}, 3) == (words, "")
