@@ -338,28 +338,22 @@ class Scorer:
             return
 
         inputs = self.reals.network_inputs(sources)
-        made, padding = self._translate_as_written(
-            result, key, to, sources, [pair[to] for pair in pairs]
-        )
-        back = None
-        if self.two_way:
-            _, back = self._translate_shared(inputs, to, sources)
+        truths = [pair[to] for pair in pairs]
+        made, padding = self._translate_as_written(result, key, to, sources, truths)
+        back = self._translate_there_and_back(inputs, to, sources)
         if padding is None:  # not rank 0
             return
 
         shown = self.data.centre(inputs)
         if back is not None:
-            back = self.data.centre(back)
             self._add_cycle(result, to, back, shown, sources)
 
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
-            # no file has the padding, so it is nobody's error
-            for images in (made, baselines):
-                for name, each in images.items():
-                    images[name] = torch.where(padding, references.images, each)
+            made = _without_errors_in(padding, made, references.images)
+            baselines = _without_errors_in(padding, baselines, references.images)
 
         about = None
         if self.set_metrics:
@@ -371,12 +365,12 @@ class Scorer:
         result.setdefault("values", {})[key] = self._value_distributions(key, real, made)
         if references is None:
             return
-        if references.foreground is not None:
-            self._add_foreground(result, key, references.foreground)
 
         self.tested[key] = Tested(
             self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses, back
         )
+        if references.foreground is not None:
+            self._add_foreground(result, key, references.foreground)
         if self.model.evaluate.uncertainty != "none":
             uncertainty = self._uncertainty(sources, inputs, references, to, others)
             result.setdefault("uncertainty", {})[key] = uncertainty
@@ -428,10 +422,9 @@ class Scorer:
             note = "/training-images-as-none-are-held-out"
 
         inputs = self.reals.network_inputs(sources)
-        _, back = self._translate_shared(inputs, to, sources)
+        back = self._translate_there_and_back(inputs, to, sources)
         if back is not None:
-            shown = self.data.centre(inputs)
-            self._add_cycle(result, to, self.data.centre(back), shown, sources, note)
+            self._add_cycle(result, to, back, self.data.centre(inputs), sources, note)
 
     def _add_cycle(
         self,
@@ -661,12 +654,16 @@ class Scorer:
             raise ValueError("a conditional method translates images only with their records")
         return [record.label for record in records]
 
-    def _translate_shared(
+    def _translate_there_and_back(
         self, images: Tensor, to: str, records: Sequence[Record]
-    ) -> tuple[Tensor, Tensor | None] | tuple[None, None]:
-        """Translate with all ranks, in the same batches as one alone, and back if the method is
-        two-way; returns the images of both on rank 0, (None, None) on the others.
+    ) -> Tensor | None:
+        """Images (N, C, *size), translated to domain `to` and back by all ranks, in the same batches
+        as by one alone, as they are shown; None if the method is not two-way, and on ranks other
+        than 0.
         """
+        if not self.two_way:
+            return None
+
         # tiles of several images share a pass
         tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)
         # dropout in use: random numbers in order
@@ -677,10 +674,10 @@ class Scorer:
             shares, lambda share: self._there_and_back(images[share], to, records[share])
         )
         if translated is None:
-            return None, None
+            return None
 
-        made, back = zip(*translated, strict=True)
-        return torch.cat(made), torch.cat(back) if self.two_way else None
+        _, back = zip(*translated, strict=True)
+        return self.data.centre(torch.cat(back))
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch
@@ -794,6 +791,15 @@ class Scorer:
             f" {' and '.join(counts) or 'none for images from noise'}"
         )
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
+
+
+def _without_errors_in(
+    padding: Tensor, images: Mapping[str, Tensor], truth: Tensor
+) -> dict[str, Tensor]:
+    """Images (N, C, *size) by name, equal to the truth in the padding (N, 1, *size), which no file
+    has.
+    """
+    return {name: torch.where(padding, truth, each) for name, each in images.items()}
 
 
 def by_class(
