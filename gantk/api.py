@@ -402,10 +402,12 @@ def evaluate(
     metrics: Iterable[str] | None = None,
     uncertainty: str | None = None,
     by: Iterable[str] | None = None,
+    data: str | Path | None = None,
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score the model of a run on its held-out test images, beside the baselines.
+    """Score the model of a run on its held-out test images, or on other images, beside the
+    baselines.
 
     Example:
 
@@ -417,6 +419,9 @@ def evaluate(
         metrics: names of metrics. Default: those of the recipe.
         uncertainty: a kind of uncertainty, as in `translate`, to be compared with the actual errors.
         by: columns of the data, such as scanner or sex, whose groups are scored separately.
+        data: a file or folder of other images of the same domains: all are test images, with the
+            intensity mapping of the training. The run folder is not changed; the run's own images
+            must still be there, because baselines learn from them.
         device: as in `run`.
         say: called with each line of output.
 
@@ -426,10 +431,17 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
+    from gantk.data.recipe_data import with_data
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
-    from gantk.runs.models import copy_packed, find_model, pack_record, require_split
+    from gantk.runs.models import (
+        copy_packed,
+        find_model,
+        pack_record,
+        refuse_other_data,
+        require_split,
+    )
     from gantk.training.assemble import assemble, restore
 
     folder = RunFolder.open(find_model(run, say))
@@ -451,6 +463,8 @@ def evaluate(
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = pack_record(folder)
+        if packing is not None and data is not None:
+            refuse_other_data(folder)
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(copy_packed(folder, copy))
@@ -463,7 +477,17 @@ def evaluate(
             say(line)
 
         restore(parts, chosen)
-        return _evaluate(parts, folder, say)
+        if data is None:
+            return _evaluate(parts, folder, say)
+
+        other = with_data(recipe, data).check().data
+        warnings = parts.data.test_on(other, model.method.target)
+        say(f"data     all images of {data} are test images; the run folder is not changed")
+        for warning in warnings:
+            say(f"warning  {warning}")
+
+        scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))
+        return _evaluate(parts, folder, say, scratch) | {"data": str(data)}
 
 
 def _keep_earlier_uncertainty(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -707,10 +731,15 @@ def export(
     return write(find_model(run, say), format, Path(out), to, label, tolerance, say)
 
 
-def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
+def _evaluate(
+    parts: Parts, folder: RunFolder, say: Say, scratch: RunFolder | None = None
+) -> dict[str, Any]:
     """Score the test split, write metrics.json and print its lines; returns its content, {} on
     ranks other than 0.
+
+    `scratch`: the folder that gets the files, where they are not about the run's own images.
     """
+    kept = scratch or folder
     from gantk.machine.usage import speed_of
     from gantk.metrics.summary import published_lines, summary_lines
     from gantk.recipe.load import resolved
@@ -742,13 +771,13 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     warnings = []
     try:
-        about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
-        keep_test_patients(folder.path, parts.scorer.tested)
-        _keep_earlier_uncertainty(folder, result)
-        folder.write_json("metrics.json", result)  # whatever plugins do, it is not lost
+        about = {"run": kept.path, "tested": parts.scorer.tested, "result": result}
+        keep_test_patients(kept.path, parts.scorer.tested)
+        _keep_earlier_uncertainty(kept, result)
+        kept.write_json("metrics.json", result)  # whatever plugins do, it is not lost
         plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
         _add_statistics(result, parts.scorer)
-        folder.write_json("metrics.json", result)
+        kept.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [
             (

@@ -412,10 +412,14 @@ def sample(run, no_post, **options) -> None:
     place=1,
     examples=[
         "gantk eval runs/first                             # a run, on its test patients",
+        "gantk eval runs/first --data OTHER --json other.json   # on other images",
         "gantk eval --pred translated --truth real_t2      # two folders of files",
     ],
 )
 @click.argument("run", required=False)
+@click.option(
+    "--data", metavar="PATH", help="Score RUN on all images of this file or folder instead."
+)
 @click.option("--pred", metavar="DIR", help="Folder of images to score.")
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by file name.")
 @click.option("--match", is_flag=True, help=MATCH)
@@ -430,12 +434,12 @@ def sample(run, no_post, **options) -> None:
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
-    run, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
+    run, data, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
     The result is a table with the best baseline for each score. metrics.json and the report have
-    all details. To score a model on other data, translate them first and compare the two folders.
+    all details. --data scores RUN on other images of its domains, and leaves the run as it is.
     """
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
@@ -445,12 +449,17 @@ def evaluate(
     if run:
         if match or patient:
             raise click.UsageError("--match and --patient need --pred and --truth")
-        options = {"metrics": names, "uncertainty": uncertainty, "by": split_names(by)}
+        options = {
+            "metrics": names,
+            "uncertainty": uncertainty,
+            "by": split_names(by),
+            "data": data,
+        }
         write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
         return
 
-    if uncertainty or by:
-        raise click.UsageError("--uncertainty and --by need a RUN")
+    if uncertainty or by or data:
+        raise click.UsageError("--uncertainty, --by and --data need a RUN")
 
     from gantk.metrics.compare_folders import PAIR_METRICS, compare
 

@@ -5,7 +5,7 @@ split, and prepares the sets of images.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
 from gantk.data.split import (
+    Splits,
     consequences,
     describe_images,
     read_splits,
@@ -78,6 +79,8 @@ class Data:
         # files that were listed below the source's path
         self.files = set[str]()
         self.notes: list[str] = []
+        # about the images of `test_on`
+        self.warnings: list[str] | None = None
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.with_listing_filter(
             lambda: source_and_records(table, method, "ignore" if known else "raise")
@@ -209,6 +212,63 @@ class Data:
         """The network intensities of black and white."""
         return network_range(self.intensity.values())
 
+    def test_on(self, table: DataTable, method: type[Method]) -> list[str]:
+        """Replace the test images by all images of another table, and return warnings about those
+        that the training may have seen.
+
+        Intensities stay those of the training. UserError where channels or classes are others.
+        """
+        self.source, records = source_and_records(table, method, "ignore")
+        for letter in self.letters:
+            first = next(record for record in records if record.domain == letter)
+            expected = self.channels[letter] // (2 * self.table.neighbours + 1)
+            if len(first.read()) != expected:
+                what = f"'{first.key}' has {count_noun(first.read(), 'channel')}, the run's images"
+                raise UserError(f"{what} have {expected}", where="--data")
+
+        unknown = {*classes_of(records, self.letters)} - {*self.classes} if table.labels else ()
+        if unknown:
+            what = f"the run has no class '{min(unknown)}'"
+            raise UserError(what, where="--data", allowed=self.classes)
+
+        self.warnings = self._seen_in_training(records)
+        by = "patient" if all(record.subject for record in records) else "image"
+        self.preparation = _preparation(table, [*self._records, *records])
+        self.splits = Splits({**self.splits, "test": records}, by)
+        if self.table.neighbours:
+            self.preparation.stacks = neighbouring_slices(records, [records], self.table.neighbours)
+
+        return self.warnings
+
+    def consequences(self) -> list[str]:
+        """What the split means for the scores, in sentences; of other test images, the warnings
+        about them.
+        """
+        return consequences(self.splits) if self.warnings is None else self.warnings
+
+    def _seen_in_training(self, records: Sequence[Record]) -> list[str]:
+        """Warnings about images, or names of patients, that the training has too."""
+        warnings = []
+        trained = {file for record in self.splits["train"] for file in record.files}
+        others = {file for record in records for file in record.files}
+        known = {*self.preparation.sha256(trained).values()}
+        copies = sum(each in known for each in self.preparation.sha256(others).values())
+        if copies:
+            warnings.append(
+                f"{count_noun(copies, 'file')} of these, the run was trained on: the scores are too"
+                " good"
+            )
+
+        names = {record.subject for record in self.splits["train"]} - {""}
+        same = sorted(names & {record.subject for record in records})
+        if same:
+            warnings.append(
+                f"{count_noun(same, 'patient')} of these have the name of a training patient, such"
+                f" as '{same[0]}': if they are the same, the scores are too good"
+            )
+
+        return warnings
+
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them without neighbours."""
         return images.chunk(2 * self.table.neighbours + 1, dim=1)[self.table.neighbours]
@@ -310,7 +370,7 @@ class Data:
         fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
         lines += [
             f"note     {x}"
-            for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)
+            for x in (*getattr(self.source, "notes", ()), *self.consequences(), *fitted)
         ]
         left_out = left_out_note(self._left_out(), self.table.domains)
         if left_out:

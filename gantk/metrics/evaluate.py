@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.preparation import Record
-from gantk.data.split import consequences
 from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
@@ -313,7 +312,7 @@ class Scorer:
         self._translators = {}  # of the current weights
         result["split"] = {
             "by": self.data.splits.by,
-            "consequences": consequences(self.data.splits),
+            "consequences": self.data.consequences(),
         }
         for to in self.method.directions():
             self._test_direction(result, to, others)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
     from gantk.runs.folder import RunFolder
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
+TRANSLATE_FIRST = "translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER`"
 MAX_CARD_BYTES = 2**20
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
@@ -117,6 +118,12 @@ def refuse_packed(run: RunFolder) -> None:
         raise UserError(what, remedy="resume the run that it was packed from")
 
 
+def refuse_other_data(run: RunFolder) -> None:
+    """UserError for scoring a packed model on other images."""
+    what = f"'{run.path.name}' is packed, without the training images that the baselines learn from"
+    raise UserError(what, where="--data", remedy=TRANSLATE_FIRST)
+
+
 def copy_packed(run: RunFolder, target: Path) -> Path:
     """Copy the files of a packed model into a new folder, and return it."""
     saved = f"checkpoints/{run.latest().name}"
@@ -180,7 +187,4 @@ def require_split(record: Mapping[str, Any] | None, data: Data) -> None:
             "these images differ from those that the model was trained and scored on, so"
             " it may have seen some of them"
         )
-        raise UserError(
-            what,
-            remedy="translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER`",
-        )
+        raise UserError(what, remedy=TRANSLATE_FIRST)
