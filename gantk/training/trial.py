@@ -27,7 +27,7 @@ from gantk.machine.device import choose
 from gantk.machine.usage import GIB, free_memory, peak_memory
 from gantk.recipe.load import Recipe, Settings, resolved
 from gantk.terminal import duration
-from gantk.training.cost import cost_of, most_memory
+from gantk.training.cost import ACTIVATIONS, cost_of, most_memory
 from gantk.training.memory import is_out_of_memory, lighter
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Trial:
     def lines(self) -> Iterator[str]:
         """Yield the result as lines for a terminal."""
         if self.counted:
-            yield f"counted  {self.counted} (without activations)"
+            without = "" if ACTIVATIONS in self.counted else " (without activations)"
+            yield f"counted  {self.counted}{without}"
 
         free = f"{self.available_gib:.1f} GiB free" if self.available_gib else ""
         if self.peak_gib is not None:
@@ -141,6 +142,9 @@ def predict(
     say = say or (lambda line: None)
     trial = _in_child(loaded, (), device, memory, say, warn=warn)
     ways = []
+    if not trial.fits:
+        say("trial    the training does not fit; settings that need less memory are tried")
+
     for settings in () if trial.fits else lighter(model, trial.device):
         with suppress(UserError):  # networks that do not take so small an image
             ways.append(_in_child(loaded, settings, device, memory, say, warn=False))

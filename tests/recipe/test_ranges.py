@@ -112,11 +112,14 @@ def test_parts_without_or_with_inherited_ranges_work():
         ),
         (["method.pool=1000000000"], r"68,6[\d.,]+ GiB for image pools"),
         (["train.batch=1000000000"], r"137,[\d.,]+ GiB for the images of a step"),
+        (["data.size=[4096,4096]"], r"1\d\.\d+ GiB for the activations of one pass"),
     ],
 )
-def test_impossible_memory_is_refused_with_figures(settings, words):
+def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch):
+    from gantk.training import cost
     from gantk.training.cost import require_memory
 
+    monkeypatch.setattr(cost, "most_memory", lambda: 12.0)
     with pytest.raises(UserError, match=words):
         require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1])
 
