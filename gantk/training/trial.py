@@ -161,7 +161,7 @@ def _in_child(
     memory: float | None,
     say: Callable[[str], None] = lambda line: None,
     *,
-    warn: bool,
+    warn: bool = False,
 ) -> Trial:
     """Run one trial in its own process; its UserError or GantkError is raised here.
 

@@ -135,7 +135,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
 def test_what_does_not_fit_is_tried_with_less(monkeypatch):
     asked = []
 
-    def child(recipe, settings, device, memory, say):
+    def child(recipe, settings, device, memory, say, warn=False):
         asked.append(settings)
         fits = any("microbatch" in each for each in settings)
         return Trial(fits, "cpu", memory, 1.0, 0.1, 0.2, 20.0, settings)
