@@ -373,16 +373,18 @@ def scores_in_words(record: dict[str, Any]) -> str:
     """PSNR / SSIM of each direction, or KID and what a classifier learns, after post-steps."""
     found = []
     for direction, row in final_scores(record["scores"]).items():
-        if direction in WAYS and "psnr" in row:
-            way = direction_in_words(direction, record["domains"])
-            pair = f"{row['psnr']['value']:.2f} dB / {row['ssim']['value']:.3f}"
-            found.append(f"{way} {pair}")
+        way = ""
+        if direction in WAYS:
+            way = f"{direction_in_words(direction, record['domains'])} "
+        if "psnr" in row:
+            found.append(f"{way}{row['psnr']['value']:.2f} dB / {row['ssim']['value']:.3f}")
+            way = ""  # said once
         for metric, word in (("kid_random", "KID"), ("classification", "classifier")):
             if metric in row:
                 before = record["scores"][direction].get(metric, {}).get("value")
                 value = f"{row[metric]['value']:.3f}"
                 changed = before is not None and before != row[metric]["value"]
-                found.append(f"{word} {value}" + (f" (before: {before:.3f})" if changed else ""))
+                found.append(f"{way}{word} {value}" + (f" (before: {before:.3f})" if changed else ""))
     if not found:
         found.append(NOTHING_HELD_OUT)
         for direction, error in record.get("cycle", {}).items():
