@@ -78,7 +78,7 @@ def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_r
     assert (last / "weights.safetensors").read_bytes() == weights
 
 
-def test_threads_that_start_together_leave_the_number_of_later_ones(two_threads):
+def test_threads_that_start_together_keep_that_of_later_ones(two_threads):
     together = Barrier(8)
 
     def start():
