@@ -384,7 +384,9 @@ def scores_in_words(record: dict[str, Any]) -> str:
                 before = record["scores"][direction].get(metric, {}).get("value")
                 value = f"{row[metric]['value']:.3f}"
                 changed = before is not None and before != row[metric]["value"]
-                found.append(f"{way}{word} {value}" + (f" (before: {before:.3f})" if changed else ""))
+                found.append(
+                    f"{way}{word} {value}" + (f" (before: {before:.3f})" if changed else "")
+                )
     if not found:
         found.append(NOTHING_HELD_OUT)
         for direction, error in record.get("cycle", {}).items():
