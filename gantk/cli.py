@@ -439,7 +439,7 @@ def evaluate(
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
     The result is a table with the best baseline for each score. metrics.json and the report have
-    all details. --data scores RUN on other images of its domains, and leaves the run as it is.
+    all details. With --data, RUN is scored on other images of its domains and stays as it is.
     """
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")

@@ -453,7 +453,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("gantk_models.monai.bundle.write_file", full)
 
     with pytest.raises(OSError, match="no space"):
         export(run, tmp_path / "empty", format="monai")

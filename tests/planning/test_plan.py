@@ -56,8 +56,10 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
 ):
     """Steps are really made where the time is measured, and by the recipe where it is not."""
 
-    def here(recipe, settings, *limits):  # without a process of its own, whose start takes seconds
-        return trial._measure(resolved(recipe.override(settings).check()), *limits)
+    # without a process of its own, whose start takes seconds
+    def here(recipe, settings, device, memory, say, *, warn):
+        tables = resolved(recipe.override(settings).check())
+        return trial._measure(tables, device, memory, warn, say)
 
     monkeypatch.setattr(trial, "_in_child", here)
     monkeypatch.setattr(trial, "_limit", lambda gib: None)

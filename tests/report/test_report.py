@@ -588,6 +588,6 @@ def test_images_from_noise_stand_above_real_ones(tmp_path):
         (-0.0004, "equal"),
     ],
 )
-def test_a_difference_that_shows_as_zero_is_neither_better_nor_worse(gain, words):
+def test_a_difference_that_shows_as_zero_is_equal(gain, words):
     score = {"value": 20.0 + gain, "unit": "dB", "higher_is_better": True}
     assert difference_words(score, {"value": 20.0}, {"gain": gain}, 3) == (words, "")

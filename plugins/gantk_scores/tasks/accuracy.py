@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gantk.recipe.published import published_system
+from gantk.recipe.load import mapping
 
 WITHOUT = "accuracy_without_style_transfer"
 WITH = "accuracy_with_style_transfer"
@@ -15,7 +15,7 @@ WITH = "accuracy_with_style_transfer"
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where no accuracy is known."""
-    system = published_system(record.recipe)
+    published = mapping(mapping(record.recipe.get("paper")).get("published"))
     charts = []
     for key, rows in (record.metrics.get("metrics") or {}).items():
         if key.endswith("_post"):
@@ -30,7 +30,7 @@ def section(record) -> dict[str, Any] | None:
         if found:
             charts.append({"label": record.label(key), "bars": found})
 
-    of_report = published_bars(system.undefined) if system else []
+    of_report = published_bars(published)
     if not charts and not of_report:
         return None
 
@@ -52,7 +52,7 @@ def _bar(label: str, row: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"label": label, "value": found["value"], "low": low, "high": high, "n": row["n"]}
 
 
-def published_bars(published: dict[str, float]) -> list[dict[str, Any]]:
+def published_bars(published: dict[str, Any]) -> list[dict[str, Any]]:
     """The bars of the published accuracies, which their report does not define.
 
     A recipe with style transfer gives `accuracy` as the accuracy with it, a recipe without as that
@@ -64,5 +64,7 @@ def published_bars(published: dict[str, float]) -> list[dict[str, Any]]:
 
     labels = {WITHOUT: "published, without style transfer", WITH: "published, with style transfer"}
     return [
-        {"label": label, "value": known[name]} for name, label in labels.items() if name in known
+        {"label": label, "value": known[name]}
+        for name, label in labels.items()
+        if isinstance(known.get(name), (int, float))
     ]
