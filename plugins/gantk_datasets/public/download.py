@@ -27,7 +27,7 @@ from gantk.downloads import (
     without_credentials,
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
-from gantk.files import make_folder, write_file
+from gantk.files import make_folder, read_file, remove, write_file
 from gantk.formats.archives import ENDINGS, MAX_COMPRESSION, expect_sound, unpack
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
@@ -174,11 +174,11 @@ def _read_record(record: Path) -> dict[str, Any]:
     """Read the record of an earlier download: the set's `name`, and `checksums` by path; {} where
     there is none.
     """
-    if not record.exists():
+    if not os.path.lexists(record):
         return {}
 
     try:
-        found = json.loads(record.read_bytes())
+        found = json.loads(read_file(record))
         return {
             "name": found["name"],
             "checksums": {file["path"]: str(file["checksum"]) for file in found["files"]},
@@ -190,8 +190,8 @@ def _read_record(record: Path) -> dict[str, Any]:
 
 @contextmanager
 def _lock_folder(staging: Path) -> Iterator[Path]:
-    """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is
-    empty.
+    """Create and lock a hidden folder, for one process at a time, and keep only regular files in
+    it; deletes it afterwards if it is empty.
     """
     lock = None
     # retry if the previous holder of the lock has deleted the folder, or does so just now
@@ -199,7 +199,7 @@ def _lock_folder(staging: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             with suppress(FileExistsError):
                 make_folder(staging)
-            held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(held, fcntl.LOCK_EX)
             if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
                 lock = held
@@ -207,6 +207,9 @@ def _lock_folder(staging: Path) -> Iterator[Path]:
                 os.close(held)
 
     try:
+        for path in staging.iterdir():
+            if path.is_symlink() or not path.is_file():  # unpacked earlier, or somebody else's
+                remove(path)
         yield staging
     finally:
         if staging.exists() and not any(staging.iterdir()):
@@ -314,7 +317,6 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     """
     result = staging / "unpacked"
     scratch = staging / "scratch"
-    shutil.rmtree(result, ignore_errors=True)  # left by an earlier attempt
     for path, known in files.items():
         file = staging / path.replace("/", "__")
         place = result / known.get("into", "") / path

@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import tarfile
 import threading
 import zipfile
@@ -330,6 +332,49 @@ def test_damaged_download_records_are_tolerated(offer, tmp_path, content):
     offer(PLAIN)
     (tmp_path / "heads.fetched.json").write_bytes(content)
     wrong("is damaged or was changed", tmp_path / "heads", kind=UserError)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_record_that_is_no_file_is_one_message(offer, tmp_path, kind):
+    offer(PLAIN)
+    record = tmp_path / "heads.fetched.json"
+    if kind == "pipe":
+        os.mkfifo(record)
+    else:
+        record.symlink_to(kind)
+
+    def stop(*_):
+        raise AssertionError("the fetch waits")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    try:
+        wrong("is a pipe or a device", tmp_path / "heads", kind=UserError)
+    finally:
+        signal.alarm(0)
+
+
+@pytest.mark.parametrize("name", ["heads.tar.part", "heads.tar", "unpacked", "scratch"])
+def test_links_among_unfinished_files_are_not_followed(offer, tmp_path, name):
+    offer(PLAIN)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.txt").write_text("mine")
+    staging = tmp_path / ".heads.fetching"
+    staging.mkdir()
+    (staging / name).symlink_to(outside / "mine.txt" if name.startswith("heads") else outside)
+
+    assert names(quietly(tmp_path / "heads"))
+    assert names(outside) == {"mine.txt"}
+    assert (outside / "mine.txt").read_text() == "mine"
+
+
+def test_a_link_is_no_folder_for_unfinished_files(offer, tmp_path):
+    offer(PLAIN)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / ".heads.fetching").symlink_to(tmp_path / "outside")
+    wrong("cannot be created", tmp_path / "heads")
+    assert not names(tmp_path / "outside")
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
