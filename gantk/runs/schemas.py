@@ -169,10 +169,10 @@ MAPPING = {
 }
 LINE = table(**MAPPING)
 VALUES = table(
-    "low",
-    "high",
+    *("low", "high", "whole", "quantiles", "near"),
     low=(Finite, "Lowest intensity of the training images, in the units of the files."),
     high=(Finite, "Highest intensity of the training images, in the units of the files."),
+    whole=(bool, "Whether these are whole numbers."),
     quantiles=(
         Annotated[list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)],
         "Mean quantiles of the tissue's intensities, without air.",

@@ -481,6 +481,18 @@ def test_quantiles_of_another_number_are_one_error(quantiles, copied_run):
         load(copied_run, device="cpu")
 
 
+@pytest.mark.parametrize("key", ["low", "whole", "quantiles", "near"])
+def test_values_without_one_of_their_keys_are_one_error(key, copied_run):
+    from gantk import load
+
+    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"], meta["values"]["b"][key]
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=rf"values\.b.*{key}"):
+        load(copied_run, device="cpu")
+
+
 def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     # a number used again
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
