@@ -8,7 +8,6 @@ pydicom parses and decodes; SimpleITK decodes what pydicom has no codec for (JPE
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,9 +30,11 @@ class Dicom(SeriesFormat):
     def owns(self, path: Path) -> bool:
         """Whether the file has DICOM's magic bytes at position 128."""
         try:
-            # size first: reading a pseudo-file of 0 bytes, as in /proc, could block
+            # first, because a pipe, or a pseudo-file of 0 bytes as in /proc, could block
+            if not path.is_file() or path.stat().st_size <= 132:
+                return False
             with path.open("rb") as file:
-                return os.fstat(file.fileno()).st_size > 132 and file.read(132)[128:] == b"DICM"
+                return file.read(132)[128:] == b"DICM"
         except OSError:
             return False
 

@@ -55,7 +55,9 @@ def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, t
         "data.split.file": ["run", recipe, "--out", tmp_path / "run", "--device", "cpu"],
         "recipe": ["run", pipe, "--out", tmp_path / "run", "--device", "cpu"],
         "answers": ["study", "score", tmp_path, pipe],
+        "translate": ["translate", tiny_run, pipe.with_suffix(""), tmp_path / "out.png"],
     }
+    planted(pipe.with_suffix(""))  # a name without a suffix may be a DICOM file
 
     for option, words in commands.items():
         outcome = gantk(*words)
