@@ -149,3 +149,68 @@ def test_a_run_of_all_contrasts_names_none(tmp_path):
     data = load(source(tmp_path, "nifti"), UNPAIRED, domains=("T1", "T2"), split={})
 
     assert "left out" not in " ".join(data.description())
+
+
+def warnings_of(root, kind="patients", **options):
+    return [each["what"] for each in check(root, **options)["problems"] if each["kind"] == kind]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("scan_00{}_pre", "00{}-final"),
+        ("p{}", "P0{}"),
+        ("Mu\u0308ller {}", "M\u00fcller {}"),
+        ("2019-03-04_Lang{}", "2020-11-23_Lang{}"),
+    ],
+    ids=["numbers", "zeros", "unicode", "dates"],
+)
+def test_one_person_under_two_names_is_told(tmp_path, one, other):
+    for n in range(4, 8):
+        volume(tmp_path / "t1" / f"{one.format(n)}.nii", n, (12, 12, 4))
+        volume(tmp_path / "t2" / f"{other.format(n)}.nii", 9 * n, (12, 12, 4))
+
+    (said,) = warnings_of(tmp_path)
+    assert said.startswith("4 patients seem to have two names: ")
+    assert one.format(4) in said
+    assert other.format(4) in said
+
+
+def test_names_of_one_spelling_are_not_told(tmp_path):
+    for n in range(4):
+        volume(tmp_path / "t1" / f"BraTS2021_000{n}6.nii", n, (12, 12, 4))
+        volume(tmp_path / "t2" / f"IXI{n + 4}.nii", 9 * n, (12, 12, 4))
+    assert warnings_of(tmp_path) == []
+
+
+def patients_of(domain, n):
+    return {"zeros": (f"00{n}", n), "point": (f"{n}.0", n), "empty": ("", n)}[domain]
+
+
+@pytest.mark.parametrize("kind", ["zeros", "point", "empty"])
+def test_a_table_that_a_program_changed_is_told(tmp_path, kind):
+    rows = ["path,domain,patient"]
+    for n in range(1, 5):
+        for domain, patient in zip(("T1", "T2"), patients_of(kind, n), strict=True):
+            volume(tmp_path / f"{domain}{n}.nii", 2 * n, (12, 12, 4))
+            rows.append(f"{domain}{n}.nii,{domain},{patient}")
+
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(rows))
+    said = warnings_of(table)[0]
+    if kind != "empty":
+        assert said.startswith("4 patients seem to have two names")
+        return
+
+    assert "the column patient of" in said
+    assert "is empty in 4 of 8 rows, the first in line 2" in said
+    with pytest.raises(UserError, match="is empty in 4 of 8 rows"):
+        load(source(table, "manifest"), UNPAIRED, domains=("T1", "T2"), split={})
+    load(source(table, "manifest"), UNPAIRED, domains=("T1", "T2"), split={"by": "image"})
+
+
+def test_channels_that_have_numbers_only_are_not_one_kind(tmp_path):
+    for n, channel in np.ndindex(4, 2):
+        volume(tmp_path / "imagesTr" / f"p_{n}_000{channel}.nii", 2 * n + channel, (12, 12, 4))
+    (said,) = warnings_of(tmp_path, "channels")
+    assert said.endswith("'p_0_0000', 'p_0_0001'")

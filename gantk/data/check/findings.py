@@ -8,18 +8,21 @@ good to know), `what` is wrong, the names of the `files` concerned, and a `remed
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Sized
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
+from gantk.data.names.patterns import DATE_WORD
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
 from gantk.formats.contrasts import CONTRASTS, one_word
-from gantk.formats.files import NotFinite
+from gantk.formats.files import NotFinite, stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
@@ -53,7 +56,7 @@ def join_first(texts: Sequence[str], between: str = ", ") -> str:
     return text
 
 
-def with_verb(names: Sequence[str], noun: str, words: str) -> str:
+def with_verb(names: Sized, noun: str, words: str) -> str:
     """`3 images are empty` of `is|are empty`: a number, its noun, and a verb that agrees."""
     return f"{count_noun(names, noun)} {agreeing(names, words)}"
 
@@ -428,6 +431,93 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
 
 
 # --- copies
+
+
+def same_people(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Warn of patients that may be the same people under two names: names that differ only in case,
+    separators, leading zeros and dates (p1, P_01, 1.0); or, of patients in one domain only, names
+    with the same numbers (scan_0031_pre and 0031-final).
+    """
+    domains_of: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        if item.patient:
+            domains_of[item.patient] |= set(item.domains)
+
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for patient in domains_of:
+        spellings[_plain_name(patient)].append(patient)
+
+    groups = [names for names in spellings.values() if len(names) > 1]
+    if len(spellings) == 1:  # what all names share says nothing of the patient
+        groups = []
+    groups = groups or _with_the_same_numbers(domains_of)
+    if groups:
+        shown = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
+        what = (
+            f"{with_verb(groups, 'patient', 'seems|seem')} to have two names: {shown}. One person"
+            " may then be in training and test, and scores too good"
+        )
+        remedy = (
+            "give each person one name, by files or a table, or use --set data.source.patient=REGEX"
+        )
+        yield problem("patients", "warning", what, (), remedy)
+
+
+def _plain_name(patient: str) -> str:
+    """A patient's name without what programs add: `p1` of `P_01`, `p1.0` and `2020-01-02_p1`."""
+    name = unicodedata.normalize("NFKC", patient).casefold()
+    undated = DATE_WORD.sub("", name)
+    if any(map(str.isalpha, undated)):
+        name = undated
+    name = re.sub(r"\.0+$", "", name)
+    name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
+    return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", name)
+
+
+def _with_the_same_numbers(domains_of: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of patients of two domains, each in one of them only, whose names have the same
+    numbers; [] unless these are half of a domain's patients or more.
+    """
+    alone: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+    for patient, domains in domains_of.items():
+        numbers = tuple(map(int, re.findall(r"\d{1,18}", patient)))
+        if len(domains) == 1 and numbers:
+            alone[next(iter(domains))][numbers] = patient
+
+    groups = []
+    for (one, patients), (other, others) in combinations(alone.items(), 2):
+        shared = [numbers for numbers in patients if numbers in others]
+        count = min(
+            sum(domain in domains for domains in domains_of.values()) for domain in (one, other)
+        )
+        if len(shared) > 1 and 2 * len(shared) >= count:
+            groups += [[patients[numbers], others[numbers]] for numbers in shared]
+
+    return groups
+
+
+def numbered_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Warn of volumes of one domain whose names differ only in the number of a channel, as those of
+    nnU-Net do: `p1_0000` and `p1_0001` are two contrasts.
+    """
+    channels: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)
+    for item in items:
+        stem, number, channel = stem_of(item.name).rpartition("_")
+        if re.fullmatch(r"000\d", channel):
+            channels[tuple(item.domains), stem].add(channel)
+
+    mixed = [stem for (_, stem), numbers in channels.items() if len(numbers) > 1]
+    if mixed:
+        found = sorted(set.union(*channels.values()))
+        what = (
+            "the names end in numbers of channels, which are contrasts and not images of one kind:"
+        )
+        names = [f"{stem}_{number}" for stem in mixed[:1] for number in found]
+        remedy = (
+            "put the contrast in its place (p1_T1, p1_T2), or say which are meant: `gantk plan"
+            f" SCANS --a '**/*_{found[0]}.*' --b '**/*_{found[1]}.*'`"
+        )
+        yield problem("channels", "warning", what, names, remedy)
 
 
 def copies(items: Sequence[Inspected]) -> Iterator[Problem]:

@@ -50,6 +50,7 @@ _VISIT = (
 )
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
 STARTS_WITH_DATE = re.compile(_DATE)
+DATE_WORD = re.compile(rf"(?<![^\W_]){_DATE}(?![^\W_])")
 # A whole folder: `ses-01`, `2020-01-02`, `anat2`.
 VISIT_FOLDER = re.compile(rf"(?i)(?:{_DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
 # The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.

@@ -125,6 +125,7 @@ class Manifest(VolumeSource):
         self.notes = self._notes(columns)
 
         items: dict[tuple[str, str], Item] = {}
+        without_patient: list[int] = []  # lines
         for line, row in self._rows():
             mistakes = self.counts.total()
             count = count + 1
@@ -132,6 +133,8 @@ class Manifest(VolumeSource):
                 if (item.letter, item.key) in items:
                     self._note(UserError("is listed twice", where=item.key), line)
                 items[item.letter, item.key] = item
+                if not row.get("patient") and line not in without_patient[-1:]:
+                    without_patient.append(line)
             wrong += self.counts.total() > mistakes
 
         if wrong:
@@ -147,6 +150,8 @@ class Manifest(VolumeSource):
             self._expect_one_kind(kept)
         if not any(item.subject for item in kept):
             self._set_patients(kept)
+        if "patient" in self._own_names and 0 < len(without_patient) < count:
+            self._ask_for_patients(without_patient, count)
         if "pair" not in names and columns is None:
             for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
@@ -421,6 +426,24 @@ class Manifest(VolumeSource):
             on_ambiguous = "ignore"
         for item, patient in zip(items, patients_in_names(stems, on_ambiguous) or (), strict=False):
             item.subject = patient
+
+    def _ask_for_patients(self, lines: Sequence[int], count: int) -> None:
+        """Ask for the patients of the rows in these lines, of `count`, unless the table gives the
+        split or an option says where patients are.
+        """
+        if self.splits or self.patient or self.pattern:
+            return
+        what = (
+            f"the column {self._own_names['patient']} of {self.called} is empty in {len(lines)} of"
+            f" {count} rows, the first in line {lines[0]}. One person may then be in training and"
+            " test, and scores too good"
+        )
+        remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
+        error = UserError(what, where="data.source.path", remedy=remedy)
+        if self.on_ambiguous == "raise":
+            raise error
+        if isinstance(self.on_ambiguous, list):
+            self.on_ambiguous.append(error)
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
         """Set the mask of a row's images: of those on the mask's grid, or of all where images are
