@@ -20,6 +20,7 @@ LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"  # of a checkpoint
 MAX_LINE_BYTES = 2**20  # of the log
 MAX_LOG_BYTES = 2**28
+MAX_LOG_LINES = 1_000_000
 Step = Annotated[int, Field(ge=0, le=10**15)]
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
@@ -501,7 +502,8 @@ def is_inside(run: Path, path: Path) -> bool:
 
 def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the readable lines of a run's log.jsonl; damaged or cut-off lines are counted in a
-    message added to `problems`. UserError where it is no regular file, or lies outside the run.
+    message added to `problems`. UserError where it is no regular file, lies outside the run, or has
+    more than MAX_LOG_LINES lines.
     """
     skipped = 0
     first_error = ""
@@ -512,6 +514,9 @@ def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
     with file:
         for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            if number > MAX_LOG_LINES:
+                what = f"'{run / LOG}' has more than {MAX_LOG_LINES:,} lines, which no log needs"
+                raise UserError(what, remedy="restore it from the original")
             try:
                 yield parse_checked(text.decode(), SCHEMAS[LOG])
             except ValueError as error:

@@ -35,6 +35,15 @@ def test_extreme_values_in_a_log_make_a_page(kind, value, copied_run):
     assert "log.jsonl" in problems or value < 1 or kind == "rate"
 
 
+def test_a_log_of_too_many_lines_is_left_out(copied_run, monkeypatch):
+    monkeypatch.setattr("gantk.runs.schemas.MAX_LOG_LINES", 20)
+    (copied_run / "log.jsonl").write_text("\n" * 21)
+
+    write_report(copied_run)
+
+    assert "log.jsonl' has more than 20 lines" in " ".join(RunRecord(copied_run).problems)
+
+
 def test_a_log_with_many_curves_makes_a_small_page(copied_run):
     losses = {f"group{number % 300}/loss{number}": 1.0 for number in range(20_000)}
     write_log(copied_run, [{"losses": losses}, {"losses": losses}])
