@@ -54,7 +54,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
             return None
 
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
-        if not parts:
+        if parts in ([], [text]):  # a link to nothing matches itself
             return None
     else:
         parts = list(model)

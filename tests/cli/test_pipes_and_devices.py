@@ -65,6 +65,16 @@ def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, t
         assert outcome.err.count("error  ") == 1
 
 
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_links_to_nothing_are_one_message(target, tmp_path, gantk):
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    for words in (["translate", link, "in.png", "out.png"], ["sample", link, "--out", "x"]):
+        outcome = gantk(*words)
+        assert outcome.code == 2
+        assert outcome.err.count("error  ") == 1
+
+
 def test_a_card_and_weights_that_are_pipes_are_one_message(planted, copied_run, tmp_path, gantk):
     (picture,) = draw_pictures(tmp_path / "pictures", 1)
     card = planted(copied_run / "card.md")

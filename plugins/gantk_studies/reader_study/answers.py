@@ -4,6 +4,7 @@ next training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def _check_questions(key: dict[str, Any], file: Path) -> None:
 
 def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:
     """The reader and the rows of one file; UserError or ValueError where it cannot be scored."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # a link to itself stays one
     said = read(path.parent, path.name, ANSWERS, "ask the reader to save the answers again")
     if not said:
         raise ValueError("it does not exist")

@@ -271,8 +271,9 @@ def partly_damaged(study):
     for name, content in damaged.items():
         (folder / name).write_text(content)
 
+    (folder / "itself.json").symlink_to("itself.json")
     fooled[1].write_text("\ufeff" + fooled[1].read_text(), "utf-8")  # as an editor saves it
-    return folder, fooled, [folder / name for name in (*damaged, "gone.json")]
+    return folder, fooled, [folder / name for name in (*damaged, "itself.json", "gone.json")]
 
 
 def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
@@ -288,6 +289,7 @@ def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
         "half.json": "also from reader-1",
         "seven.json": "7 is not a valid answer",
         "far.json": "unknown question",
+        "itself.json": "damaged",
         "gone.json": "does not exist",
     }
     lines = done.out.splitlines()
