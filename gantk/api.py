@@ -532,10 +532,11 @@ def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Tr
 
 def translate(
     run: AnyPath | Iterable[AnyPath],
-    input: str | Path,
+    input: str | Path | Mapping[str, str | Path],
     output: str | Path,
     *,
     to: str | None = None,
+    onto: str | None = None,
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
@@ -558,15 +559,20 @@ def translate(
     Example:
 
         gantk.translate("t1t2", "t1.nii.gz", "t2.nii.gz", to="T2")
+        gantk.translate(RUN, {"T1": "a.nii.gz", "T2": "b.nii.gz"}, "flair.nii.gz", to="FLAIR")
 
     Args:
         run: a run folder, a checkpoint, a .onnx file or the name of a model; see `load`. An ensemble,
             which returns the mean: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
             `gantk run --folds`.
-        input: a file or a folder. For a run on several contrasts: a patient's folder with one file for
-            each contrast, or a folder of such folders.
+        input: a file or a folder. For a run on several contrasts: the files of a patient by contrast, a
+            patient's folder with one file or DICOM series for each contrast, a folder of such folders,
+            or a CSV.
         output: a file, or a folder if `input` is one.
-        to: the domain to make, by its name. Default: the second domain of the recipe.
+        to: the domain to make, by its name, or one of its contrasts. Default: the second domain of the
+            recipe; of a run that makes any contrast from others, those that a patient lacks.
+        onto: the contrast on whose grid a patient's other contrasts are resampled, and on which the
+            results lie. Default: the first one of the run that the patient has.
         variants: how many translations of each input to write (multimodal methods such as munit); `seed`
             draws their styles.
         seed: the seed of `variants`.
@@ -643,6 +649,7 @@ def translate(
         uncertainty,
         tta,
         label,
+        onto,
     )
     model = load_model(run, device, say)
     translation = Translation(
@@ -657,6 +664,8 @@ def translate(
         keep_header=keep_header,
         workers=workers,
     )
+    if isinstance(input, Mapping):
+        return translation.path({name: Path(path) for name, path in input.items()}, Path(output))
     return translation.path(Path(input), Path(output))
 
 

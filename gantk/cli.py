@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.commands import CommandGroup, by_section, device_option
+from gantk.commands import Command, CommandGroup, by_section, device_option
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -251,6 +252,66 @@ def resume(run, device) -> None:
     api.resume(run, device=device, say=say)
 
 
+class FilesByContrast(Command):
+    """A command whose option `--from T1=FILE` may be written `--t1 FILE`.
+
+    Which contrasts a model has is known only when it is loaded, after the options are read.
+    Therefore each name that usually means a contrast, such as t1, t1ce, t2w and flair, is an option
+    here, and the model refuses what it does not know. Contrasts of other names take `--from`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, with `--t1 FILE` and `--t1=FILE` read as `--from t1=FILE`."""
+        known = {name for param in self.params for name in param.opts}
+        rest = list(args)
+        parsed = []
+        while rest:
+            argument = rest.pop(0)
+            if argument == "--":
+                parsed += [argument, *rest]
+                break
+
+            option, sign, value = argument.partition("=")
+            if option in known or not _is_contrast_option(option):
+                parsed.append(argument)
+                continue
+            if not sign:
+                if not rest:
+                    raise click.BadOptionUsage(option, f"Option '{option}' requires a file.", ctx)
+                value = rest.pop(0)
+            parsed += ["--from", f"{option[2:]}={value}"]
+
+        return super().parse_args(ctx, parsed)
+
+
+def _is_contrast_option(option: str) -> bool:
+    if not option.startswith("--"):
+        return False
+
+    from gantk.formats.contrasts import CONTRASTS  # imports numpy
+
+    return option[2:].lower() in CONTRASTS
+
+
+def split_files(texts: Sequence[str]) -> dict[str, str]:
+    """The files of `--from NAME=FILE` by name; a usage error for a text without a name, and for a
+    name given twice.
+    """
+    files: dict[str, str] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise click.BadParameter(
+                f"'{text}' is not of the form NAME=FILE, such as T1=scan.nii.gz.",
+                param_hint="'--from'",
+            )
+        if name in files:
+            raise click.BadParameter(f"two files are given for {name}.", param_hint="'--from'")
+        files[name] = path
+
+    return files
+
+
 @cli.command(
     short_help="Translate a file, a folder or a DICOM series.",
     section="Use",
@@ -258,15 +319,29 @@ def resume(run, device) -> None:
     examples=[
         "gantk translate t1t2 t1.nii.gz t2.nii.gz    # the shipped model",
         "gantk translate runs/first SCANS translated  # a folder",
+        "gantk translate RUN --t1 a.nii.gz --t2 b.nii.gz --to FLAIR flair.nii.gz",
     ],
+    cls=FilesByContrast,
 )
 @click.argument("run")
-@click.argument("input")
-@click.argument("output")
+@click.argument("input", metavar="[INPUT]")
+@click.argument("output", metavar="OUTPUT", required=False)
 @click.option(
     "--to",
     metavar="DOMAIN",
-    help="Domain to make, by its name (T2). Default: the recipe's second domain.",
+    help="Domain or contrast to make (T2). Default: the recipe's second domain, or what is missing.",
+)
+@click.option(
+    "--from",
+    "files",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="File of a contrast, in place of INPUT; --t1 FILE is short for --from T1=FILE. Repeat it.",
+)
+@click.option(
+    "--onto",
+    metavar="NAME",
+    help="Contrast whose grid the outputs have. Default: the first one that the patient has.",
 )
 @click.option(
     "--planes",
@@ -315,7 +390,7 @@ def resume(run, device) -> None:
     "--keep-header", is_flag=True, help="Copy the texts of the header, which may name the patient."
 )
 @device_option
-def translate(run, input, output, **options) -> None:
+def translate(run, input, output, files, **options) -> None:
     """Translate INPUT with the model of RUN and write the result to OUTPUT.
 
     RUN is a run folder, a checkpoint, a model written by `gantk export` (.onnx), or the name of a
@@ -324,14 +399,26 @@ def translate(run, input, output, **options) -> None:
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
     or a folder of these. For a run on several contrasts, INPUT is a patient's folder with one file
-    for each contrast, or a folder of such folders.
+    or DICOM series for each contrast, a folder of such folders, or a CSV. Or name the files, in
+    place of INPUT: --t1 FILE --t2 FILE. A run that makes any contrast from others (anytoany) makes
+    those that a patient lacks.
 
     OUTPUT has the size, grid and orientation of INPUT, and the intensities of the target domain. A
     DICOM series becomes a derived series with new identifiers. If a folder was translated in part,
     gantk continues. A damaged file does not stop the others.
     """
+    given = input
+    if files:
+        if output is not None:
+            raise click.UsageError("INPUT and files of contrasts cannot be combined.")
+        given = split_files(files)
+        output = input
+
+    if output is None:
+        raise click.UsageError("Missing argument 'OUTPUT'.")
+
     with progress_bar() as progress:
-        api.translate(run, input, output, **options, say=say, progress=progress)
+        api.translate(run, given, output, **options, say=say, progress=progress)
 
 
 @cli.command(

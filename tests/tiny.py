@@ -58,7 +58,9 @@ def small_run(folder: Path, method: dict, steps: int = 0, **data) -> Path:
     """A run of a method on the phantom at 32 px whose weights are those drawn, or a few steps on."""
     import gantk
 
-    source = {"name": "phantom", "subjects": 6, "slices": 2} | data.pop("source", {})
+    source = data.pop("source", {})
+    if "name" not in source:
+        source = {"name": "phantom", "subjects": 6, "slices": 2} | source
     table = {
         "source": source,
         "domains": ["T1", "T2"],

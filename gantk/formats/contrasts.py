@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,12 @@ SYNONYMS = {
     "mr": ("mri",),
     **dict.fromkeys(("dwi", "adc", "swi", "ct", "cbct", "pet", "t2star", "t1map", "t2map"), ()),
 }
+# How data sets call the files of a patient, where this differs from the contrasts' names: BIDS, and
+# BraTS since 2023.
+NAMINGS = (
+    {"t1": "T1w", "t2": "T2w", "flair": "FLAIR", "pd": "PDw"},
+    {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"},
+)
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
@@ -108,6 +115,61 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside
     other words. Without a contrast: None and the whole name.
     """
+    found = _find_contrast(name, wanted)
+    if found is None:
+        return None, name
+
+    before, _, after = found.split
+    return found.word, without_gaps(before + after)
+
+
+def with_contrast(name: str, word: str) -> str | None:
+    """A name with another word for its contrast: `007_t1_brain` and `flair` give
+    `007_flair_brain`.
+
+    None where the name says no contrast, or says it by several words (`T1 post Gd`).
+    """
+    found = _find_contrast(name, set())
+    if found is None:
+        return None
+
+    before, own, after = found.split
+    others = " ".join(words_of(before + " " + after)).lower()
+    if one_word(own) != found.word or AGENT.search(f" {others} "):
+        return None
+    return before + word + after
+
+
+def contrast_word(name: str) -> str | None:
+    """The word that names a contrast as it is spelled: `T1w` of `sub-01_T1w`; None without one."""
+    found = _find_contrast(name, set())
+    return None if found is None else found.split[1]
+
+
+def word_in_naming(contrast: str, words: Sequence[str]) -> str:
+    """How a file of a contrast is called beside files that are called `words`: FLAIR is `t2f`
+    beside `t1n` and `t2w`.
+    """
+    usual = CONTRASTS.get(one_word(contrast), "")
+    telling = {word for word in words if word.lower() not in SYNONYMS}
+    for naming in NAMINGS:
+        if usual in naming and telling & set(naming.values()):
+            return naming[usual]
+
+    is_lower = bool(words) and all(word.islower() for word in words)
+    return contrast.lower() if is_lower else contrast
+
+
+@dataclass(frozen=True)
+class _FoundContrast:
+    """The contrast in a name."""
+
+    word: str  # in lower case, as `contrast_in` returns it
+    split: tuple[str, str, str]  # the name before the contrast's words, these, and after them
+
+
+def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
+    """Find the contrast of a name, as `contrast_in` describes; None without one."""
     pieces = WORD_ENDS.split(name)
     places = [i for i in range(0, len(pieces), 2) if pieces[i]]
     words = [pieces[i].lower() for i in places]
@@ -121,15 +183,17 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
                 break
 
     if not found:
-        return None, name
+        return None
 
     word, i, end = next(
         (each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0]
     )
-    last = places[min(end, len(places)) - 1]
-    rest = without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
+    start = places[i]
+    stop = places[min(end, len(places)) - 1] + 1
     said = {CONTRASTS.get(each) for each, _, _ in found}
-    return _meant(word, said, words), rest
+    parts = (pieces[:start], pieces[start:stop], pieces[stop:])
+    before, own, after = ("".join(part) for part in parts)
+    return _FoundContrast(_meant(word, said, words), (before, own, after))
 
 
 def usual_contrast(name: str) -> str | None:

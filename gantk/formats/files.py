@@ -362,7 +362,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
     if isinstance(source, Scan):
         scan = source
     else:
-        scan = _scan_of(source if isinstance(source, Path) else Path(source))
+        scan = scan_of(source if isinstance(source, Path) else Path(source))
 
     path = scan.path
     series = scan.files != (scan.path,)
@@ -397,7 +397,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         ) from None
 
 
-def _scan_of(path: Path) -> Scan:
+def scan_of(path: Path) -> Scan:
     """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
     if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
         return Scan(path, (path,), path.name)

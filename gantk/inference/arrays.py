@@ -5,6 +5,8 @@ the input's type.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,17 +25,31 @@ from gantk.inference.array_shapes import (
     own_result_scale,
     remove_batch_axes,
 )
-from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.masks import outside_of
+from gantk.inference.patients import (
+    by_contrast,
+    contrasts_to_make,
+    expect_sources,
+    on_one_grid,
+    stack_contrasts,
+)
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline, Progress
 
-KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
+KINDS = (
+    "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these, or"
+    " dicts of them by contrast"
+)
 
 
 class ArrayModel(Protocol):
     """What the translation of arrays needs of a TrainedModel."""
 
     def domain(self, name: str | None, /) -> str: ...
+
+    def frame(self, letter: str, /) -> Frame: ...
+
+    def contrasts(self, letter: str, /) -> list[str]: ...
 
     def part(self, letter: str, to: str | None) -> slice: ...
 
@@ -61,23 +77,21 @@ def translate_arrays(
     """
     if isinstance(images, (list, tuple)):
         return [translate_arrays(model, each, to, options, progress, grad) for each in images]
+    if isinstance(images, Mapping):
+        if grad:
+            what = "gradients need one tensor, but the input is a dict of contrasts"
+            raise UserError(what, where="grad", allowed="a tensor with a channel for each contrast")
+        return _contrasts(model, images, to, options, progress)
     if is_tensor(images):
         return _tensor(model, images, to, options, progress, grad)
     if grad:
         what = f"gradients need a tensor, but the input is a {_type_name(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
 
-    back: objects.Back = objects.nothing
-    if isinstance(images, Image):
-        image = images
-    elif isinstance(images, (str, Path)):
-        image = read(images)
-    else:
-        taken = objects.from_library_image(images)
-        if taken is None:
-            return _array(model, images, to, options, progress)
-        image, back = taken
+    if hasattr(images, "__array__"):
+        return _array(model, images, to, options, progress)
 
+    image, back = _as_image(images)
     results = [back(made) for made in model.images(image, to, options, progress)]
     return results[0] if len(results) == 1 and options.variants is None else results
 
@@ -94,25 +108,36 @@ def _type_name(value: Any) -> str:
 def _array(
     model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
-    if not hasattr(array, "__array__"):
-        what = f"an input of type {_type_name(array)} cannot be translated"
-        raise UserError(what, where="translate", allowed=KINDS)
-
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} does not contain intensities"
         raise UserError(what, where="translate", allowed="arrays of integers or floats")
 
+    frame = model.frame(model.domain(to))
+    shape, kind = as_batch(array.shape, frame)
+    return _translate_batch(model, array.reshape(shape), kind, to, options, progress)
+
+
+def _translate_batch(
+    model: ArrayModel,
+    batch: np.ndarray,
+    kind: str,
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+) -> np.ndarray:
+    """Translate an array (N, C, *spatial) of a kind that `as_batch` names; returns the results with
+    the axes of that kind.
+    """
     letter = model.domain(to)
     pipeline = model.pipeline(letter, options)
-    shape, kind = as_batch(array.shape, pipeline.frame)
     with np.errstate(over="ignore", invalid="ignore"):  # check_values reports values beyond float32
-        pixels = np.ascontiguousarray(array.reshape(shape), dtype=np.float32)
+        pixels = np.ascontiguousarray(batch, dtype=np.float32)
 
     check_values(pixels, pipeline.frame)
 
     mapping = own_mapping(pipeline, pixels, kind)
-    result_scale = own_result_scale(pipeline, pixels, mapping, array.dtype)
+    result_scale = own_result_scale(pipeline, pixels, mapping, batch.dtype)
     translate = partial(
         pipeline.stack, mapping=mapping, progress=progress, result_scale=result_scale
     )
@@ -126,13 +151,143 @@ def _array(
     if pipeline.frame.masked:
         _mask(pipeline, pixels, maps, mapping, result_scale, kind)
 
-    dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
+    dtype = batch.dtype.newbyteorder("=") if batch.dtype.kind == "f" else np.dtype(np.float32)
     results = []
     for made in maps:
         part = made[:, model.part(letter, to)]
         results.append(remove_batch_axes(part, kind).astype(dtype, copy=False))
 
     return results[0] if len(results) == 1 and options.variants is None else np.stack(results)
+
+
+def _contrasts(
+    model: ArrayModel,
+    given: Mapping[str, Any],
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+) -> Any:
+    """Translate the contrasts of one patient; returns one result where `to` names one contrast, else
+    a dict of results by contrast.
+    """
+    letter = model.domain(to)
+    frame = model.frame(letter)
+    contrasts = model.contrasts(OTHER[letter])
+    images = by_contrast(given, contrasts, "translate")
+    targets = model.contrasts(letter)[model.part(letter, to)]
+    names = targets
+    if frame.completes:
+        names = contrasts_to_make(targets, images, to, "the input")
+
+    expect_sources([*images], contrasts, targets, frame.missing, "the input")
+    arrays = {name: image for name, image in images.items() if hasattr(image, "__array__")}
+    if len(arrays) == len(images):
+        parts = _contrasts_of_arrays(model, arrays, to, options, progress)
+    elif arrays:
+        what = "some contrasts are arrays, others are images of another type"
+        raise UserError(what, where="translate", allowed="one type for all contrasts of a patient")
+    else:
+        parts = _contrasts_of_images(model, images, to, options, progress)
+
+    made = dict(zip(targets, parts, strict=True))
+    if to is not None and len(targets) == 1:
+        return made[targets[0]]
+    return {name: made[name] for name in names}
+
+
+def _contrasts_of_arrays(
+    model: ArrayModel,
+    images: Mapping[str, Any],
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+) -> list[Any]:
+    """The results of each target contrast for arrays or tensors of one shape: an image, or a stack
+    of slices.
+    """
+    letter = model.domain(to)
+    frame = model.frame(letter)
+    first = next(iter(images.values()))
+    arrays = {}
+    for name, image in images.items():
+        arrays[name] = image.detach().cpu().numpy() if is_tensor(image) else np.asarray(image)
+        if arrays[name].dtype.kind not in "biuf":
+            what = f"the {name} is an array of type {arrays[name].dtype}"
+            raise UserError(what, where="translate", allowed="arrays of integers or floats")
+
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) > 1:
+        shown = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        what = f"the arrays of one patient have different shapes: {shown}"
+        remedy = "give images of nibabel, which are resampled onto one grid, or resample the arrays"
+        raise UserError(what, where="translate", allowed="one shape", remedy=remedy)
+
+    (shape,) = shapes
+    is_stack = len(shape) == frame.dims + 1
+    if len(shape) != frame.dims and not is_stack:
+        axes = "(H, W) or (D, H, W)" if frame.dims == 2 else "(D, H, W)"
+        what = f"the arrays have the shape {shape}"
+        raise UserError(what, where="translate", allowed=f"{axes} for each contrast")
+
+    dtype = np.result_type(*arrays.values())
+    missing = np.full(shape, np.nan, dtype=np.float32)
+    channels = [arrays.get(name, missing) for name in model.contrasts(OTHER[letter])]
+    batch = np.stack(channels, axis=1 if is_stack else 0)
+    kind = "stack" if is_stack else "one"
+    made = _translate_batch(model, batch if is_stack else batch[None], kind, to, options, progress)
+    made = made.astype(dtype if dtype.kind == "f" else np.float32, copy=False)
+    targets = model.contrasts(letter)[model.part(letter, to)]
+    parts = [made]
+    if len(targets) > 1:
+        parts = list(np.moveaxis(made, -1 - frame.dims, 0))
+    if not is_tensor(first):
+        return parts
+
+    torch = sys.modules["torch"]
+    return [torch.from_numpy(np.ascontiguousarray(part)).to(first.device) for part in parts]
+
+
+def _contrasts_of_images(
+    model: ArrayModel,
+    given: Mapping[str, Any],
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+) -> list[Any]:
+    """The results of each target contrast for images with a grid, on the grid that `options.onto`
+    names.
+    """
+    letter = model.domain(to)
+    images = {}
+    backs = {}
+    for name, value in given.items():
+        images[name], backs[name] = _as_image(value)
+
+    images, chosen, _ = on_one_grid(images, options.onto)
+    image = stack_contrasts(images, model.contrasts(OTHER[letter]), chosen)
+    results = model.images(image, to, options, progress)
+    parts = []
+    for number in range(results[0].channels):
+        own = [replace(made, pixels=made.pixels[[number]]) for made in results]
+        converted = [backs[chosen](made) for made in own]
+        single = len(converted) == 1 and options.variants is None
+        parts.append(converted[0] if single else converted)
+
+    return parts
+
+
+def _as_image(value: Any) -> tuple[Image, objects.Back]:
+    """An `Image` from a path or an image of a library, and the conversion of results back."""
+    if isinstance(value, Image):
+        return value, objects.nothing
+    if isinstance(value, (str, Path)):
+        return read(value), objects.nothing
+
+    taken = objects.from_library_image(value)
+    if taken is None:
+        what = f"an input of type {_type_name(value)} cannot be translated"
+        raise UserError(what, where="translate", allowed=KINDS)
+    return taken
 
 
 def _mask(

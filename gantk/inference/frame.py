@@ -24,6 +24,8 @@ class TranslateOptions:
     uncertainty: str | None = None  # the kind of uncertainty returned as a second map
     tta: bool = False  # whether to average with the result for the mirrored image
     label: str | None = None  # the class of the images, for conditional methods
+    # the contrast on whose grid a patient's other contrasts are resampled; None: the first
+    onto: str | None = None
 
 
 DEFAULT_OPTIONS = TranslateOptions()
@@ -49,4 +51,6 @@ class Frame:
     masked: bool = False  # whether regions masked out of the input are masked in the result
     # by "source" and "target", see `contrasts.values_of`
     values: dict[str, dict] = field(default_factory=dict)
+    # whether it makes the contrasts that a patient lacks from those that the patient has
+    completes: bool = False
     pipelined: bool = True  # whether files are read and written while the network runs

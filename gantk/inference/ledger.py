@@ -28,6 +28,10 @@ class Job:
     scans: tuple[Scan | None, ...]
     target: Path
     name: str  # of the input, relative to the input folder
+    # the contrasts to make and the path of each, where these depend on what a patient has; (): all
+    # contrasts of the target domain
+    makes: tuple[tuple[str, Path], ...] = ()
+    problem: UserError | None = None  # why it cannot be translated
 
     @property
     def files(self) -> list[Path]:

@@ -22,17 +22,31 @@ class Outside:
 
 def outside_of(pixels: np.ndarray) -> Outside | None:
     """The region that is connected to the border and has the corners' common value per channel;
-    None where the corners of (C, *spatial) differ.
+    None where the corners of (C, *spatial) differ. A channel that is NaN throughout is a missing
+    contrast: the others decide, and it is masked out with their value if they agree.
     """
     corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
     corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
-    if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
+    present = ~np.isnan(corners).all(axis=1)
+    known = corners[present]
+    if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():  # no mask
         return None
 
     planes = _planes(pixels)
-    level = corners[:, 0].reshape(-1, 1, 1)
-    alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
-    return Outside(corners[:, 0], from_border(alike, (len(planes), *planes.shape[2:])))
+    level = known[:, 0].reshape(-1, 1, 1)
+    alike = [np.packbits((plane[present] == level).all(axis=0)) for plane in planes]
+    region = from_border(alike, (len(planes), *planes.shape[2:]))
+    return Outside(of_missing_contrasts(corners[:, 0]), region)
+
+
+def of_missing_contrasts(level: np.ndarray) -> np.ndarray:
+    """The values of air (C,) with those of missing contrasts, NaN, replaced by that of the others,
+    if these agree.
+    """
+    known = level[np.isfinite(level)]
+    if len(known) and np.ptp(known) == 0:
+        return np.where(np.isfinite(level), level, known[0])
+    return level
 
 
 def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:

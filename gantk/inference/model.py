@@ -84,6 +84,7 @@ class TrainedModel:
         progress: Progress | None = None,
         *,
         label: str | None = None,
+        onto: str | None = None,
         grad: bool = False,
     ) -> Any:
         """Images in, images of the same kind and grid out, in the target domain's intensities,
@@ -108,11 +109,16 @@ class TrainedModel:
                   gantk.formats.image: an `Image`,
                   which `gantk.formats.files.write(path, image)` writes.
                 * a list of these: a list of results.
+                * a dict of the contrasts of one patient, {"T1": image, "T2": image}: the result of the
+                  contrast that `to` names, or a dict of results. Arrays are (H, W), or (D, H, W) for a
+                  volume. Images on other grids are resampled onto the grid of one by their headers.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
-              domain.
+              domain, or for a dict the contrasts that are missing, if the model makes any from others.
             options: options of the result; several results are stacked on a new first axis, or are a
               list of images.
             label: the class of the images, for a model that was trained with classes.
+            onto: for a dict the contrast whose grid the result has; None: the first one of the model's
+              contrasts that is given.
             grad: for tensors: let gradients reach the input, which needs the memory of a training
               step.
 
@@ -124,6 +130,8 @@ class TrainedModel:
         """
         if label is not None:
             options = replace(options, label=label)
+        if onto is not None:
+            options = replace(options, onto=onto)
         return translate_arrays(self, images, to, options, progress, grad)
 
     def images(

@@ -17,6 +17,7 @@ import numpy as np
 from gantk.data.intensity import IntensityMapping, Linear, to_network
 from gantk.data.resample import Resize, slabs
 from gantk.files import zeros_beside
+from gantk.inference.masks import of_missing_contrasts
 
 if TYPE_CHECKING:
     from gantk.inference.frame import Frame
@@ -115,7 +116,7 @@ class Postprocess:
         A value brighter than air has no known translation: black.
         """
         spatial = [slice(1)] * (image.ndim - 1)
-        level = image[(slice(None), *spatial)]
+        level = of_missing_contrasts(image[(slice(None), *spatial)])
         bright = self.mapping.forward(level).ravel() > self.mapping.tissue
         air = np.where(bright, np.nan, level.ravel())
         for canvas, kind in zip(canvases, self.maps, strict=True):

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import dataclass, replace
@@ -24,10 +24,20 @@ from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
-from gantk.formats.image import Image, Scan, same_grid
+from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
+from gantk.inference.patients import (
+    TABLES,
+    Patient,
+    contrasts_to_make,
+    expect_sources,
+    find_patients,
+    on_one_grid,
+    patient_of_files,
+    stack_contrasts,
+)
 from gantk.inference.processing import MAX_OF_BYTE
 from gantk.plugin.loader import load
 
@@ -87,6 +97,7 @@ class Translation:
         if options.uncertainty:
             self._say_scale(options.uncertainty)
 
+        self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.clipped: list[Clipped] = []
@@ -105,17 +116,25 @@ class Translation:
         else:
             self.say("note     the uncertainty is not scaled to errors: it shows only the spread")
 
-    def path(self, source: Path, target: Path) -> list[Path]:
+    def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
-        the paths written.
+        the paths written. A mapping holds the files of one patient by contrast.
 
         A file of a folder that cannot be translated does not stop the others: a GantkError at the
         end lists all failures. Results that an earlier call with the same options has written are
         kept.
         """
+        if isinstance(source, Mapping):
+            return self._one_patient(patient_of_files(source, self.contrasts), target)
+
         if not source.exists():
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
+
+        is_table = source.suffix.lower() in TABLES and source.is_file()
+        if self.several_contrasts and is_table:
+            patients = find_patients(source, target, self.contrasts)
+            return self._folder(self._jobs(patients, target), source, target)
 
         if not source.is_dir():
             return self._one_file(source, target)
@@ -128,9 +147,9 @@ class Translation:
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
 
-        if len(self.contrasts) > 1:
-            jobs = _patients(source, target, self.contrasts, self.frame.target)
-            return self._folder(jobs, source, target)
+        if self.several_contrasts:
+            patients = find_patients(source, target, self.contrasts)
+            return self._folder(self._jobs(patients, target), source, target)
 
         scans = _scans_outside(source, target)
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
@@ -150,9 +169,98 @@ class Translation:
             jobs = self._name_results(jobs, target)
         return self._translate_all(jobs)
 
+    def _one_patient(self, patient: Patient, target: Path) -> list[Path]:
+        """Translate files that are named by contrast to a file, or into a folder."""
+        if not self.several_contrasts:
+            ((_, scan),) = patient.scans.items()
+            return self.path(scan.path, target)
+
+        is_file = files.is_image(target) and not target.is_dir()
+        if not is_file:
+            jobs = self._jobs([patient], target)
+            return self._translate_all(self._name_results(self._with_suffixes(jobs), target))
+
+        (job,) = self._jobs([patient], target.parent)
+        made = [contrast for contrast, _ in job.makes] or self.outputs
+        if len(made) > 1:
+            raise UserError(
+                f"{' and '.join(made)} would be made, but OUTPUT is one file",
+                where="OUTPUT",
+                allowed="a folder, or one contrast",
+                remedy=f"name a folder, or add --to {made[0]}",
+            )
+
+        first = next(iter(patient.scans.values())).path
+        target = _target_file(first, target, self.suffix)
+        if any(target.exists() and target.samefile(file) for file in job.files):
+            raise UserError(
+                "OUTPUT is one of the inputs", where=str(target), remedy="name another file"
+            )
+        makes = tuple((contrast, target) for contrast, _ in job.makes)
+        return self._translate_all([replace(job, target=target, makes=makes)])
+
+    def _jobs(self, patients: Sequence[Patient], target: Path) -> list[Job]:
+        """A job for each patient; UserError where nothing is to be made of any."""
+        if not self.frame.completes:
+            return [self._job_of_domain(patient, target) for patient in patients]
+
+        jobs = []
+        complete = []
+        for patient in patients:
+            try:
+                whose = f"'{patient.name}'"
+                names = contrasts_to_make(self.outputs, patient.candidates, self.to, whose)
+            except UserError as error:
+                complete.append(patient.name)
+                nothing_missing = error
+                continue
+
+            for name in names:
+                if name in patient.candidates:
+                    line = f"{name} is there, but is made from the others, because --to asks for it"
+                    self.notes["note", line].append(patient.name)
+            jobs.append(self._job(patient, target, names))
+
+        if not jobs:
+            raise nothing_missing
+        if complete:
+            self.notes["note", "left out, because no contrast is missing"] = complete
+        return jobs
+
+    def _job(self, patient: Patient, target: Path, names: Sequence[str]) -> Job:
+        """The job that makes these contrasts of a patient."""
+        makes = []
+        for name in names:
+            path = target / patient.place / patient.result_name(name)
+            makes.append((name, path))
+
+        found = patient.scans
+        scans = tuple(found.get(contrast) for contrast in self.contrasts)
+        return Job(scans, makes[0][1], patient.name, tuple(makes), patient.problem)
+
+    def _job_of_domain(self, patient: Patient, target: Path) -> Job:
+        """The job that makes the target domain of a patient, in a file named after folder and
+        domain.
+        """
+        found = patient.scans
+        scans = tuple(found.get(contrast) for contrast in self.contrasts)
+        folder = next(iter(found.values())).path.parent
+        suffix = suffix_of(next(iter(found.values())).path)
+        name = f"{folder.name}_{self.frame.target.replace('+', '-')}{suffix}"
+        path = target / patient.place.parent / name
+        return Job(scans, path, patient.name, problem=patient.problem)
+
+    def _with_suffixes(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs with results of the chosen format."""
+        renamed = []
+        for job in jobs:
+            makes = tuple((name, _with_suffix(path, self.suffix)) for name, path in job.makes)
+            renamed.append(replace(job, target=_with_suffix(job.target, self.suffix), makes=makes))
+        return renamed
+
     def _folder(self, jobs: Sequence[Job], source: Path, target: Path) -> list[Path]:
         """Translate the images of the folder `source` into the folder `target`."""
-        jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
+        jobs = self._with_suffixes(jobs)
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
@@ -273,11 +381,10 @@ class Translation:
 
     def _expect_possible_names(self, jobs: Sequence[Job]) -> None:
         """UserError where two results would have one name, or one a name that no disk holds."""
-        parts = self.outputs if len(self.outputs) > 1 else [""]
         paths: Counter[Path] = Counter()
         for job in jobs:
             for tail in self._tails:
-                paths.update(self._path(job, tail, part) for part in parts)
+                paths.update(self._path(job, tail, part) for part in self._parts(job))
 
         for path, count in paths.items():
             if count > 1:
@@ -402,14 +509,22 @@ class Translation:
         return outcomes
 
     def _read(self, job: Job) -> Image:
+        if job.problem:
+            raise job.problem
+
         first = job.scans[0]
         if len(job.scans) == 1 and first is not None:
             return read(first, self.volume)
-        present = [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan]
-        if present == self.outputs:
-            what = f"the only contrast given is {self.outputs[0]}, which is to be generated"
-            raise UserError(what, where="INPUT", allowed=self.contrasts)
-        return _stack_contrasts(job.scans, self.contrasts, self.frame.missing)
+
+        scans = {name: scan for name, scan in zip(self.contrasts, job.scans, strict=True) if scan}
+        whose = f"'{next(iter(scans.values())).path.parent}'"
+        expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
+        images = {name: read(scan, self.volume) for name, scan in scans.items()}
+        images, chosen, resampled = on_one_grid(images, self.options.onto)
+        for name in resampled:
+            line = f"{name} is resampled onto the grid of {chosen} by the headers"
+            self.notes["note", line].append(job.name)
+        return stack_contrasts(images, self.contrasts, chosen)
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of a single contrast before and after."""
@@ -466,21 +581,31 @@ class Translation:
             return [f"-{number}" for number in range(1, self.options.variants + 1)]
         return ["", "_uncertainty"] if self.options.uncertainty else [""]
 
+    def _parts(self, job: Job) -> list[str]:
+        """The contrasts of the results of a job; [""] if the target domain has only one."""
+        if job.makes:
+            return [contrast for contrast, _ in job.makes]
+        return self.outputs if len(self.outputs) > 1 else [""]
+
     def _path(self, job: Job, tail: str, contrast: str) -> Path:
         """The path of a result; `contrast` is "" if it is the only one."""
         if self.layout:
             name = self.layout.name(job.files, tail, contrast or self.frame.target)
             return self.folder / f"{name}{suffix_of(job.target)}"
-        stem = _stem(job.target)
-        tail += f"_{contrast}" if contrast else ""
+        target = dict(job.makes).get(contrast)
+        if target is None:
+            target = job.target
+            tail += f"_{contrast}" if contrast else ""
+
+        stem = _stem(target)
         # "scan-1.nii.gz"
-        return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")
+        return target.with_name(f"{stem}{tail}{target.name[len(stem) :]}")
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         """Write the results of a job, one file for each contrast; returns their paths."""
         pending = []
         for tail, result in zip(self._tails, results, strict=True):
-            for contrast, pixels in self._contrasts_of(result):
+            for contrast, pixels in self._contrasts_of(result, job):
                 path = self._path(job, tail, contrast)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
@@ -516,8 +641,12 @@ class Translation:
         if self.layout:
             self.layout.after_writing(path, job.files, contrast)
 
-    def _contrasts_of(self, result: Image) -> list[tuple[str, np.ndarray]]:
+    def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
+        if job.makes:
+            parts = zip(self.outputs, result.pixels, strict=True)
+            channel = {name: pixels[None] for name, pixels in parts}
+            return [(name, channel[name]) for name in self._parts(job)]
         if len(self.outputs) == 1 or result.channels != len(self.outputs):
             return [("", result.pixels)]
         return list(zip(self.outputs, result.pixels[:, None], strict=True))
@@ -695,55 +824,6 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
         lines.append(f"{message}{alike}")
 
     return lines
-
-
-def _stack_contrasts(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
-    """Read a patient's contrasts as the channels of one image; a missing contrast is nan."""
-    images = [None if scan is None else read(scan) for scan in parts]
-    first = next(image for image in images if image is not None)
-    absent = [name for name, image in zip(contrasts, images, strict=True) if image is None]
-    if absent and missing == "refuse":
-        folder = next(scan.path.parent for scan in parts if scan is not None)
-        what = f"'{folder}' lacks {' and '.join(absent)}"
-        remedy = 'add the files, or train a model with data.missing = "mask"'
-        raise UserError(what, where="INPUT", remedy=remedy)
-
-    channels = []
-    for image in images:
-        if image is None:
-            channels.append(np.full_like(first.pixels, np.nan))
-            continue
-        if not same_grid(image, first) or image.channels != 1:
-            what = f"'{image.path}' and '{first.path}' have different grids"
-            remedy = "resample all contrasts of a patient onto one grid"
-            raise UserError(what, where="INPUT", remedy=remedy)
-        channels.append(image.pixels)
-
-    return replace(first, pixels=np.concatenate(channels))
-
-
-def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
-    """A job for each folder that holds files named after the contrasts."""
-    from gantk.data.names.domains import contrast_files
-
-    jobs = []
-    images = files.list_images(source, recursive=True)
-    for folder, found in contrast_files(images, contrasts).items():
-        scans = [Scan(file, (file,), file.name) if file else None for file in found.values()]
-        first = next(filter(None, found.values()))
-        name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
-        place = target if folder == source else target / folder.parent.relative_to(source)
-        jobs.append(Job(tuple(scans), place / name, folder.name))
-
-    if not jobs:
-        what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
-        raise UserError(
-            what,
-            where="INPUT",
-            remedy="name the folder of a patient with one file for each contrast",
-        )
-
-    return jobs
 
 
 def _target_file(source: Path, target: Path, suffix: str) -> Path:

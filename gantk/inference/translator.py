@@ -187,8 +187,16 @@ class Translator(TrainedModel):
             detail=table.detail,
             masked=table.masked,
             values=values,
+            completes=self._completes(letter),
             pipelined=self.model.train.fast.pipelined,
         )
+
+    def _completes(self, letter: str) -> bool:
+        """Whether the method makes contrasts of one domain from each other, some of them missing."""
+        sources = self.contrasts(OTHER[letter])
+        targets = self.contrasts(letter)
+        shared = set(sources) & set(targets)
+        return self.method.hides and len(targets) > 1 and bool(shared)
 
     def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
         """The pipeline from native images of the other domain to this one; the last one is cached

@@ -61,7 +61,9 @@ class Headers(list[Dataset]):
 
     @property
     def facts(self) -> dict[str, object]:
-        """Facts for `data check`: modality, contrast, times in ms, patient's pseudonym."""
+        """Facts for `data check`: modality, contrast, times in ms, pseudonyms of patient and
+        study.
+        """
         from gantk_dicom.source import contrast_of
 
         names = (
@@ -70,8 +72,9 @@ class Headers(list[Dataset]):
             "ProtocolName",
             "PatientID",
             "LossyImageCompression",
+            "StudyInstanceUID",
         )
-        modality, description, protocol, patient, lossy = (
+        modality, description, protocol, patient, lossy, study = (
             value_of(self[0], name) for name in names
         )
         times = {
@@ -88,6 +91,7 @@ class Headers(list[Dataset]):
             ),
             "lossy": lossy == "01",
             "patient": pseudonym(patient),
+            "study": pseudonym(study),
             "contrast": (
                 contrast_of(description)
                 or contrast_of(protocol)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -179,6 +179,7 @@ class Ensemble(TrainedModel):
         progress: Progress | None = None,
         *,
         label: str | None = None,
+        onto: str | None = None,
         grad=False,
     ) -> Any:
         """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a
@@ -186,6 +187,14 @@ class Ensemble(TrainedModel):
         """
         if label is not None:
             options = replace(options, label=label)
+        if onto is not None:
+            options = replace(options, onto=onto)
+        if isinstance(images, Mapping) and any(hasattr(x, "__array__") for x in images.values()):
+            raise UserError(
+                "an ensemble takes no dict of arrays",
+                where="translate",
+                allowed="one array with a channel for each contrast, or a dict of files or images",
+            )
         if isinstance(images, (list, tuple)):
             return [self.translate(each, to, options, progress, grad=grad) for each in images]
         if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean

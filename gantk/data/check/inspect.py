@@ -93,6 +93,7 @@ def inspect(scan: Scan) -> Inspected:
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
     item.patient = header_facts.pop("patient", "")
+    header_facts.pop("study", None)
     item.header_says = header_facts.pop("contrast", "")
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.

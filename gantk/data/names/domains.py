@@ -341,18 +341,33 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
     """By folder, the image of each contrast: by its exact name, else by a usual synonym; UserError
     for two.
     """
+    folders = {}
+    for folder, candidates in contrast_candidates(images, contrasts).items():
+        files: Files = dict.fromkeys(contrasts)
+        for contrast, found in candidates.items():
+            if len(found) > 1:
+                raise _two_files(contrast, *found[:2])
+            files[contrast] = found[0]
+        folders[folder] = files
+
+    return folders
+
+
+def contrast_candidates(
+    images: Sequence[Path], contrasts: Sequence[str]
+) -> dict[Path, dict[str, list[Path]]]:
+    """By folder, the images of each contrast that it holds: by the exact name, else by a usual
+    synonym.
+    """
     wanted = {contrast: one_word(contrast) for contrast in contrasts}
     words = set(wanted.values())
     contrast_of = {image: contrast_in(stem_of(image), words)[0] for image in images}
-    folders: dict[Path, Files] = {image.parent: dict.fromkeys(contrasts) for image in images}
+    folders: dict[Path, dict[str, list[Path]]] = {image.parent: {} for image in images}
     for contrast, word in wanted.items():
         for image in of_contrast(contrast_of, word, words - {word}):
-            other = folders[image.parent][contrast]
-            if other:
-                raise _two_files(contrast, other, image)
-            folders[image.parent][contrast] = image
+            folders[image.parent].setdefault(contrast, []).append(image)
 
-    return {folder: files for folder, files in folders.items() if any(files.values())}
+    return {folder: found for folder, found in folders.items() if found}
 
 
 def _two_files(contrast: str, one: Path, other: Path) -> UserError:

@@ -341,9 +341,9 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
     assert done.code == 1
     assert "1 of 3 patients" in done.err
     assert "the only contrast given is FLAIR" in done.err
-    made = {path.name: path for path in out.rglob("*.nii.gz")}
-    assert set(made) == {"p1_FLAIR.nii.gz", "p2_FLAIR.nii.gz"}
-    assert read(made["p2_FLAIR.nii.gz"]).pixels.shape == (1, 4, 32, 32)
+    made = {path.relative_to(out).as_posix() for path in out.rglob("*.nii.gz")}
+    assert made == {"p1/FLAIR.nii.gz", "p2/FLAIR.nii.gz"}
+    assert read(out / "p2" / "FLAIR.nii.gz").pixels.shape == (1, 4, 32, 32)
 
 
 def test_a_contrast_that_a_run_does_not_know_is_refused(run, tmp_path, gantk):

@@ -1,0 +1,418 @@
+"""Finds the contrasts of patients, for models of several: in folders, in a table, or in files that
+are named one by one; reads them onto one grid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from gantk.data.resample import resample_onto
+from gantk.errors import UserError, did_you_mean
+from gantk.formats import files as io
+from gantk.formats.contrasts import (
+    contrast_word,
+    one_word,
+    same_contrast,
+    usual_contrast,
+    with_contrast,
+    word_in_naming,
+)
+from gantk.formats.image import Image, Scan, same_grid
+
+T = TypeVar("T")
+TABLES = (".csv", ".tsv")
+Candidates = dict[str, list[Scan]]  # by contrast
+Rows = Iterable[tuple[int, dict[str, str]]]  # line numbers and cells
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The scans that one patient has of a model's contrasts, in the model's order."""
+
+    name: str  # in messages
+    place: Path  # of the results in the folder of results
+    candidates: Candidates = field(default_factory=dict)
+
+    @property
+    def scans(self) -> dict[str, Scan]:
+        """The scan of each contrast that the patient has."""
+        return {contrast: found[0] for contrast, found in self.candidates.items()}
+
+    @property
+    def problem(self) -> UserError | None:
+        """The error for two scans of one contrast; None where there is at most one of each."""
+        for contrast, found in self.candidates.items():
+            if len(found) > 1:
+                one, other = (scan.path.name for scan in found[:2])
+                if one == other:
+                    one, other = (scan.name for scan in found[:2])
+                return UserError(
+                    f"'{self.name}' has two images of {contrast}: '{one}' and '{other}'",
+                    where="INPUT",
+                    allowed="one image of each contrast",
+                    remedy=f"name the files: --from {contrast}=FILE",
+                )
+        return None
+
+    def result_name(self, contrast: str) -> str:
+        """The name of the result for a contrast, in the style of the patient's files.
+
+        `007_t1n.nii.gz` and FLAIR give `007_t2f.nii.gz`. A DICOM series is named by its contrast.
+        """
+        scans = list(self.scans.values())
+        files = [scan for scan in scans if io.is_image(scan.path)]
+        if not files:
+            return contrast
+
+        stems = [io.stem_of(scan.path) for scan in files]
+        words = list(filter(None, map(contrast_word, stems)))
+        word = word_in_naming(contrast, words)
+        suffix = io.suffix_of(files[0].path)
+        for stem in stems:
+            name = with_contrast(stem, word)
+            if name:
+                return f"{name}{suffix}"
+
+        return f"{stems[0]}_{contrast}{suffix}"
+
+
+def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> list[Patient]:
+    """The patients of a table or a folder; UserError where there is none with a contrast.
+
+    `results` is the folder of results, which may lie in the source and is then left out.
+    """
+    if source.is_file():
+        return _of_table(source, contrasts)
+
+    images = []
+    for file in io.list_images(source, recursive=True):
+        if not _is_inside(file, results, source):
+            images.append(file)
+
+    patients = _of_files(source, images, contrasts)
+    patients += _of_series(source, results, contrasts)
+    if not patients:
+        what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
+        found = [f"'{file.relative_to(source)}'" for file in images[:3]]
+        if found:
+            what += f". Files found: {', '.join(found)}"
+        raise UserError(
+            what,
+            where="INPUT",
+            remedy=(
+                "name the folder of a patient with one file for each contrast, or name the files:"
+                f" --from {contrasts[0]}=FILE"
+            ),
+        )
+
+    return patients
+
+
+def patient_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Patient:
+    """The patient whose files are named by contrast; UserError as `by_contrast`."""
+    given = by_contrast(files, contrasts, "--from")
+    candidates = {contrast: [io.scan_of(Path(path))] for contrast, path in given.items()}
+    first = next(iter(candidates.values()))[0]
+    return Patient(first.path.parent.name, Path(), candidates)
+
+
+def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) -> dict[str, T]:
+    """What is given for each contrast of a model, in the model's order.
+
+    UserError where nothing is given, for a contrast that the model does not know, and for two names
+    of one contrast.
+    """
+    if not given:
+        raise UserError("no image is given", where=where, allowed=contrasts)
+
+    known: dict[str, T] = {}
+    for name, value in given.items():
+        contrast = known_contrast(name, contrasts)
+        if contrast is None:
+            raise UserError(
+                f"this model has no contrast '{name}'",
+                where=where,
+                allowed=contrasts,
+                remedy=did_you_mean(name.upper(), contrasts),
+            )
+        if contrast in known:
+            raise UserError(
+                f"two images are given for {contrast}",
+                where=where,
+                allowed="one image of each contrast",
+            )
+        known[contrast] = value
+
+    return {contrast: known[contrast] for contrast in contrasts if contrast in known}
+
+
+def contrasts_to_make(
+    targets: Sequence[str], given: Iterable[str], to: str | None, whose: str
+) -> list[str]:
+    """The contrasts that a model which completes patients makes: those that are not given, or the
+    `targets` that `to` names. UserError where none is missing.
+    """
+    if to is not None:
+        return list(targets)
+
+    missing = [name for name in targets if name not in given]
+    if not missing:
+        raise UserError(
+            f"{whose} has {', '.join(targets)}, so no contrast is missing",
+            where="INPUT",
+            remedy=f"add --to {targets[-1]} to make one from the others anyway",
+        )
+    return missing
+
+
+def expect_sources(
+    given: Sequence[str], contrasts: Sequence[str], targets: Sequence[str], missing: str, whose: str
+) -> None:
+    """UserError where the only contrast given is the one to make, or where one lacks and `missing`
+    (data.missing of the recipe) is "refuse".
+    """
+    if len(targets) == 1 and list(given) == list(targets):
+        what = f"the only contrast given is {targets[0]}, which is to be generated"
+        raise UserError(what, where="INPUT", allowed=contrasts)
+
+    absent = [name for name in contrasts if name not in given]
+    if absent and missing == "refuse":
+        what = f"{whose} lacks {' and '.join(absent)}"
+        remedy = 'add the files, or train a model with data.missing = "mask"'
+        raise UserError(what, where="INPUT", remedy=remedy)
+
+
+def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
+    """The contrast of a model that a name means, by its own name or a usual synonym; None for
+    others.
+    """
+    word = one_word(name)
+    for contrast in contrasts:
+        if word == one_word(contrast):
+            return contrast
+    for contrast in contrasts:
+        if same_contrast(word, one_word(contrast)):
+            return contrast
+    return None
+
+
+def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) -> list[Patient]:
+    """A patient for each folder that holds files named after the contrasts."""
+    from gantk.data.names.domains import contrast_candidates
+
+    patients = []
+    for folder, found in contrast_candidates(images, contrasts).items():
+        candidates = {}
+        for contrast, files in found.items():
+            candidates[contrast] = [Scan(file, (file,), file.name) for file in files]
+        place = folder.relative_to(source)
+        name = folder.name if place == Path() else place.as_posix()
+        patients.append(Patient(name, place, candidates))
+
+    return patients
+
+
+def _of_series(source: Path, results: Path, contrasts: Sequence[str]) -> list[Patient]:
+    """A patient for each DICOM study, whose series say their contrast in header or folder name."""
+    studies: dict[tuple[str, str], Candidates] = defaultdict(dict)
+    for scan in io.scans(source):
+        if io.is_image(scan.path) or _is_inside(scan.files[0], results, source):
+            continue
+
+        try:
+            facts = io.outline(scan).facts
+        except UserError:  # a damaged file beside others
+            continue
+
+        said = facts.get("contrast") or usual_contrast(Path(scan.name).name) or ""
+        contrast = known_contrast(said, contrasts)
+        if contrast:
+            study = facts.get("patient", ""), facts.get("study", "")
+            studies[study].setdefault(contrast, []).append(scan)
+
+    patients = []
+    for found in studies.values():
+        folders = [scan.files[0].parent for own in found.values() for scan in own]
+        place = Path(os.path.commonpath(folders)).relative_to(source)
+        if len(folders) == 1 and len(studies) > 1:
+            place = place.parent  # of the patient, not of the series
+        name = source.name if place == Path() else place.as_posix()
+        ordered = {contrast: found[contrast] for contrast in contrasts if contrast in found}
+        patients.append(Patient(name, place, ordered))
+
+    return patients
+
+
+def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
+    """The patients of a CSV: one row for each patient with a column for each contrast, or one row
+    for each image with the columns path, domain and patient.
+    """
+    from gantk.data.sources.rows import OF_FILES, first_columns, open_rows, usual_columns
+
+    columns, rows = open_rows(table)
+    usual = {column: names[0] for column, names in usual_columns(columns).items()}
+    column_of: dict[str, str] = {}
+    for column in columns:
+        contrast = known_contrast(OF_FILES.sub("", column), contrasts)
+        if contrast:
+            column_of.setdefault(contrast, column)
+
+    if column_of:
+        found = _of_rows(table, rows, column_of, usual.get("patient", ""))
+    elif {"path", "domain", "patient"} <= usual.keys():
+        found = _of_images(table, rows, usual, contrasts)
+    else:
+        raise UserError(
+            f"'{table}' does not say which contrast each image is. Its columns are"
+            f" {first_columns(columns)}",
+            where="INPUT",
+            allowed=f"path, domain and patient, or a column for each of {', '.join(contrasts)}",
+        )
+
+    patients = []
+    for name, own in found:
+        if own:
+            ordered = {contrast: own[contrast] for contrast in contrasts if contrast in own}
+            folder = next(iter(ordered.values()))[0].path.parent
+            place = Path(name)
+            if folder.is_relative_to(table.parent):
+                place = folder.relative_to(table.parent)
+            patients.append(Patient(name, place, ordered))
+
+    if not patients:
+        raise UserError(
+            f"'{table}' lists no image of {', '.join(contrasts)}",
+            where="INPUT",
+            allowed=contrasts,
+        )
+
+    return patients
+
+
+def _of_rows(
+    table: Path, rows: Rows, column_of: Mapping[str, str], patient: str
+) -> list[tuple[str, Candidates]]:
+    """Name and scans of the patient of each row, from a column for each contrast."""
+    found = []
+    for line, row in rows:
+        own: Candidates = {}
+        for contrast, column in column_of.items():
+            if row.get(column):
+                own[contrast] = [_scan_in_cell(table, row[column], line)]
+        found.append((row.get(patient) or f"line {line}", own))
+
+    return found
+
+
+def _of_images(
+    table: Path, rows: Rows, columns: Mapping[str, str], contrasts: Sequence[str]
+) -> list[tuple[str, Candidates]]:
+    """Name and scans of each patient, from a row for each image."""
+    found: dict[str, Candidates] = {}
+    for line, row in rows:
+        contrast = known_contrast(row.get(columns["domain"], ""), contrasts)
+        path = row.get(columns["path"])
+        if contrast and path:
+            own = found.setdefault(row.get(columns["patient"], ""), {})
+            own.setdefault(contrast, []).append(_scan_in_cell(table, path, line))
+
+    return list(found.items())
+
+
+def _scan_in_cell(table: Path, text: str, line: int) -> Scan:
+    path = table.parent / text
+    if not path.exists():
+        raise UserError(
+            f"line {line} of '{table}' names '{text}', which does not exist",
+            where="INPUT",
+            allowed="paths relative to the table",
+        )
+    return io.scan_of(path)
+
+
+def _is_inside(file: Path, results: Path, source: Path) -> bool:
+    """Whether a file lies in the folder of results, where this is a part of the source."""
+    folder = results.resolve()
+    if not folder.is_relative_to(source.resolve()) or folder == source.resolve():
+        return False
+    return file.resolve().is_relative_to(folder)
+
+
+# ---- one grid
+
+
+def on_one_grid(
+    images: Mapping[str, Image], onto: str | None = None
+) -> tuple[dict[str, Image], str, list[str]]:
+    """Resample the images of a patient onto the grid of one of them, by their headers.
+
+    `onto` is the contrast with this grid; None: the first. Returns the images, the contrast with
+    the grid, and those that were resampled. UserError where `onto` is not among them, an image has
+    no position in space, or images do not overlap.
+    """
+    chosen = known_contrast(onto, images) if onto else next(iter(images))
+    if chosen is None:
+        raise UserError(
+            f"there is no image of {onto} to take the grid from",
+            where="--onto",
+            allowed=list(images),
+        )
+
+    reference = images[chosen]
+    done = {}
+    resampled = []
+    for contrast, image in images.items():
+        if image.channels != 1:
+            raise UserError(
+                f"'{image.path}' is a colour image", where="INPUT", allowed="one value per voxel"
+            )
+        if same_grid(image, reference):
+            done[contrast] = image
+            continue
+
+        resampled.append(contrast)
+        done[contrast] = _resampled(image, reference, contrast, chosen)
+
+    return done, chosen, resampled
+
+
+def _resampled(image: Image, reference: Image, contrast: str, chosen: str) -> Image:
+    """An image on the grid of the reference; UserError where headers do not allow it."""
+    if image.dims != 3 or reference.dims != 3 or image.affine is None or reference.affine is None:
+        sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]
+        raise UserError(
+            f"{contrast} and {chosen} have different sizes, {sides[0]} and {sides[1]}, and no"
+            " position in space",
+            where="INPUT",
+            allowed="volumes with positions in their headers, or images of one size",
+            remedy="resample all contrasts of a patient onto one grid",
+        )
+
+    placed = resample_onto(image, reference)
+    is_empty = np.ptp(placed.pixels) == 0 and np.ptp(image.pixels) > 0
+    if is_empty:
+        raise UserError(
+            f"{contrast} and {chosen} do not overlap, by their headers",
+            where="INPUT",
+            allowed="images of one patient and session",
+            remedy="check the files, or register them first",
+        )
+
+    return placed
+
+
+def stack_contrasts(images: Mapping[str, Image], contrasts: Sequence[str], chosen: str) -> Image:
+    """The images of a patient, on one grid, as the channels of one image; a missing contrast is
+    NaN. The result has the header of the contrast `chosen`.
+    """
+    first = images[chosen]
+    missing = np.full_like(first.pixels, np.nan)
+    channels = [images[name].pixels if name in images else missing for name in contrasts]
+    return replace(first, pixels=np.concatenate(channels))

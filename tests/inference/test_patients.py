@@ -1,0 +1,385 @@
+"""What a patient lacks is made from what there is, however the files are named, and lies where it is
+looked for.
+"""
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from dicom_files import head, series
+from tiny import PATCHGAN, UNET, small_run
+
+import gantk as toolkit
+from gantk.errors import UserError
+from gantk.formats.contrasts import with_contrast, word_in_naming
+
+NAMES = ("T1", "T1CE", "T2", "FLAIR")
+BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))
+BRATS_2023 = dict(zip(NAMES, ("t1n", "t1c", "t2w", "t2f"), strict=True))
+SHAPE = (32, 32, 4)
+GRID = np.diag([2.0, 2.0, 3.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run that makes each of four contrasts from any others; its weights are those drawn."""
+    return small_run(
+        tmp_path_factory.mktemp("complete"),
+        {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN},
+        domains=["+".join(NAMES)] * 2,
+        missing="mask",
+    )
+
+
+def volume(path: Path, seed: int, shape=SHAPE, affine=GRID) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).uniform(0, 600, shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def patient(folder: Path, stems: dict[str, str], names=NAMES, seed: int = 0) -> Path:
+    for number, name in enumerate(NAMES):
+        if name in names:
+            volume(folder / f"{stems[name]}.nii.gz", seed + number)
+    return folder
+
+
+def translate(run, source, target, **options) -> list[str]:
+    """The results' paths relative to the folder of results."""
+    written = toolkit.translate(run, source, target, device="cpu", say=lambda line: None, **options)
+    return [path.relative_to(target).as_posix() for path in written]
+
+
+def values(path: Path) -> np.ndarray:
+    return nib.load(path).get_fdata()
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks", "made"),
+    [
+        (BRATS, "FLAIR", "x_flair.nii.gz"),
+        (BRATS, "T1", "x_t1.nii.gz"),
+        (BRATS_2023, "FLAIR", "x_t2f.nii.gz"),
+        (BRATS_2023, "T1CE", "x_t1c.nii.gz"),
+        (dict(zip(NAMES, ("T1w", "T1w-gd", "T2w", "FLAIR"), strict=True)), "T1", "x_T1w.nii.gz"),
+        (dict(zip(NAMES, NAMES, strict=True)), "T2", "x_T2.nii.gz"),
+    ],
+)
+def test_the_missing_contrast_is_named_as_the_others(run, tmp_path, words, lacks, made):
+    stems = {name: f"x_{word}" for name, word in words.items()}
+    source = patient(tmp_path / "p", stems, [name for name in NAMES if name != lacks])
+
+    assert translate(run, source, tmp_path / "out") == [made]
+
+
+def test_a_tree_of_patients_gives_the_same_tree(run, tmp_path, gantk):
+    for number, names in enumerate((("T1", "T2"), ("FLAIR", "T1CE", "T2"), NAMES)):
+        stems = {name: f"p{number}_{word}" for name, word in BRATS.items()}
+        patient(tmp_path / "in" / "site" / f"p{number}", stems, names)
+
+    done = gantk("translate", run, tmp_path / "in", tmp_path / "out")
+
+    made = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/**/*.gz")}
+    assert done.code == 0
+    assert made == {
+        "site/p0/p0_t1ce.nii.gz",
+        "site/p0/p0_flair.nii.gz",
+        "site/p1/p1_t1.nii.gz",
+    }
+    assert "left out, because no contrast is missing (1 of 2 images: site/p2)" in done.out
+
+
+def test_what_is_there_is_made_only_if_asked_and_without_itself(run, tmp_path, gantk):
+    source = patient(tmp_path / "p", BRATS)
+    refused = gantk("translate", run, source, tmp_path / "out")
+    asked = gantk("translate", run, source, tmp_path / "out", "--to", "flair")
+    before = values(tmp_path / "out" / "flair.nii.gz")
+    volume(source / "flair.nii.gz", 99)
+    gantk("translate", run, source, tmp_path / "again", "--to", "FLAIR")
+
+    assert refused.code == 2
+    assert "'p' has T1, T1CE, T2, FLAIR, so no contrast is missing" in refused.err
+    assert asked.code == 0
+    assert "FLAIR is there, but is made from the others" in asked.out
+    assert np.array_equal(before, values(tmp_path / "again" / "flair.nii.gz"))
+
+
+def test_files_named_by_contrast_give_what_their_folder_gives(run, tmp_path, gantk):
+    source = patient(tmp_path / "p", BRATS, ("T1", "T2"))
+    a, b = source / "t1.nii.gz", source / "t2.nii.gz"
+    translate(run, source, tmp_path / "out")
+    truth = values(tmp_path / "out" / "flair.nii.gz")
+
+    options = {
+        "short.nii.gz": ("--t2w", b, f"--t1={a}"),
+        "long.nii.gz": ("--from", f"T1={a}", "--from", f"t2={b}"),
+    }
+    for name, files in options.items():
+        done = gantk("translate", run, *files, "--to", "FLAIR", tmp_path / name)
+        assert done.code == 0, done.err
+        assert np.array_equal(values(tmp_path / name), truth)
+
+    toolkit.translate(
+        run, {"T1": a, "T2": b}, tmp_path / "py.nii.gz", to="FLAIR", say=lambda line: None
+    )
+    assert np.array_equal(values(tmp_path / "py.nii.gz"), truth)
+
+
+def test_a_mistake_in_named_files_is_one_error(run, tmp_path, gantk):
+    source = patient(tmp_path / "p", BRATS)
+    a = source / "t1.nii.gz"
+    out = tmp_path / "flair.nii.gz"
+    cases = {
+        "this model has no contrast 'pd'": ("--pd", a, "--to", "FLAIR", out),
+        "two images are given for T1": ("--t1", a, "--from", f"T1w={a}", "--to", "FLAIR", out),
+        "T2 and FLAIR would be made, but OUTPUT is one file": (
+            *("--t1", a, "--t1ce", source / "t1ce.nii.gz"),
+            out,
+        ),
+        "OUTPUT is one of the inputs": ("--t1", a, "--t2", source / "t2.nii.gz", "--to", "FLAIR")
+        + (source / "t2.nii.gz",),
+        "the only contrast given is T1": ("--t1", a, "--to", "T1", out),
+        "does not exist": ("--t1", tmp_path / "no.nii.gz", "--to", "FLAIR", out),
+        "is not of the form NAME=FILE": ("--from", "T1", "--to", "FLAIR", out),
+        "cannot be combined": ("--t1", a, source, out),
+        "requires a file": ("--to", "FLAIR", out, "--t1"),
+        "No such option '--t9'": ("--t9", a, out),
+    }
+    for text, arguments in cases.items():
+        done = gantk("translate", run, *arguments)
+        assert done.code == 2, arguments
+        assert text in done.err
+        assert not out.exists()
+
+
+def test_two_candidates_stop_one_patient_alone(run, tmp_path, gantk):
+    stems = {name: f"p1_{word}" for name, word in BRATS.items()}
+    source = patient(tmp_path / "in" / "p1", stems, ("T1", "T2"))
+    volume(source / "second_t1.nii.gz", 5)
+    patient(tmp_path / "in" / "p2", BRATS, ("T1", "T2"))
+
+    done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "FLAIR")
+
+    assert done.code == 1
+    assert "'p1' has two images of T1: 'p1_t1.nii.gz' and 'second_t1.nii.gz'" in done.err
+    assert [path.name for path in tmp_path.glob("out/**/*.gz")] == ["flair.nii.gz"]
+
+
+def test_a_folder_without_a_known_contrast_is_an_error(run, tmp_path):
+    volume(tmp_path / "in" / "scan.nii.gz", 0)
+    with pytest.raises(UserError, match=r"named after T1, T1CE, T2, FLAIR.*'scan\.nii\.gz'"):
+        translate(run, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("onto", [None, "T2"])
+def test_other_grids_are_resampled_onto_the_one_that_is_chosen(run, tmp_path, gantk, onto):
+    volume(tmp_path / "p" / "t1.nii.gz", 0)
+    finer = np.diag([1.0, 1.0, 1.5, 1.0])
+    volume(tmp_path / "p" / "t2.nii.gz", 1, (48, 40, 6), finer)
+    options = ("--onto", onto) if onto else ()
+
+    done = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--to", "FLAIR", *options)
+
+    made = nib.load(tmp_path / "out" / "flair.nii.gz")
+    assert made.shape == ((48, 40, 6) if onto else SHAPE)
+    assert np.array_equal(made.affine, finer if onto else GRID)
+    moved, kept = ("T1", "T2") if onto else ("T2", "T1")
+    assert f"{moved} is resampled onto the grid of {kept} by the headers" in done.out
+
+
+def test_grids_that_do_not_meet_are_an_error(run, tmp_path, gantk):
+    volume(tmp_path / "p" / "t1.nii.gz", 0)
+    far = GRID.copy()
+    far[0, 3] = 500.0
+    volume(tmp_path / "p" / "t2.nii.gz", 1, SHAPE, far)
+
+    done = gantk("translate", run, tmp_path / "p", tmp_path / "out")
+    absent = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--onto", "T1CE")
+
+    assert "T2 and T1 do not overlap, by their headers" in done.err
+    assert "there is no image of T1CE to take the grid from" in absent.err
+    assert not [*tmp_path.glob("out/**/*.gz")]
+
+
+def test_bids_gives_derivatives_of_each_subject(run, tmp_path):
+    for number in (1, 2):
+        folder = tmp_path / "in" / f"sub-0{number}" / "anat"
+        volume(folder / f"sub-0{number}_T1w.nii.gz", 0)
+        volume(folder / f"sub-0{number}_ce-gadolinium_T1w.nii.gz", 1)
+        volume(folder / f"sub-0{number}_FLAIR.nii.gz", 2)
+
+    made = translate(run, tmp_path / "in", tmp_path / "out")
+
+    assert made == [f"sub-0{n}/anat/sub-0{n}_space-T1w_desc-gantk_T2w.nii.gz" for n in (1, 2)]
+
+
+def test_series_of_a_dicom_study_give_a_derived_series(run, tmp_path):
+    for number, words in enumerate(("t1_se_tra", "t1_se_tra KM", "t2_tse_tra")):
+        series(
+            tmp_path / "study" / f"{number}",
+            head(4, 24, 20, seed=number),
+            SeriesInstanceUID=f"1.2.3.{number}",
+            SeriesDescription=words,
+            ProtocolName=words,
+        )
+
+    assert translate(run, tmp_path / "study", tmp_path / "out") == ["FLAIR"]
+    assert len([*(tmp_path / "out" / "FLAIR").iterdir()]) == 4
+
+
+@pytest.mark.parametrize("by", ["rows", "columns"])
+def test_a_table_says_whose_images_these_are(run, tmp_path, by):
+    patient(tmp_path / "data", {name: f"a-{n}" for n, name in enumerate(NAMES)}, ("T1", "T2"))
+    table = tmp_path / "scans.csv"
+    if by == "rows":
+        lines = ["path,domain,patient", "data/a-0.nii.gz,T1,p1", "data/a-2.nii.gz,T2w,p1"]
+    else:
+        lines = ["patient,T1,T2_path,FLAIR", "p1,data/a-0.nii.gz,data/a-2.nii.gz,"]
+    table.write_text("\n".join(lines))
+
+    assert translate(run, table, tmp_path / "out", to="FLAIR") == ["data/a-0_FLAIR.nii.gz"]
+
+
+def test_a_table_that_says_no_contrast_is_an_error(run, tmp_path):
+    table = tmp_path / "scans.csv"
+    table.write_text("file,who\na.nii.gz,p1\n")
+    with pytest.raises(UserError, match="does not say which contrast"):
+        translate(run, table, tmp_path / "out")
+
+
+def test_a_second_call_makes_only_what_is_left(run, tmp_path, gantk):
+    for number in range(3):
+        folder = tmp_path / "in" / f"sub-{number}" / "anat"
+        volume(folder / "t1.nii.gz", number)
+    (tmp_path / "in" / "sub-1" / "anat" / "t1.nii.gz").write_bytes(b"broken")
+
+    first = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "T2")
+    volume(tmp_path / "in" / "sub-1" / "anat" / "t1.nii.gz", 1)
+    second = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "T2")
+
+    assert first.code == 1
+    assert second.code == 0
+    assert "2 of 3 inputs were already translated" in second.out
+
+
+def test_a_masked_out_background_stays_so_in_what_is_made(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("masked = false", "masked = true"))
+    for seed, name in enumerate(("t1", "t2")):
+        path = volume(tmp_path / "p" / f"{name}.nii.gz", seed)
+        stripped = values(path) + 1
+        stripped[:8] = stripped[-8:] = stripped[:, :8] = stripped[:, -8:] = 0
+        nib.save(nib.Nifti1Image(stripped.astype(np.float32), GRID), path)
+
+    translate(run, tmp_path / "p", tmp_path / "out", to="FLAIR")
+    made = values(tmp_path / "out" / "flair.nii.gz")
+
+    assert len(np.unique(made[:8])) == 1
+    assert abs(made[0, 0, 0]) < 1
+    assert len(np.unique(made[8:-8, 8:-8])) > 100
+
+
+def test_a_run_on_files_is_scored_on_complete_patients(tmp_path):
+    for number in range(4):
+        patient(tmp_path / "in" / f"p{number}", BRATS, seed=10 * number)
+
+    run = small_run(
+        tmp_path,
+        {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN},
+        domains=["T1+FLAIR"] * 2,
+        source={"name": "contrasts", "path": str(tmp_path / "in")},
+    )
+
+    assert "T1_to_FLAIR" in (run / "metrics.json").read_text()
+
+
+# ---- in Python
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return toolkit.load(run, device="cpu")
+
+
+def images(count: int = 2, shape=SHAPE[::-1]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.uniform(0, 600, shape).astype(np.float32) for name in NAMES[:count]}
+
+
+def test_arrays_by_contrast_give_an_array_of_one(model):
+    given = images()
+    made = model.translate(given, to="FLAIR")
+    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+    stacked = np.full((4, *SHAPE[::-1]), np.nan, np.float32)
+    stacked[:2] = list(given.values())
+
+    assert made.shape == SHAPE[::-1]
+    assert made.dtype == np.float32
+    assert torch.equal(model.translate(tensors, to="flair"), torch.from_numpy(made))
+    by_slice = [model.translate(stacked[:, k])[3] for k in range(SHAPE[2])]
+    np.testing.assert_allclose(np.stack(by_slice), made, rtol=1e-3, atol=0.5)
+
+
+def test_without_a_target_all_missing_contrasts_are_made(model):
+    made = model.translate(images())
+    one = model.translate(images(2, (32, 32)))
+
+    assert list(made) == ["T2", "FLAIR"]
+    assert {array.shape for array in made.values()} == {SHAPE[::-1]}
+    assert one["FLAIR"].shape == (32, 32)
+
+
+def test_images_of_nibabel_by_contrast_lie_on_the_chosen_grid(model):
+    given = {name: nib.Nifti1Image(array.transpose(), GRID) for name, array in images().items()}
+    given["T2"] = nib.Nifti1Image(np.ones((20, 20, 5), np.float32), np.diag([3.0, 3, 3, 1]))
+
+    first = model.translate(given, to="FLAIR")
+    onto = model.translate(given, to="FLAIR", onto="T2")
+
+    assert (first.shape, onto.shape) == (SHAPE, (20, 20, 5))
+    assert np.array_equal(onto.affine, given["T2"].affine)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, "no image is given"),
+        ({"PD": np.zeros((32, 32))}, "no contrast 'PD'"),
+        ({"T1": np.zeros((32, 32)), "T2": np.zeros((32, 30))}, "different shapes"),
+        ({"T1": np.zeros((32, 32)), "T2": "t2.nii.gz"}, "some contrasts are arrays"),
+        ({"T1": np.zeros((2, 2, 32, 32))}, r"the arrays have the shape \(2, 2, 32, 32\)"),
+        ({"FLAIR": np.zeros((32, 32))}, "only contrast given is FLAIR"),
+    ],
+)
+def test_a_wrong_dict_is_one_error(model, given, text):
+    with pytest.raises(UserError, match=text):
+        model.translate(given, to="FLAIR")
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "expected"),
+    [
+        ("007_t1_brain", "flair", "007_flair_brain"),
+        ("x_T2_FLAIR_1", "T1", "x_T1_1"),
+        ("T1 post Gd", "T2", None),
+        ("scan", "T2", None),
+    ],
+)
+def test_another_contrast_takes_the_place_of_a_names_own(name, word, expected):
+    assert with_contrast(name, word) == expected
+
+
+def test_a_contrast_is_called_as_its_neighbours_are():
+    assert word_in_naming("FLAIR", ["FLAIR"]) == "FLAIR"
+    assert word_in_naming("T1", ["FLAIR"]) == "T1"
+    assert word_in_naming("T1", ["T2w"]) == "T1w"
+    assert word_in_naming("T1CE", ["t2w", "t2f"]) == "t1c"
+    assert word_in_naming("MYMAP", ["t1"]) == "mymap"
