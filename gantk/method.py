@@ -138,6 +138,8 @@ class Method(nn.Module):
             `translate` needs a view of the method by `of_class`.
         asked_class: the class that `translate` makes, as an index into `Geometry.classes`; None if
             this is no view by `of_class`.
+        asked_contrasts: the names of the contrasts that `translate` makes; None if this is no view
+            by `of_contrasts`.
         weighs_lesions: whether a loss needs the lesion masks of data.mask = true.
         progress: a scalar tensor that the engine sets, 0 at the first step and 1 at the last.
         batched: whether `batched_forward` may join its inputs.
@@ -153,6 +155,7 @@ class Method(nn.Module):
     hides: ClassVar[bool] = False
     conditional: bool = False  # whether images are made of given classes
     asked_class: int | None = None  # of a view by `of_class`
+    asked_contrasts: tuple[str, ...] | None = None  # of a view by `of_contrasts`
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
     companions_note: str = ""  # what its companions are, for the user
     progress: Tensor
@@ -209,6 +212,14 @@ class Method(nn.Module):
         """
         view = copy(self)
         view.asked_class = label
+        return view
+
+    def of_contrasts(self, names: Sequence[str]) -> Self:
+        """A view of this method, with the same weights, of which only these contrasts of the target
+        domain are used. A method that makes them one by one can leave the others black.
+        """
+        view = copy(self)
+        view.asked_contrasts = tuple(names)
         return view
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:

@@ -180,6 +180,7 @@ def _contrasts(
         names = contrasts_to_make(targets, images, to, "the input")
 
     expect_sources([*images], contrasts, targets, frame.missing, "the input")
+    options = replace(options, contrasts=tuple(names))
     arrays = {name: image for name, image in images.items() if hasattr(image, "__array__")}
     if len(arrays) == len(images):
         parts = _contrasts_of_arrays(model, arrays, to, options, progress)

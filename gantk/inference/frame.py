@@ -26,6 +26,8 @@ class TranslateOptions:
     label: str | None = None  # the class of the images, for conditional methods
     # the contrast on whose grid a patient's other contrasts are resampled; None: the first
     onto: str | None = None
+    # the contrasts of the target domain that are used; (): all
+    contrasts: tuple[str, ...] = ()
 
 
 DEFAULT_OPTIONS = TranslateOptions()

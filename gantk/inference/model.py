@@ -145,8 +145,11 @@ class TrainedModel:
         its uncertainty.
         """
         letter = self.domain(to)
-        pipeline = self.pipeline(letter, options)
         part = self.part(letter, to)
+        names = self.contrasts(letter)
+        if len(names[part]) < len(names):
+            options = replace(options, contrasts=tuple(names[part]))
+        pipeline = self.pipeline(letter, options)
         pipeline.check_channels(image)
         return [
             replace(each, pixels=each.pixels[part])

@@ -556,7 +556,10 @@ class Translation:
             given = given_in_units(image.pixels[some].copy())
 
         own = replace(image, own=True, spill=spill)
-        made = self.model.images(own, self.to, self.options, report)
+        options = self.options
+        if job.makes:
+            options = replace(options, contrasts=tuple(self._parts(job)))
+        made = self.model.images(own, self.to, options, report)
         if single:
             shown = made_in_units(made[0].pixels[some])
             self._warn(

@@ -249,6 +249,8 @@ class Translator(TrainedModel):
         are channels.
         """
         method = self.method_of_class(options.label)
+        if options.contrasts:
+            method = method.of_contrasts(options.contrasts)
         if options.uncertainty:
             return self._uncertain_network(method, letter, options.uncertainty, options.seed)
 

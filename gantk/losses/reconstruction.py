@@ -119,6 +119,20 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
     return 1 + (lesion - 1) * mask.float()
 
 
+def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) -> float:
+    """The weight of lesions' pixels; UserError where it is not above 0, or where it is not 1 and the
+    loss `name` takes no weight of pixels.
+    """
+    if lesion <= 0:
+        what = f"lesion = {lesion:g} is not a valid weight of pixels"
+        raise UserError(
+            what, where="method.lesion", allowed="above 0; 1 = same as all other pixels"
+        )
+    if lesion != 1:
+        check_takes_weight(name, loss)
+    return lesion
+
+
 def with_weight(
     loss: Callable[..., Tensor], output: Tensor, target: Tensor, weight: Tensor | None
 ) -> Tensor:

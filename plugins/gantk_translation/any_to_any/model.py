@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import one_hot
 from gantk.plugin.spec import (
@@ -38,6 +39,8 @@ class AnyToAny(Method):
     Contrasts of `a` are inputs, and any of them may be missing. Contrasts of `b` are targets. Name
     the same contrasts in both: domains = ["T1+T2+FLAIR", "T1+T2+FLAIR"]. A contrast is never an
     input for itself. A channel of `a` that is completely black counts as missing.
+
+    `lesion`, `vary`, `augment` and `adapt` are additions; their defaults are without.
     """
 
     paired = True
@@ -53,6 +56,9 @@ class AnyToAny(Method):
         # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
         l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth
+        lesion: Weight = 1.0,  # weight of a lesion's pixels in `reconstruction`; needs data.mask
+        # random changes of the generator's inputs, drawn for each contrast, not of its targets
+        vary: list[Augment] = [],
         # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
         # target of adaptive augmentation (ADA's r_t); 0.6 usual, 0 = augment all images
@@ -81,6 +87,9 @@ class AnyToAny(Method):
         self.l1 = l1
         self.compare = reconstruction()
         self.compared = reconstruction.name
+        self.vary = [change(geometry.dims) for change in vary]
+        self.lesion = expect_lesion_weight(lesion, self.compared, self.compare)
+        self.weighs_lesions = lesion != 1
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
 
     def directions(self) -> list[str]:
@@ -102,8 +111,12 @@ class AnyToAny(Method):
         """
         target, kept = self.draw(batch)
         conditions = self.network_input(batch["a"], kept, target)
+        varied = conditions
+        if self.vary:
+            varied = self.network_input(self.vary_contrasts(batch["a"]), kept, target)
+
         real = self._parts(batch["b"], self.targets)
-        fake = self._parts(self.generator(conditions), self.targets)
+        fake = self._parts(self.generator(varied), self.targets)
         drawn = torch.arange(len(target), device=target.device), slice(None), target
         batch["conditions"] = conditions
         batch["real"] = real[drawn]
@@ -116,11 +129,24 @@ class AnyToAny(Method):
             ).any(2)
             compared = torch.where(hidden[:, None, :, *[None] * self.geometry.dims], fake, real)
             share = hidden.float().mean().clamp_min(1 / hidden.numel())
-            losses[self.compared] = (
-                self.l1 * self.compare(compared.flatten(1, 2), real.flatten(1, 2)) / share
-            )
+            # both images of a pair show the same anatomy
+            weight = lesion_weight(batch.get("mask_b", batch.get("mask_a")), self.lesion)
+            unlike = with_weight(self.compare, compared.flatten(1, 2), real.flatten(1, 2), weight)
+            losses[self.compared] = self.l1 * unlike / share
 
         return losses
+
+    def vary_contrasts(self, image: Tensor) -> Tensor:
+        """Images of `a` after the random changes of `vary`: another one for each contrast, the same
+        for the neighbouring slices of it.
+        """
+        # (N, planes, contrasts, *size) -> (N x contrasts, planes, *size)
+        alone = self._parts(image, self.sources).transpose(1, 2).flatten(0, 1)
+        for change in self.vary:
+            alone = change(alone)
+
+        contrasts = alone.unflatten(0, (len(image), len(self.sources)))
+        return contrasts.transpose(1, 2).flatten(1, 2)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake, each with the generator's input channels (Isola et al. 2017, equation
@@ -168,13 +194,19 @@ class AnyToAny(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a`, missing contrasts black, to all contrasts of `b`, each from the
-        other present ones.
+        other present ones; a view by `of_contrasts` leaves the others black.
 
         A contrast that is alone in its image is returned unchanged.
         """
-        return torch.stack(
-            [self.translate_to(image, number) for number in range(len(self.targets))], 2
-        ).flatten(1, 2)
+        made = []
+        for number, target in enumerate(self.targets):
+            if self.asked_contrasts is None or target in self.asked_contrasts:
+                made.append(self.translate_to(image, number))
+            else:
+                like = self._parts(image, self.sources)[:, :, 0]
+                made.append(torch.full_like(like, self.geometry.range[0]))
+
+        return torch.stack(made, 2).flatten(1, 2)
 
     def translate_to(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import check_takes_weight, lesion_weight, with_weight
+from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import Augment, Generator, Loss, Weight
 
@@ -38,12 +38,6 @@ class Regression(Method):
     ):
         super().__init__(geometry)
         self.vary = [change(geometry.dims) for change in vary]
-        if lesion <= 0:
-            what = f"lesion = {lesion:g} is not a valid weight of pixels"
-            raise UserError(
-                what, where="method.lesion", allowed="above 0; 1 = same as all other pixels"
-            )
-
         a = geometry.channels["a"]
         b = geometry.channels["b"]
         dims = geometry.dims
@@ -52,9 +46,10 @@ class Regression(Method):
             self.g_ba = generator(b + beside, a, dims)
 
         self.both = both
-        self.lesion = lesion
         self.compare = reconstruction()
         self.compared = reconstruction.name
+        self.lesion = expect_lesion_weight(lesion, self.compared, self.compare)
+        self.weighs_lesions = lesion != 1
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses) or self.compared in self.further:
             what = (
@@ -62,10 +57,6 @@ class Regression(Method):
                 " would count"
             )
             raise UserError(what, where="method.target_losses", remedy="name each loss once")
-
-        self.weighs_lesions = lesion != 1
-        if self.weighs_lesions:
-            check_takes_weight(self.compared, self.compare)
 
     def directions(self) -> list[str]:
         """The target domains that are trained: `b`, and `a` if `both` is set."""

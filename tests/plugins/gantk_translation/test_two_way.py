@@ -235,12 +235,12 @@ NAMES = ("T1", "T2", "FLAIR", "PD")
 METHOD = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
 
 
-def built(planes=1):
+def built(planes=1, **options):
     torch.manual_seed(0)
     geometry = Geometry(
         2, (16, 16), dict.fromkeys("ab", 4 * planes), contrasts=dict.fromkeys("ab", NAMES)
     )
-    return bind_or_raise("method", METHOD)(geometry)
+    return bind_or_raise("method", METHOD | options)(geometry)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +316,69 @@ def test_contrasts_are_scored_from_one_and_from_all_others(run):
         )
         == 3
     )
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_each_input_varies_by_itself_and_its_planes_together(planes):
+    method = built(planes, vary=[{"name": "contrast", "p": 1.0, "by": 0.5}])
+    image = random_images(2, 4 * planes, (16, 16))
+    batch = Batch(a=image, b=image.clone())
+    changed = method.vary_contrasts(image)
+    parts = {
+        name: value.unflatten(1, (planes, 4)) for name, value in (("in", image), ("out", changed))
+    }
+    spread = parts["out"].std((1, 3, 4)) / parts["in"].std((1, 3, 4))
+
+    assert len(spread.flatten().unique()) == 8  # patients x contrasts
+    method.generator_losses(batch)
+    inputs = batch["conditions"][:, : 4 * planes]
+    shown = inputs != -1.0
+    assert torch.equal(inputs[shown], image[shown])  # the discriminator sees them as measured
+    assert torch.equal(batch["a"], image)
+
+
+class Fixed(nn.Module):
+    """A network with one output, whatever it sees."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = output
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.output
+
+
+def test_an_error_in_a_lesion_counts_more():
+    torch.manual_seed(0)
+    image = random_images(2, 4, (16, 16))
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., :4] = 1.0
+    losses = {}
+    for lesion in (1.0, 9.0):
+        method = built(lesion=lesion)
+        method.generator = Fixed(image + mask)
+        torch.manual_seed(1)
+        losses[lesion] = method.generator_losses(Batch(a=image, b=image, mask_b=mask))["l1"]
+
+    # a quarter of the pixels is wrong: 1/4, and 9/4 of a mean weight of 3
+    assert float(losses[9.0] / losses[1.0]) == pytest.approx(3.0, rel=1e-4)
+    with pytest.raises(UserError, match="no lesion masks"):
+        built(lesion=9.0).generator_losses(Batch(a=image, b=image))
+
+
+def test_a_view_of_one_contrast_runs_the_network_once():
+    method = built().eval()
+    image = random_images(2, 4, (16, 16))
+    passes = []
+    method.generator.register_forward_hook(lambda *given: passes.append(1))
+    with torch.no_grad():
+        every = method.translate(image, "b")
+        passes.clear()
+        only = method.of_contrasts(["FLAIR"]).translate(image, "b")
+
+    assert passes == [1]
+    assert torch.equal(only[:, 2], every[:, 2])
+    assert (only[:, [0, 1, 3]] == -1.0).all()
 
 
 @pytest.mark.parametrize("planes", [1, 3])
