@@ -263,6 +263,7 @@ class FilesByContrast(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, with `--t1 FILE` and `--t1=FILE` read as `--from t1=FILE`."""
         known = {name for param in self.params for name in param.opts}
+        known.update(ctx.help_option_names)
         rest = list(args)
         parsed = []
         while rest:

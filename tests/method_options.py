@@ -15,7 +15,7 @@ METHODS: dict[str, list[dict]] = {
     "anytoany": [
         {},
         AUGMENTED | {"generator": {"name": "unet", **UNET}, "adversarial": "bce", "l1": 10.0},
-        {"lesion": 3.0, "vary": ["noise"], "reconstruction": "ssim"},
+        {"vary": ["noise"]},
     ],
     "cyclegan": [
         {},

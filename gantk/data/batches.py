@@ -111,9 +111,10 @@ class ImageSet:
     def _prepare(self, index: int, mapping: IntensityMapping) -> tuple[Tensor, Tensor]:
         record = self.records[index]
         image = torch.from_numpy(self.preparation.image(record, mapping))
-        if not self.masks:
+        mask = self.preparation.mask(record) if self.masks else None
+        if mask is None:  # of a patient without a file of a mask: all pixels count as outside
             return image, torch.zeros(1).expand(1, *self.size)
-        return image, torch.from_numpy(self.preparation.mask(record))
+        return image, torch.from_numpy(mask)
 
 
 class Batches:

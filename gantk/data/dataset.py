@@ -398,6 +398,13 @@ class Data:
                 " masked"
             )
 
+        without = sum(record.mask is None for record in self.training)
+        if self.table.mask and without:
+            lines.append(
+                f"masks    {without} of {len(self.training)} training images have no lesion mask;"
+                " all their pixels count as outside of lesions"
+            )
+
         return lines
 
     def split_json(self) -> dict[str, Any]:

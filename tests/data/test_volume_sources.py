@@ -246,6 +246,23 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     assert set(np.unique(mask)) == {0.0, 1.0}
 
 
+def test_a_patient_without_a_mask_trains_beside_others(patients):
+    (patients / "case3" / "case3_seg.nii").unlink()
+    source = {"name": "contrasts", "path": str(patients), "mask": "seg"}
+    split = {"test": 0.0, "validation": 0.0}
+    data = load(source, PAIRED, domains=DOMAINS, mask=True, split=split)
+    images = data.training_sets()["a"]
+    lesions = {}
+    for number, record in enumerate(images.records):
+        lesions[record.subject] = float(images.image_and_mask(number)[1].sum())
+
+    assert lesions["case3"] == 0
+    assert all(size > 0 for subject, size in lesions.items() if subject != "case3")
+    assert any(
+        line.startswith("masks    ") and "no lesion mask" in line for line in data.description()
+    )
+
+
 def test_contrasts_of_a_patient_are_a_pair(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")

@@ -158,7 +158,7 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
         (np.full((32, 32), np.nan), "1024 of 1024 values are NaN"),
         (np.zeros((32, 32), complex), "type complex128"),
         (nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)), r"2 volumes.*slicer\[..., 0\]"),
-        ({"T1": 1}, "an input of type dict cannot be translated"),
+        ({"T1": 1}, "an input of type int cannot be translated"),
         ("nowhere.nii", "'nowhere.nii' does not exist"),
     ],
 )

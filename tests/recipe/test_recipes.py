@@ -58,7 +58,7 @@ def test_recipes_build_and_survive_writing_their_defaults(path, profile):
     assert resolved(Recipe(tables).check()) == tables
 
     # real patients are what they are about; without, they say where
-    if path.stem not in ("t1t2", "t1t2_patients"):
+    if path.stem not in ("missing", "t1t2", "t1t2_patients"):
         assert model.data.source.name == "phantom"
 
     try:
@@ -259,6 +259,10 @@ def refusal_of(recipe, kind):
             "tumour" in recipe
         )
         return "images have no class.*set data.labels = false", more
+
+    if recipe == "missing":  # its own source names the masks
+        more = ["data.mask=false", 'data.source.mask=""', "method.lesion=1.0"]
+        return "no file in .* matches the mask name 'seg'", more
 
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
