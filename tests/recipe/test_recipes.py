@@ -260,8 +260,9 @@ def refusal_of(recipe, kind):
         )
         return "images have no class.*set data.labels = false", more
 
-    if recipe == "missing":  # its own source names the masks
+    if recipe == "missing":  # its own data have masks and a table of the split
         more = ["data.mask=false", 'data.source.mask=""', "method.lesion=1.0"]
+        more.append('data.split.file=""')
         return "no file in .* matches the mask name 'seg'", more
 
     if table.get("mask"):
