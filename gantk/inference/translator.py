@@ -167,6 +167,7 @@ class Translator(TrainedModel):
         if letter != "b":
             source, target = target, source
 
+        completes = self._completes(letter)
         values = {}
         if self.values:
             values = {"source": self.values[OTHER[letter]], "target": self.values[letter]}
@@ -184,10 +185,11 @@ class Translator(TrainedModel):
             spacing=data.spacing,
             missing=data.missing,
             batch=table.batch,
-            detail=table.detail,
+            # a contrast is matched with its own channel, which may hold the truth
+            detail="none" if completes else table.detail,
             masked=table.masked,
             values=values,
-            completes=self._completes(letter),
+            completes=completes,
             pipelined=self.model.train.fast.pipelined,
         )
 

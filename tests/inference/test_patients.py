@@ -298,6 +298,21 @@ def test_a_run_on_files_is_scored_on_complete_patients(tmp_path):
     assert "T1_to_FLAIR" in (run / "metrics.json").read_text()
 
 
+def test_detail_of_what_is_made_comes_from_no_truth(run, tmp_path):
+    """Results are enlarged where scans have more pixels than the network sees."""
+    made = []
+    for seed in (1, 2):
+        folder = tmp_path / f"p{seed}"
+        volume(folder / "t1.nii.gz", 0, (64, 64, 4))
+        for number, name in enumerate(("t1ce", "t2")):
+            volume(folder / f"{name}.nii.gz", 10 + number, (64, 64, 4))
+        volume(folder / "flair.nii.gz", seed, (64, 64, 4))
+        translate(run, folder, tmp_path / f"out{seed}", to="FLAIR")
+        made.append(values(tmp_path / f"out{seed}" / "flair.nii.gz"))
+
+    assert np.array_equal(*made)
+
+
 # ---- in Python
 
 
