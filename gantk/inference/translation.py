@@ -34,6 +34,7 @@ from gantk.inference.patients import (
     contrasts_to_make,
     expect_sources,
     find_patients,
+    known_contrast,
     on_one_grid,
     patient_of_files,
     stack_contrasts,
@@ -90,6 +91,9 @@ class Translation:
         model.class_to_translate(options.label)  # refuses a wrong class before any file is read
         self.frame = model.frame(self.letter)
         self.contrasts = model.contrasts(OTHER[self.letter])
+        if options.onto and known_contrast(options.onto, self.contrasts) is None:
+            what = f"this model has no contrast '{options.onto}'"
+            raise UserError(what, where="--onto", allowed=self.contrasts)
         all_outputs = model.contrasts(self.letter)
         self.outputs = all_outputs[model.part(self.letter, to)]  # the contrasts to write
         if self.outputs != all_outputs:

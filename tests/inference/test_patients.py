@@ -202,6 +202,9 @@ def test_grids_that_do_not_meet_are_an_error(run, tmp_path, gantk):
 
     assert "T2 and T1 do not overlap, by their headers" in done.err
     assert "there is no image of T1CE to take the grid from" in absent.err
+    unknown = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--onto", "PD")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "this model has no contrast 'PD'. Allowed: T1, T1CE, T2, FLAIR" in unknown.err
     assert not [*tmp_path.glob("out/**/*.gz")]
 
 
