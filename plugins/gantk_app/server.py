@@ -86,9 +86,15 @@ class Guard:
             await send(message)
 
         wrong = scope["type"] == "http" and self._wrong(scope)
-        await (JSONResponse({"detail": wrong[1]}, wrong[0]) if wrong else self.app)(
-            scope, receive, answer
-        )
+        if wrong:
+            with suppress(Exception):  # the connection may be closed: its request was malformed
+                await JSONResponse({"detail": wrong[1]}, wrong[0])(scope, receive, answer)
+            return
+
+        # gradio has answered 500: its words about a wrong request repeat half a character of it
+        with suppress(UnicodeEncodeError):
+            await self.app(scope, receive, answer)
+
         if scope["type"] == "http" and scope["path"].endswith("/upload"):
             cleaning = threading.Timer(UNTAKEN_S, remove_untaken, [self.uploads])
             cleaning.daemon = True

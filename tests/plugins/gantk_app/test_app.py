@@ -226,6 +226,11 @@ def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path
     assert left(service) == []
 
 
+def test_half_a_character_in_a_request_is_no_traceback(client):
+    asked = {"content": b'"\\ud800"', "headers": {"Content-Type": "application/json"}}
+    assert client.post("/gradio_api/run/go", **asked).status_code == 500  # not raised
+
+
 def test_uploads_that_no_page_takes_are_removed(client, service, monkeypatch, tmp_path, pictures):
     from gantk_app import server
 
