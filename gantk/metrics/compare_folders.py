@@ -396,7 +396,10 @@ def _files(path: Path) -> list[Scan]:
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
-    """Black and the data range: those of the type for uint8 and uint16, else the set's extremes."""
+    """Black and the data range: those of the type for uint8, and for uint16 if the set uses more
+    than half of it; else the set's extremes. Scans of 12 bits in files of 16 would otherwise gain
+    24 dB.
+    """
     kinds = set()
     extremes = []
     paths = []
@@ -409,7 +412,9 @@ def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
     high = max(extremes)
     if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
-        if low >= 0 and high <= full:  # otherwise a header rescales the values
+        is_byte = full == np.iinfo(np.uint8).max
+        # below 0 or above the type's range, a header rescales the values
+        if low >= 0 and high <= full and (is_byte or high > full / 2):
             return 0.0, full
 
     if high <= low:

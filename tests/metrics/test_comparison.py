@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 import gantk
 from gantk.metrics.compare_folders import compare_folders
@@ -137,3 +138,17 @@ def test_matching_does_not_flatter_unrelated_images(tmp_path):
 
     assert after == pytest.approx(before, rel=0.1)
     assert not plain["scale"]["another"]
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(4095, 4095.0), (65535, 65535.0)])
+def test_scans_of_12_bits_are_scored_on_their_own_range(tmp_path, largest, expected):
+    for name, error in (("truth", 0), ("pred", 40)):
+        pixels = np.arange(16 * 16, dtype=np.uint16).reshape(16, 16) + error
+        pixels[0, 0] = 0
+        pixels[-1, -1] = largest
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "a.png")
+
+    wrong = (16 * 16 - 2) / (16 * 16) * 40.0**2  # two of the pixels are the same
+    found = rows_of(tmp_path, "psnr")["psnr"]["value"]
+    assert found == pytest.approx(10 * np.log10(expected**2 / wrong), abs=1e-3)
