@@ -153,6 +153,18 @@ def test_content_and_style_match_gatys_formulas(encoder):
     )
 
 
+def test_the_content_loss_is_the_mean_over_its_layers(encoder):
+    def loss_of(*layers):
+        how = StyleOptions(content_layers=list(layers), style_layers=["conv1_1"], style_weight=0.0)
+        return float(
+            Objective(blobs(1), blobs(1, seed=2), encoder, how)(blobs(1, seed=5))["content"]
+        )
+
+    alone = [loss_of("conv1_1"), loss_of("conv1_2")]
+    assert alone[0] != pytest.approx(alone[1], rel=0.01)
+    assert loss_of("conv1_1", "conv1_2") == pytest.approx(np.mean(alone), rel=1e-5)
+
+
 def test_rescaled_filters_have_mean_activation_1():
     """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and
     positions.
