@@ -112,7 +112,7 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     done = gantk("translate", tiny_run, "in/always.png", "always.png", "--address", nodes[0])
 
     assert done.code == 1
-    assert "3 workers ended while they had it: killed" in done.err
+    assert "3 workers ended while they translated it: they were killed" in done.err
     assert looks(nodes[1])["always"] == 3
 
 
