@@ -481,9 +481,9 @@ def evaluate(
             return _evaluate(parts, folder, say)
 
         other = with_data(recipe, data).check().data
-        warnings = parts.data.test_on(other, model.method.target)
+        parts.data.test_on(other, model.method.target)
         say(f"data     all images of {data} are test images; the run folder is not changed")
-        for warning in warnings:
+        for warning in parts.data.consequences():
             say(f"warning  {warning}")
 
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))

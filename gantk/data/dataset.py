@@ -212,9 +212,9 @@ class Data:
         """The network intensities of black and white."""
         return network_range(self.intensity.values())
 
-    def test_on(self, table: DataTable, method: type[Method]) -> list[str]:
-        """Replace the test images by all images of another table, and return warnings about those
-        that the training may have seen.
+    def test_on(self, table: DataTable, method: type[Method]) -> None:
+        """Replace the test images by all images of another table; `consequences` then warns of
+        those that the training may have seen.
 
         Intensities stay those of the training. UserError where channels or classes are others.
         """
@@ -237,8 +237,6 @@ class Data:
         self.splits = Splits({**self.splits, "test": records}, by)
         if self.table.neighbours:
             self.preparation.stacks = neighbouring_slices(records, [records], self.table.neighbours)
-
-        return self.warnings
 
     def consequences(self) -> list[str]:
         """What the split means for the scores, in sentences; of other test images, the warnings

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -44,6 +44,11 @@ class Patient:
     def scans(self) -> dict[str, Scan]:
         """The scan of each contrast that the patient has."""
         return {contrast: found[0] for contrast, found in self.candidates.items()}
+
+    def scans_of(self, contrasts: Sequence[str]) -> tuple[Scan | None, ...]:
+        """The scan of each of these contrasts; None for one that the patient lacks."""
+        found = self.scans
+        return tuple(found.get(contrast) for contrast in contrasts)
 
     @property
     def problem(self) -> UserError | None:
@@ -91,13 +96,10 @@ def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> list
     if source.is_file():
         return _of_table(source, contrasts)
 
-    images = []
-    for file in io.list_images(source, recursive=True):
-        if not _is_inside(file, results, source):
-            images.append(file)
-
+    is_input = no_result_of(source, results)
+    images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
     patients = _of_files(source, images, contrasts)
-    patients += _of_series(source, results, contrasts)
+    patients += _of_series(source, is_input, contrasts)
     if not patients:
         what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
         found = [f"'{file.relative_to(source)}'" for file in images[:3]]
@@ -150,7 +152,12 @@ def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) ->
             )
         known[contrast] = value
 
-    return {contrast: known[contrast] for contrast in contrasts if contrast in known}
+    return _in_order(known, contrasts)
+
+
+def _in_order(found: Mapping[str, T], contrasts: Sequence[str]) -> dict[str, T]:
+    """What was found for each contrast, in the model's order."""
+    return {contrast: found[contrast] for contrast in contrasts if contrast in found}
 
 
 def contrasts_to_make(
@@ -219,11 +226,13 @@ def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) ->
     return patients
 
 
-def _of_series(source: Path, results: Path, contrasts: Sequence[str]) -> list[Patient]:
+def _of_series(
+    source: Path, is_input: Callable[[Path], bool], contrasts: Sequence[str]
+) -> list[Patient]:
     """A patient for each DICOM study, whose series say their contrast in header or folder name."""
     studies: dict[tuple[str, str], Candidates] = defaultdict(dict)
     for scan in io.scans(source):
-        if io.is_image(scan.path) or _is_inside(scan.files[0], results, source):
+        if io.is_image(scan.path) or not is_input(scan.files[0]):
             continue
 
         try:
@@ -244,8 +253,7 @@ def _of_series(source: Path, results: Path, contrasts: Sequence[str]) -> list[Pa
         if len(folders) == 1 and len(studies) > 1:
             place = place.parent  # of the patient, not of the series
         name = source.name if place == Path() else place.as_posix()
-        ordered = {contrast: found[contrast] for contrast in contrasts if contrast in found}
-        patients.append(Patient(name, place, ordered))
+        patients.append(Patient(name, place, _in_order(found, contrasts)))
 
     return patients
 
@@ -279,7 +287,7 @@ def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
     patients = []
     for name, own in found:
         if own:
-            ordered = {contrast: own[contrast] for contrast in contrasts if contrast in own}
+            ordered = _in_order(own, contrasts)
             folder = next(iter(ordered.values()))[0].path.parent
             place = Path(name)
             if folder.is_relative_to(table.parent):
@@ -337,12 +345,15 @@ def _scan_in_cell(table: Path, text: str, line: int) -> Scan:
     return io.scan_of(path)
 
 
-def _is_inside(file: Path, results: Path, source: Path) -> bool:
-    """Whether a file lies in the folder of results, where this is a part of the source."""
+def no_result_of(source: Path, results: Path) -> Callable[[Path], bool]:
+    """The test that tells the inputs in the folder `source` from earlier results, where the folder
+    of results is a part of it.
+    """
+    root = source.resolve()
     folder = results.resolve()
-    if not folder.is_relative_to(source.resolve()) or folder == source.resolve():
-        return False
-    return file.resolve().is_relative_to(folder)
+    if folder == root or not folder.is_relative_to(root):
+        return lambda file: True
+    return lambda file: not file.resolve().is_relative_to(folder)
 
 
 # ---- one grid
@@ -378,12 +389,12 @@ def on_one_grid(
             continue
 
         resampled.append(contrast)
-        done[contrast] = _resampled(image, reference, contrast, chosen)
+        done[contrast] = _onto_grid_of(reference, image, contrast, chosen)
 
     return done, chosen, resampled
 
 
-def _resampled(image: Image, reference: Image, contrast: str, chosen: str) -> Image:
+def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) -> Image:
     """An image on the grid of the reference; UserError where headers do not allow it."""
     if image.dims != 3 or reference.dims != 3 or image.affine is None or reference.affine is None:
         sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]

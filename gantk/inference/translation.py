@@ -35,6 +35,7 @@ from gantk.inference.patients import (
     expect_sources,
     find_patients,
     known_contrast,
+    no_result_of,
     on_one_grid,
     patient_of_files,
     stack_contrasts,
@@ -238,19 +239,17 @@ class Translation:
             path = target / patient.place / patient.result_name(name)
             makes.append((name, path))
 
-        found = patient.scans
-        scans = tuple(found.get(contrast) for contrast in self.contrasts)
+        scans = patient.scans_of(self.contrasts)
         return Job(scans, makes[0][1], patient.name, tuple(makes), patient.problem)
 
     def _job_of_domain(self, patient: Patient, target: Path) -> Job:
         """The job that makes the target domain of a patient, in a file named after folder and
         domain.
         """
-        found = patient.scans
-        scans = tuple(found.get(contrast) for contrast in self.contrasts)
-        folder = next(iter(found.values())).path.parent
-        suffix = suffix_of(next(iter(found.values())).path)
-        name = f"{folder.name}_{self.frame.target.replace('+', '-')}{suffix}"
+        scans = patient.scans_of(self.contrasts)
+        first = next(iter(patient.scans.values())).path
+        domain = self.frame.target.replace("+", "-")
+        name = f"{first.parent.name}_{domain}{suffix_of(first)}"
         path = target / patient.place.parent / name
         return Job(scans, path, patient.name, problem=patient.problem)
 
@@ -802,11 +801,8 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
 
 def _scans_outside(source: Path, target: Path) -> list[Scan]:
     """The scans of a folder, without those in the folder of results where it lies inside."""
-    scans = files.scans(source)
-    results = target.resolve()
-    if not results.is_relative_to(source.resolve()):
-        return list(scans)
-    return [scan for scan in scans if not scan.path.resolve().is_relative_to(results)]
+    is_input = no_result_of(source, target)
+    return [scan for scan in files.scans(source) if is_input(scan.path)]
 
 
 def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:

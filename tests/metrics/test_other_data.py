@@ -76,7 +76,8 @@ def test_images_of_the_training_are_told(run):
 
     model = RunFolder.open(run).recipe().check()
     data = Data(model.data, model.method.target, RunFolder.open(run).split())
-    copies, names = data.test_on(model.data, model.method.target)
+    data.test_on(model.data, model.method.target)
+    copies, names = data.consequences()
 
     assert "the run was trained on" in copies
     assert "have the name of a training patient" in names
