@@ -47,8 +47,19 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-# not needed here
-CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/runs", "/gradio_api/deep_link")
+# what neither the page nor /translate needs: files by their paths, and calls outside the page's queue
+CLOSED = (
+    "/gradio_api/api",
+    "/gradio_api/call",
+    "/gradio_api/component_server",
+    "/gradio_api/deep_link",
+    "/gradio_api/file",
+    "/gradio_api/process_recording",
+    "/gradio_api/proxy",
+    "/gradio_api/run",
+    "/gradio_api/stream",
+    "/gradio_api/vibe",
+)
 
 
 UNTAKEN_S = 300.0  # seconds: a page takes its upload at once, and one that no page took is removed
@@ -91,14 +102,39 @@ class Guard:
                 await JSONResponse({"detail": wrong[1]}, wrong[0])(scope, receive, answer)
             return
 
-        # gradio has answered 500: its words about a wrong request repeat half a character of it
-        with suppress(UnicodeEncodeError):
-            await self.app(scope, receive, answer)
+        await self._answer_by_app(scope, receive, answer)
 
         if scope["type"] == "http" and scope["path"].endswith("/upload"):
             cleaning = threading.Timer(UNTAKEN_S, remove_untaken, [self.uploads])
             cleaning.daemon = True
             cleaning.start()
+
+    async def _answer_by_app(self, scope, receive, answer) -> None:
+        """Let the application answer. What gradio fails on is a request that its page never sends,
+        such as one with half a character: 400 in place of 500 and a traceback.
+        """
+        if scope["type"] != "http" or not scope["path"].startswith("/gradio_api/"):
+            await self.app(scope, receive, answer)
+            return
+
+        failure = []  # the messages of a 500
+
+        async def answer_unless_failed(message):
+            if failure or message.get("status") == 500:
+                failure.append(message)
+            else:
+                await answer(message)
+
+        try:
+            await self.app(scope, receive, answer_unless_failed)
+        except (LookupError, TypeError, ValueError):
+            if not failure:  # the answer has begun
+                raise
+            refusal = JSONResponse({"detail": "The page never sends such a request."}, 400)
+            await refusal(scope, receive, answer)
+        else:
+            for message in failure:
+                await answer(message)
 
     def _wrong(self, scope) -> tuple[int, str] | None:
         headers = {
@@ -129,6 +165,17 @@ class Guard:
                     " larger --max-mb."
                 ),
             )
+
+
+class Page(gr.Blocks):
+    """Gradio's page, without tracebacks for values that its controls never send."""
+
+    async def preprocess_data(self, *given, **options):
+        try:
+            return await super().preprocess_data(*given, **options)
+        except (LookupError, TypeError, ValueError, gr.Error):
+            what = "The values of this request do not fit the page. Load the page again."
+            raise gr.Error(what, print_exception=False) from None
 
 
 def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
@@ -230,10 +277,8 @@ def window(service: Service, limits: str) -> gr.Blocks:
 
     def take(given: str | None, request: gr.Request) -> gr.Button:
         forget(request)
-        if path := given and Path(given).resolve():
-            # a mounted Gradio does not check this: a client can name any file
-            if path.parent.parent != cache:
-                raise gr.Error("This file was not uploaded here.")
+        if given:
+            path = uploaded_file(given, cache)
             uploads[request.session_hash] = path.rename(service.place(path.name))
             with suppress(OSError):
                 path.parent.rmdir()
@@ -267,7 +312,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
             "views": result.views
         }
 
-    with gr.Blocks(title="gantk", analytics_enabled=False) as blocks:
+    with Page(title="gantk", analytics_enabled=False) as blocks:
         gr.HTML(PARTS.top(service.run, limits), elem_id="top")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
@@ -309,6 +354,17 @@ def window(service: Service, limits: str) -> gr.Blocks:
     upload.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
     upload.preprocess = lambda given: given and given.path
     return blocks
+
+
+def uploaded_file(given: str, cache: Path) -> Path:
+    """The uploaded file that a client names; a mounted Gradio does not check this. gr.Error for any
+    other file.
+    """
+    with suppress(OSError, RuntimeError, ValueError):  # it is no path, or links to itself
+        path = Path(given).resolve()
+        if path.parent.parent == cache and path.is_file():
+            return path
+    raise gr.Error("This file was not uploaded here.", print_exception=False)
 
 
 def failure_of(error: Exception) -> str:

@@ -226,9 +226,43 @@ def test_incomplete_or_cross_site_requests_are_refused(client, service, tmp_path
     assert left(service) == []
 
 
-def test_half_a_character_in_a_request_is_no_traceback(client):
-    asked = {"content": b'"\\ud800"', "headers": {"Content-Type": "application/json"}}
-    assert client.post("/gradio_api/run/go", **asked).status_code == 500  # not raised
+BAD_REQUESTS = [
+    b'{"data": []}',
+    b'{"data": ["\\ud800", null, true]}',
+    b'{"data": [], "fn_index": 1}',
+    b'{"data": [], "fn_index": 99, "session_hash": "s"}',
+    b'{"session_hash": "s", "data": "\\udfff"}',
+    b'{"data": NaN}',
+    b'"\\ud800"',
+]
+
+
+@pytest.mark.parametrize("body", BAD_REQUESTS)
+def test_requests_that_no_page_sends_are_refused(client, body, capfd):
+    asked = {"content": body, "headers": {"Content-Type": "application/json"}}
+    for end in ("run/go", "run/none", "api/go", "call/go", "call/v2/go", "queue/join", "reset"):
+        answer = client.post(f"/gradio_api/{end}", **asked)
+        assert 400 <= answer.status_code < 500, end
+        assert answer.json()["detail"]
+
+    told = capfd.readouterr()
+    assert told.out + told.err == ""
+
+
+@pytest.mark.parametrize("values", [[], ["\ud800", None, True], ["T9", None, True]])
+def test_values_that_no_control_sends_are_one_message(service, values):
+    import asyncio
+
+    import gradio as gr
+
+    from gantk_app.server import window
+
+    page = window(service, "")
+    (go,) = (each for each in page.fns.values() if each.name == "go")
+    with pytest.raises(gr.Error, match="do not fit the page") as failed:
+        asyncio.run(page.process_api(go, values))
+
+    assert not failed.value.print_exception  # Gradio prints no traceback
 
 
 def test_uploads_that_no_page_takes_are_removed(client, service, monkeypatch, tmp_path, pictures):
@@ -270,9 +304,10 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
     (service.folder / "uploads" / "link").mkdir(parents=True)
     (link := service.folder / "uploads" / "link" / "letter.nii").symlink_to(victim)
     up = service.folder / "uploads" / "link" / ".." / ".." / ".." / "letter.nii"
-    for named in (victim, link, up, "http://127.0.0.1/letter.nii"):
-        with pytest.raises(gr.Error, match="was not uploaded"):
+    for named in (victim, link, up, "http://127.0.0.1/letter.nii", "a\0b"):
+        with pytest.raises(gr.Error, match="was not uploaded") as failed:
             take(str(named), gr.Request(session_hash="other"))
+        assert not failed.value.print_exception
 
     assert victim.read_bytes() == b"secret"
     assert link.is_symlink()
