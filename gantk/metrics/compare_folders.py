@@ -16,7 +16,7 @@ from gantk.errors import UserError
 from gantk.formats.files import difference, read, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
+from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores, too_small_for
 from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.metrics.summary import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
@@ -325,7 +325,15 @@ def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
 def _pair_rows(
     pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
 ) -> dict[str, Any]:
-    black, data_range = black_and_range(read(truth) for _, truth in pairs)
+    sizes: set[tuple[int, ...]] = set()
+
+    def read_truth(scan: Scan) -> Image:
+        image = read(scan)
+        sizes.add(image.pixels.shape[1:])
+        return image
+
+    black, data_range = black_and_range(read_truth(truth) for _, truth in pairs)
+    left_out: dict[str, Any] = {}
     scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []
     for pair in pairs:
@@ -333,12 +341,24 @@ def _pair_rows(
         dims = real.ndim - 2
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
+            left_out = too_small_for(metrics, sizes)
+            metrics = [metric for metric in metrics if metric.name not in left_out]
+            if not metrics:
+                raise _all_too_small(left_out)
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
         references = References(real, [patient_of_file(pair[1])])
         found.append(scorers[dims](line(made), references))
 
     first_scorer = next(iter(scorers.values()))
-    return first_scorer.rows(concatenate_scores(found))
+    return first_scorer.rows(concatenate_scores(found)) | left_out
+
+
+def _all_too_small(left_out: dict[str, Any]) -> UserError:
+    """The error that the images are too small for every metric."""
+    row = next(iter(left_out.values()))
+    reason = row["definition"].partition("/not-computed: ")[2]
+    remedy = "use other metrics too, such as psnr or mae"
+    return UserError(reason, where="--metrics", remedy=remedy)
 
 
 def _set_rows(

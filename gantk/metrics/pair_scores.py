@@ -5,7 +5,7 @@ correction, in network intensities and in the units of the files.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -80,6 +80,25 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         volumes=list(chain.from_iterable(part.volumes for part in parts)),
         finite=np.concatenate([part.finite for part in parts]),
     )
+
+
+def too_small_for(
+    metrics: Sequence[Any], sizes: Collection[tuple[int, ...]]
+) -> dict[str, dict[str, Any]]:
+    """Rows without a value, by metric, for those that cannot score images of all sizes: SSIM needs
+    11 pixels on each side. Their definitions state the reason.
+    """
+    rows = {}
+    for metric in metrics:
+        try:
+            for size in sorted(sizes):
+                metric.expect_size(size)
+        except UserError as error:
+            reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
+            definition = f"{metric.definition}/not-computed: {reason}"
+            rows[metric.name] = metric_row(metric, Estimate(None, None, 0), 0, definition)
+
+    return rows
 
 
 class PairScorer:

@@ -170,10 +170,13 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
         of_files = result.get("files", {}).get(key)
         if of_files:
             values = [
-                f"{short_metric_name(metric)} {_value(row)}" for metric, row in of_files.items()
+                f"{short_metric_name(metric)} {_value(row)}"
+                for metric, row in of_files.items()
+                if row["value"] is not None
             ]
             what = f"{title}: {', '.join(values)} of the files that gantk translate writes"
             yield with_label("files", f"{what}, whole and in their own values")
+            yield from _score_warnings(f"{title}, whole files", of_files)
 
         uncertainty = result.get("uncertainty", {}).get(key)
         if uncertainty:

@@ -20,7 +20,6 @@ from gantk.data.intensity import IntensityMapping, Linear, PerChannel, to_intens
 from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.sources.reader import FileImage
-from gantk.errors import UserError
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image, same_grid
 from gantk.inference.frame import TranslateOptions
@@ -31,7 +30,13 @@ from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, black_and_range
-from gantk.metrics.pair_scores import PairScorer, References, Scores, concatenate_scores
+from gantk.metrics.pair_scores import (
+    PairScorer,
+    References,
+    Scores,
+    concatenate_scores,
+    too_small_for,
+)
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 
@@ -262,26 +267,22 @@ class FileScorer:
 
     def rows(self, scores: Scores) -> dict[str, Any]:
         """The rows of metrics.json."""
-        return next(iter(self._scorers.values())).rows(scores)
+        dims, scorer = next(iter(self._scorers.items()))
+        return scorer.rows(scores) | too_small_for(self._metrics(dims), self._sizes)
 
     def _read(self, truth: FileImage) -> Image:
         image = truth.read()
         self._sizes.add(image.pixels.shape[1:])
         return image
 
-    def _fits_all(self, metric: Any) -> bool:
-        """Whether a metric can compare images of all sizes: SSIM needs 11 voxels on each side."""
-        try:
-            for size in self._sizes:
-                metric.expect_size(size)
-        except UserError:
-            return False
-        return True
+    def _metrics(self, dims: int) -> list[Any]:
+        return [bind_or_raise("metric", name)(self.range, dims) for name in PAIR_METRICS]
 
     def _scorer(self, dims: int) -> PairScorer:
         if dims not in self._scorers:
-            built = [bind_or_raise("metric", name)(self.range, dims) for name in PAIR_METRICS]
-            metrics = [metric for metric in built if self._fits_all(metric)]
+            metrics = self._metrics(dims)
+            left_out = too_small_for(metrics, self._sizes)
+            metrics = [metric for metric in metrics if metric.name not in left_out]
             scaling = (self.black, self.range, dims, 1, self.device)
             self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
         return self._scorers[dims]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as Picture
 
 import gantk
+from gantk.errors import UserError
 
 ALIKE = 1e-4
 SCORES = ("psnr", "ssim", "mae")
@@ -161,10 +162,34 @@ def test_a_run_scores_the_files_that_it_writes(name, variation, tmp_path):
     run = train(scans, tmp_path / "run", kind, **VARIATIONS[variation])
     rows, compared = scores_both_ways(run, scans, tmp_path / "files")
 
-    assert set(rows) == set(SCORES) - ({"ssim"} if name == "dicom" else set())  # thin
+    assert set(rows) == set(SCORES)
+    assert (rows["ssim"]["value"] is None) == (name == "dicom")  # 4 slices
     for score in rows:
-        assert rows[score]["value"] == pytest.approx(compared[score]["value"], abs=ALIKE, rel=ALIKE)
         assert rows[score]["definition"] == compared[score]["definition"]
+        value = rows[score]["value"]
+        if value is None:
+            assert compared[score]["value"] is None
+        else:
+            assert value == pytest.approx(compared[score]["value"], abs=ALIKE, rel=ALIKE)
+
+
+def test_both_doors_tell_that_thin_volumes_have_no_ssim(tmp_path):
+    kind = Kind("{}.nii.gz", (40, 36, 8), save_nifti)
+    scans = write_scans(tmp_path / "scans", kind)
+    run = train(scans, tmp_path / "run", kind)
+    sources, truths = link_test_files(run, scans, tmp_path / "files")
+    of_run = []
+    gantk.evaluate(run, device="cpu", say=lambda line: of_run.append(str(line)))
+    of_files = []
+    found = gantk.compare(sources, truths, say=lambda line: of_files.append(str(line)))
+
+    reason = "SSIM: images of 8 x 36 x 40 are too small for the metric ssim, which needs 11 pixels"
+    for told in (of_run, of_files):
+        assert reason in " ".join(" ".join(told).split())
+    assert found["metrics"]["pred_to_truth"]["psnr"]["value"] > 0
+    with pytest.raises(UserError, match="needs 11 pixels") as refused:
+        gantk.compare(sources, truths, metrics=["ssim"], say=silent)
+    assert refused.value.where == "--metrics"
 
 
 def test_the_table_scores_masked_and_rounded_values_too(tmp_path):
