@@ -57,6 +57,8 @@ class Image:
     own: bool = False
     # whether a result is on the scale of the image it was made from, not in a model's units
     own_scale: bool = False
+    # the headers of the images it was made of, where these are several
+    made_of: tuple[Any, ...] = ()
     # folder for temporary files of large results; None: they stay in memory
     spill: Path | None = None
 

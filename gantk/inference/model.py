@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ class TrainedModel:
         (None, 0) if none.
         """
         return None, 0
+
+    def case_score(self, given: Sequence[str], contrast: str) -> dict[str, Any] | None:
+        """The PSNR of a contrast that is made of these others, on held-out patients, as in
+        metrics.json; None if unknown.
+        """
+        return None
 
     def translate(
         self,

@@ -416,14 +416,16 @@ def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) ->
             remedy="check the files, or register them first",
         )
 
-    return placed
+    return replace(placed, made_of=(image.header,))
 
 
 def stack_contrasts(images: Mapping[str, Image], contrasts: Sequence[str], chosen: str) -> Image:
     """The images of a patient, on one grid, as the channels of one image; a missing contrast is
-    NaN. The result has the header of the contrast `chosen`.
+    NaN. The result has the header of the contrast `chosen`, and all headers in `made_of`.
     """
     first = images[chosen]
     missing = np.full_like(first.pixels, np.nan)
     channels = [images[name].pixels if name in images else missing for name in contrasts]
-    return replace(first, pixels=np.concatenate(channels))
+    given = [images[name] for name in contrasts if name in images]
+    headers = [header for image in given for header in image.made_of or (image.header,)]
+    return replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))

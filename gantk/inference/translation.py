@@ -41,6 +41,7 @@ from gantk.inference.patients import (
     stack_contrasts,
 )
 from gantk.inference.processing import MAX_OF_BYTE
+from gantk.inference.sidecar import score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
@@ -562,6 +563,11 @@ class Translation:
         options = self.options
         if job.makes:
             options = replace(options, contrasts=tuple(self._parts(job)))
+        for contrast, _ in job.makes:
+            given = [*self._given(job, contrast)]
+            score = self.model.case_score(given, contrast)
+            if score:
+                self.notes["note", score_in_words(contrast, given, score)].append(job.name)
         made = self.model.images(own, self.to, options, report)
         if single:
             shown = made_in_units(made[0].pixels[some])
@@ -646,6 +652,16 @@ class Translation:
         files.write(path, image, description=description)
         if self.layout:
             self.layout.after_writing(path, job.files, contrast)
+        elif job.makes and files.is_image(path) and not is_uncertainty:
+            given = self._given(job, contrast)
+            score = self.model.case_score([*given], contrast)
+            sources = {name: scan.path for name, scan in given.items()}
+            write_sidecar(path, contrast, sources, self.model.identity(), score)
+
+    def _given(self, job: Job, contrast: str) -> dict[str, Scan]:
+        """The scans of a job that a contrast is made of, by their contrasts."""
+        scans = zip(self.contrasts, job.scans, strict=True)
+        return {name: scan for name, scan in scans if scan and name != contrast}
 
     def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""

@@ -291,8 +291,19 @@ class Translator(TrainedModel):
         return lambda x: torch.cat(maker.maps(any_size, letter, x, others), dim=1)
 
     @cached_property
+    def _scores(self) -> dict[str, Any]:
+        return read_json(self.run.path, "metrics.json")
+
+    @cached_property
     def _uncertainty_scores(self) -> dict[str, dict]:
-        return read_json(self.run.path, "metrics.json").get("uncertainty") or {}
+        return self._scores.get("uncertainty") or {}
+
+    def case_score(self, given: Sequence[str], contrast: str) -> dict[str, Any] | None:
+        for key, case in (self._scores.get("cases") or {}).items():
+            if case["made"] == contrast and set(case["given"]) == set(given):
+                score = (self._scores["metrics"].get(key) or {}).get("psnr") or {}
+                return score if score.get("value") is not None else None
+        return None
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)

@@ -166,6 +166,7 @@ class Scorer:
         self._translators: dict[bool, WrittenTranslations] = {}
         # by class, whose method a translation needs; by None where the method has no classes
         self._methods: dict[str | None, AnySize] = {}
+        self._of_contrasts: dict[str, AnySize] = {}  # by contrast, the method that makes it alone
         names = method.geometry.classes if self.classes and method.directions() else [None]
         for number, name in enumerate(names):
             of_class = method if name is None else method.of_class(number)
@@ -644,6 +645,15 @@ class Scorer:
 
         (made,) = by_class(self._labels_of(images, records), images, translate_one)
         return made
+
+    def translate_contrast(self, images: Tensor, to: str, contrast: str) -> Tensor:
+        """Translate network inputs (N, C, *size) to one contrast of domain `to`, for a method that
+        makes contrasts one by one; the other channels are black.
+        """
+        if contrast not in self._of_contrasts:
+            only = self.method.of_contrasts([contrast])
+            self._of_contrasts[contrast] = AnySize(only, self.model, self.runtime)
+        return self._of_contrasts[contrast].translate(images, to)
 
     def _labels_of(self, images: Tensor, records: Sequence[Record]) -> Sequence[str | None]:
         """The class of each image; None for all where the method translates without classes."""

@@ -143,6 +143,12 @@ FILE = table(
     sha256=(str, "SHA-256 of the file."),
 )
 FILES = list_of(FILE)
+CASE = table(
+    "given",
+    "made",
+    given=(list[str], "Contrasts that are there."),
+    made=(str, "Contrast that is made of them."),
+)
 IMAGE = table(
     "domain",
     "key",
@@ -397,6 +403,11 @@ SCHEMAS = {
             ROWS,
             "By direction, scores of the files that `gantk translate` writes for the test images, as"
             " `gantk eval --pred --truth` computes them: whole, in their own values.",
+        ),
+        cases=(
+            by_name(CASE),
+            "Of methods that make any contrast from others, by direction: what is there and what"
+            " is made.",
         ),
         cycle=(
             ROWS,

@@ -2,11 +2,13 @@
 looked for.
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from dicom_files import head, series
@@ -231,7 +233,38 @@ def test_series_of_a_dicom_study_give_a_derived_series(run, tmp_path):
         )
 
     assert translate(run, tmp_path / "study", tmp_path / "out") == ["FLAIR"]
-    assert len([*(tmp_path / "out" / "FLAIR").iterdir()]) == 4
+    files = [*(tmp_path / "out" / "FLAIR").iterdir()]
+    assert len(files) == 4
+    for file in files:
+        made = pydicom.dcmread(file)
+        named = {each.SeriesInstanceUID: each for each in made.ReferencedSeriesSequence}
+        assert named.keys() == {f"1.2.3.{number}" for number in range(3)}
+        assert all(len(each.ReferencedInstanceSequence) == 4 for each in named.values())
+        for words in ("t1_se_tra", "t1_se_tra KM", "t2_tse_tra"):
+            assert f"({words})" in made.DerivationDescription
+
+
+def test_a_series_on_another_grid_is_named_as_a_source_too(run, tmp_path):
+    for number, (words, step) in enumerate((("t1_se_tra", 3.0), ("t2_tse_tra", 4.0))):
+        series(
+            tmp_path / "study" / f"{number}",
+            head(4, 24, 20, seed=number),
+            step=step,
+            SeriesInstanceUID=f"1.2.3.{number}",
+            StudyInstanceUID=f"1.3.{number}",
+            SeriesDescription=words,
+            ProtocolName=words,
+        )
+
+    sources = {name: tmp_path / "study" / f"{number}" for number, name in enumerate(("T1", "T2"))}
+    translate(run, sources, tmp_path / "out", to="FLAIR")
+    made = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
+    (same,) = made.ReferencedSeriesSequence
+    (other,) = made.StudiesContainingOtherReferencedInstancesSequence
+
+    assert same.SeriesInstanceUID == "1.2.3.0"
+    assert other.StudyInstanceUID == "1.3.1"
+    assert other.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.1"
 
 
 @pytest.mark.parametrize("by", ["rows", "columns"])
@@ -285,6 +318,44 @@ def test_a_masked_out_background_stays_so_in_what_is_made(run, tmp_path):
     assert len(np.unique(made[:8])) == 1
     assert abs(made[0, 0, 0]) < 1
     assert len(np.unique(made[8:-8, 8:-8])) > 100
+
+
+def test_a_file_beside_the_result_says_what_it_is_made_of(run, tmp_path):
+    patient(tmp_path / "in" / "p1", BRATS, ("T1", "T1CE", "T2"))
+
+    translate(run, tmp_path / "in", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "p1" / "flair.json").read_text())
+
+    assert found["SyntheticData"] is True
+    assert found["Description"].startswith("FLAIR generated from T1, T1CE, T2 by")
+    for source, name in zip(found["Sources"], ("t1", "t1ce", "t2"), strict=True):
+        here = tmp_path / "out" / "p1" / source
+        assert here.resolve() == tmp_path / "in" / "p1" / f"{name}.nii.gz"
+    assert "weights sha256" in found["GeneratedBy"][0]["Description"]
+
+
+@pytest.mark.parametrize(
+    ("there", "key"),
+    [
+        (("T1",), "T1_to_FLAIR"),
+        (("T1", "T2"), "T1+T2_to_FLAIR"),
+        (("T1", "T1CE", "T2"), "others_to_FLAIR"),
+    ],
+)
+def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, there, key):
+    scored = shutil.copytree(run, tmp_path / "run")
+    rows = {key: {"psnr": {"value": 23.14, "n": 5}}, "a_to_b": {"psnr": {"value": 99.0, "n": 5}}}
+    content = {"metrics": rows, "cases": {key: {"given": [*there], "made": "FLAIR"}}}
+    (scored / "metrics.json").write_text(json.dumps(content))
+    patient(tmp_path / "p1", BRATS, there)
+    lines = []
+
+    toolkit.translate(scored, tmp_path / "p1", tmp_path / "out", to="FLAIR", say=lines.append)
+    beside = json.loads((tmp_path / "out" / "flair.json").read_text())
+
+    line = f"FLAIR from {', '.join(there)}: PSNR 23.1 dB on 5 held-out patients"
+    assert any(line in each for each in lines)
+    assert beside["HeldOutPatients"] == {"PSNR": 23.14, "Number": 5}
 
 
 def test_a_run_on_files_is_scored_on_complete_patients(tmp_path):

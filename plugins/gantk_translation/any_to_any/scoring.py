@@ -1,10 +1,9 @@
-"""Scores every contrast, translated from each single other one and from all others, on a run's test
-images.
-"""
+"""Scores every contrast, translated from the others or some of them, on a run's test images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -15,23 +14,44 @@ from gantk.metrics.pair_scores import References
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
 
+# Pairs scored at most: each image is translated once for every case.
+MAX_PAIRS = 128
+# Of more contrasts only the cases of one input and of all inputs are scored, not all subsets.
+MAX_CONTRASTS_OF_ALL_CASES = 4
+
+
+def cases(sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """All cases of (contrasts that are there, contrast to make), fewest inputs first."""
+    for target in targets:
+        others = [name for name in sources if name != target]
+        counts = list(range(1, len(others) + 1))
+        if len(sources) > MAX_CONTRASTS_OF_ALL_CASES:
+            counts = [1, len(others)]
+        for count in counts:
+            for given in combinations(others, count):
+                yield given, target
+
 
 def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
-    """Add rows such as `T1_to_FLAIR`, and `others_to_FLAIR` from all contrasts but FLAIR, with
-    baselines and verdicts.
+    """Add rows for all cases, such as `T1_to_FLAIR`, `T1+T2_to_FLAIR`, and `others_to_FLAIR` from
+    all contrasts but FLAIR, with baselines and verdicts.
 
-    All rows use the same images. Their baselines, the mean of the network's inputs and the best
-    intensity map from them, see no more than the network. Baselines over all contrasts at once are
-    removed where a contrast is both source and target, because they see the truth.
+    All rows use the same images: `MAX_PAIRS` of the test split, evenly spaced. Their baselines, the
+    mean of the network's inputs and the best intensity map from them, see no more than the network.
+    Baselines over all contrasts at once are removed where a contrast is both source and target,
+    because they see the truth.
     """
     method = scorer.method
     data = tested.data
-    known = tested.references
+    places = spread(range(len(tested.pairs)), MAX_PAIRS)
+    known = chosen(tested.references, places)
+    scored_inputs = tested.inputs[places]
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
             rows.pop("a_to_b", None)
 
-    images = scorer.reals.network_inputs([pair["a"] for pair in tested.pairs])
+    records = [tested.pairs[place]["a"] for place in places]
+    images = scorer.reals.network_inputs(records)
     channels = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2))
     contrast = channels % len(method.sources)
     max_bytes = MAX_SET_BYTES // (2 * len(method.sources))
@@ -41,38 +61,35 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
         train_inputs = scorer.reals.scored_images([pair["a"] for pair in pairs])
         train_targets = scorer.reals.scored_images([pair["b"] for pair in pairs])
 
-    for source in (*method.sources, "others"):
-        made = tested.made
-        if source != "others":
-            seen = torch.where(contrast == method.sources.index(source), images, data.range[0])
-            made = data.centre(scorer.translate(seen, tested.to))
+    for given, target in cases(method.sources, method.targets):
+        several = 1 < len(given) == len({*method.sources} - {target})
+        key = f"{'others' if several else '+'.join(given)}_to_{target}"
+        result.setdefault("cases", {})[key] = {"given": [*given], "made": target}
+        place = method.targets.index(target)
+        shown = [method.sources.index(name) for name in given]
+        is_there = torch.isin(contrast, torch.tensor(shown))
+        seen = torch.where(is_there, images, data.range[0])
+        made = data.centre(scorer.translate_contrast(seen, tested.to, target))
+        truth = References(
+            known.images[:, [place]], known.patients, None, known.foreground, known.volumes
+        )
+        outputs = {"model": made[:, [place]], "identity": identity(scored_inputs[:, shown], 1)}
+        if pairs:
+            known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
+            outputs["intensity_map"] = IntensityMap(known_pairs)(scored_inputs[:, shown])
 
-        for place, target in enumerate(method.targets):
-            shown = input_numbers(method.sources, source, target)
-            if not shown:
-                continue
-
-            truth = References(
-                known.images[:, [place]], known.patients, None, known.foreground, known.volumes
-            )
-            outputs = {"model": made[:, [place]], "identity": identity(tested.inputs[:, shown], 1)}
-            if pairs:
-                known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
-                outputs["intensity_map"] = IntensityMap(known_pairs)(tested.inputs[:, shown])
-
-            scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
-            rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
-            key = f"{source}_to_{target}"
-            result["metrics"][key] = rows.pop("model")
-            result["verdict"][key] = pair_verdict(scores.pop("model"), scores, scorer.pairs.senses)
-            for name, row in rows.items():
-                result["baselines"].setdefault(name, {})[key] = row
+        scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
+        rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
+        result["metrics"][key] = rows.pop("model")
+        of_model = scores.pop("model")
+        result["verdict"][key] = pair_verdict(of_model, scores, scorer.pairs.senses)
+        for name, row in rows.items():
+            result["baselines"].setdefault(name, {})[key] = row
 
 
-def input_numbers(sources: Sequence[str], source: str, target: str) -> list[int]:
-    """The numbers of the contrasts that the row of `source` ("others": all but the target) sees."""
-    if source == target:
-        return []
-    if source == "others":
-        return [number for number, name in enumerate(sources) if name != target]
-    return [number for number, name in enumerate(sources) if name == source]
+def chosen(known: References, places: Sequence[int]) -> References:
+    """The references of the images at these places."""
+    foreground = None if known.foreground is None else known.foreground[places]
+    patients = [known.patients[place] for place in places]
+    volumes = [known.volumes[place] for place in places] if known.volumes else []
+    return References(known.images[places], patients, None, foreground, volumes)

@@ -3,6 +3,7 @@ network for all.
 """
 
 import json
+from itertools import combinations
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
+from gantk_translation.any_to_any.scoring import cases
 
 
 def build(
@@ -293,29 +295,32 @@ def test_a_contrast_is_made_from_the_others_alone(planes):
         assert not torch.equal(before[:, contrast::4], after[:, contrast::4])
 
 
-def test_contrasts_are_scored_from_one_and_from_all_others(run):
+def test_contrasts_are_scored_in_every_case_of_what_is_there(run):
     found = json.loads((run / "metrics.json").read_text())
-    pairs = {
-        f"{source}_to_{target}"
-        for source in (*NAMES, "others")
-        for target in NAMES
-        if source != target
-    }
+    keys = set()
+    for target in NAMES:
+        others = [name for name in NAMES if name != target]
+        keys |= {f"{name}_to_{target}" for name in others}
+        keys |= {f"{'+'.join(two)}_to_{target}" for two in combinations(others, 2)}
+        keys.add(f"others_to_{target}")
 
-    assert pairs | {"a_to_b"} == found["metrics"].keys()
-    assert len(pairs) == 16
-    for key in ("metrics", "verdict"):
-        assert found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"}
+    assert len(keys) == 28
+    assert found["metrics"].keys() == keys | {"a_to_b"}
+    assert found["cases"].keys() == keys
+    assert found["cases"]["T1+T2_to_PD"] == {"given": ["T1", "T2"], "made": "PD"}
+    for kind in ("metrics", "verdict"):
+        assert found["baselines"]["identity"].keys() == found[kind].keys() - {"a_to_b"}
 
-    assert (
-        len(
-            {
-                found["metrics"][f"{source}_to_PD"]["psnr"]["value"]
-                for source in ("T1", "T2", "others")
-            }
-        )
-        == 3
-    )
+    sources = ("T1", "T2", "T1+T2", "others")
+    assert len({found["metrics"][f"{name}_to_PD"]["psnr"]["value"] for name in sources}) == 4
+
+
+def test_of_many_contrasts_only_some_cases_are_scored():
+    names = tuple("ABCDEF")
+    found = list(cases(names, names))
+
+    assert len(found) == 6 * (5 + 1)
+    assert all(len(given) in (1, 5) and target not in given for given, target in found)
 
 
 @pytest.mark.parametrize("planes", [1, 3])
