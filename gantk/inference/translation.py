@@ -563,11 +563,7 @@ class Translation:
         options = self.options
         if job.makes:
             options = replace(options, contrasts=tuple(self._parts(job)))
-        for contrast, _ in job.makes:
-            given = [*self._given(job, contrast)]
-            score = self.model.case_score(given, contrast)
-            if score:
-                self.notes["note", score_in_words(contrast, given, score)].append(job.name)
+        self._note_scores(job)
         made = self.model.images(own, self.to, options, report)
         if single:
             shown = made_in_units(made[0].pixels[some])
@@ -576,6 +572,14 @@ class Translation:
             )
 
         return made
+
+    def _note_scores(self, job: Job) -> None:
+        """Say how good what is made of a patient is on held-out patients with the same contrasts."""
+        for contrast, _ in job.makes:
+            given = [*self._given(job, contrast)]
+            score = self.model.case_score(given, contrast)
+            if score:
+                self.notes["note", score_in_words(contrast, given, score)].append(job.name)
 
     def _warn(self, job: Job, lines: Iterable[str]) -> None:
         """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS
