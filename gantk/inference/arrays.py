@@ -108,11 +108,7 @@ def _type_name(value: Any) -> str:
 def _array(
     model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        what = f"an array of type {array.dtype} does not contain intensities"
-        raise UserError(what, where="translate", allowed="arrays of integers or floats")
-
+    array = _numbers(array)
     frame = model.frame(model.domain(to))
     shape, kind = as_batch(array.shape, frame)
     return _translate_batch(model, array.reshape(shape), kind, to, options, progress)
@@ -208,39 +204,54 @@ def _contrasts_of_arrays(
     """
     letter = model.domain(to)
     frame = model.frame(letter)
-    first = next(iter(images.values()))
-    arrays = {}
-    for name, image in images.items():
-        arrays[name] = image.detach().cpu().numpy() if is_tensor(image) else np.asarray(image)
-        if arrays[name].dtype.kind not in "biuf":
-            what = f"the {name} is an array of type {arrays[name].dtype}"
-            raise UserError(what, where="translate", allowed="arrays of integers or floats")
-
-    shapes = {array.shape for array in arrays.values()}
-    if len(shapes) > 1:
-        shown = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        what = f"the arrays of one patient have different shapes: {shown}"
-        remedy = "give images of nibabel, which are resampled onto one grid, or resample the arrays"
-        raise UserError(what, where="translate", allowed="one shape", remedy=remedy)
-
-    (shape,) = shapes
+    arrays = {name: _numbers(image) for name, image in images.items()}
+    shape = _one_shape(arrays)
     is_stack = len(shape) == frame.dims + 1
     if len(shape) != frame.dims and not is_stack:
         axes = "(H, W) or (D, H, W)" if frame.dims == 2 else "(D, H, W)"
         what = f"the arrays have the shape {shape}"
         raise UserError(what, where="translate", allowed=f"{axes} for each contrast")
 
-    dtype = np.result_type(*arrays.values())
     missing = np.full(shape, np.nan, dtype=np.float32)
     channels = [arrays.get(name, missing) for name in model.contrasts(OTHER[letter])]
-    batch = np.stack(channels, axis=1 if is_stack else 0)
-    kind = "stack" if is_stack else "one"
-    made = _translate_batch(model, batch if is_stack else batch[None], kind, to, options, progress)
+    if is_stack:
+        batch = np.stack(channels, axis=1)
+        made = _translate_batch(model, batch, "stack", to, options, progress)
+    else:
+        batch = np.stack(channels)[None]
+        made = _translate_batch(model, batch, "one", to, options, progress)
+
+    dtype = np.result_type(*arrays.values())
     made = made.astype(dtype if dtype.kind == "f" else np.float32, copy=False)
     targets = model.contrasts(letter)[model.part(letter, to)]
     parts = [made]
     if len(targets) > 1:
         parts = list(np.moveaxis(made, -1 - frame.dims, 0))
+    return _as_given(parts, next(iter(images.values())))
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
+    array = values.detach().cpu().numpy() if is_tensor(values) else np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        what = f"an array of type {array.dtype} does not contain intensities"
+        raise UserError(what, where="translate", allowed="arrays of integers or floats")
+    return array
+
+
+def _one_shape(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """The shape of the arrays of one patient; UserError where they differ."""
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) > 1:
+        shown = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        what = f"the arrays of one patient have different shapes: {shown}"
+        remedy = "give images of nibabel, which are resampled onto one grid, or resample the arrays"
+        raise UserError(what, where="translate", allowed="one shape", remedy=remedy)
+    return shapes.pop()
+
+
+def _as_given(parts: list[np.ndarray], first: Any) -> list[Any]:
+    """Arrays as they are, or as tensors on the device of `first`, where that is a tensor."""
     if not is_tensor(first):
         return parts
 
