@@ -20,6 +20,7 @@ from gantk.data.intensity import (
     other_scales,
 )
 from gantk.data.left_out import count_left_out, left_out_note
+from gantk.data.names.channels import paths_with_contrasts
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import (
@@ -425,8 +426,10 @@ class Data:
 
         root = Path(self.table.source.options.get("path") or ".")
         files = {file for record in self._records for file in record.files}
-        used = {relative_to(file, root).as_posix() for file in files}
-        return count_left_out(self.files, used, self.table.domains)
+        named = paths_with_contrasts(root / file for file in self.files)
+        listed = {relative_to(path, root).as_posix() for path in named.values()}
+        used = {relative_to(named.get(file, file), root).as_posix() for file in files}
+        return count_left_out(listed, used, self.table.domains)
 
     def with_listing_filter(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json;

@@ -207,10 +207,3 @@ def test_a_table_that_a_program_changed_is_told(tmp_path, kind):
     with pytest.raises(UserError, match="is empty in 4 of 8 rows"):
         load(source(table, "manifest"), UNPAIRED, domains=("T1", "T2"), split={})
     load(source(table, "manifest"), UNPAIRED, domains=("T1", "T2"), split={"by": "image"})
-
-
-def test_channels_that_have_numbers_only_are_not_one_kind(tmp_path):
-    for n, channel in np.ndindex(4, 2):
-        volume(tmp_path / "imagesTr" / f"p_{n}_000{channel}.nii", 2 * n + channel, (12, 12, 4))
-    (said,) = warnings_of(tmp_path, "channels")
-    assert said.endswith("'p_0_0000', 'p_0_0001'")

@@ -314,7 +314,7 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
             problems += finding(group, of)
 
     problems += findings.same_people(items)
-    problems += findings.numbered_channels(items)
+    problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         table = usage.table

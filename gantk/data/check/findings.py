@@ -12,12 +12,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Sized
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
+from gantk.data.names.channels import numbered_channels
 from gantk.data.names.patterns import DATE_WORD
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
@@ -496,28 +498,21 @@ def _with_the_same_numbers(domains_of: dict[str, set[str]]) -> list[list[str]]:
     return groups
 
 
-def numbered_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Warn of volumes of one domain whose names differ only in the number of a channel, as those of
-    nnU-Net do: `p1_0000` and `p1_0001` are two contrasts.
+def mixed_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Warn of a table's domain whose files differ in the number of a channel, as those of nnU-Net
+    do: `p1_0000` and `p1_0001` are two contrasts. (Elsewhere this is an error.)
     """
-    channels: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)
+    images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for item in items:
-        stem, number, channel = stem_of(item.name).rpartition("_")
-        if re.fullmatch(r"000\d", channel):
-            channels[tuple(item.domains), stem].add(channel)
+        images[tuple(item.domains)].append(item.scan.path)
 
-    mixed = [stem for (_, stem), numbers in channels.items() if len(numbers) > 1]
-    if mixed:
-        found = sorted(set.union(*channels.values()))
-        what = (
-            "the names end in numbers of channels, which are contrasts and not images of one kind:"
-        )
-        names = [f"{stem}_{number}" for stem in mixed[:1] for number in found]
-        remedy = (
-            "put the contrast in its place (p1_T1, p1_T2), or say which are meant: `gantk plan"
-            f" SCANS --a '**/*_{found[0]}.*' --b '**/*_{found[1]}.*'`"
-        )
-        yield problem("channels", "warning", what, names, remedy)
+    for domains, own in images.items():
+        channels = numbered_channels(own) if domains else []
+        if channels:
+            names = [stem_of(image) for image in channels]
+            what = f"images of {' and '.join(domains)} differ in the number of a channel:"
+            remedy = "give each channel, which is a contrast, a domain of its own in the table"
+            yield problem("domains", "warning", what, names, remedy)
 
 
 def copies(items: Sequence[Inspected]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.names.channels import channel_of
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
@@ -72,7 +73,9 @@ def inspect(scan: Scan) -> Inspected:
     # of a folder, dots and all
     own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name
     words = [own, *reversed(Path(scan.name).parts[:-1])] if scan.name else []
-    item.name_says = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
+    item.name_says = channel_of(scan.path) or next(
+        filter(None, (contrast_in(word, set())[0] for word in words)), ""
+    )
     try:
         digest = hashlib.sha256()
         for file in scan.files if len(scan.files) != 1 else ():

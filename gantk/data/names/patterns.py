@@ -1,6 +1,7 @@
 """The words by which names of files and folders are read: a table of patterns, data and no code.
 
 Domain. The first rule that finds both domains decides:
+    0. nnU-Net's dataset.json names the channel: `p1_0000` is read as `p1_T1`
     1. a folder is named after the domain, or a usual synonym of it: `CT/007.png`, `p1/T1w/1.png`
     2. a word of the file's name is: `007_CT.png`, `sub-01_T1w.nii.gz`
     3. folders end in A and B: `trainA/`, `trainB/`

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.channels import paths_with_contrasts
 from gantk.data.names.patients import parts_with_digits, patients_in_names, patients_of_folders
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
@@ -173,7 +174,8 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
     if not any(map(usual_contrast, domains)):
         return None
 
-    images = [image.relative_to(path) for image in names.images_below(path)]
+    named = paths_with_contrasts(names.images_below(path))
+    images = [image.relative_to(path) for image in named.values()]
     words = {path.resolve().name} if len(domains) == 1 else set()
     for image in images:
         words |= {*image.parts[:-1], io.stem_of(image)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.channels import paths_with_contrasts
 from gantk.data.names.patients import parts_with_digits
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import set_keys_and_patients
@@ -91,8 +92,9 @@ class Images(VolumeSource):
         )
         word = self.a or self.domains[0]
         own = []
+        named = paths_with_contrasts(images)
         for image in images:
-            parts = (*self._path_from_root(image).parts[:-1], io.stem_of(image))
+            parts = (*self._path_from_root(image).parts[:-1], io.stem_of(named[image]))
             if any(names.domain_match(part, word) > 1 for part in parts):
                 own.append(image)
 
@@ -102,7 +104,8 @@ class Images(VolumeSource):
 
         if not own:
             names.expect_no_other_contrast(
-                {"image": list(map(self._path_from_root, images))}, {"image": self.domains[0]}
+                {"image": list(map(self._path_from_root, named.values()))},
+                {"image": self.domains[0]},
             )
 
         return own or images, masks

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.channels import channel_of, paths_with_contrasts
 from gantk.data.names.patients import parts_with_digits, patients_in_names, patients_of
 from gantk.data.names.patterns import SPLIT_WORD
 from gantk.data.preparation import Record
@@ -71,10 +72,12 @@ class Nifti(VolumeSource):
         """
         images = names.images_below(path)
         said = set()
-        for image in images:
-            word, _ = _contrast_in_path(image.relative_to(path), set())
+        for image, named in paths_with_contrasts(images).items():
+            word, _ = _contrast_in_path(named.relative_to(path), set())
             if word:
                 said.add(CONTRASTS[word])
+            elif named != image:
+                said.add(channel_of(image))
 
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
@@ -123,8 +126,8 @@ class Nifti(VolumeSource):
         wanted = {*words.values(), *(asked if len(asked) > 1 else ())}
         contrasts: dict[Path, str | None] = {}
         stems = {}
-        for image in images:
-            contrasts[image], stems[image] = _contrast_in_path(image.relative_to(self.root), wanted)
+        for image, named in paths_with_contrasts(images).items():
+            contrasts[image], stems[image] = _contrast_in_path(named.relative_to(self.root), wanted)
 
         items: list[Item] = []
         for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):

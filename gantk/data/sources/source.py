@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gantk.data.names.channels import refuse_numbered_channels
 from gantk.data.names.domains import regex_option, relative_to, rename_or_map
 from gantk.data.names.patients import OnAmbiguous
 from gantk.data.names.versions import one_version, refuse_folders_of_visits
@@ -145,6 +146,7 @@ class FileSource(_Defaults):
         pictures: Counter[tuple[str, str, str | None]] = Counter()
         if self.by_names:
             refuse_folders_of_visits(items, self.names, self.root)
+            refuse_numbered_channels(items, self.names)
             items, note = one_version(items, self.root)
             self.notes = [note] if note else []
 

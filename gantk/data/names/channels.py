@@ -1,0 +1,150 @@
+"""Channels in the names of files, as nnU-Net writes them: `p1_0000` and `p1_0001` are two contrasts
+of one patient, which `dataset.json` names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.rows import FILL_IN_TABLE
+from gantk.errors import UserError, one_line
+from gantk.files import read_file
+from gantk.formats.contrasts import one_word, usual_contrast
+from gantk.formats.files import stem_of
+
+DATASET_FILE = "dataset.json"
+KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+IMAGES_FOLDER = re.compile(r"images(Tr|Ts|Va|Val)")
+MAX_CHANNELS = 10
+
+
+def paths_with_contrasts(images: Iterable[Path]) -> dict[Path, Path]:
+    """By image, the path that says its contrast: `p1_T1.nii.gz` for `p1_0000.nii.gz` where a
+    dataset.json beside it, or beside its folder, says that channel 0 is T1; else the image's own.
+
+    UserError for a dataset.json that cannot be read, or gives two channels one name.
+    """
+
+    @cache
+    def words_of(folder: Path) -> dict[int, str]:
+        for place in (folder, folder.parent):
+            if (place / DATASET_FILE).exists():
+                return channel_words(place / DATASET_FILE)
+        return {}
+
+    paths = {}
+    for image in images:
+        paths[image] = image
+        stem = stem_of(image)
+        match = CHANNEL.fullmatch(stem)
+        if not match:
+            continue
+        word = words_of(image.absolute().parent).get(int(match[2]))
+        if word:
+            paths[image] = image.with_name(f"{match[1]}_{word}{image.name[len(stem) :]}")
+
+    return paths
+
+
+def channel_of(image: Path) -> str:
+    """The contrast that a dataset.json says of an image by the number of its channel; "" where none
+    does.
+    """
+    named = paths_with_contrasts([image])[image]
+    return "" if named == image else stem_of(named).rpartition("_")[2]
+
+
+def channel_words(file: Path) -> dict[int, str]:
+    """The channels that nnU-Net's dataset.json names: number -> a word, a usual contrast where the
+    name says one that no other name says. {} where it names none.
+    """
+    remedy = 'write for example {"channel_names": {"0": "T1", "1": "T2"}}'
+    try:
+        content = json.loads(read_file(file))
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"'{file}', which names the channels of images, cannot be read: {one_line(error)}"
+        raise UserError(what, where="data.source.path", remedy=remedy) from error
+
+    names = _names_of_channels(content)
+    usual = {number: usual_contrast(name) or one_word(name) for number, name in names.items()}
+    alike = Counter(usual.values())
+    words: dict[int, str] = {}
+    for number, name in names.items():
+        word = usual[number] if alike[usual[number]] == 1 else one_word(name)
+        if word in words.values():
+            what = f"'{file}' gives several channels the name '{name[:40]}'"
+            raise UserError(what, where="data.source.path", remedy=f"use different names: {remedy}")
+        words[number] = word
+
+    return words
+
+
+def _names_of_channels(content: object) -> dict[int, str]:
+    """The names in the content of a dataset.json, by number of the channel."""
+    tables = [content.get(key) for key in KEYS] if isinstance(content, dict) else []
+    table = next((each for each in tables if isinstance(each, dict)), {})
+    names = {}
+    for number, name in table.items():
+        if re.fullmatch(r"[0-9]{1,4}", number) and isinstance(name, str) and one_word(name):
+            names[int(number)] = name
+    return names
+
+
+def numbered_channels(images: Sequence[Path]) -> list[Path]:
+    """The images of one patient that differ in the number of a channel, where most patients have
+    the same channels; [] where the numbers may be slices, patients or visits.
+    """
+    numbers: dict[Path, dict[int, Path]] = defaultdict(dict)
+    for image in images:
+        match = CHANNEL.fullmatch(stem_of(image))
+        if match and (is_volume(image) or IMAGES_FOLDER.fullmatch(image.parent.name)):
+            numbers[image.parent / match[1]][int(match[2])] = image
+
+    counts = Counter(tuple(sorted(own)) for own in numbers.values())
+    if not counts:
+        return []
+
+    usual, count = counts.most_common(1)[0]
+    are_channels = 2 <= len(usual) <= MAX_CHANNELS and usual == tuple(range(len(usual)))
+    if not are_channels or count < 2 or 2 * count <= len(numbers):
+        return []
+    first = next(own for own in numbers.values() if tuple(sorted(own)) == usual)
+    return [first[number] for number in usual]
+
+
+def refuse_numbered_channels(items: Sequence[Item], names: Mapping[str, str]) -> None:
+    """UserError where a domain mixes images that differ in the number of a channel: they are
+    different contrasts. `names` are the domains by letter.
+    """
+    for letter in names:
+        images = [item.display_path for item in items if item.letter == letter]
+        channels = numbered_channels(images)
+        if channels:
+            raise _mixed_channels(channels, one_domain=len(names) == 1)
+
+
+def _mixed_channels(channels: Sequence[Path], one_domain: bool) -> UserError:
+    shown = " and ".join(f"'{image.name}'" for image in channels[:2])
+    what = (
+        f"{shown} differ in the number of a channel, so they are different contrasts, and no"
+        f" {DATASET_FILE} names them"
+    )
+    numbers = [stem_of(image)[-4:] for image in channels]
+    ways = (
+        '--set \'data.domains=["T1", "T2"]\' --set data.source.name=nifti'
+        f" --set data.source.a='*_{numbers[0]}.*' --set data.source.b='*_{numbers[1]}.*'"
+    )
+    if one_domain:
+        ways += f", or one with --set data.source.a={numbers[0]}"
+    remedy = (
+        f'name them in {DATASET_FILE}: {{"channel_names": {{"0": "T1", "1": "T2"}}}}. Or choose'
+        f" two with {ways}. {FILL_IN_TABLE}"
+    )
+    return UserError(what, where="data.source.path", remedy=remedy)

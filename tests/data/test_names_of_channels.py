@@ -1,0 +1,138 @@
+"""Names with numbers of channels, as nnU-Net writes them: dataset.json says the contrasts, or it is
+an error.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from volumes import FROM_NOISE, UNPAIRED, load, volume
+
+from gantk.data.check.check import check
+from gantk.data.names.channels import channel_words, numbered_channels
+from gantk.data.recipe_data import checked_recipe
+from gantk.errors import UserError
+
+SPLIT = {"test": 0.4, "validation": 0.0}
+
+
+def nnunet(root, names=None, key="channel_names", channels=2, people=4):
+    for n, channel in np.ndindex(people, channels):
+        name = f"imagesTr/p_{n:02d}_{channel:04d}.nii"
+        volume(root / name, n * channels + channel, (12, 12, 4))
+    for n in range(people):
+        volume(root / f"labelsTr/p_{n:02d}.nii", n, (12, 12, 4))
+    if names is not None:
+        numbered = {str(number): name for number, name in enumerate(names)}
+        (root / "dataset.json").write_text(json.dumps({key: numbered}))
+    return root
+
+
+def source(path, name="nifti", **options):
+    return {"name": name, "path": str(path), **options}
+
+
+@pytest.mark.parametrize("key", ["channel_names", "modality"])
+@pytest.mark.parametrize("below", ["", "imagesTr"])
+def test_dataset_json_names_the_contrasts(tmp_path, key, below):
+    root = nnunet(tmp_path, ["T1", "T2-FLAIR"], key)
+    found = check(root / below)
+
+    assert {name: each["files"] for name, each in found["domains"].items()} == {"T1": 4, "FLAIR": 4}
+    assert found["patients"] == 4
+    assert found["source"]["name"] == "nifti"
+    assert "registered" in found["summary"]["pairs"]
+    assert not [each for each in found["problems"] if each["severity"] == "error"]
+
+
+def test_the_recipe_s_domains_choose_among_the_channels(tmp_path):
+    root = nnunet(tmp_path, ["T1", "T1-Gd", "T2", "alpha"], channels=4)
+    data = load(source(root), UNPAIRED, domains=("T2", "T1ce"), split=SPLIT)
+    keys = {letter: [x.key for x in data._records if x.domain == letter] for letter in "ab"}
+    assert all("_0002." in key for key in keys["a"])
+    assert all("_0001." in key for key in keys["b"])
+
+    images = load(source(root, "images"), FROM_NOISE, domains=("alpha",), split=SPLIT)
+    assert all("_0003." in record.key for record in images._records)
+    assert checked_recipe("dcgan_tumour", root, ['data.domains=["T2"]'], None)[0].remarks == []
+
+
+def test_channels_without_names_are_an_error_everywhere(tmp_path, gantk):
+    root = nnunet(tmp_path / "scans")
+    (problem,) = (x for x in check(root)["problems"] if x["severity"] == "error")
+    assert (
+        "'p_00_0000.nii' and 'p_00_0001.nii' differ in the number of a channel" in problem["what"]
+    )
+    assert "dataset.json" in problem["remedy"]
+
+    recipe = tmp_path / "recipe.toml"
+    plan = gantk("plan", root, "--out", recipe)
+    assert (plan.code, recipe.exists()) == (2, False)
+    assert "number of a channel" in plan.err
+    run = gantk("run", "dcgan_tumour", "--data", root, "--out", tmp_path / "run")
+    assert (run.code, (tmp_path / "run").exists()) == (2, False)
+    assert "number of a channel" in run.err
+
+
+def test_the_remedies_of_channels_without_names_work(tmp_path):
+    root = nnunet(tmp_path)
+    two = ["data.source.name=nifti", "data.source.a='*_0000.*'", "data.source.b='*_0001.*'"]
+    found = check(root, set=["data.domains=['T1', 'T2']", *two])
+    assert {name: each["files"] for name, each in found["domains"].items()} == {"T1": 4, "T2": 4}
+
+    one = check(root, set=["data.source.a=0001"])
+    assert [each["files"] for each in one["domains"].values()] == [4]
+
+
+BAD = {
+    "no JSON": ("[[[", "cannot be read"),
+    "deep": ("[" * 200_000, "cannot be read"),
+    "no text": ("\udcff", "cannot be read"),
+    "twice": ('{"channel_names": {"0": "MRI", "1": "MRI"}}', "several channels the name 'MRI'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_damaged_dataset_json_is_one_message(tmp_path, name):
+    text, expected = BAD[name]
+    root = nnunet(tmp_path)
+    (root / "dataset.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=expected):
+        check(root)
+    with pytest.raises(UserError, match=expected):
+        load(source(root), UNPAIRED, domains=("T1", "T2"), split=SPLIT)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"modality": 3}', '{"modality": {"x": "T1"}}'])
+def test_a_dataset_json_without_channels_names_none(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    assert channel_words(tmp_path / "dataset.json") == {}
+
+
+def test_numbers_of_slices_patients_and_visits_are_no_channels(tmp_path):
+    def stack(names):
+        return [tmp_path / name for name in names]
+
+    slices = stack(f"p{n}_{i:04d}.png" for n in range(3) for i in range(8))
+    patients = stack(f"scan_{n:04d}.nii.gz" for n in range(9))
+    many = stack(f"p{n}_{i:04d}.nii.gz" for n in range(3) for i in range(40))
+    odd = stack(f"p{n}_{n + i:04d}.nii.gz" for n in range(4) for i in range(n + 1))
+    assert [numbered_channels(names) for names in (slices, patients, many, odd)] == [[]] * 4
+
+    in_images = stack(f"imagesTr/p{n}_{i:04d}.png" for n in range(3) for i in range(2))
+    assert [path.name for path in numbered_channels(in_images)] == ["p0_0000.png", "p0_0001.png"]
+
+
+def test_a_table_that_mixes_channels_warns(tmp_path):
+    rows = ["path,domain,patient"]
+    for n, channel in np.ndindex(6, 2):
+        name = f"p{n}_{channel:04d}.png"
+        rows.append(f"imagesTr/{name},MR,p{n}")
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        noise = np.random.default_rng([n, channel]).integers(0, 255, (16, 16), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "imagesTr" / name)
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+
+    warnings = [x["what"] for x in check(tmp_path / "t.csv")["problems"] if x["kind"] == "domains"]
+    assert warnings == ["images of MR differ in the number of a channel: 'p0_0000', 'p0_0001'"]
