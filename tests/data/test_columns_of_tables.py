@@ -165,3 +165,47 @@ def test_a_recipe_of_one_domain_takes_a_table_of_said_kind(tmp_path, scans):
     for header in ("domain", "label"):
         said = table(tmp_path, ("path", header), [(row[0], "FLAIR") for row in scans])
         checked_recipe("dcgan_tumour", said, (), None)
+
+
+def encoded(folder, rows, encoding, separator=","):
+    lines = [separator.join(row) for row in [("path", "domain", "patient"), *rows]]
+    (folder / "table.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    return folder / "table.csv"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_tables_with_a_byte_order_mark_are_read(tmp_path, scans, encoding, separator):
+    rows = [(path, kind, f"Jos\u00e9 {patient}") for path, kind, patient in scans]
+    found = check(encoded(tmp_path, rows, encoding, separator))
+
+    assert {name: each["files"] for name, each in found["domains"].items()} == {"CT": 12, "MR": 12}
+    assert found["files"][0]["patient"].startswith("Jos\u00e9 p")
+
+
+def test_big_endian_marks_are_read_too(tmp_path, scans):
+    file = encoded(tmp_path, scans, "utf-16-be")
+    file.write_bytes(b"\xfe\xff" + file.read_bytes())
+    assert check(file)["images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"), [("latin-1", 8), ("cp1252", 8), ("utf-16-le", 1), ("utf-16-be", 1)]
+)
+def test_tables_of_other_encodings_say_line_and_remedy(tmp_path, scans, encoding, line):
+    rows = [list(row) for row in scans]
+    if line == 8:
+        rows[6][2] = "Jos\u00e9"
+    with pytest.raises(UserError) as error:
+        check(encoded(tmp_path, rows, encoding))
+
+    assert f"line {line} is not UTF-8 text" in error.value.what
+    assert "table.csv" in error.value.what
+    assert "save the table as UTF-8" in error.value.remedy
+
+
+def test_the_line_of_another_encoding_is_found_far_below(tmp_path):
+    rows = [(f"{n:06d}.png", "T1", "p" * 40) for n in range(40_000)]  # 2 MB
+    file = encoded(tmp_path, [*rows, ("a.png", "T1", "\u00e9")], "latin-1")
+    with pytest.raises(UserError, match=r"line 40002 is not UTF-8 text"):
+        check(file)

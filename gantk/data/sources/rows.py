@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -35,6 +36,13 @@ READING: ContextVar[Callable[[float, int], None]] = ContextVar(
 )
 
 MAX_TABLE_BYTES = 2**32
+BYTE_ORDER_MARKS = (  # those of UTF-32 first, because they start with those of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),  # "Unicode text" of Excel
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -153,14 +161,41 @@ def _open_table(path: Path, text: str) -> BinaryIO:
     return BytesIO(text.encode()) if text else open_file(path, max_bytes=MAX_TABLE_BYTES)
 
 
+def _encoding(stored: BinaryIO) -> str:
+    """The encoding that a file's byte-order mark states; UTF-8 without one."""
+    start = stored.read(4)
+    stored.seek(0)
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if start.startswith(mark):
+            return encoding
+    return "utf-8"
+
+
+def _undecodable_line(path: Path) -> int:
+    """The number of a file's first line that is no text in the file's encoding."""
+    with _open_table(path, "") as stored:
+        decoder = codecs.getincrementaldecoder(_encoding(stored))()
+        line = 1
+        for part in iter(lambda: stored.read(2**20), b""):
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError as error:
+                return line + error.object.count(b"\n", 0, error.start)
+            line += part.count(b"\n")
+
+    return line
+
+
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
     try:
         with (
             _open_table(path, text) as stored,
-            TextIOWrapper(stored, "utf-8" if text else "utf-8-sig", newline="") as file,
+            TextIOWrapper(stored, _encoding(stored), newline="") as file,
         ):
             header = next((line for line in file if line.strip()), "")
+            if "\0" in header:  # UTF-16 without a byte-order mark
+                raise UnicodeError
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
             filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
@@ -170,7 +205,14 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 if not line % 1000 and not text:
                     READING.get()(stored.tell() / path.stat().st_size, line)
                 yield line, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeError as error:
+        line = _undecodable_line(path) if isinstance(error, UnicodeDecodeError) else 1
+        raise UserError(
+            f"'{path}' cannot be read as a table: line {line} is not UTF-8 text",
+            allowed="UTF-8 text, or UTF-16 with a byte-order mark",
+            remedy="save the table as UTF-8, in Excel as 'CSV UTF-8'",
+        ) from error
+    except (OSError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV"
