@@ -201,6 +201,13 @@ def usual_contrast(name: str) -> str | None:
     return CONTRASTS.get(contrast_in(name, set())[0] or "")
 
 
+def contrasts_in(name: str) -> set[str]:
+    """All usual contrasts that a name contains; MR only where there is no other."""
+    words = join_contrast_words([word.lower() for word in words_of(name)])
+    said = {CONTRASTS[word] for word in words if word in CONTRASTS}
+    return said - {"mr"} or said
+
+
 def exclude(one: str | None, other: str | None) -> bool:
     """Whether two usual contrasts exclude each other, as T1 and CT do; MR excludes CT and PET only."""
     if not one or not other or one == other:

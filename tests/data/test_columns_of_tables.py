@@ -6,7 +6,9 @@ import csv
 
 import pytest
 
-from gantk.data.check.check import check
+from gantk.data.check.check import check, warnings_about
+from gantk.data.dataset import Data
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 
 
@@ -209,3 +211,69 @@ def test_the_line_of_another_encoding_is_found_far_below(tmp_path):
     file = encoded(tmp_path, [*rows, ("a.png", "T1", "\u00e9")], "latin-1")
     with pytest.raises(UserError, match=r"line 40002 is not UTF-8 text"):
         check(file)
+
+
+def named(folder, pictures, rows):
+    """A table of pictures by (path, domain), and what its contrasts are warned of."""
+    for file, (path, _) in zip(pictures(folder / "drawn", len(rows)), rows, strict=True):
+        (folder / path).parent.mkdir(exist_ok=True, parents=True)
+        file.rename(folder / path)
+    lines = [(path, domain, f"p{number // 2}") for number, (path, domain) in enumerate(rows)]
+    found = check(table(folder, ("path", "domain", "patient"), lines))
+    return [each["what"] for each in found["problems"] if each["kind"] == "contrast"]
+
+
+def six(name, domains):
+    """(path, domain) of two images of each of six patients."""
+    return [(name.format(n=n, k=k), domain) for n in range(6) for k, domain in domains.items()]
+
+
+SWAPPED = {"T1": "T2", "T2": "T1"}
+OWN = {"T1": "T1", "T2": "T2"}
+
+
+@pytest.mark.parametrize("name", ["p{n}_{k}.png", "{k}w/p{n}.png", "p{n}/{k}/1.png"])
+def test_domains_that_contradict_most_names_are_warned_of(tmp_path, pictures, name):
+    told = named(tmp_path, pictures, six(name, SWAPPED))
+    assert [each.partition(":")[0] for each in sorted(told)] == [
+        "6 of 6 images of T1 are called T2 by name",
+        "6 of 6 images of T2 are called T1 by name",
+    ]
+    assert all(".png'" in each for each in told)
+
+
+def test_one_row_that_contradicts_its_name_is_told(tmp_path, pictures):
+    rows = [*six("p{n}_{k}.png", OWN), ("p9_T2.png", "T1"), ("p9_FLAIR.png", "T2")]
+    assert sorted(named(tmp_path, pictures, rows)) == [
+        "1 of 7 images of T1 is called T2 by name: 'p9_T2.png'",
+        "1 of 7 images of T2 is called FLAIR by name: 'p9_FLAIR.png'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "domains"),
+    [
+        ("p{n}_{k}.png", OWN),
+        ("p{n}_T1_T2_{k}.png", SWAPPED),
+        ("x{k}x{n}.png", SWAPPED),
+        ("PD{n}/{k}.png", OWN),
+        ("PD_{n}_x{k}x.png", SWAPPED),
+        ("p{n}_{k}.png", {"T1": "A", "T2": "B"}),
+        ("p{n}_{k}.png", {"T1": "MR", "CT": "CT"}),
+    ],
+)
+def test_names_with_both_words_or_none_are_not_warned_of(tmp_path, pictures, name, domains):
+    told = named(tmp_path, pictures, six(name, domains))
+    assert not [each for each in told if "by name" in each]
+
+
+def test_a_run_and_a_plan_repeat_that_names_contradict_domains(tmp_path, pictures, gantk):
+    rows = six("p{n}_{k}.png", SWAPPED)
+    named(tmp_path, pictures, rows)
+    expected = "6 of 6 images of T1 are called T2 by name"
+    plan = gantk("plan", tmp_path / "table.csv", "--out", tmp_path / "recipe.toml")
+    assert expected in plan.out + plan.err
+    loaded, model = checked_recipe(
+        "cyclegan_t1t2", tmp_path / "table.csv", ["data.size=[16,16]"], None
+    )
+    assert any(expected in line for line in warnings_about(Data(model.data, model.method.target)))

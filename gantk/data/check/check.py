@@ -26,6 +26,7 @@ from gantk.data.dataset import Data, without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
+from gantk.data.sources.table import Manifest
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import TooFewImages, UserError, count_noun
 from gantk.formats import files as io
@@ -316,6 +317,8 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.same_people(items)
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
+    if usage and _reads_table(usage):
+        problems += findings.contradicted_by_names(usage.records, usage.names)
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         table = usage.table
         channels = table.channels or table.source.options.get("channels")
@@ -323,6 +326,11 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
         problems = [each for each in problems if not settings.get(each["kind"])]
 
     return problems + list(findings.copies(items))
+
+
+def _reads_table(usage: Usage) -> bool:
+    target = usage.table.source.target
+    return isinstance(target, type) and issubclass(target, Manifest)
 
 
 def _two_domains(items: Sequence[Inspected], usage: Usage | None) -> list[str]:

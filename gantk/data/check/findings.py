@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Sequence, Sized
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ import numpy as np
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.names.channels import numbered_channels
+from gantk.data.names.domains import domain_match
 from gantk.data.names.patterns import DATE_WORD
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
-from gantk.formats.contrasts import CONTRASTS, one_word
+from gantk.formats.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
 from gantk.formats.files import NotFinite, stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
+MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
 MAX_LISTED = 4  # file names per sentence
 
 Problem = dict[str, Any]
@@ -314,6 +317,56 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
             what = f"{images} {agreeing(looking, 'looks|look')} more like {other}:"
             remedy = f"look at them, and move those that are {other}"
             yield problem("contrast", "warning", what, looking, remedy)
+
+
+def contradicted_by_names(
+    records: Sequence[Record], domains: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Warn of images that a table lists as one domain, and whose names or folders say another one
+    and not their own. `domains` are the names by letter; of many images every n-th is compared. A
+    contrast in names of all domains says nothing: PD may be Parkinson's disease.
+    """
+    names: dict[str, dict[str, None]] = {domain: {} for domain in domains.values()}
+    for record in records:
+        names[domains[record.domain]][record.scan_key or record.key] = None
+
+    compared: dict[str, list[str]] = {}
+    said: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for domain, own in names.items():
+        compared[domain] = list(own)[:: -(-len(own) // MAX_COMPARED_NAMES) or 1]
+        for name in compared[domain]:
+            other = _other_in_path(Path(name), domain, list(names))
+            if other:
+                said[domain, other].append(name)
+
+    counts = Counter(other for _, other in said)
+    for (domain, other), images in said.items():
+        if len(names) > 1 and counts[other] == len(names):
+            continue
+        of = f"{len(images)} of {count_noun(compared[domain], 'image')} of {domain}"
+        what = f"{of} {agreeing(images, 'is|are')} called {other} by name:"
+        remedy = "compare the images with the table, and correct its domains or the names"
+        yield problem("contrast", "warning", what, images, remedy)
+
+
+def _other_in_path(path: Path, own: str, domains: Sequence[str]) -> str | None:
+    """Another domain or contrast that a relative path says, if it does not say its own."""
+    parts = (stem_of(path), *path.parts[:-1])
+
+    def says(domain: str) -> bool:
+        return len(domain) > 1 and any(domain_match(part, domain) > 1 for part in parts)
+
+    if says(own):
+        return None
+
+    contrast = usual_contrast(own)
+    said = set().union(*map(contrasts_in, parts))
+    if contrast in said or {contrast, *said} <= {"t1", "t1ce"}:
+        return None
+    other = next(filter(says, domains), None)
+    if other is None and said and all(exclude(each, contrast) for each in said):
+        other = min(said).upper()
+    return other
 
 
 def _said_by_header(item: Inspected) -> str:
