@@ -134,7 +134,7 @@ def _mixed_channels(channels: Sequence[Path], one_domain: bool) -> UserError:
     shown = " and ".join(f"'{image.name}'" for image in channels[:2])
     what = (
         f"{shown} differ in the number of a channel, so they are different contrasts, and no"
-        f" {DATASET_FILE} names them"
+        f" {DATASET_FILE} names both"
     )
     numbers = [stem_of(image)[-4:] for image in channels]
     ways = (

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from gantk.data.names.channels import paths_with_contrasts
 from gantk.data.names.patients import Parts, parts_with_digits, patients_of
 from gantk.data.names.patterns import (
     FURTHER_WORD,
@@ -530,13 +531,14 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
     """
     items = []
     places = defaultdict(set)
+    named = paths_with_contrasts(images)
     for path, (letter, index) in images.items():
         parts = _folders(os.path.dirname(path), root)
         place = tuple(
             part for i, part in enumerate(parts) if i != index and not SPLIT_WORD.fullmatch(part)
         )
         places[letter].add(place)
-        stem = bare_stem(stem_of(path), (domains[letter],))
+        stem = bare_stem(stem_of(named[path]), (domains[letter],))
         items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
 
     only_if_several(items)
@@ -573,8 +575,9 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
 def _by_file_name(parts_of: Mapping[Path, Parts], domains: Sequence[str]) -> dict[Path, Match]:
     """The domain of the images whose names match one best; {} unless both domains have some."""
     found = {}
+    named = paths_with_contrasts(parts_of)
     for image, parts in parts_of.items():
-        a, b = (domain_match(stem_of(image), domain) for domain in domains)
+        a, b = (domain_match(stem_of(named[image]), domain) for domain in domains)
         if a != b and max(a, b) >= 2:
             found[image] = Scored(("b" if b > a else "a", None), max(a, b), parts)
     return _best_of_patients(found)

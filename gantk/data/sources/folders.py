@@ -71,7 +71,8 @@ class Folders(VolumeSource):
         images = names.images_below(path)
         candidates = [("T1", "T2"), ("CT", "MR")]
         if not all(map(io.is_volume, images)):
-            said = (names.contrast_said(image.relative_to(path)) for image in images)
+            named = paths_with_contrasts(images).values()
+            said = (names.contrast_said(image.relative_to(path)) for image in named)
             most = Counter(filter(None, said)).most_common(2)
             if len(most) == 2:
                 candidates.append((most[0][0], most[1][0]))
