@@ -14,13 +14,18 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from gantk.files import make_folder
 
 PIECE_BYTES = 2**20  # bytes
 MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
-MAX_MEMBERS = 1_000_000
+MAX_MEMBERS = 1_000_000  # files and folders of an archive
+FREE_MEMBERS = 1000  # files and folders that an archive of any size may have
+MIN_BYTES_PER_MEMBER = 100  # bytes of an archive for each further one
+MAX_DEPTH = 50  # folders in a name
+MAX_HEADER_BYTES = 2**16  # bytes of all headers before the content of one member of a tar
+MAX_SHARED_ENTRIES = 100  # entries of headers that hold for all members of a tar
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Names that Windows or macOS do not allow or treat as another name, and invalid characters.
 UNREADABLE = re.compile(
@@ -52,17 +57,16 @@ def unpack(archive: Path, folder: Path, ratio: float = MAX_COMPRESSION) -> None:
 
     A damaged archive or a wrong checksum raises the error of zipfile, tarfile or gzip.
     """
-    room = int(ratio * archive.stat().st_size) + PIECE_BYTES
-    names: dict[str, str] = {}
+    archive_bytes = archive.stat().st_size
+    room = int(ratio * archive_bytes) + PIECE_BYTES
+    allowed_members = FREE_MEMBERS + archive_bytes // MIN_BYTES_PER_MEMBER
+    names = _Names(min(MAX_MEMBERS, allowed_members))
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
-    for number, (name, size, source) in enumerate(members):
-        place = folder / _safe_path(name, names, source is None)
+    for name, size, source in members:
+        place = folder / names.add(name, source is None)
         room = room - size
-        if room < 0 or number >= MAX_MEMBERS:
-            raise Refused(
-                f"its content is more than {ratio} times its size, or has more than"
-                f" {MAX_MEMBERS} members"
-            )
+        if room < 0:
+            raise Refused(f"its content is more than {ratio} times its size")
 
         make_folder(place if source is None else place.parent)
         if source is not None:
@@ -84,30 +88,52 @@ def expect_sound(path: Path) -> None:
             room -= len(piece)
 
 
-def _safe_path(name: str, known: dict[str, str], folder: bool) -> str:
-    """Check a member's name and return it as a relative path; Refused where it is invalid or taken
-    on some system.
-    """
-    parts = [part for part in name.removesuffix("/").split("/") if part != "."]
-    wrong = (
-        part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255 for part in parts
-    )
-    if any(wrong) or len(name) > 1000:
-        raise Refused(f"it contains a name that some systems do not allow: '{name[:100]}'")
+class _Names:
+    """The names of an archive's members as relative paths, each valid and distinct on every system.
 
-    for depth in range(1, len(parts) + 1):
-        path = "/".join(parts[:depth])
-        is_folder = folder or depth < len(parts)
-        kind = f"{path}/" if is_folder else path
+    Folders that only the names of files contain are counted too, since each is created.
+    """
+
+    def __init__(self, most: int):
+        self.most = most  # files and folders
+        self._members = 0
+        self._known: dict[str, str] = {}  # path without case -> path; that of a folder ends in "/"
+
+    def add(self, name: str, folder: bool) -> str:
+        """Check a member's name and return its path; Refused where it is invalid, taken on some
+        system, or one too many.
+        """
+        parts = [part for part in name.removesuffix("/").split("/") if part != "."]
+        wrong = (
+            part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255
+            for part in parts
+        )
+        if any(wrong) or len(name) > 1000:
+            raise Refused(f"it contains a name that some systems do not allow: '{name[:100]}'")
+
+        if len(parts) > MAX_DEPTH:
+            raise Refused(f"'{name[:100]}' is in more than {MAX_DEPTH} folders")
+
+        for depth in range(1, len(parts) + 1):
+            self._add_path("/".join(parts[:depth]), name, folder or depth < len(parts))
+
+        self._members += 1
+        if max(self._members, len(self._known)) > self.most:
+            raise Refused(f"it has more than {self.most:,} files and folders")
+
+        return "/".join(parts)
+
+    def _add_path(self, path: str, name: str, folder: bool) -> None:
+        kind = f"{path}/" if folder else path
         alike = unicodedata.normalize("NFC", path).casefold()
-        if known.get(alike, kind) != kind or (alike in known and kind == path):
+        known = self._known.get(alike, kind)
+        if known != kind or (alike in self._known and not folder):
             raise Refused(
-                f"some systems cannot distinguish two of its names: '{known[alike][:100]}' and"
+                f"some systems cannot distinguish two of its names: '{known[:100]}' and"
                 f" '{name[:100]}'"
             )
-        known[alike] = kind
 
-    return "/".join(parts)
+        self._known[alike] = kind
 
 
 def _of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
@@ -142,6 +168,34 @@ class _Header(tarfile.TarInfo):
             ) from error
 
 
+class _Limited:
+    """A stream that ends with Refused after so many bytes: tarfile reads all headers before a member
+    into memory, whatever size they state.
+    """
+
+    def __init__(self, stream: IO[bytes], room: int):
+        self.room = room  # bytes in all
+        self.left = MAX_HEADER_BYTES  # bytes until the next header or content is allowed
+        self._stream = stream
+        self.tell = stream.tell
+        self.seek = stream.seek
+        self.seekable = stream.seekable
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:
+            raise Refused(
+                f"a header after its first {self.tell()} bytes has more than {MAX_HEADER_BYTES:,}"
+                " bytes"
+            )
+
+        self.left -= size
+        self.room -= size
+        if self.room < 0:
+            raise Refused("its headers and content are too large for its size")
+
+        return self._stream.read(size)
+
+
 def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at
     its end.
@@ -149,13 +203,19 @@ def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | No
     with archive.open("rb") as start:
         opener = OPENERS.get(start.read(2), open)
 
-    with (
-        opener(archive, "rb") as stream,
-        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as opened,
-    ):
-        for member in opened:
-            if not (member.isdir() or member.isreg()) or member.issparse():
-                raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")
-            yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
-        while room > 0 and (piece := stream.read(PIECE_BYTES)):
-            room -= len(piece)
+    with opener(archive, "rb") as stream:
+        limited = _Limited(stream, room)
+        with tarfile.open(fileobj=cast("IO[bytes]", limited), mode="r:", tarinfo=_Header) as opened:
+            while (member := opened.next()) is not None:
+                opened.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all
+                if not (member.isdir() or member.isreg()) or member.issparse():
+                    raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")
+                if len(opened.pax_headers) > MAX_SHARED_ENTRIES:
+                    raise Refused(f"its headers share more than {MAX_SHARED_ENTRIES} entries")
+
+                limited.left = member.size
+                yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
+                limited.left = MAX_HEADER_BYTES
+
+        while limited.room > 0 and (piece := stream.read(PIECE_BYTES)):
+            limited.room -= len(piece)

@@ -390,6 +390,63 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     assert names(tmp_path) == {"heads/mine.txt"}
 
 
+def header(kind: bytes, content: bytes) -> bytes:
+    """A header of a tar that tarfile reads whole, before a member."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type = kind
+    info.size = len(content)
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def pax(entries: dict[str, str]) -> bytes:
+    lines = []
+    for key, value in entries.items():
+        rest = f" {key}={value}\n"
+        length = next(n for n in range(9999) if n == len(str(n)) + len(rest))
+        lines.append(f"{length}{rest}")
+
+    return "".join(lines).encode()
+
+
+def shared_headers() -> bytes:
+    """Members that each add an entry to the headers that all share."""
+    return b"".join(
+        header(tarfile.XGLTYPE, pax({f"key{n}": "x"})) + packed({f"{n}": b"x"})[:1024]
+        for n in range(200)
+    )
+
+
+SPARSE = pax({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+LARGE = bytes(10**5)
+# archive -> words of the refusal
+HEADERS = {
+    "name": (header(tarfile.GNUTYPE_LONGNAME, LARGE), "a header after"),
+    "link": (header(tarfile.GNUTYPE_LONGLINK, LARGE), "a header after"),
+    "entries": (header(tarfile.XHDTYPE, LARGE), "a header after"),
+    "shared entries": (header(tarfile.XGLTYPE, LARGE), "a header after"),
+    "many names": (header(tarfile.GNUTYPE_LONGNAME, bytes(9)) * 200, "a header after"),
+    "empty names": (header(tarfile.GNUTYPE_LONGNAME, b"") * 900, "a header after"),
+    "sparse": (
+        header(tarfile.XHDTYPE, SPARSE) + packed({"a": b"99999\n" + b"1\n" * 10**5}),
+        "a header after",
+    ),
+    "shared by all": (shared_headers(), "share more than 100"),
+    "deep": (packed({"a/" * 60 + "x": b"x"}), "more than 50 folders"),
+    "folders": (
+        packed({f"{n}/" + "a/" * 40 + "x": b"x" for n in range(90)}),
+        "files and folders",
+    ),
+    "again": (packed({"a/b": b"x"})[:1024] + member(type=tarfile.DIRTYPE)[:512] * 2000, "folders"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_and_folders_of_archives_are_bounded(offer, tmp_path, name):
+    content, words = HEADERS[name]
+    offer(gzip.compress(content + packed(PICTURES)), "heads.tar.gz", checksum="")
+    wrong(words, tmp_path / "heads")
+
+
 CHECKSUM = r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?"
 
 
