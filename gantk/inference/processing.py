@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from gantk.data.intensity import IntensityMapping, Linear, to_network
 from gantk.data.resample import Resize, slabs
+from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.inference.masks import of_missing_contrasts
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from gantk.inference.frame import Frame
 
 MAX_OF_BYTE = 255  # the largest whole number of 8 bits
+# An image of so many pixels may be made of any image, however small ...
+FREE_PIXELS = 2**22
+MAX_ENLARGEMENT = 256  # ... a larger one only of an image of at least a 256th of its pixels
 WINDOW_SIDE = (
     3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
 )
@@ -36,6 +41,7 @@ class Preprocess:
 
     def __init__(self, frame: Frame, mapping: IntensityMapping, native: tuple[int, ...]):
         """`mapping`: the source's intensity mapping for these images; `native`: their sides."""
+        _expect_enlargement(native, frame)
         self.frame = frame
         self.mapping = mapping
         if frame.fit == "crop":  # the network runs at the native size
@@ -62,6 +68,23 @@ class Preprocess:
             return np.ascontiguousarray(images[index])  # strided if sliced
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
         return np.concatenate(images[places])
+
+
+def _expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
+    """UserError where a network's images are far larger than these: the size of a file bounds time
+    and memory, whatever a recipe says.
+    """
+    pixels = prod(frame.size)
+    if frame.fit == "crop" or pixels <= max(FREE_PIXELS, MAX_ENLARGEMENT * prod(native)):
+        return
+
+    sides, wanted = (" x ".join(map(str, each)) for each in (native, frame.size))
+    raise UserError(
+        f"this model would enlarge an image of {sides} to {wanted}",
+        where="data.size of the model's recipe",
+        allowed=f"at most {FREE_PIXELS:,} pixels, or {MAX_ENLARGEMENT} times those of the image",
+        remedy="use a model of smaller images, or larger images",
+    )
 
 
 class Postprocess:

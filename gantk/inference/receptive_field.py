@@ -5,7 +5,6 @@ whole image.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -14,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gantk.errors import UserError, one_line
+from gantk.machine.memory import Memory
 from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
@@ -397,27 +395,3 @@ def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
         factors.append(factor)
 
     return tuple(factors)
-
-
-class Memory(TorchDispatchMode):
-    """Counts the bytes of all tensors created inside the `with`; `peak` is the most at any time, on
-    any device.
-    """
-
-    def __init__(self):
-        super().__init__()
-        # bytes by storage
-        self.peak = 0
-        self._held: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and not tensor.is_meta:
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._held:
-                    self._held[storage._cdata] = storage.nbytes()
-                    self.peak = max(self.peak, sum(self._held.values()))
-                    weakref.finalize(storage, self._held.pop, storage._cdata)
-
-        return result

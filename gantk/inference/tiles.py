@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from gantk.inference.receptive_field import Crops, Requirements, Split, Unfit
 from gantk.inference.windows import Tile, at, by_windows, pad_to_size, shrunk, tiles
+from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, apply_norm, moments
 from gantk.recipe.tables import Model
 
-# bytes per voxel, above any network's need: an image that fits even so is not measured
-UPPER_BOUND_BYTES_PER_VOXEL = 4096
 MAX_MAP_MEMORY_SHARE = 0.75  # largest share of the memory for the small maps of the whole image
 # times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
 MAX_PASSES_PER_VOXEL = 8

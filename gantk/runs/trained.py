@@ -5,6 +5,8 @@ post-steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, probe_size
 from gantk.machine.runtime import Runtime
+from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
 from gantk.recipe.tables import Model
@@ -30,15 +34,26 @@ def build_method(
     size does not fit.
     """
     torch.manual_seed(model.train.seed)
-    size = model.data.patch or model.data.size
-    names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
-    contrasts = dict(zip(model.method.target.reads, names, strict=False))
-    method = model.method(Geometry(model.data.dims, size, channels, classes, range, contrasts))
+    method = model.method(_geometry(model, channels, classes, range))
     check_networks(method, key="data.patch" if model.data.patch else "data.size")
     method.batched = model.train.fast.batched_forward
     use_kernels(method, model.train.fast.kernels)
     runtime.place(method, model.data.dims)
     return method
+
+
+def _geometry(
+    model: Model,
+    channels: dict[str, int],
+    classes: tuple[str, ...],
+    range: tuple[float, float],
+    size: tuple[int, ...] | None = None,
+) -> Geometry:
+    """What the recipe's method is built for; None: images of the recipe's size."""
+    size = size or model.data.patch or model.data.size
+    names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
+    contrasts = dict(zip(model.method.target.reads, names, strict=False))
+    return Geometry(model.data.dims, size, channels, classes, range, contrasts)
 
 
 def load_method(
@@ -51,11 +66,59 @@ def load_method(
     UserError where the weights are damaged or another network's.
     """
     expect_every_domain(meta, model.method.target.reads, saved)
-    method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
-    checkpoint.load_into(
-        method, add_left_out_networks(inference_state(saved), method, meta), str(saved)
-    )
+    weights = inference_state(saved)
+    built_for = meta["channels"], tuple(meta.get("classes", ())), range
+    require_same_networks(model, meta, weights, saved, _geometry(model, *built_for))
+    small = probe_size(model.data.patch or model.data.size)
+    require_memory(model, runtime, _geometry(model, *built_for, small))
+    method = build_method(model, *built_for, runtime)
+    checkpoint.load_into(method, add_left_out_networks(weights, method, meta), str(saved))
     return method.eval().requires_grad_(False)
+
+
+def require_same_networks(
+    model: Model, meta: dict[str, Any], weights: dict[str, Tensor], saved: Path, geometry: Geometry
+) -> None:
+    """UserError where the recipe's networks are not those of the weights; large ones are compared
+    before they take memory.
+    """
+    method = None
+    # building it for use reports the error
+    with suppress(Exception), torch.random.fork_rng(devices=[]), Hollow():
+        method = model.method(geometry)
+
+    if method is not None:
+        expected = method.state_dict()
+        checkpoint.check_same(expected, add_left_out_networks(weights, method, meta), str(saved))
+
+
+def require_memory(model: Model, runtime: Runtime, probe: Geometry) -> None:
+    """UserError, with figures, where one image of the recipe's size does not fit into the memory of
+    the device, in proportion to the smaller images of `probe`.
+    """
+    size = model.data.patch or model.data.size
+    room = free_memory(runtime.device)
+    if room is None or prod(size) * UPPER_BOUND_BYTES_PER_VOXEL < room * GIB:
+        return
+
+    memory = Memory()
+    # the translation itself reports the error
+    with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+        method = model.method(probe).eval()
+        image = torch.zeros(1, probe.channels["a"], *probe.size)
+        with memory:
+            method.translate(image, "b")
+
+    share_of_fp32 = 1.0 if model.train.precision == "fp32" else 0.5
+    need = share_of_fp32 * memory.peak * prod(size) / prod(probe.size) / GIB
+    if need > room:
+        sides = " x ".join(map(str, size))
+        raise UserError(
+            f"this model translates images of {sides}, for which it needs at least {need:,.1f} GiB,"
+            f" but only {room:.1f} GiB are available",
+            where="data.size of the model's recipe",
+            remedy="use a machine with more memory, or a model of smaller images",
+        )
 
 
 def expect_every_domain(meta: dict[str, Any], domains: Iterable[str], saved: Path) -> None:

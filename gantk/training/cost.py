@@ -4,61 +4,24 @@ without storage; for large images also from what one pass over a small image hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from gantk.errors import UserError
+from gantk.machine.memory import Hollow, probe_size
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry
 
 if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
-MAX_ALLOCATED_BYTES = 2**20  # bytes: tensors above this size are built on the device "meta"
 # images of a step of more than this share of the memory have their activations counted
 SHARE_OF_LARGE_IMAGES = 1e-3
-MIN_PROBE_SIDE = 128  # pixels: sides are halved down to this for counting activations
 ACTIVATIONS = "the activations of one pass"
-MAKING = ("empty", "zeros", "ones", "rand", "randn")
-DRAWING = (
-    "normal_",
-    "uniform_",
-    "trunc_normal_",
-    "kaiming_uniform_",
-    "kaiming_normal_",
-    "xavier_uniform_",
-)
-
-
-class Hollow(TorchFunctionMode):
-    """A context in which large tensors are built on the device "meta", where they take no memory
-    and no time.
-
-    Small tensors are built as usual, because a part may cache them for the next network.
-    """
-
-    def __torch_function__(
-        self, call: Callable, types: Any, args: tuple = (), options: dict | None = None
-    ) -> Any:
-        options = options or {}
-        name = getattr(call, "__name__", "")
-        if name in DRAWING:
-            drawn = args[0] if args else options["tensor"]
-            if drawn.is_meta:
-                return drawn
-
-        if name in MAKING:
-            size = options.get("size", args[0] if args and isinstance(args[0], Sequence) else args)
-            if all(isinstance(side, int) for side in size) and 4 * prod(size) > MAX_ALLOCATED_BYTES:
-                return torch.empty(size, device="meta", dtype=options.get("dtype"))
-
-        return call(*args, **options)
 
 
 @dataclass(frozen=True)
@@ -133,8 +96,7 @@ def _activations(model: Model, channels: dict[str, int]) -> int:
     if model.train.recompute or len(channels) < 2:
         return 0
 
-    halvings = max(0, (min(size) // MIN_PROBE_SIDE).bit_length() - 1)
-    small = tuple(side >> halvings for side in size)
+    small = probe_size(size)
     kept: dict[int, int] = {}  # by storage
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gantk as toolkit
-from gantk.inference.receptive_field import Memory
 from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import by_windows, pad_to_size
+from gantk.machine.memory import Memory
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
     GroupNorm,

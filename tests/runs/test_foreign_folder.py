@@ -10,11 +10,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import gantk
 from gantk import files
 from gantk.errors import UserError
 from gantk.report.build import write_report
-from gantk.runs import checkpoint
+from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import copy_packed
 from gantk.runs.schemas import read
@@ -239,8 +241,6 @@ def test_a_device_is_written_only_where_the_user_named_it(tmp_path, capfd):
 
 
 def test_others_cannot_write_and_patients_are_private(tmp_path, tiny_recipe):
-    import gantk
-
     before = os.umask(0)
     try:
         run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
@@ -263,3 +263,45 @@ def test_a_picture_is_only_for_this_user(copied_run):
     run.write_picture("truth", "new-0", np.zeros((1, 4, 4)), 0, 1)
 
     assert stat.S_IMODE((copied_run / "samples/truth/new-0.png").stat().st_mode) == 0o600
+
+
+@pytest.fixture
+def with_size(copied_run, tmp_path):
+    """`with_size(sides)`: a packed model with another data.size in its recipe."""
+
+    def make(size: list[int]):
+        packed = gantk.pack(copied_run, tmp_path / "packed", say=lambda line: None)
+        path = packed / "recipe.toml"
+        text = path.read_text()
+        small = "size = [\n    32,\n    32,\n]"
+        assert small in text
+        path.write_text(text.replace(small, f"size = {size}"))
+        return packed
+
+    return make
+
+
+def test_a_recipe_of_images_beyond_the_memory_is_refused(with_size, monkeypatch):
+    monkeypatch.setattr(trained, "free_memory", lambda device: 0.5)
+    with pytest.raises(UserError, match=r"needs at least [\d,.]+ GiB, but only 0.5 GiB"):
+        gantk.load(with_size([16384, 12288]), device="cpu")
+
+
+@pytest.mark.parametrize("size", [[4096, 2048], [512, 16384]])
+def test_a_small_image_is_not_enlarged_without_limit(with_size, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(trained, "free_memory", lambda device: 1e6)
+    Image.new("L", (40, 30)).save(tmp_path / "small.png")
+    wanted = f"enlarge an image of 30 x 40 to {size[0]} x {size[1]}"
+    with pytest.raises(UserError, match=wanted):
+        gantk.translate(with_size(size), tmp_path / "small.png", tmp_path / "out.png", device="cpu")
+
+
+def test_networks_that_the_weights_do_not_fill_are_not_built(copied_run, monkeypatch):
+    def build(*arguments):
+        raise AssertionError("it is built before it is compared")
+
+    path = copied_run / "recipe.toml"
+    path.write_text(path.read_text().replace("width = 4", "width = 512"))
+    monkeypatch.setattr(trained, "build_method", build)
+    with pytest.raises(UserError, match="belongs to another method or network"):
+        gantk.load(copied_run, device="cpu")

@@ -11,7 +11,7 @@ from method_options import METHODS
 from torch import nn
 
 from gantk.errors import GantkError
-from gantk.inference.receptive_field import Memory
+from gantk.machine.memory import Memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.nets.resnet import ResNet
