@@ -37,6 +37,8 @@ MIN_PADDING_SHARE = 0.25
 MAX_VALUES_AT_ONCE = 2**22  # values that are mapped at a time
 # relative difference below which two values count as equal
 MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
+# least difference of two values that counts: squares of smaller ones vanish in float32
+MIN_CONTRAST = 1e-15
 AIR_BINS = 128  # bins of the histogram for finding air
 # An image on another scale has a range so many times the median; this many of them at most.
 SCALE_RATIO = 8.0
@@ -555,13 +557,15 @@ def otsu(values: np.ndarray) -> float:
     equal ones.
 
     Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th
-    percentile.
+    percentile. Without contrast it is the lowest value.
     """
     values = some_of(values, MAX_HISTOGRAM_VALUES)
     low = values.min()
     top = np.percentile(values, 99.9, method="lower")
     if not rises(low, top):
         top = values.max()
+    if not rises(low, top):
+        return float(low)
 
     counts, edges = np.histogram(np.minimum(values, top), OTSU_BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
@@ -666,11 +670,12 @@ def no_contrast(count: int, low: float, high: float) -> UserError:
 
 def rises(low: float, high: float) -> bool:
     """Whether two ends differ by more than the rounding that resizing in float32 leaves of one
-    value.
+    value, and by enough to compute with.
     """
     if not np.isfinite([low, high]).all():
         return False
-    return bool(high - low > MIN_RELATIVE_CONTRAST * max(abs(low), abs(high)))
+    rounding = MIN_RELATIVE_CONTRAST * max(abs(low), abs(high))
+    return bool(high - low > max(rounding, MIN_CONTRAST))
 
 
 def is_tensor(image: object) -> bool:

@@ -172,6 +172,24 @@ def test_impossible_options_are_the_users_mistake(kind, options, says):
         kind(**options)
 
 
+@pytest.mark.parametrize("step", [1e-45, 1e-40, 1e-30, 1e-19])
+@pytest.mark.parametrize("foreground", [False, True, "otsu"])
+def test_spans_too_small_to_compute_with_are_no_contrast(step, foreground):
+    tiny = (np.arange(4 * 8 * 8).reshape(1, 4, 8, 8) // 40 * np.float64(step)).astype(np.float32)
+    assert np.unique(tiny).size > 3
+    scan = np.random.default_rng(0).normal(300, 50, (1, 4, 8, 8)).astype(np.float32)
+    for kind in (Percentile, MinMax, ZScore):
+        mapping = kind(per="volume", foreground=foreground)
+        mapping.fit([scan])
+        own = mapping.of(tiny)
+        assert own.fitted == mapping.fitted
+        assert np.isfinite(own.forward(tiny)).all()
+        with pytest.raises(UserError, match="have no contrast"):
+            kind(foreground=foreground).fit([tiny])
+
+    assert otsu(tiny) == 0
+
+
 def test_minmax_takes_the_mean_extremes_to_the_ends():
     dark = np.array([[[3.0, 5.0]]], np.float32)
     bright = np.array([[[9.0, 13.0]]], np.float32)

@@ -46,17 +46,15 @@ def check_command(path, json_file, **options) -> None:
     The exit code is 1 if a problem would spoil a training. --table writes a CSV of the images.
     Complete it, then train from it: gantk run RECIPE --data FILE.
     """
-    from rich.markup import escape
-
     from gantk.data.check.check import check
-    from gantk.terminal import console, progress_bar, say
+    from gantk.terminal import console, progress_bar, say, styled
 
     with progress_bar() as progress:
         result = check(path, **options, progress=progress)
 
     if json_file != "-":
         for name, value in result["summary"].items():
-            console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
+            console().print(styled(f"{name:9}", "dim") + styled(f" {value}"))
 
         for problem in result["problems"]:
             say(f"{problem['severity']:<9}{problem['what'].rstrip('.')}.")
@@ -65,7 +63,7 @@ def check_command(path, json_file, **options) -> None:
                 say(f"{'':<9}{remedy[0].upper() + remedy[1:]}.")
 
         if not result["problems"]:
-            console().print("[green]no problems found[/]")
+            console().print(styled("no problems found", "green"))
 
     write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
