@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from rich.markup import escape
 
 from gantk import __version__, api
 from gantk.commands import Command, CommandGroup, by_section, device_option
@@ -84,7 +83,7 @@ class Commands(CommandGroup):
                 raise
 
             _drop_output()
-            complain(f"[bold red]error[/]  {escape(message)}")
+            complain("error", message)
             sys.exit(1)
 
     @staticmethod
@@ -92,12 +91,14 @@ class Commands(CommandGroup):
         """Print a failure and exit with its code; for a stopped training, further SIGTERM and
         SIGHUP are ignored.
         """
-        label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
         for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
             signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
 
         if not isinstance(error, FailedOnOtherRank):
-            complain(f"{label}  {escape(str(error))}")
+            if isinstance(error, Interrupted):
+                complain("stop", str(error), "yellow")
+            else:
+                complain("error", str(error))
 
         sys.exit(error.exit_code)
 

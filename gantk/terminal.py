@@ -8,14 +8,13 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -63,22 +62,31 @@ def _grid(
 ) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for header in headers:
-        grid.add_column(header, overflow="fold", no_wrap=header not in (headers[0], headers[-1]))
+        grid.add_column(
+            styled(header), overflow="fold", no_wrap=header not in (headers[0], headers[-1])
+        )
 
     for cells, style in zip(rows, styles, strict=True):
-        texts = [Text(printable(cell)) for cell in cells]
+        texts = [styled(cell) for cell in cells]
         texts[-1].stylize(style)
         grid.add_row(*texts)
 
     return grid
 
 
+def styled(text: str, style: str = "") -> Text:
+    """Text as it is, in a style of rich: control characters are escaped, and markup of rich in names
+    ("[/red]") is not interpreted.
+    """
+    return Text(printable(text), style)
+
+
 class Escaping(Console):
-    """A console that escapes control characters in what it prints."""
+    """A console that prints strings by `styled`."""
 
     def print(self, *objects: Any, **options) -> None:
         super().print(
-            *(printable(each) if isinstance(each, str) else each for each in objects), **options
+            *(styled(each) if isinstance(each, str) else each for each in objects), **options
         )
 
 
@@ -95,7 +103,7 @@ def say(line: str, stderr: bool = False) -> None:
     """
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     if isinstance(line, TextTable):
-        out.print(line.draw() if out.is_terminal else escape(line), soft_wrap=not out.is_terminal)
+        out.print(line.draw() if out.is_terminal else Text(line), soft_wrap=not out.is_terminal)
         return
 
     label, _, rest = printable(line).partition("  ")
@@ -108,31 +116,32 @@ def say(line: str, stderr: bool = False) -> None:
         )
         rest = rest.replace("\n", "\n" + 9 * " ")
 
-    out.print(f"[{style}]{escape(label)}[/]{max(2, 9 - len(label)) * ' '}{escape(rest)}")
+    out.print(Text.assemble((label, style), max(2, 9 - len(label)) * " ", rest))
 
 
-def complain(text: str) -> None:
-    """Print a line of markup on standard error. A terminal wraps it between words."""
+def complain(label: str, text: str, style: str = "bold red") -> None:
+    """Print a line on standard error, its label in a style. A terminal wraps it between words."""
     out = Console(stderr=True, highlight=False)
+    line = styled(label, style) + styled(f"  {text}")
     with suppress(OSError, SystemExit):  # a closed terminal or pipe, for which rich would exit
-        out.print(printable(text), soft_wrap=not out.is_terminal)
+        out.print(line, soft_wrap=not out.is_terminal)
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error."""
-    complain(f"[bold red]warning[/]  {escape(text)}")
+    complain("warning", text)
 
 
-def table(headers: tuple[str, ...], rows) -> Table:
-    """A table of rows of markup under headers (none: no header line); long cells are folded, not
+def table(headers: tuple[str, ...], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A table of rows of strings, or of `styled` text, under headers (none: no header line); long cells are folded, not
     cut.
     """
     grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
-        grid.add_column(header, overflow="fold")
+        grid.add_column(styled(header), overflow="fold")
 
     for row in rows:
-        grid.add_row(*map(printable, row))
+        grid.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in row))
 
     return grid
 
@@ -159,14 +168,12 @@ def progress_bar():
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = Console(stderr=True)
-    what = TextColumn("{task.description}")
+    what = TextColumn("{task.description}", markup=False)
     share = TextColumn("{task.percentage:3.0f}%")
     columns = what, BarColumn(), share, TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda share, what: bar.update(
-            task, completed=share, description=printable(escape(what))
-        )
+        yield lambda share, what: bar.update(task, completed=share, description=printable(what))
 
 
 def json_option(words: str):

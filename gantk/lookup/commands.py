@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from gantk.commands import Command, CommandGroup
 from gantk.errors import UserError, did_you_mean, one_line
@@ -19,7 +19,7 @@ from gantk.plugin.loader import load
 from gantk.plugin.loss_inputs import in_words, loss_inputs
 from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.settings import disabled_plugins
-from gantk.terminal import Escaping, console, say, table
+from gantk.terminal import Escaping, console, say, styled, table
 
 
 @click.command(
@@ -39,16 +39,16 @@ def list_(kind) -> None:
     out = console()
     kinds = [_kind(kind)] if kind else KINDS
     entries = {
-        each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)]
-        for each in kinds
+        each: [(entry, summary(entry)) for entry in registry.of_kind(each)] for each in kinds
     }
     if out.is_terminal:  # the kind's description stands once, above its entries
         for each, summaries in entries.items():
-            out.print(f"[bold]{each}[/]: {KINDS[each]}")
+            out.print(styled(each, "bold") + styled(f": {KINDS[each]}"))
             lines = []
-            for entry, text in summaries:
+            for entry, words in summaries:
+                text = styled(words)
                 if entry.owner != "gantk":
-                    text += f" [dim](from {entry.owner})[/]"
+                    text += styled(f" (from {entry.owner})", "dim")
                 lines.append((f"  {entry.name}", text))
             out.print(table((), lines))
     else:
@@ -98,13 +98,13 @@ def show(ctx, kind, name, profile) -> None:
     kind = kind.removeprefix("train.").removeprefix("data.")
     if name:
         entry = load().registry.get(_kind(kind), name)
-        head = f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
+        head = styled(f"{entry.kind} {entry.name}", "bold") + styled(f"  from {entry.owner}")
         _show_options(head, entry.load(), entry)
     elif kind in TABLES:
         where, target = TABLES[kind]
-        head = "[bold]a recipe[/]"
+        head = styled("a recipe", "bold")
         if where:
-            head = f"[bold]{escape(f'[{where}]')}[/]  --set {where}.KEY=VALUE"
+            head = styled(f"[{where}]", "bold") + styled(f"  --set {where}.KEY=VALUE")
         _show_options(head, target)
     else:
         models = ctx.find_root().command.commands.get("models") if kind == "model" else None
@@ -118,21 +118,21 @@ def _show_card(name: str) -> None:
     text = card(path)
     if not text:
         raise UserError(f"'{path}' has no {CARD}", remedy="write one with `gantk pack RUN OUT`")
-    console().print(escape(text), soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
-def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = None) -> None:
+def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = None) -> None:
     """Print what a part or a table of recipes is, and its options."""
     import inspect
 
     from gantk.lookup.options import options_help
 
     out = console()
-    out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
+    out.print(head, f"\n\n{inspect.getdoc(target) or 'no description'}\n", sep="")
     if entry is not None and entry.kind == "loss":
         out.print(f"It takes {in_words(loss_inputs(target))}.\n")
     try:
-        rows = [tuple(map(escape, row)) for row in options_help(target)]
+        rows = options_help(target)
     except Exception as error:  # an annotation may name what is not there
         if entry is None:
             raise
@@ -158,7 +158,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
         *(f"# {line}" for line in in_full(recipe, profile)),
     ]
     for line in head:
-        out.print(escape(line))
+        out.print(line)
 
     mark = "    # "
     for key, note, is_given in lines:
@@ -166,7 +166,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
         if out.is_terminal and note and len(line) > out.width:
             wrapped = textwrap.fill(note, out.width, initial_indent=mark, subsequent_indent=mark)
             line = f"{key}\n{wrapped}"
-        out.print(escape(line), style=None if is_given else "dim")
+        out.print(line, style=None if is_given else "dim")
 
 
 @click.command(
@@ -182,11 +182,11 @@ def plugins() -> None:
     rows = []
     for plugin in sorted(loaded.plugins, key=lambda plugin: plugin.distribution == "gantk"):
         if plugin.disabled:
-            gives = f"[yellow]{escape(plugin.problem or '')}[/]"
+            gives = styled(plugin.problem or "", "yellow")
         elif plugin.problem:
-            gives = f"[red]did not load: {escape(plugin.problem)}[/]"
+            gives = styled(f"did not load: {plugin.problem}", "red")
         else:
-            gives = escape(plugin.summary)
+            gives = styled(plugin.summary)
         rows.append((plugin.name, f"{plugin.distribution} {plugin.version}", gives))
 
     console().print(table(("plugin", "from", "offers"), rows))
@@ -195,7 +195,8 @@ def plugins() -> None:
         if package not in found:
             nearest = did_you_mean(package, found) or ""
             console().print(
-                f"[yellow]{place} switches off '{package}', which is not installed. {nearest}[/]"
+                f"{place} switches off '{package}', which is not installed. {nearest}",
+                style="yellow",
             )
 
     for entry in loaded.registry.overrides():
@@ -205,14 +206,15 @@ def plugins() -> None:
 
     for (kind, name), owners in loaded.registry.left_out.items():
         console().print(
-            f"[yellow]the {kind} '{name}' of {' and '.join(owners)} is left out, because gantk has"
-            " one of that name[/]"
+            f"the {kind} '{name}' of {' and '.join(owners)} is left out, because gantk has"
+            " one of that name",
+            style="yellow",
         )
 
     for (kind, name), owners in loaded.registry.contested.items():
         console().print(
-            f"[red]the {kind} '{name}' cannot be used, because it is offered by"
-            f" {' and '.join(owners)}[/]"
+            f"the {kind} '{name}' cannot be used, because it is offered by {' and '.join(owners)}",
+            style="red",
         )
 
 
@@ -246,7 +248,7 @@ def recipes(ctx) -> None:
             apart = in_short(tables)
         except (OSError, ValueError) as error:
             summary = f"cannot be read: {one_line(error)}"
-        rows.append((name, escape(str(summary)), escape(apart), owner))
+        rows.append((name, str(summary), apart, owner))
 
     console().print(table(("recipe", "summary", "compared with its report", "from"), rows))
 

@@ -55,11 +55,9 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
 @device_option
 def examine(recipe, **options) -> None:
     """Check the machine, the installed packages and the plugins; or try the training of a recipe."""
-    from rich.markup import escape
-
     from gantk.errors import count_noun
     from gantk.lookup.doctor import findings
-    from gantk.terminal import console, table
+    from gantk.terminal import console, styled, table
 
     if recipe:
         try_recipe(recipe, **options)
@@ -70,11 +68,16 @@ def examine(recipe, **options) -> None:
     rows = []
     problems = 0
     for name, state, problem in findings():
-        rows.append((name, escape(state) + (f"  [red]{escape(problem)}[/]" if problem else "")))
-        problems += bool(problem)
+        text = styled(state)
+        if problem:
+            text += styled(f"  {problem}", "red")
+            problems += 1
+        rows.append((name, text))
 
     out = console()
     out.print(table((), rows))
-    verdict = f"[red]{count_noun(problems, 'problem')}[/]" if problems else "[green]no problem[/]"
-    out.print(f"{verdict} found")
+    verdict = styled("no problem", "green")
+    if problems:
+        verdict = styled(count_noun(problems, "problem"), "red")
+    out.print(verdict + styled(" found"))
     sys.exit(1 if problems else 0)

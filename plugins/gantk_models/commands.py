@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
 
 from gantk.commands import Command
 from gantk.terminal import console, json_option, say, table, write_json
@@ -44,9 +43,7 @@ def models(json_file) -> None:
         for m in found
     ]
     if json_file != "-":
-        shown = table(
-            ("model", "domains", "size", "summary", "from"), [map(escape, row) for row in rows]
-        )
+        shown = table(("model", "domains", "size", "summary", "from"), rows)
         console().print(shown if rows else "No models are installed.")
 
     write_json(json_file, found)

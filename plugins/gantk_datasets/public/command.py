@@ -27,19 +27,12 @@ def fetch(name, out, base_url) -> None:
     compared with its checksum later. For sets that require registration the command prints the
     address. Read the licence that it prints: you must comply with it.
     """
-    from rich.table import Column, Table
-
-    from gantk.terminal import console, progress_bar, say
+    from gantk.terminal import console, progress_bar, say, table
     from gantk_datasets.public import download
 
     if name is None:
         headers = "name", "what", "size", "licence", "where"
-        table = Table(
-            *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False
-        )
-        for row in download.public_sets():
-            table.add_row(*row)
-        console().print(table)
+        console().print(table(headers, download.public_sets()))
         return
 
     with progress_bar() as progress:
