@@ -186,6 +186,13 @@ def expect_file(file: str | Path, where: str | None = None) -> str:
     return str(file)
 
 
+def expect_name(path: str | Path, where: str) -> Path:
+    """A path that ends in a name; UserError for `/`, `.` and `..`, beside which nothing can lie."""
+    if Path(path).name in ("", ".."):
+        raise UserError(f"'{path}' has no name of its own", where=where, remedy="add a name to it")
+    return Path(path)
+
+
 def write_output(
     path: Path, content: bytes | Iterable[bytes | memoryview], *, private: bool = False
 ) -> Path:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
@@ -27,12 +28,13 @@ from gantk.downloads import (
     without_credentials,
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
-from gantk.files import make_folder, read_file, remove, write_file
+from gantk.files import expect_name, make_folder, read_file, remove, write_file
 from gantk.formats.archives import ENDINGS, MAX_COMPRESSION, expect_sound, unpack
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 # Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
 MAX_UNCHECKED_COMPRESSION = 20
+CHECKSUM = re.compile(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})")
 MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -105,7 +107,7 @@ def fetch(
     known = _known_set(name)
     base = base_url or known["base"]
     require_address(base, "--from")
-    target = Path(out or Path("data") / name).absolute()
+    target = expect_name(Path(out or Path("data") / name).absolute(), "--out")
     record = target.with_name(f"{target.name}.fetched.json")
     try:
         with _lock_folder(target.with_name(f".{target.name}.fetching")) as staging:
@@ -181,7 +183,9 @@ def _read_record(record: Path) -> dict[str, Any]:
         found = json.loads(read_file(record))
         return {
             "name": found["name"],
-            "checksums": {file["path"]: str(file["checksum"]) for file in found["files"]},
+            "checksums": {
+                file["path"]: _expect_checksum(file["checksum"]) for file in found["files"]
+            },
         }
     except (ValueError, TypeError, KeyError, RecursionError):
         what = f"'{record}' is damaged or was changed after the download"
@@ -194,11 +198,12 @@ def _lock_folder(staging: Path) -> Iterator[Path]:
     it; deletes it afterwards if it is empty.
     """
     lock = None
+    make_folder(staging.parent)  # here, where what is wrong with it is told
     # retry if the previous holder of the lock has deleted the folder, or does so just now
     while lock is None:
+        with suppress(FileExistsError):
+            make_folder(staging)
         with suppress(FileNotFoundError):
-            with suppress(FileExistsError):
-                make_folder(staging)
             held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(held, fcntl.LOCK_EX)
             if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
@@ -291,6 +296,13 @@ def _fetch_file(
         "checksum": expected,
         "published": bool(published),
     }
+
+
+def _expect_checksum(text: str) -> str:
+    """A checksum as `_checksum` returns it; ValueError for anything else."""
+    if not CHECKSUM.fullmatch(text):
+        raise ValueError(f"'{text}' is not a checksum")
+    return text
 
 
 def _checksum(path: Path, like: str) -> str:

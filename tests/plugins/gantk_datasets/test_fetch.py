@@ -325,8 +325,15 @@ def test_damaged_or_hostile_archives_leave_nothing(offer, tmp_path, name):
     assert names(quietly(tmp_path / "deep" / "heads"))
 
 
+def record_of(checksum: object) -> bytes:
+    files = [{"path": "heads.tar", "checksum": checksum}]
+    return json.dumps({"name": "heads", "files": files}).encode()
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5]
+    "content",
+    [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5]
+    + [record_of(checksum) for checksum in ("zz:1", "shake_128:1", ":", "sha256:ab", None, [1])],
 )
 def test_damaged_download_records_are_tolerated(offer, tmp_path, content):
     offer(PLAIN)
@@ -375,6 +382,24 @@ def test_a_link_is_no_folder_for_unfinished_files(offer, tmp_path):
     (tmp_path / ".heads.fetching").symlink_to(tmp_path / "outside")
     wrong("cannot be created", tmp_path / "heads")
     assert not names(tmp_path / "outside")
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(offer, tmp_path):
+    def stop(*_):
+        raise AssertionError("the fetch tries for ever")
+
+    offer(PLAIN)
+    (tmp_path / "data").symlink_to(tmp_path / "not-mounted")
+    (tmp_path / "file").touch()
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    try:
+        for folder in (tmp_path / "data/heads", tmp_path / "file/heads", Path("/proc/heads")):
+            wrong("cannot be created", folder)
+        wrong("has no name of its own", Path("/"), kind=UserError)
+        wrong("has no name of its own", tmp_path / "..", kind=UserError)
+    finally:
+        signal.alarm(0)
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
