@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.files import make_folder, write_output
+from gantk.files import expect_name, make_folder, write_output
 from gantk.formats.files import read, write
 from gantk.formats.image import UPRIGHT, Image
 from gantk_trust.explain.picture import panels, png
@@ -89,6 +89,8 @@ def explain(
         UserError: the run makes no translations or has no gradients, region or mask do not fit, or
             the image is larger than the input of the networks.
     """
+    if out is not None:
+        expect_name(out, "OUT")
     attribute = _captum(method)
     model, letter = _model(run, to, device, say)
     view = View(model, letter, label, read(Path(image)), slice, mask, region)

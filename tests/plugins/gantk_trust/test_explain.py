@@ -93,6 +93,8 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
         ({"region": "0:99,0:4"}, r"'0:99,0:4' is not a valid region.*0:32,0:32"),
         ({"region": "4", "mask": picture}, "--region and --mask cannot be combined"),
         ({"slice": 1}, "no slices"),
+        ({"out": "."}, "has no name of its own"),
+        ({"out": "/"}, "has no name of its own"),
     ):
         with pytest.raises(UserError, match=words):
             gantk.explain(tiny_run, picture, **options, **quiet)
