@@ -387,8 +387,9 @@ class Pipeline:
         self, image: Image
     ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
         """Two functions, which convert values of an image and of its result to the units of the
-        training images.
+        training images; UserError as `check_channels`.
         """
+        self.check_channels(image)
         mapping = self.own_scale(image.pixels)
         unitless = image.affine is None
         scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)

@@ -472,3 +472,9 @@ def test_a_contrast_is_called_as_its_neighbours_are():
     assert word_in_naming("T1", ["T2w"]) == "T1w"
     assert word_in_naming("T1CE", ["t2w", "t2f"]) == "t1c"
     assert word_in_naming("MYMAP", ["t1"]) == "mymap"
+
+
+def test_one_file_for_several_contrasts_is_one_message(run, tmp_path):
+    one = volume(tmp_path / "t1.nii.gz", 0)
+    with pytest.raises(UserError, match="1 channel.*trained on 4.*Name a folder"):
+        translate(run, one, tmp_path / "out.nii.gz")
