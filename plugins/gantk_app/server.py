@@ -217,7 +217,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
             result = service.translate(upload, to or next(iter(directions)), label=label or None)
         except Exception as error:
             shutil.rmtree(upload.parent.parent)
-            if isinstance(error, UserError):
+            if isinstance(error, GantkError) and error.exit_code == UserError.exit_code:
                 status = 400
             elif isinstance(error, Full):
                 status = 503

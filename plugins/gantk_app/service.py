@@ -154,7 +154,8 @@ class Service:
                         progress=lambda share, name: tell(share, f"Translating to {to}"),
                     )
                 except GantkError as error:
-                    if isinstance(error, UserError) or not any(out.iterdir()):
+                    has_results = out.is_dir() and any(out.iterdir())
+                    if isinstance(error, UserError) or not has_results:
                         raise
                     messages.append(f"warning  {error}")  # only some of the zip's files failed
 
@@ -167,7 +168,9 @@ class Service:
                 else:
                     (out / upload.name).rename(file)
         except GantkError as error:
-            raise type(error)(without_paths(str(error))) from error
+            shown = type(error)(without_paths(str(error)))
+            shown.exit_code = error.exit_code
+            raise shown from error
 
         notes = []
         for message in messages:

@@ -174,6 +174,8 @@ HOSTILE = {
     ),
     "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), 400, "holds more than"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", 400, "cannot be unpacked"),
+    "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), 400, "more than 50 folders"),
+    "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), 400, "y.png"),
     "no images": ("a.zip", zipped({"letter.txt": b"text"}), 400, "no images"),
     "a letter": ("letter.txt", b"text", 400, "not an image that gantk reads"),
     "another kind": ("a.nii.gz", PNG, 400, "cannot be read as NIfTI"),
