@@ -277,3 +277,20 @@ def test_a_run_and_a_plan_repeat_that_names_contradict_domains(tmp_path, picture
         "cyclegan_t1t2", tmp_path / "table.csv", ["data.size=[16,16]"], None
     )
     assert any(expected in line for line in warnings_about(Data(model.data, model.method.target)))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, order, command):
+    rows = [[row[column] for column in order] for row in scans]
+    path = str(table(tmp_path, rows[0], rows[1:]))
+    words = {
+        "check": ("data", "check", path),
+        "plan": ("plan", path, "--hours", "0.01", "--out", str(tmp_path / "plan.toml")),
+        "run": ("run", "dualgan_t1t2", "--data", path, "--out", str(tmp_path / "run")),
+    }[command]
+    outcome = gantk(*words)
+
+    assert outcome.code == 2
+    assert "has no header: its first row names the image" in outcome.err
+    assert not (tmp_path / "plan.toml").exists()

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from gantk.errors import UserError, one_line
 from gantk.files import open_file
+from gantk.formats.files import is_image
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
@@ -65,6 +66,14 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
     columns = next(rows)[1]
     if not columns:
         raise UserError(f"'{path}' is empty", allowed="a header and one row for each image")
+
+    files = [name for name in columns if is_image(name)]
+    if files:
+        raise UserError(
+            f"'{path}' has no header: its first row names the image '{files[0][:100]}'",
+            allowed="names of columns in the first row, such as path,domain,patient",
+            remedy="add this row",
+        )
 
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
