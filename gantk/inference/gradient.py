@@ -49,8 +49,11 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
         or options.example is not None
         or model.model.post
     ):
-        what = "gradients are not available with variants, style, uncertainty or post-steps"
-        raise UserError(what, where="grad")
+        raise UserError(
+            "gradients are not available with variants, style, uncertainty or post-steps",
+            where="grad",
+            remedy="train without post-steps (post = [])" if model.model.post else None,
+        )
 
     if not images.is_floating_point():
         raise UserError(
