@@ -294,3 +294,15 @@ def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, order, com
     assert outcome.code == 2
     assert "has no header: its first row names the image" in outcome.err
     assert not (tmp_path / "plan.toml").exists()
+
+
+def test_path_of_a_series_in_the_first_row_is_no_header(tmp_path):
+    (tmp_path / "p1" / "T1").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no header"):
+        check(table(tmp_path, ("p1/T1", "T1"), [("p1/T1", "T2")]))
+
+
+def test_columns_named_as_folders_are_a_header(tmp_path, pictures):
+    columns = [pictures(tmp_path / domain, 4) for domain in ("T1", "T2")]
+    path = table(tmp_path, ("T1", "T2"), zip(*columns, strict=True))
+    assert {*map(str.upper, check(path)["domains"])} == {"T1", "T2"}

@@ -210,6 +210,10 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     }
     assert sets["a"] == sets["b"]
 
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match="has no header"):
+        load(method=UNPAIRED, **table)
+
     (tmp_path / "pairs.csv").unlink()
     (tmp_path / "T2" / "slice-07.png").unlink()
 

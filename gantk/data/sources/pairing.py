@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
-from gantk.data.sources.rows import read_rows
+from gantk.data.sources.rows import NoHeader, read_rows
 from gantk.errors import UserError
 from gantk.formats.files import difference, is_volume
 
@@ -33,7 +33,7 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
         try:
             names, rows = read_rows(path)
         except UserError as error:
-            if table:
+            if table or _lists_pairs(error, items, root):
                 raise error.at("data.source.pairs") from error
             continue  # not a table of pairs
         if rows and _by_rows(items, root, path, names, rows):
@@ -45,6 +45,13 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
         raise UserError(what, where="data.source.pairs", allowed=allowed)
 
     pair_by_name(items)
+
+
+def _lists_pairs(error: UserError, items: Sequence[Item], root: Path) -> bool:
+    """Whether a table without a header names images of both domains in its first line."""
+    named = error.images if isinstance(error, NoHeader) else ()
+    paths = {(root / name).resolve() for name in named}
+    return len({item.letter for item in items if item.display_path.resolve() in paths}) == 2
 
 
 def _by_rows(

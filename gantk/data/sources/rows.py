@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 from gantk.errors import UserError, one_line
 from gantk.files import open_file
-from gantk.formats.files import is_image
+from gantk.formats.files import formats, suffix_of
 
 # what a column's name may have behind a contrast's: t1_path
 OF_FILES = re.compile(r"_(path|file|image)$")
@@ -46,6 +47,18 @@ BYTE_ORDER_MARKS = (  # those of UTF-32 first, because they start with those of 
 )
 
 
+class NoHeader(UserError):
+    """A table whose first row names images instead of columns."""
+
+    def __init__(self, path: Path, images: Sequence[str]):
+        self.images = images
+        super().__init__(
+            f"'{path}' has no header: its first row names the image '{images[0][:100]}'",
+            allowed="names of columns in the first row, such as path,domain,patient",
+            remedy="add this row",
+        )
+
+
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case,
     values without blanks.
@@ -63,18 +76,16 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
     memory.
     """
     rows = _lines(path, text)
-    columns = next(rows)[1]
-    if not columns:
+    header = [name.strip() for name in next(rows)[1]]
+    if not header:
         raise UserError(f"'{path}' is empty", allowed="a header and one row for each image")
 
-    files = [name for name in columns if is_image(name)]
-    if files:
-        raise UserError(
-            f"'{path}' has no header: its first row names the image '{files[0][:100]}'",
-            allowed="names of columns in the first row, such as path,domain,patient",
-            remedy="add this row",
-        )
+    folder = path if text else path.parent
+    images = [name for name in header if _names_image(name, folder)]
+    if images:
+        raise NoHeader(path, images)
 
+    columns = [name.lower() for name in header]
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         what = f"'{path}' has two columns with the name '{twice[0]}'"
@@ -82,6 +93,13 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
 
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def _names_image(cell: str, folder: Path) -> bool:
+    """Whether a cell is the path of an image: by its suffix, or as an existing path with a folder."""
+    if suffix_of(cell) in formats():
+        return True
+    return "/" in cell and os.path.exists(folder / cell)
 
 
 def usual_columns(columns: Iterable[str]) -> dict[str, list[str]]:
@@ -196,7 +214,7 @@ def _undecodable_line(path: Path) -> int:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
+    """Yield (line number, cells): first those of the header, then each row with a cell."""
     try:
         with (
             _open_table(path, text) as stored,
@@ -208,8 +226,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
             filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-            line, first = next(filled, (0, []))
-            yield line, [name.strip().lower() for name in first]
+            yield next(filled, (0, []))
             for line, row in filled:
                 if not line % 1000 and not text:
                     READING.get()(stored.tell() / path.stat().st_size, line)
