@@ -16,10 +16,12 @@ import tomli_w
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
-from gantk.data.check.check import check
+from gantk.data.check.check import check, warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
+from gantk.data.dataset import Data
 from gantk.data.names.domains import patient_of, regex_option
+from gantk.data.recipe_data import checked_recipe
 from gantk.data.sources.rows import read_rows
 from gantk.data.sources.table import Manifest
 from gantk.data.split import near_duplicates
@@ -512,3 +514,24 @@ def test_a_setting_of_thousands_of_keys_is_refused(gantk, setting):
     found = gantk("run", "dualgan_t1t2", "--set", setting)
     assert found.code == 2
     assert len(found.err) < 1000
+
+
+def test_post_contrast_images_among_those_of_t1_are_a_warning_everywhere(volumes, tmp_path):
+    data = tmp_path / "by_domain"
+    for number, folder in enumerate(sorted(volumes.iterdir())):
+        for domain in ("T1", "T2"):
+            agent = "_gd" if domain == "T1" and number % 2 else ""
+            new = data / domain / f"P{number}_{domain.lower()}{agent}.nii.gz"
+            new.parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{domain}.nii.gz").rename(new)
+
+    expected = "3 of 6 images of T1 are called T1CE by name: 'T1/P1_t1_gd.nii.gz'"
+    result = check(data)
+    said = {each["severity"]: each["what"] for each in result["problems"]}
+    assert said["warning"].startswith(expected)
+    assert result["domains"]["T1"]["files"] == 6
+    assert not any("left out" in what for what in said.values()), "they are used"
+
+    _, model = checked_recipe("dualgan_t1t2", data, ["data.size=[16, 16]"], None)
+    lines = warnings_about(Data(model.data, model.method.target))
+    assert any(expected in line for line in lines)

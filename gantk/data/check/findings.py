@@ -349,6 +349,30 @@ def contradicted_by_names(
         yield problem("contrast", "warning", what, images, remedy)
 
 
+def mixed_agents(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
+    """Warn of images of T1 whose names say a contrast agent (`P1_t1_gd`) beside others of their
+    domain that say T1 without one; or the reverse, of T1ce. `domains` are the names by letter.
+    """
+    contrasts = ("t1", "t1ce")
+    for letter, domain in domains.items():
+        own = usual_contrast(domain)
+        names = {
+            record.scan_key or record.key: stem_of(record.path)
+            for record in records
+            if record.domain == letter and record.path
+        }
+        said = {name: usual_contrast(stem) for name, stem in names.items()}
+        if own not in contrasts or own not in said.values():
+            continue
+        (other,) = {*contrasts} - {own}
+        images = [name for name, contrast in said.items() if contrast == other]
+        if images:
+            of = f"{len(images)} of {count_noun(names, 'image')} of {domain}"
+            what = f"{of} {agreeing(images, 'is|are')} called {other.upper()} by name:"
+            remedy = "remove these images, or give them a domain of their own in a table"
+            yield problem("contrast", "warning", what, images, remedy)
+
+
 def _other_in_path(path: Path, own: str, domains: Sequence[str]) -> str | None:
     """Another domain or contrast that a relative path says, if it does not say its own."""
     parts = (stem_of(path), *path.parts[:-1])

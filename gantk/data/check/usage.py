@@ -120,8 +120,9 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             )
             usage.problems.append(problem("domains", "note", what, (), remedy))
 
-        if not domains_are_set and len(frequent) > 2 and list(usage.names.values()) == frequent[:2]:
-            usage.problems.append(_choice(frequent))
+        others = _left_out(frequent[2:], usage, items)
+        if not domains_are_set and others and list(usage.names.values()) == frequent[:2]:
+            usage.problems.append(_choice([*frequent[:2], *others]))
         return usage
 
     raise refusal or NothingFound(f"no data source can use '{path}'")
@@ -155,6 +156,17 @@ def _unnamed_groups(path: Path, usage: Usage) -> str:
         told |= not all(folder.endswith(letter.upper()) for folder in folders)
 
     return " and ".join(groups) if told else ""
+
+
+def _left_out(domains: Sequence[str], usage: Usage, items: Sequence[Inspected]) -> list[str]:
+    """Those of the domains that images which the use leaves out are of; all for rows of a table."""
+    if not items:
+        return list(domains)
+
+    used = {absolute(file) for record in usage.records for file in record.files}
+    unused = [item for item in items if used.isdisjoint(map(absolute, item.scan.files))]
+    said = set(map(_domain_said, unused))
+    return [domain for domain in domains if domain in said]
 
 
 def _choice(frequent: Sequence[str]) -> Problem:
@@ -196,13 +208,19 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
     """How many images are of each contrast, by their names, headers or modality."""
     counts: Counter[str] = Counter()
     for item in items:
-        word = item.name_says or item.header_says or item.facts.get("modality") or ""
-        if word:
-            counts[CONTRASTS.get(word.lower(), word).upper()] += 1
+        domain = _domain_said(item)
+        if domain:
+            counts[domain] += 1
 
     if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
         del counts["MR"]
     return counts
+
+
+def _domain_said(item: Inspected) -> str:
+    """The contrast of an image, by its name, header or modality; "" if they say none."""
+    word = item.name_says or item.header_says or item.facts.get("modality") or ""
+    return CONTRASTS.get(word.lower(), word).upper()
 
 
 def _domains_in_table(path: Path) -> Counter[str]:
