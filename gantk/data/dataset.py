@@ -104,7 +104,7 @@ class Data:
             # for the method: maybe unpaired
             self.training = [r for r in training if r.domain in method.reads]
 
-        self._records = records
+        self.records = records
         # ("T1", "FLAIR")
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))
         self.intensity: dict[str, IntensityMapping] = {}  # per domain: its mapping
@@ -234,7 +234,7 @@ class Data:
 
         self.warnings = self._seen_in_training(records)
         by = "patient" if all(record.subject for record in records) else "image"
-        self.preparation = _preparation(table, [*self._records, *records])
+        self.preparation = _preparation(table, [*self.records, *records])
         self.splits = Splits({**self.splits, "test": records}, by)
         if self.table.neighbours:
             self.preparation.stacks = neighbouring_slices(records, [records], self.table.neighbours)
@@ -414,7 +414,7 @@ class Data:
         seen = {record.id for record in self.training}
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
-        left_out = [record for record in self._records if record.id not in seen]
+        left_out = [record for record in self.records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.split_description, "splits": listing, "files": sorted(self.files)}
 
@@ -425,7 +425,7 @@ class Data:
             return dict(of_table)
 
         root = Path(self.table.source.options.get("path") or ".")
-        files = {file for record in self._records for file in record.files}
+        files = {file for record in self.records for file in record.files}
         named = paths_with_contrasts(root / file for file in self.files)
         listed = {relative_to(path, root).as_posix() for path in named.values()}
         used = {relative_to(named.get(file, file), root).as_posix() for file in files}

@@ -535,3 +535,23 @@ def test_post_contrast_images_among_those_of_t1_are_a_warning_everywhere(volumes
     _, model = checked_recipe("dualgan_t1t2", data, ["data.size=[16, 16]"], None)
     lines = warnings_about(Data(model.data, model.method.target))
     assert any(expected in line for line in lines)
+
+
+def test_patients_without_one_of_the_contrasts_leave_the_pairs_of_others(volumes):
+    first, second, *_ = sorted(folder.name for folder in volumes.iterdir())
+    (volumes / first / "T2.nii.gz").unlink()
+    (volumes / second / "T1.nii.gz").unlink()
+
+    result = check(volumes)
+    assert not result["summary"]["pairs"].startswith("none")
+    alone = problem(result, "pairs")
+    assert alone["severity"] == "warning"
+    assert {*alone["files"]} == {f"{first}/T1.nii.gz", f"{second}/T2.nii.gz"}
+
+    _, model = checked_recipe("dualgan_t1t2", volumes, ["data.size=[16, 16]"], None)
+    data = Data(model.data, model.method.target)
+    pairs = [pair for name in data.splits for pair in data.pairs(name)]
+    paired = {record.subject for pair in pairs for record in pair.values()}
+    assert {first, second}.isdisjoint(paired)
+    assert len(paired) == 4
+    assert any("have no partner in the other domain" in line for line in warnings_about(data))

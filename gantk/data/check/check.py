@@ -17,6 +17,7 @@ from gantk.data.check.usage import (
     Usage,
     absolute,
     assign,
+    incomplete,
     split_up,
     usage_by_guess,
     usage_by_recipe,
@@ -152,10 +153,12 @@ def warnings_about(data: Data) -> list[str]:
     sampled = scans[:: max(1, -(-len(scans) // MAX_SCANS_OF_RUN))]
     items = [inspect(scan) for scan in sampled]
     names = dict(zip(data.letters, data.table.domains, strict=True))
-    usage = Usage(data.table, type(data), names, records, recipe="")
+    usage = Usage(data.table, data, names, records, recipe="")
     assign(usage, items)
+    problems = [each for each in incomplete(usage, data.records) if each["kind"] == "pairs"]
+    problems += _compare([item for item in items if item.error is None], usage)
     lines = []
-    for each in _compare([item for item in items if item.error is None], usage):
+    for each in problems:
         if each["severity"] == "warning":
             remedy = each["remedy"] and f". {each['remedy'][0].upper()}{each['remedy'][1:]}"
             lines.append(f"warning  {each['what']}{remedy or ''}")

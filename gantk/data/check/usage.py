@@ -40,7 +40,7 @@ class Usage:
     """The records, problems and splits that a [data] table yields, without training."""
 
     table: DataTable
-    method: type[Any]  # its `reads` and `paired` are used
+    method: Any  # its `paired` is used, and for a split its `reads`
     names: dict[str, str]  # domain letter -> human name
     records: list[Record]
     recipe: str | None = None  # the table's recipe; None: a guess
@@ -298,7 +298,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits are problems."""
     by_recipe = usage.recipe is not None
     _leave_out_unreadable(usage, items)
-    usage.problems += _incomplete(usage, usage.records)
+    usage.problems += incomplete(usage, usage.records)
     fingerprints = _fingerprints(usage, items)
     try:
         usage.splits, usage.split_description = split_records(
@@ -368,7 +368,7 @@ def _check_leakage(usage: Usage, splits: Splits) -> None:
     check_leakage(splits.with_training(trained), same_patient=same_patient)
 
 
-def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
+def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
     """Yield problems: images without a partner where others have one, and patients who lack a
     contrast.
     """

@@ -95,7 +95,7 @@ def _by_rows(
 
 def pair_by_name(items: Sequence[Item]) -> None:
     """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may
-    be chance.
+    be chance, unless the images of each pair lie in one folder, as a patient's do.
 
     An image without an equal name then gets a pair of its own, for which paired methods raise a
     UserError.
@@ -110,7 +110,9 @@ def pair_by_name(items: Sequence[Item]) -> None:
         names_of_domain.update({item.letter for item in members})
 
     smaller = min(names_of_domain["a"], names_of_domain["b"])
-    if not smaller or len(shared) < NAMED_ALIKE * smaller:
+    by_chance = len(shared) < NAMED_ALIKE * smaller
+    in_one_folder = all(_are_in_one_folder(alike[name]) for name in shared)
+    if not shared or (by_chance and not in_one_folder):
         return
 
     for (split, name), members in alike.items():
@@ -119,6 +121,10 @@ def pair_by_name(items: Sequence[Item]) -> None:
                 item.pair = "/".join(filter(None, (split, name)))
             else:
                 item.pair = f"alone/{item.letter}/{split or ''}/{name}"
+
+
+def _are_in_one_folder(items: Sequence[Item]) -> bool:
+    return len({item.display_path.parent for item in items}) == 1
 
 
 def _are_registered(items: Sequence[Item]) -> bool:
