@@ -63,12 +63,12 @@ def test_pictures_have_channels_too(tmp_path):
 def test_the_recipe_s_domains_choose_among_the_channels(tmp_path):
     root = nnunet(tmp_path, ["T1", "T1-Gd", "T2", "alpha"], channels=4)
     data = load(source(root), UNPAIRED, domains=("T2", "T1ce"), split=SPLIT)
-    keys = {letter: [x.key for x in data._records if x.domain == letter] for letter in "ab"}
+    keys = {letter: [x.key for x in data.records if x.domain == letter] for letter in "ab"}
     assert all("_0002." in key for key in keys["a"])
     assert all("_0001." in key for key in keys["b"])
 
     images = load(source(root, "images"), FROM_NOISE, domains=("alpha",), split=SPLIT)
-    assert all("_0003." in record.key for record in images._records)
+    assert all("_0003." in record.key for record in images.records)
     assert checked_recipe("dcgan_tumour", root, ['data.domains=["T2"]'], None)[0].remarks == []
 
 
