@@ -531,7 +531,7 @@ def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Tr
 
 
 def translate(
-    run: AnyPath | Iterable[AnyPath],
+    run: AnyPath | Iterable[AnyPath] | TrainedModel,
     input: str | Path | Mapping[str, str | Path],
     output: str | Path,
     *,
@@ -564,7 +564,7 @@ def translate(
     Args:
         run: a run folder, a checkpoint, a .onnx file or the name of a model; see `load`. An ensemble,
             which returns the mean: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
-            `gantk run --folds`.
+            `gantk run --folds`. Or a model that `load` has returned.
         input: a file or a folder. For a run on several contrasts: the files of a patient by contrast, a
             patient's folder with one file or DICOM series for each contrast, a folder of such folders,
             or a CSV.

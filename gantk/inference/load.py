@@ -16,14 +16,16 @@ AnyPath = str | os.PathLike[str]
 
 
 def load_model(
-    model: AnyPath | Iterable[AnyPath],
+    model: AnyPath | Iterable[AnyPath] | TrainedModel,
     device: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
-    """The model of that path, name or address; see `gantk.load`.
+    """The model of that path, name or address, or a model that is loaded; see `gantk.load`.
 
     `say` is called with lines that name the model and its limits.
     """
+    if isinstance(model, TrainedModel):
+        return model
     from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
     if from_plugin is not None:
         return from_plugin
