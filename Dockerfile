@@ -3,6 +3,8 @@
 #   docker build -t gantk --build-arg TORCH_INDEX=ADDRESS .    with a smaller PyTorch for the CPU alone, or one for
 #       older drivers, from the address that PyTorch's page on installation names for it
 #   docker run --rm -v "$PWD/scans:/input:ro" -v "$PWD/results:/output" -v "$PWD/runs/first:/model:ro" gantk
+# GANTK_MODEL, GANTK_TO, GANTK_INPUT and GANTK_OUTPUT change model, domain and folders, as for a container of
+# grand-challenge.org. plugins/gantk_serve/deploy/compose.yaml runs the service with it, `gantk serve`.
 FROM python:3.12-slim-bookworm
 
 ARG TORCH_INDEX
@@ -17,13 +19,15 @@ COPY gantk gantk
 COPY plugins plugins
 COPY benchmarks benchmarks
 COPY recipes recipes
-RUN pip install --constraint constraints.txt ".[dicom,onnx]" \
+COPY plugins/gantk_serve/deploy/translate.sh /usr/local/bin/translate-input
+RUN pip install --constraint constraints.txt ".[dicom,onnx,serve]" \
     && useradd --create-home --uid 1000 gantk \
-    && mkdir /input /output \
-    && chown gantk /output
+    && mkdir -p /input /output /var/lib/gantk \
+    && chown gantk /output /var/lib/gantk \
+    && chmod 755 /usr/local/bin/translate-input
 
 USER 1000
 # also where `docker run --user` names a user whom the image does not know
 ENV HOME=/tmp GANTK_CACHE=/tmp/gantk-cache
 WORKDIR /output
-ENTRYPOINT ["gantk", "translate", "/model", "/input", "/output"]
+ENTRYPOINT ["translate-input"]

@@ -35,6 +35,7 @@ UNSEEN = {
     "onnxscript",
     "tensorboard",
     "mkdocs-material",
+    "python-multipart",  # what fastapi reads forms with
 }
 # What a required one brings, and two that pip alone cannot build.
 OPTIONAL = {

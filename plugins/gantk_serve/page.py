@@ -1,0 +1,54 @@
+"""A small page with the state of a service's queue; it names nobody."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantk import __version__
+
+if TYPE_CHECKING:
+    from gantk_serve.service import Service
+
+SHOWN_JOBS = 50
+STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; white-space: nowrap; }
+td:last-child { white-space: normal; min-width: 12rem; }
+.counts { display: flex; flex-wrap: wrap; gap: .5rem 2rem; padding: 0; list-style: none; }
+.counts strong { display: block; font-size: 1.6rem; }
+"""
+
+
+def status_page(service: Service) -> str:
+    """The page as HTML."""
+    counts = service.store.counts()
+    items = "".join(f"<li><strong>{count}</strong>{state}</li>" for state, count in counts.items())
+    rows = "".join(
+        f"<tr><td>{_time(job.created)}</td><td>{_pseudonym(service, job.study)}</td>"
+        f"<td>{escape(Path(job.model).name)}</td><td>{escape(job.target)}</td>"
+        f"<td>{job.state}</td><td>{escape(job.reason)}</td></tr>"
+        for job in service.store.jobs(newest=SHOWN_JOBS)
+    )
+    names = ("added", "study", "model", "to", "state", "reason")
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'><meta http-equiv='refresh' content='5'>"
+        f"<title>gantk serve</title><style>{STYLE}</style></head><body><h1>gantk serve</h1>"
+        f"<p>Version {__version__}. For research only: every result is synthetic.</p>"
+        f"<ul class='counts'>{items}</ul><table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></body></html>"
+    )
+
+
+def _pseudonym(service: Service, study: str | None) -> str:
+    return "upload" if study is None else service.journal.pseudonym(study)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
