@@ -73,6 +73,7 @@ def pages() -> dict[str, str]:
     made = {
         "reference/recipes.md": recipes(),
         "reference/keys.md": keys(),
+        "reference/rules.md": service_rules(),
         "reference/parts.md": parts(),
         "reference/metrics-json.md": json_files(),
     }
@@ -237,23 +238,50 @@ def flat(figures, prefix: str = "") -> str:
 
 def keys() -> str:
     """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
-    from gantk.lookup.options import options_help
     from gantk.plugin.spec import Table
     from gantk.recipe.tables import Model
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
     def walk(model: type[Table], path: str) -> None:
-        rows = [
-            (code(name), code(kind), code(default), about)
-            for name, kind, default, about in options_help(model)
-        ]
-        said.extend([f"## {path or 'recipe'}", inspect.getdoc(model), table(HEADS, rows)])
+        said.extend(
+            [f"## {path or 'recipe'}", inspect.getdoc(model), table(HEADS, key_rows(model))]
+        )
         for name, field in model.model_fields.items():
             if inspect.isclass(field.annotation) and issubclass(field.annotation, Table):
                 walk(field.annotation, f"{path}.{name}".lstrip("."))
 
     walk(Model, "")
+    return "\n\n".join(said)
+
+
+def key_rows(model) -> list[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of each key of a table."""
+    from gantk.lookup.options import options_help
+
+    return [
+        (code(name), code(kind), code(default), about)
+        for name, kind, default, about in options_help(model)
+    ]
+
+
+def service_rules() -> str:
+    """Every table of a service's rules with its keys."""
+    from gantk_serve import rules
+
+    tables = {
+        "the file": rules.Rules,
+        "[service]": rules.ServiceTable,
+        "[dicom]": rules.DicomTable,
+        "[http]": rules.HttpTable,
+        "[dicom.tls] and [http.tls]": rules.TlsTable,
+        "[[peers]]": rules.PeerTable,
+        "[[rules]]": rules.RuleTable,
+        "rules.when": rules.WhenTable,
+    }
+    said = [(ROOT / "docs/rules.intro").read_text("utf-8")]
+    for heading, model in tables.items():
+        said += [f"## {heading}", inspect.getdoc(model), table(HEADS, key_rows(model))]
     return "\n\n".join(said)
 
 

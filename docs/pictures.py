@@ -4,7 +4,8 @@
     python docs/pictures.py cut failure  # these, again
 
 Each picture is made alone. Trainings stay in a folder (--work) and are resumed where they stopped,
-so that an interrupted call can be repeated. Pictures of pages need Chromium.
+so that an interrupted call can be repeated. Pictures of pages need Chromium; that of Orthanc
+needs Debian's packages orthanc and dcmtk too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import argparse
 import base64
 import html
 import io
+import json
 import os
+import re
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -298,6 +304,83 @@ def _write_scans(folder: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(record.read()[0].T, affine), path)
 
 
+ORTHANC = "http://127.0.0.1:4253"  # of docs/guides/hospital-network.md
+
+
+def orthanc(work: Path) -> Image.Image:
+    """Orthanc's page of the study of the guide, above a T1 slice and the T2 made from it."""
+    folder = work / "orthanc"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    _write_series(folder / "export" / "ST0000" / "SE0000")
+    guide = (ROOT / "docs/guides/hospital-network.md").read_text("utf-8")
+    for name, text in re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$', guide, re.M | re.S):
+        (folder / name).write_text(text, "utf-8")
+    start = next(text for text in re.findall(r"^```bash\n(.*?)^```$", guide, re.M | re.S))
+
+    program, environment = command()
+    entry = f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n'
+    (folder / "gantk").write_text(entry, "utf-8")
+    (folder / "gantk").chmod(0o755)
+    environment["PATH"] = f"{folder}:{environment['PATH']}"
+    try:
+        subprocess.run(["bash", "-euc", start], cwd=folder, env=environment, check=True)
+        (study,) = _of_orthanc("/studies")
+        with browser(f"{ORTHANC}/app/explorer.html#study?uuid={study}") as page:
+            page.until("document.body.innerText.includes('synthetic')")
+            sheet = capture(page, 1000, 440)
+
+        slices = [_slice(series) for series in _of_orthanc("/series?expand")]
+        return _above(sheet, sorted(slices, key=lambda named: named[0] != "T1 tse ax"))
+    finally:
+        for file in folder.glob("*.pid"):
+            os.kill(int(file.read_text()), signal.SIGTERM)
+
+
+def _above(sheet: Image.Image, slices: list[tuple[str, Image.Image]]) -> Image.Image:
+    """A page above named slices."""
+    (_, first), *_ = slices
+    whole = Image.new("RGB", (sheet.width, sheet.height + TITLE + first.height + GAP), BACKGROUND)
+    whole.paste(sheet, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for number, (name, image) in enumerate(slices):
+        left = sheet.width // 2 + (number - 1) * (image.width + GAP)
+        draw.text((left, sheet.height + GAP), name, fill="white", font=ImageFont.load_default())
+        whole.paste(image, (left, sheet.height + TITLE))
+    return whole
+
+
+def _slice(series: dict) -> tuple[str, Image.Image]:
+    """(description, preview of the middle slice) of a series in Orthanc."""
+    numbers = {
+        int(_of_orthanc(f"/instances/{each}/simplified-tags")["InstanceNumber"]): each
+        for each in series["Instances"]
+    }
+    middle = numbers[sorted(numbers)[len(numbers) // 2]]
+    with urllib.request.urlopen(f"{ORTHANC}/instances/{middle}/preview") as answer:
+        preview = Image.open(io.BytesIO(answer.read())).convert("RGB")
+    return series["MainDicomTags"]["SeriesDescription"], preview
+
+
+def _of_orthanc(path: str):
+    with urllib.request.urlopen(f"{ORTHANC}{path}") as answer:
+        return json.load(answer)
+
+
+def _write_series(folder: Path) -> None:
+    """Write the T1 of a synthetic head as a DICOM series."""
+    import numpy as np
+    from dicom_files import series
+
+    from gantk_datasets.phantom.phantom import Phantom
+
+    heads = Phantom(("T1", "T2"), 3, (24, 192, 192), subjects=1)
+    volume = next(record.read()[0] for record in heads.records() if record.domain == "a")
+    about = {"SeriesDescription": "T1 tse ax", "PatientName": "Phantom^Head"}
+    about |= {"StudyInstanceUID": "1.2.0", "SeriesInstanceUID": "1.2.0.0"}
+    series(folder, volume.clip(0).astype(np.int16), **about, FrameOfReferenceUID="1.2.0.9")
+
+
 # ---- all of them
 
 PICTURES: dict[str, Callable[[Path], Image.Image]] = {
@@ -308,6 +391,7 @@ PICTURES: dict[str, Callable[[Path], Image.Image]] = {
     "app": app,
     "reader-study": reader_study,
     "plan": plan,
+    "orthanc": orthanc,
 }
 
 

@@ -6,33 +6,41 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import tomllib
 from collections import namedtuple
+from contextlib import suppress
 from pathlib import Path
 
 import click
 import pytest
+from click.exceptions import NoArgsIsHelpError
 from page_data import prepared, shorten
 from tiny import ROOT
 
 from gantk.cli import cli
 from gantk.errors import UserError
 from gantk.plugin.loader import attach_commands, registry
+from gantk.plugin.spec import Table
 from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.runs.schemas import SCHEMAS
+from gantk_serve import rules
+from gantk_serve.rules import load_rules
 
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.rglob("*") if page.suffix in (".md", ".intro")),
 ]
-LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "text"}
+LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "json", "lua", "text"}
 # At most so many blocks are not run by a test: docker, several machines, hours.
 MAX_BLOCKS_NOT_RUN = 30
+BLOCK_SECONDS = 1800  # for one block
 
 
 # A fenced block: its page, its language, the file that it is (title="..."), its text, why it is not
@@ -109,8 +117,8 @@ def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
         try:
             understood([word for word in shlex.split(inline) if word != "..."])
         # `gantk run` alone is a name, not a call
-        except (click.MissingParameter, click.NoSuchOption) as error:
-            assert isinstance(error, click.MissingParameter), inline
+        except (click.MissingParameter, click.NoSuchOption, NoArgsIsHelpError) as error:
+            assert not isinstance(error, click.NoSuchOption), inline
 
 
 @pytest.mark.parametrize(
@@ -118,9 +126,13 @@ def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
     [b for b in BLOCKS if b.language in ("toml", "python")],
     ids=lambda b: page_name(b.page),
 )
-def test_every_recipe_and_python_block_of_a_page_is_valid(block):
+def test_every_recipe_and_python_block_of_a_page_is_valid(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if block.language == "python":
         compile(block.text, block.page.name, "exec")
+    elif block.title == "rules.toml":
+        Path("rules.toml").write_text(block.text, "utf-8")
+        load_rules(Path("rules.toml"))
     # a package's own parts
     elif "project" not in (tables := tomllib.loads(block.text)) and "/src/" not in block.title:
         base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
@@ -173,6 +185,10 @@ def test_reference_lists_every_recipe_part_command_and_key(generated):
     assert heads("reference/keys.md", r"^\| `(\w+)`") >= {
         key for table in tables for key in table.model_fields
     }
+    service = [table for table in vars(rules).values() if table in Table.__subclasses__()]
+    assert heads("reference/rules.md", r"^\| `(\w+)`") == {
+        key for table in service for key in table.model_fields
+    }
     assert heads("reference/python.md", r"^### (\w+)$") >= set(gantk.__all__)
     files = {name.replace("index", "samples/index") for name in SCHEMAS} - {"recipe.toml"}
     assert heads("reference/metrics-json.md", r"^## ([\w./]+)$") == files | {"patients.json"}
@@ -221,10 +237,24 @@ def test_few_blocks_are_not_run_and_each_says_why():
     ids=page_name,
 )
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    needed = re.search(r"<!-- needs: (.*) -->", page.read_text("utf-8"))
+    missing = [name for name in (needed[1].split() if needed else []) if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
     monkeypatch.chdir(tmp_path)
     environment = prepared(page, tmp_path) | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    names: dict = {"__name__": "page"}
     shorten(monkeypatch)
+    try:
+        run_blocks(page, environment)
+    finally:
+        for file in tmp_path.glob("*.pid"):  # what the page starts, if it failed before it ends it
+            with suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGTERM)
+
+
+def run_blocks(page: Path, environment: dict[str, str]) -> None:
+    names: dict = {"__name__": "page"}
     for block in blocks(page):
         if block.title:
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +266,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
                 capture_output=True,
                 text=True,
                 check=False,
+                timeout=BLOCK_SECONDS,
             )
             assert done.returncode == 0, (
                 f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
