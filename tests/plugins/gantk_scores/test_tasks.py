@@ -177,7 +177,7 @@ def accuracy_on_held_out_thirds(records: list[Record], groups: np.ndarray, data:
 
 @pytest.mark.slow
 def test_classifier_recognises_tumours_of_the_phantom():
-    _, model = checked_recipe("dcgan_tumour", None, [], "cpu")
+    _, model = checked_recipe("dcgan_tumour", None, [], "cpu,by_class")
     data = Data(model.data, model.method.target)
     records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
     _, by_subject = np.unique([r.subject for r in records], return_inverse=True)
@@ -188,7 +188,7 @@ def test_classifier_recognises_tumours_of_the_phantom():
 @pytest.mark.slow
 def test_classifier_recognises_tumours_in_images(shared_data):
     folder = shared_data / "tumour_yes_no"
-    _, model = checked_recipe("dcgan_tumour", folder, ["data.source.channels=1"], "cpu")
+    _, model = checked_recipe("dcgan_tumour", folder, ["data.source.channels=1"], "cpu,by_class")
     data = Data(model.data, model.method.target)
     records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
 
