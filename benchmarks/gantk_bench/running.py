@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from gantk.errors import GantkError, Interrupted, UserError, count_noun
 from gantk.files import expect_file, lock_folder, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
+from gantk.terminal import styled
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_bench import comparison
 from gantk_bench.board import Board
@@ -378,4 +378,4 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
 
 def _print_line(out: Console, line: str) -> None:
     label, _, rest = line.partition("  ")
-    out.print(f"[dim]{escape(label)}[/]  {escape(rest)}", soft_wrap=True)
+    out.print(styled(label, "dim") + styled(f"  {rest}"), soft_wrap=True)

@@ -23,7 +23,7 @@ class Serve(CommandGroup):
 @click.group(
     "serve",
     cls=Serve,
-    short_help="Receive studies from a PACS or by HTTP, and translate them by rules.",
+    short_help="Translate what a PACS sends, and send it back.",
     section="Use",
 )
 def command() -> None:

@@ -516,7 +516,7 @@ def test_a_setting_of_thousands_of_keys_is_refused(gantk, setting):
     assert len(found.err) < 1000
 
 
-def test_post_contrast_images_among_those_of_t1_are_a_warning_everywhere(volumes, tmp_path):
+def test_post_contrast_images_among_those_of_t1_are_a_warning(volumes, tmp_path):
     data = tmp_path / "by_domain"
     for number, folder in enumerate(sorted(volumes.iterdir())):
         for domain in ("T1", "T2"):
@@ -537,7 +537,7 @@ def test_post_contrast_images_among_those_of_t1_are_a_warning_everywhere(volumes
     assert any(expected in line for line in lines)
 
 
-def test_patients_without_one_of_the_contrasts_leave_the_pairs_of_others(volumes):
+def test_patients_without_a_contrast_leave_the_pairs_of_others(volumes):
     first, second, *_ = sorted(folder.name for folder in volumes.iterdir())
     (volumes / first / "T2.nii.gz").unlink()
     (volumes / second / "T1.nii.gz").unlink()
