@@ -133,8 +133,8 @@ def warn(text: str) -> None:
 
 
 def table(headers: tuple[str, ...], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """A table of rows of strings, or of `styled` text, under headers (none: no header line); long cells are folded, not
-    cut.
+    """A table of rows of strings, or of `styled` text, under headers (none: no header line); long
+    cells are folded, not cut.
     """
     grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:

@@ -210,6 +210,11 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     return image
 
 
+def sidecar_of(path: Path) -> Path:
+    """The path of the JSON file beside an image: `x_flair.json` of `x_flair.nii.gz`."""
+    return path.with_name(f"{stem_of(path)}.json")
+
+
 def outline(path: Path | Scan, volume: int | None = None) -> Image:
     """What `read` returns, but with zeros as pixels; only headers are read where the format can."""
     return _read_image(path, volume, values=False)

@@ -11,12 +11,7 @@ from typing import Any
 from gantk import __version__
 from gantk.errors import count_noun
 from gantk.files import write_file
-from gantk.formats.files import stem_of
-
-
-def sidecar_of(path: Path) -> Path:
-    """The path of the JSON file beside an image: `x_flair.json` of `x_flair.nii.gz`."""
-    return path.with_name(f"{stem_of(path)}.json")
+from gantk.formats.files import sidecar_of
 
 
 def write_sidecar(

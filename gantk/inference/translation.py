@@ -286,7 +286,7 @@ class Translation:
             files=[file for job in jobs for file in job.files],
             target=target,
             frame=self.frame,
-            model=self.model.identity(),
+            model=self._model_identity,
         )
         if not self.layout:
             return list(jobs)
@@ -359,6 +359,11 @@ class Translation:
 
         return written
 
+    @cached_property
+    def _model_identity(self) -> dict[str, str]:
+        """As of the model, which reads all weights for it."""
+        return self.model.identity()
+
     def _identity(self) -> dict[str, Any]:
         """What two calls must have in common, so that one's results are the other's."""
         example = self.options.example
@@ -372,7 +377,7 @@ class Translation:
             "clip": self.clip,
             "format": self.suffix,
             "keep_header": self.keep_header,
-            "model": self.model.identity(),
+            "model": self._model_identity,
         }
 
     def _sweep(self, jobs: Sequence[Job], folder: Path | None) -> None:
@@ -576,7 +581,7 @@ class Translation:
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
         for contrast, _ in job.makes:
-            given = [*self._given(job, contrast)]
+            given = [*self._sources_of(job, contrast)]
             score = self.model.case_score(given, contrast)
             if score:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
@@ -657,12 +662,12 @@ class Translation:
         if self.layout:
             self.layout.after_writing(path, job.files, contrast)
         elif job.makes and files.is_image(path) and not is_uncertainty:
-            given = self._given(job, contrast)
+            given = self._sources_of(job, contrast)
             score = self.model.case_score([*given], contrast)
             sources = {name: scan.path for name, scan in given.items()}
-            write_sidecar(path, contrast, sources, self.model.identity(), score)
+            write_sidecar(path, contrast, sources, self._model_identity, score)
 
-    def _given(self, job: Job, contrast: str) -> dict[str, Scan]:
+    def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
         """The scans of a job that a contrast is made of, by their contrasts."""
         scans = zip(self.contrasts, job.scans, strict=True)
         return {name: scan for name, scan in scans if scan and name != contrast}

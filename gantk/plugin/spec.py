@@ -379,11 +379,8 @@ def _fields_at(model: Any, path: list) -> list[str]:
         field = getattr(model, "model_fields", {}).get(key)
         # of dict[str, Table]
         model = field.annotation if field is not None else next(reversed(get_args(model)), None)
-        tables = [
-            each for each in get_args(model) if is_table(each)
-        ]  # of Table | None, list[Table]
-        if tables and type(None) in get_args(model):
-            model = tables[0]
+        if type(None) in get_args(model):  # of Table | None
+            model = next(filter(is_table, get_args(model)), model)
     return list(getattr(model, "model_fields", {}))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import make_folder, read_file, write_file
-from gantk.formats.files import stem_of, suffix_of
+from gantk.formats.files import sidecar_of, suffix_of
 from gantk_bids.names import Named, parse_name, suffix_of_contrast
 
 VERSION = "1.9.0"  # version of BIDS
@@ -100,19 +100,19 @@ class Derivatives:
         """Delete an older sidecar that differs from the one to be written: none is better than a
         wrong one.
         """
-        if _read(_sidecar(path)) != self._sidecar_content(files, contrast):
-            _sidecar(path).unlink(missing_ok=True)
+        if _read(sidecar_of(path)) != self._sidecar_content(files, contrast):
+            sidecar_of(path).unlink(missing_ok=True)
 
     def after_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Write the sidecar of a result; with the first one also dataset_description.json."""
         if not self.written_to:
             self.written_to = True
             self._describe()
-        _write(_sidecar(path), self._sidecar_content(files, contrast))
+        _write(sidecar_of(path), self._sidecar_content(files, contrast))
 
     def _sidecar_content(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
         sources = [self._uri(file) for file in files]
-        beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
+        beside = _read(sidecar_of(files[0]))
         content = {
             "Description": (
                 f"{self.frame.source} translated to {contrast} by a network: a synthetic image"
@@ -172,10 +172,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, UserError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(f"{stem_of(path)}.json")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

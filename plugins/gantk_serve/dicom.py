@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,10 +53,9 @@ class Node:
     def start(self) -> int:
         """Begin to listen; returns the port. UserError where that is impossible."""
         table = self.rules.dicom
-        entity = AE(ae_title=table.title)
+        entity = _entity(table)
         entity.require_called_aet = True
         entity.maximum_associations = MAX_ASSOCIATIONS
-        entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = TIMEOUT
         entity.supported_contexts = _contexts()
         handlers = [
             (evt.EVT_REQUESTED, self._expect_peer),
@@ -136,8 +136,6 @@ def _can_be_read(syntax: uid.UID) -> bool:
 
 def _is_address(host: str, address: str) -> bool:
     """Whether an address is one of a host's."""
-    import socket
-
     if host == address:
         return True
     try:
@@ -222,7 +220,7 @@ def pull(study: str, peer: PeerTable, own: DicomTable) -> str:
 
 
 def _entity(own: DicomTable) -> AE:
-    """What a client of the service's title needs."""
+    """An application entity of the service's title, which waits for nobody for ever."""
     entity = AE(ae_title=own.title)
     entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = TIMEOUT
     entity.connection_timeout = TIMEOUT

@@ -47,8 +47,8 @@ class Inbox:
         self.store = store
         self.journal = journal
         self._lock = threading.Lock()  # of the files of inputs and their entries in the queue
-        # by study, the instances that could not be kept, which its sender will send again
-        self._unkept: dict[str, set[str]] = defaultdict(set)
+        # (study, instance) of those that could not be kept, which their sender will send again
+        self._unkept: set[tuple[str, str]] = set()
         make_folder(folder / INPUTS, private=True)
 
     def take(self, content: bytes, sender: str) -> Instance:
@@ -73,9 +73,9 @@ class Inbox:
             with self._lock:
                 self._keep(new, content, sender)
         except OSError:
-            self._unkept[study].add(instance)
+            self._unkept.add((study, instance))
             raise
-        self._unkept[study].discard(instance)
+        self._unkept.discard((study, instance))
         return new
 
     def _keep(self, new: Instance, content: bytes, sender: str) -> None:
@@ -93,8 +93,9 @@ class Inbox:
     def complete_quiet(self) -> None:
         """Make studies complete that have been quiet for long enough."""
         last = now() - self.rules.service.quiet
+        lacking = {study for study, _ in self._unkept.copy()}
         for study in self.store.quiet_studies(last):
-            if not self._unkept[study]:  # else a translation would lack slices
+            if study not in lacking:  # else a translation would lack slices
                 self.complete(study, last)
 
     def complete(self, study: str, last: float) -> None:
@@ -109,7 +110,7 @@ class Inbox:
         facts = {"series": series, "instances": len(instances), "sender": sender}
         self.journal.say("complete", study=study, **facts, translations=len(added))
         for job in added:
-            self.journal.say("waiting", study=study, job=job.job, model=_shown(job.model))
+            self.journal.say("waiting", study=study, job=job.job, model=job.model_name)
 
     def _jobs(self, study: str, instances: Sequence[Instance], sender: str) -> Iterator[Job]:
         """The translations that the first matching rule asks for, of each series or of the study."""
@@ -188,11 +189,11 @@ class Inbox:
                 sweep(series)
                 for file in series.iterdir():
                     if known is None:
-                        known = self._known(file)
+                        known = self._paths_of_study(file)
                     if file.relative_to(self.folder).as_posix() not in known:
                         file.unlink()
 
-    def _known(self, file: Path) -> set[str]:
+    def _paths_of_study(self, file: Path) -> set[str]:
         """The paths that the queue has of the study of a file."""
         with suppress(Exception):
             study = str(_header(file.read_bytes())["StudyInstanceUID"].value)
@@ -243,8 +244,3 @@ def _header(content: bytes) -> pydicom.Dataset:
 def _name(uid: str) -> str:
     """A file name for a UID, which may hold anything."""
     return hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-
-
-def _shown(model: str) -> str:
-    """The name of a model without the folders before it."""
-    return Path(model).name

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ class Journal:
         self.path = folder / LOG
         self.quiet = quiet
         self._lock = threading.Lock()
-        self._key = _secret(folder / KEY)
+        self._key = secret_of(folder / KEY, lambda: secrets.token_bytes(32))
 
     def pseudonym(self, uid: str) -> str:
         """A text that stands for a UID or a patient; nobody without the service's key finds out
@@ -39,6 +40,10 @@ class Journal:
         """
         digest = hmac.new(self._key, uid.encode("utf-8", "surrogateescape"), hashlib.sha256)
         return digest.hexdigest()[:12]
+
+    def whose(self, study: str | None) -> str:
+        """The pseudonym of a study, or "upload" for a job without one."""
+        return "upload" if study is None else self.pseudonym(study)
 
     def say(self, event: str, *, study: str | None = None, **facts: object) -> None:
         """Log an event with its facts, which must name nobody. `study` is a UID and becomes a
@@ -65,6 +70,11 @@ class Journal:
             _print(f"the log cannot be written: {error.strerror}")
 
 
+def local_time(seconds: float) -> str:
+    """A time in seconds since 1970, as on a clock here."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def silence_libraries() -> None:
     """Suppress all lines and warnings of libraries in this process: those about DICOM quote headers."""
     warnings.simplefilter("ignore")
@@ -84,8 +94,8 @@ def _print(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _secret(path: Path) -> bytes:
-    """The key in a file, which only this user may read; a new one where there is none."""
+def secret_of(path: Path, draw: Callable[[], bytes]) -> bytes:
+    """The secret in a file, which only this user may read; a new one where there is none."""
     if not path.exists():
-        write_file(path, secrets.token_bytes(32), private=True)
+        write_file(path, draw(), private=True)
     return path.read_bytes()

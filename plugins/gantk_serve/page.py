@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantk import __version__
+from gantk_serve.journal import local_time
 
 if TYPE_CHECKING:
     from gantk_serve.service import Service
@@ -29,8 +28,8 @@ def status_page(service: Service) -> str:
     counts = service.store.counts()
     items = "".join(f"<li><strong>{count}</strong>{state}</li>" for state, count in counts.items())
     rows = "".join(
-        f"<tr><td>{_time(job.created)}</td><td>{_pseudonym(service, job.study)}</td>"
-        f"<td>{escape(Path(job.model).name)}</td><td>{escape(job.target)}</td>"
+        f"<tr><td>{local_time(job.created)}</td><td>{service.journal.whose(job.study)}</td>"
+        f"<td>{escape(job.model_name)}</td><td>{escape(job.target)}</td>"
         f"<td>{job.state}</td><td>{escape(job.reason)}</td></tr>"
         for job in service.store.jobs(newest=SHOWN_JOBS)
     )
@@ -44,11 +43,3 @@ def status_page(service: Service) -> str:
         f"<ul class='counts'>{items}</ul><table><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></body></html>"
     )
-
-
-def _pseudonym(service: Service, study: str | None) -> str:
-    return "upload" if study is None else service.journal.pseudonym(study)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -128,7 +128,7 @@ def load_rules(path: Path) -> Rules:
         what = f"the rules are not TOML: {one_line(error)}"
         raise UserError(what, where=where, remedy="mend this line") from None
 
-    rules = _checked(values, where)
+    rules = _check_tables(values, where)
     _expect_known_peers(rules, where)
     base = path.absolute().parent
     service = rules.service.model_copy(update={"folder": str(base / rules.service.folder)})
@@ -147,7 +147,7 @@ def _model(name: str, base: Path) -> str:
     return str(beside) if beside.exists() else name
 
 
-def _checked(values: Mapping[str, Any], where: str) -> Rules:
+def _check_tables(values: Mapping[str, Any], where: str) -> Rules:
     try:
         return spec.check(Rules, values, "the rules")
     except UserError as error:

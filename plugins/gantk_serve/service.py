@@ -18,13 +18,12 @@ from gantk.files import lock_folder, make_folder, restrict, sweep
 from gantk_serve.journal import Journal, kind_and_place, silence_libraries
 from gantk_serve.rules import DicomTable, Rules, load_rules
 from gantk_serve.store import Job, Store, now
-from gantk_serve.worker import RESULTS, TEMPORARY
+from gantk_serve.worker import RESULTS, TEMPORARY, UPLOADS
 
 TICK_SECONDS = 0.5
 MAX_WAIT_SECONDS = 60.0  # after steps that fail
 STOP_SECONDS = 30.0  # that workers have to end their translation
 DAY = 86400.0
-UPLOADS = "uploads"
 
 
 class Workers:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 from gantk.errors import UserError
-from gantk_serve.journal import Journal
+from gantk_serve.journal import Journal, local_time
 from gantk_serve.rules import load_rules
 from gantk_serve.store import NAME, Store, now
 
@@ -17,7 +16,7 @@ SHOWN_JOBS = 20
 
 def status_lines(rules: Path, as_json: bool = False) -> Iterator[str]:
     """The lines to print."""
-    store, folder = _open(rules)
+    store, folder = _open_queue(rules)
     counts = store.counts()
     jobs = store.jobs(newest=SHOWN_JOBS)
     if as_json:
@@ -28,15 +27,13 @@ def status_lines(rules: Path, as_json: bool = False) -> Iterator[str]:
     yield ", ".join(f"{count} {state}" for state, count in counts.items())
     journal = Journal(folder, quiet=True)
     for job in jobs:
-        created = datetime.fromtimestamp(job.created).strftime("%Y-%m-%d %H:%M:%S")
-        whose = "upload      " if job.study is None else journal.pseudonym(job.study)
-        model = Path(job.model).name
-        yield f"{created}  {whose}  {job.job}  {model:12} {job.state:9} {job.reason}".rstrip()
+        start = f"{local_time(job.created)}  {journal.whose(job.study):12}  {job.job}"
+        yield f"{start}  {job.model_name:12} {job.state:9} {job.reason}".rstrip()
 
 
 def retry_job(rules: Path, number: str) -> str:
     """Let a failed job start again; returns a line for the user."""
-    store, _ = _open(rules)
+    store, _ = _open_queue(rules)
     if store.job(number) is None:
         remedy = f"list the jobs: gantk serve status {rules}"
         raise UserError(f"there is no job '{number}'", where="JOB", remedy=remedy)
@@ -54,7 +51,7 @@ def pull_study(rules: Path, study: str, title: str) -> str:
     from gantk_serve.inbox import Inbox
 
     loaded = load_rules(rules)
-    store, folder = _open(rules)
+    store, folder = _open_queue(rules)
     peer = loaded.peer(title)
     if peer is None or loaded.dicom is None:
         known = [each.title for each in loaded.peers]
@@ -71,7 +68,7 @@ def pull_study(rules: Path, study: str, title: str) -> str:
     return f"received {count} instances"
 
 
-def _open(rules: Path) -> tuple[Store, Path]:
+def _open_queue(rules: Path) -> tuple[Store, Path]:
     folder = Path(load_rules(rules).service.folder)
     if not (folder / NAME).is_file():
         what = f"the service of '{rules}' has not been started yet"

@@ -106,6 +106,11 @@ class Job:
     worker: str = ""
     result: str = ""
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model without the folders before it."""
+        return Path(self.model).name
+
 
 class Store:
     """The queue of the service in `folder`. Each thread and each process has its own connection."""
@@ -154,12 +159,6 @@ class Store:
         finally:
             if db.in_transaction:  # SQLite ends some that fail by itself
                 db.execute("ROLLBACK")
-
-    def close(self) -> None:
-        """Close this thread's connection."""
-        if hasattr(self._local, "db"):
-            self._local.db.close()
-            del self._local.db
 
     # ---- studies
 
@@ -367,12 +366,12 @@ class Store:
             found[state] = count
         return found
 
-    # ---- what is kept
-
     def waiting(self) -> int:
         """The number of translations that run or wait."""
         counts = self.counts()
         return counts["waiting"] + counts["running"]
+
+    # ---- what is kept
 
     def expired_jobs(self, before: float, failed_before: float) -> list[Job]:
         """The jobs that ended before a time, and those that failed before another."""
@@ -389,8 +388,8 @@ class Store:
         """
         recent = "(state = 'failed' AND ended > ?) OR (state != 'failed' AND ended > ?)"
         rows = self._db.execute(
-            "SELECT study FROM studies WHERE studies.state = 'complete' AND NOT EXISTS (SELECT 1"
-            f" FROM (SELECT * FROM jobs) WHERE study = studies.study AND ({OPEN} OR {recent}))",
+            "SELECT study FROM studies WHERE studies.state = 'complete' AND NOT EXISTS"
+            f" (SELECT 1 FROM jobs WHERE jobs.study = studies.study AND ({OPEN} OR {recent}))",
             (failed_before, before),
         )
         return [row["study"] for row in rows]

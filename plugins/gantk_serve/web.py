@@ -26,14 +26,15 @@ from gantk.files import make_folder, write_file
 from gantk.formats.files import formats, suffix_of
 from gantk_serve.dicom import tls_context
 from gantk_serve.inbox import Refused
+from gantk_serve.journal import secret_of
+from gantk_serve.page import SHOWN_JOBS, status_page
 from gantk_serve.store import Job, now
+from gantk_serve.worker import UPLOADS
 
 if TYPE_CHECKING:
     from gantk_serve.service import Service
 
-UPLOADS = "uploads"
 STOW = "STOW-RS"  # the sender of instances that come by HTTP
-SHOWN_JOBS = 50  # on the page
 MAX_DIGITS = 20  # of Content-Length
 RESEARCH = "For research only. Every result is synthetic and must not be used for diagnosis."
 
@@ -125,7 +126,7 @@ class Api:
         path = self._keep_upload(file, number, suffix)
         job = Job(number, None, [path.as_posix()], chosen, to, label, created=now())
         self.store.add(job)
-        self.service.journal.say("waiting", job=number, model=Path(chosen).name)
+        self.service.journal.say("waiting", job=number, model=job.model_name)
         return {"job": number}
 
     def _keep_upload(self, file: UploadFile, number: str, suffix: str) -> Path:
@@ -141,7 +142,7 @@ class Api:
             raise HTTPException(507, f"The upload cannot be kept: {error.strerror}.") from None
         return path
 
-    def _known(self, number: str) -> Job:
+    def _job_or_404(self, number: str) -> Job:
         job = self.store.job(number)
         if job is None:
             raise HTTPException(404, "There is no such job. Its result may have been fetched.")
@@ -149,13 +150,13 @@ class Api:
 
     def job(self, number: str) -> dict[str, Any]:
         """The state of a job: waiting, running, done, sent, failed or cancelled."""
-        return _shown(self._known(number))
+        return _public_view(self._job_or_404(number))
 
     def result(self, number: str, background: BackgroundTasks) -> FileResponse:
         """The result of a job: a file, or a zip of several. That of an upload is deleted once it is
         fetched.
         """
-        found = self._known(number)
+        found = self._job_or_404(number)
         if found.state not in ("done", "sent"):
             raise HTTPException(409, f"The job is {found.state}. {found.reason}".strip())
 
@@ -174,18 +175,18 @@ class Api:
 
     def cancel(self, number: str) -> dict[str, Any]:
         """Cancel a job that has not ended, and delete its upload."""
-        found = self._known(number)
+        found = self._job_or_404(number)
         if not self.store.cancel(number, now()):
             raise HTTPException(409, f"The job is {found.state} and cannot be cancelled.")
         shutil.rmtree(self.service.folder / UPLOADS / number, ignore_errors=True)
-        return _shown(self._known(number))
+        return _public_view(self._job_or_404(number))
 
     def retry(self, number: str) -> dict[str, Any]:
         """Let a failed job start again."""
-        found = self._known(number)
+        found = self._job_or_404(number)
         if not self.store.retry(number, now()):
             raise HTTPException(409, f"The job is {found.state} and cannot be retried.")
-        return _shown(self._known(number))
+        return _public_view(self._job_or_404(number))
 
     async def stow(self, request: Request) -> JSONResponse:
         """Take DICOM instances, as STOW-RS does (PS3.18, 10.5): multipart/related with parts of
@@ -217,7 +218,7 @@ class Api:
 
     def status(self) -> dict[str, Any]:
         """The numbers of studies and jobs by state, and the newest jobs."""
-        jobs = [_shown(each) for each in self.store.jobs(newest=SHOWN_JOBS)]
+        jobs = [_public_view(each) for each in self.store.jobs(newest=SHOWN_JOBS)]
         return {"counts": self.store.counts(), "jobs": jobs, "version": __version__}
 
     def metrics(self) -> PlainTextResponse:
@@ -229,8 +230,6 @@ class Api:
 
     def page(self) -> HTMLResponse:
         """A small page with the state of the queue."""
-        from gantk_serve.page import status_page
-
         return HTMLResponse(status_page(self.service))
 
 
@@ -306,15 +305,12 @@ async def _parts(request: Request) -> list[bytes]:
     return [part.get_payload(decode=True) or b"" for part in message.iter_parts()]
 
 
-def _shown(job: Job) -> dict[str, Any]:
+def _public_view(job: Job) -> dict[str, Any]:
     """What is told of a job: no paths, no UIDs."""
     names = ("job", "target", "state", "reason", "attempts", "sends", "created", "begun", "ended")
     found = {name: getattr(job, name) for name in names}
-    return found | {"model": Path(job.model).name, "peers": job.peers}
+    return found | {"model": job.model_name, "peers": job.peers}
 
 
 def _token(path: Path) -> bytes:
-    """The token in a file, which only this user may read; a new one where there is none."""
-    if not path.exists():
-        write_file(path, secrets.token_urlsafe(32).encode(), private=True)
-    return path.read_bytes().strip()
+    return secret_of(path, lambda: secrets.token_urlsafe(32).encode()).strip()

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from gantk_serve.journal import Journal, kind_and_place, silence_libraries
 from gantk_serve.store import Job, Store, now
 
 RESULTS = "results"
+UPLOADS = "uploads"
 IDLE_SECONDS = 0.5  # between two looks at an empty queue
 TEMPORARY = "work"  # folder of what is being made
 MAX_REASON = 300  # characters
@@ -148,7 +148,7 @@ class Worker:
         except (OSError, GantkError):
             raise
         # zipfile and its decompressors raise any exception for a malicious file
-        except (zipfile.BadZipFile, Exception) as error:
+        except Exception as error:
             what = f"the zip file cannot be unpacked: {one_line(error)}"
             raise UserError(what, allowed="a zip of DICOM series or images") from None
         return content

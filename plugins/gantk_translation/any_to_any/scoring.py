@@ -44,7 +44,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     method = scorer.method
     data = tested.data
     places = spread(range(len(tested.pairs)), MAX_PAIRS)
-    known = chosen(tested.references, places)
+    known = references_at(tested.references, places)
     scored_inputs = tested.inputs[places]
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
@@ -87,7 +87,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             result["baselines"].setdefault(name, {})[key] = row
 
 
-def chosen(known: References, places: Sequence[int]) -> References:
+def references_at(known: References, places: Sequence[int]) -> References:
     """The references of the images at these places."""
     foreground = None if known.foreground is None else known.foreground[places]
     patients = [known.patients[place] for place in places]
