@@ -37,7 +37,7 @@ import nibabel as nib
 import numpy as np
 import score_volumes
 from scipy import stats
-from score_volumes import MIN_TISSUE_SHARE, MIN_TISSUE_VALUE, load, onto, scaled
+from score_volumes import load, onto, scaled, slices_with_tissue
 
 import gantk
 
@@ -113,18 +113,13 @@ def mean_of(training: Sequence[Person], to: str) -> np.ndarray:
     return np.mean(volumes, axis=0)
 
 
-def used_slices(truth: np.ndarray) -> np.ndarray:
-    """Which axial slices of a scaled volume (W, H, D) have tissue, as in score_volumes.py: (D,)."""
-    return (truth > MIN_TISSUE_VALUE).mean((0, 1)) > MIN_TISSUE_SHARE
-
-
 def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
     """PSNR in dB over the voxels of the label, in the slices with tissue."""
     grid = load(str(truth))
     real = scaled(grid.get_fdata(dtype=np.float32))
     found = scaled(onto(load(str(made)), grid)[0])
     inside = load(str(label)).get_fdata() > 0
-    inside &= used_slices(real)
+    inside &= slices_with_tissue(real)
     return float(-10 * np.log10(max(((found - real)[inside] ** 2).mean(), 1e-10)))
 
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from missing_contrasts import CONTRASTS, Case, Person, make, over_people, people
+from missing_contrasts import CONTRASTS, Case, Person, make, mean_of, over_people, people
 from score_volumes import load
 
 import gantk
@@ -87,15 +87,6 @@ def replacements(
         yield kind, path
 
 
-def mean_in_units(training: Sequence[Person], contrast: str) -> np.ndarray:
-    """The mean of the training people, each divided by its 99.5th percentile, times 1,000."""
-    total = 0.0
-    for person in training:
-        values = load(str(person.scans[contrast])).get_fdata(dtype=np.float32)
-        total = total + values / np.percentile(values, 99.5)
-    return np.asarray(total / len(training) * 1000, np.float32)
-
-
 def dice(run: Path, person: Person, replaced: dict[str, Path], out: Path) -> float:
     """The Dice of a segmenter on one person; NaN without the region."""
     folder = out / "evaluated"
@@ -117,11 +108,11 @@ def main(options: argparse.Namespace) -> None:
         for person in training:
             write_person(person, tree, {})
     runs = {region: train(region, tree, options.steps, options.out) for region in REGIONS}
-    means = {contrast: mean_in_units(training, contrast) for contrast in CONTRASTS}
+    means = {contrast: 1000 * mean_of(training, contrast) for contrast in CONTRASTS}
 
     rows: dict[str, list[dict[str, float]]] = {}
     for person in tested:
-        variants = {"real": {}}
+        variants: dict[str, dict[str, Path]] = {"real": {}}
         for contrast in CONTRASTS:
             for kind, file in replacements(person, contrast, model, means, options.out):
                 variants[f"{contrast} {kind}"] = {contrast: file}
@@ -135,6 +126,11 @@ def main(options: argparse.Namespace) -> None:
             record = {"people": names, "steps": options.steps, "dice": rows}
             options.json.write_text(json.dumps(record, indent=1) + "\n")
 
+    print_table(rows)
+
+
+def print_table(rows: dict[str, list[dict[str, float]]]) -> None:
+    """Print mean and interval of Dice by region, of each variant."""
     print(f"| contrast | {' | '.join(REGIONS)} |")
     print(f"| --- |{' --- |' * len(REGIONS)}")
     for name, own in rows.items():

@@ -58,6 +58,11 @@ def scaled(data: np.ndarray) -> np.ndarray:
     return np.clip(data / (float(np.percentile(data, 99.5)) or 1.0), 0, 1).astype(np.float64)
 
 
+def slices_with_tissue(truth: np.ndarray) -> np.ndarray:
+    """Which axial slices of a scaled volume (W, H, D) have enough tissue: (D,) bool."""
+    return (truth > MIN_TISSUE_VALUE).mean((0, 1)) > MIN_TISSUE_SHARE
+
+
 def ssim(one: np.ndarray, other: np.ndarray) -> float:
     """Mean structural similarity of two slices (Wang et al., 2004)."""
     means = [
@@ -100,7 +105,7 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
             volumes[name] = scaled(moved)
             inside = inside & seen
     tissue = truth > MIN_TISSUE_VALUE
-    used = tissue.mean((0, 1)) > MIN_TISSUE_SHARE
+    used = slices_with_tissue(truth)
     used &= (tissue & inside).sum((0, 1)) >= MIN_COVERED_SHARE * tissue.sum((0, 1))
     if not used.any():
         raise SystemExit(
