@@ -537,6 +537,36 @@ def test_post_contrast_images_among_those_of_t1_are_a_warning(volumes, tmp_path)
     assert any(expected in line for line in lines)
 
 
+def test_a_file_of_another_contrast_in_a_folder_is_a_warning(volumes, tmp_path):
+    data = tmp_path / "by_domain"
+    for number, folder in enumerate(sorted(volumes.iterdir())):
+        for domain in ("T1", "T2"):
+            flair = "_flair" if domain == "T1" and number == 1 else ""
+            new = data / domain / f"P{number}{flair}.nii.gz"
+            new.parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{domain}.nii.gz").rename(new)
+
+    told = [each["what"] for each in check(data)["problems"] if each["severity"] == "warning"]
+    assert "1 of 6 images of T1 is called FLAIR by name: 'T1/P1_flair.nii.gz'" in told
+
+
+@pytest.mark.parametrize("numbers, told", [((1, 2, 3), True), ((2, 3, 4), False)])
+def test_numbers_glued_to_contrasts_are_a_warning(tmp_path, pictures, numbers, told):
+    data = tmp_path / "glued"
+    data.mkdir()
+    firsts = ("T1", "T2") if told else ("T1", "T3")
+    images = iter(sorted(pictures.rglob("*.png")))
+    for first in firsts:
+        for number in numbers:
+            shutil.copy(next(images), data / f"{first}{number}.png")
+
+    found = [each for each in check(data)["problems"] if "begin with T1" in each["what"]]
+    assert bool(found) == told
+    if told:
+        assert "begin with T1 (3) and T2 (3)" in found[0]["what"]
+        assert "T1_1.png" in found[0]["remedy"]
+
+
 def test_patients_without_a_contrast_leave_the_pairs_of_others(volumes):
     first, second, *_ = sorted(folder.name for folder in volumes.iterdir())
     (volumes / first / "T2.nii.gz").unlink()

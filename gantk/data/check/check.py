@@ -321,7 +321,8 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage:
-        problems += findings.mixed_agents(usage.records, usage.names)
+        problems += findings.odd_file_names(usage.records, usage.names)
+        problems += findings.numbers_after_contrasts(usage.records, usage.names)
     if usage and _reads_table(usage):
         problems += findings.contradicted_by_names(usage.records, usage.names)
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve

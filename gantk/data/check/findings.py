@@ -33,6 +33,7 @@ MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compar
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
 MAX_LISTED = 4  # file names per sentence
+GLUED_NUMBER = re.compile(r"(?i)(t[12])\d+$")  # a whole name: `T11`, `t2007`
 
 Problem = dict[str, Any]
 
@@ -343,34 +344,80 @@ def contradicted_by_names(
     for (domain, other), images in said.items():
         if len(names) > 1 and counts[other] == len(names):
             continue
-        of = f"{len(images)} of {count_noun(compared[domain], 'image')} of {domain}"
-        what = f"{of} {agreeing(images, 'is|are')} called {other} by name:"
         remedy = "compare the images with the table, and correct its domains or the names"
-        yield problem("contrast", "warning", what, images, remedy)
+        yield _named_otherwise(domain, other, images, len(compared[domain]), remedy)
 
 
-def mixed_agents(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
-    """Warn of images of T1 whose names say a contrast agent (`P1_t1_gd`) beside others of their
-    domain that say T1 without one; or the reverse, of T1ce. `domains` are the names by letter.
+def odd_file_names(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
+    """Warn of the images whose file names say another contrast than their folder and most others of
+    their domain: `T1/P1_flair`. T1 with a contrast agent (`P1_t1_gd`) is told wherever others of
+    the domain say T1 without one, and the reverse of T1ce. `domains` are the names by letter.
     """
-    contrasts = ("t1", "t1ce")
     for letter, domain in domains.items():
-        own = usual_contrast(domain)
-        names = {
-            record.scan_key or record.key: stem_of(record.path)
+        own = contrasts_in(domain)
+        if len(own) != 1:
+            continue
+        paths = {
+            record.scan_key or record.key: Path(record.path)
             for record in records
             if record.domain == letter and record.path
         }
-        said = {name: usual_contrast(stem) for name, stem in names.items()}
-        if own not in contrasts or own not in said.values():
+        said = {name: contrasts_in(stem_of(path)) for name, path in paths.items()}
+        by_other: dict[str, list[str]] = defaultdict(list)
+        for name, contrasts in said.items():
+            folders = Path(name).parts[:-1]
+            if _contradicts(own, contrasts, set().union(*map(contrasts_in, folders))):
+                by_other[min(contrasts)].append(name)
+
+        for other, images in by_other.items():
+            if own in said.values() or 2 * len(images) < len(paths):
+                remedy = "remove these images, or give them a domain of their own in a table"
+                yield _named_otherwise(domain, other.upper(), images, len(paths), remedy)
+
+
+def _contradicts(own: set[str], by_name: set[str], by_folders: set[str]) -> bool:
+    """Whether a file's name says another contrast than its domain, which is the set of one."""
+    if len(by_name) != 1 or by_name == own:
+        return False
+    if own | by_name == {"t1", "t1ce"}:
+        return True
+    return own <= by_folders and exclude(min(by_name), min(own))
+
+
+def _named_otherwise(
+    domain: str, other: str, images: Sequence[str], total: int, remedy: str
+) -> Problem:
+    """The problem of images of `domain`, of `total` that were compared, whose names say `other`."""
+    of = f"{len(images)} of {count_noun(total, 'image')} of {domain}"
+    what = f"{of} {agreeing(images, 'is|are')} called {other} by name:"
+    return problem("contrast", "warning", what, images, remedy)
+
+
+def numbers_after_contrasts(
+    records: Sequence[Record], domains: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Note a domain whose names begin with T1 and T2, each glued to a number (`T11`, `T28`): they
+    may be two contrasts. `domains` are the names by letter.
+    """
+    for letter, domain in domains.items():
+        if usual_contrast(domain):
             continue
-        (other,) = {*contrasts} - {own}
-        images = [name for name, contrast in said.items() if contrast == other]
-        if images:
-            of = f"{len(images)} of {count_noun(names, 'image')} of {domain}"
-            what = f"{of} {agreeing(images, 'is|are')} called {other.upper()} by name:"
-            remedy = "remove these images, or give them a domain of their own in a table"
-            yield problem("contrast", "warning", what, images, remedy)
+        begins = Counter[str]()
+        for record in records:
+            match = GLUED_NUMBER.match(stem_of(record.path)) if record.path else None
+            if record.domain == letter:
+                begins[match[1].upper() if match else ""] += 1
+
+        if set(begins) == {"T1", "T2"}:
+            what = (
+                f"the names of {domain} begin with T1 ({begins['T1']}) and T2 ({begins['T2']}),"
+                " which were read as parts of a number"
+            )
+            remedy = (
+                "if these are contrasts, put a _ after them (T1_1.png), or list the images in a"
+                " table"
+            )
+            yield problem("contrast", "warning", what, (), remedy)
 
 
 def _other_in_path(path: Path, own: str, domains: Sequence[str]) -> str | None:

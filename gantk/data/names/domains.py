@@ -299,22 +299,27 @@ def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) ->
         elif same_contrast(each or "", word):
             images.append(image)
 
-    return without_derived(images)
+    return without_derived(images, word)
 
 
-def without_derived(images: Sequence[Path]) -> list[Path]:
+def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
     """A domain's images without those made from others, and without side files.
 
     The first are named as an image with a contrast in their folder or above it, and further words
     (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside
-    one that does (`bias`).
+    one that names the domain's (`bias`).
     """
     stems_of = defaultdict(set)  # by folder
     for image in images:
         stems_of[image.parent].add(stem_of(image).lower())
 
     contrasts = {image: usual_contrast(stem_of(image)) for image in images if is_volume(image)}
-    with_contrast = {image.parent for image, contrast in contrasts.items() if contrast}
+    own = usual_contrast(domain)
+    with_contrast = {
+        image.parent
+        for image, contrast in contrasts.items()
+        if contrast and not exclude(contrast, own)
+    }
 
     @lru_cache
     def stems_above(folder: Path) -> list[set[str]]:
@@ -482,7 +487,7 @@ def discover(
     kept: dict[Path, Match] = {}
     for letter in "ab":
         own = [image for image, match in match_of.items() if match[0] == letter]
-        kept |= {image: match_of[image] for image in without_derived(own)}
+        kept |= {image: match_of[image] for image in without_derived(own, names[letter])}
 
     return items_in(root, kept, names)
 

@@ -59,7 +59,7 @@ class Contrasts(VolumeSource):
 
         folders: dict[Path, Counter] = defaultdict(Counter)
         for contrast, own in by_contrast.items():
-            for image in names.without_derived(own):
+            for image in names.without_derived(own, contrast):
                 folders[image.parent][contrast] += 1
 
         patients = set()
