@@ -369,9 +369,10 @@ def _say_training(parts: Parts, say: Say) -> None:
     from gantk.machine.runtime import describe
 
     runtime = parts.runtime
-    weights = sum(parameter.numel() for parameter in parts.method.parameters())
+    millions = sum(parameter.numel() for parameter in parts.method.parameters()) / 1e6
+    weights = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
     machine = describe(runtime)
-    size = f"{weights / 1e6:.2g} M weights, {count_noun(parts.engine.steps, 'step')}"
+    size = f"{weights} M weights, {count_noun(parts.engine.steps, 'step')}"
     place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
     if runtime.world > 1:
         place += f", {runtime.world} ranks"

@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from gantk.errors import GantkError, UserError, one_line
+from gantk.errors import GantkError, UserError, one_line, text_of
 
 T = TypeVar("T")
 
@@ -308,6 +308,8 @@ def _in_time(call: Callable[[], T]) -> T:
             f"the server sent less than {PIECE_BYTES:,} bytes in {PIECE_SECONDS:.0f} seconds"
         ) from None
 
+    if "IncompleteRead" in text_of(error):  # in the words of http.client, which urllib3 repeats
+        raise NotAnswered("the connection ended before all bytes were sent")
     if isinstance(error, (OSError, HTTPError, HTTPException, ValueError)):
         # urllib3's errors wrap the system's
         reason = one_line(error, 4000).rpartition(": ")[2].rpartition("('")[2].rstrip("')>.")

@@ -103,7 +103,9 @@ def list_files(name: str, revision: str | None) -> Listing:
         raise Refused(f"the hub's answer is of the commit {commit}")
 
     rows = found.get("siblings")
-    files = [row.get("rfilename") for row in rows or () if isinstance(row, dict)]
+    if not isinstance(rows, list):
+        raise Refused("the hub's answer has no list of files")
+    files = [row.get("rfilename") for row in rows if isinstance(row, dict)]
     return Listing(commit, [file for file in files if isinstance(file, str)])
 
 

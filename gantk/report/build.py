@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 import time
 from collections import Counter
@@ -51,6 +52,8 @@ SETS_OF_VALUES = {
     "generated": "generated",
     "generated_post": "after the post-steps",
 }
+# what could control a terminal that shows the file
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # functions of `words` that the templates use
 FILTERS = (
     "number",
@@ -70,7 +73,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     `renewed_after`: seconds since the page of a running training was last written; the page then
     reloads itself.
     """
-    record = RunRecord(Path(run))
+    record = RunRecord(run)
     test_patients = patients_section(record)
     sections = _further_sections(record, test_patients)
     live = None
@@ -149,9 +152,10 @@ def render(
 
     script = join_sources(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return templates.get_template(template).render(
+    page = templates.get_template(template).render(
         **story, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
+    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 @cache

@@ -221,12 +221,28 @@ class RunRecord:
     """The content of a run folder; an absent file leaves its field empty, an unreadable one is
     named in `problems`.
 
-    UserError where `path` is not a run folder.
+    UserError where `run` is not a run folder.
     """
 
-    def __init__(self, path: Path):
+    # so that no plugin can clear `vars(record)` for all others
+    __slots__ = (
+        "best",
+        "directions",
+        "environment",
+        "log",
+        "metrics",
+        "path",
+        "problems",
+        "recipe",
+        "recipe_text",
+        "samples",
+        "split",
+    )
+
+    def __init__(self, run: str | Path):
+        path = Path(run)
         if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
-            what = f"'{path}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
+            what = f"'{run}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
             remedy = "Give the folder that `gantk run` printed, such as runs/NAME-TIME"
             raise UserError(what, where="report", remedy=remedy)
 

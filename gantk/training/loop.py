@@ -27,6 +27,7 @@ from gantk.errors import (
     UserError,
     argument,
     count_noun,
+    machine_failure,
     one_line,
 )
 from gantk.files import expect_inside, make_folder, whole_folder
@@ -409,9 +410,8 @@ class Training:
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
-            view.print(
-                f"warning  report.html could not be updated: {one_line(error)}", style="yellow"
-            )
+            reason = machine_failure(error) or one_line(error)
+            view.print(f"warning  report.html could not be updated: {reason}", style="yellow")
 
         self._reported = time.perf_counter()
         view.busy = None
