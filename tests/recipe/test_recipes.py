@@ -245,8 +245,8 @@ def refusal_of(recipe, kind):
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, but data.dims is 3. Allowed: volumes: NIfTI", None
     if "+" in table["domains"][0] and kind != "nifti":
-        said = "' has [34] contrasts.*one folder for each patient,.* one file"
-        return f"{said}|it is unclear which images" if len({*table["domains"]}) == 1 else said, None
+        said = "' has [34] contrasts|contains one file for each contrast"
+        return rf"({said}).*one folder for each patient,.* one file", None
     # its domains are classes, which no header or file name says
     if recipe == "style_gan_tumour" and kind == "nifti":
         return "needs one domain.*'folders' or 'aligned' for two domains", None

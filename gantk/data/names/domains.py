@@ -503,6 +503,12 @@ def _cannot_tell(
     root: Path, domains: Sequence[str], images: Sequence[Path], folders: Sequence[Parts]
 ) -> UserError:
     """The error that no rule finds two domains, with the settings that would."""
+    if any("+" in domain for domain in domains):
+        what = f"no folder in '{root}' contains one file for each contrast of {domains[0]}"
+        allowed = "one folder for each patient, with one file for each contrast, such as T1.nii.gz"
+        remedy = "move the files of each patient into a folder of its own"
+        return UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+
     contrasts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
     shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8])
     if len(folders) > 8:
