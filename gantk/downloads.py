@@ -308,7 +308,8 @@ def _in_time(call: Callable[[], T]) -> T:
             f"the server sent less than {PIECE_BYTES:,} bytes in {PIECE_SECONDS:.0f} seconds"
         ) from None
 
-    if "IncompleteRead" in text_of(error):  # in the words of http.client, which urllib3 repeats
+    # the words of http.client, which urllib3 repeats
+    if error is not None and "IncompleteRead" in text_of(error):
         raise NotAnswered("the connection ended before all bytes were sent")
     if isinstance(error, (OSError, HTTPError, HTTPException, ValueError)):
         # urllib3's errors wrap the system's

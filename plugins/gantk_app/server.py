@@ -62,6 +62,7 @@ CLOSED = (
 )
 
 
+PAGE_UPLOADS = "page"  # Gradio's folder of uploads, until the page takes them
 UNTAKEN_S = 300.0  # seconds: a page takes its upload at once, and one that no page took is removed
 
 
@@ -192,7 +193,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         Guard,
         hosts=LOOPBACK if host in LOOPBACK else set(),
         most=service.most,
-        uploads=service.folder.resolve() / "uploads",
+        uploads=service.folder.resolve() / PAGE_UPLOADS,
     )
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
@@ -236,7 +237,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         if folder == "own":
             path = SCRIPTS.get(name, HERE)
         else:
-            path = service.folder / folder / "made" / name
+            path = service.made(folder) / name
         if ".." in (folder, name) or not path.is_file():
             raise HTTPException(404, "This result was deleted. Translate the scan again.")
         return FileResponse(str(path), filename=None if folder == "own" else name)
@@ -266,7 +267,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
     # uploads: by browser session
     uploads = {}
     scores = {}
-    cache = service.folder.resolve() / "uploads"
+    cache = service.folder.resolve() / PAGE_UPLOADS
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         scores = read(service.model.run.path, "metrics.json")

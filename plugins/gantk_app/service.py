@@ -1,5 +1,5 @@
-"""Runs translations for several users: one at a time, each in its own folder, with readable error
-messages.
+"""Translates for several users by the queue and the worker of `gantk_serve`, one upload at a time,
+and prepares what the page shows.
 """
 
 from __future__ import annotations
@@ -9,27 +9,41 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from queue import Full
 from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 
-from gantk.errors import GantkError, UserError, one_line
+from gantk.errors import GantkError, UserError
 from gantk.files import make_folder, temporary_beside, write_file
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
+from gantk_serve.addresses import listen
+from gantk_serve.journal import Journal
+from gantk_serve.store import Job, now
+from gantk_serve.worker import (
+    CONTENT,
+    DEFECT,
+    RESULTS,
+    SENT,
+    TEMPORARY,
+    UPLOADS,
+    Worker,
+    is_zip,
+    unpack_upload,
+)
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
 MAX_WAITING = 16  # translations that run or wait; a further one is refused
+LOOK_SECONDS = 0.1  # between two looks at the state of a job
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -43,19 +57,25 @@ class Result(NamedTuple):
 
 
 class Service:
-    """One trained model, its queue, and the folder of all uploads and results."""
+    """One trained model, the queue of its translations, and the folder of all uploads and results."""
 
     def __init__(self, run: str, folder: Path, most: int, device: str | None = None):
-        from gantk import load
-
-        # most: bytes of an upload
+        """`most`: bytes of an upload, also after unzipping."""
         self.run = run
         self.folder = folder
         self.most = most
-        self.device = device
-        self.queue = []
-        self.moved = threading.Condition()
-        self.model = load(run, device=device)
+        for name in (UPLOADS, RESULTS, TEMPORARY):
+            make_folder(folder / name, private=True)
+        self.worker = Worker(
+            folder,
+            "app",
+            device,
+            most=most,
+            journal=Journal(folder, quiet=True),
+            show_defect=traceback.print_exception,
+        )
+        self.store = self.worker.store
+        self.model = self.worker.model(run)
         self.directions = {}
         for letter in "ba":
             with suppress(UserError):  # the model lacks this direction
@@ -68,39 +88,31 @@ class Service:
                 where="RUN",
                 remedy="name a run of an image-to-image method",
             )
+        self._unpacking = threading.Lock()
+        threading.Thread(target=self._work, name="translate", daemon=True).start()
+
+    def _work(self) -> None:
+        """Translate one upload after another until `close`."""
+        while not self.worker.stop.is_set():
+            with suppress(OSError):  # a full disk: the queue cannot be written
+                self.worker.run()
+            self.worker.stop.wait(LOOK_SECONDS)
+
+    def close(self) -> None:
+        """Begin no further translation."""
+        self.worker.stop.set()
 
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""
-        folder = self.folder / secrets.token_urlsafe(16) / "in"
+        folder = self.folder / UPLOADS / secrets.token_urlsafe(16) / SENT
         make_folder(folder, private=True, new=True)
         _, _, last = name.replace("\\", "/").rpartition("/")
         plain = re.sub(r"[^\w. #()+-]", "_", last).lstrip(".")
         return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
 
-    @contextmanager
-    def turn(self, tell: Tell) -> Iterator[int]:
-        """Wait for one's turn in the queue; yields how many were ahead. queue.Full where too many
-        are waiting.
-        """
-        ticket = object()
-        with self.moved:
-            before = len(self.queue)
-            if before >= MAX_WAITING:
-                raise Full(
-                    f"{MAX_WAITING} translations are already waiting. Try again in a few minutes."
-                )
-            self.queue.append(ticket)
-
-        try:
-            with self.moved:
-                while self.queue[0] is not ticket:
-                    tell(0.0, f"Waiting: {self.queue.index(ticket)} translations run first")
-                    self.moved.wait()
-            yield before
-        finally:
-            with self.moved:
-                self.queue.remove(ticket)
-                self.moved.notify_all()
+    def made(self, folder: str) -> Path:
+        """Where the results of the upload with this folder's name lie."""
+        return self.folder / UPLOADS / folder / "made"
 
     def translate(
         self,
@@ -113,94 +125,76 @@ class Service:
         tell: Tell = lambda *_: None,
     ) -> Result:
         """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a
-        bad file.
+        bad file, queue.Full where too many are waiting.
         """
-        from gantk import translate
-
-        messages: list[str] = []
-        packed = upload.suffix.lower() == ".zip"
-        made = upload.parent.parent / "made"
-        out = made / "out"
-        content = made / "content"
-
-        def without_paths(text: str) -> str:
-            text = text.replace(f"'{content}'", f"'{upload.name}'")
-            for hidden in (
-                "  (INPUT)",
-                "  (--to)",
-                "  (--label)",
-                f"{content}/",
-                f"{out}/",
-                f"{upload.parent}/",
-            ):
-                text = text.replace(hidden, "")
-            return text
-
+        source = self._unpacked(upload) if is_zip(upload) else upload
+        job = Job(
+            secrets.token_urlsafe(16),
+            None,
+            [source.relative_to(self.folder).as_posix()],
+            self.run,
+            to,
+            label or "",
+            uncertainty="auto" if uncertainty else "",
+            created=now(),
+        )
+        waited = self.store.enqueue(job, MAX_WAITING)
         try:
-            with self.turn(tell) as waited:
-                shutil.rmtree(made, ignore_errors=True)
-                make_folder(out, private=True, new=True)
-                source = self._unpack_zip(upload, content) if packed else upload
-                try:
-                    translate(
-                        self.run,
-                        source,
-                        out if packed else out / upload.name,
-                        to=to,
-                        label=label,
-                        uncertainty="auto" if uncertainty else None,
-                        device=self.device,
-                        say=messages.append,
-                        progress=lambda share, name: tell(share, f"Translating to {to}"),
-                    )
-                except GantkError as error:
-                    has_results = out.is_dir() and any(out.iterdir())
-                    if isinstance(error, UserError) or not has_results:
-                        raise
-                    messages.append(f"warning  {error}")  # only some of the zip's files failed
+            ended = self._wait(job, tell)
+            tell(1.0, "Preparing the view")
+            made = self.made(upload.parts[-3])
+            shutil.rmtree(made, ignore_errors=True)
+            make_folder(made, private=True, new=True)
+            out = (self.folder / ended.result).rename(made / "out")
+        finally:
+            self.store.cancel(job.job, now())
+            self.store.forget_job(job.job)
 
-                tell(1.0, "Preparing the view")
-                inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
-                views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
-                file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
-                if packed:
-                    shutil.make_archive(str(file.with_suffix("")), "zip", out)
-                else:
-                    (out / upload.name).rename(file)
-        except GantkError as error:
-            shown = type(error)(without_paths(str(error)))
-            shown.exit_code = error.exit_code
-            raise shown from error
+        packed = source.is_dir()
+        inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
+        views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
+        file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
+        if packed:
+            shutil.make_archive(str(file.with_suffix("")), "zip", out)
+        else:
+            (out / upload.name).rename(file)
 
         notes = []
-        for message in messages:
-            kind, _, text = message.partition(" ")
-            if message.startswith(("warning", "note", "clipped")):
-                notes.append((kind, without_paths(text.strip())))
-
+        for line in ended.notes:
+            kind, _, text = line.partition(" ")
+            notes.append((kind, text.strip()))
         return Result(file, notes, views, waited)
 
-    def _unpack_zip(self, archive: Path, folder: Path) -> Path:
-        """Unpack a zip and return the folder; UserError where it is damaged, too large, or has
-        paths outside of it.
-        """
-        from gantk.formats.archives import unpack
-
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                sizes = [each.file_size for each in opened.infolist()]
-            if len(sizes) > 20_000 or sum(sizes) > self.most:
-                raise ValueError(f"it holds more than 20,000 files or {self.most >> 20} MB")
-            make_folder(folder, private=True, new=True)
-            unpack(archive, folder)
-        # zipfile and its decompressors raise any exception for a malicious file
-        except Exception as error:
-            what = f"the zip file '{archive.name}' cannot be unpacked: {one_line(error)}"
-            raise UserError(
-                what, allowed="a zip of DICOM series or images", remedy="pack it again"
-            ) from None
-
+    def _unpacked(self, upload: Path) -> Path:
+        """The folder of a zip's content; UserError as of `unpack_upload`."""
+        folder = upload.parent.parent / CONTENT
+        with self._unpacking:
+            if not folder.exists():
+                unpack_upload(upload, folder, self.most)
         return folder
+
+    def _wait(self, job: Job, tell: Tell) -> Job:
+        """The job once its translation is done; GantkError with the reason where it fails."""
+        while True:
+            found = self.store.job(job.job)
+            if found is None or found.state in ("done", "failed", "cancelled"):
+                break
+            if found.state == "waiting" and found.attempts:  # such as a full disk
+                raise GantkError(found.reason)
+            ahead = self.store.ahead(job)
+            if ahead:
+                tell(0.0, f"Waiting: {ahead} translations run first")
+            else:
+                tell(found.progress, f"Translating to {job.target}")
+            time.sleep(LOOK_SECONDS)
+
+        if found is not None and found.state == "done":
+            return found
+        if found is None or found.reason.startswith(DEFECT):
+            raise GantkError(
+                "An unexpected error occurred. The terminal that runs gantk app shows it."
+            )
+        raise UserError(found.reason)
 
 
 def _views(
@@ -307,25 +301,18 @@ def app(
         what = f"gantk app needs the package {error.name}, which is not installed"
         raise UserError(what, remedy='install it: pip install "gantk[app]"') from None
 
-    try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        what = f"the server cannot listen on {host}, port {port}: {error.strerror}"
-        raise UserError(
-            what,
-            where="--host, --port",
-            remedy="choose another address or port; --port 0 chooses a free port",
-        ) from None
-
+    listener = listen(host, port, "--host, --port")
     # also deletes those of killed processes
     folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
     make_folder(folder, private=True, new=True)
+    service = None
     try:
         # so that `finally` deletes uploads
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(stop, signal.default_int_handler)
 
-        served = application(Service(run, folder, max_mb << 20, device), host)
+        service = Service(run, folder, max_mb << 20, device)
+        served = application(service, host)
         say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C stops the server)")
         if host not in LOOPBACK:
             say(
@@ -338,4 +325,6 @@ def app(
         )
     finally:
         listener.close()
+        if service is not None:
+            service.close()
         shutil.rmtree(folder, ignore_errors=True)

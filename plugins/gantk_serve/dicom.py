@@ -19,6 +19,7 @@ from pynetdicom.sop_class import (
 )
 
 from gantk.errors import UserError
+from gantk_serve.addresses import cannot_listen
 from gantk_serve.inbox import Inbox, Refused
 from gantk_serve.journal import Journal
 from gantk_serve.rules import DicomTable, PeerTable, Rules, TlsTable
@@ -68,12 +69,8 @@ class Node:
                 (table.host, table.port), block=False, evt_handlers=handlers, ssl_context=secure
             )
         except OSError as error:
-            what = f"the DICOM node cannot listen on {table.host}, port {table.port}"
-            raise UserError(
-                f"{what}: {error.strerror}",
-                where="dicom.host, dicom.port",
-                remedy="choose another address or port",
-            ) from None
+            place = (table.host, table.port, "dicom.host, dicom.port")
+            raise cannot_listen(error, *place) from None
         return self._server.server_address[1]
 
     def stop(self) -> None:

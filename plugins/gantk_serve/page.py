@@ -30,7 +30,7 @@ def status_page(service: Service) -> str:
     rows = "".join(
         f"<tr><td>{local_time(job.created)}</td><td>{service.journal.whose(job.study)}</td>"
         f"<td>{escape(job.model_name)}</td><td>{escape(job.target)}</td>"
-        f"<td>{job.state}</td><td>{escape(job.reason)}</td></tr>"
+        f"<td>{job.shown_state}</td><td>{escape(job.reason)}</td></tr>"
         for job in service.store.jobs(newest=SHOWN_JOBS)
     )
     names = ("added", "study", "model", "to", "state", "reason")

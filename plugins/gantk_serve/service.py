@@ -33,8 +33,12 @@ class Workers:
     for one of this service.
     """
 
-    def __init__(self, folder: Path, devices: list[str], store: Store, journal: Journal):
+    def __init__(
+        self, folder: Path, devices: list[str], store: Store, journal: Journal, most: int = 2**31
+    ):
+        """`most`: the largest content of a zip in bytes."""
         self.folder = folder
+        self.most = most
         self.store = store
         self.journal = journal
         self.devices = devices or [""]
@@ -59,7 +63,7 @@ class Workers:
     def _start(self, number: int) -> None:
         name = f"worker-{number}-{secrets.token_hex(4)}"
         command = [sys.executable, "-m", "gantk_serve.worker", str(self.folder), name]
-        arguments = [str(os.getpid()), *filter(None, [self.devices[number]])]
+        arguments = [str(os.getpid()), str(self.most), *filter(None, [self.devices[number]])]
         self.processes[name] = subprocess.Popen([*command, *arguments])
         self._numbers[name] = number
 
@@ -112,7 +116,13 @@ class Service:
         self.journal = Journal(self.folder)
         self.store = Store(self.folder, rules.service.retry)
         self.inbox = Inbox(self.folder, rules, self.store, self.journal)
-        self.workers = Workers(self.folder, rules.service.devices, self.store, self.journal)
+        self.workers = Workers(
+            self.folder,
+            rules.service.devices,
+            self.store,
+            self.journal,
+            rules.service.max_mb << 20,
+        )
         self.stopping = threading.Event()
 
     def resume(self) -> None:

@@ -28,7 +28,7 @@ def status_lines(rules: Path, as_json: bool = False) -> Iterator[str]:
     journal = Journal(folder, quiet=True)
     for job in jobs:
         start = f"{local_time(job.created)}  {journal.whose(job.study):12}  {job.job}"
-        yield f"{start}  {job.model_name:12} {job.state:9} {job.reason}".rstrip()
+        yield f"{start}  {job.model_name:12} {job.shown_state:11} {job.reason}".rstrip()
 
 
 def retry_job(rules: Path, number: str) -> str:

@@ -18,18 +18,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Full
 from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import write_file
 
 NAME = "queue.sqlite"
-VERSION = 1
+VERSION = 2
 MAX_ATTEMPTS = 10  # of a translation whose worker ended, before it counts as failed
 MAX_SENDS = 16  # of a result: over a day and a half, with the default first wait
 FIRST_WAIT = 10.0  # seconds
 MAX_WAIT = 4 * 3600.0
 STATES = ("waiting", "running", "done", "sent", "failed", "cancelled")
+LISTS = ("files", "peers", "notes")  # columns of JSON
 # jobs that will change by themselves
 OPEN = "(state IN ('waiting', 'running') OR (state = 'done' AND peers != '[]'))"
 
@@ -67,7 +69,10 @@ CREATE TABLE jobs (
     begun REAL,
     ended REAL,                  -- time of the last change of state
     worker TEXT NOT NULL,
-    result TEXT NOT NULL         -- relative to the service's folder
+    progress REAL NOT NULL,      -- share of the translation that is done
+    notes TEXT NOT NULL,         -- JSON: what the translation says about the input
+    result TEXT NOT NULL,        -- relative to the service's folder
+    uncertainty TEXT NOT NULL    -- as of `gantk.translate`, "" for none
 );
 CREATE INDEX jobs_by_state ON jobs (state, ready);
 """
@@ -104,12 +109,20 @@ class Job:
     begun: float | None = None
     ended: float | None = None
     worker: str = ""
+    progress: float = 0.0
+    notes: list[str] = field(default_factory=list)
     result: str = ""
+    uncertainty: str = ""
 
     @property
     def model_name(self) -> str:
         """The name of the model without the folders before it."""
         return Path(self.model).name
+
+    @property
+    def shown_state(self) -> str:
+        """The state for people: that of a running job with its progress."""
+        return f"{self.state} {self.progress:.0%}" if self.state == "running" else self.state
 
 
 class Store:
@@ -219,12 +232,26 @@ class Store:
             return [job for job in jobs if self._add(db, job)]
 
     def add(self, job: Job) -> bool:
-        """Add a job of an upload; False if there is one of its number."""
+        """Add a job; False if there is one of its number."""
         with self.change() as db:
             return self._add(db, job)
 
+    def enqueue(self, job: Job, most: int) -> int:
+        """Add a job of an upload; returns how many run or wait before it. queue.Full where that are
+        `most`.
+        """
+        with self.change() as db:
+            condition = "state IN ('waiting', 'running')"
+            before = db.execute(f"SELECT count(*) FROM jobs WHERE {condition}").fetchone()[0]
+            if before >= most:
+                raise Full(
+                    f"{before} translations are already waiting. Try again in a few minutes."
+                )
+            self._add(db, job)
+        return before
+
     def _add(self, db: sqlite3.Connection, job: Job) -> bool:
-        values = vars(job) | {"files": json.dumps(job.files), "peers": json.dumps(job.peers)}
+        values = vars(job) | {name: json.dumps(getattr(job, name)) for name in LISTS}
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         added = db.execute(
@@ -239,16 +266,24 @@ class Store:
         condition = "WHERE state = 'waiting' AND ready <= ? ORDER BY created, job LIMIT 1"
         with self.change() as db:
             row = db.execute(
-                "UPDATE jobs SET state = 'running', worker = ?, begun = ?, ended = ?,"
+                "UPDATE jobs SET state = 'running', worker = ?, begun = ?, ended = ?, progress = 0,"
                 f" attempts = attempts + 1 WHERE job = (SELECT job FROM jobs {condition})"
                 " RETURNING *",
                 (worker, now, now, now),
             ).fetchone()
         return _job(row) if row else None
 
-    def finish(self, job: Job, worker: str, result: str, now: float) -> bool:
+    def note_progress(self, job: Job, worker: str, share: float) -> None:
+        """Note how much of a job is done, if this worker still has it."""
+        condition = "job = ? AND state = 'running' AND worker = ?"
+        with self.change() as db:
+            db.execute(f"UPDATE jobs SET progress = ? WHERE {condition}", (share, job.job, worker))
+
+    def finish(
+        self, job: Job, worker: str, result: str, now: float, notes: Sequence[str] = ()
+    ) -> bool:
         """Note the result of a job; False if another worker has it by now, or it was cancelled."""
-        changes = {"result": result, "ready": now}
+        changes = {"result": result, "ready": now, "progress": 1.0, "notes": json.dumps([*notes])}
         return self._leave("running", job, "done", now, worker=worker, changes=changes)
 
     def fail(self, job: Job, reason: str, now: float, worker: str | None = None) -> bool:
@@ -366,10 +401,14 @@ class Store:
             found[state] = count
         return found
 
-    def waiting(self) -> int:
-        """The number of translations that run or wait."""
-        counts = self.counts()
-        return counts["waiting"] + counts["running"]
+    def ahead(self, job: Job) -> int:
+        """The number of translations that run or wait, and were added before this one."""
+        row = self._db.execute(
+            "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')"
+            " AND (created, job) < (?, ?)",
+            (job.created, job.job),
+        ).fetchone()
+        return row[0]
 
     # ---- what is kept
 
@@ -410,7 +449,7 @@ class Store:
 
 def _job(row: sqlite3.Row) -> Job:
     values = dict(row)
-    return Job(**values | {name: json.loads(values[name]) for name in ("files", "peers")})
+    return Job(**values | {name: json.loads(values[name]) for name in LISTS})
 
 
 def now() -> float:

@@ -5,12 +5,12 @@ Every call carries a token.
 import hmac
 import secrets
 import shutil
-import socket
 import ssl
 import threading
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
+from queue import Full
 from typing import TYPE_CHECKING, Annotated, Any
 
 import python_multipart  # noqa: F401 (FastAPI reads forms with it)
@@ -21,9 +21,9 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTex
 from fastapi.security import HTTPBearer
 
 from gantk import __version__
-from gantk.errors import UserError
 from gantk.files import make_folder, write_file
 from gantk.formats.files import formats, suffix_of
+from gantk_serve.addresses import listen
 from gantk_serve.dicom import tls_context
 from gantk_serve.inbox import Refused
 from gantk_serve.journal import secret_of
@@ -35,6 +35,18 @@ if TYPE_CHECKING:
     from gantk_serve.service import Service
 
 STOW = "STOW-RS"  # the sender of instances that come by HTTP
+PUBLIC = (
+    "job",
+    "target",
+    "state",
+    "progress",
+    "reason",
+    "attempts",
+    "sends",
+    "created",
+    "begun",
+    "ended",
+)
 MAX_DIGITS = 20  # of Content-Length
 RESEARCH = "For research only. Every result is synthetic and must not be used for diagnosis."
 
@@ -51,16 +63,7 @@ class Web:
 
     def start(self) -> str:
         """Begin to listen; returns the address. UserError where that is impossible."""
-        try:
-            listener = socket.create_server((self.table.host, self.table.port))
-        except OSError as error:
-            what = f"the server cannot listen on {self.table.host}, port {self.table.port}"
-            raise UserError(
-                f"{what}: {error.strerror}",
-                where="http.host, http.port",
-                remedy="choose another address or port",
-            ) from None
-
+        listener = listen(self.table.host, self.table.port, "http.host, http.port")
         options: dict[str, Any] = {"log_level": "critical", "access_log": False}
         tls = self.table.tls
         if tls is not None:
@@ -119,13 +122,14 @@ class Api:
         suffix = suffix_of(Path(file.filename or ""))
         if suffix not in (*formats(), ".zip"):
             raise HTTPException(400, "The file is no image that gantk reads, and no zip.")
-        if self.store.waiting() >= self.service.rules.service.max_waiting:
-            raise HTTPException(503, "Too many translations are waiting. Try again later.")
-
         number = secrets.token_hex(16)
         path = self._keep_upload(file, number, suffix)
         job = Job(number, None, [path.as_posix()], chosen, to, label, created=now())
-        self.store.add(job)
+        try:
+            self.store.enqueue(job, self.service.rules.service.max_waiting)
+        except Full as error:
+            shutil.rmtree(self.service.folder / path.parent, ignore_errors=True)
+            raise HTTPException(503, str(error)) from None
         self.service.journal.say("waiting", job=number, model=job.model_name)
         return {"job": number}
 
@@ -306,9 +310,12 @@ async def _parts(request: Request) -> list[bytes]:
 
 
 def _public_view(job: Job) -> dict[str, Any]:
-    """What is told of a job: no paths, no UIDs."""
-    names = ("job", "target", "state", "reason", "attempts", "sends", "created", "begun", "ended")
-    found = {name: getattr(job, name) for name in names}
+    """What is told of a job: no paths, no UIDs. Notes may quote a header: only of an upload, whose
+    sender has the file.
+    """
+    found = {name: getattr(job, name) for name in PUBLIC}
+    if job.study is None:
+        found["notes"] = job.notes
     return found | {"model": job.model_name, "peers": job.peers}
 
 

@@ -1,20 +1,23 @@
-"""The process that translates, one job after another. A kill loses nothing: its job goes back to
-the queue.
+"""Translates one job after another, in a process of its own for each device. A kill loses nothing:
+its job goes back to the queue.
 
-    python -m gantk_serve.worker FOLDER NAME SERVER [DEVICE]
+    python -m gantk_serve.worker FOLDER NAME SERVER MOST [DEVICE]
 
-SERVER is the process id of the service.
+SERVER is the process id of the service, and MOST the largest content of a zip in bytes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,28 +29,45 @@ from gantk_serve.store import Job, Store, now
 
 RESULTS = "results"
 UPLOADS = "uploads"
-IDLE_SECONDS = 0.5  # between two looks at an empty queue
+IDLE_SECONDS = 0.2  # between two looks at an empty queue
+PROGRESS_SECONDS = 1.0  # between two notes of a job's progress
 TEMPORARY = "work"  # folder of what is being made
-MAX_REASON = 300  # characters
+CONTENT = "input"  # folder of what a zip or several series hold, within one of the above
+SENT = "in"  # folder of a file with its sender's name, within that of an upload
+MAX_REASON = 600  # characters
+MAX_FILES = 20_000  # in a zip
+DEFECT = "an unexpected error: "  # begins the reason of a job that failed by no fault of its input
 
 
 class Worker:
     """Translates the jobs of the service in `folder` with models on one device."""
 
-    def __init__(self, folder: Path, name: str, device: str | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        device: str | None = None,
+        *,
+        most: int = 2**31,  # bytes of a zip's content
+        journal: Journal | None = None,
+        show_defect: Callable[[BaseException], None] = lambda error: None,
+    ):
+        """`show_defect` is called with an error that nobody expected, which the journal only names."""
         self.folder = folder
         self.name = name
         self.device = device
+        self.most = most
         self.store = Store(folder)
-        self.journal = Journal(folder)
+        self.journal = journal or Journal(folder)
+        self.show_defect = show_defect
         self.stop = threading.Event()
-        self._model = lru_cache(maxsize=2)(self._load)
+        self.model = lru_cache(maxsize=2)(self._load)  # a model by its name or folder
 
-    def run(self, server: int) -> None:
-        """Work until `stop`, or until the process `server` is gone."""
+    def run(self, is_needed: Callable[[], bool] = lambda: True) -> None:
+        """Work until `stop`, or until no longer needed."""
         import torch  # noqa: F401  takes seconds, in which no job should be running
 
-        while not self.stop.is_set() and os.getppid() == server:
+        while not self.stop.is_set() and is_needed():
             job = self.store.claim(self.name, now())
             if job is None:
                 self.stop.wait(IDLE_SECONDS)
@@ -58,12 +78,12 @@ class Worker:
         """Translate a job, and note its result, or why there is none."""
         begun = time.monotonic()
         try:
-            result = self._translate(job)
+            result, notes = self._translate(job)
         except Exception as error:  # a defect of a model or a plugin: the next job may be well
             self._give_up(job, error)
         else:
             seconds = round(time.monotonic() - begun, 3)
-            kept = self.store.finish(job, self.name, result, now())
+            kept = self.store.finish(job, self.name, result, now(), notes)
             facts = {"job": job.job, "seconds": seconds, "worker": self.name}
             self.journal.say("done" if kept else "not needed", study=job.study, **facts)
             if not kept and self.store.job(job.job) is None:
@@ -85,73 +105,103 @@ class Worker:
         """An error without the service's paths, and without what it may quote of a header."""
         failure = machine_failure(error)
         if failure is None and not isinstance(error, (GantkError, OSError, MemoryError)):
-            return kind_and_place(error)
-        text = one_line(failure or error, MAX_REASON)
-        return text.replace(f"{self.folder}{os.sep}", "")
+            self.show_defect(error)
+            return f"{DEFECT}{kind_and_place(error)}"
+        return one_line(self._without_places(str(failure or error)), MAX_REASON)
 
-    def _translate(self, job: Job) -> str:
-        """Translate a job; returns the folder of its results, relative to the service's."""
+    def _without_places(self, text: str) -> str:
+        """A message that names files as their sender did, and no arguments of a command."""
+        folders = "|".join((UPLOADS, TEMPORARY, RESULTS))
+        root = re.escape(f"{self.folder}{os.sep}")
+        below = rf"(?:(?:{folders})/[^/']+/?(?:(?:{SENT}|{CONTENT})(?:/|(?=')))?)?"
+        text = re.sub(f"{root}{below}", "", text)
+        for argument in ("INPUT", "--to", "--label"):
+            text = text.replace(f"  ({argument})", "")
+        return text
+
+    def _translate(self, job: Job) -> tuple[str, list[str]]:
+        """Translate a job; returns the folder of its results, relative to the service's, and what
+        is to be said about its input.
+        """
         from gantk import translate
-        from gantk_serve.derived import name_results
 
-        model = self._model(job.model)
+        model = self.model(job.model)
         final = Path(RESULTS, job.job)
         make_folder(self.folder / RESULTS, private=True)
         work = self.folder / TEMPORARY / self.name
         shutil.rmtree(work, ignore_errors=True)
         make_folder(work, private=True)
+        said: list[str] = []
+        options: dict[str, Any] = {
+            "to": job.target or None,
+            "label": job.label or None,
+            "uncertainty": job.uncertainty or None,
+        }
         try:
             source = self._source(job, work)
             with whole_folder(self.folder / final, private=True) as out:
-                notes: list[str] = []
                 target = out if source.is_dir() else out / source.name
-                options: dict[str, Any] = {"to": job.target or None, "label": job.label or None}
-                translate(model, source, target, **options, say=notes.append)
+                try:
+                    translate(
+                        model,
+                        source,
+                        target,
+                        **options,
+                        say=said.append,
+                        progress=self._progress_of(job),
+                    )
+                except GantkError as error:
+                    some = job.study is None and out.is_dir() and any(out.iterdir())
+                    if isinstance(error, UserError) or not some:
+                        raise
+                    said.append(f"warning  {error}")  # some of an upload's files failed
                 if job.study is not None:
+                    from gantk_serve.derived import name_results  # needs pydicom
+
                     name_results(out, job.job, model.identity())
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+        notes = [
+            self._without_places(line)
+            for line in said
+            if line.startswith(("warning", "note", "clipped"))
+        ]
         for note in notes:
             if note.startswith("warning"):
                 text = note.removeprefix("warning").strip()[:MAX_REASON]
                 self.journal.say("warning", study=job.study, job=job.job, text=text)
-        return final.as_posix()
+        return final.as_posix(), notes
+
+    def _progress_of(self, job: Job) -> Callable[[float, str], None]:
+        """A function that notes a job's progress in the queue, at most once a second."""
+        noted = time.monotonic()
+
+        def note(share: float, name: str) -> None:
+            nonlocal noted
+            if time.monotonic() - noted >= PROGRESS_SECONDS:
+                noted = time.monotonic()
+                with suppress(OSError):  # a full disk: it is no reason to stop
+                    self.store.note_progress(job, self.name, share)
+
+        return note
 
     def _source(self, job: Job, work: Path) -> Path:
         """The input of a job: the folder of a series, of a study with a folder for each series, or
-        an uploaded file.
+        an upload, which is a file or a folder.
         """
         files = [self.folder / path for path in job.files]
+        source = work / CONTENT
         if job.study is None:
-            return self._upload(files, work)
+            (upload,) = files
+            return unpack_upload(upload, source, self.most) if is_zip(upload) else upload
 
         series = {file.parent for file in files}
-        source = work / "input"
         for file in files:
             folder = source if len(series) == 1 else source / file.parent.name
             make_folder(folder, private=True)
             os.link(file, folder / file.name)
         return source
-
-    def _upload(self, files: Sequence[Path], work: Path) -> Path:
-        (file,) = files
-        if file.suffix.lower() != ".zip":
-            return file
-
-        from gantk.formats.archives import unpack
-
-        content = work / "input"
-        make_folder(content, private=True)
-        try:
-            unpack(file, content)
-        except (OSError, GantkError):
-            raise
-        # zipfile and its decompressors raise any exception for a malicious file
-        except Exception as error:
-            what = f"the zip file cannot be unpacked: {one_line(error)}"
-            raise UserError(what, allowed="a zip of DICOM series or images") from None
-        return content
 
     def _load(self, model: str) -> Any:
         from gantk import load
@@ -159,15 +209,44 @@ class Worker:
         return load(model, device=self.device)
 
 
+def is_zip(upload: Path) -> bool:
+    """Whether an upload is to be unpacked."""
+    return upload.suffix.lower() == ".zip"
+
+
+def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
+    """Unpack a zip into a new folder and return it; UserError where it is damaged, holds more than
+    `most` bytes or MAX_FILES files, or has paths outside of it.
+    """
+    from gantk.formats.archives import unpack
+
+    make_folder(folder, private=True)
+    try:
+        with zipfile.ZipFile(upload) as opened:
+            sizes = [each.file_size for each in opened.infolist()]
+        if len(sizes) > MAX_FILES or sum(sizes) > most:
+            raise ValueError(f"it holds more than {MAX_FILES:,} files or {most >> 20} MB")
+        unpack(upload, folder)
+    except OSError:
+        raise  # a full disk
+    # zipfile and its decompressors raise any exception for a malicious file
+    except Exception as error:
+        what = f"the zip file '{upload.name}' cannot be unpacked: {one_line(error)}"
+        raise UserError(
+            what, allowed="a zip of DICOM series or images", remedy="pack it again"
+        ) from None
+    return folder
+
+
 def main() -> None:
     """Work until a signal to stop, or until the server is gone."""
-    folder, name, server, *device = sys.argv[1:]
+    folder, name, server, most, *device = sys.argv[1:]
     silence_libraries()
-    worker = Worker(Path(folder), name, *device)
+    worker = Worker(Path(folder), name, *device, most=int(most))
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: worker.stop.set())
     try:
-        worker.run(int(server))
+        worker.run(lambda: os.getppid() == int(server))
     except OSError as error:  # the queue cannot be written: the service puts the job back
         sys.exit(f"the worker ends: {error.strerror}")
 

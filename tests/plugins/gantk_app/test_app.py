@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -85,7 +86,10 @@ def zipped(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
 
 
 def left(service) -> list[str]:
-    return [str(path) for path in service.folder.rglob("*") if path.name != "uploads"]
+    """What is left of uploads and results, and jobs; the folders of the service stay."""
+    own = ("page", "uploads", "results", "work")
+    found = [path for name in own for path in (service.folder / name).rglob("*")]
+    return [str(path) for path in found] + [job.job for job in service.store.jobs()]
 
 
 def test_a_program_gets_the_bytes_that_the_command_line_writes(
@@ -303,9 +307,9 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
     take = next(each.fn for each in window(service, "").fns.values() if each.name == "take")
     (tmp_path / "private").mkdir()
     (victim := tmp_path / "private" / "letter.nii").write_bytes(b"secret")
-    (service.folder / "uploads" / "link").mkdir(parents=True)
-    (link := service.folder / "uploads" / "link" / "letter.nii").symlink_to(victim)
-    up = service.folder / "uploads" / "link" / ".." / ".." / ".." / "letter.nii"
+    (service.folder / "page" / "link").mkdir(parents=True)
+    (link := service.folder / "page" / "link" / "letter.nii").symlink_to(victim)
+    up = service.folder / "page" / "link" / ".." / ".." / ".." / "letter.nii"
     for named in (victim, link, up, "http://127.0.0.1/letter.nii", "a\0b"):
         with pytest.raises(gr.Error, match="was not uploaded") as failed:
             take(str(named), gr.Request(session_hash="other"))
@@ -321,31 +325,72 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
 def test_ten_requests_wait_and_the_next_is_refused(
     client, service, gantk, tiny_run, tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr("gantk_app.service.MAX_WAITING", 11)
-    arrived = threading.Semaphore(0)
-    told_of = type(
-        "Queue", (list,), {"append": lambda self, one: (list.append(self, one), arrived.release())}
-    )
-    monkeypatch.setattr(service, "queue", told_of())
+    monkeypatch.setattr("gantk_app.service.MAX_WAITING", 10)
+    may_begin = threading.Event()
+    do = service.worker.do
+    monkeypatch.setattr(service.worker, "do", lambda job: may_begin.wait(300) and do(job))
     scans = pictures(tmp_path / "scans", 10)
-    send = lambda scan: client.post("/translate", files={"file": (scan.name, scan.read_bytes())})  # noqa: E731
-    told = []
+
+    def send(scan):
+        return client.post("/translate", files={"file": (scan.name, scan.read_bytes())})
+
     with ThreadPoolExecutor(10) as pool:
-        with service.turn(lambda share, what: told.append(what)):
-            answers = [pool.submit(send, scan) for scan in scans]
-            assert all(arrived.acquire(timeout=60) for _ in range(11))
-            full = send(scans[0])
-            assert full.status_code == 503
-            assert "Try again" in full.json()["detail"]
+        answers = [pool.submit(send, scan) for scan in scans]
+        while len(service.store.jobs()) < 10:
+            assert not any(answer.done() for answer in answers)
+        full = send(scans[0])
+        assert full.status_code == 503
+        assert "Try again" in full.json()["detail"]
+        may_begin.set()
         answers = [answer.result() for answer in answers]
 
-    assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(1, 11))
+    assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(10))
     assert gantk("translate", tiny_run, tmp_path / "scans", tmp_path / "out").code == 0
     assert [answer.content for answer in answers] == [
         (tmp_path / "out" / scan.name).read_bytes() for scan in scans
     ]
     assert left(service) == []
-    assert told == []
+
+
+def test_a_page_is_told_how_many_wait_and_how_much_is_done(
+    service, tmp_path, pictures, monkeypatch
+):
+    (scan,) = pictures(tmp_path, 1)
+    upload = service.place(scan.name)
+    upload.write_bytes(scan.read_bytes())
+    monkeypatch.setattr("gantk_serve.worker.PROGRESS_SECONDS", 0.0)
+    told = []
+    result = service.translate(upload, "T2", tell=lambda share, what: told.append((share, what)))
+    shutil.rmtree(upload.parent.parent)
+
+    assert result.waited == 0
+    assert told[-1] == (1.0, "Preparing the view")
+    assert {what for _, what in told[:-1]} <= {"Translating to T2"}
+    assert left(service) == []
+
+
+def test_a_full_disk_and_a_defect_are_told_at_once(
+    client, service, monkeypatch, tmp_path, pictures
+):
+    sent = {"files": {"file": ("a.png", pictures(tmp_path, 1)[0].read_bytes())}}
+    faults = {
+        "No space left": OSError(28, "No space left on device"),
+        "The terminal that runs gantk app": ZeroDivisionError("Zweifel"),
+    }
+    for words, fault in faults.items():
+
+        def fail(job, fault=fault):
+            raise fault
+
+        with monkeypatch.context() as patch:
+            patch.setattr(service.worker, "_translate", fail)
+            answer = client.post("/translate", **sent)
+
+        assert answer.status_code == 500
+        assert words in answer.json()["detail"]
+        assert "Zweifel" not in answer.json()["detail"]
+
+    assert left(service) == []
 
 
 def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatch):
@@ -361,7 +406,7 @@ def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatc
         outcome = gantk("app", tiny_run, "--port", taken.getsockname()[1])
 
     assert outcome.code == 2
-    assert "--port 0 chooses a free port" in outcome.err
+    assert "port 0 is a free one" in outcome.err
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_an_unexpected_error_is_told_without_its_text(tmp_path, monkeypatch):
 
     (job,) = worker.store.jobs()
     assert job.state == "failed"
-    assert job.reason.startswith("ValueError in test_damage.py, line ")
+    assert job.reason.startswith("an unexpected error: ValueError in test_damage.py, line ")
     assert "Zweifel" not in (tmp_path / "log.jsonl").read_text()
 
 
@@ -149,7 +149,7 @@ def test_a_job_of_an_ended_worker_goes_back(own_workers, monkeypatch):
 
 def test_a_worker_without_its_service_ends(tmp_path):
     """Also one whose service was killed before it could look."""
-    command = [sys.executable, "-m", workers.__name__, str(tmp_path), "worker-0", "1234567"]
+    command = [sys.executable, "-m", workers.__name__, str(tmp_path), "worker-0", "1234567", "1"]
     done = subprocess.run(command, timeout=300, check=False)
     assert done.returncode == 0
 

@@ -1,6 +1,7 @@
 """The HTTP calls of a service: a token on each, limits, jobs from upload to result."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ pytest.importorskip("fastapi", reason='needs FastAPI: pip install "gantk[serve]"
 from fastapi.testclient import TestClient
 from tiny import PATCHGAN, UNET, small_run
 
+import gantk
 from gantk_serve.rules import Rules
 from gantk_serve.service import Service
+from gantk_serve.store import now
 from gantk_serve.web import Web, application
 from gantk_serve.worker import Worker
 
@@ -69,9 +72,9 @@ def upload(client, path: Path, **form) -> str:
     return answer.json()["job"]
 
 
-def work(service) -> None:
+def work(service, **options) -> None:
     """What a worker process does, once."""
-    worker = Worker(service.folder, "one", "cpu")
+    worker = Worker(service.folder, "one", "cpu", **options)
     while (job := worker.store.claim("one", 1e12)) is not None:
         worker.do(job)
 
@@ -110,6 +113,41 @@ def test_a_damaged_upload_fails_with_a_reason_without_paths(service, client, tmp
     assert found["state"] == "failed"
     assert found["reason"]
     assert str(service.folder) not in json.dumps(found)
+
+
+def test_a_zip_that_holds_too_much_fails(service, client, tmp_path):
+    scan = picture(tmp_path / "scan.png")
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(scan, "scan.png")
+    job = upload(client, tmp_path / "scans.zip")
+    work(service, most=scan.stat().st_size - 1)
+
+    found = client.get(f"/jobs/{job}").json()
+    assert found["state"] == "failed"
+    assert "holds more than" in found["reason"]
+
+
+def test_a_job_tells_its_progress_and_what_its_model_says(service, client, tmp_path, monkeypatch):
+    translate = gantk.translate
+
+    def translate_odd(model, source, target, *, say, **options):
+        say(f"warning  '{source}' looks odd  (INPUT)")
+        translate(model, source, target, say=say, **options)
+
+    monkeypatch.setattr(gantk, "translate", translate_odd)
+    job = upload(client, picture(tmp_path / "scan.png"), to="T2")
+    running = service.store.claim("one", now())
+    service.store.note_progress(running, "one", 0.25)
+    assert client.get(f"/jobs/{job}").json()["progress"] == 0.25
+    assert "running 25%" in client.get("/").text
+    service.store.note_progress(running, "another", 0.5)  # it does not have the job
+    assert client.get(f"/jobs/{job}").json()["progress"] == 0.25
+
+    service.store.put_back(running, "", now())
+    work(service)
+    found = client.get(f"/jobs/{job}").json()
+    assert found["progress"] == 1.0
+    assert found["notes"][0] == "warning  'input.png' looks odd"
 
 
 def test_a_job_can_be_cancelled_and_its_upload_is_gone(service, client, tmp_path):
