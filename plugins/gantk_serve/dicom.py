@@ -62,6 +62,7 @@ class Node:
             (evt.EVT_REQUESTED, self._expect_peer),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_CLOSE, lambda event: self.inbox.close(event.assoc)),
         ]
         secure = None if table.tls is None else tls_context(table.tls, ssl.Purpose.CLIENT_AUTH)
         try:
@@ -102,7 +103,7 @@ class Node:
     def _store(self, event: evt.Event) -> int:
         title = event.assoc.requestor.ae_title.strip()
         try:
-            self.inbox.take(event.encoded_dataset(), title)
+            self.inbox.take(event.encoded_dataset(), title, event.assoc)
         except Refused as error:
             self.journal.say("instance refused", sender=title, reason=str(error))
             return CANNOT_UNDERSTAND

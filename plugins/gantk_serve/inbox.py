@@ -10,7 +10,7 @@ import json
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gantk_serve.store import Instance, Job, Store, now
 
 INPUTS = "inputs"
 MAX_META_BYTES = 2**16  # of a file, in which its transfer syntax is stated
+MAX_PAUSE_SECONDS = 600.0  # of a sender within an association
 TRIED_HEADERS = 5  # of a series, some of which may be damaged
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 HEADER = [*UIDS, "Modality", "SyntheticData"]
@@ -47,13 +48,15 @@ class Inbox:
         self.store = store
         self.journal = journal
         self._lock = threading.Lock()  # of the files of inputs and their entries in the queue
+        # by association and study, the time of the last instance
+        self._open: dict[tuple[Hashable, str], float] = {}
         # (study, instance) of those that could not be kept, which their sender will send again
         self._unkept: set[tuple[str, str]] = set()
         make_folder(folder / INPUTS, private=True)
 
-    def take(self, content: bytes, sender: str) -> Instance:
+    def take(self, content: bytes, sender: str, link: Hashable = None) -> Instance:
         """Keep an instance, given as a DICOM file. When this returns, it is on the disk and in the
-        queue.
+        queue. While the association `link` is open, its study does not become complete.
 
         Raises:
             Refused: the content is no instance, or too large.
@@ -76,7 +79,15 @@ class Inbox:
             self._unkept.add((study, instance))
             raise
         self._unkept.discard((study, instance))
+        if link is not None:
+            self._open[link, study] = now()
         return new
+
+    def close(self, link: Hashable) -> None:
+        """Note that an association has ended."""
+        for each in self._open.copy():
+            if each[0] == link:
+                self._open.pop(each, None)
 
     def _keep(self, new: Instance, content: bytes, sender: str) -> None:
         path = self.folder / new.path
@@ -91,11 +102,17 @@ class Inbox:
             raise
 
     def complete_quiet(self) -> None:
-        """Make studies complete that have been quiet for long enough."""
+        """Make studies complete that have been quiet for long enough, and that nobody is sending."""
         last = now() - self.rules.service.quiet
+        # a translation would lack slices
         lacking = {study for study, _ in self._unkept.copy()}
+        for (link, study), time in self._open.copy().items():
+            if now() - time < MAX_PAUSE_SECONDS:
+                lacking.add(study)
+            else:
+                self._open.pop((link, study), None)
         for study in self.store.quiet_studies(last):
-            if study not in lacking:  # else a translation would lack slices
+            if study not in lacking:
                 self.complete(study, last)
 
     def complete(self, study: str, last: float) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from gantk.errors import GantkError, UserError, one_line
@@ -138,7 +139,11 @@ class Service:
     def run(self, say: Callable[[str], None]) -> None:
         """Work until `stopping` is set."""
         node = web = None
-        sender = threading.Thread(target=self._repeat, args=(self.send_results,), name="send")
+        # one for each: a peer that does not answer must not delay the others
+        senders = []
+        for peer in self.rules.peers:
+            step = partial(self.send_results, peer.title)
+            senders.append(threading.Thread(target=self._repeat, args=(step,), name=peer.title))
         try:
             if self.rules.dicom is not None:
                 from gantk_serve.dicom import Node
@@ -152,7 +157,8 @@ class Service:
 
                 web = Web(self)
                 say(f"http     {web.start()}")
-            sender.start()
+            for sender in senders:
+                sender.start()
             self._repeat(self.tick)
         finally:
             self.stopping.set()
@@ -161,8 +167,9 @@ class Service:
             if web is not None:
                 web.stop()
             self.workers.stop()
-            if sender.is_alive():
-                sender.join()
+            for sender in senders:
+                if sender.is_alive():
+                    sender.join()
 
     def _repeat(self, step: Callable[[], None]) -> None:
         """Do a step again and again; one that fails is logged, and tried again later each time."""
@@ -182,28 +189,33 @@ class Service:
         """What is due: workers, complete studies, what is no longer kept."""
         self.workers.check()
         self.inbox.complete_quiet()
+        self.drop_unknown_peers()
         self.expire()
 
-    def send_results(self) -> None:
-        """Send the results that wait for it."""
-        for job in self.store.to_send(now()):
+    def send_results(self, title: str) -> None:
+        """Send the results that wait for a peer. One that cannot be reached is tried again later."""
+        for job in self.store.to_send(title, now()):
             if self.stopping.is_set():
                 return
-            self._send(job)
-
-    def _send(self, job: Job) -> None:
-        files = sorted((self.folder / job.result).rglob("*.dcm"))
-        still = []
-        reason = ""
-        for title in job.peers:
+            files = sorted((self.folder / job.result).rglob("*.dcm"))
             failure = self._send_to(title, files)
-            if failure:
-                still.append(title)
-                reason = f"{title}: {failure}"
-        self.store.sent(job, still, reason, now())
-        event = "not sent" if still else "sent"
-        facts = {"job": job.job, "instances": len(files), "reason": reason}
-        self.journal.say(event, study=job.study, **facts)
+            self._note_sent(job, title, failure, instances=len(files))
+
+    def drop_unknown_peers(self) -> None:
+        """Give up results for peers that the rules no longer name."""
+        for job in self.store.undelivered():
+            for title in job.peers:
+                if self.rules.peer(title) is None and job.waits.get(title, 0.0) <= now():
+                    self._note_sent(job, title, "it is no longer a peer")
+
+    def _note_sent(self, job: Job, title: str, failure: str, **facts: int) -> None:
+        if failure:
+            self.store.not_sent(job.job, title, failure, now())
+            facts_of_failure = {"reason": f"{title}: {failure}"}
+            self.journal.say("not sent", study=job.study, job=job.job, **facts, **facts_of_failure)
+        else:
+            self.store.sent(job.job, title, now())
+            self.journal.say("sent", study=job.study, job=job.job, peer=title, **facts)
 
     def _send_to(self, title: str, files: Sequence[Path]) -> str:
         """Send files to a peer; returns "" if it has all of them, else the reason."""

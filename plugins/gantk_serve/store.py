@@ -31,7 +31,7 @@ MAX_SENDS = 16  # of a result: over a day and a half, with the default first wai
 FIRST_WAIT = 10.0  # seconds
 MAX_WAIT = 4 * 3600.0
 STATES = ("waiting", "running", "done", "sent", "failed", "cancelled")
-LISTS = ("files", "peers", "notes")  # columns of JSON
+JSON = ("files", "peers", "waits", "notes")  # columns of lists and tables
 # jobs that will change by themselves
 OPEN = "(state IN ('waiting', 'running') OR (state = 'done' AND peers != '[]'))"
 
@@ -63,8 +63,9 @@ CREATE TABLE jobs (
     state TEXT NOT NULL,
     reason TEXT NOT NULL,
     attempts INTEGER NOT NULL,   -- times that a worker has begun
-    sends INTEGER NOT NULL,      -- times that sending has begun
-    ready REAL NOT NULL,         -- not before this time
+    sends INTEGER NOT NULL,      -- times that the result was sent, or could not be
+    ready REAL NOT NULL,         -- no worker before this time
+    waits TEXT NOT NULL,         -- JSON: by AE title, no sending before this time
     created REAL NOT NULL,
     begun REAL,
     ended REAL,                  -- time of the last change of state
@@ -112,6 +113,7 @@ class Job:
     progress: float = 0.0
     notes: list[str] = field(default_factory=list)
     result: str = ""
+    waits: dict[str, float] = field(default_factory=dict)
     uncertainty: str = ""
 
     @property
@@ -251,7 +253,7 @@ class Store:
         return before
 
     def _add(self, db: sqlite3.Connection, job: Job) -> bool:
-        values = vars(job) | {name: json.dumps(getattr(job, name)) for name in LISTS}
+        values = vars(job) | {name: json.dumps(getattr(job, name)) for name in JSON}
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         added = db.execute(
@@ -283,7 +285,7 @@ class Store:
         self, job: Job, worker: str, result: str, now: float, notes: Sequence[str] = ()
     ) -> bool:
         """Note the result of a job; False if another worker has it by now, or it was cancelled."""
-        changes = {"result": result, "ready": now, "progress": 1.0, "notes": json.dumps([*notes])}
+        changes = {"result": result, "progress": 1.0, "notes": json.dumps([*notes])}
         return self._leave("running", job, "done", now, worker=worker, changes=changes)
 
     def fail(self, job: Job, reason: str, now: float, worker: str | None = None) -> bool:
@@ -317,26 +319,57 @@ class Store:
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'running'")
         return [_job(row) for row in rows]
 
-    def to_send(self, now: float) -> list[Job]:
-        """The jobs whose results are to be sent."""
+    def to_send(self, peer: str, now: float) -> list[Job]:
+        """The jobs whose results are to be sent to a peer, those that were done first at first."""
+        return [job for job in self.undelivered() if _is_due(job, peer, now)]
+
+    def undelivered(self) -> list[Job]:
+        """The jobs whose results some peer still lacks."""
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'done' AND peers != '[]' AND ready <= ?"
-            " ORDER BY ended",
-            (now,),
+            "SELECT * FROM jobs WHERE state = 'done' AND peers != '[]' ORDER BY ended"
         )
         return [_job(row) for row in rows]
 
-    def sent(self, job: Job, still: Sequence[str], reason: str, now: float) -> None:
-        """Note that a result was sent to all peers but `still`."""
-        changes: dict[str, Any] = {"peers": json.dumps([*still]), "sends": job.sends + 1}
-        if not still:
-            self._leave("done", job, "sent", now, changes=changes)
-        elif job.sends + 1 >= MAX_SENDS:
-            what = f"{reason}, after {MAX_SENDS} tries"
-            self._leave("done", job, "failed", now, what, changes=changes)
-        else:
-            changes["ready"] = now + self._wait(job.sends + 1)
-            self._leave("done", job, "done", now, reason, changes=changes)
+    def sent(self, number: str, peer: str, now: float) -> None:
+        """Note that a peer has the result of a job."""
+        with self.change() as db:
+            job = self._undelivered(db, number)
+            if job is None:
+                return
+            still = [each for each in job.peers if each != peer]
+            state = "done" if still else "sent"
+            reason = job.reason if still else ""
+            db.execute(
+                "UPDATE jobs SET peers = ?, state = ?, reason = ?, ended = ?, sends = sends + 1"
+                " WHERE job = ?",
+                (json.dumps(still), state, reason, now, number),
+            )
+
+    def not_sent(self, number: str, peer: str, failure: str, now: float) -> None:
+        """Note why a peer does not have the result of a job. It is sent again later, and fails
+        after MAX_SENDS.
+        """
+        with self.change() as db:
+            job = self._undelivered(db, number)
+            if job is None:
+                return
+            reason = f"{peer}: {failure}"
+            state = "done"
+            if job.sends + 1 >= MAX_SENDS:
+                state = "failed"
+                reason += f", after {MAX_SENDS} tries"
+            waits = job.waits | {peer: now + self._wait(job.sends + 1)}
+            db.execute(
+                "UPDATE jobs SET waits = ?, state = ?, reason = ?, ended = ?, sends = sends + 1"
+                " WHERE job = ?",
+                (json.dumps(waits), state, reason, now, number),
+            )
+
+    def _undelivered(self, db: sqlite3.Connection, number: str) -> Job | None:
+        row = db.execute(
+            "SELECT * FROM jobs WHERE job = ? AND state = 'done'", (number,)
+        ).fetchone()
+        return _job(row) if row else None
 
     def cancel(self, number: str, now: float) -> bool:
         """Cancel a job that has not ended."""
@@ -351,7 +384,7 @@ class Store:
         if job is None or job.state != "failed":
             return False
         state = "done" if job.result else "waiting"
-        changes = {"attempts": 0, "sends": 0, "ready": now}
+        changes = {"attempts": 0, "sends": 0, "ready": now, "waits": "{}"}
         return self._leave("failed", job, state, now, changes=changes)
 
     def _leave(
@@ -447,9 +480,13 @@ class Store:
             db.execute("DELETE FROM jobs WHERE job = ?", (number,))
 
 
+def _is_due(job: Job, peer: str, now: float) -> bool:
+    return peer in job.peers and job.waits.get(peer, 0.0) <= now
+
+
 def _job(row: sqlite3.Row) -> Job:
     values = dict(row)
-    return Job(**values | {name: json.loads(values[name]) for name in LISTS})
+    return Job(**values | {name: json.loads(values[name]) for name in JSON})
 
 
 def now() -> float:

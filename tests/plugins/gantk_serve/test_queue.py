@@ -14,7 +14,7 @@ from gantk_serve.derived import uid_of
 from gantk_serve.inbox import Inbox, Refused, job_number, matches
 from gantk_serve.journal import Journal
 from gantk_serve.rules import Rules, WhenTable, load_rules
-from gantk_serve.store import MAX_ATTEMPTS, MAX_SENDS, Job, Store
+from gantk_serve.store import MAX_ATTEMPTS, MAX_SENDS, Job, Store, now
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 RULES = {
@@ -343,13 +343,17 @@ def test_restarts_of_the_service_do_not_count(store):
 def test_a_result_is_sent_until_all_peers_have_it(store):
     store.add(job(peers=["A", "B"]))
     store.finish(store.claim("one", 1.0), "one", "results/a", 2.0)
-    (due,) = store.to_send(2.0)
-    store.sent(due, ["B"], "B: no connection", 3.0)
+    (due,) = store.to_send("A", 2.0)
+    assert [each.job for each in store.to_send("B", 2.0)] == [due.job]
+    store.not_sent("a", "B", "no connection", 3.0)
+    assert store.to_send("B", 3.0) == []
+    assert len(store.to_send("A", 3.0)) == 1  # it does not wait for the other
+    store.sent("a", "A", 4.0)
 
-    assert store.to_send(3.0) == []
-    (due,) = store.to_send(3.0 + store.first_wait)
+    assert store.job("a").reason == "B: no connection"
+    (due,) = store.to_send("B", 3.0 + store.first_wait)
     assert due.peers == ["B"]
-    store.sent(due, [], "", 20.0)
+    store.sent("a", "B", 20.0)
     assert (store.job("a").state, store.job("a").reason) == ("sent", "")
 
 
@@ -357,15 +361,43 @@ def test_sending_ends_and_can_be_retried(store):
     store.add(job(peers=["A"]))
     store.finish(store.claim("one", 1.0), "one", "results/a", 2.0)
     tries = 0
-    while due := store.to_send(1e12):
-        store.sent(due[0], ["A"], "A: no connection", 3.0)
+    while store.to_send("A", 1e12):
+        store.not_sent("a", "A", "no connection", 3.0)
         tries += 1
 
     assert tries == MAX_SENDS
     assert store.job("a").state == "failed"
     assert store.retry("a", 4.0) is True
     assert store.job("a").state == "done"  # it has a result, which is only sent
-    assert len(store.to_send(5.0)) == 1
+    assert len(store.to_send("A", 5.0)) == 1
+
+
+def test_a_study_is_not_complete_while_it_is_being_sent(inbox, store, tmp_path, monkeypatch):
+    first, *others = files(tmp_path / "series")
+    link = object()
+    inbox.take(first, "PACS", link)
+    pause = now() + 400.0
+    monkeypatch.setattr("gantk_serve.inbox.now", lambda: pause)
+    inbox.complete_quiet()
+    assert store.jobs() == []
+
+    for content in others:
+        inbox.take(content, "PACS", link)
+    inbox.close(link)
+    monkeypatch.setattr("gantk_serve.inbox.now", lambda: pause + 400.0)
+    inbox.complete_quiet()
+    assert [len(each.files) for each in store.jobs()] == [3]
+
+
+def test_a_sender_that_never_ends_its_association_is_not_awaited(
+    inbox, store, tmp_path, monkeypatch
+):
+    for content in files(tmp_path / "series"):
+        inbox.take(content, "PACS", "association")
+    later = now() + 601.0
+    monkeypatch.setattr("gantk_serve.inbox.now", lambda: later)
+    inbox.complete_quiet()
+    assert len(store.jobs()) == 1
 
 
 def test_a_cancelled_job_stays_so(store):
@@ -392,7 +424,7 @@ def test_inputs_are_kept_until_all_is_delivered(store, inbox, tmp_path):
     claimed = store.claim("one", 1e12)
     store.finish(claimed, "one", "results/a", 5.0)
     assert store.finished_studies(1e12, 1e12) == []
-    store.sent(store.job(claimed.job), [], "", 6.0)
+    store.sent(claimed.job, "PACS", 6.0)
     assert store.finished_studies(5.0, 1e12) == []
     assert store.finished_studies(6.0, 1e12) == [STUDY]
 
