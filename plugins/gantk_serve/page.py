@@ -28,12 +28,12 @@ def status_page(service: Service) -> str:
     counts = service.store.counts()
     items = "".join(f"<li><strong>{count}</strong>{state}</li>" for state, count in counts.items())
     rows = "".join(
-        f"<tr><td>{local_time(job.created)}</td><td>{service.journal.whose(job.study)}</td>"
-        f"<td>{escape(job.model_name)}</td><td>{escape(job.target)}</td>"
-        f"<td>{job.shown_state}</td><td>{escape(job.reason)}</td></tr>"
+        f"<tr><td>{job.shown_state}</td><td>{service.journal.whose(job.study)}</td>"
+        f"<td>{escape(job.target)}</td><td>{escape(job.model_name)}</td>"
+        f"<td>{local_time(job.created)}</td><td>{escape(job.reason)}</td></tr>"
         for job in service.store.jobs(newest=SHOWN_JOBS)
     )
-    names = ("added", "study", "model", "to", "state", "reason")
+    names = ("state", "study", "to", "model", "added", "reason")
     heads = "".join(f"<th>{name}</th>" for name in names)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
