@@ -396,7 +396,7 @@ def _named_otherwise(
 def numbers_after_contrasts(
     records: Sequence[Record], domains: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Note a domain whose names begin with T1 and T2, each glued to a number (`T11`, `T28`): they
+    """Warn of a domain whose names begin with T1 and T2, each before a number (`T11`, `T28`): they
     may be two contrasts. `domains` are the names by letter.
     """
     for letter, domain in domains.items():
