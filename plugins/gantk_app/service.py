@@ -149,6 +149,7 @@ class Service:
         finally:
             self.store.cancel(job.job, now())
             self.store.forget_job(job.job)
+            shutil.rmtree(self.folder / RESULTS / job.job, ignore_errors=True)
 
         packed = source.is_dir()
         inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
@@ -169,9 +170,13 @@ class Service:
         """The folder of a zip's content; UserError as of `unpack_upload`."""
         folder = upload.parent.parent / CONTENT
         with self._unpacking:
-            if not folder.exists():
-                unpack_upload(upload, folder, self.most)
-        return folder
+            if folder.exists():
+                return folder
+            try:
+                return unpack_upload(upload, folder, self.most)
+            except (GantkError, OSError):
+                shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole
+                raise
 
     def _wait(self, job: Job, tell: Tell) -> Job:
         """The job once its translation is done; GantkError with the reason where it fails."""

@@ -25,6 +25,7 @@ from browser import BROWSER
 from tiny import small_run
 from volumes import volume
 
+from gantk.errors import UserError
 from gantk.formats.files import read
 
 MOST = 300_000  # bytes of an upload
@@ -366,6 +367,28 @@ def test_a_page_is_told_how_many_wait_and_how_much_is_done(
     assert result.waited == 0
     assert told[-1] == (1.0, "Preparing the view")
     assert {what for _, what in told[:-1]} <= {"Translating to T2"}
+    assert left(service) == []
+
+
+def test_a_damaged_zip_stays_damaged(service):
+    upload = service.place("a.zip")
+    upload.write_bytes(zipped({"a.png": PNG, "../b.png": PNG}))
+    for _ in range(2):
+        with pytest.raises(UserError, match="'a.zip' cannot be unpacked"):
+            service.translate(upload, "T2")
+
+    shutil.rmtree(upload.parent.parent)
+    assert left(service) == []
+
+
+def test_a_window_that_is_closed_leaves_nothing(service, tmp_path, pictures):
+    (scan,) = pictures(tmp_path, 1)
+    upload = service.place(scan.name)
+    upload.write_bytes(scan.read_bytes())
+    close = lambda *_: shutil.rmtree(upload.parent.parent, ignore_errors=True)  # noqa: E731
+    with pytest.raises((OSError, UserError)):
+        service.translate(upload, "T2", tell=close)
+
     assert left(service) == []
 
 
