@@ -197,11 +197,19 @@ def _run_child(arguments: dict[str, Any], say: Callable[[str], None]) -> tuple[i
     """
     # -P: no random.py of the working folder
     command = [sys.executable, "-P", "-m", "gantk.training.trial"]
-    pipe = subprocess.PIPE
     lines = []
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # names in its lines may be anything, and the terminal's encoding ASCII
+            env=os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"},
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as child,
     ):
         assert child.stdin is not None and child.stdout is not None
         try:
