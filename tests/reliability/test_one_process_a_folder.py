@@ -56,11 +56,13 @@ def start(*words: object, **more) -> subprocess.Popen:
         "text": True,
         "start_new_session": True,
     } | more
+    return subprocess.Popen([*GANTK, *map(str, words)], **{"preexec_fn": reset_signals} | options)
 
-    def hears():
-        return [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731
 
-    return subprocess.Popen([*GANTK, *map(str, words)], **{"preexec_fn": hears} | options)
+def reset_signals() -> None:
+    """Undo what nohup, or a shell that starts this test in the background, has set."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def train(out: str, *words: str, **more) -> subprocess.Popen:
@@ -201,11 +203,17 @@ def streams_of(way: str, writing: int) -> dict[str, object]:
     """How a training is started that will be left in this way."""
     both = way in ("head of both", "terminal")
     streams = {"stdout": writing, "stderr": writing if both else subprocess.PIPE}
+
+    def prepare() -> None:
+        reset_signals()
+        if way == "terminal":
+            os.login_tty(writing)
+        if way == "nohup":
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     if way == "terminal":
-        streams |= {"start_new_session": False, "preexec_fn": lambda: os.login_tty(writing)}
-    if way == "nohup":
-        streams["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return streams
+        streams["start_new_session"] = False
+    return streams | {"preexec_fn": prepare}
 
 
 # way -> the signals that are sent, beside what a terminal sends itself
