@@ -130,7 +130,7 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     _, some = peak(6000)
     said, many = peak(12000)
 
-    assert "does not exist (24000)" in said
+    assert "(24000 cells): each does not exist" in said
     assert "and at least 9995 more" in said
     assert many < some + 200_000, "bytes: as good as nothing for 6,000 further rows"
 

@@ -251,7 +251,7 @@ class Manifest(VolumeSource):
                 least = "at least " if len(cells) == MAX_KEPT_CELLS else ""
                 quoted += f" and {least}{len(cells) - MAX_QUOTED_CELLS} more"
             if self.counts[kind] > len(cells):
-                quoted += f" ({self.counts[kind]} rows)"
+                quoted += f" ({self.counts[kind]} cells)"
             yield f"{quoted}{': each' if len(cells) > 1 else ''} {kind}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
