@@ -16,7 +16,7 @@ from gantk.files import read_file
 
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
-EXAMPLE = '[plugins]\ndisable = ["gantk_app"]'
+EXAMPLE = '[plugins]\ndisable = ["gantk_serve"]'
 
 MAX_SETTINGS_BYTES = 2**18
 

@@ -1,5 +1,5 @@
 """`gantk serve`: receives studies from a PACS or by HTTP, translates what its rules name, and sends
-derived series back.
+derived series back. `gantk app`: the same in a window of the browser.
 """
 
 from gantk.plugin.hookspecs import hookimpl
@@ -9,11 +9,14 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """Register the functions of the Python interface."""
     add.function("serve", "gantk_serve.service:serve")
+    add.function("app", "gantk_serve.app.service:app")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Add `gantk serve`."""
-    from gantk_serve.command import command
+    """Add `gantk serve` and `gantk app`."""
+    from gantk_serve.app.command import command as app
+    from gantk_serve.command import command as serve
 
-    cli.add_command(command)
+    cli.add_command(serve)
+    cli.add_command(app)

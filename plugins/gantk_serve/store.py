@@ -265,12 +265,13 @@ class Store:
 
     def claim(self, worker: str, now: float) -> Job | None:
         """The next job for a worker, which is `running` from now on; None if none is ready."""
-        condition = "WHERE state = 'waiting' AND ready <= ? ORDER BY created, job LIMIT 1"
+        ready = "SELECT job FROM jobs WHERE state = 'waiting' AND ready <= ?"
+        first = f"{ready} ORDER BY created, job LIMIT 1"
+        begin = "state = 'running', worker = ?, begun = ?, ended = ?, progress = 0"
+        changes = f"{begin}, attempts = attempts + 1"
         with self.change() as db:
             row = db.execute(
-                "UPDATE jobs SET state = 'running', worker = ?, begun = ?, ended = ?, progress = 0,"
-                f" attempts = attempts + 1 WHERE job = (SELECT job FROM jobs {condition})"
-                " RETURNING *",
+                f"UPDATE jobs SET {changes} WHERE job = ({first}) RETURNING *",
                 (worker, now, now, now),
             ).fetchone()
         return _job(row) if row else None

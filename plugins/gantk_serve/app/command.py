@@ -50,6 +50,6 @@ def command(run, **options) -> None:
     the machine, and an upload is deleted when its window closes. Ctrl-C stops the server.
     """
     from gantk.terminal import say
-    from gantk_app.service import app
+    from gantk_serve.app.service import app
 
     app(run, **options, say=say)

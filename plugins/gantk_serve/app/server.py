@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader
 from gantk.errors import GantkError, UserError, machine_failure
 from gantk.files import write_file
 from gantk.runs.schemas import read
-from gantk_app.service import Service
+from gantk_serve.app.service import Service
 
 HERE = Path(__file__).parent
 SCRIPTS = {

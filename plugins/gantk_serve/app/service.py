@@ -301,7 +301,7 @@ def app(
         }
         import uvicorn
 
-        from gantk_app.server import LOOPBACK, application
+        from gantk_serve.app.server import LOOPBACK, application
     except ModuleNotFoundError as error:
         what = f"gantk app needs the package {error.name}, which is not installed"
         raise UserError(what, remedy='install it: pip install "gantk[app]"') from None

@@ -36,7 +36,7 @@ OPERATED = Path(__file__).parent / "app_operated.html"
 def service(tiny_run, tmp_path_factory):
     """A service with the tiny run in an empty folder."""
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
-    from gantk_app.service import Service
+    from gantk_serve.app.service import Service
 
     return Service(str(tiny_run), tmp_path_factory.mktemp("place"), MOST, "cpu")
 
@@ -48,7 +48,7 @@ def client(service):
     """
     from fastapi.testclient import TestClient
 
-    from gantk_app.server import application
+    from gantk_serve.app.server import application
 
     return TestClient(application(service), base_url="http://127.0.0.1")
 
@@ -58,8 +58,8 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     from fastapi.testclient import TestClient
 
-    from gantk_app.server import application
-    from gantk_app.service import Service
+    from gantk_serve.app.server import application
+    from gantk_serve.app.service import Service
 
     method = {"name": "pix2pix", "conditional": True, "generator": {"name": "unet", "width": 4}}
     heads = {"lesions": 1, "radius": [10.0, 20.0], "healthy": 0.5}
@@ -129,8 +129,8 @@ def test_a_picture_sent_keeps_depth_and_brightness(tmp_path, pictures):
     from fastapi.testclient import TestClient
     from PIL import Image
 
-    from gantk_app.server import application
-    from gantk_app.service import Service
+    from gantk_serve.app.server import application
+    from gantk_serve.app.service import Service
 
     served = application(Service("t1t2", tmp_path / "place", MOST, "cpu"))
     client = TestClient(served, base_url="http://127.0.0.1")
@@ -262,7 +262,7 @@ def test_values_that_no_control_sends_are_one_message(service, values):
 
     import gradio as gr
 
-    from gantk_app.server import window
+    from gantk_serve.app.server import window
 
     page = window(service, "")
     (go,) = (each for each in page.fns.values() if each.name == "go")
@@ -273,7 +273,7 @@ def test_values_that_no_control_sends_are_one_message(service, values):
 
 
 def test_uploads_that_no_page_takes_are_removed(client, service, monkeypatch, tmp_path, pictures):
-    from gantk_app import server
+    from gantk_serve.app import server
 
     timers = []
 
@@ -303,7 +303,7 @@ def test_uploads_that_no_page_takes_are_removed(client, service, monkeypatch, tm
 def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
     import gradio as gr
 
-    from gantk_app.server import window
+    from gantk_serve.app.server import window
 
     take = next(each.fn for each in window(service, "").fns.values() if each.name == "take")
     (tmp_path / "private").mkdir()
@@ -326,7 +326,7 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
 def test_ten_requests_wait_and_the_next_is_refused(
     client, service, gantk, tiny_run, tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr("gantk_app.service.MAX_WAITING", 10)
+    monkeypatch.setattr("gantk_serve.app.service.MAX_WAITING", 10)
     may_begin = threading.Event()
     do = service.worker.do
     monkeypatch.setattr(service.worker, "do", lambda job: may_begin.wait(300) and do(job))
@@ -419,7 +419,7 @@ def test_a_full_disk_and_a_defect_are_told_at_once(
 def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "gradio", None)
-        patch.delitem(sys.modules, "gantk_app.server", raising=False)
+        patch.delitem(sys.modules, "gantk_serve.app.server", raising=False)
         outcome = gantk("app", tiny_run)
         assert outcome.code == 2
         assert 'ip install "gantk[app]"' in outcome.err

@@ -389,9 +389,7 @@ def test_a_study_is_not_complete_while_it_is_being_sent(inbox, store, tmp_path, 
     assert [len(each.files) for each in store.jobs()] == [3]
 
 
-def test_a_sender_that_never_ends_its_association_is_not_awaited(
-    inbox, store, tmp_path, monkeypatch
-):
+def test_a_sender_that_never_ends_is_not_awaited(inbox, store, tmp_path, monkeypatch):
     for content in files(tmp_path / "series"):
         inbox.take(content, "PACS", "association")
     later = now() + 601.0
