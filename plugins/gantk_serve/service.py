@@ -17,7 +17,7 @@ from pathlib import Path
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, restrict, sweep
 from gantk_serve.journal import Journal, kind_and_place, silence_libraries
-from gantk_serve.rules import DicomTable, Rules, load_rules
+from gantk_serve.rules import DicomTable, PeerTable, Rules, load_rules
 from gantk_serve.store import Job, Store, now
 from gantk_serve.worker import RESULTS, TEMPORARY, UPLOADS
 
@@ -142,7 +142,7 @@ class Service:
         # one for each: a peer that does not answer must not delay the others
         senders = []
         for peer in self.rules.peers:
-            step = partial(self.send_results, peer.title)
+            step = partial(self.send_results, peer)
             senders.append(threading.Thread(target=self._repeat, args=(step,), name=peer.title))
         try:
             if self.rules.dicom is not None:
@@ -192,38 +192,37 @@ class Service:
         self.drop_unknown_peers()
         self.expire()
 
-    def send_results(self, title: str) -> None:
+    def send_results(self, peer: PeerTable) -> None:
         """Send the results that wait for a peer. One that cannot be reached is tried again later."""
-        for job in self.store.to_send(title, now()):
+        for job in self.store.to_send(peer.title, now()):
             if self.stopping.is_set():
                 return
             files = sorted((self.folder / job.result).rglob("*.dcm"))
-            failure = self._send_to(title, files)
-            self._note_sent(job, title, failure, instances=len(files))
+            failure = self._send_to(peer, files)
+            self._note_sending(job, peer.title, failure, instances=len(files))
 
     def drop_unknown_peers(self) -> None:
         """Give up results for peers that the rules no longer name."""
-        for job in self.store.undelivered():
+        for job in self.store.jobs_to_deliver():
             for title in job.peers:
-                if self.rules.peer(title) is None and job.waits.get(title, 0.0) <= now():
-                    self._note_sent(job, title, "it is no longer a peer")
+                if self.rules.peer(title) is None and job.is_due(title, now()):
+                    self._note_sending(job, title, "it is no longer a peer")
 
-    def _note_sent(self, job: Job, title: str, failure: str, **facts: int) -> None:
+    def _note_sending(self, job: Job, title: str, failure: str, **facts: object) -> None:
+        """Note that a result was sent, or why not, in the queue and in the log."""
         if failure:
             self.store.not_sent(job.job, title, failure, now())
-            facts_of_failure = {"reason": f"{title}: {failure}"}
-            self.journal.say("not sent", study=job.study, job=job.job, **facts, **facts_of_failure)
+            facts["reason"] = f"{title}: {failure}"
         else:
             self.store.sent(job.job, title, now())
-            self.journal.say("sent", study=job.study, job=job.job, peer=title, **facts)
+            facts["peer"] = title
+        event = "not sent" if failure else "sent"
+        self.journal.say(event, study=job.study, job=job.job, **facts)
 
-    def _send_to(self, title: str, files: Sequence[Path]) -> str:
+    def _send_to(self, peer: PeerTable, files: Sequence[Path]) -> str:
         """Send files to a peer; returns "" if it has all of them, else the reason."""
         from gantk_serve.dicom import send
 
-        peer = self.rules.peer(title)
-        if peer is None:
-            return "it is no longer a peer"
         if not files:
             return "there is no result to send"
         try:

@@ -32,8 +32,10 @@ FIRST_WAIT = 10.0  # seconds
 MAX_WAIT = 4 * 3600.0
 STATES = ("waiting", "running", "done", "sent", "failed", "cancelled")
 JSON = ("files", "peers", "waits", "notes")  # columns of lists and tables
+NOT_TRANSLATED = "state IN ('waiting', 'running')"
+NOT_DELIVERED = "state = 'done' AND peers != '[]'"
 # jobs that will change by themselves
-OPEN = "(state IN ('waiting', 'running') OR (state = 'done' AND peers != '[]'))"
+OPEN = f"({NOT_TRANSLATED} OR ({NOT_DELIVERED}))"
 
 SCHEMA = """
 CREATE TABLE studies (
@@ -120,6 +122,10 @@ class Job:
     def model_name(self) -> str:
         """The name of the model without the folders before it."""
         return Path(self.model).name
+
+    def is_due(self, peer: str, now: float) -> bool:
+        """Whether a peer lacks the result, and sending is not to wait any more."""
+        return peer in self.peers and self.waits.get(peer, 0.0) <= now
 
     @property
     def shown_state(self) -> str:
@@ -243,8 +249,8 @@ class Store:
         `most`.
         """
         with self.change() as db:
-            condition = "state IN ('waiting', 'running')"
-            before = db.execute(f"SELECT count(*) FROM jobs WHERE {condition}").fetchone()[0]
+            found = db.execute(f"SELECT count(*) FROM jobs WHERE {NOT_TRANSLATED}")
+            before = found.fetchone()[0]
             if before >= most:
                 raise Full(
                     f"{before} translations are already waiting. Try again in a few minutes."
@@ -322,19 +328,17 @@ class Store:
 
     def to_send(self, peer: str, now: float) -> list[Job]:
         """The jobs whose results are to be sent to a peer, those that were done first at first."""
-        return [job for job in self.undelivered() if _is_due(job, peer, now)]
+        return [job for job in self.jobs_to_deliver() if job.is_due(peer, now)]
 
-    def undelivered(self) -> list[Job]:
+    def jobs_to_deliver(self) -> list[Job]:
         """The jobs whose results some peer still lacks."""
-        rows = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'done' AND peers != '[]' ORDER BY ended"
-        )
+        rows = self._db.execute(f"SELECT * FROM jobs WHERE {NOT_DELIVERED} ORDER BY ended")
         return [_job(row) for row in rows]
 
     def sent(self, number: str, peer: str, now: float) -> None:
         """Note that a peer has the result of a job."""
         with self.change() as db:
-            job = self._undelivered(db, number)
+            job = self._job_with_result(db, number)
             if job is None:
                 return
             still = [each for each in job.peers if each != peer]
@@ -351,7 +355,7 @@ class Store:
         after MAX_SENDS.
         """
         with self.change() as db:
-            job = self._undelivered(db, number)
+            job = self._job_with_result(db, number)
             if job is None:
                 return
             reason = f"{peer}: {failure}"
@@ -366,7 +370,7 @@ class Store:
                 (json.dumps(waits), state, reason, now, number),
             )
 
-    def _undelivered(self, db: sqlite3.Connection, number: str) -> Job | None:
+    def _job_with_result(self, db: sqlite3.Connection, number: str) -> Job | None:
         row = db.execute(
             "SELECT * FROM jobs WHERE job = ? AND state = 'done'", (number,)
         ).fetchone()
@@ -438,8 +442,7 @@ class Store:
     def ahead(self, job: Job) -> int:
         """The number of translations that run or wait, and were added before this one."""
         row = self._db.execute(
-            "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')"
-            " AND (created, job) < (?, ?)",
+            f"SELECT count(*) FROM jobs WHERE {NOT_TRANSLATED} AND (created, job) < (?, ?)",
             (job.created, job.job),
         ).fetchone()
         return row[0]
@@ -479,10 +482,6 @@ class Store:
         """Delete a job."""
         with self.change() as db:
             db.execute("DELETE FROM jobs WHERE job = ?", (number,))
-
-
-def _is_due(job: Job, peer: str, now: float) -> bool:
-    return peer in job.peers and job.waits.get(peer, 0.0) <= now
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -365,8 +365,7 @@ def odd_file_names(records: Sequence[Record], domains: Mapping[str, str]) -> Ite
         said = {name: contrasts_in(stem_of(path)) for name, path in paths.items()}
         by_other: dict[str, list[str]] = defaultdict(list)
         for name, contrasts in said.items():
-            folders = Path(name).parts[:-1]
-            if _contradicts(own, contrasts, set().union(*map(contrasts_in, folders))):
+            if _contradicts(own, contrasts, Path(name).parts[:-1]):
                 by_other[min(contrasts)].append(name)
 
         for other, images in by_other.items():
@@ -375,13 +374,15 @@ def odd_file_names(records: Sequence[Record], domains: Mapping[str, str]) -> Ite
                 yield _named_otherwise(domain, other.upper(), images, len(paths), remedy)
 
 
-def _contradicts(own: set[str], by_name: set[str], by_folders: set[str]) -> bool:
+def _contradicts(own: set[str], by_name: set[str], folders: Sequence[str]) -> bool:
     """Whether a file's name says another contrast than its domain, which is the set of one."""
     if len(by_name) != 1 or by_name == own:
         return False
     if own | by_name == {"t1", "t1ce"}:
         return True
-    return own <= by_folders and exclude(min(by_name), min(own))
+    if not exclude(min(by_name), min(own)):
+        return False
+    return own <= set().union(*map(contrasts_in, folders))
 
 
 def _named_otherwise(
@@ -404,8 +405,8 @@ def numbers_after_contrasts(
             continue
         begins = Counter[str]()
         for record in records:
-            match = GLUED_NUMBER.match(stem_of(record.path)) if record.path else None
             if record.domain == letter:
+                match = GLUED_NUMBER.match(stem_of(record.path)) if record.path else None
                 begins[match[1].upper() if match else ""] += 1
 
         if set(begins) == {"T1", "T2"}:

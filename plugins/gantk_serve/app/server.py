@@ -237,7 +237,7 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         if folder == "own":
             path = SCRIPTS.get(name, HERE)
         else:
-            path = service.made(folder) / name
+            path = service.results_folder(folder) / name
         if ".." in (folder, name) or not path.is_file():
             raise HTTPException(404, "This result was deleted. Translate the scan again.")
         return FileResponse(str(path), filename=None if folder == "own" else name)

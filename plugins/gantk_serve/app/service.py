@@ -110,7 +110,7 @@ class Service:
         plain = re.sub(r"[^\w. #()+-]", "_", last).lstrip(".")
         return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
 
-    def made(self, folder: str) -> Path:
+    def results_folder(self, folder: str) -> Path:
         """Where the results of the upload with this folder's name lie."""
         return self.folder / UPLOADS / folder / "made"
 
@@ -127,7 +127,7 @@ class Service:
         """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a
         bad file, queue.Full where too many are waiting.
         """
-        source = self._unpacked(upload) if is_zip(upload) else upload
+        source = self._content_of(upload) if is_zip(upload) else upload
         job = Job(
             secrets.token_urlsafe(16),
             None,
@@ -142,7 +142,7 @@ class Service:
         try:
             ended = self._wait(job, tell)
             tell(1.0, "Preparing the view")
-            made = self.made(upload.parts[-3])
+            made = self.results_folder(upload.parts[-3])
             shutil.rmtree(made, ignore_errors=True)
             make_folder(made, private=True, new=True)
             out = (self.folder / ended.result).rename(made / "out")
@@ -166,7 +166,7 @@ class Service:
             notes.append((kind, text.strip()))
         return Result(file, notes, views, waited)
 
-    def _unpacked(self, upload: Path) -> Path:
+    def _content_of(self, upload: Path) -> Path:
         """The folder of a zip's content; UserError as of `unpack_upload`."""
         folder = upload.parent.parent / CONTENT
         with self._unpacking:

@@ -18,7 +18,7 @@ from tiny import PATCHGAN, UNET, small_run
 import gantk
 from gantk_serve.rules import Rules
 from gantk_serve.service import Service
-from gantk_serve.store import now
+from gantk_serve.store import Job, now
 from gantk_serve.web import Web, application
 from gantk_serve.worker import Worker
 
@@ -224,3 +224,15 @@ def test_page_status_and_metrics_name_nobody(client, service, tmp_path):
     for text in texts:
         for name in ("Doe", "P1", "19700101", "1.2.826.0.1.3680043.8.498"):
             assert name not in text
+
+
+def test_a_peer_that_the_rules_no_longer_name_gets_nothing(service):
+    service.store.add(Job("a", "1.2.3", [], "t1t2", peers=["GONE"]))
+    service.store.finish(service.store.claim("one", now()), "one", "results/a", now())
+    service.drop_unknown_peers()
+
+    (job,) = service.store.jobs()
+    assert (job.state, job.reason) == ("done", "GONE: it is no longer a peer")
+    assert job.sends == 1
+    service.drop_unknown_peers()  # it waits like any other that was not sent
+    assert service.store.job("a").sends == 1
