@@ -48,6 +48,7 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/trust.md": "benchmarks/trust.md",
     "benchmarks/results/error-maps.md": "benchmarks/error-maps.md",
     "benchmarks/results/files.md": "benchmarks/files.md",
+    "benchmarks/results/service.md": "benchmarks/service.md",
     "benchmarks/results/scaling.md": "benchmarks/scaling.md",
     "benchmarks/peers.md": "benchmarks/peers.md",
 }
