@@ -31,7 +31,7 @@ from gantk_models.shipped_card import OURS, fill_card, text_of
 
 AnyPath = str | os.PathLike[str]
 # keys of metrics.json without single patients
-SCORES = ("metrics", "baselines", "verdict", "domains", "step")
+SCORES = ("metrics", "baselines", "verdict", "cases", "domains", "step")
 LEVELS = 255  # gray levels into which the networks' range is divided
 
 

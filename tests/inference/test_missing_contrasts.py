@@ -358,6 +358,19 @@ def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, ther
     assert beside["HeldOutPatients"] == {"PSNR": 23.14, "Number": 5}
 
 
+def test_a_packed_model_tells_the_score_of_this_case(run, tmp_path):
+    scored = shutil.copytree(run, tmp_path / "run")
+    key = "T1_to_FLAIR"
+    rows = {key: {"psnr": {"value": 23.14, "n": 5}}}
+    content = {"metrics": rows, "cases": {key: {"given": ["T1"], "made": "FLAIR"}}}
+    (scored / "metrics.json").write_text(json.dumps(content))
+    packed = toolkit.pack(scored, tmp_path / "packed", say=lambda line: None)
+
+    score = toolkit.load(packed, device="cpu").case_score(["T1"], "FLAIR")
+
+    assert score["value"] == 23.14
+
+
 def test_a_run_on_files_is_scored_on_complete_patients(tmp_path):
     for number in range(4):
         patient(tmp_path / "in" / f"p{number}", BRATS, seed=10 * number)
