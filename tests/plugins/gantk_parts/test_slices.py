@@ -13,6 +13,7 @@ import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
 from gantk_parts.post.bias_field import InputBiasField
+from gantk_parts.post.bright_end import BrightEnd
 from gantk_parts.post.slices import AgreeingSlices, guided_filter, jump
 
 LEVEL = -0.9
@@ -163,3 +164,48 @@ def test_bias_field_of_the_input_is_applied_to_outputs():
 
     assert (post(truth, examples) - truth).abs().max() < 0.01
     assert torch.equal(post(air, examples), air)
+
+
+def blurred_head() -> tuple[torch.Tensor, torch.Tensor]:
+    """A volume (D, 1, H, W) whose brightest tissue ends at the range's end at its 97th percentile,
+    and the same with a bright end that is half as long.
+    """
+    tissue = torch.linspace(-0.8, 1.0, 20_000)
+    tissue = tissue[torch.randperm(len(tissue), generator=torch.Generator().manual_seed(0))]
+    true = (tissue + 0.0).reshape(5, 1, 50, 80)
+    true = torch.where(true > true.quantile(0.97), true + 0.3, true)
+    true = true * (1.0 / true.quantile(0.97))
+    knee = true.quantile(0.9)
+    return true, torch.where(true > knee, knee + 0.5 * (true - knee), true)
+
+
+def test_the_bright_end_is_stretched_and_the_rest_stays():
+    true, short = blurred_head()
+    post = BrightEnd(2, (-1.0, 1.0))
+    records = [
+        SimpleNamespace(subject="p", scan_key="s", key=f"s/{n}", position=n) for n in range(5)
+    ]
+
+    done = post(short, examples_of(torch.zeros_like(short), records))
+
+    tissue = done[done > -0.9]
+    assert tissue.quantile(0.97).item() == pytest.approx(1.0, abs=0.01)
+    dark = short < short.quantile(0.9)
+    assert torch.equal(done[dark], short[dark])
+    assert (done - true).abs().mean() < 0.1 * (short - true).abs().mean()
+    assert torch.equal(done.flatten().argsort(), short.flatten().argsort())  # no two change places
+
+
+def test_the_bright_end_leaves_what_it_cannot_judge():
+    _, short = blurred_head()
+    post = BrightEnd(2, (-1.0, 1.0))
+    alone = examples_of(torch.zeros_like(short))
+    black = torch.full_like(short, -1.0)
+    flat = torch.full_like(short, 0.2)
+
+    assert torch.equal(post(short[:2], examples_of(torch.zeros_like(short[:2]))), short[:2])
+    for volume in (black, flat):
+        assert torch.equal(BrightEnd(3, (-1.0, 1.0))(volume, alone), volume)
+
+    with pytest.raises(UserError, match="knee = 98 and percentile = 97"):
+        BrightEnd(2, (-1.0, 1.0), knee=98.0)
