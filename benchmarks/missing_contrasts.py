@@ -1,12 +1,14 @@
 """Scores a model that makes missing contrasts of people with all four of them, in all 28 cases.
 
     python benchmarks/missing_contrasts.py MODEL PEOPLE [--train FOLDER] [--names NAME ...]
-        [--json FILE] [--out FOLDER]
+        [--inputs N ...] [--json FILE] [--out FOLDER]
 
 A case is a contrast to make and the contrasts that are there: 4 x 7. For each person and case
 `gantk.load(MODEL)` makes the contrast from NIfTI files, and `score_volumes.py`, which shares no
 code with gantk, scores the file on its axial slices with tissue: PSNR in dB and SSIM of whole
-slices. `lesion` is the PSNR over the voxels of the expert's label in these slices.
+slices. `lesion` is the PSNR over the voxels of the expert's label in these slices. `factor` is the
+PSNR if the volume is multiplied by the factor that suits the truth best: what remains without the
+error of tone, which no other contrast of a person shows.
 
 Beside the model stand
 
@@ -29,6 +31,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,8 @@ ENDINGS = {
 }
 LABEL_ENDINGS = ("_seg", "-seg")
 ENHANCING = (3, 4)  # 4 in BraTS up to 2021
+# of each score in the table
+DIGITS = {"psnr": 2, "ssim": 3, "factor": 2, "lesion": 2, "recall": 2, "precision": 2}
 THRESHOLDS = np.linspace(0.01, 0.6, 60)  # of T1CE - T1, each scaled to [0, 1]
 
 
@@ -76,11 +81,11 @@ class Case:
         return f"{'+'.join(self.given)}_to_{self.to}"
 
 
-def cases() -> Iterator[Case]:
-    """All 28 cases, the most inputs first."""
+def cases(inputs: Sequence[int] = (3, 2, 1)) -> Iterator[Case]:
+    """The cases with these numbers of inputs; all 28 unless told."""
     for to in CONTRASTS:
         others = [name for name in CONTRASTS if name != to]
-        for count in (3, 2, 1):
+        for count in inputs:
             for given in combinations(others, count):
                 yield Case(given, to)
 
@@ -123,6 +128,18 @@ def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
     return float(-10 * np.log10(max(((found - real)[inside] ** 2).mean(), 1e-10)))
 
 
+def best_factor_psnr(made: Path, truth: Path) -> float:
+    """Mean PSNR in dB of the slices with tissue, after the factor with the least mean square error."""
+    grid = load(str(truth))
+    real = scaled(grid.get_fdata(dtype=np.float32))
+    used = slices_with_tissue(real)
+    found = scaled(onto(load(str(made)), grid)[0])[..., used]
+    real = real[..., used]
+    factor = (found * real).sum() / max((found * found).sum(), 1e-10)
+    errors = ((factor * found - real) ** 2).mean((0, 1))
+    return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
+
+
 def enhancement(person: Person, t1ce: Path) -> tuple[float, float, float]:
     """(threshold, recall, precision) of the enhancing tumour in a T1CE; NaN without one."""
     label = load(str(person.label)).get_fdata()
@@ -150,7 +167,7 @@ def scores(made: Path, person: Person, case: Case) -> dict[str, float]:
     """The scores of one file that a model or a baseline has made."""
     truth = person.scans[case.to]
     psnr, ssim, _ = score_volumes.score(str(made), str(truth))["prediction"]
-    row = {"psnr": psnr, "ssim": ssim}
+    row = {"psnr": psnr, "ssim": ssim, "factor": best_factor_psnr(made, truth)}
     if person.label:
         row["lesion"] = lesion_psnr(made, truth, person.label)
         if case.to == "T1CE":
@@ -160,13 +177,15 @@ def scores(made: Path, person: Person, case: Case) -> dict[str, float]:
 
 def best_map(person: Person, case: Case) -> dict[str, float]:
     """PSNR and SSIM of the best monotone map from one of the contrasts that are there."""
-    truth = str(person.scans[case.to])
-    found = []
-    for name in case.given:
-        source = str(person.scans[name])
-        psnr, ssim, _ = score_volumes.score(source, truth, source)["map"]
-        found.append({"psnr": psnr, "ssim": ssim})
+    found = [map_scores(person.scans[name], person.scans[case.to]) for name in case.given]
     return max(found, key=lambda row: row["psnr"])
+
+
+@cache
+def map_scores(source: Path, truth: Path) -> dict[str, float]:
+    """PSNR and SSIM of the best monotone map of the intensities of one scan."""
+    psnr, ssim, _ = score_volumes.score(str(source), str(truth), str(source))["map"]
+    return {"psnr": psnr, "ssim": ssim}
 
 
 def make(model: Any, person: Person, case: Case, out: Path) -> Path:
@@ -204,7 +223,7 @@ def over_people(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]
 def line(name: str, row: dict[str, dict[str, float]]) -> str:
     """A line of a Markdown table."""
     cells = []
-    for score, digits in (("psnr", 2), ("ssim", 3), ("lesion", 2), ("recall", 2), ("precision", 2)):
+    for score, digits in DIGITS.items():
         known = row.get(score)
         cells.append(f"{known['mean']:.{digits}f} ± {known['half']:.{digits}f}" if known else "")
     return f"| {name} | {' | '.join(cells)} |"
@@ -220,9 +239,9 @@ def main(options: argparse.Namespace) -> None:
         means = {to: mean_of(training, to) for to in CONTRASTS}
 
     results: dict[str, Any] = {"people": [one.name for one in chosen], "cases": {}}
-    print("| case | PSNR | SSIM | lesion | recall | precision |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for case in cases():
+    print("| case | PSNR | SSIM | best factor | lesion | recall | precision |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case in cases(options.inputs):
         rows: dict[str, list[dict[str, float]]] = defaultdict(list)
         for person in chosen:
             rows["model"].append(scores(make(model, person, case, options.out), person, case))
@@ -253,6 +272,7 @@ if __name__ == "__main__":
     parser.add_argument("people", type=Path, help="a folder for each person")
     parser.add_argument("--names", nargs="+", default=(), help="only these people")
     parser.add_argument("--train", type=Path, help="people whose mean is a baseline")
+    parser.add_argument("--inputs", type=int, nargs="+", default=(3, 2, 1), help="only these cases")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/missing-contrasts"))
     main(parser.parse_args())

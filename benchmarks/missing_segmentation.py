@@ -93,7 +93,8 @@ def dice(run: Path, person: Person, replaced: dict[str, Path], out: Path) -> flo
     shutil.rmtree(folder, ignore_errors=True)
     write_person(person, folder, replaced)
     result = gantk.evaluate(run, data=folder, say=lambda line: None)
-    value = result["metrics"]["lesions"]["dice"]["value"]
+    lesions = result["metrics"].get("lesions")
+    value = lesions and lesions["dice"]["value"]
     return np.nan if value is None else float(value)
 
 
