@@ -1,7 +1,7 @@
 """Scores a model that makes missing contrasts of people with all four of them, in all 28 cases.
 
     python benchmarks/missing_contrasts.py MODEL PEOPLE [--train FOLDER] [--names NAME ...]
-        [--inputs N ...] [--json FILE] [--out FOLDER]
+        [--inputs N ...] [--alone] [--json FILE] [--out FOLDER]
 
 A case is a contrast to make and the contrasts that are there: 4 x 7. For each person and case
 `gantk.load(MODEL)` makes the contrast from NIfTI files, and `score_volumes.py`, which shares no
@@ -19,7 +19,8 @@ Beside the model stand
 
 `enhancing` judges the contrast agent by itself: the share of the label's enhancing voxels that are
 found in T1CE - T1 (`recall`), and the share of found voxels that are enhancing (`precision`), among
-the voxels of the tumour. The threshold is the one that suits the person's true T1CE best.
+the voxels of the tumour. Both scans are divided by the median of their healthy tissue. The threshold
+is the one that suits the person's true T1CE best.
 
 Means over people have 95 % intervals of Student's t.
 """
@@ -56,7 +57,7 @@ LABEL_ENDINGS = ("_seg", "-seg")
 ENHANCING = (3, 4)  # 4 in BraTS up to 2021
 # of each score in the table
 DIGITS = {"psnr": 2, "ssim": 3, "factor": 2, "lesion": 2, "recall": 2, "precision": 2}
-THRESHOLDS = np.linspace(0.01, 0.6, 60)  # of T1CE - T1, each scaled to [0, 1]
+THRESHOLDS = np.linspace(0.02, 1.2, 60)  # of T1CE - T1, in medians of healthy tissue
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,21 @@ def enhancement(person: Person, t1ce: Path) -> tuple[float, float, float]:
     if not enhancing.any():
         return np.nan, np.nan, np.nan
 
-    t1 = scaled(load(str(person.scans["T1"])).get_fdata(dtype=np.float32))
-    agent = scaled(load(str(person.scans["T1CE"])).get_fdata(dtype=np.float32)) - t1
+    t1 = over_healthy_median(person.scans["T1"], tumour)
+    agent = over_healthy_median(person.scans["T1CE"], tumour) - t1
     dice = [_dice((agent > level) & tumour, enhancing) for level in THRESHOLDS]
     threshold = float(THRESHOLDS[int(np.argmax(dice))])
 
-    own = scaled(load(str(t1ce)).get_fdata(dtype=np.float32)) - t1
+    own = over_healthy_median(t1ce, tumour) - t1
     found = (own > threshold) & tumour
     both = (found & enhancing).sum()
     return threshold, float(both / enhancing.sum()), float(both / max(found.sum(), 1))
+
+
+def over_healthy_median(path: Path, tumour: np.ndarray) -> np.ndarray:
+    """A volume divided by the median of its tissue outside of the tumour."""
+    volume = load(str(path)).get_fdata(dtype=np.float32)
+    return volume / np.median(volume[(volume > 0) & ~tumour])
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -245,7 +252,8 @@ def main(options: argparse.Namespace) -> None:
         rows: dict[str, list[dict[str, float]]] = defaultdict(list)
         for person in chosen:
             rows["model"].append(scores(make(model, person, case, options.out), person, case))
-            rows["map"].append(best_map(person, case))
+            if not options.alone:
+                rows["map"].append(best_map(person, case))
             if means and len(case.given) == len(CONTRASTS) - 1:
                 path = write_mean(person, case.to, means[case.to], options.out)
                 rows["mean"].append(scores(path, person, case))
@@ -273,6 +281,7 @@ if __name__ == "__main__":
     parser.add_argument("--names", nargs="+", default=(), help="only these people")
     parser.add_argument("--train", type=Path, help="people whose mean is a baseline")
     parser.add_argument("--inputs", type=int, nargs="+", default=(3, 2, 1), help="only these cases")
+    parser.add_argument("--alone", action="store_true", help="without the map, which takes longest")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/missing-contrasts"))
     main(parser.parse_args())
