@@ -35,6 +35,7 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/few-images.md": "benchmarks/few-images.md",
     "benchmarks/results/fine-tuning.md": "benchmarks/fine-tuning.md",
     "benchmarks/results/real-scans.md": "benchmarks/real-scans.md",
+    "benchmarks/results/missing-contrasts.md": "benchmarks/missing-contrasts.md",
     "benchmarks/results/shipped-model.md": "benchmarks/shipped-model.md",
     "benchmarks/results/shipped-model-training.md": "benchmarks/shipped-model-training.md",
     "benchmarks/results/ensembles.md": "benchmarks/ensembles.md",
