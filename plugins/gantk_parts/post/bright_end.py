@@ -17,19 +17,19 @@ MAX_STRETCH = 4.0  # a volume without anything bright is not stretched to noise
 
 
 class BrightEnd:
-    """Stretches the brightest tissue of each translated volume, so that a percentile of its tissue
-    lies at the end of the range, where the intensity mapping puts that of a scan.
+    """Stretches the brightest tissue of each translated volume to the brightness of a scan.
 
-    A network that is trained with L1 or SSIM draws small bright structures (fluid in sulci,
-    enhancing tissue) darker than they are, because it is not sure of their place. The histogram of
-    its output ends too early, and whoever scales volumes by a percentile, as viewers and scores do,
-    sees all tissue too bright. Values above the percentile `knee` are mapped linearly, as the last
-    piece of Nyul's standard scale (Nyul & Udupa 1999); darker ones stay.
+    A `percentile` of its tissue then lies at the end of the range, where the intensity mapping puts
+    that of a scan. A network that is trained with L1 or SSIM draws small bright structures (fluid
+    in sulci, enhancing tissue) darker than they are, because it is not sure of their place. The
+    histogram of its output ends too early, and whoever scales volumes by a percentile, as viewers
+    and scores do, sees all tissue too bright. Values above the percentile `knee` are mapped
+    linearly, as the last piece of Nyul's standard scale (Nyul & Udupa 1999); darker ones stay.
 
-    It needs an intensity mapping that takes `percentile` of each scan to the end of the range, such
-    as `{ name = "nyul", foreground = "tissue", percentiles = [97] }`. `post(images, examples)`
-    takes and returns (N, C, *size) in network intensities. Pictures, and volumes of fewer than
-    three slices or 500 voxels of tissue, are unchanged.
+    It needs an intensity mapping that takes the same percentile of each scan there, such as
+    `{ name = "nyul", foreground = "tissue", percentiles = [97] }`. `post(images, examples)` takes
+    and returns (N, C, *size) in network intensities. Pictures, and volumes of fewer than three
+    slices or 500 voxels of tissue, are unchanged.
     """
 
     whole = True  # needs all slices of a volume at once
