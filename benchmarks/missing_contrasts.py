@@ -119,11 +119,16 @@ def mean_of(training: Sequence[Person], to: str) -> np.ndarray:
     return np.mean(volumes, axis=0)
 
 
-def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
-    """PSNR in dB over the voxels of the label, in the slices with tissue."""
+def truth_and_made(truth: Path, made: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Both volumes on the grid of the truth, each scaled to [0, 1]: (W, H, D)."""
     grid = load(str(truth))
     real = scaled(grid.get_fdata(dtype=np.float32))
-    found = scaled(onto(load(str(made)), grid)[0])
+    return real, scaled(onto(load(str(made)), grid)[0])
+
+
+def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
+    """PSNR in dB over the voxels of the label, in the slices with tissue."""
+    real, found = truth_and_made(truth, made)
     inside = load(str(label)).get_fdata() > 0
     inside &= slices_with_tissue(real)
     return float(-10 * np.log10(max(((found - real)[inside] ** 2).mean(), 1e-10)))
@@ -131,11 +136,10 @@ def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
 
 def best_factor_psnr(made: Path, truth: Path) -> float:
     """Mean PSNR in dB of the slices with tissue, after the factor with the least mean square error."""
-    grid = load(str(truth))
-    real = scaled(grid.get_fdata(dtype=np.float32))
+    real, found = truth_and_made(truth, made)
     used = slices_with_tissue(real)
-    found = scaled(onto(load(str(made)), grid)[0])[..., used]
     real = real[..., used]
+    found = found[..., used]
     factor = (found * real).sum() / max((found * found).sum(), 1e-10)
     errors = ((factor * found - real) ** 2).mean((0, 1))
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))

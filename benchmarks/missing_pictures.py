@@ -20,8 +20,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from missing_contrasts import Person, people
-from score_volumes import load, onto, scaled
+from missing_contrasts import Person, people, truth_and_made
 
 BRIGHTEST_ERROR = 0.5
 INCHES = 1.5  # a side of one image
@@ -44,13 +43,11 @@ def slice_of(volume: np.ndarray, number: int) -> np.ndarray:
 def row_of(made: Path, person: Person, case: str, number: int) -> Row:
     """What was there, made and true of a person in a case."""
     given, to = case.split("_to_")
-    grid = load(str(person.scans[to]))
-    result = load(str(made / person.name / f"{case}.nii.gz"))
-    truth = scaled(grid.get_fdata(dtype=np.float32))
-    found = scaled(onto(result, grid)[0])
+    true = person.scans[to]
+    truth, found = truth_and_made(true, made / person.name / f"{case}.nii.gz")
     volumes = {}
     for name in given.split("+"):
-        volumes[name] = scaled(onto(load(str(person.scans[name])), grid)[0])
+        volumes[name] = truth_and_made(true, person.scans[name])[1]
     volumes[f"{to}, made"] = found
     volumes[f"{to}, true"] = truth
 

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from gantk.runs.trained import Examples
-from gantk_parts.post.volumes import AIR_SHARE, each_volume
+from gantk_parts.post.volumes import AIR_SHARE, MIN_TISSUE_VOXELS, each_volume
 
 # Gaussians of the mixture; rounds of expectation and maximisation
 TISSUES = 6
 ROUNDS = 30
 MIN_DEVIATION = 0.02  # deviation of a Gaussian, in the logarithm: no tissue is a single value
-MIN_TISSUE_VOXELS = 500  # fewer are left alone
 MAX_TISSUE_VOXELS = 40_000  # of more an even part is taken
 
 

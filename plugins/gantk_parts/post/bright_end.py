@@ -8,10 +8,9 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.plugin.spec import Positive
 from gantk.runs.trained import Examples
-from gantk_parts.post.volumes import AIR_SHARE, each_volume
+from gantk_parts.post.volumes import AIR_SHARE, MIN_TISSUE_VOXELS, each_volume
 
 MIN_SLICES = 3  # fewer do not show what is bright in a head
-MIN_TISSUE_VOXELS = 500  # fewer are left alone
 MAX_TISSUE_VOXELS = 1_000_000  # of more an even part is taken
 MAX_STRETCH = 4.0  # a volume without anything bright is not stretched to noise
 

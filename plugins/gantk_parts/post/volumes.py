@@ -15,6 +15,7 @@ from gantk.errors import UserError
 from gantk.runs.trained import Examples
 
 AIR_SHARE = 0.05  # share of the range up to which a voxel is air
+MIN_TISSUE_VOXELS = 500  # volumes with fewer voxels of tissue are left alone
 
 
 def each_volume(
