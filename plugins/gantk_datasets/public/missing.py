@@ -23,9 +23,9 @@ ENHANCING_OF_2023 = 3
 ENHANCING = 4
 PATIENT_LENGTH = len("BraTS2021_00000")  # also of BraTS-GLI-00000
 
-# Test patients, never trained on. Of twelve with labels, ordered by the volume of the tumour, one is
-# of the smallest four, two of the middle four, one of the largest four. Two of the five are held out
-# from `t1t2` as well.
+# Test patients, never trained on. Of the first twelve with labels, ordered by the volume of the
+# tumour, one is of the smallest four, two of the middle four, one of the largest four. Two of the
+# five are held out from `t1t2` as well.
 HELD_OUT = {
     "BraTS-GLI-00028",
     "BraTS2021_00006",

@@ -613,7 +613,7 @@ def test_missing_has_a_folder_for_each_person(missing_set):
     without_labels = {"BraTS-GLI-00027", "BraTS-GLI-00028"}
     people = {path.name for path in folder.iterdir() if path.is_dir()}
 
-    assert len(people) == 14
+    assert len(people) == 28
     assert people > without_labels
     for patient in people:
         contrasts = ["t1", "t1ce", "t2", "flair"]
