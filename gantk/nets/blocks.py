@@ -438,6 +438,19 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
     return module
 
 
+def init_weights_without_norm(module: nn.Module, slope: float = 0.2) -> nn.Module:
+    """The same for a network without normalisation, which N(0, 0.02) would fade out: convolutions
+    N(0, 2 / ((1 + slope^2) x inputs)), so that maps keep their variance through leaky ReLUs (He et
+    al., 2015, equation 14). The last convolution, which gives the image, stays N(0, 0.02).
+    """
+    init_weights(module)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, _ConvNd)]
+    for layer in convolutions[:-1]:
+        nn.init.kaiming_normal_(layer.weight, slope)
+
+    return module
+
+
 def batch_independent(module: nn.Module) -> bool:
     """Whether a batch of N gives the results of N single passes: no layer mixes the images of a
     batch.

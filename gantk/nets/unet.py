@@ -22,7 +22,8 @@ class UNet(b.Network):
     2**depth. The network has stem + 2 x depth + head convolutions (`layers`). Filters double from
     `width` at every level up to width x max_multiplier. The innermost convolution is not
     normalised, because its map may be a single pixel. The output is not normalised. The first
-    convolution is normalised only with `norm_first`.
+    convolution is normalised only with `norm_first`. Without any norm, initial weights are larger
+    (see `init_weights_without_norm`).
 
     Published shapes:
 
@@ -44,7 +45,9 @@ class UNet(b.Network):
         width: Width = 64,  # filters of the first level
         depth: Depth = 5,  # halvings of the size; sides must be multiples of 2**depth
         max_multiplier: Width = 8,  # the number of filters is at most width x this
-        norm: NormKind = "instance",  # normalisation; "batch" mixes the images of a batch
+        # normalisation; "batch" mixes the images of a batch; "none" takes no statistics of the whole
+        # image, so a wider black margin does not change the rest
+        norm: NormKind = "instance",
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
         dropout: Fraction = 0.0,  # in the first three decoder steps, as in pix2pix
@@ -92,7 +95,10 @@ class UNet(b.Network):
 
         self.head = units.head(head, 2 * width if stem else width, width, out_channels)
         self.activation_out = b.output_activation(activation_out)
-        b.init_weights(self)
+        if norm == "none":
+            b.init_weights_without_norm(self)
+        else:
+            b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side is a multiple of 2**depth."""

@@ -364,6 +364,31 @@ def unet_by_hand(network: UNet, x: Tensor) -> Tensor:
     return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
 
 
+@pytest.mark.parametrize(("norm", "unchanged"), [("none", True), ("instance", False)])
+def test_a_wider_margin_changes_a_unet_with_a_norm_only(norm, unchanged):
+    torch.manual_seed(0)
+    network = UNet(1, 1, 2, width=4, depth=2, stem=1, head=2, norm=norm).double()
+    image = torch.full((1, 1, 64, 64), -1.0, dtype=torch.float64)
+    image[..., 24:40, 24:40] = torch.randn(16, 16, dtype=torch.float64)
+    wide = F.pad(image, (16, 16, 16, 16), value=-1.0)
+
+    middle = network(wide)[..., 32:64, 32:64]
+
+    assert torch.allclose(middle, network(image)[..., 16:48, 16:48], atol=1e-12) == unchanged
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_unet_without_norm_starts_with_maps_of_equal_size(dims):
+    torch.manual_seed(0)
+    network = UNet(1, 1, dims, width=16, depth=3, stem=2, head=2, norm="none")
+
+    maps = network.features(torch.randn(2, 1, *[32] * dims))
+
+    assert all(0.5 < part.square().mean().sqrt() < 2 for part in maps)
+    last = network.head[-1].weight
+    assert last.std() < 0.03
+
+
 def test_unet_first_norm_and_skip_options():
     torch.manual_seed(0)
     options = {"width": 3, "depth": 3, "up": "transpose"}
