@@ -240,40 +240,63 @@ def line(name: str, row: dict[str, dict[str, float]]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def main(options: argparse.Namespace) -> None:
-    """Score all cases; each line is printed when all people of the case are scored."""
-    model = gantk.load(options.model)
-    chosen = people(options.people, options.names)
-    means = {}
-    if options.train:
-        training = [one for one in people(options.train) if one not in chosen]
-        means = {to: mean_of(training, to) for to in CONTRASTS}
+def rows_of(
+    case: Case,
+    chosen: Sequence[Person],
+    model: Any,
+    means: dict[str, np.ndarray],
+    options: argparse.Namespace,
+) -> dict[str, list[dict[str, float]]]:
+    """The scores of a case, a row for each person: of the model (under the case's name) and of the
+    baselines.
+    """
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    from_all_others = len(case.given) == len(CONTRASTS) - 1
+    for person in chosen:
+        made = make(model, person, case, options.out)
+        rows[case.name].append(scores(made, person, case))
+        if not options.alone:
+            rows[f"{case.name} (map)"].append(best_map(person, case))
+        if means and from_all_others:
+            path = write_mean(person, case.to, means[case.to], options.out)
+            rows[f"{case.name} (mean)"].append(scores(path, person, case))
 
-    results: dict[str, Any] = {"people": [one.name for one in chosen], "cases": {}}
-    print("| case | PSNR | SSIM | best factor | lesion | recall | precision |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for case in cases(options.inputs):
-        rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-        for person in chosen:
-            rows["model"].append(scores(make(model, person, case, options.out), person, case))
-            if not options.alone:
-                rows["map"].append(best_map(person, case))
-            if means and len(case.given) == len(CONTRASTS) - 1:
-                path = write_mean(person, case.to, means[case.to], options.out)
-                rows["mean"].append(scores(path, person, case))
+    return rows
 
-        for kind, own in rows.items():
-            key = case.name if kind == "model" else f"{case.name} ({kind})"
-            results["cases"][key] = {"people": own, "mean": over_people(own)}
-            print(line(key, over_people(own)), flush=True)
 
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+def means_of(folder: Path, chosen: Sequence[Person]) -> dict[str, np.ndarray]:
+    """The mean of each contrast over the people of a folder who are not scored."""
+    names = {one.name for one in chosen}
+    training = [one for one in people(folder) if one.name not in names]
+    return {to: mean_of(training, to) for to in CONTRASTS}
 
+
+def print_enhancement(chosen: Sequence[Person]) -> None:
+    """Print what the true T1CE of each person with a label shows of the enhancing tumour."""
     for person in chosen:
         if person.label:
             threshold, recall, precision = enhancement(person, person.scans["T1CE"])
             print(f"{person.name}: true T1CE at {threshold:.2f}: {recall:.2f} / {precision:.2f}")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Score all cases; each line is printed when all people of the case are scored."""
+    model = gantk.load(options.model)
+    chosen = people(options.people, options.names)
+    means = means_of(options.train, chosen) if options.train else {}
+    results: dict[str, Any] = {"people": [one.name for one in chosen], "cases": {}}
+    print("| case | PSNR | SSIM | best factor | lesion | recall | precision |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case in cases(options.inputs):
+        for name, rows in rows_of(case, chosen, model, means, options).items():
+            mean = over_people(rows)
+            results["cases"][name] = {"people": rows, "mean": mean}
+            print(line(name, mean), flush=True)
+
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    print_enhancement(chosen)
 
 
 if __name__ == "__main__":
