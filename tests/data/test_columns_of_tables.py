@@ -267,6 +267,7 @@ def test_names_with_both_words_or_none_are_not_warned_of(tmp_path, pictures, nam
     assert not [each for each in told if "by name" in each]
 
 
+@pytest.mark.usefixtures("instant_trials")
 def test_a_run_and_a_plan_repeat_that_names_contradict_domains(tmp_path, pictures, gantk):
     rows = six("p{n}_{k}.png", SWAPPED)
     named(tmp_path, pictures, rows)
