@@ -54,7 +54,7 @@ UNET = {"name": "unet", "width": 4, "depth": 2}
 PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
 
 
-def small_run(folder: Path, method: dict, steps: int = 0, **data) -> Path:
+def small_run(folder: Path, method: dict, steps: int = 0, post=(), **data) -> Path:
     """A run of a method on the phantom at 32 px whose weights are those drawn, or a few steps on."""
     import gantk
 
@@ -72,6 +72,7 @@ def small_run(folder: Path, method: dict, steps: int = 0, **data) -> Path:
         "method": method,
         "data": table | data,
         "train": train,
+        "post": [*post],
         "evaluate": {"samples": 1, "images": 8},
     }
     return gantk.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path

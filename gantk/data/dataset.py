@@ -29,6 +29,7 @@ from gantk.data.preparation import (
     code_of,
     contrast_names,
     domain_letters,
+    middle_slice,
     neighbouring_slices,
 )
 from gantk.data.resample import SamplingGrid
@@ -270,7 +271,7 @@ class Data:
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them without neighbours."""
-        return images.chunk(2 * self.table.neighbours + 1, dim=1)[self.table.neighbours]
+        return middle_slice(images, self.table.neighbours)
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain; paired ones in the same order."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range, to_network
+from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
@@ -346,14 +347,22 @@ class Translator(TrainedModel):
     def _apply_post_steps(
         self, images: Tensor, letter: str, made_from: Tensor | list[str]
     ) -> Tensor:
-        """Apply the recipe's post-steps to images; the training images that these may need are read
-        at first use.
+        """Apply the recipe's post-steps to images, in place of their middle slices if they have
+        neighbouring ones; the training images that these may need are read at first use.
         """
         if not self._posts.steps:
             return images
 
-        examples = Examples(lambda: self._data, letter, self.runtime.device, made_from)
-        return self._posts(images.to(self.runtime.device), examples)
+        reach = self.model.data.neighbours
+        device = self.runtime.device
+        examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
+        middle = middle_slice(images, reach)
+        done = self._posts(middle.to(device), examples)
+        if not reach:
+            return done
+
+        middle.copy_(done)
+        return images
 
     def sample(
         self, n: int, seed: int = 0, label: str | None = None, post: bool = True
@@ -371,8 +380,7 @@ class Translator(TrainedModel):
         if post:
             images = self._apply_post_steps(images, "image", self._classes_of_samples(n, label))
 
-        reach = self.model.data.neighbours
-        shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
+        shown = middle_slice(images, self.model.data.neighbours).cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
 
     def _classes_of_samples(self, n: int, label: str | None) -> list[str]:

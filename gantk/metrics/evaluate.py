@@ -486,9 +486,9 @@ class Scorer:
         made = {key: self.data.centre(output)}
         if self.posts.steps:
             device = self.runtime.device
-            examples = Examples(lambda: self.data, letter, device, made_from, records)
-            after_posts = self.posts(output.to(device), examples).cpu()
-            made[f"{key}_post"] = self.data.centre(after_posts)
+            reach = self.data.table.neighbours
+            examples = Examples(lambda: self.data, letter, device, made_from, records, reach)
+            made[f"{key}_post"] = self.posts(made[key].to(device), examples).cpu()
             self._post_records[key] = self.posts.records()
 
         return made

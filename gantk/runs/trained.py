@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gantk.data.preparation import middle_slice
 from gantk.errors import UserError
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, probe_size
 from gantk.machine.runtime import Runtime
@@ -211,7 +212,8 @@ class Examples:
     `examples.real(n)` has one image for each of the n outputs: its input or, for images from noise,
     a training image of its class. `made_from` holds those inputs or classes; `data()` returns the
     run's Data; `records` are the inputs' records, empty where the inputs are the slices of one
-    volume, in order.
+    volume, in order. Of images with neighbouring slices, a post-step gets the middle one (see
+    `middle_slice`).
     """
 
     def __init__(
@@ -221,11 +223,18 @@ class Examples:
         device: Any,
         made_from: Tensor | list[str],
         records=(),
+        neighbours: int = 0,
     ):
+        """`neighbours`: slices on each side that the images of `data`, and `made_from`, have as
+        channels.
+        """
         self.data = data
         self.letter = letter
         self.device = device
+        self.neighbours = neighbours
         self.made_from = made_from
+        if isinstance(made_from, Tensor):
+            self.made_from = middle_slice(made_from, neighbours)
         self.records = records
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
@@ -234,9 +243,8 @@ class Examples:
             r for r in data.training if r.domain == self.letter and label in (None, r.label)
         ]
         step = max(1, len(candidates) // n)
-        return torch.stack(
-            [data.image(candidates[i * step % len(candidates)]) for i in range(n)]
-        ).to(self.device)
+        images = torch.stack([data.image(candidates[i * step % len(candidates)]) for i in range(n)])
+        return middle_slice(images, self.neighbours).to(self.device)
 
     def real(self, n: int) -> Tensor:
         if isinstance(self.made_from, Tensor):

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET
+from tiny import PATCHGAN, TINY, UNET, small_run
 
 import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
+from gantk_datasets.phantom.phantom import Phantom
 from gantk_parts.post.bias_field import InputBiasField
 from gantk_parts.post.bright_end import BrightEnd
 from gantk_parts.post.slices import AgreeingSlices, guided_filter, jump
@@ -205,3 +206,24 @@ def test_the_bright_end_leaves_what_it_cannot_judge():
 
     with pytest.raises(UserError, match="knee = 98 and percentile = 97"):
         BrightEnd(2, (-1.0, 1.0), knee=98.0)
+
+
+def test_a_post_step_gets_a_slice_without_its_neighbours(tmp_path, monkeypatch):
+    channels = []
+    stretch = BrightEnd.__call__
+
+    def watched(self, images, examples):
+        channels.append((images.shape[1], examples.made_from.shape[1], examples(2).shape[1]))
+        return stretch(self, images, examples)
+
+    monkeypatch.setattr(BrightEnd, "__call__", watched)
+    run = small_run(tmp_path, TINY["method"], post=[{"name": "bright_end"}], neighbours=1)
+    evaluated = len(channels)
+    record, *_ = Phantom(("T1", "T2"), 3, (8, 32, 32), subjects=1).records()
+    volume = record.read()[0]
+
+    made = gantk.load(run).translate(volume)
+
+    assert 0 < evaluated < len(channels)
+    assert set(channels) == {(1, 1, 1)}
+    assert made.shape == volume.shape
