@@ -1,7 +1,7 @@
 """How well a segmenter of four contrasts works when a model has made one of them.
 
-    python benchmarks/missing_segmentation.py MODEL PEOPLE --test NAME ... [--steps 3000]
-        [--json FILE] [--out FOLDER]
+    python benchmarks/missing_segmentation.py MODEL PEOPLE --test NAME ... [--names NAME ...]
+        [--steps 3000] [--json FILE] [--out FOLDER]
 
 `gantk run segmenter` learns whole tumour, core and enhancing tumour, one run each, from the four
 real contrasts and the expert's labels of all people in PEOPLE that --test does not name. Then each
@@ -89,7 +89,7 @@ def replacements(
 
 def dice(run: Path, person: Person, replaced: dict[str, Path], out: Path) -> float:
     """The Dice of a segmenter on one person; NaN without the region."""
-    folder = out / "evaluated"
+    folder = out / "evaluated" / person.name
     shutil.rmtree(folder, ignore_errors=True)
     write_person(person, folder, replaced)
     result = gantk.evaluate(run, data=folder, say=lambda line: None)
@@ -102,7 +102,7 @@ def main(options: argparse.Namespace) -> None:
     """Train the segmenters, and print a table of Dice."""
     model = gantk.load(options.model)
     everybody = [one for one in people(options.people) if one.label]
-    tested = [one for one in everybody if one.name in options.test]
+    tested = [one for one in everybody if one.name in (options.names or options.test)]
     training = [one for one in everybody if one.name not in options.test]
     tree = options.out / "training"
     if not tree.exists():
@@ -147,6 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("people", type=Path, help="a folder for each person")
     parser.add_argument("--test", nargs="+", required=True, help="names of the test people")
+    parser.add_argument("--names", nargs="+", default=(), help="score only these of them")
     parser.add_argument("--steps", type=int, default=3000, help="default %(default)s")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/missing-segmentation"))
