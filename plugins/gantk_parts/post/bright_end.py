@@ -40,12 +40,14 @@ class BrightEnd:
         *,
         percentile: Positive = 97.0,  # percentile of tissue that comes to the end of the range
         knee: Positive = 90.0,  # percentile of tissue up to which values stay
+        channels: tuple[int, ...] = (),  # numbers of the contrasts to stretch, from 0; (): all
     ):
         if not knee < percentile <= 100:
             what = f"the percentiles knee = {knee:g} and percentile = {percentile:g} are not valid"
             raise UserError(what, where="post", allowed="0 < knee < percentile <= 100")
 
         self.dims = dims
+        self.channels = channels
         self.low, self.high = range
         self.shares = torch.tensor([knee / 100, percentile / 100])
 
@@ -57,7 +59,12 @@ class BrightEnd:
         """Stretch one volume (C, D, H, W), each channel by itself."""
         if made.shape[1] < MIN_SLICES:
             return made
-        return torch.stack([self._channel(channel) for channel in made])
+
+        stretched = made.clone()
+        for number in self.channels or range(len(made)):
+            if number < len(made):
+                stretched[number] = self._channel(made[number])
+        return stretched
 
     def _channel(self, made: Tensor) -> Tensor:
         """Stretch one contrast of a volume (D, H, W)."""

@@ -194,6 +194,19 @@ def test_the_bright_end_is_stretched_and_the_rest_stays():
     assert torch.equal(done.flatten().argsort(), short.flatten().argsort())  # no two change places
 
 
+def test_the_bright_end_of_named_contrasts_only_is_stretched():
+    _, short = blurred_head()
+    both = torch.cat([short, short], dim=1)
+    every, second = (
+        BrightEnd(2, (-1.0, 1.0), channels=channels)(both, examples_of(torch.zeros_like(both)))
+        for channels in ((), (1,))
+    )
+
+    assert torch.equal(second[:, 0], both[:, 0])
+    assert torch.equal(second[:, 1], every[:, 1])
+    assert not torch.equal(every[:, 0], both[:, 0])
+
+
 def test_the_bright_end_leaves_what_it_cannot_judge():
     _, short = blurred_head()
     post = BrightEnd(2, (-1.0, 1.0))
