@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Positive
+from gantk.plugin.spec import Few, Positive
 from gantk.runs.trained import Examples
 from gantk_parts.post.volumes import AIR_SHARE, MIN_TISSUE_VOXELS, each_volume
 
@@ -40,7 +40,7 @@ class BrightEnd:
         *,
         percentile: Positive = 97.0,  # percentile of tissue that comes to the end of the range
         knee: Positive = 90.0,  # percentile of tissue up to which values stay
-        channels: tuple[int, ...] = (),  # numbers of the contrasts to stretch, from 0; (): all
+        channels: tuple[Few, ...] = (),  # numbers of the contrasts to stretch, from 0; (): all
     ):
         if not knee < percentile <= 100:
             what = f"the percentiles knee = {knee:g} and percentile = {percentile:g} are not valid"
