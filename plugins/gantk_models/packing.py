@@ -93,7 +93,8 @@ def pack(
         if scores := {
             key: value for key, value in read(source.path, "metrics.json").items() if key in SCORES
         }:
-            write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
+            text_of_scores = json.dumps(scores, separators=(",", ":")) + "\n"
+            write_file(made / "metrics.json", text_of_scores.encode())
 
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
         apart, on = _largest_difference(before, Translator.load(made, "cpu"))
