@@ -308,7 +308,7 @@ def test_every_recipe_takes_any_data_or_says_its_needs(data, recipe, kind):
     if found:
         batch, used = found
         assert all(
-            images.shape[2:] == used.table.size
+            images.shape[2:] == (used.table.patch or used.table.size)
             for name, images in batch.items()
             if name in used.letters
         )
