@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping
+from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
 from gantk.inference.array_shapes import (
@@ -104,13 +105,13 @@ def _batch(
     lacking = torch.cat([missing[place].flatten(2).all(2) for place in places], dim=1)
     lacking = lacking.view(*seen.shape[:2], *[1] * frame.dims)
     seen = torch.where(lacking, frame.range[0], seen)
-    output = run(seen).chunk(2 * reach + 1, dim=1)[reach]
+    output = middle_slice(run(seen), reach)
     own = images[part]
     if grid.content == grid.native or frame.detail != "guided":
         made = _inverse(output, grid)
     else:
         high = torch.where(missing[part], frame.range[0], _apply_mapping(mapping, own))
-        made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
+        made = _with_detail(output, middle_slice(seen, reach), high, grid)
 
     made = result_scale.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import to_network
+from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.files import read
@@ -100,7 +101,7 @@ class View:
         """The channels of the slice itself from (N, C, *size), without those of neighbouring
         slices.
         """
-        return channels.chunk(len(self.places), 1)[self.frame.neighbours]
+        return middle_slice(channels, self.frame.neighbours)
 
     def on_file(self, found: Tensor) -> Image:
         """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices,
