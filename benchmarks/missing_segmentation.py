@@ -87,6 +87,17 @@ def replacements(
         yield kind, path
 
 
+def variants_of(
+    person: Person, model: Any, means: dict[str, np.ndarray], out: Path
+) -> dict[str, dict[str, Path]]:
+    """What replaces the scans of a person, by name: nothing (`real`), or one contrast."""
+    variants: dict[str, dict[str, Path]] = {"real": {}}
+    for contrast in CONTRASTS:
+        for kind, file in replacements(person, contrast, model, means, out):
+            variants[f"{contrast} {kind}"] = {contrast: file}
+    return variants
+
+
 def dice(run: Path, person: Person, replaced: dict[str, Path], out: Path) -> float:
     """The Dice of a segmenter on one person; NaN without the region."""
     folder = out / "evaluated" / person.name
@@ -113,12 +124,7 @@ def main(options: argparse.Namespace) -> None:
 
     rows: dict[str, list[dict[str, float]]] = {}
     for person in tested:
-        variants: dict[str, dict[str, Path]] = {"real": {}}
-        for contrast in CONTRASTS:
-            for kind, file in replacements(person, contrast, model, means, options.out):
-                variants[f"{contrast} {kind}"] = {contrast: file}
-
-        for name, replaced in variants.items():
+        for name, replaced in variants_of(person, model, means, options.out).items():
             found = {r: dice(run, person, replaced, options.out) for r, run in runs.items()}
             rows.setdefault(name, []).append(found)
 
