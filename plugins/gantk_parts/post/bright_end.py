@@ -52,7 +52,15 @@ class BrightEnd:
         self.shares = torch.tensor([knee / 100, percentile / 100])
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
-        """Stretch the images volume by volume; UserError where there is no input."""
+        """Stretch the images volume by volume; UserError where there is no input, or no such
+        channel.
+        """
+        count = images.shape[1]
+        beyond = [number for number in self.channels if number >= count]
+        if beyond:
+            what = f"bright_end names channel {beyond[0]}, but the images have {count}"
+            raise UserError(what, where="post", allowed=f"0 to {count - 1}")
+
         return each_volume(images, examples, self.dims, "bright_end", self._volume)
 
     def _volume(self, made: Tensor, given: Tensor) -> Tensor:
@@ -62,8 +70,7 @@ class BrightEnd:
 
         stretched = made.clone()
         for number in self.channels or range(len(made)):
-            if number < len(made):
-                stretched[number] = self._channel(made[number])
+            stretched[number] = self._channel(made[number])
         return stretched
 
     def _channel(self, made: Tensor) -> Tensor:

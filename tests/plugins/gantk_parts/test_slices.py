@@ -220,6 +220,10 @@ def test_the_bright_end_leaves_what_it_cannot_judge():
     with pytest.raises(UserError, match="knee = 98 and percentile = 97"):
         BrightEnd(2, (-1.0, 1.0), knee=98.0)
 
+    absent = BrightEnd(2, (-1.0, 1.0), channels=(0, 1))
+    with pytest.raises(UserError, match=r"channel 1, but the images have 1.*0 to 0"):
+        absent(short, examples_of(torch.zeros_like(short)))
+
 
 def test_a_post_step_gets_a_slice_without_its_neighbours(tmp_path, monkeypatch):
     channels = []
