@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.inference.frame import OTHER
 from gantk.method import Method
 from gantk.plugin.spec import Seed
 from gantk_trust.uncertainty.judging import judge_uncertainty
@@ -120,6 +121,46 @@ class Checkpoints(Flips):
         return torch.stack(outputs).std(0)
 
 
+class Inputs(Flips):
+    """How far the result moves if one of several input contrasts is left out, plus the flips map.
+
+    It is the root mean square over the contrasts that are there, each left out once, of the
+    difference from the translation. A result that rests on a single contrast has the flips map
+    alone.
+    """
+
+    needs = "a method that leaves inputs out in training, such as anytoany, and several contrasts"
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        return method.hides and any(len(names) > 1 for names in method.geometry.contrasts.values())
+
+    def spread(
+        self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
+    ) -> Tensor:
+        black = method.geometry.range[0]
+        sources = method.geometry.contrasts[OTHER[to]]
+        targets = method.geometry.contrasts[to]
+        images = image.unflatten(1, (-1, len(sources)))  # (N, planes, sources, *size)
+        there = (images != black).flatten(3).any(3).any(1)  # (N, sources)
+        used = torch.stack([there & _unlike(target, sources, there) for target in targets], 1)
+        # a single input cannot be left out
+        used = used & (used.sum(2, keepdim=True) > 1)  # (N, targets, sources)
+
+        moved = torch.zeros_like(plain).unflatten(1, (-1, len(targets)))
+        for number in range(len(sources)):
+            if not used[..., number].any():
+                continue
+            fewer = images.clone()
+            fewer[:, :, number] = black
+            without = method.translate(fewer.flatten(1, 2), to).float()
+            change = (without - plain).square().unflatten(1, (-1, len(targets)))
+            moved += change * _over_pixels(used[..., number], change)
+
+        count = used.sum(2).clamp_min(1)
+        moved = (moved / _over_pixels(count, moved)).sqrt().flatten(1, 2)
+        return moved + super().spread(method, to, image, plain, others)
+
+
 class Cycle(Flips):
     """Absolute difference between an image and its back-translation, for two-way methods."""
 
@@ -203,6 +244,16 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _unlike(target: str, sources: Sequence[str], like: Tensor) -> Tensor:
+    """Which of the sources are other contrasts than the target: (sources,) bool."""
+    return torch.tensor([source != target for source in sources], device=like.device)
+
+
+def _over_pixels(values: Tensor, like: Tensor) -> Tensor:
+    """Values (N, targets) in the shape of images (N, planes, targets, *size), to broadcast."""
+    return values[:, None][(...,) + (None,) * (like.ndim - 3)]
 
 
 def _dropout_layers(module: nn.Module) -> list[nn.Module]:
