@@ -33,6 +33,9 @@ SYNONYMS = {
     "mr": ("mri",),
     **dict.fromkeys(("dwi", "adc", "swi", "ct", "cbct", "pet", "t2star", "t1map", "t2map"), ()),
 }
+# Words that mean a contrast only beside another one of the patient: CT1 of HD-GLIO, which is a CT
+# elsewhere, and FL of CaPTk.
+BESIDE_OTHERS = {"t1ce": {"ct1"}, "flair": {"fl"}}
 # How data sets call the files of a patient, where this differs from the contrasts' names: BIDS, and
 # BraTS since 2023.
 NAMINGS = (
@@ -127,7 +130,7 @@ def with_contrast(name: str, word: str) -> str | None:
     """A name with another word for its contrast: `007_t1_brain` and `flair` give
     `007_flair_brain`.
 
-    None where the name says no contrast, or says it by several words (`T1 post Gd`).
+    None where the name says no contrast, or says it by several words (`T1 post Gd`, `T1 pre`).
     """
     found = _find_contrast(name, set())
     if found is None:
@@ -135,7 +138,9 @@ def with_contrast(name: str, word: str) -> str | None:
 
     before, own, after = found.split
     others = " ".join(words_of(before + " " + after)).lower()
-    if one_word(own) != found.word or AGENT.search(f" {others} "):
+    later = " ".join(words_of(after)).lower()
+    of_several_words = AGENT.search(f" {others} ") or NATIVE.match(f" {later} ")
+    if one_word(own) != found.word or of_several_words:
         return None
     return before + word + after
 

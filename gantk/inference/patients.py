@@ -39,6 +39,7 @@ class Patient:
     name: str  # in messages
     place: Path  # of the results in the folder of results
     candidates: Candidates = field(default_factory=dict)
+    unused: tuple[Path, ...] = ()  # images of the patient's folder that are none of the contrasts
 
     @property
     def scans(self) -> dict[str, Scan]:
@@ -62,7 +63,9 @@ class Patient:
                     f"'{self.name}' has two images of {contrast}: '{one}' and '{other}'",
                     where="INPUT",
                     allowed="one image of each contrast",
-                    remedy=f"name the files: --from {contrast}=FILE",
+                    remedy=(
+                        f"make a folder for each patient, or name the files: --from {contrast}=FILE"
+                    ),
                 )
         return None
 
@@ -213,15 +216,24 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
 def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) -> list[Patient]:
     """A patient for each folder that holds files named after the contrasts."""
     from gantk.data.names.domains import contrast_candidates
+    from gantk.data.names.patterns import MASK_NAME
+
+    images_in = defaultdict(list)
+    for image in images:
+        images_in[image.parent].append(image)
 
     patients = []
     for folder, found in contrast_candidates(images, contrasts).items():
         candidates = {}
         for contrast, files in found.items():
             candidates[contrast] = [Scan(file, (file,), file.name) for file in files]
+
+        used = {file for files in found.values() for file in files}
+        others = [file for file in images_in[folder] if file not in used]
+        unused = tuple(file for file in others if not MASK_NAME.search(io.stem_of(file)))
         place = folder.relative_to(source)
         name = folder.name if place == Path() else place.as_posix()
-        patients.append(Patient(name, place, candidates))
+        patients.append(Patient(name, place, candidates, unused))
 
     return patients
 

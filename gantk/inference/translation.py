@@ -48,6 +48,7 @@ FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are sti
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_NAME_BYTES = 255  # of a file on common file systems
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
+MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
 
 
@@ -207,6 +208,7 @@ class Translation:
 
     def _jobs(self, patients: Sequence[Patient], target: Path) -> list[Job]:
         """A job for each patient; UserError where nothing is to be made of any."""
+        self._note_unused(patients)
         if not self.frame.completes:
             return [self._job_of_domain(patient, target) for patient in patients]
 
@@ -232,6 +234,18 @@ class Translation:
         if complete:
             self.notes["note", "left out, because no contrast is missing"] = complete
         return jobs
+
+    def _note_unused(self, patients: Sequence[Patient]) -> None:
+        """Note the images that are none of the model's contrasts by their names."""
+        unused = [file for patient in patients for file in patient.unused]
+        if unused:
+            first = "', '".join(file.name for file in unused[:MAX_LISTED])
+            more = ", ..." if len(unused) > MAX_LISTED else ""
+            line = (
+                f"{count_noun(unused, 'file')} not used: '{first}'{more} (to use one, name it:"
+                f" --from {self.contrasts[0]}=FILE)"
+            )
+            self.notes["note", line] = [patient.name for patient in patients if patient.unused]
 
     def _job(self, patient: Patient, target: Path, names: Sequence[str]) -> Job:
         """The job that makes these contrasts of a patient."""

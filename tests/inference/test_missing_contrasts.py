@@ -171,6 +171,30 @@ def test_two_candidates_stop_one_patient_alone(run, tmp_path, gantk):
     assert [path.name for path in tmp_path.glob("out/**/*.gz")] == ["flair.nii.gz"]
 
 
+def test_words_that_mean_a_contrast_only_beside_others(run, tmp_path, gantk):
+    names = ("CT1_r2s_bet.nii.gz", "T1_r2s_bet.nii.gz", "T2_r2s_bet.nii.gz")
+    for number, name in enumerate((*names, "CT1_seg.nii.gz")):
+        volume(tmp_path / "lumiere" / name, number)  # as HD-GLIO names them
+    for number, name in enumerate(("T1", "T1CE", "FL")):
+        volume(tmp_path / "captk" / f"{name}_to_SRI.nii.gz", number)
+
+    assert gantk("translate", run, tmp_path / "lumiere", tmp_path / "one").code == 0
+    assert gantk("translate", run, tmp_path / "captk", tmp_path / "two").code == 0
+
+    assert [path.name for path in tmp_path.glob("one/*.gz")] == ["FLAIR_r2s_bet.nii.gz"]
+    assert [path.name for path in tmp_path.glob("two/*.gz")] == ["T2_to_SRI.nii.gz"]
+
+
+def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
+    for number, name in enumerate(("p1_t1", "p1_t1_bet", "p1_t2", "p1_dwi", "p1_seg")):
+        volume(tmp_path / "p1" / f"{name}.nii.gz", number)
+
+    done = gantk("translate", run, tmp_path / "p1", tmp_path / "out", "--to", "FLAIR")
+
+    assert "2 files not used: 'p1_dwi.nii.gz', 'p1_t1_bet.nii.gz'" in done.out
+    assert "--from T1=FILE" in done.out
+
+
 def test_a_folder_without_a_known_contrast_is_an_error(run, tmp_path):
     volume(tmp_path / "in" / "scan.nii.gz", 0)
     with pytest.raises(UserError, match=r"named after T1, T1CE, T2, FLAIR.*'scan\.nii\.gz'"):
@@ -472,6 +496,8 @@ def test_a_wrong_dict_is_one_error(model, given, text):
         ("007_t1_brain", "flair", "007_flair_brain"),
         ("x_T2_FLAIR_1", "T1", "x_T1_1"),
         ("T1 post Gd", "T2", None),
+        ("p1_t1_pre", "flair", None),
+        ("p1_pre_t1", "flair", "p1_pre_flair"),
         ("scan", "T2", None),
     ],
 )

@@ -27,6 +27,7 @@ from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import NothingFound, UserError, one_line
 from gantk.formats.contrasts import (
+    BESIDE_OTHERS,
     CONTRASTS,
     USUAL,
     contrast_in,
@@ -363,7 +364,7 @@ def contrast_candidates(
     images: Sequence[Path], contrasts: Sequence[str]
 ) -> dict[Path, dict[str, list[Path]]]:
     """By folder, the images of each contrast that it holds: by the exact name, else by a usual
-    synonym.
+    synonym, else by a word that means it beside other contrasts (`CT1` beside `T1`).
     """
     wanted = {contrast: one_word(contrast) for contrast in contrasts}
     words = set(wanted.values())
@@ -373,7 +374,37 @@ def contrast_candidates(
         for image in of_contrast(contrast_of, word, words - {word}):
             folders[image.parent].setdefault(contrast, []).append(image)
 
-    return {folder: found for folder, found in folders.items() if found}
+    folders = {folder: found for folder, found in folders.items() if found}
+    unnamed = [image for image, said in contrast_of.items() if said is None]
+    for contrast, word in wanted.items():
+        lacking = {folder for folder, found in folders.items() if contrast not in found}
+        candidates = [image for image in unnamed if image.parent in lacking]
+        for image in _meant_beside_others(candidates, word):
+            folders[image.parent].setdefault(contrast, []).append(image)
+
+    return folders
+
+
+def _meant_beside_others(images: Sequence[Path], contrast: str) -> list[Path]:
+    """The images whose names mean a contrast where other images of the patient name others: `CT1`.
+
+    Masks, and those made from others (`CT1_bet` beside `CT1`), are left out.
+    """
+    short = BESIDE_OTHERS.get(CONTRASTS.get(contrast, ""), set())
+    stems = {image: stem_of(image).lower() for image in images}
+    found = {
+        image: stem
+        for image, stem in stems.items()
+        if short & set(words_of(stem)) and not MASK_NAME.search(stem)
+    }
+    originals = {(image.parent, stem) for image, stem in found.items()}
+    kept = []
+    for image, stem in found.items():
+        starts = {stem[: end.start()] for end in FURTHER_WORD.finditer(stem)}
+        if not any((image.parent, start) in originals for start in starts):
+            kept.append(image)
+
+    return kept
 
 
 def _two_files(contrast: str, one: Path, other: Path) -> UserError:
