@@ -298,21 +298,12 @@ class _TableProgress:
 
 def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     """Problems found by comparing readable images; files outside a source's domains are skipped."""
-    items = [item for item in items if item.domains or usage is None]
-    problems = list(findings.about_each(items))
-    groups: dict[tuple, list[Inspected]] = defaultdict(list)
-    places = Counter[tuple]()
-    for item in items:
-        # Contrasts within a domain of several ("T1+FLAIR") are not compared with each other.
-        several = any("+" in domain for domain in item.domains)
-        groups[tuple(item.domains), item.name_says if several else None].append(item)
-        stack = (tuple(item.domains), Path(item.name).parent.as_posix())
-        if item.seen:
-            place = float(places[stack])
-            item.seen = replace(item.seen, subject=item.patient, stack=stack, position=place)
-        places[stack] += 1
+    if usage:
+        items = [item for item in items if item.domains]
 
-    for (domains, _), group in groups.items():
+    problems = list(findings.about_each(items))
+    _place_in_stacks(items)
+    for domains, group in _comparable(items):
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
             problems += finding(group, of)
@@ -321,17 +312,53 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage:
-        problems += findings.odd_file_names(usage.records, usage.names)
-        problems += findings.numbers_after_contrasts(usage.records, usage.names)
-    if usage and _reads_table(usage):
-        problems += findings.contradicted_by_names(usage.records, usage.names)
-    if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
-        table = usage.table
-        channels = table.channels or table.source.options.get("channels")
-        settings = {"channels": channels, "spacing": table.spacing}
-        problems = [each for each in problems if not settings.get(each["kind"])]
+        problems += _about_names(usage)
+        problems = [each for each in problems if not _is_solved(each, usage)]
 
     return problems + list(findings.copies(items))
+
+
+def _place_in_stacks(items: Sequence[Inspected]) -> None:
+    """Number the images of each folder and domain, as slices of one stack."""
+    counts = Counter[tuple]()
+    for item in items:
+        stack = (tuple(item.domains), Path(item.name).parent.as_posix())
+        if item.seen:
+            place = float(counts[stack])
+            item.seen = replace(item.seen, subject=item.patient, stack=stack, position=place)
+        counts[stack] += 1
+
+
+def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[Inspected]]]:
+    """(domains, images) of each group of images that should be alike: of the same domains, and of
+    the same contrast within a domain of several ("T1+FLAIR").
+    """
+    groups: dict[tuple, list[Inspected]] = defaultdict(list)
+    for item in items:
+        several = any("+" in domain for domain in item.domains)
+        groups[tuple(item.domains), item.name_says if several else None].append(item)
+    return [(domains, group) for (domains, _), group in groups.items()]
+
+
+def _about_names(usage: Usage) -> list[Problem]:
+    """Problems found by comparing the names of files with their domains and patients."""
+    problems = [
+        *findings.odd_file_names(usage.records, usage.names),
+        *findings.numbers_after_contrasts(usage.records, usage.names),
+    ]
+    if _reads_table(usage):
+        problems += findings.contradicted_by_names(usage.records, usage.names)
+    return problems
+
+
+def _is_solved(problem: Problem, usage: Usage) -> bool:
+    """Whether a setting of the recipe solves a problem, such as spacing for different spacings."""
+    if usage.recipe is None:
+        return False
+    table = usage.table
+    channels = table.channels or table.source.options.get("channels")
+    settings = {"channels": channels, "spacing": table.spacing}
+    return bool(settings.get(problem["kind"]))
 
 
 def _reads_table(usage: Usage) -> bool:
