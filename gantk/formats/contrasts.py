@@ -18,7 +18,7 @@ WORD_ENDS = re.compile(
     r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
 )
 SYNONYMS = {
-    "t1": ("t1w", "t1wi", "t1n", "mprage", "spgr", "fspgr"),
+    "t1": ("t1w", "t1wi", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr"),
     "t1ce": (
         "cet1",
         *(
@@ -36,6 +36,7 @@ SYNONYMS = {
 # Words that mean a contrast only beside another one of the patient: CT1 of HD-GLIO, which is a CT
 # elsewhere, and FL of CaPTk.
 BESIDE_OTHERS = {"t1ce": {"ct1"}, "flair": {"fl"}}
+SHORT_WORDS = set().union(*BESIDE_OTHERS.values())
 # How data sets call the files of a patient, where this differs from the contrasts' names: BIDS, and
 # BraTS since 2023.
 NAMINGS = (
@@ -44,7 +45,8 @@ NAMINGS = (
 )
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
-NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
+NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )")
+AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
 QUANTILE_BINS = 32  # equal shares of an image's values
 QUANTILE_COUNT = QUANTILE_BINS + 2  # their middles, and the quantiles 1 % and 99 %
 MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
@@ -67,15 +69,30 @@ def join_contrast_words(words: Sequence[str]) -> list[str]:
     """
     kept: list[str] = []
     for i, word in enumerate(words):
-        if i and words[i - 1].endswith("to") and word in CONTRASTS:
-            continue  # a registration's target
+        if word in CONTRASTS and _is_of_target(words, i):
+            continue
         if kept and kept[-1] + word in CONTRASTS:
             kept[-1] += word
         else:
             kept.append(word)
 
     said = set(map(CONTRASTS.get, kept)) - {None}
-    return [_meant(word, said, kept) for word in kept] if said else kept
+    return [_meant(word, said, words) for word in kept] if said else kept
+
+
+def _is_of_target(words: Sequence[str], place: int) -> bool:
+    """Whether a word is the contrast that an image was registered to, not its own: after `to`; after
+    BIDS's `space` if a contrast follows; after `reg` if one precedes.
+    """
+    before = words[place - 1] if place else ""
+    if before.endswith("to"):
+        return True
+    others: Sequence[str] = ()
+    if before == "space":
+        others = words[place + 1 :]
+    elif before == "reg":
+        others = words[: place - 1]
+    return any(word in CONTRASTS or word in SHORT_WORDS for word in others)
 
 
 def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
@@ -84,7 +101,8 @@ def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
     """
     contrast = CONTRASTS.get(word)
     text = f" {' '.join(words)} "
-    if contrast == "t1" and AGENT.search(text) and not NATIVE.search(text):
+    is_native = NATIVE.search(text) and AGENT_OF_BIDS not in text
+    if contrast == "t1" and AGENT.search(text) and not is_native:
         return "t1ce"
     if contrast == "t2" and "flair" in said and "t1" not in said:
         return "flair"
@@ -114,7 +132,7 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     without it.
 
     `wanted` are further words, in lower case, that count as contrasts. A word after `to`
-    (`regtoFLAIR`, `T1_to_T2`) is the image's registration target, not its contrast. MR counts if
+    (`regtoFLAIR`, `T1_to_T2`, `space-T1w_FLAIR`) is the registration target, not the contrast. MR counts if
     there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside
     other words. Without a contrast: None and the whole name.
     """
@@ -180,7 +198,7 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     words = [pieces[i].lower() for i in places]
     found: list[tuple[str, int, int]] = []
     for i in range(len(words)):
-        if i and words[i - 1].endswith("to"):
+        if _is_of_target(words, i):
             continue
         for length, word in ((2, "".join(words[i : i + 2])), (1, words[i])):
             if word in wanted or word in CONTRASTS:

@@ -17,6 +17,7 @@ from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import (
+    contrast_in,
     contrast_word,
     one_word,
     same_contrast,
@@ -39,7 +40,6 @@ class Patient:
     name: str  # in messages
     place: Path  # of the results in the folder of results
     candidates: Candidates = field(default_factory=dict)
-    unused: tuple[Path, ...] = ()  # images of the patient's folder that are none of the contrasts
 
     @property
     def scans(self) -> dict[str, Scan]:
@@ -91,13 +91,21 @@ class Patient:
         return f"{stems[0]}_{contrast}{suffix}"
 
 
-def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> list[Patient]:
+@dataclass(frozen=True)
+class Found:
+    """The patients of a table or a folder, and the images of the folder that are not used."""
+
+    patients: list[Patient]
+    unused: list[Path] = field(default_factory=list)
+
+
+def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> Found:
     """The patients of a table or a folder; UserError where there is none with a contrast.
 
     `results` is the folder of results, which may lie in the source and is then left out.
     """
     if source.is_file():
-        return _of_table(source, contrasts)
+        return Found(_of_table(source, contrasts))
 
     is_input = no_result_of(source, results)
     images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
@@ -117,7 +125,19 @@ def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> list
             ),
         )
 
-    return patients
+    return Found(patients, _unused(images, patients))
+
+
+def _unused(images: Iterable[Path], patients: Iterable[Patient]) -> list[Path]:
+    """The images that are no contrast of a patient by their names, and no masks."""
+    from gantk.data.names.patterns import MASK_NAME
+
+    used = set()
+    for patient in patients:
+        for scans in patient.candidates.values():
+            used.update(scan.path for scan in scans)
+    others = [image for image in images if image not in used]
+    return [image for image in others if not MASK_NAME.search(io.stem_of(image))]
 
 
 def patient_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Patient:
@@ -214,28 +234,37 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
 
 
 def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) -> list[Patient]:
-    """A patient for each folder that holds files named after the contrasts."""
+    """A patient for each folder that holds files named after the contrasts, or folders named after
+    them with one file each (`p1/1_T1/scan_T1.nii.gz`, `p1/2_T1GD/scan_T1GD.nii.gz`).
+    """
     from gantk.data.names.domains import contrast_candidates
-    from gantk.data.names.patterns import MASK_NAME
 
-    images_in = defaultdict(list)
-    for image in images:
-        images_in[image.parent].append(image)
+    found: dict[Path, Candidates] = defaultdict(dict)
+    for folder, files_of in contrast_candidates(images, contrasts).items():
+        for contrast, files in files_of.items():
+            scans = [Scan(file, (file,), file.name) for file in files]
+            own = _folder_of_patient(folder, contrast, source) if len(files_of) == 1 else folder
+            found[own].setdefault(contrast, []).extend(scans)
 
     patients = []
-    for folder, found in contrast_candidates(images, contrasts).items():
-        candidates = {}
-        for contrast, files in found.items():
-            candidates[contrast] = [Scan(file, (file,), file.name) for file in files]
-
-        used = {file for files in found.values() for file in files}
-        others = [file for file in images_in[folder] if file not in used]
-        unused = tuple(file for file in others if not MASK_NAME.search(io.stem_of(file)))
+    for folder, candidates in found.items():
         place = folder.relative_to(source)
         name = folder.name if place == Path() else place.as_posix()
-        patients.append(Patient(name, place, candidates, unused))
+        patients.append(Patient(name, place, _in_order(candidates, contrasts)))
 
     return patients
+
+
+def _folder_of_patient(folder: Path, contrast: str, source: Path) -> Path:
+    """The patient's folder for the folder of a single contrast: above the one that is named after
+    the contrast, else the folder itself.
+    """
+    place = folder.relative_to(source)
+    for part in (place, *place.parents):
+        said = contrast_in(part.name, {one_word(contrast)})[0]
+        if said and same_contrast(said, one_word(contrast)):
+            return source / part.parent
+    return folder
 
 
 def _of_series(

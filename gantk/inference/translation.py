@@ -140,8 +140,7 @@ class Translation:
 
         is_table = source.suffix.lower() in TABLES and source.is_file()
         if self.several_contrasts and is_table:
-            patients = find_patients(source, target, self.contrasts)
-            return self._folder(self._jobs(patients, target), source, target)
+            return self._folder(self._jobs_of(source, target), source, target)
 
         if not source.is_dir():
             return self._one_file(source, target)
@@ -155,8 +154,7 @@ class Translation:
             raise UserError(what, where=str(target), remedy="name another folder")
 
         if self.several_contrasts:
-            patients = find_patients(source, target, self.contrasts)
-            return self._folder(self._jobs(patients, target), source, target)
+            return self._folder(self._jobs_of(source, target), source, target)
 
         scans = _scans_outside(source, target)
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
@@ -206,9 +204,20 @@ class Translation:
         makes = tuple((contrast, target) for contrast, _ in job.makes)
         return self._translate_all([replace(job, target=target, makes=makes)])
 
+    def _jobs_of(self, source: Path, target: Path) -> list[Job]:
+        """A job for each patient of a folder or a table; says which images are not used."""
+        found = find_patients(source, target, self.contrasts)
+        if found.unused:
+            names = "', '".join(file.name for file in found.unused[:MAX_LISTED])
+            more = ", ..." if len(found.unused) > MAX_LISTED else ""
+            self.say(
+                f"note     {count_noun(found.unused, 'file')} not used: '{names}'{more} (to use one,"
+                f" name all files of the patient: --from {self.contrasts[0]}=FILE ...)"
+            )
+        return self._jobs(found.patients, target)
+
     def _jobs(self, patients: Sequence[Patient], target: Path) -> list[Job]:
         """A job for each patient; UserError where nothing is to be made of any."""
-        self._note_unused(patients)
         if not self.frame.completes:
             return [self._job_of_domain(patient, target) for patient in patients]
 
@@ -232,20 +241,9 @@ class Translation:
         if not jobs:
             raise nothing_missing
         if complete:
-            self.notes["note", "left out, because no contrast is missing"] = complete
+            listed = _image_list(complete, len(patients), "patients")
+            self.say(f"note     left out, because no contrast is missing{listed}")
         return jobs
-
-    def _note_unused(self, patients: Sequence[Patient]) -> None:
-        """Note the images that are none of the model's contrasts by their names."""
-        unused = [file for patient in patients for file in patient.unused]
-        if unused:
-            first = "', '".join(file.name for file in unused[:MAX_LISTED])
-            more = ", ..." if len(unused) > MAX_LISTED else ""
-            line = (
-                f"{count_noun(unused, 'file')} not used: '{first}'{more} (to use one, name it:"
-                f" --from {self.contrasts[0]}=FILE)"
-            )
-            self.notes["note", line] = [patient.name for patient in patients if patient.unused]
 
     def _job(self, patient: Patient, target: Path, names: Sequence[str]) -> Job:
         """The job that makes these contrasts of a patient."""
@@ -428,8 +426,10 @@ class Translation:
         self, written: Sequence[Path], folder: Path | None, count: int, done_before: int
     ) -> None:
         """Say notes, what was clipped, and what was written for `count` inputs."""
+        noun = "patients" if self.several_contrasts else "images"
         for (kind, line), names in self.notes.items():
-            self.say(f"{kind:9}{line}{_image_list(names, self.count) if folder else ''}")
+            listed = _image_list(names, self.count, noun) if folder else ""
+            self.say(f"{kind:9}{line}{listed}")
 
         if any(clipped.beyond for clipped in self.clipped):
             self.say(_clipped_line(self.clipped))
@@ -543,11 +543,26 @@ class Translation:
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {name: read(scan, self.volume) for name, scan in scans.items()}
+        for name, image in images.items():
+            self._check_contrast(job, name, image)
         images, chosen, resampled = on_one_grid(images, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
         return stack_contrasts(images, self.contrasts, chosen)
+
+    def _check_contrast(self, job: Job, name: str, image: Image) -> None:
+        """Keep the notes and warnings about one contrast of a patient."""
+        for line in image.remarks:
+            self.notes["note", f"{name}: {line}"].append(job.name)
+        if np.ptp(image.pixels) == 0:
+            self.notes["note", f"{name} has the same value everywhere"].append(job.name)
+            return
+
+        # the values of the training are those of all contrasts together
+        frame = replace(self.frame, source=name, values={})
+        lines = load().hook.gantk_image_warning(image=image, frame=frame)
+        self._warn(job, [f"{name}: {line}" for line in lines])
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of a single contrast before and after."""
@@ -921,7 +936,7 @@ def _stem(path: Path) -> str:
     return files.stem_of(path) if suffix_of(path) in files.formats() else path.name
 
 
-def _image_list(names: Sequence[str], count: int) -> str:
-    """Text with the number of images that a line applies to, of `count`, and the first three names."""
-    more = ", ..." if len(names) > 3 else ""
-    return f" ({len(names)} of {count} images: {', '.join(names[:3])}{more})"
+def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
+    """Text with the number of images that a line applies to, of `count`, and the first names."""
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    return f" ({len(names)} of {count} {noun}: {', '.join(names[:MAX_LISTED])}{more})"

@@ -85,8 +85,10 @@ class Derivatives:
             label = f"gantk{contrast}{tail}"
 
         entities = {"space": scan.suffix} | scan.entities
+        if contrast.upper() != "T1CE":
+            entities.pop("ce", None)  # the contrast agent of the input
         entities["desc"] = re.sub("[^A-Za-z0-9]", "", label)
-        first = [key for key in scan.entities if key not in LAST]
+        first = [key for key in scan.entities if key in entities and key not in LAST]
         last = [key for key in LAST if key in entities]
         name = "".join(f"{key}-{entities[key]}_" for key in first + last)
         folder = suffix if suffix in ("ct", "pet") else "anat"

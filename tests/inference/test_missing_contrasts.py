@@ -16,7 +16,12 @@ from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.errors import UserError
-from gantk.formats.contrasts import with_contrast, word_in_naming
+from gantk.formats.contrasts import (
+    contrasts_in,
+    usual_contrast,
+    with_contrast,
+    word_in_naming,
+)
 
 NAMES = ("T1", "T1CE", "T2", "FLAIR")
 BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))
@@ -92,7 +97,7 @@ def test_a_tree_of_patients_gives_the_same_tree(run, tmp_path, gantk):
         "site/p0/p0_flair.nii.gz",
         "site/p1/p1_t1.nii.gz",
     }
-    assert "left out, because no contrast is missing (1 of 2 images: site/p2)" in done.out
+    assert "left out, because no contrast is missing (1 of 3 patients: site/p2)" in done.out
 
 
 def test_what_is_there_is_made_only_if_asked_and_without_itself(run, tmp_path, gantk):
@@ -193,6 +198,31 @@ def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
 
     assert "2 files not used: 'p1_dwi.nii.gz', 'p1_t1_bet.nii.gz'" in done.out
     assert "--from T1=FILE" in done.out
+
+
+def test_a_folder_for_each_contrast_is_one_patient(run, tmp_path, gantk):
+    folders = {"1_T1": "T1", "2_T1GD": "T1GD", "3_T2": "T2"}  # as the Erasmus Glioma Database
+    for person in ("EGD-0001", "EGD-0002"):
+        for number, (folder, name) in enumerate(folders.items()):
+            volume(tmp_path / "egd" / person / folder / "NIFTI" / f"{name}.nii.gz", number)
+    volume(tmp_path / "apart" / "p1" / "scan_t1.nii.gz", 0)  # two patients of one contrast each
+    volume(tmp_path / "apart" / "p2" / "scan_t2.nii.gz", 1)
+
+    made = translate(run, tmp_path / "egd", tmp_path / "out")
+    apart = translate(run, tmp_path / "apart", tmp_path / "two", to="FLAIR")
+
+    assert made == ["EGD-0001/FLAIR.nii.gz", "EGD-0002/FLAIR.nii.gz"]
+    assert apart == ["p1/scan_flair.nii.gz", "p2/scan_flair.nii.gz"]
+
+
+def test_files_of_another_contrast_than_named_are_warned_of(run, tmp_path, gantk):
+    folder = patient(tmp_path / "p1", BRATS, ("T1", "T2"))
+    swapped = ("--t1", folder / "t2.nii.gz", "--t2", folder / "t1.nii.gz")
+
+    done = gantk("translate", run, *swapped, "--to", "FLAIR", tmp_path / "flair.nii.gz")
+
+    assert "warning  T1: the header or the name says T2" in done.out
+    assert "warning  T2: the header or the name says T1" in done.out
 
 
 def test_a_folder_without_a_known_contrast_is_an_error(run, tmp_path):
@@ -491,12 +521,37 @@ def test_a_wrong_dict_is_one_error(model, given, text):
 
 
 @pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("sub-01_space-T1w_FLAIR", "flair"),
+        ("sub-01_space-T1w_desc-gantk_FLAIR", "flair"),
+        ("sub-01_space-MNI152_T1w", "t1"),
+        ("t2_space_flair", "flair"),  # a sequence
+        ("SPACE_T2", "t2"),
+        ("CT1_r2s_bet_regT1", None),
+        ("study1_FLAIR_reg_T1", "flair"),
+        ("reg_T1", "t1"),
+        ("p1_T1pre", "t1"),
+        ("p1_T1post", "t1ce"),
+        ("T1_pre_contrast", "t1"),
+        ("sub-01_ses-pre_ce-gadolinium_T1w", "t1ce"),
+        ("pre-op_T1_postcontrast", "t1ce"),
+        ("T1 pre gd", "t1"),
+    ],
+)
+def test_the_contrast_of_a_registrations_target_is_not_the_images_own(name, contrast):
+    assert usual_contrast(name) == contrast
+    assert contrasts_in(name) == ({contrast} if contrast else set())
+
+
+@pytest.mark.parametrize(
     ("name", "word", "expected"),
     [
         ("007_t1_brain", "flair", "007_flair_brain"),
         ("x_T2_FLAIR_1", "T1", "x_T1_1"),
         ("T1 post Gd", "T2", None),
-        ("p1_t1_pre", "flair", None),
+        ("p1_t1_pre", "flair", "p1_flair"),
+        ("p1_t1_native", "flair", None),
         ("p1_pre_t1", "flair", "p1_pre_flair"),
         ("scan", "T2", None),
     ],
