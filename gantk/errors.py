@@ -189,8 +189,9 @@ def machine_failure(error: BaseException) -> str | None:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """`Did you mean 'x'?` with the closest spelling in `names`, or None where nothing is close."""
-    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else None
+    spelled = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), list(spelled), n=1, cutoff=0.6)
+    return f"Did you mean '{spelled[close[0]]}'?" if close else None
 
 
 def argument(path: object) -> str:

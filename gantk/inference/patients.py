@@ -17,8 +17,11 @@ from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import (
+    BESIDE_OTHERS,
+    CONTRASTS,
     contrast_in,
     contrast_word,
+    contrasts_in,
     one_word,
     same_contrast,
     usual_contrast,
@@ -220,9 +223,24 @@ def expect_sources(
 
 
 def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
-    """The contrast of a model that a name means, by its own name or a usual synonym; None for
-    others.
+    """The contrast of a model that a name means: by its own name, a usual synonym, or several words
+    (`T1 post contrast`); None for others.
     """
+    contrasts = list(contrasts)
+    called = _contrast_called(name, contrasts)
+    if called:
+        return called
+
+    said = contrasts_in(name)
+    for contrast in contrasts:
+        usual = CONTRASTS.get(one_word(contrast), "")
+        if said == {usual} or one_word(name) in BESIDE_OTHERS.get(usual, ()):
+            return contrast
+    return None
+
+
+def _contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
+    """The contrast of a model whose own name or usual synonym this is; None for others."""
     word = one_word(name)
     for contrast in contrasts:
         if word == one_word(contrast):
@@ -303,16 +321,11 @@ def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
     """The patients of a CSV: one row for each patient with a column for each contrast, or one row
     for each image with the columns path, domain and patient.
     """
-    from gantk.data.sources.rows import OF_FILES, first_columns, open_rows, usual_columns
+    from gantk.data.sources.rows import first_columns, open_rows, usual_columns
 
     columns, rows = open_rows(table)
     usual = {column: names[0] for column, names in usual_columns(columns).items()}
-    column_of: dict[str, str] = {}
-    for column in columns:
-        contrast = known_contrast(OF_FILES.sub("", column), contrasts)
-        if contrast:
-            column_of.setdefault(contrast, column)
-
+    column_of = _columns_of_contrasts(table, columns, contrasts)
     if column_of:
         found = _of_rows(table, rows, column_of, usual.get("patient", ""))
     elif {"path", "domain", "patient"} <= usual.keys():
@@ -343,6 +356,38 @@ def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
         )
 
     return patients
+
+
+def _columns_of_contrasts(
+    table: Path, columns: Sequence[str], contrasts: Sequence[str]
+) -> dict[str, str]:
+    """The column of each contrast: one that is called as the contrast, else one whose words mean it
+    (`T1_post_contrast`); UserError where two do.
+    """
+    from gantk.data.names.patterns import MASK_NAME
+    from gantk.data.sources.rows import OF_FILES
+
+    names = {column: OF_FILES.sub("", column) for column in columns}
+    column_of: dict[str, str] = {}
+    for column, name in names.items():
+        contrast = _contrast_called(name, contrasts)
+        if contrast:
+            column_of.setdefault(contrast, column)
+
+    called = set(column_of)
+    for column, name in names.items():
+        contrast = known_contrast(name, contrasts)
+        if contrast is None or contrast in called or MASK_NAME.search(name):
+            continue
+        if contrast in column_of:
+            raise UserError(
+                f"'{table}' has two columns of {contrast}: '{column_of[contrast]}' and '{column}'",
+                where="INPUT",
+                allowed="one column for each contrast",
+            )
+        column_of[contrast] = column
+
+    return column_of
 
 
 def _of_rows(

@@ -334,6 +334,20 @@ def test_a_table_says_whose_images_these_are(run, tmp_path, by):
     assert translate(run, table, tmp_path / "out", to="FLAIR") == ["data/a-0_FLAIR.nii.gz"]
 
 
+def test_words_of_columns_mean_contrasts(run, tmp_path):
+    patient(tmp_path / "data", {name: f"a-{n}" for n, name in enumerate(NAMES)}, ("T1", "T2"))
+    table = tmp_path / "scans.csv"
+    table.write_text("patient,T1,T1_protocol,CT1\np1,data/a-0.nii.gz,se,data/a-2.nii.gz\n")
+
+    made = translate(run, table, tmp_path / "out")
+
+    assert made == ["data/a-0_T2.nii.gz", "data/a-0_FLAIR.nii.gz"]
+
+    table.write_text("patient,T1_post_gd,T1_contrast\np1,data/a-0.nii.gz,data/a-2.nii.gz\n")
+    with pytest.raises(UserError, match="two columns of T1CE: 't1_post_gd' and 't1_contrast'"):
+        translate(run, table, tmp_path / "two")
+
+
 def test_a_table_that_says_no_contrast_is_an_error(run, tmp_path):
     table = tmp_path / "scans.csv"
     table.write_text("file,who\na.nii.gz,p1\n")
