@@ -29,6 +29,7 @@ from gantk.formats.contrasts import (
     word_in_naming,
 )
 from gantk.formats.image import Image, Scan, same_grid
+from gantk.inference.sidecar import is_generated
 
 T = TypeVar("T")
 TABLES = (".csv", ".tsv")
@@ -102,17 +103,24 @@ class Found:
     unused: list[Path] = field(default_factory=list)
 
 
-def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> Found:
+def find_patients(
+    source: Path, results: Path, contrasts: Sequence[str], masked: bool = False
+) -> Found:
     """The patients of a table or a folder; UserError where there is none with a contrast.
 
-    `results` is the folder of results, which may lie in the source and is then left out.
+    `results` is the folder of results, which may lie in the source and is then left out, as are
+    images that gantk generated. `masked`:
+    whether the model was trained on images with a masked background. Then an image without skull is
+    used where there is one (`T1_brain` beside `T1`).
     """
     if source.is_file():
         return Found(_of_table(source, contrasts))
 
     is_input = no_result_of(source, results)
     images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
-    patients = _of_files(source, images, contrasts)
+    images = [file for file in images if not is_generated(file)]
+    candidates = _without_whole_heads(images) if masked else images
+    patients = _of_files(source, candidates, contrasts)
     patients += _of_series(source, is_input, contrasts)
     if not patients:
         what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
@@ -131,11 +139,24 @@ def find_patients(source: Path, results: Path, contrasts: Sequence[str]) -> Foun
     return Found(patients, _unused(images, patients))
 
 
+def _without_whole_heads(images: Sequence[Path]) -> list[Path]:
+    """The images without those of which there is one without skull in the same folder."""
+    from gantk.data.names.patterns import MASK_NAME, STRIPPED_WORD
+
+    whole = set()
+    for image in images:
+        stem = io.stem_of(image)
+        word = STRIPPED_WORD.search(stem)
+        if word and not MASK_NAME.search(stem):
+            whole.add((image.parent, stem[: word.start()] + stem[word.end() :]))
+    return [image for image in images if (image.parent, io.stem_of(image)) not in whole]
+
+
 def _unused(images: Iterable[Path], patients: Iterable[Patient]) -> list[Path]:
     """The images that are no contrast of a patient by their names, and no masks."""
     from gantk.data.names.patterns import MASK_NAME
 
-    used = set()
+    used: set[Path] = set()
     for patient in patients:
         for scans in patient.candidates.values():
             used.update(scan.path for scan in scans)

@@ -50,6 +50,15 @@ def write_sidecar(
     write_file(sidecar_of(path), text.encode())
 
 
+def is_generated(path: Path) -> bool:
+    """Whether the JSON file beside an image says that gantk generated the image."""
+    try:
+        content = json.loads(sidecar_of(path).read_bytes())
+    except (OSError, ValueError):  # none, or no JSON file of gantk's
+        return False
+    return isinstance(content, dict) and content.get("SyntheticData") is True
+
+
 def score_in_words(contrast: str, sources: Sequence[str], score: Mapping[str, Any]) -> str:
     """`FLAIR from T1, T2: PSNR 23.1 dB on 5 held-out patients`."""
     patients = count_noun(score["n"], "held-out patient")

@@ -206,7 +206,7 @@ class Translation:
 
     def _jobs_of(self, source: Path, target: Path) -> list[Job]:
         """A job for each patient of a folder or a table; says which images are not used."""
-        found = find_patients(source, target, self.contrasts)
+        found = find_patients(source, target, self.contrasts, self.frame.masked)
         if found.unused:
             names = "', '".join(file.name for file in found.unused[:MAX_LISTED])
             more = ", ..." if len(found.unused) > MAX_LISTED else ""

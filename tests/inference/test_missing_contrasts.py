@@ -200,6 +200,28 @@ def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
     assert "--from T1=FILE" in done.out
 
 
+def test_images_without_skull_are_used_for_a_model_of_such(run, tmp_path, gantk):
+    run = shutil.copytree(run, tmp_path / "run")
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("masked = false", "masked = true"))
+    for number, name in enumerate(("T1_to_SRI", "T2_to_SRI", "T1_to_SRI_brain", "T2_to_SRI_brain")):
+        volume(tmp_path / "p1" / f"{name}.nii.gz", number)
+    volume(tmp_path / "p1" / "T1_to_SRI_brain_mask.nii.gz", 9)
+
+    done = gantk("translate", run, tmp_path / "p1", tmp_path / "out", "--to", "FLAIR")
+
+    assert (tmp_path / "out" / "FLAIR_to_SRI_brain.nii.gz").exists()
+    assert "2 files not used: 'T1_to_SRI.nii.gz', 'T2_to_SRI.nii.gz'" in done.out
+    assert "T1: nothing is masked out of the input" in done.out  # these have no air at all
+
+
+def test_generated_images_are_no_inputs_of_a_later_call(run, tmp_path):
+    folder = patient(tmp_path / "p1", BRATS, ("T1", "T2"))
+    translate(run, folder, folder / "generated")
+
+    assert sorted(translate(run, folder, tmp_path / "out")) == ["flair.nii.gz", "t1ce.nii.gz"]
+
+
 def test_a_folder_for_each_contrast_is_one_patient(run, tmp_path, gantk):
     folders = {"1_T1": "T1", "2_T1GD": "T1GD", "3_T2": "T2"}  # as the Erasmus Glioma Database
     for person in ("EGD-0001", "EGD-0002"):

@@ -42,6 +42,9 @@ MASK_NAME = re.compile(
     r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$"
 )
 
+# The word of a name for an image without skull: `T1_brain`, `t1_bet`, `T1_to_SRI_brain`.
+STRIPPED_WORD = re.compile(r"(?i)[\W_]+(?:brain|bet|(?:skull[\W_]?)?stripped)(?=[\W_]|$)")
+
 # --- visits, versions, scanners
 
 _DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"

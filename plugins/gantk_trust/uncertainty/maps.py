@@ -137,28 +137,18 @@ class Inputs(Flips):
     def spread(
         self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
     ) -> Tensor:
-        black = method.geometry.range[0]
-        sources = method.geometry.contrasts[OTHER[to]]
-        targets = method.geometry.contrasts[to]
-        images = image.unflatten(1, (-1, len(sources)))  # (N, planes, sources, *size)
-        there = (images != black).flatten(3).any(3).any(1)  # (N, sources)
-        used = torch.stack([there & _unlike(target, sources, there) for target in targets], 1)
-        # a single input cannot be left out
-        used = used & (used.sum(2, keepdim=True) > 1)  # (N, targets, sources)
+        targets = len(method.geometry.contrasts[to])
+        used = inputs_used(method, to, image)
+        square_change = torch.zeros_like(plain)
+        for number in range(used.shape[2]):
+            if used[..., number].any():
+                output = method.translate(without_input(method, to, image, number), to).float()
+                counts = over_pixels(used[..., number], plain, targets)
+                square_change += counts * (output - plain).square()
 
-        moved = torch.zeros_like(plain).unflatten(1, (-1, len(targets)))
-        for number in range(len(sources)):
-            if not used[..., number].any():
-                continue
-            fewer = images.clone()
-            fewer[:, :, number] = black
-            without = method.translate(fewer.flatten(1, 2), to).float()
-            change = (without - plain).square().unflatten(1, (-1, len(targets)))
-            moved += change * _over_pixels(used[..., number], change)
-
-        count = used.sum(2).clamp_min(1)
-        moved = (moved / _over_pixels(count, moved)).sqrt().flatten(1, 2)
-        return moved + super().spread(method, to, image, plain, others)
+        number_used = over_pixels(used.sum(2).clamp_min(1), plain, targets)
+        mean_change = (square_change / number_used).sqrt()
+        return mean_change + super().spread(method, to, image, plain, others)
 
 
 class Cycle(Flips):
@@ -246,14 +236,35 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
             hook.remove()
 
 
-def _unlike(target: str, sources: Sequence[str], like: Tensor) -> Tensor:
-    """Which of the sources are other contrasts than the target: (sources,) bool."""
-    return torch.tensor([source != target for source in sources], device=like.device)
+def inputs_used(method: Method, to: str, image: Tensor) -> Tensor:
+    """Which inputs a translation to each contrast can do without: (N, targets, sources) bool.
+
+    They are the contrasts that an image (N, C, *size) has, without the target itself; none of them
+    where a target has a single input.
+    """
+    sources = method.geometry.contrasts[OTHER[to]]
+    targets = method.geometry.contrasts[to]
+    pixels = image.unflatten(1, (-1, len(sources)))  # (N, planes, sources, *size)
+    present = (pixels != method.geometry.range[0]).flatten(3).any(3).any(1)
+    differs = [[source != target for source in sources] for target in targets]
+    used = present[:, None] & torch.tensor(differs, device=image.device)
+    return used & (used.sum(2, keepdim=True) > 1)
 
 
-def _over_pixels(values: Tensor, like: Tensor) -> Tensor:
-    """Values (N, targets) in the shape of images (N, planes, targets, *size), to broadcast."""
-    return values[:, None][(...,) + (None,) * (like.ndim - 3)]
+def without_input(method: Method, to: str, image: Tensor, number: int) -> Tensor:
+    """Images (N, C, *size) with one of their contrasts black, which means missing."""
+    sources = method.geometry.contrasts[OTHER[to]]
+    pixels = image.unflatten(1, (-1, len(sources))).clone()
+    pixels[:, :, number] = method.geometry.range[0]
+    return pixels.flatten(1, 2)
+
+
+def over_pixels(values: Tensor, image: Tensor, targets: int) -> Tensor:
+    """Values of each target, (N, targets), for all channels of an image (N, C, *size), whose
+    channels are the targets, plane after plane.
+    """
+    planes = image.shape[1] // targets
+    return values.repeat(1, planes)[(...,) + (None,) * (image.ndim - 2)]
 
 
 def _dropout_layers(module: nn.Module) -> list[nn.Module]:
