@@ -320,7 +320,8 @@ def _of_series(
         except UserError:  # a damaged file beside others
             continue
 
-        said = facts.get("contrast") or usual_contrast(Path(scan.name).name) or ""
+        folder = Path(scan.name).name
+        said = facts.get("contrast") or usual_contrast(folder) or folder
         contrast = known_contrast(said, contrasts)
         if contrast:
             study = facts.get("patient", ""), facts.get("study", "")

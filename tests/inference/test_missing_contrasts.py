@@ -298,6 +298,16 @@ def test_bids_gives_derivatives_of_each_subject(run, tmp_path):
     assert made == [f"sub-0{n}/anat/sub-0{n}_space-T1w_desc-gantk_T2w.nii.gz" for n in (1, 2)]
 
 
+def test_a_native_t1_is_not_labelled_as_enhanced(run, tmp_path):
+    folder = tmp_path / "in" / "sub-01" / "anat"
+    volume(folder / "sub-01_ce-gadolinium_T1w.nii.gz", 0)
+    volume(folder / "sub-01_FLAIR.nii.gz", 1)
+
+    made = translate(run, tmp_path / "in", tmp_path / "out", to="T1")
+
+    assert made == ["sub-01/anat/sub-01_space-T1w_desc-gantk_T1w.nii.gz"]
+
+
 def test_series_of_a_dicom_study_give_a_derived_series(run, tmp_path):
     for number, words in enumerate(("t1_se_tra", "t1_se_tra KM", "t2_tse_tra")):
         series(
