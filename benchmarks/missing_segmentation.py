@@ -67,7 +67,7 @@ def write_person(person: Person, folder: Path, replaced: dict[str, Path]) -> Pat
 def train(region: str, folder: Path, steps: int, out: Path) -> Path:
     """The run of the segmenter of a region; trained where it is not there."""
     run = out / f"segmenter-{region}"
-    if not (run / "report.html").exists():
+    if not (run / "metrics.json").exists():
         own = [f"data.source.mask={region}", f"train.steps={steps}"]
         gantk.run("segmenter", data=folder, set=SETTINGS + own, seed=0, out=run)
     return run
