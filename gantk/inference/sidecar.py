@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import count_noun
-from gantk.files import write_file
+from gantk.errors import UserError, count_noun
+from gantk.files import read_file, write_file
 from gantk.formats.files import sidecar_of
 
 
@@ -53,8 +53,8 @@ def write_sidecar(
 def is_generated(path: Path) -> bool:
     """Whether the JSON file beside an image says that gantk generated the image."""
     try:
-        content = json.loads(sidecar_of(path).read_bytes())
-    except (OSError, ValueError):  # none, or no JSON file of gantk's
+        content = json.loads(read_file(sidecar_of(path)))
+    except (OSError, ValueError, UserError):  # none, or no JSON file of gantk's
         return False
     return isinstance(content, dict) and content.get("SyntheticData") is True
 

@@ -27,6 +27,7 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
+from gantk.inference.masks import outside_of
 from gantk.inference.model import TrainedModel
 from gantk.inference.patients import (
     TABLES,
@@ -562,7 +563,16 @@ class Translation:
         # the values of the training are those of all contrasts together
         frame = replace(self.frame, source=name, values={})
         lines = load().hook.gantk_image_warning(image=image, frame=frame)
-        self._warn(job, [f"{name}: {line}" for line in lines])
+        self._warn(job, [f"{name}: {line}" for line in [*lines, *self._about_mask(image)]])
+
+    def _about_mask(self, image: Image) -> list[str]:
+        """A warning about a volume with skull, for a model that was trained without."""
+        if self.frame.masked and image.dims == 3 and outside_of(image.pixels) is None:
+            return [
+                "nothing is masked out of the input, but this model was trained on images with a"
+                " masked background, such as skull-stripped heads"
+            ]
+        return []
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of a single contrast before and after."""
@@ -581,6 +591,7 @@ class Translation:
             self.notes["note", line].append(job.name)
         if single:
             self._warn(job, hooks.gantk_image_warning(image=image, frame=self.frame))
+            self._warn(job, self._about_mask(image))
 
         def report(done: int, total: int) -> None:
             self.progress(begun + done / total / jobs, job.name)

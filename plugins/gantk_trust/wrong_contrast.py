@@ -17,14 +17,12 @@ from gantk.formats.contrasts import (
     usual_contrast,
 )
 from gantk.formats.image import Image
-from gantk.inference.masks import outside_of
 
 MIN_NEIGHBOUR_CORRELATION = (
     0.5  # least correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
 )
 # spread of tissue values over the training images': 741 heads have 0.55 or more, bottles 0.4
 MIN_RELATIVE_SPREAD = 0.5
-VOLUME_AXES = 4  # of the pixels of a volume: (C, D, H, W)
 COMPARED_PLANES = 8  # planes of a volume in which neighbours are compared
 SAME_SHARE = 0.01  # share of a domain's range: a smaller difference is none
 TISSUE_SHARE = 0.1  # share of a domain's range: tissue is above it
@@ -56,12 +54,6 @@ def doubt(image: Image, frame: Any) -> str | None:
                 f"the header or the name says {said.upper()}, but this model translates"
                 f" {frame.source}"
             )
-
-    if frame.masked and image.pixels.ndim == VOLUME_AXES and outside_of(image.pixels) is None:
-        return (
-            "nothing is masked out of the input, but this model was trained on images with a masked"
-            " background, such as skull-stripped heads"
-        )
 
     values = frame.values
     if strange := no_anatomy(image.pixels, values.get("source")):

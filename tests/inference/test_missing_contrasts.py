@@ -585,7 +585,7 @@ def test_a_wrong_dict_is_one_error(model, given, text):
         ("T1 pre gd", "t1"),
     ],
 )
-def test_the_contrast_of_a_registrations_target_is_not_the_images_own(name, contrast):
+def test_a_registrations_target_is_not_the_images_contrast(name, contrast):
     assert usual_contrast(name) == contrast
     assert contrasts_in(name) == ({contrast} if contrast else set())
 

@@ -469,7 +469,7 @@ class Sum:
         return (parts.sum(2, keepdim=True) - parts).flatten(1, 2)
 
 
-def test_uncertainty_by_inputs_is_the_change_without_each_of_them():
+def test_uncertainty_by_inputs_is_the_change_without_each():
     image = torch.ones(2, 6, 4, 4)  # two planes of three contrasts
     image[1, [1, 4]] = 0  # the second patient has no T2
 
