@@ -106,6 +106,6 @@ if __name__ == "__main__":
     parser.add_argument("people", type=Path, help="a folder for each person")
     parser.add_argument("--names", nargs="+", default=(), help="only these people")
     parser.add_argument("--inputs", type=int, nargs="+", default=(3, 2, 1), help="only these cases")
-    parser.add_argument("--kinds", nargs="+", default=("auto", "flips", "inputs"))
+    parser.add_argument("--kinds", nargs="+", default=("auto", "flips"))
     parser.add_argument("--json", type=Path)
     main(parser.parse_args())

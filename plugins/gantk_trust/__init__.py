@@ -2,7 +2,7 @@
 
 from gantk.plugin.hookspecs import hookimpl
 
-UNCERTAINTIES = ("auto", "flips", "dropout", "checkpoints", "cycle", "members", "inputs")
+UNCERTAINTIES = ("auto", "flips", "dropout", "checkpoints", "cycle", "members")
 
 
 @hookimpl

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.inference.frame import OTHER
 from gantk.method import Method
 from gantk.plugin.spec import Seed
 from gantk_trust.uncertainty.judging import judge_uncertainty
@@ -121,36 +120,6 @@ class Checkpoints(Flips):
         return torch.stack(outputs).std(0)
 
 
-class Inputs(Flips):
-    """How far the result moves if one of several input contrasts is left out, plus the flips map.
-
-    It is the root mean square over the contrasts that are there, each left out once, of the
-    difference from the translation. A result that rests on a single contrast has the flips map
-    alone.
-    """
-
-    needs = "a method that leaves inputs out in training, such as anytoany, and several contrasts"
-
-    def had(self, method: Method, checkpoints: int) -> bool:
-        return method.hides and any(len(names) > 1 for names in method.geometry.contrasts.values())
-
-    def spread(
-        self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
-    ) -> Tensor:
-        targets = len(method.geometry.contrasts[to])
-        used = inputs_used(method, to, image)
-        square_change = torch.zeros_like(plain)
-        for number in range(used.shape[2]):
-            if used[..., number].any():
-                output = method.translate(without_input(method, to, image, number), to).float()
-                counts = over_pixels(used[..., number], plain, targets)
-                square_change += counts * (output - plain).square()
-
-        number_used = over_pixels(used.sum(2).clamp_min(1), plain, targets)
-        mean_change = (square_change / number_used).sqrt()
-        return mean_change + super().spread(method, to, image, plain, others)
-
-
 class Cycle(Flips):
     """Absolute difference between an image and its back-translation, for two-way methods."""
 
@@ -234,37 +203,6 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def inputs_used(method: Method, to: str, image: Tensor) -> Tensor:
-    """Which inputs a translation to each contrast can do without: (N, targets, sources) bool.
-
-    They are the contrasts that an image (N, C, *size) has, without the target itself; none of them
-    where a target has a single input.
-    """
-    sources = method.geometry.contrasts[OTHER[to]]
-    targets = method.geometry.contrasts[to]
-    pixels = image.unflatten(1, (-1, len(sources)))  # (N, planes, sources, *size)
-    present = (pixels != method.geometry.range[0]).flatten(3).any(3).any(1)
-    differs = [[source != target for source in sources] for target in targets]
-    used = present[:, None] & torch.tensor(differs, device=image.device)
-    return used & (used.sum(2, keepdim=True) > 1)
-
-
-def without_input(method: Method, to: str, image: Tensor, number: int) -> Tensor:
-    """Images (N, C, *size) with one of their contrasts black, which means missing."""
-    sources = method.geometry.contrasts[OTHER[to]]
-    pixels = image.unflatten(1, (-1, len(sources))).clone()
-    pixels[:, :, number] = method.geometry.range[0]
-    return pixels.flatten(1, 2)
-
-
-def over_pixels(values: Tensor, image: Tensor, targets: int) -> Tensor:
-    """Values of each target, (N, targets), for all channels of an image (N, C, *size), whose
-    channels are the targets, plane after plane.
-    """
-    planes = image.shape[1] // targets
-    return values.repeat(1, planes)[(...,) + (None,) * (image.ndim - 2)]
 
 
 def _dropout_layers(module: nn.Module) -> list[nn.Module]:

@@ -319,8 +319,6 @@ def test_copies_of_training_images_are_reported(tmp_path):
 class Toy(nn.Module):
     """A method of one weight, two-way unless told, with a dropout layer where asked."""
 
-    hides = False
-
     def __init__(self, p: float = 0.0, kind: type[nn.Module] = nn.Dropout, both: bool = True):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(2.0))
@@ -354,7 +352,7 @@ def maps(kind: str, toy: Toy, image: Tensor, *, seed: int = 0, others=()) -> tup
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 6, 4), (5, 3, 6, 4), (3, 2, 5, 6, 4)], ids=str)
-@pytest.mark.parametrize("kind", sorted({*registry().names("uncertainty")} - {"members", "inputs"}))
+@pytest.mark.parametrize("kind", sorted({*registry().names("uncertainty")} - {"members"}))
 def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     toy = Toy(0.5)
     image = images(*shape)
@@ -457,32 +455,6 @@ def test_uncertainty_by_cycle_is_the_difference_from_the_input():
     assert torch.allclose(cycle, image / 3, atol=1e-6)  # 2 x / 3 against x
 
 
-class Sum:
-    """Makes T1, T2 and FLAIR, each as 1, 2 and 3 times these, the contrast itself left out, summed."""
-
-    hides = True
-    names = ("T1", "T2", "FLAIR")
-    geometry = SimpleNamespace(range=(0.0, 1.0), contrasts={"a": names, "b": names})
-
-    def translate(self, image: Tensor, to: str) -> Tensor:
-        parts = image.unflatten(1, (-1, 3)) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-        return (parts.sum(2, keepdim=True) - parts).flatten(1, 2)
-
-
-def test_uncertainty_by_inputs_is_the_change_without_each():
-    image = torch.ones(2, 6, 4, 4)  # two planes of three contrasts
-    image[1, [1, 4]] = 0  # the second patient has no T2
-
-    spread = maps("inputs", Sum(), image)[1].unflatten(1, (2, 3))
-
-    # T1 from T2 and FLAIR, T2 from T1 and FLAIR, FLAIR from T1 and T2
-    expected = torch.tensor([(4 + 9) / 2, (1 + 9) / 2, (1 + 4) / 2]).sqrt()
-    assert torch.allclose(spread[0], expected[:, None, None].expand(2, 3, 4, 4))
-    # T1 and FLAIR each rest on the other alone: nothing can be left out
-    only_t2 = torch.tensor([0, expected[1], 0])
-    assert torch.allclose(spread[1], only_t2[:, None, None].expand(2, 3, 4, 4))
-
-
 @pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
     image = images(2, 1, 4, 5)
@@ -534,13 +506,7 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("dropout", "Use flips"),
-        ("cycle", "way"),
-        ("checkpoints", "keep"),
-        ("inputs", "leaves inputs out"),
-    ],
+    ("kind", "words"), [("dropout", "Use flips"), ("cycle", "way"), ("checkpoints", "keep")]
 )
 def test_a_kind_that_cannot_be_had_says_what_it_needs(kind, words):
     with pytest.raises(UserError, match=words):
