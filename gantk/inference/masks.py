@@ -25,18 +25,28 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
     None where the corners of (C, *spatial) differ. A channel that is NaN throughout is a missing
     contrast: the others decide, and it is masked out with their value if they agree.
     """
-    corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
-    corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
-    present = ~np.isnan(corners).all(axis=1)
-    known = corners[present]
-    if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():  # no mask
+    levels = corner_levels(pixels)
+    if levels is None:
         return None
 
+    present = ~np.isnan(levels)
     planes = _planes(pixels)
-    level = known[:, 0].reshape(-1, 1, 1)
-    alike = [np.packbits((plane[present] == level).all(axis=0)) for plane in planes]
+    known = levels[present].reshape(-1, 1, 1)
+    alike = [np.packbits((plane[present] == known).all(axis=0)) for plane in planes]
     region = from_border(alike, (len(planes), *planes.shape[2:]))
-    return Outside(of_missing_contrasts(corners[:, 0]), region)
+    return Outside(of_missing_contrasts(levels), region)
+
+
+def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
+    """The value of all corners of each channel of (C, *spatial), (C,), NaN for a missing contrast;
+    None where the corners of a channel differ: nothing is masked out.
+    """
+    corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
+    corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
+    known = corners[~np.isnan(corners).all(axis=1)]
+    if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():
+        return None
+    return corners[:, 0]
 
 
 def of_missing_contrasts(level: np.ndarray) -> np.ndarray:

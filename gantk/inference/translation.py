@@ -27,7 +27,7 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
-from gantk.inference.masks import outside_of
+from gantk.inference.masks import corner_levels
 from gantk.inference.model import TrainedModel
 from gantk.inference.patients import (
     TABLES,
@@ -209,10 +209,9 @@ class Translation:
         """A job for each patient of a folder or a table; says which images are not used."""
         found = find_patients(source, target, self.contrasts, self.frame.masked)
         if found.unused:
-            names = "', '".join(file.name for file in found.unused[:MAX_LISTED])
-            more = ", ..." if len(found.unused) > MAX_LISTED else ""
+            names = _first_names([f"'{file.name}'" for file in found.unused])
             self.say(
-                f"note     {count_noun(found.unused, 'file')} not used: '{names}'{more} (to use one,"
+                f"note     {count_noun(found.unused, 'file')} not used: {names} (to use one,"
                 f" name all files of the patient: --from {self.contrasts[0]}=FILE ...)"
             )
         return self._jobs(found.patients, target)
@@ -567,7 +566,7 @@ class Translation:
 
     def _about_mask(self, image: Image) -> list[str]:
         """A warning about a volume with skull, for a model that was trained without."""
-        if self.frame.masked and image.dims == 3 and outside_of(image.pixels) is None:
+        if self.frame.masked and image.dims == 3 and corner_levels(image.pixels) is None:
             return [
                 "nothing is masked out of the input, but this model was trained on images with a"
                 " masked background, such as skull-stripped heads"
@@ -949,5 +948,10 @@ def _stem(path: Path) -> str:
 
 def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
     """Text with the number of images that a line applies to, of `count`, and the first names."""
+    return f" ({len(names)} of {count} {noun}: {_first_names(names)})"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    """The first MAX_LISTED names, and an ellipsis where there are more."""
     more = ", ..." if len(names) > MAX_LISTED else ""
-    return f" ({len(names)} of {count} {noun}: {', '.join(names[:MAX_LISTED])}{more})"
+    return ", ".join(names[:MAX_LISTED]) + more
