@@ -299,16 +299,22 @@ def main(options: argparse.Namespace) -> None:
     print_enhancement(chosen)
 
 
-if __name__ == "__main__":
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that choose model, people and cases."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
     parser.add_argument("people", type=Path, help="a folder for each person")
     parser.add_argument("--names", nargs="+", default=(), help="only these people")
-    parser.add_argument("--train", type=Path, help="people whose mean is a baseline")
     parser.add_argument("--inputs", type=int, nargs="+", default=(3, 2, 1), help="only these cases")
-    parser.add_argument("--alone", action="store_true", help="without the map, which takes longest")
     parser.add_argument("--json", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    parser = parser_of(__doc__)
+    parser.add_argument("--train", type=Path, help="people whose mean is a baseline")
+    parser.add_argument("--alone", action="store_true", help="without the map, which takes longest")
     parser.add_argument("--out", type=Path, default=Path("runs/missing-contrasts"))
     main(parser.parse_args())

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from missing_contrasts import CONTRASTS, Case, Person, cases, over_people, people
+from missing_contrasts import CONTRASTS, Case, Person, cases, over_people, parser_of, people
 from scipy.stats import spearmanr
 from score_volumes import load, scaled
 from sklearn.metrics import roc_auc_score
@@ -99,13 +98,6 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("people", type=Path, help="a folder for each person")
-    parser.add_argument("--names", nargs="+", default=(), help="only these people")
-    parser.add_argument("--inputs", type=int, nargs="+", default=(3, 2, 1), help="only these cases")
+    parser = parser_of(__doc__)
     parser.add_argument("--kinds", nargs="+", default=("auto", "flips"))
-    parser.add_argument("--json", type=Path)
     main(parser.parse_args())

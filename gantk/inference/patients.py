@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from gantk.data.names.patterns import MASK_NAME, STRIPPED_WORD
 from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -109,9 +110,8 @@ def find_patients(
     """The patients of a table or a folder; UserError where there is none with a contrast.
 
     `results` is the folder of results, which may lie in the source and is then left out, as are
-    images that gantk generated. `masked`:
-    whether the model was trained on images with a masked background. Then an image without skull is
-    used where there is one (`T1_brain` beside `T1`).
+    images that gantk generated. `masked`: whether the model was trained on images with a masked
+    background. Then an image without skull is used where there is one (`T1_brain` beside `T1`).
     """
     if source.is_file():
         return Found(_of_table(source, contrasts))
@@ -136,13 +136,11 @@ def find_patients(
             ),
         )
 
-    return Found(patients, _unused(images, patients))
+    return Found(patients, _unused_images(images, patients))
 
 
 def _without_whole_heads(images: Sequence[Path]) -> list[Path]:
     """The images without those of which there is one without skull in the same folder."""
-    from gantk.data.names.patterns import MASK_NAME, STRIPPED_WORD
-
     whole = set()
     for image in images:
         stem = io.stem_of(image)
@@ -152,10 +150,8 @@ def _without_whole_heads(images: Sequence[Path]) -> list[Path]:
     return [image for image in images if (image.parent, io.stem_of(image)) not in whole]
 
 
-def _unused(images: Iterable[Path], patients: Iterable[Patient]) -> list[Path]:
+def _unused_images(images: Iterable[Path], patients: Iterable[Patient]) -> list[Path]:
     """The images that are no contrast of a patient by their names, and no masks."""
-    from gantk.data.names.patterns import MASK_NAME
-
     used: set[Path] = set()
     for patient in patients:
         for scans in patient.candidates.values():
@@ -386,7 +382,6 @@ def _columns_of_contrasts(
     """The column of each contrast: one that is called as the contrast, else one whose words mean it
     (`T1_post_contrast`); UserError where two do.
     """
-    from gantk.data.names.patterns import MASK_NAME
     from gantk.data.sources.rows import OF_FILES
 
     names = {column: OF_FILES.sub("", column) for column in columns}

@@ -327,9 +327,7 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
         return [stems_of[each] for each in (folder, *folder.parents) if each in stems_of]
 
     def is_derived(image: Path) -> bool:
-        stem = stem_of(image).lower()
-        for end in FURTHER_WORD.finditer(stem):
-            original = stem[: end.start()]
+        for original in possible_originals(stem_of(image).lower()):
             exists = any(original in stems for stems in stems_above(image.parent))
             if exists and usual_contrast(original):
                 return True
@@ -342,6 +340,11 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
             kept.append(image)
 
     return kept
+
+
+def possible_originals(stem: str) -> list[str]:
+    """The names of which a name is one with further words: `t1` of `t1_brain`."""
+    return [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
 
 
 def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
@@ -400,8 +403,7 @@ def _meant_beside_others(images: Sequence[Path], contrast: str) -> list[Path]:
     originals = {(image.parent, stem) for image, stem in found.items()}
     kept = []
     for image, stem in found.items():
-        starts = {stem[: end.start()] for end in FURTHER_WORD.finditer(stem)}
-        if not any((image.parent, start) in originals for start in starts):
+        if not any((image.parent, start) in originals for start in possible_originals(stem)):
             kept.append(image)
 
     return kept
