@@ -37,6 +37,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.rglob("*") if page.suffix in (".md", ".intro")),
 ]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "json", "lua", "text"}
 # At most so many blocks are not run by a test: docker, several machines, hours.
 MAX_BLOCKS_NOT_RUN = 30
@@ -211,6 +212,25 @@ def test_every_link_between_pages_leads_somewhere(generated):
             target = os.path.normpath(os.path.join(os.path.dirname(name), place))
             made = target in generated or target.startswith(("pictures/real", "benchmarks/growth"))
             assert made or (DOCS / target).is_file(), f"{name}: {place}"
+
+
+def tables_of(text: str) -> list[list[str]]:
+    """The lines of each table."""
+    runs = re.findall(r"(?:^\|.*\n)+", text + "\n", re.M)
+    return [table.splitlines() for table in runs]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=page_name)
+def test_tables_have_one_header_and_rows_of_one_length(page):
+    for lines in tables_of(page.read_text("utf-8")):
+        rows = [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]
+        rules = [
+            number
+            for number, row in enumerate(rows)
+            if all(re.fullmatch(r" ?:?-+:? ?", cell) for cell in row)
+        ]
+        assert rules == [1], lines[0]
+        assert {len(row) for row in rows} == {len(rows[0])}, lines[0]
 
 
 def test_the_readme_is_short_and_names_the_two_commands_first():
