@@ -14,38 +14,56 @@ from gantk.files import read_file, write_file
 from gantk.formats.files import sidecar_of
 
 
-def write_sidecar(
-    path: Path,
+def facts_of(
     contrast: str,
-    sources: Mapping[str, Path],
+    sources: Sequence[str],
     model: Mapping[str, str],
     score: Mapping[str, Any] | None,
+    *,
+    is_uncertainty: bool = False,
+) -> dict[str, Any]:
+    """What the JSON file beside a generated image says of it, without the names of files.
+
+    Args:
+        contrast: what the image shows, or whose uncertainty.
+        sources: the contrasts that it is made of.
+        model: as of `TrainedModel.identity`.
+        score: the PSNR of such images on held-out patients, as in metrics.json; None if unknown.
+        is_uncertainty: whether the image is a map of the uncertainty.
+    """
+    shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
+    facts: dict[str, Any] = {
+        "Description": (
+            f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
+        ),
+        "SyntheticData": True,
+    }
+    if model.get("limits"):
+        facts["Limits"] = model["limits"]
+    if score:
+        facts["HeldOutPatients"] = {"PSNR": score["value"], "Number": score["n"]}
+    return facts
+
+
+def write_sidecar(
+    path: Path, sources: Sequence[Path], model: Mapping[str, str], facts: Mapping[str, Any]
 ) -> None:
     """Write the JSON file beside an image, with the keys of a BIDS derivative's.
 
     Args:
         path: the image.
-        contrast: what it shows.
-        sources: the image of each contrast that it is made of.
+        sources: the images that it is made of.
         model: as of `TrainedModel.identity`.
-        score: the PSNR of such images on held-out patients, as in metrics.json; None if unknown.
+        facts: as of `facts_of`.
     """
     folder = path.absolute().parent
-    places = [os.path.relpath(source.absolute(), folder) for source in sources.values()]
+    places = [os.path.relpath(source.absolute(), folder) for source in sources]
     by = f"{model['name']}, weights sha256 {model['sha256']}"
-    content: dict[str, Any] = {
-        "Description": (
-            f"{contrast} generated from {', '.join(sources)} by a neural network; not acquired"
-        ),
-        "SyntheticData": True,
+    content = {
+        **facts,
         "Sources": [Path(place).as_posix() for place in places],
         "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": by}],
     }
-    if model.get("limits"):
-        content["Limits"] = model["limits"]
-    if score:
-        content["HeldOutPatients"] = {"PSNR": score["value"], "Number": score["n"]}
-
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_file(sidecar_of(path), text.encode())
 

@@ -42,7 +42,7 @@ from gantk.inference.patients import (
     stack_contrasts,
 )
 from gantk.inference.processing import MAX_OF_BYTE
-from gantk.inference.sidecar import score_in_words, write_sidecar
+from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
@@ -532,37 +532,49 @@ class Translation:
         return outcomes
 
     def _read(self, job: Job) -> Image:
+        """The image of a job, of one file or of the contrasts of a patient on one grid, checked."""
         if job.problem:
             raise job.problem
 
         first = job.scans[0]
         if len(job.scans) == 1 and first is not None:
-            return read(first, self.volume)
+            image = self._with_own_colours(read(first, self.volume), job)
+            self._check(job, image)
+            return image
 
         scans = {name: scan for name, scan in zip(self.contrasts, job.scans, strict=True) if scan}
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {name: read(scan, self.volume) for name, scan in scans.items()}
         for name, image in images.items():
-            self._check_contrast(job, name, image)
+            self._check(job, image, name)
         images, chosen, resampled = on_one_grid(images, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
         return stack_contrasts(images, self.contrasts, chosen)
 
-    def _check_contrast(self, job: Job, name: str, image: Image) -> None:
-        """Keep the notes and warnings about one contrast of a patient."""
+    def _check(self, job: Job, image: Image, contrast: str = "") -> None:
+        """Keep the notes and warnings about an image; `contrast` is its name where a patient has
+        several.
+        """
+        prefix = f"{contrast}: " if contrast else ""
+        frame = self.frame
+        if contrast:  # the values of the training are those of all contrasts together
+            frame = replace(frame, source=contrast, values={})
+
         for line in image.remarks:
-            self.notes["note", f"{name}: {line}"].append(job.name)
+            text = line.removeprefix(f"'{image.path}'").lstrip(": ")
+            self.notes["note", prefix + text].append(job.name)
         if np.ptp(image.pixels) == 0:
-            self.notes["note", f"{name} has the same value everywhere"].append(job.name)
+            line = "the image has the same value everywhere"
+            if not contrast:
+                line += f", and so has its {frame.target}"
+            self.notes["note", prefix + line].append(job.name)
             return
 
-        # the values of the training are those of all contrasts together
-        frame = replace(self.frame, source=name, values={})
         lines = load().hook.gantk_image_warning(image=image, frame=frame)
-        self._warn(job, [f"{name}: {line}" for line in [*lines, *self._about_mask(image)]])
+        self._warn(job, [prefix + line for line in [*lines, *self._about_mask(image)]])
 
     def _about_mask(self, image: Image) -> list[str]:
         """A warning about a volume with skull, for a model that was trained without."""
@@ -574,23 +586,9 @@ class Translation:
         return []
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
-        """Translate a job's image; plugins may warn of a single contrast before and after."""
+        """Translate a job's image; plugins may warn of the result of a single contrast."""
         self.progress(begun, job.name)
-        hooks = load().hook
-        single = len(job.scans) == 1  # plugins check single contrasts only
-        if single:
-            for line in image.remarks:
-                line = line.removeprefix(f"'{image.path}'").lstrip(": ")
-                self.notes["note", line].append(job.name)
-            if with_channels(image, self.frame.channels) is not image:
-                image = self._convert_colour(image, job)
-
-        if np.ptp(image.pixels) == 0:
-            line = f"the image has the same value everywhere, and so has its {self.frame.target}"
-            self.notes["note", line].append(job.name)
-        if single:
-            self._warn(job, hooks.gantk_image_warning(image=image, frame=self.frame))
-            self._warn(job, self._about_mask(image))
+        single = len(job.scans) == 1
 
         def report(done: int, total: int) -> None:
             self.progress(begun + done / total / jobs, job.name)
@@ -611,9 +609,10 @@ class Translation:
         made = self.model.images(own, self.to, options, report)
         if single:
             shown = made_in_units(made[0].pixels[some])
-            self._warn(
-                job, hooks.gantk_translation_warning(given=given, made=shown, frame=self.frame)
+            warnings = load().hook.gantk_translation_warning(
+                given=given, made=shown, frame=self.frame
             )
+            self._warn(job, warnings)
 
         return made
 
@@ -692,24 +691,37 @@ class Translation:
     def _write_file(self, path: Path, image: Image, job: Job, contrast: str, tail: str) -> None:
         """Write one result; a plugin that names results is told before and after."""
         make_folder(path.parent)
-        if hasattr(self.layout, "before_writing"):
-            self.layout.before_writing(path, job.files, contrast)
-
         is_uncertainty = tail == "_uncertainty"
+        given = self._sources_of(job, contrast)
+        score = self.model.case_score([*given], contrast) if job.makes else None
+        facts = facts_of(
+            contrast, [*given], self._model_identity, score, is_uncertainty=is_uncertainty
+        )
+        sources = self._paths_of(given)
+        if hasattr(self.layout, "keep_facts"):
+            self.layout.keep_facts(path, facts)
+        if hasattr(self.layout, "before_writing"):
+            self.layout.before_writing(path, sources, contrast)
+
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
         files.write(path, image, description=description)
         if self.layout:
-            self.layout.after_writing(path, job.files, contrast)
+            self.layout.after_writing(path, sources, contrast)
         elif job.makes and files.is_image(path) and not is_uncertainty:
-            given = self._sources_of(job, contrast)
-            score = self.model.case_score([*given], contrast)
-            sources = {name: scan.path for name, scan in given.items()}
-            write_sidecar(path, contrast, sources, self._model_identity, score)
+            write_sidecar(path, sources, self._model_identity, facts)
 
     def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
         """The scans of a job that a contrast is made of, by their contrasts."""
-        scans = zip(self.contrasts, job.scans, strict=True)
+        names = self.contrasts
+        if len(job.scans) != len(names):  # all contrasts are channels of one file
+            names = [self.frame.source]
+        scans = zip(names, job.scans, strict=True)
         return {name: scan for name, scan in scans if scan and name != contrast}
+
+    def _paths_of(self, given: Mapping[str, Scan]) -> list[Path]:
+        """The paths of these scans; the one with the grid of the results comes first."""
+        onto = known_contrast(self.options.onto, given) if self.options.onto else None
+        return [given[name].path for name in sorted(given, key=lambda name: name != onto)]
 
     def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
@@ -817,17 +829,15 @@ class Translation:
         self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
         return self._fit_to_file(tiff, replace(image, dtype=None), job)
 
-    def _convert_colour(self, image: Image, job: Job) -> Image:
-        """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of
-        colour ones.
-        """
-        if image.channels == 1:
-            line = "the gray image is converted to colour"
-        else:
-            line = "the colour image is converted to gray"
-
-        self.notes["note", line].append(job.name)
-        return with_channels(image, self.frame.channels)
+    def _with_own_colours(self, image: Image, job: Job) -> Image:
+        """A picture in gray for a model of gray ones, and in colour for one of colour ones."""
+        converted = with_channels(image, self.frame.channels)
+        if converted is not image:
+            what = "gray image is converted to colour"
+            if image.channels > 1:
+                what = "colour image is converted to gray"
+            self.notes["note", f"the {what}"].append(job.name)
+        return converted
 
 
 def with_channels(image: Image, channels: int) -> Image:

@@ -168,8 +168,11 @@ def gantk_name_results(files, target, frame, model):
     * `name(files, tail, contrast)` returns the path of a result below the folder, without suffix,
       or None to skip these inputs. `tail` is "-2" or similar for variants, "_uncertainty" for
       uncertainty maps, and "" otherwise.
-    * `after_writing(path, files, contrast)` is called after each result.
+    * `after_writing(path, files, contrast)` is called after each result, with the files that it is
+      made of: first the one whose grid it has.
     * `before_writing(path, files, contrast)` is called before each result (optional).
+    * `keep_facts(path, facts)` is called before that, with what a JSON file beside the result
+      should say: "Description", "SyntheticData", "Limits", "HeldOutPatients" (optional).
     * `keep_warning(files, line)` is called with each warning of a plugin about an input (optional).
     """
 

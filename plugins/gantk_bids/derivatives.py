@@ -61,7 +61,8 @@ class Derivatives:
         contrasts = frame.source.split("+")
         of_source = [scan for scan in inside if any(_matches(scan, name) for name in contrasts)]
         self.scans = {scan.path: scan for scan in of_source or inside}
-        self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
+        self.warnings: dict[Path, list[str]] = {}  # of each input
+        self.facts: dict[Path, dict[str, Any]] = {}  # of each result that is being written
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
@@ -95,14 +96,19 @@ class Derivatives:
         return f"{scan.study}/{folder}/{name}{suffix}"
 
     def keep_warning(self, files: Sequence[Path], line: str) -> None:
-        """Store a warning about an input for the sidecars of its results."""
-        self.warnings.setdefault(files[0], []).append(line)
+        """Store a warning about inputs for the sidecars of their results."""
+        for file in files:
+            self.warnings.setdefault(file, []).append(line)
+
+    def keep_facts(self, path: Path, facts: dict[str, Any]) -> None:
+        """Store what the sidecar of a result says of it: "SyntheticData" and others."""
+        self.facts[path] = facts
 
     def before_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Delete an older sidecar that differs from the one to be written: none is better than a
         wrong one.
         """
-        if _read(sidecar_of(path)) != self._sidecar_content(files, contrast):
+        if _read(sidecar_of(path)) != self._sidecar_content(path, files):
             sidecar_of(path).unlink(missing_ok=True)
 
     def after_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
@@ -110,22 +116,23 @@ class Derivatives:
         if not self.written_to:
             self.written_to = True
             self._describe()
-        _write(sidecar_of(path), self._sidecar_content(files, contrast))
+        _write(sidecar_of(path), self._sidecar_content(path, files))
+        self.facts.pop(path, None)
 
-    def _sidecar_content(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
+    def _sidecar_content(self, path: Path, files: Sequence[Path]) -> dict[str, Any]:
+        """The sidecar of a result that is made of `files`; it has the grid of the first."""
         sources = [self._uri(file) for file in files]
         beside = _read(sidecar_of(files[0]))
         content = {
-            "Description": (
-                f"{self.frame.source} translated to {contrast} by a network: a synthetic image"
-            ),
+            **self.facts.get(path, {}),
             "Sources": sources,
             "SpatialReference": sources[0],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
             "GeneratedBy": [self._generator()],
         }
-        if files[0] in self.warnings:
-            content["Warnings"] = self.warnings[files[0]]
+        warnings = dict.fromkeys(line for file in files for line in self.warnings.get(file, ()))
+        if warnings:
+            content["Warnings"] = [*warnings]
 
         return content
 

@@ -298,6 +298,36 @@ def test_bids_gives_derivatives_of_each_subject(run, tmp_path):
     assert made == [f"sub-0{n}/anat/sub-0{n}_space-T1w_desc-gantk_T2w.nii.gz" for n in (1, 2)]
 
 
+def test_the_sidecar_of_a_derivative_names_what_it_is_made_of(run, tmp_path):
+    folder = tmp_path / "in" / "sub-01" / "anat"
+    for seed, suffix in enumerate(("T1w", "ce-gadolinium_T1w", "FLAIR")):
+        volume(folder / f"sub-01_{suffix}.nii.gz", seed)
+
+    options = {"to": "T1", "onto": "FLAIR"}
+    (made,) = translate(run, tmp_path / "in", tmp_path / "in" / "derivatives" / "own", **options)
+    path = tmp_path / "in" / "derivatives" / "own" / made.replace(".nii.gz", ".json")
+    beside = json.loads(path.read_text())
+
+    assert beside["SyntheticData"] is True
+    assert beside["Description"].startswith("T1 generated from T1CE, FLAIR by a neural network")
+    assert beside["SpatialReference"] == "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"
+    assert beside["Sources"] == [
+        "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz",
+        "bids:raw:sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz",
+    ]
+
+
+def test_derivatives_in_the_data_set_are_not_read_as_inputs(run, tmp_path):
+    folder = tmp_path / "in" / "sub-01" / "anat"
+    for seed, suffix in enumerate(("T1w", "ce-gadolinium_T1w", "FLAIR")):
+        volume(folder / f"sub-01_{suffix}.nii.gz", seed)
+    translate(run, tmp_path / "in", tmp_path / "in" / "derivatives" / "gantk")
+
+    made = translate(run, tmp_path / "in", tmp_path / "elsewhere")
+
+    assert made == ["sub-01/anat/sub-01_space-T1w_desc-gantk_T2w.nii.gz"]
+
+
 def test_a_native_t1_is_not_labelled_as_enhanced(run, tmp_path):
     folder = tmp_path / "in" / "sub-01" / "anat"
     volume(folder / "sub-01_ce-gadolinium_T1w.nii.gz", 0)
