@@ -26,7 +26,7 @@ from gantk.inference.array_shapes import (
     remove_batch_axes,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.masks import outside_of
+from gantk.inference.masks import outside_of, with_dark_background
 from gantk.inference.patients import (
     by_contrast,
     contrasts_to_make,
@@ -131,6 +131,8 @@ def _translate_batch(
         pixels = np.ascontiguousarray(batch, dtype=np.float32)
 
     check_values(pixels, pipeline.frame)
+    if pipeline.frame.dark_background:
+        pixels = _with_dark_backgrounds(pixels, kind)
 
     mapping = own_mapping(pipeline, pixels, kind)
     result_scale = own_result_scale(pipeline, pixels, mapping, batch.dtype)
@@ -311,15 +313,25 @@ def _mask(
     kind: str,
 ) -> None:
     """Fill, in place, what is masked out of each scan: of a batch, each image."""
-    scans = [slice(None)]
-    if kind == "batch":
-        scans = [slice(number, number + 1) for number in range(len(pixels))]
-
-    for scan in scans:  # masks expect a volume's order, (C, D, H, W)
+    for scan in _scans_of(len(pixels), kind):  # masks expect a volume's order, (C, D, H, W)
         outside = outside_of(pixels[scan].swapaxes(0, 1))
         if outside:
             views = [made[scan].swapaxes(0, 1) for made in maps]
             pipeline.mask(views, outside, mapping, result_scale)
+
+
+def _with_dark_backgrounds(pixels: np.ndarray, kind: str) -> np.ndarray:
+    """Arrays (N, C, *spatial), each scan `with_dark_background`."""
+    scans = [pixels[scan].swapaxes(0, 1) for scan in _scans_of(len(pixels), kind)]
+    dark = [with_dark_background(scan).swapaxes(0, 1) for scan in scans]
+    return np.ascontiguousarray(np.concatenate(dark))
+
+
+def _scans_of(count: int, kind: str) -> list[slice]:
+    """The parts of an array (N, C, *spatial) that are a scan each: of a batch each image, else all."""
+    if kind == "batch":
+        return [slice(number, number + 1) for number in range(count)]
+    return [slice(None)]
 
 
 def _tensor(

@@ -56,3 +56,9 @@ class Frame:
     # whether it makes the contrasts that a patient lacks from those that the patient has
     completes: bool = False
     pipelined: bool = True  # whether files are read and written while the network runs
+
+    @property
+    def dark_background(self) -> bool:
+        """Whether the masked background of the training images was their darkest value, 0."""
+        lowest = self.values.get("source", {}).get("low", -1.0)
+        return self.masked and lowest >= 0

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# share of an image's other values that may be darker than its masked background
+MAX_DARKER_SHARE = 0.01
+
 
 @dataclass(frozen=True)
 class Outside:
     """A region at an image's border, masked out with one value per channel."""
 
-    level: np.ndarray  # (C,)
+    level: np.ndarray  # (C,), NaN for a missing contrast
     planes: list[np.ndarray]  # the region in each plane (H, W), packed to bits
 
     def fill(self, image: np.ndarray, level: np.ndarray) -> None:
@@ -23,7 +26,7 @@ class Outside:
 def outside_of(pixels: np.ndarray) -> Outside | None:
     """The region that is connected to the border and has the corners' common value per channel;
     None where the corners of (C, *spatial) differ. A channel that is NaN throughout is a missing
-    contrast: the others decide, and it is masked out with their value if they agree.
+    contrast: the others decide.
     """
     levels = corner_levels(pixels)
     if levels is None:
@@ -34,7 +37,33 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
     known = levels[present].reshape(-1, 1, 1)
     alike = [np.packbits((plane[present] == known).all(axis=0)) for plane in planes]
     region = from_border(alike, (len(planes), *planes.shape[2:]))
-    return Outside(of_missing_contrasts(levels), region)
+    return Outside(levels, region)
+
+
+def with_dark_background(pixels: np.ndarray) -> np.ndarray:
+    """An image (C, *spatial) whose masked background is at its lowest value, as in raw scans; the
+    same array where it is already dark, or where nothing is masked out.
+
+    Z-scores of the tissue alone have a mean of 0, and their background is mostly 0 too: as bright
+    as the middle of the tissue.
+    """
+    levels = corner_levels(pixels)
+    if levels is None:
+        return pixels
+
+    dark = levels.copy()
+    for number, (channel, level) in enumerate(zip(pixels, levels, strict=True)):
+        darker = np.count_nonzero(channel < level)
+        if darker > MAX_DARKER_SHARE * np.count_nonzero(channel != level):
+            dark[number] = channel.min()
+    if np.array_equal(dark, levels, equal_nan=True):
+        return pixels
+
+    outside = outside_of(pixels)
+    done = pixels.copy()
+    if outside:
+        outside.fill(done, dark)
+    return done
 
 
 def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
@@ -47,16 +76,6 @@ def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
     if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():
         return None
     return corners[:, 0]
-
-
-def of_missing_contrasts(level: np.ndarray) -> np.ndarray:
-    """The values of air (C,) with those of missing contrasts, NaN, replaced by that of the others,
-    if these agree.
-    """
-    known = level[np.isfinite(level)]
-    if len(known) and np.ptp(known) == 0:
-        return np.where(np.isfinite(level), level, known[0])
-    return level
 
 
 def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:

@@ -21,11 +21,12 @@ from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
-from gantk.inference.masks import Outside, outside_of
+from gantk.inference.masks import Outside, outside_of, with_dark_background
 from gantk.inference.processing import (
     Postprocess,
     Preprocess,
     brightest_tissue,
+    level_in_network,
     line_of,
     picture_scale,
     target_level,
@@ -98,6 +99,8 @@ class Pipeline:
         of the training.
         """
         self._expect_fitting(image, planes)
+        if self.frame.dark_background:
+            image = replace(image, pixels=with_dark_background(image.pixels))
         mapping = self.own_scale(image.pixels)
         unitless = image.affine is None
         result_scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
@@ -461,7 +464,8 @@ class Pipeline:
         for result, kind in zip(results, self.maps, strict=True):
             level = np.zeros(len(result))
             if kind == "image":
-                level = target_level(self.frame, mapping, result_scale, outside.level, len(result))
+                seen = level_in_network(self.frame, mapping, outside.level)
+                level = target_level(self.frame, result_scale, seen, len(result))
             outside.fill(result, level)
 
 

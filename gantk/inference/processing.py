@@ -19,7 +19,6 @@ from gantk.data.intensity import IntensityMapping, Linear, to_network
 from gantk.data.resample import Resize, slabs
 from gantk.errors import UserError
 from gantk.files import zeros_beside
-from gantk.inference.masks import of_missing_contrasts
 
 if TYPE_CHECKING:
     from gantk.inference.frame import Frame
@@ -139,12 +138,12 @@ class Postprocess:
         A value brighter than air has no known translation: black.
         """
         spatial = [slice(1)] * (image.ndim - 1)
-        level = of_missing_contrasts(image[(slice(None), *spatial)])
-        bright = self.mapping.forward(level).ravel() > self.mapping.tissue
-        air = np.where(bright, np.nan, level.ravel())
+        level = image[(slice(None), *spatial)].ravel()
+        air = level_in_network(self.frame, self.mapping, level)
+        air = np.where(air > self.mapping.tissue, self.frame.range[0], air)
         for canvas, kind in zip(canvases, self.maps, strict=True):
             if kind == "image":
-                target = target_level(self.frame, self.mapping, self.target, air, len(canvas))
+                target = target_level(self.frame, self.target, air, len(canvas))
                 canvas[:] = target.reshape(-1, *[1] * len(spatial))
 
     def _parts(self) -> Sequence[slice]:
@@ -154,17 +153,26 @@ class Postprocess:
         return [slice(None)]
 
 
+def level_in_network(frame: Frame, mapping: IntensityMapping, level: np.ndarray) -> np.ndarray:
+    """A value of each channel (C,) in network intensities; for a missing contrast, NaN, the mean of
+    the others, and black where all are missing.
+    """
+    shape = (len(level), *[1] * frame.dims)
+    seen = np.asarray(mapping.forward(level.reshape(shape))).reshape(-1)
+    is_known = np.isfinite(level)
+    usual = seen[is_known].mean() if is_known.any() else frame.range[0]
+    return np.where(is_known, seen, usual)
+
+
 def target_level(
-    frame: Frame,
-    source: IntensityMapping,
-    target: IntensityMapping,
-    level: np.ndarray,
-    channels: int,
+    frame: Frame, target: IntensityMapping, seen: np.ndarray, channels: int
 ) -> np.ndarray:
-    """The target's value per channel for the source value `level`; black if it cannot be mapped."""
+    """The target's value per channel for the network intensity of each channel of the source; black
+    where the domains have different numbers of channels.
+    """
     flat = np.full((channels, *[1] * frame.dims), frame.range[0], dtype=np.float32)
-    if channels == len(level) and np.isfinite(level).all():
-        flat = source.forward(level.reshape(flat.shape))
+    if channels == len(seen):
+        flat[:] = seen.reshape(flat.shape)
     return np.asarray(target.inverse(flat)).reshape(channels)
 
 

@@ -27,7 +27,7 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
-from gantk.inference.masks import corner_levels
+from gantk.inference.masks import corner_levels, with_dark_background
 from gantk.inference.model import TrainedModel
 from gantk.inference.patients import (
     TABLES,
@@ -573,6 +573,12 @@ class Translation:
             self.notes["note", prefix + line].append(job.name)
             return
 
+        if self.frame.dark_background and with_dark_background(image.pixels) is not image.pixels:
+            line = (
+                "the background is brighter than a part of the tissue, as of z-scores; it is set to"
+                " the darkest value"
+            )
+            self.notes["note", prefix + line].append(job.name)
         lines = load().hook.gantk_image_warning(image=image, frame=frame)
         self._warn(job, [prefix + line for line in [*lines, *self._about_mask(image)]])
 

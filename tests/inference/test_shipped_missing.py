@@ -67,3 +67,46 @@ def test_a_wider_margin_does_not_change_a_head(model):
     difference = np.abs(one - other)[one > 0] / one.max()
     assert difference.mean() < 0.005
     assert difference.max() < 0.05
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, np.ndarray]:
+    """T1 and T2 of a synthetic head with air of 0 around it, (slices, rows, columns)."""
+    margins = ((0, 0), (16, 16), (16, 16))
+    return {domain: np.pad(v, margins) for domain, _, v in volumes(("T1", "T2"), ["p1"])}
+
+
+def z_scores_of_tissue(values: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 in the tissue, and 0 in the air."""
+    tissue = values[values > 0]
+    return np.where(values > 0, (values - tissue.mean()) / tissue.std(), 0)
+
+
+def over_air(values: np.ndarray, air: np.ndarray) -> np.ndarray:
+    """Values from 0, of the air, which has one value, to 1, their maximum."""
+    dark = values[air]
+    assert np.ptp(dark) == 0
+    return (values - dark[0]) / (values.max() - dark[0])
+
+
+WRITTEN = {
+    "z-scores of the tissue": z_scores_of_tissue,
+    "z-scores of everything": lambda values: (values - values.mean()) / values.std(),
+    "-1 to 1": lambda values: 2 * values / values.max() - 1,
+    "0 to 1": lambda values: values / values.max(),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_the_units_of_the_input_do_not_change_a_result(model, heads, kind):
+    scaled_heads = {k: WRITTEN[kind](v.astype(np.float64)) for k, v in heads.items()}
+    images = {k: nib.Nifti1Image(v.T.astype(np.float32), GRID) for k, v in scaled_heads.items()}
+    air = (heads["T1"] == 0) & (heads["T2"] == 0)
+
+    expected = over_air(model.translate(heads, to="FLAIR"), air)
+    of_arrays = over_air(model.translate(scaled_heads, to="FLAIR"), air)
+    of_images = over_air(model.translate(images, to="FLAIR").get_fdata().T, air)
+
+    for made in (of_arrays, of_images):
+        assert np.abs(made - expected).max() < 0.05
+        assert np.abs(made - expected).mean() < 0.002
