@@ -5,10 +5,10 @@ of their values.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -191,32 +191,44 @@ class _FoundContrast:
     split: tuple[str, str, str]  # the name before the contrast's words, these, and after them
 
 
+class _Said(NamedTuple):
+    """A contrast that one or two words of a name say."""
+
+    word: str
+    begin: int  # place of its first word
+    end: int  # after its last word
+
+
 def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     """Find the contrast of a name, as `contrast_in` describes; None without one."""
     pieces = WORD_ENDS.split(name)
-    places = [i for i in range(0, len(pieces), 2) if pieces[i]]
-    words = [pieces[i].lower() for i in places]
-    found: list[tuple[str, int, int]] = []
-    for i in range(len(words)):
-        if _is_of_target(words, i):
-            continue
-        for length, word in ((2, "".join(words[i : i + 2])), (1, words[i])):
-            if word in wanted or word in CONTRASTS:
-                found.append((word, i, i + length))
-                break
-
-    if not found:
+    places = [place for place in range(0, len(pieces), 2) if pieces[place]]
+    words = [pieces[place].lower() for place in places]
+    said = list(_contrasts_said(words, wanted))
+    if not said:
         return None
 
-    word, i, end = next(
-        (each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0]
-    )
-    start = places[i]
-    stop = places[min(end, len(places)) - 1] + 1
-    said = {CONTRASTS.get(each) for each, _, _ in found}
-    parts = (pieces[:start], pieces[start:stop], pieces[stop:])
+    of_one_kind = [each for each in said if each.word in wanted or CONTRASTS[each.word] != "mr"]
+    chosen = (of_one_kind or said)[0]
+    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in said}, words)
+
+    begin = places[chosen.begin]
+    end = places[chosen.end - 1] + 1
+    parts = (pieces[:begin], pieces[begin:end], pieces[end:])
     before, own, after = ("".join(part) for part in parts)
-    return _FoundContrast(_meant(word, said, words), (before, own, after))
+    return _FoundContrast(meant, (before, own, after))
+
+
+def _contrasts_said(words: Sequence[str], wanted: set[str]) -> Iterator[_Said]:
+    """What each of these words in lower case says, two that follow each other before one alone."""
+    for place in range(len(words)):
+        if _is_of_target(words, place):
+            continue
+        for end in (place + 2, place + 1):
+            word = "".join(words[place:end])
+            if word in wanted or word in CONTRASTS:
+                yield _Said(word, place, min(end, len(words)))
+                break
 
 
 def usual_contrast(name: str) -> str | None:

@@ -64,6 +64,17 @@ class Clipped:
     limits: str
 
 
+@dataclass(frozen=True)
+class Result:
+    """A file of results before it is written."""
+
+    path: Path
+    image: Image  # with the values that the file holds
+    contrast: str
+    is_uncertainty: bool
+    clipped: Clipped | None  # what was clipped; None where nothing could be
+
+
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
@@ -222,28 +233,31 @@ class Translation:
             return [self._job_of_domain(patient, target) for patient in patients]
 
         jobs = []
-        complete = []
+        complete: dict[str, UserError] = {}  # why nothing is made, by patient
         for patient in patients:
+            whose = f"'{patient.name}'"
             try:
-                whose = f"'{patient.name}'"
                 names = contrasts_to_make(self.outputs, patient.candidates, self.to, whose)
-            except UserError as error:
-                complete.append(patient.name)
-                nothing_missing = error
+            except UserError as nothing_missing:
+                complete[patient.name] = nothing_missing
                 continue
 
-            for name in names:
-                if name in patient.candidates:
-                    line = f"{name} is there, but is made from the others, because --to asks for it"
-                    self.notes["note", line].append(patient.name)
+            self._note_made_again(patient, names)
             jobs.append(self._job(patient, target, names))
 
         if not jobs:
-            raise nothing_missing
+            raise complete.popitem()[1]
         if complete:
-            listed = _image_list(complete, len(patients), "patients")
+            listed = _image_list([*complete], len(patients), "patients")
             self.say(f"note     left out, because no contrast is missing{listed}")
         return jobs
+
+    def _note_made_again(self, patient: Patient, names: Sequence[str]) -> None:
+        """Note the contrasts that are made although the patient has them."""
+        for name in names:
+            if name in patient.candidates:
+                line = f"{name} is there, but is made from the others, because --to asks for it"
+                self.notes["note", line].append(patient.name)
 
     def _job(self, patient: Patient, target: Path, names: Sequence[str]) -> Job:
         """The job that makes these contrasts of a patient."""
@@ -668,40 +682,50 @@ class Translation:
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         """Write the results of a job, one file for each contrast; returns their paths."""
-        pending = []
+        made = []
         for tail, result in zip(self._tails, results, strict=True):
             for contrast, pixels in self._contrasts_of(result, job):
-                path = self._path(job, tail, contrast)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
-                if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
-                    image = self._for_other_format(path, image, job)
-                clipped = None
-                if self.clip:
-                    path, image, clipped = self._fit_to_file(path, image, job)
-                pending.append((path, image, clipped, contrast or self.frame.target, tail))
+                made.append(self._as_file(job, image, contrast, tail))
 
-        written = [path for path, *_ in pending]
+        written = [each.path for each in made]
         for path in written[1:]:  # deletes what an earlier call has left of these
-            files.writer_of(path, pending[0][1]).withdraw(path)
+            files.writer_of(path, made[0].image).withdraw(path)
 
-        for path, image, clipped, shown, tail in pending:
-            self._write_file(path, image, job, shown, tail)
-            if clipped:
-                self.clipped.append(clipped)
+        for each in made:
+            self._write_file(job, each)
+            if each.clipped:
+                self.clipped.append(each.clipped)
 
         if ledger:
             ledger.add(job, written)
 
         return written
 
-    def _write_file(self, path: Path, image: Image, job: Job, contrast: str, tail: str) -> None:
-        """Write one result; a plugin that names results is told before and after."""
-        make_folder(path.parent)
+    def _as_file(self, job: Job, image: Image, contrast: str, tail: str) -> Result:
+        """A result as its file will hold it; `contrast` is "" if it is the only one."""
+        path = self._path(job, tail, contrast)
+        if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
+            image = self._for_other_format(path, image, job)
+        clipped = None
+        if self.clip:
+            path, image, clipped = self._fit_to_file(path, image, job)
         is_uncertainty = tail == "_uncertainty"
+        return Result(path, image, contrast or self.frame.target, is_uncertainty, clipped)
+
+    def _write_file(self, job: Job, result: Result) -> None:
+        """Write one result; a plugin that names results is told before and after."""
+        path = result.path
+        contrast = result.contrast
+        make_folder(path.parent)
         given = self._sources_of(job, contrast)
         score = self.model.case_score([*given], contrast) if job.makes else None
         facts = facts_of(
-            contrast, [*given], self._model_identity, score, is_uncertainty=is_uncertainty
+            contrast,
+            [*given],
+            self._model_identity,
+            score,
+            is_uncertainty=result.is_uncertainty,
         )
         sources = self._paths_of(given)
         if hasattr(self.layout, "keep_facts"):
@@ -709,11 +733,11 @@ class Translation:
         if hasattr(self.layout, "before_writing"):
             self.layout.before_writing(path, sources, contrast)
 
-        description = f"uncertainty of {contrast}" if is_uncertainty else contrast
-        files.write(path, image, description=description)
+        description = f"uncertainty of {contrast}" if result.is_uncertainty else contrast
+        files.write(path, result.image, description=description)
         if self.layout:
             self.layout.after_writing(path, sources, contrast)
-        elif job.makes and files.is_image(path) and not is_uncertainty:
+        elif job.makes and files.is_image(path) and not result.is_uncertainty:
             write_sidecar(path, sources, self._model_identity, facts)
 
     def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
