@@ -1,7 +1,7 @@
 """Scores a model that makes missing contrasts of people with all four of them, in all 28 cases.
 
     python benchmarks/missing_contrasts.py MODEL PEOPLE [--train FOLDER] [--names NAME ...]
-        [--inputs N ...] [--alone] [--json FILE] [--out FOLDER]
+        [--inputs N ...] [--alone] [--curves] [--json FILE] [--out FOLDER]
 
 A case is a contrast to make and the contrasts that are there: 4 x 7. For each person and case
 `gantk.load(MODEL)` makes the contrast from NIfTI files, and `score_volumes.py`, which shares no
@@ -9,6 +9,10 @@ code with gantk, scores the file on its axial slices with tissue: PSNR in dB and
 slices. `lesion` is the PSNR over the voxels of the expert's label in these slices. `factor` is the
 PSNR if the volume is multiplied by the factor that suits the truth best: what remains without the
 error of tone, which no other contrast of a person shows.
+
+With --curves `curve` is the PSNR after the best monotone map of the made volume itself, fitted on
+the truth, and `field` after a smooth field of factors too (Gaussian, 12 voxels): what a method
+reaches that makes no error of tone, and none of tone and shading.
 
 Beside the model stand
 
@@ -41,7 +45,9 @@ import nibabel as nib
 import numpy as np
 import score_volumes
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 from score_volumes import load, onto, scaled, slices_with_tissue
+from sklearn.isotonic import IsotonicRegression
 
 import gantk
 
@@ -56,7 +62,17 @@ ENDINGS = {
 LABEL_ENDINGS = ("_seg", "-seg")
 ENHANCING = (3, 4)  # 4 in BraTS up to 2021
 # of each score in the table
-DIGITS = {"psnr": 2, "ssim": 3, "factor": 2, "lesion": 2, "recall": 2, "precision": 2}
+DIGITS = {
+    "psnr": 2,
+    "ssim": 3,
+    "factor": 2,
+    "curve": 2,
+    "field": 2,
+    "lesion": 2,
+    "recall": 2,
+    "precision": 2,
+}
+FIELD_SIGMA = 12.0  # voxels
 THRESHOLDS = np.linspace(0.02, 1.2, 60)  # of T1CE - T1, in medians of healthy tissue
 
 
@@ -141,7 +157,29 @@ def best_factor_psnr(made: Path, truth: Path) -> float:
     real = real[..., used]
     found = found[..., used]
     factor = (found * real).sum() / max((found * found).sum(), 1e-10)
-    errors = ((factor * found - real) ** 2).mean((0, 1))
+    return mean_psnr(factor * found, real)
+
+
+def curve_and_field_psnr(made: Path, truth: Path) -> tuple[float, float]:
+    """Mean PSNR in dB of the slices with tissue, after the best monotone map, and after a smooth
+    field of factors too.
+    """
+    real, found = truth_and_made(truth, made)
+    used = slices_with_tissue(real)
+    real = real[..., used]
+    found = found[..., used]
+    fit = IsotonicRegression(out_of_bounds="clip")
+    mapped = fit.fit_transform(found.ravel(), real.ravel()).reshape(real.shape)
+
+    product = gaussian_filter(mapped * real, FIELD_SIGMA)
+    square = gaussian_filter(mapped * mapped, FIELD_SIGMA)
+    field = product / np.maximum(square, 1e-6)
+    return mean_psnr(mapped, real), mean_psnr(field * mapped, real)
+
+
+def mean_psnr(made: np.ndarray, real: np.ndarray) -> float:
+    """Mean PSNR in dB over the axial slices of scaled volumes (W, H, D)."""
+    errors = ((made - real) ** 2).mean((0, 1))
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
 
 
@@ -174,11 +212,13 @@ def _dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * (one & other).sum() / max(one.sum() + other.sum(), 1)
 
 
-def scores(made: Path, person: Person, case: Case) -> dict[str, float]:
+def scores(made: Path, person: Person, case: Case, curves: bool = False) -> dict[str, float]:
     """The scores of one file that a model or a baseline has made."""
     truth = person.scans[case.to]
     psnr, ssim, _ = score_volumes.score(str(made), str(truth))["prediction"]
     row = {"psnr": psnr, "ssim": ssim, "factor": best_factor_psnr(made, truth)}
+    if curves:
+        row["curve"], row["field"] = curve_and_field_psnr(made, truth)
     if person.label:
         row["lesion"] = lesion_psnr(made, truth, person.label)
         if case.to == "T1CE":
@@ -254,7 +294,7 @@ def rows_of(
     from_all_others = len(case.given) == len(CONTRASTS) - 1
     for person in chosen:
         made = make(model, person, case, options.out)
-        rows[case.name].append(scores(made, person, case))
+        rows[case.name].append(scores(made, person, case, options.curves))
         if not options.alone:
             rows[f"{case.name} (map)"].append(best_map(person, case))
         if means and from_all_others:
@@ -285,8 +325,8 @@ def main(options: argparse.Namespace) -> None:
     chosen = people(options.people, options.names)
     means = means_of(options.train, chosen) if options.train else {}
     results: dict[str, Any] = {"people": [one.name for one in chosen], "cases": {}}
-    print("| case | PSNR | SSIM | best factor | lesion | recall | precision |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| case | {' | '.join(DIGITS)} |")
+    print("| --- " * (len(DIGITS) + 1) + "|")
     for case in cases(options.inputs):
         for name, rows in rows_of(case, chosen, model, means, options).items():
             mean = over_people(rows)
@@ -316,5 +356,6 @@ if __name__ == "__main__":
     parser = parser_of(__doc__)
     parser.add_argument("--train", type=Path, help="people whose mean is a baseline")
     parser.add_argument("--alone", action="store_true", help="without the map, which takes longest")
+    parser.add_argument("--curves", action="store_true", help="score what tone and shading cost")
     parser.add_argument("--out", type=Path, default=Path("runs/missing-contrasts"))
     main(parser.parse_args())
