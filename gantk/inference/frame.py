@@ -9,6 +9,9 @@ from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
 
 OTHER = {"a": "b", "b": "a"}
+# share of the largest value of the training images by which tissue may be darker than a background
+# of 0: interpolation leaves some, z-scores far more
+DARK_SHARE = 0.05
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
 
@@ -51,6 +54,7 @@ class Frame:
     batch: int = 16  # slices per pass
     detail: str = "guided"  # how results are enlarged
     masked: bool = False  # whether regions masked out of the input are masked in the result
+    stripped: bool = False  # whether the training images are skull-stripped
     # by "source" and "target", see `contrasts.values_of`
     values: dict[str, dict] = field(default_factory=dict)
     # whether it makes the contrasts that a patient lacks from those that the patient has
@@ -59,6 +63,8 @@ class Frame:
 
     @property
     def dark_background(self) -> bool:
-        """Whether the masked background of the training images was their darkest value, 0."""
-        lowest = self.values.get("source", {}).get("low", -1.0)
-        return self.masked and lowest >= 0
+        """Whether the masked background of the training images was about their darkest value."""
+        values = self.values.get("source", {})
+        if not self.masked or not values:
+            return False
+        return values["low"] >= -DARK_SHARE * values["high"]

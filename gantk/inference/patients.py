@@ -105,13 +105,13 @@ class Found:
 
 
 def find_patients(
-    source: Path, results: Path, contrasts: Sequence[str], masked: bool = False
+    source: Path, results: Path, contrasts: Sequence[str], stripped: bool = False
 ) -> Found:
     """The patients of a table or a folder; UserError where there is none with a contrast.
 
     `results` is the folder of results, which may lie in the source and is then left out, as are
-    images that gantk generated. `masked`: whether the model was trained on images with a masked
-    background. Then an image without skull is used where there is one (`T1_brain` beside `T1`).
+    images that gantk generated. `stripped`: whether the model was trained on skull-stripped
+    images. Then an image without skull is used where there is one (`T1_brain` beside `T1`).
     """
     if source.is_file():
         return Found(_of_table(source, contrasts))
@@ -119,7 +119,7 @@ def find_patients(
     is_input = no_result_of(source, results)
     images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
     images = [file for file in images if not is_generated(file)]
-    candidates = _without_whole_heads(images) if masked else images
+    candidates = _without_whole_heads(images) if stripped else images
     patients = _of_files(source, candidates, contrasts)
     patients += _of_series(source, is_input, contrasts)
     if not patients:

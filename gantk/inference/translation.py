@@ -43,6 +43,7 @@ from gantk.inference.patients import (
 )
 from gantk.inference.processing import MAX_OF_BYTE
 from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
+from gantk.inference.skull import shows_skull
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
@@ -218,7 +219,7 @@ class Translation:
 
     def _jobs_of(self, source: Path, target: Path) -> list[Job]:
         """A job for each patient of a folder or a table; says which images are not used."""
-        found = find_patients(source, target, self.contrasts, self.frame.masked)
+        found = find_patients(source, target, self.contrasts, self.frame.stripped)
         if found.unused:
             names = _first_names([f"'{file.name}'" for file in found.unused])
             self.say(
@@ -594,16 +595,19 @@ class Translation:
             )
             self.notes["note", prefix + line].append(job.name)
         lines = load().hook.gantk_image_warning(image=image, frame=frame)
-        self._warn(job, [prefix + line for line in [*lines, *self._about_mask(image)]])
+        self._warn(job, [prefix + line for line in [*lines, *self._about_skull(image)]])
 
-    def _about_mask(self, image: Image) -> list[str]:
-        """A warning about a volume with skull, for a model that was trained without."""
-        if self.frame.masked and image.dims == 3 and corner_levels(image.pixels) is None:
-            return [
-                "nothing is masked out of the input, but this model was trained on images with a"
-                " masked background, such as skull-stripped heads"
-            ]
-        return []
+    def _about_skull(self, image: Image) -> list[str]:
+        """A warning about a whole head, for a model of skull-stripped ones."""
+        if not self.frame.stripped or image.dims != 3:
+            return []
+        if corner_levels(image.pixels) is None:
+            seen = "nothing is masked out of the input"
+        elif shows_skull(image):
+            seen = "the input shows the skull"
+        else:
+            return []
+        return [f"{seen}, but this model was trained on skull-stripped heads"]
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of the result of a single contrast."""

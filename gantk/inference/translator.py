@@ -189,6 +189,7 @@ class Translator(TrainedModel):
             # a contrast is matched with its own channel, which may hold the truth
             detail="none" if completes else table.detail,
             masked=table.masked,
+            stripped=table.stripped,
             values=values,
             completes=completes,
             pipelined=self.model.train.fast.pipelined,

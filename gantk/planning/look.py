@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from gantk.data.dataset import records_of
 from gantk.data.names.patterns import CLASS_WORDS
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
 from gantk.formats.contrasts import USUAL, usual_contrast
-from gantk.formats.files import stem_of
+from gantk.formats.files import read, stem_of
+from gantk.formats.image import Image
+from gantk.inference.skull import shows_skull
 from gantk.recipe.load import Recipe
+
+MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
+MAX_SCANS_READ = 4  # scans that are read to look for a skull
 
 
 @dataclass
@@ -64,11 +71,31 @@ class Scans:
         """
         return min(each.empty for each in self.pixels.values())
 
+    @property
+    def masked(self) -> bool:
+        """Whether the scans are volumes whose background has one value."""
+        return bool(self.volumes) and self.empty > MIN_EMPTY
+
+    @cached_property
+    def stripped(self) -> bool:
+        """Whether the volumes are masked and show no skull, as far as a few of them tell."""
+        if not self.masked:
+            return False
+        files = {record.scan_key: record.file for record in self.records if record.file is not None}
+        some = list(files.values())[:: -(-len(files) // MAX_SCANS_READ) or 1]
+        return not any(shows_skull(_first_image(file)) for file in some)
+
     def warns(self, kind: str) -> bool:
         """Whether `data check` reported a warning or an error of this kind."""
         return any(
             each["kind"] == kind and each["severity"] != "note" for each in self.found["problems"]
         )
+
+
+def _first_image(file: FileImage) -> Image:
+    """The image of the first contrast of a file or of several."""
+    scan = next(scan for scan in file.scans if scan is not None)
+    return read(scan, file.volume)
 
 
 def look(

@@ -86,10 +86,10 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
 
     ct = "ct" in seen.kinds
     mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
-    stripped = seen.volumes and seen.empty > 0.4
+    masked = seen.masked
     heads = seen.volumes and 0 < seen.patients < 20
     few = mr and heads
-    opposite = stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
+    opposite = seen.stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
     generator: dict[str, Any] = UNET
     why_generator = EDGES
     patches: dict[str, Any] = {"name": "patchgan", "width": 32}
@@ -131,7 +131,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     elif like:
         flat_region = 1.0
     else:
-        flat_region = 4.0 if stripped else 6.0
+        flat_region = 4.0 if masked else 6.0
 
     cycle_weight = "weight of the cycle loss; 10 is usual"
     if few:
@@ -164,10 +164,10 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
         (mr and not like, "local_ncc", 2.0, "both are MR, so output and input share their edges"),
         (opposite, "contrast", "inverted", turned),
         (mr or ct, "flat_region", flat_region, calm),
-        (mr or ct, "noise_floor", 0.02 if stripped else 0.06, floor),
-        (stripped, "air", 10.0, air),
+        (mr or ct, "noise_floor", 0.02 if masked else 0.06, floor),
+        (masked, "air", 10.0, air),
         (
-            not stripped,
+            not masked,
             "defense",
             0.05,
             (

@@ -302,8 +302,15 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
         "pad": "the aspect ratio is kept, and the rest is filled with background",
     }[rung.fit]
     data = [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
-    masked = not noise and seen.volumes and seen.empty > 0.4
-    translate = [(masked, "masked", True, "background of the input stays background in the result")]
+    translate = [
+        (
+            not noise and seen.masked,
+            "masked",
+            True,
+            "background of the input stays background in the result",
+        ),
+        (not noise and seen.stripped, "stripped", True, "warn of heads with skull"),
+    ]
     return [
         *_method_of_rung(lines, rung, noise, seen.suits_paired),
         *lines_of("data", data),

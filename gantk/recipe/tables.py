@@ -241,6 +241,8 @@ class TranslateTable(spec.Table):
     statistics: Literal["image", "window"] = "image"
     # set the result to background where the input has constant background around the head
     masked: bool = False
+    # the training images are skull-stripped: warn of an input that shows the skull
+    stripped: bool = False
     # results that are enlarged: sharpen them by the detail of the input, or leave them smooth
     detail: Literal["guided", "none"] = "guided"
 

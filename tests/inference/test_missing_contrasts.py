@@ -203,7 +203,7 @@ def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
 def test_images_without_skull_are_used_for_a_model_of_such(run, tmp_path, gantk):
     run = shutil.copytree(run, tmp_path / "run")
     recipe = run / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("masked = false", "masked = true"))
+    recipe.write_text(recipe.read_text().replace("stripped = false", "stripped = true"))
     for number, name in enumerate(("T1_to_SRI", "T2_to_SRI", "T1_to_SRI_brain", "T2_to_SRI_brain")):
         volume(tmp_path / "p1" / f"{name}.nii.gz", number)
     volume(tmp_path / "p1" / "T1_to_SRI_brain_mask.nii.gz", 9)

@@ -19,9 +19,11 @@ from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
+from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline
+from gantk.inference.skull import shows_skull
 from gantk.runs.folder import RunFolder
 from gantk_parts.ct.intensity import Window
 
@@ -592,3 +594,66 @@ def test_impossible_folds_are_refused_before_writing(tmp_path, gantk, asked):
     assert done.code == 2
     assert "fold" in done.err
     assert not (tmp_path / "cv").exists()
+
+
+# ---- heads with skull
+
+
+def head_of_layers(values: list[float], spacing=(3.0, 1.0, 1.0), noise: float = 0.03) -> Image:
+    """A ball of 80 mm whose layers of 3 mm have these values from the outside inwards, and 1.0 below
+    them, in air of 0.
+    """
+    sides = [round(180 / side) for side in spacing]
+    places = np.meshgrid(
+        *[side * (np.arange(n) - n / 2) for side, n in zip(spacing, sides, strict=True)],
+        indexing="ij",
+    )
+    depth = 80 - np.sqrt(sum(np.square(place) for place in places))
+    layer = np.clip(depth // 3, 0, len(values)).astype(int)
+    pixels = np.array([*values, 1.0])[layer]
+    pixels *= np.random.default_rng(0).normal(1, noise, pixels.shape)
+    pixels[depth < 0] = 0
+    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
+    return Image(pixels[None].astype(np.float32) * 300, affine)
+
+
+SKULLS = {  # skin and fat, bone, fluid
+    "T1": [0.8, 1.5, 1.5, 0.3, 0.3, 0.4],
+    "T2": [0.5, 1.2, 1.0, 0.3, 0.3, 1.8],
+    "PD": [0.6, 0.9, 0.8, 0.5, 0.5, 1.1],
+}
+STRIPPED = {  # fluid and cortex
+    "T1": [0.6, 0.85],
+    "T2": [1.4, 1.2],
+    "vessels": [1.5, 0.9, 0.85],
+    "flat": [],
+}
+
+
+@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (1.0, 1.0, 1.0), (6.0, 0.5, 0.5)], ids=str)
+@pytest.mark.parametrize("name", SKULLS)
+def test_a_skull_is_seen_in_any_contrast(name, spacing):
+    assert shows_skull(head_of_layers(SKULLS[name], spacing))
+
+
+@pytest.mark.parametrize("name", STRIPPED)
+def test_a_brain_has_no_skull(name):
+    assert not shows_skull(head_of_layers(STRIPPED[name]))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 20, 20), (1, 4, 4, 4), (1, 1, 90, 90), (1, 90, 90)])
+def test_no_skull_is_seen_in_parts_of_a_head(shape):
+    pixels = np.random.default_rng(0).uniform(0, 300, shape).astype(np.float32)
+    assert not shows_skull(Image(pixels, np.eye(4)))
+    assert not shows_skull(Image(np.zeros_like(pixels), np.eye(4)))
+
+
+@pytest.mark.parametrize(
+    ("place", "is_whole"),
+    [("open_ms/raw/patient01/*T*W.nii.gz", True), ("brats/*/*_[tf]*.nii.gz", False)],
+)
+def test_the_skull_of_real_heads_is_seen(shared_data, place, is_whole):
+    found = [shows_skull(read(scan_of(file))) for file in shared_data.glob(place)]
+    if not found:
+        pytest.skip(f"no {place} among the real images")
+    assert set(found) == {is_whole}

@@ -60,6 +60,7 @@ class FrameEntry(Entry):
     batch: Annotated[int, Field(ge=1, le=10**4)] = 16
     detail: Literal["guided", "none"] = "guided"
     masked: bool = False
+    stripped: bool = False
     values: dict[Literal["source", "target"], Values] = {}
     pipelined: bool = True
 

@@ -1,0 +1,89 @@
+"""Tells a whole head from a skull-stripped one: below the bright rim of skin and fat lies dark bone.
+
+Bone is dark in MR of every contrast. Figures: benchmarks/results/input-checks.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gantk.formats.image import Image
+from gantk.inference.masks import with_dark_background
+
+STEP_MM = 2.0  # distance of the voxels that are looked at, and thickness of the layers
+AIR_SHARE = 0.08  # of the 99.5th percentile: what is darker is air
+MIN_PLANE_SHARE = 0.6  # of the largest plane: smaller ones are the top or the bottom of a head
+BONE_LAYERS = slice(3, 9)  # depths of 6 to 18 mm
+BRAIN_DEPTH_MM = 25.0  # what is deeper is brain
+MAX_BONE_SHARE = 0.68  # of the rim, or of the brain if that is darker: bone is below
+MIN_LAYER_VOXELS = 50
+
+
+def shows_skull(image: Image) -> bool:
+    """Whether a volume of a head shows skin and skull; False where this cannot be told: without a
+    position in space, or where no plane is thicker than twice BRAIN_DEPTH_MM.
+    """
+    if image.dims != 3 or image.affine is None or len(image.spacing) != image.dims:
+        return False
+
+    layers = _layers(image)
+    bone = layers[BONE_LAYERS]
+    if np.isnan(bone).any():
+        return False
+
+    darkest = BONE_LAYERS.start + int(np.argmin(bone))
+    rim = min(1.0, float(np.nanmax(layers[:darkest])))
+    return bool(layers[darkest] < MAX_BONE_SHARE * rim)
+
+
+def _layers(image: Image) -> np.ndarray:
+    """The median of each layer of STEP_MM from the outside of a head inwards, over that of the
+    brain; NaN for a layer of few voxels.
+
+    Depths are measured in the upper half of the planes, where there is little but brain below the
+    skull.
+    """
+    from scipy.ndimage import distance_transform_edt  # slow import
+
+    strides = [max(1, round(STEP_MM / side)) for side in image.spacing]
+    every = tuple(slice(None, None, stride) for stride in strides)
+    values = with_dark_background(image.pixels)[0][every].astype(np.float32)
+    values -= values.min()
+    sampling = [side * stride for side, stride in zip(image.spacing, strides, strict=True)][1:]
+
+    head = _head(values)
+    medians = np.full(BONE_LAYERS.stop, np.nan)
+    areas = head.sum((1, 2))
+    if not areas.any():
+        return medians
+
+    large = np.flatnonzero(areas > MIN_PLANE_SHARE * areas.max())
+    upper = large[len(large) // 2 :]
+    depth = np.stack(
+        [
+            distance_transform_edt(np.pad(plane, 1), sampling=sampling)[1:-1, 1:-1]
+            for plane in head[upper]
+        ]
+    )
+    shown = values[upper]
+    brain = shown[depth > BRAIN_DEPTH_MM]
+    if brain.size < MIN_LAYER_VOXELS:
+        return medians
+
+    for layer in range(len(medians)):
+        inside = (depth > layer * STEP_MM) & (depth <= (layer + 1) * STEP_MM)
+        if np.count_nonzero(inside) >= MIN_LAYER_VOXELS:
+            medians[layer] = np.median(shown[inside])
+    return medians / max(float(np.median(brain)), 1e-9)
+
+
+def _head(values: np.ndarray) -> np.ndarray:
+    """The largest region (D, H, W) that is brighter than air, its planes without holes."""
+    from scipy.ndimage import binary_fill_holes, label  # slow import
+
+    bright = values > AIR_SHARE * np.percentile(values, 99.5)
+    filled = np.stack([binary_fill_holes(plane) for plane in bright])
+    regions, count = label(filled)
+    if count < 2:
+        return filled
+    return regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
