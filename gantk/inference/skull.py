@@ -15,7 +15,7 @@ AIR_SHARE = 0.08  # of the 99.5th percentile: what is darker is air
 MIN_PLANE_SHARE = 0.6  # of the largest plane: smaller ones are the top or the bottom of a head
 BONE_LAYERS = slice(3, 9)  # depths of 6 to 18 mm
 BRAIN_DEPTH_MM = 25.0  # what is deeper is brain
-MAX_BONE_SHARE = 0.68  # of the rim, or of the brain if that is darker: bone is below
+MAX_BONE_SHARE = 0.75  # of the rim, or of the brain if that is darker: bone is below
 MIN_LAYER_VOXELS = 50
 
 
@@ -48,7 +48,7 @@ def _layers(image: Image) -> np.ndarray:
     strides = [max(1, round(STEP_MM / side)) for side in image.spacing]
     every = tuple(slice(None, None, stride) for stride in strides)
     values = with_dark_background(image.pixels)[0][every].astype(np.float32)
-    values -= values.min()
+    values = np.maximum(values - np.percentile(values, 5), 0)  # some are darker than air
     sampling = [side * stride for side, stride in zip(image.spacing, strides, strict=True)][1:]
 
     head = _head(values)
