@@ -43,7 +43,6 @@ from gantk.inference.patients import (
 )
 from gantk.inference.processing import MAX_OF_BYTE
 from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
-from gantk.inference.skull import shows_skull
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
@@ -601,6 +600,9 @@ class Translation:
         """A warning about a whole head, for a model of skull-stripped ones."""
         if not self.frame.stripped or image.dims != 3:
             return []
+
+        from gantk.inference.skull import shows_skull  # other models do not need it
+
         if corner_levels(image.pixels) is None:
             seen = "nothing is masked out of the input"
         elif shows_skull(image):
