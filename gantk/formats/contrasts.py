@@ -191,8 +191,8 @@ class _FoundContrast:
     split: tuple[str, str, str]  # the name before the contrast's words, these, and after them
 
 
-class _Said(NamedTuple):
-    """A contrast that one or two words of a name say."""
+class _ContrastWord(NamedTuple):
+    """One word of a name, or two joined, that name a contrast."""
 
     word: str
     begin: int  # place of its first word
@@ -204,13 +204,13 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     pieces = WORD_ENDS.split(name)
     places = [place for place in range(0, len(pieces), 2) if pieces[place]]
     words = [pieces[place].lower() for place in places]
-    said = list(_contrasts_said(words, wanted))
-    if not said:
+    found = list(_contrast_words(words, wanted))
+    if not found:
         return None
 
-    of_one_kind = [each for each in said if each.word in wanted or CONTRASTS[each.word] != "mr"]
-    chosen = (of_one_kind or said)[0]
-    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in said}, words)
+    specific = [each for each in found if each.word in wanted or CONTRASTS[each.word] != "mr"]
+    chosen = (specific or found)[0]
+    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in found}, words)
 
     begin = places[chosen.begin]
     end = places[chosen.end - 1] + 1
@@ -219,15 +219,15 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     return _FoundContrast(meant, (before, own, after))
 
 
-def _contrasts_said(words: Sequence[str], wanted: set[str]) -> Iterator[_Said]:
-    """What each of these words in lower case says, two that follow each other before one alone."""
+def _contrast_words(words: Sequence[str], wanted: set[str]) -> Iterator[_ContrastWord]:
+    """The contrasts that words in lower case name: of two that follow each other before one alone."""
     for place in range(len(words)):
         if _is_of_target(words, place):
             continue
         for end in (place + 2, place + 1):
             word = "".join(words[place:end])
             if word in wanted or word in CONTRASTS:
-                yield _Said(word, place, min(end, len(words)))
+                yield _ContrastWord(word, place, min(end, len(words)))
                 break
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import UNUSABLE, usable
 from gantk.inference.frame import Frame
+from gantk.inference.masks import with_dark_background
 from gantk.inference.pipeline import Pipeline
 
 
@@ -127,3 +128,16 @@ def own_result_scale(pipeline: Pipeline, pixels: np.ndarray, mapping: Any, dtype
     unitless = dtype.itemsize == 1 or normalised
     limits = dtype if dtype.kind == "u" else None
     return pipeline.result_scale(pixels.swapaxes(0, 1), mapping, limits, unitless=unitless)
+
+
+def with_dark_backgrounds(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """An array (N, C, *spatial) whose scans have a dark background, where the training images had
+    one: its slices as one volume, or each of its volumes.
+    """
+    if not frame.dark_background:
+        return pixels
+
+    if frame.dims == 3:
+        return np.stack([with_dark_background(volume) for volume in pixels])
+    volume = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(with_dark_background(volume).swapaxes(0, 1))

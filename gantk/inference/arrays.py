@@ -24,6 +24,7 @@ from gantk.inference.array_shapes import (
     own_mapping,
     own_result_scale,
     remove_batch_axes,
+    with_dark_backgrounds,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.masks import outside_of, with_dark_background
@@ -92,6 +93,7 @@ def translate_arrays(
         return _array(model, images, to, options, progress)
 
     image, back = _as_image(images)
+    image = _as_in_training(image, model.frame(model.domain(to)))
     results = [back(made) for made in model.images(image, to, options, progress)]
     return results[0] if len(results) == 1 and options.variants is None else results
 
@@ -131,9 +133,7 @@ def _translate_batch(
         pixels = np.ascontiguousarray(batch, dtype=np.float32)
 
     check_values(pixels, pipeline.frame)
-    if pipeline.frame.dark_background:
-        pixels = _with_dark_backgrounds(pixels, kind)
-
+    pixels = with_dark_backgrounds(pixels, pipeline.frame)
     mapping = own_mapping(pipeline, pixels, kind)
     result_scale = own_result_scale(pipeline, pixels, mapping, batch.dtype)
     translate = partial(
@@ -275,7 +275,8 @@ def _contrasts_of_images(
     images = {}
     backs = {}
     for name, value in given.items():
-        images[name], backs[name] = _as_image(value)
+        image, backs[name] = _as_image(value)
+        images[name] = _as_in_training(image, model.frame(letter))
 
     images, chosen, _ = on_one_grid(images, options.onto)
     image = stack_contrasts(images, model.contrasts(OTHER[letter]), chosen)
@@ -304,6 +305,13 @@ def _as_image(value: Any) -> tuple[Image, objects.Back]:
     return taken
 
 
+def _as_in_training(image: Image, frame: Frame) -> Image:
+    """An image with a dark background, where the training images had one."""
+    if not frame.dark_background:
+        return image
+    return replace(image, pixels=with_dark_background(image.pixels))
+
+
 def _mask(
     pipeline: Pipeline,
     pixels: np.ndarray,
@@ -313,25 +321,21 @@ def _mask(
     kind: str,
 ) -> None:
     """Fill, in place, what is masked out of each scan: of a batch, each image."""
-    for scan in _scans_of(len(pixels), kind):  # masks expect a volume's order, (C, D, H, W)
-        outside = outside_of(pixels[scan].swapaxes(0, 1))
+    together = [slice(None)]  # a stack of slices is one volume
+    if kind == "batch" or pipeline.frame.dims == 3:
+        together = [slice(number, number + 1) for number in range(len(pixels))]
+
+    for scan in together:
+        # a volume is (C, D, H, W)
+        outside = outside_of(_as_scan(pixels[scan], pipeline.frame.dims))
         if outside:
-            views = [made[scan].swapaxes(0, 1) for made in maps]
+            views = [_as_scan(made[scan], pipeline.frame.dims) for made in maps]
             pipeline.mask(views, outside, mapping, result_scale)
 
 
-def _with_dark_backgrounds(pixels: np.ndarray, kind: str) -> np.ndarray:
-    """Arrays (N, C, *spatial), each scan `with_dark_background`."""
-    scans = [pixels[scan].swapaxes(0, 1) for scan in _scans_of(len(pixels), kind)]
-    dark = [with_dark_background(scan).swapaxes(0, 1) for scan in scans]
-    return np.ascontiguousarray(np.concatenate(dark))
-
-
-def _scans_of(count: int, kind: str) -> list[slice]:
-    """The parts of an array (N, C, *spatial) that are a scan each: of a batch each image, else all."""
-    if kind == "batch":
-        return [slice(number, number + 1) for number in range(count)]
-    return [slice(None)]
+def _as_scan(images: np.ndarray, dims: int) -> np.ndarray:
+    """A view of slices (N, C, H, W) as a volume (C, N, H, W), or of one volume (1, C, D, H, W)."""
+    return images[0] if dims == 3 else images.swapaxes(0, 1)
 
 
 def _tensor(

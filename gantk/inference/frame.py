@@ -7,11 +7,9 @@ from typing import Literal
 
 from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
+from gantk.inference.masks import RINGING_SHARE
 
 OTHER = {"a": "b", "b": "a"}
-# share of the largest value of the training images by which tissue may be darker than a background
-# of 0: interpolation leaves some, z-scores far more
-DARK_SHARE = 0.05
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
 
@@ -67,4 +65,4 @@ class Frame:
         values = self.values.get("source", {})
         if not self.masked or not values:
             return False
-        return values["low"] >= -DARK_SHARE * values["high"]
+        return values["low"] >= -RINGING_SHARE * values["high"]

@@ -22,6 +22,7 @@ from gantk.inference.array_shapes import (
     own_mapping,
     own_result_scale,
     remove_batch_axes,
+    with_dark_backgrounds,
 )
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
@@ -68,6 +69,11 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
     native = images.reshape(shape).to(model.runtime.device, torch.float32)
     host = native.detach().cpu().numpy()
     check_values(host, pipeline.frame)
+    dark = with_dark_backgrounds(host, pipeline.frame)
+    if dark is not host:
+        filled = torch.from_numpy(dark).to(native.device)
+        native = torch.where(filled != native.detach(), filled, native)
+        host = dark
     mapping = own_mapping(pipeline, host, several)
     scale = own_result_scale(pipeline, host, mapping, host.dtype)
     frame = pipeline.frame

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# share of an image's other values that may be darker than its masked background
-MAX_DARKER_SHARE = 0.01
+# Tissue may be darker than a background of 0 by this share of the brightest tissue: interpolation
+# leaves such values.
+RINGING_SHARE = 0.05
+# Where more of the tissue is darker than that, the background is not the black of a scan. Half of
+# all z-scores are.
+MIN_DARKER_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,29 +45,40 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
 
 
 def with_dark_background(pixels: np.ndarray) -> np.ndarray:
-    """An image (C, *spatial) whose masked background is at its lowest value, as in raw scans; the
-    same array where it is already dark, or where nothing is masked out.
+    """An image (C, *spatial) whose masked background is as dark as its darkest tissue, for each
+    channel by itself; the same array where it is already dark, or where nothing is masked out.
 
     Z-scores of the tissue alone have a mean of 0, and their background is mostly 0 too: as bright
     as the middle of the tissue.
     """
-    levels = corner_levels(pixels)
-    if levels is None:
-        return pixels
-
-    dark = levels.copy()
-    for number, (channel, level) in enumerate(zip(pixels, levels, strict=True)):
-        darker = np.count_nonzero(channel < level)
-        if darker > MAX_DARKER_SHARE * np.count_nonzero(channel != level):
-            dark[number] = channel.min()
-    if np.array_equal(dark, levels, equal_nan=True):
-        return pixels
-
-    outside = outside_of(pixels)
-    done = pixels.copy()
-    if outside:
-        outside.fill(done, dark)
+    done = pixels
+    for number, channel in enumerate(pixels):
+        dark = _darkest_tissue(channel)
+        if dark is None:
+            continue
+        if done is pixels:
+            done = pixels.copy()
+        outside = outside_of(channel[None])
+        if outside:
+            outside.fill(done[number : number + 1], dark)
     return done
+
+
+def _darkest_tissue(channel: np.ndarray) -> np.ndarray | None:
+    """The value of the darkest tissue, (1,), where much of the tissue is darker than the masked
+    background; None where it is not.
+    """
+    levels = corner_levels(channel[None])
+    if levels is None or channel.min() >= levels[0]:
+        return None
+
+    level = levels[0]
+    tissue = channel[channel != level]
+    lowest, high = np.percentile(tissue, [0.01, 99.5])
+    darker = np.count_nonzero(tissue < level - RINGING_SHARE * (high - level))
+    if high <= level or darker < MIN_DARKER_SHARE * tissue.size:
+        return None
+    return np.array([lowest])
 
 
 def corner_levels(pixels: np.ndarray) -> np.ndarray | None:

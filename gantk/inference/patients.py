@@ -209,8 +209,11 @@ def contrasts_to_make(
     """The contrasts that a model which completes patients makes: those that are not given, or the
     `targets` that `to` names. UserError where none is missing.
     """
+    given = list(given)
     if to is not None:
-        return list(targets)
+        if len(targets) == 1:
+            return list(targets)
+        return [name for name in targets if given != [name]]  # nothing is made of itself
 
     missing = [name for name in targets if name not in given]
     if not missing:

@@ -21,7 +21,7 @@ from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
-from gantk.inference.masks import Outside, outside_of, with_dark_background
+from gantk.inference.masks import Outside, outside_of
 from gantk.inference.processing import (
     Postprocess,
     Preprocess,
@@ -99,8 +99,6 @@ class Pipeline:
         of the training.
         """
         self._expect_fitting(image, planes)
-        if self.frame.dark_background:
-            image = replace(image, pixels=with_dark_background(image.pixels))
         mapping = self.own_scale(image.pixels)
         unitless = image.affine is None
         result_scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)

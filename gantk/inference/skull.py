@@ -19,17 +19,18 @@ MAX_BONE_SHARE = 0.75  # of the rim, or of the brain if that is darker: bone is 
 MIN_LAYER_VOXELS = 50
 
 
-def shows_skull(image: Image) -> bool:
-    """Whether a volume of a head shows skin and skull; False where this cannot be told: without a
-    position in space, or where no plane is thicker than twice BRAIN_DEPTH_MM.
+def shows_skull(image: Image) -> bool | None:
+    """Whether a volume of a head shows skin and skull. None where this cannot be told: without a
+    position in space, where no plane is wider than twice BRAIN_DEPTH_MM, or where pixels are larger
+    than the layers.
     """
     if image.dims != 3 or image.affine is None or len(image.spacing) != image.dims:
-        return False
+        return None
 
     layers = _layers(image)
     bone = layers[BONE_LAYERS]
     if np.isnan(bone).any():
-        return False
+        return None
 
     darkest = BONE_LAYERS.start + int(np.argmin(bone))
     rim = min(1.0, float(np.nanmax(layers[:darkest])))

@@ -552,25 +552,23 @@ class Translation:
 
         first = job.scans[0]
         if len(job.scans) == 1 and first is not None:
-            image = self._with_own_colours(read(first, self.volume), job)
-            self._check(job, image)
-            return image
+            return self._checked(job, self._in_colours_of_model(read(first, self.volume), job))
 
         scans = {name: scan for name, scan in zip(self.contrasts, job.scans, strict=True) if scan}
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
-        images = {name: read(scan, self.volume) for name, scan in scans.items()}
-        for name, image in images.items():
-            self._check(job, image, name)
+        images = {}
+        for name, scan in scans.items():
+            images[name] = self._checked(job, read(scan, self.volume), name)
         images, chosen, resampled = on_one_grid(images, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
         return stack_contrasts(images, self.contrasts, chosen)
 
-    def _check(self, job: Job, image: Image, contrast: str = "") -> None:
-        """Keep the notes and warnings about an image; `contrast` is its name where a patient has
-        several.
+    def _checked(self, job: Job, image: Image, contrast: str = "") -> Image:
+        """An image with a dark background, where the training images had one. Keeps the notes and
+        warnings about it; `contrast` is its name where a patient has several.
         """
         prefix = f"{contrast}: " if contrast else ""
         frame = self.frame
@@ -585,16 +583,22 @@ class Translation:
             if not contrast:
                 line += f", and so has its {frame.target}"
             self.notes["note", prefix + line].append(job.name)
-            return
+            return image
 
-        if self.frame.dark_background and with_dark_background(image.pixels) is not image.pixels:
+        pixels = image.pixels
+        if self.frame.dark_background:
+            pixels = with_dark_background(image.pixels)
+        if pixels is not image.pixels:
             line = (
-                "the background is brighter than a part of the tissue, as of z-scores; it is set to"
+                "the background is brighter than much of the tissue, as of z-scores; it is set to"
                 " the darkest value"
             )
             self.notes["note", prefix + line].append(job.name)
+            image = replace(image, pixels=pixels)
+
         lines = load().hook.gantk_image_warning(image=image, frame=frame)
-        self._warn(job, [prefix + line for line in [*lines, *self._about_skull(image)]])
+        self._warn(job, [prefix + line for line in [*lines, *self._about_skull(image)]], contrast)
+        return image
 
     def _about_skull(self, image: Image) -> list[str]:
         """A warning about a whole head, for a model of skull-stripped ones."""
@@ -650,14 +654,18 @@ class Translation:
             if score:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
 
-    def _warn(self, job: Job, lines: Iterable[str]) -> None:
+    def _warn(self, job: Job, lines: Iterable[str], contrast: str = "") -> None:
         """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS
-        sidecars).
+        sidecars): about one contrast of a patient, or about all.
         """
+        about = job.files
+        if contrast:
+            scan = job.scans[self.contrasts.index(contrast)]
+            about = [*scan.files] if scan else []
         for line in lines:
             self.notes["warning", line].append(job.name)
             if hasattr(self.layout, "keep_warning"):
-                self.layout.keep_warning(job.files, line)
+                self.layout.keep_warning(about, line)
 
     @cached_property
     def _tails(self) -> list[str]:
@@ -724,18 +732,9 @@ class Translation:
         path = result.path
         contrast = result.contrast
         make_folder(path.parent)
-        given = self._sources_of(job, contrast)
-        score = self.model.case_score([*given], contrast) if job.makes else None
-        facts = facts_of(
-            contrast,
-            [*given],
-            self._model_identity,
-            score,
-            is_uncertainty=result.is_uncertainty,
-        )
-        sources = self._paths_of(given)
+        sources = [scan.path for scan in self._sources_of(job, contrast).values()]
         if hasattr(self.layout, "keep_facts"):
-            self.layout.keep_facts(path, facts)
+            self.layout.keep_facts(path, self._facts(job, result), self._grid_of(job))
         if hasattr(self.layout, "before_writing"):
             self.layout.before_writing(path, sources, contrast)
 
@@ -744,20 +743,37 @@ class Translation:
         if self.layout:
             self.layout.after_writing(path, sources, contrast)
         elif job.makes and files.is_image(path) and not result.is_uncertainty:
-            write_sidecar(path, sources, self._model_identity, facts)
+            write_sidecar(path, sources, self._model_identity, self._facts(job, result))
+
+    def _facts(self, job: Job, result: Result) -> dict[str, Any]:
+        """What the JSON file beside a result says of it."""
+        given = [*self._sources_of(job, result.contrast)]
+        score = None
+        if job.makes and not result.is_uncertainty:
+            score = self.model.case_score(given, result.contrast)
+        identity = self._model_identity
+        return facts_of(
+            result.contrast, given, identity, score, is_uncertainty=result.is_uncertainty
+        )
 
     def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
         """The scans of a job that a contrast is made of, by their contrasts."""
         names = self.contrasts
         if len(job.scans) != len(names):  # all contrasts are channels of one file
             names = [self.frame.source]
-        scans = zip(names, job.scans, strict=True)
-        return {name: scan for name, scan in scans if scan and name != contrast}
+        known = {name: scan for name, scan in zip(names, job.scans, strict=True) if scan}
+        if self.frame.completes:
+            known.pop(contrast, None)
+        return known
 
-    def _paths_of(self, given: Mapping[str, Scan]) -> list[Path]:
-        """The paths of these scans; the one with the grid of the results comes first."""
-        onto = known_contrast(self.options.onto, given) if self.options.onto else None
-        return [given[name].path for name in sorted(given, key=lambda name: name != onto)]
+    def _grid_of(self, job: Job) -> Path:
+        """The path of the scan whose grid the results of a job have."""
+        scans = [scan for scan in job.scans if scan]
+        if self.options.onto and len(job.scans) == len(self.contrasts):
+            known = dict(zip(self.contrasts, job.scans, strict=True))
+            onto = known_contrast(self.options.onto, self.contrasts)
+            scans = [scan for name, scan in known.items() if scan and name == onto] or scans
+        return scans[0].path
 
     def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
@@ -865,7 +881,7 @@ class Translation:
         self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
         return self._fit_to_file(tiff, replace(image, dtype=None), job)
 
-    def _with_own_colours(self, image: Image, job: Job) -> Image:
+    def _in_colours_of_model(self, image: Image, job: Job) -> Image:
         """A picture in gray for a model of gray ones, and in colour for one of colour ones."""
         converted = with_channels(image, self.frame.channels)
         if converted is not image:

@@ -78,12 +78,16 @@ class Scans:
 
     @cached_property
     def stripped(self) -> bool:
-        """Whether the volumes are masked and show no skull, as far as a few of them tell."""
-        if not self.masked:
+        """Whether the volumes are masked, and a few of them show no skull."""
+        files = {
+            (record.domain, record.scan_key): record.file
+            for record in self.records
+            if record.scan_key and record.file is not None
+        }
+        if not self.masked or not files:
             return False
-        files = {record.scan_key: record.file for record in self.records if record.file is not None}
-        some = list(files.values())[:: -(-len(files) // MAX_SCANS_READ) or 1]
-        return not any(shows_skull(_first_image(file)) for file in some)
+        some = list(files.values())[:: -(-len(files) // MAX_SCANS_READ)]
+        return all(shows_skull(_first_image(file)) is False for file in some)
 
     def warns(self, kind: str) -> bool:
         """Whether `data check` reported a warning or an error of this kind."""

@@ -169,10 +169,11 @@ def gantk_name_results(files, target, frame, model):
       or None to skip these inputs. `tail` is "-2" or similar for variants, "_uncertainty" for
       uncertainty maps, and "" otherwise.
     * `after_writing(path, files, contrast)` is called after each result, with the files that it is
-      made of: first the one whose grid it has.
+      made of.
     * `before_writing(path, files, contrast)` is called before each result (optional).
-    * `keep_facts(path, facts)` is called before that, with what a JSON file beside the result
-      should say: "Description", "SyntheticData", "Limits", "HeldOutPatients" (optional).
+    * `keep_facts(path, facts, grid)` is called before that, with what a JSON file beside the result
+      should say ("Description", "SyntheticData", "Limits", "HeldOutPatients") and the path of the
+      input whose grid the result has (optional).
     * `keep_warning(files, line)` is called with each warning of a plugin about an input (optional).
     """
 

@@ -62,7 +62,8 @@ class Derivatives:
         of_source = [scan for scan in inside if any(_matches(scan, name) for name in contrasts)]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.warnings: dict[Path, list[str]] = {}  # of each input
-        self.facts: dict[Path, dict[str, Any]] = {}  # of each result that is being written
+        # what the sidecar of each result that is being written says of it
+        self.facts: dict[Path, dict[str, Any]] = {}
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
@@ -100,9 +101,11 @@ class Derivatives:
         for file in files:
             self.warnings.setdefault(file, []).append(line)
 
-    def keep_facts(self, path: Path, facts: dict[str, Any]) -> None:
-        """Store what the sidecar of a result says of it: "SyntheticData" and others."""
-        self.facts[path] = facts
+    def keep_facts(self, path: Path, facts: dict[str, Any], grid: Path) -> None:
+        """Store what the sidecar of a result says of it ("SyntheticData" and others), and the input
+        whose grid it has.
+        """
+        self.facts[path] = facts | {"SpatialReference": self._uri(grid)}
 
     def before_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Delete an older sidecar that differs from the one to be written: none is better than a
@@ -120,13 +123,11 @@ class Derivatives:
         self.facts.pop(path, None)
 
     def _sidecar_content(self, path: Path, files: Sequence[Path]) -> dict[str, Any]:
-        """The sidecar of a result that is made of `files`; it has the grid of the first."""
-        sources = [self._uri(file) for file in files]
+        """The sidecar of a result that is made of `files`."""
         beside = _read(sidecar_of(files[0]))
         content = {
             **self.facts.get(path, {}),
-            "Sources": sources,
-            "SpatialReference": sources[0],
+            "Sources": [self._uri(file) for file in files],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
             "GeneratedBy": [self._generator()],
         }

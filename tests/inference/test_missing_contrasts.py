@@ -312,9 +312,35 @@ def test_the_sidecar_of_a_derivative_names_what_it_is_made_of(run, tmp_path):
     assert beside["Description"].startswith("T1 generated from T1CE, FLAIR by a neural network")
     assert beside["SpatialReference"] == "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"
     assert beside["Sources"] == [
-        "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz",
         "bids:raw:sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz",
+        "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz",
     ]
+
+
+@pytest.mark.parametrize("onto", [None, "T1", "T1CE"])
+def test_a_derivative_refers_to_the_input_whose_grid_it_has(run, tmp_path, onto):
+    folder = tmp_path / "in" / "sub-01" / "anat"
+    sides = {"T1w": 32, "ce-gadolinium_T1w": 30, "FLAIR": 28}
+    for seed, (suffix, side) in enumerate(sides.items()):
+        volume(folder / f"sub-01_{suffix}.nii.gz", seed, (side, side, 4))
+
+    (made,) = translate(run, tmp_path / "in", tmp_path / "out", to="T1", onto=onto)
+    beside = json.loads((tmp_path / "out" / made.replace(".nii.gz", ".json")).read_text())
+
+    suffix = beside["SpatialReference"].split("sub-01_")[1].removesuffix(".nii.gz")
+    assert suffix == ("ce-gadolinium_T1w" if onto == "T1CE" else "T1w")
+    assert nib.load(tmp_path / "out" / made).shape[0] == sides[suffix]
+    assert not any("anat/sub-01_T1w" in source for source in beside["Sources"])
+
+
+def test_a_contrast_is_not_made_of_itself(run, tmp_path):
+    folder = tmp_path / "in" / "sub-01" / "anat"
+    volume(folder / "sub-01_T1w.nii.gz", 0)
+
+    made = translate(run, tmp_path / "in", tmp_path / "out", to="+".join(NAMES))
+
+    assert len(made) == 3
+    assert not any(name.endswith("gantk_T1w.nii.gz") for name in made)
 
 
 def test_derivatives_in_the_data_set_are_not_read_as_inputs(run, tmp_path):

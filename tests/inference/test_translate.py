@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
+from scipy import ndimage
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
+from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.masks import with_dark_background
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.skull import shows_skull
 from gantk.runs.folder import RunFolder
@@ -129,6 +132,28 @@ def pipeline(network, **changes) -> Pipeline:
     }
     window = Window(low=0.0, high=100.0)
     return Pipeline(Frame(**known | changes), window, window, network)
+
+
+class ModelOfPipeline:
+    """A model whose only pipeline is given, with one contrast for each channel."""
+
+    def __init__(self, own: Pipeline):
+        self.own = own
+
+    def domain(self, name):
+        return "b"
+
+    def frame(self, letter):
+        return self.own.frame
+
+    def contrasts(self, letter):
+        return self.own.frame.source.split("+")
+
+    def part(self, letter, to):
+        return slice(None)
+
+    def pipeline(self, letter, options):
+        return self.own
 
 
 @pytest.mark.parametrize("planes", [None, "coronal", "all"])
@@ -594,6 +619,69 @@ def test_impossible_folds_are_refused_before_writing(tmp_path, gantk, asked):
     assert done.code == 2
     assert "fold" in done.err
     assert not (tmp_path / "cv").exists()
+
+
+# ---- backgrounds of z-scores
+
+
+def stripped_scan(shape=(12, 40, 40), radius: float = 14.0) -> np.ndarray:
+    """A ball of tissue from 60 to 300 in a background of 0."""
+    places = np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij")
+    inside = sum(np.square(place) for place in places) < radius**2
+    tissue = np.random.default_rng(0).uniform(60, 300, shape)
+    return np.where(inside, tissue, 0).astype(np.float32)
+
+
+def z_scores(scan: np.ndarray) -> np.ndarray:
+    tissue = scan[scan > 0]
+    return np.where(scan > 0, (scan - tissue.mean()) / tissue.std(), 0).astype(np.float32)
+
+
+def test_the_background_of_z_scores_gets_as_dark_as_tissue():
+    one = z_scores(stripped_scan())
+    other = z_scores(stripped_scan(radius=11.0))
+    scan = np.stack([one, other, np.full_like(one, np.nan), stripped_scan()])
+    done = with_dark_background(scan)
+
+    for number, given in enumerate((one, other)):
+        assert (done[number][given == 0] < np.quantile(given[given != 0], 0.001)).all()
+        assert np.array_equal(done[number][given != 0], given[given != 0])
+    assert np.array_equal(done[2:], scan[2:], equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["raw", "interpolated", "one dark voxel", "whole", "bright air"])
+def test_a_background_that_is_dark_or_none_is_left(kind):
+    scan = stripped_scan()
+    if kind == "interpolated":
+        scan = ndimage.zoom(scan, 1.3, order=3)  # rings
+        scan[np.abs(scan) < 1] = 0
+        assert scan.min() < -10
+    elif kind == "one dark voxel":
+        scan[6, 20, 20] = -500
+    elif kind == "whole":  # corners of noise
+        scan += np.random.default_rng(1).normal(0, 2, scan.shape).astype(np.float32)
+    elif kind == "bright air":
+        scan = 300 - scan
+    pixels = scan[None]
+
+    assert with_dark_background(pixels) is pixels
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_arrays_of_volumes_are_masked_by_a_model_of_volumes(channels):
+    values = {"source": {"low": 0.0, "high": 300.0}}
+    names = {1: "T1", 2: "T1+FLAIR"}
+    options = {"dims": 3, "size": (12, 40, 40), "masked": True, "values": values}
+    frame = {"channels": channels, "source": names[channels], **options}
+    model = ModelOfPipeline(pipeline(lambda batch: batch, **frame))
+    scans = np.stack([z_scores(stripped_scan(radius=r)) for r in (14.0, 11.0)])
+    batch = np.repeat(scans[:, None], channels, axis=1)
+
+    done = translate_arrays(model, batch, None, TranslateOptions(), None, False)
+
+    for scan, made in zip(scans, done[:, 0], strict=True):
+        assert np.ptp(made[scan == 0]) < 1e-4
+        np.testing.assert_allclose(made[scan != 0], scan[scan != 0], atol=1e-4)
 
 
 # ---- heads with skull
