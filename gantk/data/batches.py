@@ -29,6 +29,7 @@ class TensorCache:
     """Tensors by key, up to a number of bytes. Thread-safe."""
 
     def __init__(self, room: int):
+        self._size = room
         self._room = room
         self._kept: dict[Any, tuple[object, tuple[Tensor, ...]]] = {}
         self._lock = Lock()
@@ -52,6 +53,12 @@ class TensorCache:
                 self._kept[key] = origin, tensors
 
         return tensors
+
+    def clear(self) -> None:
+        """Let go of all tensors."""
+        with self._lock:
+            self._kept.clear()
+            self._room = self._size
 
 
 class ImageSet:
@@ -98,6 +105,10 @@ class ImageSet:
         mapping = self.intensity
         image, mask = self._cache.get(index, mapping, lambda: self._prepare(index, mapping))
         return image, mask
+
+    def free_memory(self) -> None:
+        """Let go of the images that are kept; they are prepared again when they are used."""
+        self._cache.clear()
 
     def companion(self, index: int, sets: Mapping[str, ImageSet]) -> Tensor:
         """The companions of an image, see `Method.companions`; computed at most once where memory

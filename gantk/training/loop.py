@@ -122,6 +122,7 @@ class Training:
         )
         traced = self.profile.profiler if self.profile else nullcontext()
         with stop_on_ctrl_c() as stopped, view, closing(self.feed), ExitStack() as tracing:
+            tracing.callback(self._free_memory)
             self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
                 return
@@ -139,6 +140,11 @@ class Training:
 
                 if due.stop:
                     self._interrupt(view, stopped)
+
+    def _free_memory(self) -> None:
+        """Let go of the training's prepared images: the scores that follow need room for others."""
+        for images in self.parts.batches.sets.values():
+            images.free_memory()
 
     def _do(
         self, due: Due, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]

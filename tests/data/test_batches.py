@@ -164,6 +164,17 @@ def test_prepared_images_are_kept_until_the_mapping_changes():
     assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
 
 
+def test_prepared_images_are_let_go_of():
+    read = []
+    images = image_set(2, read=read)
+    for _ in range(2):
+        assert [float(images[n].min()) for n in range(2)] == [0, 1e3]
+    images.free_memory()
+    assert [float(images[n].min()) for n in (0, 1, 0, 1)] == [0, 1e3, 0, 1e3]
+
+    assert read == [0, 1, 0, 1]
+
+
 @pytest.mark.parametrize(("memory", "times"), [(8.0, 1), (1e-9, 4)], ids=["kept", "no room"])
 def test_companions_of_an_image_are_computed_once(memory, times):
     computed = []

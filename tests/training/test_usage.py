@@ -9,12 +9,14 @@ import sys
 import time
 
 import pytest
-from tiny import TINY
+from tiny import PATCHGAN, TINY, UNET, small_run
 
 import gantk
+from gantk.data.batches import ImageSet
 from gantk.errors import UserError
 from gantk.machine import usage
 from gantk.machine.usage import Used, speed_of
+from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe, resolved
 from gantk.runs.folder import RunFolder
 from gantk.training import trial
@@ -65,6 +67,21 @@ def test_a_resumed_training_counts_what_earlier_sittings_used():
     )
     assert again.seconds_at(8, 2.0) == 2.0, "the file is of another checkpoint"
     assert again.state(20, 5.0)["peak_memory_gib"] == 1000.0
+
+
+def test_the_images_of_a_training_are_let_go_of_before_scores(tmp_path, monkeypatch):
+    events = []
+    free = ImageSet.free_memory
+    score = Scorer.test
+    monkeypatch.setattr(ImageSet, "free_memory", lambda self: events.append("freed") or free(self))
+    monkeypatch.setattr(
+        Scorer, "test", lambda self, others=(): events.append("scored") or score(self, others)
+    )
+
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    small_run(tmp_path, method, steps=1)
+
+    assert events == ["freed", "freed", "scored"]
 
 
 def test_speed_holds_the_mean_step_of_each_interval():
