@@ -142,6 +142,13 @@ def truth_and_made(truth: Path, made: Path) -> tuple[np.ndarray, np.ndarray]:
     return real, scaled(onto(load(str(made)), grid)[0])
 
 
+def slices_of(truth: Path, made: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The axial slices with tissue of both volumes, each scaled to [0, 1]: (W, H, slices)."""
+    real, found = truth_and_made(truth, made)
+    used = slices_with_tissue(real)
+    return real[..., used], found[..., used]
+
+
 def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
     """PSNR in dB over the voxels of the label, in the slices with tissue."""
     real, found = truth_and_made(truth, made)
@@ -152,10 +159,7 @@ def lesion_psnr(made: Path, truth: Path, label: Path) -> float:
 
 def best_factor_psnr(made: Path, truth: Path) -> float:
     """Mean PSNR in dB of the slices with tissue, after the factor with the least mean square error."""
-    real, found = truth_and_made(truth, made)
-    used = slices_with_tissue(real)
-    real = real[..., used]
-    found = found[..., used]
+    real, found = slices_of(truth, made)
     factor = (found * real).sum() / max((found * found).sum(), 1e-10)
     return mean_psnr(factor * found, real)
 
@@ -164,10 +168,7 @@ def curve_and_field_psnr(made: Path, truth: Path) -> tuple[float, float]:
     """Mean PSNR in dB of the slices with tissue, after the best monotone map, and after a smooth
     field of factors too.
     """
-    real, found = truth_and_made(truth, made)
-    used = slices_with_tissue(real)
-    real = real[..., used]
-    found = found[..., used]
+    real, found = slices_of(truth, made)
     fit = IsotonicRegression(out_of_bounds="clip")
     mapped = fit.fit_transform(found.ravel(), real.ravel()).reshape(real.shape)
 

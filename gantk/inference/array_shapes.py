@@ -9,7 +9,6 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import UNUSABLE, usable
 from gantk.inference.frame import Frame
-from gantk.inference.masks import with_dark_background
 from gantk.inference.pipeline import Pipeline
 
 
@@ -130,14 +129,16 @@ def own_result_scale(pipeline: Pipeline, pixels: np.ndarray, mapping: Any, dtype
     return pipeline.result_scale(pixels.swapaxes(0, 1), mapping, limits, unitless=unitless)
 
 
-def with_dark_backgrounds(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    """An array (N, C, *spatial) whose scans have a dark background, where the training images had
-    one: its slices as one volume, or each of its volumes.
+def as_in_training(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """An array (N, C, *spatial) of which `Frame.as_in_training` has seen each scan: its slices as
+    one volume, or each of its volumes; the same array where nothing is changed.
     """
-    if not frame.dark_background:
-        return pixels
-
     if frame.dims == 3:
-        return np.stack([with_dark_background(volume) for volume in pixels])
+        volumes = list(pixels)
+        done = [frame.as_in_training(volume) for volume in volumes]
+        is_same = all(one is other for one, other in zip(volumes, done, strict=True))
+        return pixels if is_same else np.stack(done)
+
     volume = pixels.swapaxes(0, 1)
-    return np.ascontiguousarray(with_dark_background(volume).swapaxes(0, 1))
+    dark = frame.as_in_training(volume)
+    return pixels if dark is volume else np.ascontiguousarray(dark.swapaxes(0, 1))

@@ -20,14 +20,14 @@ from gantk.formats.image import Image
 from gantk.inference import array_types as objects
 from gantk.inference.array_shapes import (
     as_batch,
+    as_in_training,
     check_values,
     own_mapping,
     own_result_scale,
     remove_batch_axes,
-    with_dark_backgrounds,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.masks import outside_of, with_dark_background
+from gantk.inference.masks import outside_of
 from gantk.inference.patients import (
     by_contrast,
     contrasts_to_make,
@@ -93,7 +93,8 @@ def translate_arrays(
         return _array(model, images, to, options, progress)
 
     image, back = _as_image(images)
-    image = _as_in_training(image, model.frame(model.domain(to)))
+    frame = model.frame(model.domain(to))
+    image = replace(image, pixels=frame.as_in_training(image.pixels))
     results = [back(made) for made in model.images(image, to, options, progress)]
     return results[0] if len(results) == 1 and options.variants is None else results
 
@@ -133,7 +134,7 @@ def _translate_batch(
         pixels = np.ascontiguousarray(batch, dtype=np.float32)
 
     check_values(pixels, pipeline.frame)
-    pixels = with_dark_backgrounds(pixels, pipeline.frame)
+    pixels = as_in_training(pixels, pipeline.frame)
     mapping = own_mapping(pipeline, pixels, kind)
     result_scale = own_result_scale(pipeline, pixels, mapping, batch.dtype)
     translate = partial(
@@ -276,7 +277,8 @@ def _contrasts_of_images(
     backs = {}
     for name, value in given.items():
         image, backs[name] = _as_image(value)
-        images[name] = _as_in_training(image, model.frame(letter))
+        pixels = model.frame(letter).as_in_training(image.pixels)
+        images[name] = replace(image, pixels=pixels)
 
     images, chosen, _ = on_one_grid(images, options.onto)
     image = stack_contrasts(images, model.contrasts(OTHER[letter]), chosen)
@@ -303,13 +305,6 @@ def _as_image(value: Any) -> tuple[Image, objects.Back]:
         what = f"an input of type {_type_name(value)} cannot be translated"
         raise UserError(what, where="translate", allowed=KINDS)
     return taken
-
-
-def _as_in_training(image: Image, frame: Frame) -> Image:
-    """An image with a dark background, where the training images had one."""
-    if not frame.dark_background:
-        return image
-    return replace(image, pixels=with_dark_background(image.pixels))
 
 
 def _mask(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
-from gantk.inference.masks import RINGING_SHARE
+from gantk.inference.masks import RINGING_SHARE, with_dark_background
 
 OTHER = {"a": "b", "b": "a"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -59,10 +61,14 @@ class Frame:
     completes: bool = False
     pipelined: bool = True  # whether files are read and written while the network runs
 
-    @property
-    def dark_background(self) -> bool:
-        """Whether the masked background of the training images was about their darkest value."""
+    def as_in_training(self, pixels: np.ndarray) -> np.ndarray:
+        """An image (C, *spatial) with a dark background, where the training images had one; the
+        same array where nothing is changed.
+        """
         values = self.values.get("source", {})
         if not self.masked or not values:
-            return False
-        return values["low"] >= -RINGING_SHARE * values["high"]
+            return pixels
+
+        # z-scores have values far below the background of 0
+        was_dark = values["low"] >= -RINGING_SHARE * values["high"]
+        return with_dark_background(pixels) if was_dark else pixels

@@ -18,11 +18,11 @@ from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
 from gantk.inference.array_shapes import (
     as_batch,
+    as_in_training,
     check_values,
     own_mapping,
     own_result_scale,
     remove_batch_axes,
-    with_dark_backgrounds,
 )
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
@@ -69,7 +69,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
     native = images.reshape(shape).to(model.runtime.device, torch.float32)
     host = native.detach().cpu().numpy()
     check_values(host, pipeline.frame)
-    dark = with_dark_backgrounds(host, pipeline.frame)
+    dark = as_in_training(host, pipeline.frame)
     if dark is not host:
         filled = torch.from_numpy(dark).to(native.device)
         native = torch.where(filled != native.detach(), filled, native)

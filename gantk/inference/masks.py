@@ -59,13 +59,13 @@ def with_dark_background(pixels: np.ndarray) -> np.ndarray:
         if done is pixels:
             done = pixels.copy()
         outside = outside_of(channel[None])
-        if outside:
-            outside.fill(done[number : number + 1], dark)
+        assert outside is not None  # its corners are alike
+        outside.fill(done[number : number + 1], np.array([dark]))
     return done
 
 
-def _darkest_tissue(channel: np.ndarray) -> np.ndarray | None:
-    """The value of the darkest tissue, (1,), where much of the tissue is darker than the masked
+def _darkest_tissue(channel: np.ndarray) -> float | None:
+    """The value of the darkest tissue, where much of the tissue is darker than the masked
     background; None where it is not.
     """
     levels = corner_levels(channel[None])
@@ -78,7 +78,7 @@ def _darkest_tissue(channel: np.ndarray) -> np.ndarray | None:
     darker = np.count_nonzero(tissue < level - RINGING_SHARE * (high - level))
     if high <= level or darker < MIN_DARKER_SHARE * tissue.size:
         return None
-    return np.array([lowest])
+    return float(lowest)
 
 
 def corner_levels(pixels: np.ndarray) -> np.ndarray | None:

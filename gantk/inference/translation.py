@@ -27,7 +27,7 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
-from gantk.inference.masks import corner_levels, with_dark_background
+from gantk.inference.masks import corner_levels
 from gantk.inference.model import TrainedModel
 from gantk.inference.patients import (
     TABLES,
@@ -552,23 +552,23 @@ class Translation:
 
         first = job.scans[0]
         if len(job.scans) == 1 and first is not None:
-            return self._checked(job, self._in_colours_of_model(read(first, self.volume), job))
+            return self._check_image(job, self._in_colours_of_model(read(first, self.volume), job))
 
-        scans = {name: scan for name, scan in zip(self.contrasts, job.scans, strict=True) if scan}
+        scans = self._scans_of(job)
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {}
         for name, scan in scans.items():
-            images[name] = self._checked(job, read(scan, self.volume), name)
+            images[name] = self._check_image(job, read(scan, self.volume), name)
         images, chosen, resampled = on_one_grid(images, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
         return stack_contrasts(images, self.contrasts, chosen)
 
-    def _checked(self, job: Job, image: Image, contrast: str = "") -> Image:
-        """An image with a dark background, where the training images had one. Keeps the notes and
-        warnings about it; `contrast` is its name where a patient has several.
+    def _check_image(self, job: Job, image: Image, contrast: str = "") -> Image:
+        """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
+        its name where a patient has several.
         """
         prefix = f"{contrast}: " if contrast else ""
         frame = self.frame
@@ -585,9 +585,7 @@ class Translation:
             self.notes["note", prefix + line].append(job.name)
             return image
 
-        pixels = image.pixels
-        if self.frame.dark_background:
-            pixels = with_dark_background(image.pixels)
+        pixels = self.frame.as_in_training(image.pixels)
         if pixels is not image.pixels:
             line = (
                 "the background is brighter than much of the tissue, as of z-scores; it is set to"
@@ -660,8 +658,7 @@ class Translation:
         """
         about = job.files
         if contrast:
-            scan = job.scans[self.contrasts.index(contrast)]
-            about = [*scan.files] if scan else []
+            about = [*self._scans_of(job)[contrast].files]
         for line in lines:
             self.notes["warning", line].append(job.name)
             if hasattr(self.layout, "keep_warning"):
@@ -756,24 +753,25 @@ class Translation:
             result.contrast, given, identity, score, is_uncertainty=result.is_uncertainty
         )
 
-    def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
-        """The scans of a job that a contrast is made of, by their contrasts."""
+    def _scans_of(self, job: Job) -> dict[str, Scan]:
+        """The scans that a job has, by their contrasts."""
         names = self.contrasts
         if len(job.scans) != len(names):  # all contrasts are channels of one file
             names = [self.frame.source]
-        known = {name: scan for name, scan in zip(names, job.scans, strict=True) if scan}
+        return {name: scan for name, scan in zip(names, job.scans, strict=True) if scan}
+
+    def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
+        """The scans of a job that a contrast is made of, by their contrasts."""
+        scans = self._scans_of(job)
         if self.frame.completes:
-            known.pop(contrast, None)
-        return known
+            scans.pop(contrast, None)
+        return scans
 
     def _grid_of(self, job: Job) -> Path:
-        """The path of the scan whose grid the results of a job have."""
-        scans = [scan for scan in job.scans if scan]
-        if self.options.onto and len(job.scans) == len(self.contrasts):
-            known = dict(zip(self.contrasts, job.scans, strict=True))
-            onto = known_contrast(self.options.onto, self.contrasts)
-            scans = [scan for name, scan in known.items() if scan and name == onto] or scans
-        return scans[0].path
+        """The path of the scan whose grid the results of a job have, see `on_one_grid`."""
+        scans = self._scans_of(job)
+        onto = known_contrast(self.options.onto, scans) if self.options.onto else None
+        return scans[onto or next(iter(scans))].path
 
     def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
         """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""

@@ -72,19 +72,19 @@ class Scans:
         return min(each.empty for each in self.pixels.values())
 
     @property
-    def masked(self) -> bool:
+    def is_masked(self) -> bool:
         """Whether the scans are volumes whose background has one value."""
         return bool(self.volumes) and self.empty > MIN_EMPTY
 
     @cached_property
-    def stripped(self) -> bool:
+    def is_stripped(self) -> bool:
         """Whether the volumes are masked, and a few of them show no skull."""
         files = {
             (record.domain, record.scan_key): record.file
             for record in self.records
             if record.scan_key and record.file is not None
         }
-        if not self.masked or not files:
+        if not self.is_masked or not files:
             return False
         some = list(files.values())[:: -(-len(files) // MAX_SCANS_READ)]
         return all(shows_skull(_first_image(file)) is False for file in some)

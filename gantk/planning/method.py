@@ -86,10 +86,10 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
 
     ct = "ct" in seen.kinds
     mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
-    masked = seen.masked
+    masked = seen.is_masked
     heads = seen.volumes and 0 < seen.patients < 20
     few = mr and heads
-    opposite = seen.stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
+    opposite = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
     generator: dict[str, Any] = UNET
     why_generator = EDGES
     patches: dict[str, Any] = {"name": "patchgan", "width": 32}

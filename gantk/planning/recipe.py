@@ -304,12 +304,12 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
     data = [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
     translate = [
         (
-            not noise and seen.masked,
+            not noise and seen.is_masked,
             "masked",
             True,
             "background of the input stays background in the result",
         ),
-        (not noise and seen.stripped, "stripped", True, "warn of heads with skull"),
+        (not noise and seen.is_stripped, "stripped", True, "warn of heads with skull"),
     ]
     return [
         *_method_of_rung(lines, rung, noise, seen.suits_paired),
