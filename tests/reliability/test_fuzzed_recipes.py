@@ -109,7 +109,9 @@ def mutated(tables: dict, rng: random.Random) -> dict:
         if kind < 5 and isinstance(value, (int, float)) and not isinstance(value, bool):
             inside[key] = rng.choice([*NUMBERS, *(value * 10**k for k in (-3, 1, 2, 4)), -value])
         elif kind < 7:
-            inside[key] = rng.choice(NUMBERS + ODD)
+            inside[key] = copy.deepcopy(
+                rng.choice(NUMBERS + ODD)
+            )  # a list could be put into itself
         elif kind == 7:
             del inside[key]
         elif kind == 8 and isinstance(inside, dict):
