@@ -583,7 +583,6 @@ class Translation:
             if not contrast:
                 line += f", and so has its {frame.target}"
             self.notes["note", prefix + line].append(job.name)
-            return image
 
         pixels = self.frame.as_in_training(image.pixels)
         if pixels is not image.pixels:
