@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -42,7 +40,6 @@ from gantk.formats.contrasts import (
 from gantk.formats.files import LISTING_FILTER, is_image, list_images, natural, readable, stem_of
 
 MAX_PATTERN_CHARACTERS = 1000
-MAX_SEARCH_SECONDS = 2.0  # that a regular expression may take for one name
 
 GLOB = re.compile(r"[*?\[]")
 
@@ -118,40 +115,7 @@ def relative_to(path: Path, root: Path) -> Path:
 # --- patients and splits
 
 
-class BoundedPattern:
-    """A user's regular expression with a time limit: `(a+)+$` could search for ever, which is a
-    UserError here.
-
-    A timer of CPU seconds interrupts the search, but only in the main thread, and not on Windows.
-    """
-
-    def __init__(self, pattern: str, flags: int):
-        self.pattern = pattern
-        self.compiled = re.compile(pattern, flags)
-        self.groups = self.compiled.groups
-        self.groupindex = self.compiled.groupindex
-
-    def search(self, text: str) -> re.Match | None:
-        if threading.current_thread() is not threading.main_thread() or not hasattr(
-            signal, "setitimer"
-        ):
-            return self.compiled.search(text)
-
-        before = signal.signal(signal.SIGVTALRM, self._stop)
-        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SEARCH_SECONDS)
-        try:
-            return self.compiled.search(text)
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, before)
-
-    def _stop(self, *_) -> None:
-        what = f"the pattern '{self.pattern}' needs more than {MAX_SEARCH_SECONDS:g} s for one name"
-        remedy = "avoid a repetition inside a repetition, such as (a+)+"
-        raise UserError(what, where="data.source", remedy=remedy)
-
-
-def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
+def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     """The regular expression of an option, None for "" and "names"; that of `patient` needs one
     group, or `patient`.
     """
@@ -161,7 +125,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     try:
         if len(pattern) > MAX_PATTERN_CHARACTERS:
             raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
-        compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
+        compiled = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
         what = f"'{pattern[:99]}' is not a valid regular expression: {one_line(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
@@ -177,7 +141,7 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     return compiled
 
 
-def patient_of(path: str, pattern: BoundedPattern) -> str:
+def patient_of(path: str, pattern: re.Pattern) -> str:
     """The patient that a pattern finds in a relative path, or in the file's name without suffix;
     else a UserError.
     """
