@@ -38,9 +38,7 @@ READING: ContextVar[Callable[[float, int], None]] = ContextVar(
 )
 
 MAX_TABLE_BYTES = 2**32
-BYTE_ORDER_MARKS = (  # those of UTF-32 first, because they start with those of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),  # "Unicode text" of Excel
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
