@@ -10,7 +10,6 @@ import lzma
 import re
 import stat
 import tarfile
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,9 +52,10 @@ def unpack(archive: Path, folder: Path, ratio: float = MAX_COMPRESSION) -> None:
 
     Raises:
         Refused: the archive contains links or devices, its content is more than `ratio` times its
-            size, or a name is not valid or occurs twice on some system.
+            size, or a name is not valid on some system.
 
-    A damaged archive or a wrong checksum raises the error of zipfile, tarfile or gzip.
+    A name that occurs twice, also by its case where the file system ignores it, raises
+    FileExistsError; a damaged archive or a wrong checksum the error of zipfile, tarfile or gzip.
     """
     archive_bytes = archive.stat().st_size
     room = int(ratio * archive_bytes) + PIECE_BYTES
@@ -89,7 +89,7 @@ def expect_sound(path: Path) -> None:
 
 
 class _Names:
-    """The names of an archive's members as relative paths, each valid and distinct on every system.
+    """The names of an archive's members as relative paths, each valid on every system.
 
     Folders that only the names of files contain are counted too, since each is created.
     """
@@ -97,43 +97,27 @@ class _Names:
     def __init__(self, most: int):
         self.most = most  # files and folders
         self._members = 0
-        self._known: dict[str, str] = {}  # path without case -> path; that of a folder ends in "/"
+        self._known: set[str] = set()  # files and folders
 
     def add(self, name: str, folder: bool) -> str:
-        """Check a member's name and return its path; Refused where it is invalid, taken on some
-        system, or one too many.
-        """
+        """Check a member's name and return its path; Refused where it is invalid or one too many."""
         parts = [part for part in name.removesuffix("/").split("/") if part != "."]
         wrong = (
             part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255
             for part in parts
         )
-        if any(wrong) or len(name) > 1000:
+        if any(wrong) or len(name) > 1000 or not (parts or folder):
             raise Refused(f"it contains a name that some systems do not allow: '{name[:100]}'")
 
         if len(parts) > MAX_DEPTH:
             raise Refused(f"'{name[:100]}' is in more than {MAX_DEPTH} folders")
 
-        for depth in range(1, len(parts) + 1):
-            self._add_path("/".join(parts[:depth]), name, folder or depth < len(parts))
-
+        self._known.update("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
         self._members += 1
         if max(self._members, len(self._known)) > self.most:
             raise Refused(f"it has more than {self.most:,} files and folders")
 
         return "/".join(parts)
-
-    def _add_path(self, path: str, name: str, folder: bool) -> None:
-        kind = f"{path}/" if folder else path
-        alike = unicodedata.normalize("NFC", path).casefold()
-        known = self._known.get(alike, kind)
-        if known != kind or (alike in self._known and not folder):
-            raise Refused(
-                f"some systems cannot distinguish two of its names: '{known[:100]}' and"
-                f" '{name[:100]}'"
-            )
-
-        self._known[alike] = kind
 
 
 def _of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:

@@ -296,8 +296,9 @@ BAD = {
     "bomb.zip": packed({f"{n}": bytes(10**6) for n in range(40)}, ".zip"),
     "bomb.tar.gz": packed({f"{n}": bytes(10**6) for n in range(40)}, ".gz"),
     "overlong.tar": packed({"a" * 300: b"x"}),
-    "twice.tar": packed({"a": b"x", "A/b": b"y"}),
-    "case.zip": packed({"set/a.png": b"x", "Set/b.png": b"y"}, ".zip"),
+    "twice.tar": packed({"a": b"x"})[:1024] + packed({"a": b"y"}),
+    "file and folder.tar": packed({"a": b"x", "a/b": b"y"}),
+    "file without a name.zip": packed({".": b"x"}, ".zip"),
     "surrogate.tar": packed({"caf\udce9": b"x"}),
 }
 NAMES = ["../evil", "/evil", "a/../../evil", "C:/evil", "nul", "COM1.x"]
