@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -88,12 +87,7 @@ class Commands(CommandGroup):
 
     @staticmethod
     def _leave(error: GantkError) -> NoReturn:
-        """Print a failure and exit with its code; for a stopped training, further SIGTERM and
-        SIGHUP are ignored.
-        """
-        for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
-            signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
-
+        """Print a failure and exit with its code."""
         if not isinstance(error, FailedOnOtherRank):
             if isinstance(error, Interrupted):
                 complain("stop", str(error), "yellow")

@@ -43,7 +43,6 @@ from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
-REPEAT_SECONDS = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
 # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 WARM_UP = 3
 
@@ -479,21 +478,16 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP
     (closed terminal).
 
-    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be
-    repeated, up to `REPEAT_SECONDS` after the end. It raises nothing: an exception could interrupt
-    the writing of a file or the start of a child process.
+    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. The other signals raise nothing:
+    an exception could interrupt the writing of a file or the start of a child process.
     """
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise CtrlC
-        if ended and time.monotonic() - ended[0] > REPEAT_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         stopped.append(number)
 
-    ended: list[float] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -506,10 +500,8 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     try:
         yield stopped
     finally:
-        ended.append(time.monotonic())
         for number, handler in before.items():
-            if number not in stopped or number == signal.SIGINT or handler != signal.SIG_DFL:
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
 
 class StepProfile:

@@ -192,7 +192,7 @@ WAYS = (
     "head",
     "head of both",
     "tee and Ctrl-C",
-    "SIGHUP twice",
+    "SIGHUP",
     "SIGTERM twice",
     "terminal",
     "nohup",
@@ -219,7 +219,7 @@ def streams_of(way: str, writing: int) -> dict[str, object]:
 # way -> the signals that are sent, beside what a terminal sends itself
 SIGNALS = {
     "tee and Ctrl-C": [signal.SIGINT],
-    "SIGHUP twice": [signal.SIGHUP] * 2,
+    "SIGHUP": [signal.SIGHUP],
     "SIGTERM twice": [signal.SIGTERM] * 2,
     "nohup": [signal.SIGHUP],
 }
