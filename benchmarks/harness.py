@@ -52,7 +52,6 @@ MIN_SAMPLE_SECONDS = 0.25  # so that the clock's resolution does not matter
 MAX_STEPS_PER_SAMPLE = 20
 BOOTSTRAP_DRAWS = 2000
 TRAINING_STEPS = 100_000  # so long that schedules are at their beginning
-NO_GRAPHS = "not captured: graphs need a CUDA device"
 # label -> setting that changes one part of the fast path; `compile` is off by default, all others
 # are on.
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
@@ -439,10 +438,9 @@ class RecipeStep:
         """Settings that the step could not apply, with the reasons."""
         engine = self.engine
         notes = list(engine.notes)
-        requested = engine.table.fast.cuda_graph and not engine.table.recompute
         capture = engine.capture
-        if requested and not notes and not (capture and capture.graphs):
-            notes.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
+        if capture and not notes and not capture.graphs:
+            notes.append(f"not captured: {capture.obstacle}")
         return notes
 
     @property

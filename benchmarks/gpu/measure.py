@@ -345,7 +345,7 @@ def _side(
         subject = RecipeStep.build(case.tables(), [*settings, f"train.batch={case.batch}"], device)
         about = {"recipe": case.name, "settings": settings, "parameters": subject.parameters}
         about |= {
-            "mode": "eager",
+            "mode": "eager" if name == PLAIN else "captured",
             "precision": subject.engine.runtime.precision,
         }
         return subject, about | own_values(subject, effort)

@@ -60,9 +60,9 @@ DEFINITIONS = {
         " has it"
     ),
     "mode": (
-        "captured: train.fast.cuda_graph = true, the step as one graph where that can be, `notes`"
-        " says where not; eager: gantk's default, operator by operator; compiled:"
-        " train.fast.compile = true"
+        "captured: gantk's default, the step as one graph where that can be, `notes` says where"
+        " not; eager: train.fast.cuda_graph = false, operator by operator; compiled:"
+        " train.fast.compile = true, without a graph"
     ),
     "peer": (
         "gantk: its default path; gantk plain: train.fast = false in fp32; others at their own"

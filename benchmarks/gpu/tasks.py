@@ -10,9 +10,9 @@ from peers.cases import PEERS
 
 FILE = Path(__file__).with_name("cases.toml")
 MODES = {  # mode of a step -> settings of the recipe
-    "captured": ("train.fast.cuda_graph=true",),
-    "eager": (),  # the default
-    "compiled": ("train.fast.compile=true",),
+    "captured": (),  # the default
+    "eager": ("train.fast.cuda_graph=false",),
+    "compiled": ("train.fast.compile=true", "train.fast.cuda_graph=false"),
 }
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")

@@ -150,7 +150,7 @@ class FastTable(spec.Table):
     kernels: bool = True
     keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
-    cuda_graph: bool = False
+    cuda_graph: bool = True
     benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
     pin: bool = True  # CUDA: copy the next batch to the device while a step computes
     pipelined: bool = True  # translation: read and write files while the network computes

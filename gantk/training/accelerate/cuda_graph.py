@@ -5,8 +5,7 @@ A graph repeats the recorded operations on the same memory. So each batch is cop
 recorded batch's memory, and values that change between steps (learning rates, `progress`, the
 average's share) are tensors that the engine fills before a replay. Every kind of step (its phases,
 the shapes of its batch) has its own graph, compared once with steps run operator by operator. If
-recording fails, all state is restored, and a note gives the reason. Its speed has not yet been
-measured on a GPU.
+recording fails, all state is restored, and a note gives the reason.
 """
 
 from __future__ import annotations
