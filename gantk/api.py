@@ -564,8 +564,8 @@ def translate(
 
     Args:
         run: a run folder, a checkpoint, a .onnx file or the name of a model; see `load`. An ensemble,
-            which returns the mean: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
-            `gantk run --folds`. Or a model that `load` has returned.
+            which returns the mean: a list, "RUN1,RUN2", or a pattern such as "DIR/seed-*". Or a model
+            that `load` has returned.
         input: a file or a folder. For a run on several contrasts: the files of a patient by contrast, a
             patient's folder with one file or DICOM series for each contrast, a folder of such folders,
             or a CSV.

@@ -390,8 +390,8 @@ def translate(run, input, output, files, **options) -> None:
     """Translate INPUT with the model of RUN and write the result to OUTPUT.
 
     RUN is a run folder, a checkpoint, a model written by `gantk export` (.onnx), or the name of a
-    shipped model. RUN1,RUN2,... and the folder of `gantk run --folds` are ensembles: the output is
-    the mean.
+    shipped model. RUN1,RUN2,... and a pattern such as 'DIR/fold-*' are ensembles: the output is the
+    mean.
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
     or a folder of these. For a run on several contrasts, INPUT is a patient's folder with one file

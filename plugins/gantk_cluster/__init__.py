@@ -1,4 +1,4 @@
-"""Many trainings and many machines: Ray, sweeps, SLURM, cross-validation, trackers."""
+"""Many trainings and many machines: Ray, sweeps, SLURM, trackers."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -10,20 +10,17 @@ def gantk_register(add) -> None:
 
     for library, cls in TRACKERS.items():
         add.tracker(library, f"gantk_cluster.track.trackers:{cls}")
-    add.function("cross_validate", "gantk_cluster.folds.cross_validation:cross_validate")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Add `gantk sweep`, `gantk slurm`, and options of run, bench and translate."""
-    from gantk_cluster.folds.command import add_folds
+    """Add `gantk sweep`, `gantk slurm`, and options of bench and translate."""
     from gantk_cluster.ray.command import add_address
     from gantk_cluster.slurm.command import slurm_command
     from gantk_cluster.sweep.command import command as sweep
 
     cli.add_command(sweep)
     cli.add_command(slurm_command)
-    add_folds(cli)
     add_address(cli)
 
 

@@ -33,7 +33,7 @@ def gantk_find_model(address, say):
 
 @hookimpl
 def gantk_load_model(model, device):
-    """Load several models as one: a list, `RUN1,RUN2`, a glob pattern, a folder of folds."""
+    """Load several models as one: a list, `RUN1,RUN2`, a glob pattern."""
     from gantk_models.ensemble import load
 
     return load(model, device)

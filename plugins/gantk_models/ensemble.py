@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.resample import slabs
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image
@@ -39,18 +39,11 @@ def load(model: Any, device: str | None) -> Ensemble | None:
 
 
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
-    """The paths in a list, `RUN1,RUN2`, a glob pattern or a folder of folds, in order; None for a
-    single model.
-
-    UserError where a fold is missing or not fully trained: the mean of the others would be another
-    model.
-    """
+    """The paths in a list, `RUN1,RUN2`, or a glob pattern, in order; None for a single model."""
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         text = os.fspath(model)
         if os.path.exists(path):  # Path.exists raises for a text longer than file names may be
-            if path.is_dir() and not (path / "recipe.toml").exists():
-                return _folds(path)
             return None
 
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
@@ -76,28 +69,6 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
 def _path_or_address(model: Any) -> Any:
     """Convert a model's name to a Path; addresses such as hf://USER/NAME stay unchanged."""
     return model if "://" in os.fspath(model) else Path(model)
-
-
-def _folds(path: Path) -> list[Path] | None:
-    """The runs in a folder written by `gantk run RECIPE --folds K`; None for other folders."""
-    runs = sorted((each.parent for each in path.glob("fold-*/recipe.toml")), key=natural)
-    if not runs:
-        return None
-
-    # these import torch, which exported models do not need
-    from gantk.runs.checkpoint import steps_saved
-    from gantk.runs.folder import RunFolder
-
-    folds = RunFolder.open(runs[0]).recipe().check().data.split.folds
-    finished = [
-        run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")
-    ]
-    if len(finished) < folds:
-        what = f"'{path}' has only {len(finished)} of {count_noun(folds, 'fold')} finished"
-        remedy = "repeat the `gantk run RECIPE --folds` command to finish them, or name the runs"
-        raise UserError(what, where="RUN", remedy=remedy)
-
-    return finished
 
 
 class Ensemble(TrainedModel):

@@ -67,7 +67,7 @@ def test_help_of_a_command_begins_with_an_example(gantk, name):
 )
 def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
-    files = {"try", "folds", "json_file", "pred", "truth", "match", "patient", "address", "files"}
+    files = {"try", "json_file", "pred", "truth", "match", "patient", "address", "files"}
     names = {parameter.name for parameter in cli.commands[command].params} - files
 
     assert names == set(inspect.signature(function).parameters) - {"say", "progress", "workers"}

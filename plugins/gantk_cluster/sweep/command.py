@@ -34,9 +34,7 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Number of trials.",
+    help="Number of trials. Default: 20; with lists and --scheduler none, each combination once.",
 )
 @click.option(
     "--hours", type=click.FloatRange(min=0, min_open=True), help="Stop all trials after this time."

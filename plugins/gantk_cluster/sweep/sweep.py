@@ -35,6 +35,7 @@ SCHEDULERS = ("asha", "pbt", "none")
 # Settings that may change within a training; networks, data and the number of steps may not.
 CHANGEABLE_KEYS = ("train.optimizer.", "train.optimizers.", "method.")
 FIXED_KEYS = ("method.name", "method.generator", "method.discriminator")
+TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 SWEEP_FILE = "sweep.json"
 KINDS = {
@@ -51,7 +52,7 @@ def sweep(
     recipe: Any = None,
     space: Iterable[str] = (),
     *,
-    trials: int = 20,
+    trials: int | None = None,
     hours: float | None = None,
     scheduler: str = "asha",
     score: str | None = None,
@@ -71,7 +72,7 @@ def sweep(
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
     `connect_cluster`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a
-    population of `trials`. Returns the folder: trials/*, each a run; best.toml, sweep.html,
+    population of `trials`. "none" trains each combination of listed values once. Returns the folder: trials/*, each a run; best.toml, sweep.html,
     sweep.jsonl.
     """
     folder = Path(resume or out) if resume or out else None
@@ -88,6 +89,7 @@ def sweep(
         seeds = {} if seed is None else {"train.seed": seed}
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
         asked = _shared_settings(loaded, model, list(space), scheduler, score)
+        trials = trials or combinations(asked) or TRIALS
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder:
             _require_empty(folder)
@@ -232,6 +234,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     say(f"sweep    {asked['name']}: {trials} of {steps} steps, {asked['scheduler']}")
     say(f"folder   {asked['folder']}")
     axes = axes_of(asked["space"])
+    grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
     checkpoints = 4 if asked["scheduler"] == "pbt" else 1
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
@@ -241,10 +244,10 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             name="ray",
             storage_path=asked["folder"],
             resume="AUTO+ERRORED",  # where it was stopped, trials that failed too
-            config={axis.key: axis.domain(tune) for axis in axes},
+            config={axis.key: axis.domain(tune, listed=grid) for axis in axes},
             metric="loss",
             mode="min",
-            num_samples=asked["trials"],
+            num_samples=1 if grid else asked["trials"],
             scheduler=_scheduler(asked, axes),
             search_alg=BasicVariantGenerator(random_state=seed),
             time_budget_s=asked["hours"] and 3600 * asked["hours"],
@@ -360,8 +363,10 @@ class Axis:
     ends: tuple[Any, ...]
     sampler: str = "choice"  # of Ray Tune: choice, uniform, loguniform, randint or lograndint
 
-    def domain(self, tune: Any) -> Any:
-        """The Ray Tune sampler of this axis."""
+    def domain(self, tune: Any, listed: bool = False) -> Any:
+        """The Ray Tune sampler of this axis; `listed`: each choice in turn."""
+        if listed:
+            return tune.grid_search(list(self.ends))
         if self.sampler == "choice":
             return tune.choice(self.ends)
         low, high = self.ends
@@ -382,6 +387,16 @@ class Axis:
         if "log" in self.sampler:
             low, high, value = map(math.log, (low, high, value))
         return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def combinations(asked: dict[str, Any]) -> int:
+    """How many trials have each combination of listed values once; 0 where a scheduler chooses, or
+    an axis is a range.
+    """
+    axes = axes_of(asked["space"])
+    if asked["scheduler"] != "none" or any(axis.sampler != "choice" for axis in axes):
+        return 0
+    return math.prod(len(axis.ends) for axis in axes)
 
 
 def axes_of(space: Iterable[str]) -> list[Axis]:

@@ -1,1 +1,0 @@
-"""`gantk run RECIPE --folds K`: k-fold cross-validation in one command."""
