@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
-from gantk.errors import GantkError, UserError, argument, count_noun, machine_failure
+from gantk.errors import UserError, argument, count_noun, machine_failure
 from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
@@ -351,9 +351,7 @@ def _train(
                 # makes the page stop reloading; its failure must not hide `error`
                 with suppress(Exception):
                     _write_report(folder)
-            failure = machine_failure(error) if isinstance(error, OSError) else None
-            if failure:
-                raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
+            error.add_note(advice(folder.path, runtime.world).rstrip("."))
             raise
 
         if runtime.main:

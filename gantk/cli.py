@@ -19,8 +19,8 @@ from gantk.errors import (
     Interrupted,
     UserError,
     did_you_mean,
-    machine_failure,
     printable,
+    unforeseen,
 )
 from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.terminal import (
@@ -51,8 +51,8 @@ EXAMPLES = (
 
 
 class Commands(CommandGroup):
-    """The group of all commands, to which plugins add theirs; gantk's own errors end without a
-    traceback.
+    """The group of all commands, to which plugins add theirs; each error ends as one message without
+    a traceback.
     """
 
     def main(self, *args, **kwargs):
@@ -65,7 +65,7 @@ class Commands(CommandGroup):
             self._leave(error)
         except KeyboardInterrupt:
             sys.exit(130)
-        except (OSError, MemoryError, ImportError, RuntimeError, UnicodeEncodeError) as error:
+        except Exception as error:
             stop: BaseException | None = error
             while stop is not None and not isinstance(stop, Interrupted):
                 stop = stop.__context__
@@ -77,12 +77,12 @@ class Commands(CommandGroup):
                 sys.stderr.close()
                 sys.exit(0)
 
-            message = machine_failure(error)
-            if message is None:
-                raise
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                _drop_output()
 
-            _drop_output()
-            complain("error", message)
+            complain("error", unforeseen(error))
             sys.exit(1)
 
     @staticmethod
@@ -105,8 +105,9 @@ class Commands(CommandGroup):
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
         except Exception as error:
+            error.add_note(f"while running `gantk {ctx.invoked_subcommand}`")
             if note := plugin_note(error):
-                error.add_note(note)  # the last line of its traceback
+                error.add_note(note)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

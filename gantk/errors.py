@@ -1,5 +1,6 @@
 """Exceptions with a message for the user: `UserError` for mistakes in the input (exit code 2),
-`GantkError` for other failures (exit code 1).
+`GantkError` for other failures (exit code 1). An error that nobody foresaw becomes one message by
+`unforeseen`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sized
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 
 DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
 DENIED_REMEDY = "Write to a folder of your own, or change the permissions of this one."
@@ -109,6 +113,50 @@ class Interrupted(GantkError):
 
 class CtrlC(KeyboardInterrupt):
     """Ctrl-C, where the `gantk` command handles it. A plugin may raise a plain KeyboardInterrupt."""
+
+
+WHILE = "while "  # begins the note of `doing`
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Context manager: name what is being done, with its file or key, in the message about an error
+    that nobody foresaw.
+
+    Example:
+
+        with gantk.errors.doing(f"writing '{path}'"):
+            ...
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{WHILE}{what}")
+        raise
+
+
+def unforeseen(error: BaseException) -> str:
+    """The message about an error that nobody foresaw: what was being done (the innermost `doing`),
+    the library's words on one line, the other notes of the error, and the file in the system's
+    folder of temporary files to which its traceback is written, for this user only.
+    """
+    known = machine_failure(error)
+    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    places = [f", {note}" for note in notes if note.startswith(WHILE)][:1]
+    words = known or f"{one_line(error).rstrip('.')}."
+    advice = [f" {note}." for note in notes if not note.startswith(WHILE)]
+    if known and getattr(error, "errno", None) in (None, *REMEDIES):
+        return f"{known}{''.join(advice)}"
+
+    text = f"{type(error).__name__}{''.join(places)}: {words}{''.join(advice)}"
+    try:
+        descriptor, path = tempfile.mkstemp(".txt", "gantk-error-")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:  # a full disk: the message matters more
+        return text
+
+    return f"{text} The traceback is in {path}"
 
 
 class FailedOnOtherRank(GantkError):

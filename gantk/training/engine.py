@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.errors import GantkError, UserError, one_line
+from gantk.errors import GantkError, UserError, doing, one_line
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.recipe.tables import TrainTable
@@ -158,8 +158,9 @@ class Engine:
 
             before = len(losses)
             closure = partial(self._closure, phase, batch, losses)
-            # torch's stub wants a float, its optimizers take the loss
-            self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
+            with doing(f"training the phase '{phase.name}', step {self.step + 1}"):
+                # torch's stub wants a float, its optimizers take the loss
+                self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
             if len(losses) == before:
                 what = (
                     f"the optimizer of phase '{phase.name}' learns nothing, because its"

@@ -5,6 +5,7 @@ is in promises/.
 import errno
 import os
 import shlex
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import CtrlC, GantkError, count_noun, machine_failure, one_line
+from gantk.errors import CtrlC, count_noun, doing, machine_failure, one_line, unforeseen
 from gantk.runs.folder import RunFolder
 from gantk.training.restart import advice
 
@@ -64,6 +65,31 @@ def test_any_error_has_one_line_without_a_traceback():
     assert one_line(OSError(text)) == "With tag (7FE0,0010) got exception: full"
     assert one_line(Textless()) == "Textless"
     assert machine_failure(Textless()) is None
+
+
+def test_an_unforeseen_error_is_one_message_with_place_and_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    try:
+        with doing("scoring 'run'"), doing("reading 'a.png'"):
+            {}["x"]
+    except KeyError as error:
+        error.add_note("The plugin 'mine' raised it")
+        text = unforeseen(error)
+
+    (written,) = tmp_path.iterdir()
+    assert text == (
+        "KeyError, while reading 'a.png': 'x'. The plugin 'mine' raised it."
+        f" The traceback is in {written}"
+    )
+    assert 'in test_an_unforeseen_error_is_one_message_with_place_and_traceback\n    {}["x"]' in (
+        written.read_text("utf-8")
+    )
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+
+
+def test_an_unforeseen_error_without_text_or_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert unforeseen(Textless()) == "Textless: Textless."
 
 
 # ---- what the machine refuses
@@ -164,12 +190,12 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
         )
         # a second failure hides the first one of none
         patch.setattr("gantk.report.build.write_report", full)
-        with pytest.raises(
-            GantkError,
-            match=f"No space left.*checkpoint is step 2. To continue, run: gantk resume {out}",
-        ):
+        with pytest.raises(OSError, match="No space left") as raised:
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
 
+    assert unforeseen(raised.value).endswith(
+        f"The newest checkpoint is step 2. To continue, run: gantk resume {out}."
+    )
     api.resume(out, device="cpu", say=lambda line: None)
 
     assert RunFolder(out).metrics == RunFolder(tiny_run).metrics
