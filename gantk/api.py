@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
-from gantk.errors import UserError, argument, count_noun, machine_failure
+from gantk.errors import UserError, argument, count_noun, doing, machine_failure
 from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
@@ -389,6 +389,7 @@ def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
         yield f"next     gantk translate {run} SCAN OUTPUT"
 
 
+@doing("writing the report")
 def _write_report(folder: RunFolder) -> Path:
     from gantk.report.build import write_report  # not imported before the first step
 
@@ -663,9 +664,11 @@ def translate(
         keep_header=keep_header,
         workers=workers,
     )
-    if isinstance(input, Mapping):
-        return translation.path({name: Path(path) for name, path in input.items()}, Path(output))
-    return translation.path(Path(input), Path(output))
+    with doing(f"translating '{input}'"):
+        if isinstance(input, Mapping):
+            files = {name: Path(path) for name, path in input.items()}
+            return translation.path(files, Path(output))
+        return translation.path(Path(input), Path(output))
 
 
 def sample(
@@ -698,7 +701,8 @@ def sample(
     """
     from gantk.inference.load import load_model
 
-    written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post, say)
+    with doing(f"generating images with '{run}'"):
+        written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post, say)
     say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 
@@ -736,9 +740,11 @@ def export(
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
 
-    return write(find_model(run, say), format, Path(out), to, label, tolerance, say)
+    with doing(f"exporting '{run}' as {format}"):
+        return write(find_model(run, say), format, Path(out), to, label, tolerance, say)
 
 
+@doing("scoring the test images")
 def _evaluate(
     parts: Parts, folder: RunFolder, say: Say, scratch: RunFolder | None = None
 ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, get_num_threads
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.errors import UserError
+from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
@@ -53,8 +53,10 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     threads = Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def built() -> tuple[Data, Method, Batches, Scorer, Start]:
-        data = Data(model.data, model.method.target, known)
-        method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
+        with doing("reading the images of data.source"):
+            data = Data(model.data, model.method.target, known)
+        with doing(f"building the method '{model.method.name}'"):
+            method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets = data.training_sets()
         ranks = (runtime.rank, runtime.world)
         batches = Batches(
