@@ -651,20 +651,20 @@ def translate(
         label,
         onto,
     )
-    model = load_model(run, device, say)
-    translation = Translation(
-        model,
-        to,
-        options,
-        volume,
-        say,
-        progress,
-        clip=clip,
-        suffix=suffix,
-        keep_header=keep_header,
-        workers=workers,
-    )
-    with doing(f"translating '{input}'"):
+    with doing(f"translating '{input}' with '{run}'"):
+        model = load_model(run, device, say)
+        translation = Translation(
+            model,
+            to,
+            options,
+            volume,
+            say,
+            progress,
+            clip=clip,
+            suffix=suffix,
+            keep_header=keep_header,
+            workers=workers,
+        )
         if isinstance(input, Mapping):
             files = {name: Path(path) for name, path in input.items()}
             return translation.path(files, Path(output))

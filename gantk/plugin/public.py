@@ -51,7 +51,6 @@ PUBLIC_MODULES = (
     "gantk.losses.structure",
     # training
     "gantk.training.adaptive",
-    "gantk.training.checks",
     "gantk.training.loop",
     "gantk.training.pool",
     "gantk.training.two_way",
