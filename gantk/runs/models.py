@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import UserError, did_you_mean, one_line
+from gantk.errors import UserError, did_you_mean, doing
 from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
@@ -137,15 +137,10 @@ def copy_packed(run: RunFolder, target: Path) -> Path:
 
 
 def card(path: Path) -> str:
-    """The text of a model's card; "" where it has none. UserError where it cannot be read."""
-    try:
+    """The text of a model's card; "" where it has none."""
+    with doing(f"reading '{path / CARD}'"), suppress(FileNotFoundError, NotADirectoryError):
         return read_file(path / CARD, path, MAX_CARD_BYTES).decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"'{path / CARD}' cannot be read: {one_line(error)}", remedy="copy the model again"
-        ) from None
+    return ""
 
 
 def limits_of(path: Path) -> str:

@@ -47,26 +47,21 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
         *TEMPLATES.glob("src/**/*.in"),
         *TEMPLATES.glob("tests/*.in"),
     ]
-    try:
-        with whole_folder(target) as made:
-            for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
-                path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace(
-                    "MODULE", words["module"]
-                )
-                if path.parent.name == "kinds":
-                    path = made / "src" / words["module"] / f"{words['part']}.py"
-                elif path.name == "kinds.toml" or (
-                    path.parent.name == "recipes" and not words["offer"]
-                ):
-                    continue
+    with whole_folder(target) as made:
+        for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
+            path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace(
+                "MODULE", words["module"]
+            )
+            if path.parent.name == "kinds":
+                path = made / "src" / words["module"] / f"{words['part']}.py"
+            elif path.name == "kinds.toml" or (
+                path.parent.name == "recipes" and not words["offer"]
+            ):
+                continue
 
-                make_folder(path.parent)
-                text = Template(template.read_text("utf-8")).substitute(words)
-                write_file(path, text.encode())
-    except OSError as error:
-        raise UserError(
-            f"'{target}' cannot be written: {error.strerror}", where="--folder"
-        ) from None
+            make_folder(path.parent)
+            text = Template(template.read_text("utf-8")).substitute(words)
+            write_file(path, text.encode())
 
     return target
 

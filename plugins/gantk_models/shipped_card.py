@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, doing
 from gantk.files import read_file
 from gantk.recipe.load import mapping, read_toml
 from gantk.report.markdown import (
@@ -26,12 +26,8 @@ OURS = Path(__file__).with_suffix(".md")  # the default text
 
 def text_of(card: Path) -> str:
     """Read the text of a card to be filled in; UserError where it has no section on limits."""
-    try:
+    with doing(f"reading '{card}'"):
         text = read_file(card, max_bytes=MAX_CARD_BYTES).decode("utf-8")
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(
-            f"'{card}' cannot be read as text: {one_line(error)}", where="--card"
-        ) from None
 
     if "\n## Limits\n" not in text:
         what = (
