@@ -18,7 +18,7 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
-from gantk_cluster.sweep.sweep import axes_of, sweep, write_report
+from gantk_cluster.sweep.sweep import axes_of, combinations, sweep, write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
@@ -43,6 +43,19 @@ def test_a_space_is_read_as_it_is_written():
     assert real.ends == (1e-4, 4e-4)
     assert words.ends == ("ls", "bce")
     assert axes_of(["a=[1, 2],[3, 4]"])[0].ends == ([1, 2], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("space", "scheduler", "trials"),
+    [
+        (["data.split.fold=0,1,2"], "none", 3),
+        (["data.split.fold=0,1,2", "train.seed=0,1"], "none", 6),
+        (["data.split.fold=0..2"], "none", 0),
+        (["data.split.fold=0,1,2"], "asha", 0),
+    ],
+)
+def test_lists_without_a_scheduler_are_trained_once_each(space, scheduler, trials):
+    assert combinations({"space": space, "scheduler": scheduler}) == trials
 
 
 def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
