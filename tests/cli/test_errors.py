@@ -67,7 +67,7 @@ def test_any_error_has_one_line_without_a_traceback():
     assert machine_failure(Textless()) is None
 
 
-def test_an_unforeseen_error_is_one_message_with_place_and_traceback(tmp_path, monkeypatch):
+def test_an_unforeseen_error_is_one_message_and_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     try:
         with doing("scoring 'run'"), doing("reading 'a.png'"):
@@ -81,7 +81,7 @@ def test_an_unforeseen_error_is_one_message_with_place_and_traceback(tmp_path, m
         "KeyError, while reading 'a.png': 'x'. The plugin 'mine' raised it."
         f" The traceback is in {written}"
     )
-    assert 'in test_an_unforeseen_error_is_one_message_with_place_and_traceback\n    {}["x"]' in (
+    assert 'in test_an_unforeseen_error_is_one_message_and_a_traceback\n    {}["x"]' in (
         written.read_text("utf-8")
     )
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
