@@ -48,6 +48,7 @@ def run(
     allow_leakage: bool = False,
     profile_steps: int | None = None,
     track: Iterable[str] = (),
+    overwrite: bool = False,
     say: Say = print,
 ) -> Run:
     """Train the model of a recipe, score it on held-out images and write a report.
@@ -87,6 +88,8 @@ def run(
             folder profile/ of the run gets a table and a trace.
         track: names of trackers, such as "tensorboard". Their options are in the recipe's [[track]]
             tables.
+        overwrite: whether to replace files of `out` that gantk did not write. A run is never
+            replaced.
         say: called with each line of output.
 
     Returns:
@@ -110,7 +113,7 @@ def run(
     from gantk.training.restart import advice, run_to_resume
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
-        with stored_data(data, recipe, set, profile, out, say) as (loaded, out):
+        with stored_data(data, recipe, set, profile, out, overwrite, say) as (loaded, out):
             return run(
                 loaded,
                 set=set,
@@ -154,7 +157,9 @@ def run(
         if parts.method.companions_note:
             say(f"match    {parts.method.companions_note}")
         prepare_batches(parts)
-        folder = runtime.from_main(lambda: RunFolder.create(out, loaded.name, locks, resumed))
+        folder = runtime.from_main(
+            lambda: RunFolder.create(out, loaded.name, locks, resumed, overwrite)
+        )
         if runtime.main and saved is None:
             _write_start(folder, loaded, tables, changed, parts, leaks, warnings)
         if step_profile is not None:
@@ -548,6 +553,7 @@ def translate(
     clip: bool = True,
     format: str | None = None,
     keep_header: bool = False,
+    overwrite: bool = False,
     device: str | None = None,
     say: Say = print,
     progress: Progress | None = None,
@@ -591,6 +597,8 @@ def translate(
         format: the kind of file to write, by its suffix ("tif", "nii.gz"). Default: that of each input.
         keep_header: whether to copy texts of NIfTI, NRRD and MetaImage headers, which may name the
             patient.
+        overwrite: whether to replace files that gantk did not write, or that were changed since. In
+            the folder of a DICOM series all DICOM files are replaced.
         device: as in `run`.
         say: called with each line of output.
         progress: called with the share that is done, from 0 to 1, and the name of the current file.
@@ -601,7 +609,8 @@ def translate(
         The paths of the written files. A folder that was translated in part is continued.
 
     Raises:
-        UserError: an input or an option is wrong. A damaged file of a folder does not stop the others;
+        UserError: an input or an option is wrong, or `output` holds files that `overwrite` is needed
+            for. A damaged file of a folder does not stop the others;
             it is reported at the end.
     """
     from gantk.formats.files import formats, read
@@ -663,6 +672,7 @@ def translate(
             clip=clip,
             suffix=suffix,
             keep_header=keep_header,
+            overwrite=overwrite,
             workers=workers,
         )
         if isinstance(input, Mapping):
@@ -679,6 +689,7 @@ def sample(
     seed: int = 0,
     label: str | None = None,
     post: bool = True,
+    overwrite: bool = False,
     device: str | None = None,
     say: Say = print,
 ) -> list[Path]:
@@ -687,11 +698,12 @@ def sample(
     Args:
         run: a run folder of a noise-to-image method such as dcgan, or one of its checkpoints.
         n: how many images.
-        out: the folder for them.
+        out: the folder for them. Samples of an earlier call are replaced.
         seed: the same seed gives the same images.
         label: the class to generate, for methods that were trained with classes. Default: the classes in
             turn.
         post: whether to apply the recipe's [[post]] steps.
+        overwrite: as in `translate`.
         device: as in `run`.
         say: called with each line of output.
 
@@ -702,7 +714,8 @@ def sample(
     from gantk.inference.load import load_model
 
     with doing(f"generating images with '{run}'"):
-        written = load_model(run, device, say).sample_to(Path(out), n, seed, label, post, say)
+        model = load_model(run, device, say)
+        written = model.sample_to(Path(out), n, seed, label, post, say, overwrite=overwrite)
     say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 
@@ -715,6 +728,7 @@ def export(
     to: str | None = None,
     label: str | None = None,
     tolerance: float | None = None,
+    overwrite: bool = False,
     say: Say = print,
 ) -> Path:
     """Write one direction of a trained model as ONNX, or as a MONAI bundle.
@@ -729,6 +743,7 @@ def export(
         to: the domain to make, by its name. Default: the second domain of the recipe.
         label: the class that the file translates, for methods that were trained with classes.
         tolerance: the largest difference from PyTorch, as a share of the intensity range.
+        overwrite: as in `translate`.
         say: called with each line of output.
 
     Returns:
@@ -741,7 +756,8 @@ def export(
     from gantk.runs.models import find_model
 
     with doing(f"exporting '{run}' as {format}"):
-        return write(find_model(run, say), format, Path(out), to, label, tolerance, say)
+        model = find_model(run, say)
+        return write(model, format, Path(out), to, label, tolerance, say, overwrite=overwrite)
 
 
 @doing("scoring the test images")

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from gantk import __version__, api
-from gantk.commands import Command, CommandGroup, by_section, device_option
+from gantk.commands import Command, CommandGroup, by_section, device_option, overwrite_option
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -215,7 +215,7 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option("--try", is_flag=True, help=TRY)
 @json_option("Write what --try measures as JSON too")
-def run(recipe, json_file, **options) -> None:
+def run(recipe, json_file, overwrite, **options) -> None:
     """Train the model of RECIPE, score it on held-out images and write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists. Without --data, a bundled
@@ -224,12 +224,12 @@ def run(recipe, json_file, **options) -> None:
     if options.pop("try"):
         from gantk.lookup.trial_commands import try_recipe
 
-        return try_recipe(recipe, json_file, **options)
+        return try_recipe(recipe, json_file, overwrite, **options)
 
     if json_file:
         raise click.UsageError("--json needs --try")
 
-    api.run(recipe, **options, say=say)
+    api.run(recipe, **options, overwrite=overwrite, say=say)
 
 
 @cli.command(
@@ -386,6 +386,7 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
 @click.option(
     "--keep-header", is_flag=True, help="Copy the texts of the header, which may name the patient."
 )
+@overwrite_option
 @device_option
 def translate(run, input, output, files, **options) -> None:
     """Translate INPUT with the model of RUN and write the result to OUTPUT.
@@ -453,6 +454,7 @@ def translate(run, input, output, files, **options) -> None:
     metavar="T",
     help="Largest allowed difference from PyTorch, as a share of the range.",
 )
+@overwrite_option
 def export(run, **options) -> None:
     """Write the model of RUN as ONNX or as a MONAI bundle.
 
@@ -479,6 +481,7 @@ def export(run, **options) -> None:
     help="Class to generate, for conditional methods. Default: the classes in turn.",
 )
 @click.option("--no-post", is_flag=True, help="Do not apply the [[post]] steps of the recipe.")
+@overwrite_option
 @device_option
 def sample(run, no_post, **options) -> None:
     """Generate images from noise with the model of RUN.
@@ -518,7 +521,19 @@ def sample(run, no_post, **options) -> None:
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
-    run, data, pred, truth, *, match, patient, metrics, uncertainty, by, json_file, device
+    run,
+    data,
+    pred,
+    truth,
+    *,
+    match,
+    patient,
+    metrics,
+    uncertainty,
+    by,
+    json_file,
+    overwrite,
+    device,
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
@@ -539,7 +554,8 @@ def evaluate(
             "by": split_names(by),
             "data": data,
         }
-        write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
+        scores = api.evaluate(run, **options, device=device, say=speak)
+        write_json(json_file, scores, overwrite)
         return
 
     if uncertainty or by or data:
@@ -556,7 +572,7 @@ def evaluate(
         device=device,
         say=speak,
     )
-    write_json(json_file, scores)
+    write_json(json_file, scores, overwrite)
 
 
 # ---- images

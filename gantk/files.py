@@ -30,7 +30,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError, printable
+from gantk.errors import UserError, count_noun, printable
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -45,6 +45,8 @@ ANY_SIZE = sys.maxsize
 SHARED_FILE, SHARED_FOLDER = 0o644, 0o755
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
+# file in a folder: a line of name, size and modification time for each result that gantk wrote there
+WRITTEN = ".gantk-written"
 _swept: set[Path] = set()
 # folders that this process has locked, with the locking thread
 _locked: set[tuple[Path, int]] = set()
@@ -169,9 +171,9 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
     return path.with_name(f".{name}{tail}")
 
 
-def expect_file(file: str | Path, where: str | None = None) -> str:
-    """Return the path of a file to be written; UserError if it is a folder, or if its folder
-    does not exist.
+def expect_file(file: str | Path, where: str | None = None, *, overwrite: bool = False) -> str:
+    """Return the path of a file to be written; UserError if it is a folder, if its folder does not
+    exist, or if `expect_replaceable` refuses it.
     """
     if Path(file).is_dir():
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
@@ -183,7 +185,70 @@ def expect_file(file: str | Path, where: str | None = None) -> str:
             remedy="create it first",
         )
 
+    expect_replaceable([Path(file)], overwrite, where)
     return str(file)
+
+
+def expect_replaceable(
+    paths: Iterable[Path], overwrite: bool = False, where: str | None = "OUTPUT"
+) -> None:
+    """UserError where results written to these paths, files or whole folders, would replace what
+    gantk did not write, or what was changed since; `overwrite` allows it.
+
+    The file WRITTEN of a folder lists what gantk wrote there, and so do the fields of a DICOM file
+    (see `gantk.formats.image.SeriesFormat.replaced`). Empty files can be replaced.
+    """
+    if overwrite:
+        return
+
+    records: dict[Path, bytes] = {}
+    foreign = []
+    for path in paths:
+        if path.parent not in records:
+            records[path.parent] = _record_of(path.parent)
+        lines = _lines_of(path, path)
+        foreign += [file for file, line in lines.items() if line not in records[path.parent]]
+
+    if foreign:
+        others = f" and {count_noun(foreign[1:], 'other file')}" if foreign[1:] else ""
+        verb = "were" if others else "was"
+        raise UserError(
+            f"'{foreign[0]}'{others} {verb} not written by gantk, or changed since, and would be"
+            " replaced",
+            where=where,
+            remedy="name another place, or add --overwrite (in Python overwrite=True)",
+        )
+
+
+def record_written(path: Path, complete: Path) -> None:
+    """Record that gantk writes a file or a folder, before `complete` is renamed to its path."""
+    lines = _lines_of(path, complete).values()
+    with suppress(PermissionError, UserError):  # what has no record is not replaced
+        append_to_file(path.parent / WRITTEN, b"".join(lines))
+
+
+def _record_of(folder: Path) -> bytes:
+    with suppress(OSError, UserError):
+        return read_file(folder / WRITTEN)
+    return b""
+
+
+def _lines_of(path: Path, complete: Path) -> dict[Path, bytes]:
+    """The lines of WRITTEN for the files and links of a folder, or for a file or link that is not
+    empty: [name beside `path`, size in bytes, modification time in ns].
+    """
+    files = []
+    if complete.is_dir() and not complete.is_symlink():
+        files = [file for file in complete.rglob("*") if file.is_symlink() or file.is_file()]
+    elif complete.is_symlink() or (complete.is_file() and complete.stat().st_size > 0):
+        files = [complete]
+
+    lines = {}
+    for file in files:
+        name = Path(path.name, file.relative_to(complete)).as_posix()
+        status = file.lstat()
+        lines[file] = f"{json.dumps([name, status.st_size, status.st_mtime_ns])}\n".encode()
+    return lines
 
 
 def expect_name(path: str | Path, where: str) -> Path:
@@ -196,12 +261,12 @@ def expect_name(path: str | Path, where: str) -> Path:
 def write_output(
     path: Path, content: bytes | Iterable[bytes | memoryview], *, private: bool = False
 ) -> Path:
-    """Write a file that the user named: like `write_file`, but devices, pipes and /dev/stdout are
-    written to directly.
+    """Write a file that the user named, after `expect_replaceable`: like `write_file`, and recorded;
+    devices, pipes and /dev/stdout are written to directly.
     """
     named_device = str(path.absolute().parent) in ("/dev", "/dev/fd")
     if not named_device and (path.is_file() or path.is_dir() or not path.exists()):
-        return write_file(path, content, private=private)
+        return write_file(path, content, private=private, record=True)
 
     with open(path, "ab") as file:
         file.writelines([content] if isinstance(content, bytes) else content)
@@ -209,12 +274,17 @@ def write_output(
 
 
 def write_file(
-    path: Path, content: bytes | Iterable[bytes | memoryview], *, private: bool = False
+    path: Path,
+    content: bytes | Iterable[bytes | memoryview],
+    *,
+    private: bool = False,
+    record: bool = False,
 ) -> Path:
     """Write a file under a temporary name, sync it and rename it, so that it is always whole;
     returns the path.
 
-    `content` may come in parts; `private`: only this user may read the file. A link, a pipe or a
+    `content` may come in parts; `private`: only this user may read the file; `record`: it is a
+    result, see `record_written`. A link, a pipe or a
     device of that name is replaced, neither followed nor written to.
     """
     content = [content] if isinstance(content, bytes) else content
@@ -225,6 +295,8 @@ def write_file(
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
+        if record:
+            record_written(path, temporary)
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
@@ -274,9 +346,10 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 
 
 @contextmanager
-def whole_folder(final: Path, *, private: bool = False) -> Iterator[Path]:
+def whole_folder(final: Path, *, private: bool = False, record: bool = False) -> Iterator[Path]:
     """Yield a new hidden folder, which replaces `final`, or a link of that name, in one step at the
-    end; after an error it is removed. `private`: only this user may enter it.
+    end; after an error it is removed. `private`: only this user may enter it; `record`: it is a
+    result, see `record_written`.
     """
     folder = make_folder(temporary_beside(final), private=private)
     try:
@@ -288,6 +361,8 @@ def whole_folder(final: Path, *, private: bool = False) -> Iterator[Path]:
             restrict(path, private=private)
             sync(path)
 
+        if record:
+            record_written(final, folder)
         if os.path.lexists(final):
             _exchange(folder, final)
         else:

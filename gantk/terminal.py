@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gantk.commands import overwrite_option
 from gantk.errors import printable
 from gantk.files import expect_file, write_output
 
@@ -177,13 +178,16 @@ def progress_bar():
 
 
 def json_option(words: str):
-    """The option --json FILE of a command; the file's folder must exist; `-` is standard output."""
+    """The options --json FILE and --overwrite of a command; the file's folder must exist; `-` is
+    standard output.
+    """
 
     def expect(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
-        return file and expect_file(file, "--json")
+        return file and expect_file(file, "--json", overwrite=ctx.params["overwrite"])
 
     words = f"{words}. - is standard output, which then has nothing else."
-    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect)
+    option = click.option("--json", "json_file", metavar="FILE", help=words, callback=expect)
+    return lambda command: option(overwrite_option(command))
 
 
 def line_printer(json_file: str | None) -> Callable[[str], None]:
@@ -191,12 +195,15 @@ def line_printer(json_file: str | None) -> Callable[[str], None]:
     return functools.partial(say, stderr=json_file == "-")
 
 
-def write_json(file: str | None, found: Any) -> None:
-    """Write `found` as JSON to a file, to standard output for "-", nowhere for None."""
+def write_json(file: str | None, found: Any, overwrite: bool) -> None:
+    """Write `found` as JSON to a file, to standard output for "-", nowhere for None; `overwrite` as
+    in `gantk.files.expect_replaceable`.
+    """
     text = json.dumps(found, indent=1) + "\n" if file else ""  # takes a second for 10,000 images
     if file == "-":
         sys.stdout.write(text)
     elif file:
+        expect_file(file, "--json", overwrite=overwrite)
         write_output(Path(file), text.encode())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from gantk.errors import GantkError, Interrupted, UserError, count_noun
-from gantk.files import expect_file, lock_folder, write_file
+from gantk.files import expect_file, expect_replaceable, lock_folder, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.terminal import styled
@@ -74,6 +74,7 @@ def bench(
     jobs: int | None = None,
     limit: float | None = None,
     data: str | Path | None = None,
+    overwrite: bool = False,
     device: str | None = None,
     workers: Workers | None = None,
     console: Console | None = None,
@@ -102,7 +103,9 @@ def bench(
     path = Path(out) if out else Path("runs") / f"bench-{chosen.name}"
     copy = Path(json) if json else None
     if copy:
-        expect_file(copy, "--json")
+        expect_file(copy, "--json", overwrite=overwrite)
+    if not (path / "rows.jsonl").is_file():
+        expect_replaceable([path], overwrite, "--out")
     if device is not None and workers is None:
         start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()
@@ -199,14 +202,7 @@ class Bench:
         yield from self.own_rows()
 
     def _open(self, stack: ExitStack, *, keep_before: bool) -> None:
-        """Create the folder or reuse a bench folder; UserError for other contents, or if another
-        process holds it.
-        """
-        if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
-            what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
-            raise UserError(
-                what, where="--out", remedy="name a new folder, or one of an earlier bench"
-            )
+        """Create the folder or reuse a bench folder; UserError if another process holds it."""
         try:
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)

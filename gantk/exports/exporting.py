@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gantk.data.resample import Resize
 from gantk.errors import GantkError, UserError, count_noun
+from gantk.files import expect_replaceable
 from gantk.inference.frame import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -35,6 +36,8 @@ def export(
     label: str | None,
     tolerance: float | None,
     say: Callable,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Export a trained model to a file and return its path: see `gantk.api.export`."""
     tolerance = TOLERANCE if tolerance is None else tolerance
@@ -47,13 +50,7 @@ def export(
             allowed="above 0, such as 0.001",
         )
 
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(
-            f"'{out}' already exists",
-            where="--out",
-            remedy="choose another name, or remove it first",
-        )
-
+    expect_replaceable([out], overwrite, "--out")
     if not out.absolute().parent.is_dir():
         raise UserError(
             f"there is no folder '{out.parent}'", where="--out", remedy="create it first"

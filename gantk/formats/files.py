@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,7 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.files import make_folder, restrict, sync, temporary_beside
+from gantk.files import (
+    expect_replaceable,
+    make_folder,
+    record_written,
+    restrict,
+    sync,
+    temporary_beside,
+)
 from gantk.formats.image import (
     Format,
     Image,
@@ -253,14 +260,17 @@ def files_of(path: Path) -> list[Path]:
         return [path]
 
 
-def write(path: str | Path, image: Image, description: str = "") -> None:
+def write(
+    path: str | Path, image: Image, description: str = "", *, overwrite: bool = False
+) -> None:
     """Write an image in the suffix's format, never clipped or rescaled; UserError where the format
-    cannot hold it.
+    cannot hold it, and where it would replace what gantk did not write (unless `overwrite`).
 
     A path without a known suffix is a folder for a derived DICOM series, where the image was read
     from one. `description` is what the image shows ("T2"), which only DICOM stores.
     """
     path = Path(path)
+    expect_writable([path], overwrite)
     if unusable_values(image.pixels):
         raise NotFinite(
             f"the image for '{path}' contains NaN or infinite values, or values above 1e15",
@@ -274,7 +284,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         elif path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         else:
-            with hidden_folder(path) as folder:
+            with hidden_folder(path, overwrite) as folder:
                 form.write(folder / path.name, image, description)
     except UserError as error:
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
@@ -283,6 +293,19 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         raise UserError(
             what, remedy="check the permissions of the folder and the free disk space"
         ) from error
+
+
+def expect_writable(paths: Iterable[Path], overwrite: bool = False, where: str = "OUTPUT") -> None:
+    """UserError where images written to these paths, files or folders of series, would replace what
+    gantk did not write; see `gantk.files.expect_replaceable`.
+    """
+    replaced: list[Path] = []
+    for path in paths:
+        if suffix_of(path) in formats():
+            replaced.append(path)
+        else:
+            replaced += [file for form in _series_formats() for file in form.replaced(path)]
+    expect_replaceable(replaced, overwrite, where)
 
 
 def writer_of(path: Path, image: Image) -> Format:
@@ -297,9 +320,9 @@ def writer_of(path: Path, image: Image) -> Format:
 
 
 @contextmanager
-def hidden_folder(path: Path) -> Iterator[Path]:
+def hidden_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a hidden folder to write a file and its parts in; at the end they move to `path`'s
-    folder, the file last.
+    folder, the file last, unless one would replace what gantk did not write (UserError).
 
     Where a header and its voxels are two files, an earlier header that differs is removed before
     its voxels are replaced: a kill leaves the old pair, the new pair or none, never a mixture.
@@ -314,6 +337,9 @@ def hidden_folder(path: Path) -> Iterator[Path]:
             restrict(part)
             sync(part)
 
+        expect_replaceable([path.with_name(part.name) for part in parts], overwrite)
+        for part in parts:
+            record_written(path.with_name(part.name), part)
         if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():
             path.unlink()
 

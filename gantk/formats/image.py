@@ -220,8 +220,16 @@ class SeriesFormat(Format):
         return False
 
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
-        """Write such an image to a folder of files, which appear when all are complete."""
+        """Write such an image to a folder of files, which appear when all are complete, in place of
+        an earlier series.
+        """
         raise NotImplementedError
+
+    def replaced(self, folder: Path) -> list[Path]:
+        """The files of other images of this format in a folder, which a series written there would
+        replace: all but those whose fields say that gantk wrote them.
+        """
+        return []
 
 
 def zeros(*shape) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantk import __version__
 from gantk.errors import UserError, count_noun
-from gantk.files import read_file, write_file
+from gantk.files import read_file, write_output
 from gantk.formats.files import sidecar_of
 
 
@@ -65,7 +65,7 @@ def write_sidecar(
         "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": by}],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_file(sidecar_of(path), text.encode())
+    write_output(sidecar_of(path), text.encode())
 
 
 def is_generated(path: Path) -> bool:

@@ -90,6 +90,7 @@ class Translation:
         clip: bool = True,  # whether to clip overshoot
         suffix: str = "",  # of results; "": the input's
         keep_header: bool = False,  # whether to copy header texts
+        overwrite: bool = False,  # whether to replace what gantk did not write
         workers: Callable[..., None] | None = None,  # see `_shared_out`
     ):
         self.model = model
@@ -101,6 +102,7 @@ class Translation:
         self.clip = clip
         self.suffix = suffix
         self.keep_header = keep_header
+        self.overwrite = overwrite
         self.workers = workers
         self.letter = model.domain(to)
         model.class_to_translate(options.label)  # refuses a wrong class before any file is read
@@ -354,6 +356,7 @@ class Translation:
                     self.targets.update(paths or ())
 
             self._expect_possible_names(jobs)
+            self._expect_writable(new)
             if self.workers:
                 outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
             else:
@@ -435,6 +438,23 @@ class Translation:
             )
             remedy = "shorten the names of the inputs"
             raise UserError(what, where="OUTPUT", remedy=remedy)
+
+    def _expect_writable(self, jobs: Sequence[Job]) -> None:
+        """UserError where results of these jobs would replace what gantk did not write."""
+        paths = []
+        for job in jobs:
+            for tail in self._tails:
+                for part in self._parts(job):
+                    path = self._path(job, tail, part)
+                    paths.append(path)
+                    if self._has_sidecar(job, path, tail):
+                        paths.append(files.sidecar_of(path))
+        files.expect_writable(paths, self.overwrite)
+
+    def _has_sidecar(self, job: Job, path: Path, tail: str) -> bool:
+        """Whether a JSON file beside a result describes it."""
+        described = bool(job.makes) and tail != "_uncertainty"
+        return files.is_image(path) and (bool(self.layout) or described)
 
     def _say_results(
         self, written: Sequence[Path], folder: Path | None, count: int, done_before: int
@@ -699,6 +719,7 @@ class Translation:
                 made.append(self._as_file(job, image, contrast, tail))
 
         written = [each.path for each in made]
+        files.expect_writable(written, self.overwrite)
         for path in written[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, made[0].image).withdraw(path)
 
@@ -735,7 +756,7 @@ class Translation:
             self.layout.before_writing(path, sources, contrast)
 
         description = f"uncertainty of {contrast}" if result.is_uncertainty else contrast
-        files.write(path, result.image, description=description)
+        files.write(path, result.image, description, overwrite=self.overwrite)
         if self.layout:
             self.layout.after_writing(path, sources, contrast)
         elif job.makes and files.is_image(path) and not result.is_uncertainty:

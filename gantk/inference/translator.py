@@ -21,7 +21,7 @@ from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
-from gantk.files import make_folder, write_file
+from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
@@ -401,6 +401,8 @@ class Translator(TrainedModel):
         label: str | None,
         post: bool,
         say: Callable[[str], None] = print,
+        *,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Write `n` images from noise into the folder `out`; returns the paths written.
 
@@ -408,16 +410,15 @@ class Translator(TrainedModel):
         their values, if these were bytes; else of 16 bits, of which they use the range, because a
         PNG file has no units. Other pictures, and volumes, are NIfTI with decimals. `labels.csv`
         lists the class of each file, if the method knows classes, and `post.json` what the
-        post-steps measured.
+        post-steps measured. All replace those of an earlier call.
         """
         if n < 1:
             raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
         if out.exists() and not out.is_dir():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
-        if out.is_dir() and any(out.glob("sample-*")):
-            what = f"'{out}' already contains samples"
-            raise UserError(what, where="--out", remedy="name another folder, or empty it")
-
+        earlier = [*out.glob("sample-[0-9]*.png"), *out.glob("sample-[0-9]*.nii.gz")]
+        lists = [out / "labels.csv", out / "post.json"]
+        expect_replaceable([*earlier, *lists], overwrite, "--out")
         images = self.sample(n, seed, label, post)
         kind = self._picture_type(images.shape[1:])
         if kind == np.uint16:
@@ -430,6 +431,9 @@ class Translator(TrainedModel):
             )
 
         make_folder(out)
+        for path in earlier:
+            path.unlink()
+
         paths = []
         for number, pixels in enumerate(images):
             if kind is None:
@@ -440,17 +444,17 @@ class Translator(TrainedModel):
                 gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
                 image = Image(gray_levels, dtype=kind)
 
-            write(path, image)
+            write(path, image, overwrite=overwrite)
             paths.append(path)
 
         classes = self._classes_of_samples(n, label)
         if classes:
             rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
-            write_file(out / "labels.csv", csv_text(("file", "label"), rows).encode())
+            write_output(lists[0], csv_text(("file", "label"), rows).encode())
 
         measured = self._posts.records() if post else []
         if measured:
-            write_file(out / "post.json", json.dumps(measured, indent=1).encode())
+            write_output(lists[1], json.dumps(measured, indent=1).encode())
 
         return paths
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from gantk.commands import Command, CommandGroup
+from gantk.commands import Command, CommandGroup, overwrite_option
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import expect_file, write_output
 from gantk.plugin.loader import load
@@ -256,17 +256,15 @@ def recipes(ctx) -> None:
 @recipes.command("copy")
 @click.argument("name")
 @click.argument("target", required=False)
-def copy_recipe(name, target) -> None:
+@overwrite_option
+def copy_recipe(name, target, overwrite) -> None:
     """Copy the recipe NAME to TARGET as a start for your own recipe. Default: NAME.toml."""
     from gantk.recipe.load import find_recipe
 
     path, _ = find_recipe(name)
     target = Path(target or path.name)
     target = target / path.name if target.is_dir() else target
-    if target.exists():
-        raise UserError(f"'{target}' already exists", remedy="choose another TARGET")
-
-    expect_file(target)
+    expect_file(target, "TARGET", overwrite=overwrite)
     write_output(target, path.read_bytes())
     say(f"copied   {target}")
 

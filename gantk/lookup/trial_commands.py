@@ -8,7 +8,7 @@ from gantk.commands import Command, device_option
 from gantk.terminal import json_option, write_json
 
 
-def try_recipe(recipe, json_file, precision=None, **options) -> None:
+def try_recipe(recipe, json_file, overwrite, precision=None, **options) -> None:
     """Print the memory and time of a training; exit code 1 if it does not fit."""
     from dataclasses import asdict
 
@@ -25,7 +25,7 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     for line in found.lines():
         say(line)
 
-    write_json(json_file, asdict(found))
+    write_json(json_file, asdict(found), overwrite)
     sys.exit(0 if found.fits else 1)
 
 

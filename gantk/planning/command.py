@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import Command, device_option
-from gantk.errors import UserError, argument
+from gantk.commands import Command, device_option, overwrite_option
+from gantk.errors import argument
 
 
 @click.command(
@@ -47,8 +47,9 @@ from gantk.errors import UserError, argument
     metavar="KEY=VALUE",
     help="Set a key of the recipe yourself, such as data.source.patient=...",
 )
+@overwrite_option
 @device_option
-def plan_command(scans, out, **options) -> None:
+def plan_command(scans, out, overwrite, **options) -> None:
     """Inspect SCANS and write a recipe that trains well on them in the given time.
 
     SCANS is a folder, a DICOM tree or a CSV table. The scans decide the method and its data: which
@@ -61,10 +62,7 @@ def plan_command(scans, out, **options) -> None:
     from gantk.terminal import progress_bar, say
 
     target = Path(out)
-    if target.exists():
-        raise UserError(f"'{out}' already exists", where="--out", remedy="name another file")
-
-    expect_file(target, "--out")
+    expect_file(target, "--out", overwrite=overwrite)
     with progress_bar() as progress:
         text = plan(scans, **options, progress=progress)
 

@@ -24,6 +24,7 @@ from gantk.files import (
     LOCK,
     append_to_file,
     expect_inside,
+    expect_replaceable,
     lock_folder,
     make_folder,
     place_in,
@@ -43,6 +44,20 @@ SHARED = (
     "best.json",
     "usage.json",
     "track.json",
+)
+# what a run writes, beside recipe.toml
+RUN_FILES = (
+    "environment.json",
+    "split.json",
+    LOG,
+    "checkpoints",
+    "samples",
+    "usage.json",
+    "best.json",
+    "metrics.json",
+    "patients.json",
+    "report.html",
+    "profile",
 )
 PACKAGES = (
     "torch",
@@ -126,15 +141,22 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, out: str | Path | None, name: str, locks: ExitStack, again: bool = False
+        cls,
+        out: str | Path | None,
+        name: str,
+        locks: ExitStack,
+        again: bool = False,
+        overwrite: bool = False,
     ) -> RunFolder:
         """Create and lock a new run folder, or with `again` lock one whose run is started again;
         returns it.
 
         `locks` releases the lock. UserError where the folder holds a run already or another process
-        has the lock.
+        has the lock, and where the run would replace other files (unless `overwrite`).
         """
         path = Path(out) if out else None
+        if path and not (again or (path / "recipe.toml").exists()):
+            expect_replaceable([path / file for file in RUN_FILES], overwrite, "--out")
         try:
             # refuse names that are not UTF-8: some programs could not read the folder
             str(path).encode()
@@ -345,6 +367,7 @@ def stored_data(
     settings: Settings,
     profile: str | None,
     out: Any,
+    overwrite: bool,
     say: Callable[[str], None],
 ):
     """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where
@@ -355,7 +378,8 @@ def stored_data(
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as locks:
-        folder = RunFolder.create(out, loaded.name, locks).path
+        expect_replaceable([Path(out) / "data"] if out else [], overwrite, "--out")
+        folder = RunFolder.create(out, loaded.name, locks, overwrite=overwrite).path
         try:
             source, words = keep(data, folder / "data", domains)
             say(f"kept     {words}")

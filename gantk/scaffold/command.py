@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import CommandGroup
+from gantk.commands import CommandGroup, overwrite_option
 
 PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
 
@@ -23,11 +23,11 @@ def new() -> None:
 def _command(kind: str, part: str) -> click.Command:
     """The command `gantk new KIND NAME`."""
 
-    def write(name, folder) -> None:
+    def write(name, folder, overwrite) -> None:
         from gantk.scaffold.scaffold import new_plugin
         from gantk.terminal import say
 
-        path = new_plugin(name, Path(folder), part)
+        path = new_plugin(name, Path(folder), part, overwrite)
         say(f"written  {path}")
         say(f"next     pip install -e {path} && pytest {path}")
 
@@ -41,7 +41,8 @@ def _command(kind: str, part: str) -> click.Command:
         f"Write a package NAME with a {part}. It includes a contract test and all that it"
         " needs; its tests pass as written."
     )
-    return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
+    params = [click.Argument(["name"]), place]
+    return overwrite_option(click.Command(kind, params=params, callback=write, help=words))
 
 
 for _part in PARTS:

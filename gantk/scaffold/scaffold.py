@@ -13,20 +13,22 @@ from pathlib import Path
 from string import Template
 
 from gantk.errors import UserError
-from gantk.files import make_folder, whole_folder, write_file
+from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Path:
+def new_plugin(
+    name: str, folder: str | Path = ".", kind: str = "method", overwrite: bool = False
+) -> Path:
     """Write the package `name` with a part of `kind` below `folder`, whole or not at all; returns
     its path.
 
     The module and the part are called `name` in lower case with underscores. UserError where the
     name is not valid or belongs to Python, an installed package or a registered part, or where the
-    folder is missing or exists.
+    folder is missing, or contains what `overwrite` is needed for.
     """
     words = _names(name, kind)
     target = Path(folder) / words["distribution"]
@@ -35,19 +37,13 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
             f"there is no folder '{folder}'", where="--folder", remedy="create it first"
         )
 
-    if target.exists():
-        raise UserError(
-            f"'{target}' already exists",
-            where="NAME",
-            remedy="choose another name or another --folder",
-        )
-
+    expect_replaceable([target], overwrite, "NAME")
     shared = [
         *TEMPLATES.glob("*.in"),
         *TEMPLATES.glob("src/**/*.in"),
         *TEMPLATES.glob("tests/*.in"),
     ]
-    with whole_folder(target) as made:
+    with whole_folder(target, record=True) as made:
         for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
             path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace(
                 "MODULE", words["module"]

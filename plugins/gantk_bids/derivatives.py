@@ -16,7 +16,7 @@ from typing import Any
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.files import make_folder, read_file, write_file
+from gantk.files import make_folder, read_file, write_output
 from gantk.formats.files import sidecar_of, suffix_of
 from gantk_bids.names import Named, parse_name, suffix_of_contrast
 
@@ -186,4 +186,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     make_folder(path.parent)
-    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_output(path, (json.dumps(content, indent=2) + "\n").encode())

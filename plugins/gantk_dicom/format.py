@@ -79,10 +79,12 @@ class Dicom(SeriesFormat):
         room("write").write_file(path, image, description)
 
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
-        """Write a derived series with the source's patient and study: one file per source file,
-        into a folder that is new, empty, or holds an earlier result.
-        """
+        """Write a derived series with the source's patient and study: one file per source file."""
         room("write").write_series(folder, image, description)
+
+    def replaced(self, folder: Path) -> list[Path]:
+        """The DICOM files of a folder whose description does not say that gantk wrote them."""
+        return room("write").replaced(folder)
 
     def withdraw(self, path: Path) -> None:
         """Delete a file, or atomically a derived series."""

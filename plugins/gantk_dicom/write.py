@@ -107,10 +107,8 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
-    """Write a folder with one file per source file, atomically, in place of an earlier result if
-    there is one.
-
-    Other files in the folder stay. UserError where it holds other DICOM files, or is a mount point.
+    """Write a folder with one file per source file, atomically, in place of earlier results and of
+    the files of `replaced`. Other files in the folder stay. UserError where it is a mount point.
     """
     with readable(image.path):
         datasets, _ = _derive_datasets(image, description)
@@ -122,25 +120,30 @@ def withdraw(folder: Path) -> None:
     _replace_series(folder, ())
 
 
+def replaced(folder: Path) -> list[Path]:
+    """The DICOM files of a folder whose description does not say that gantk wrote them."""
+    if not folder.is_dir():
+        return []
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and is_dicom(file)
+        and not text_of(header(file), "SeriesDescription").endswith(MARK)
+    ]
+
+
 def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder = Path(os.path.realpath(folder))
-    if folder.exists():
-        existing = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)]
-    else:
-        existing = []
-
-    for file in existing:
-        if not text_of(header(file), "SeriesDescription").endswith(MARK):
-            what = f"the folder '{folder}' contains other DICOM files, such as '{file.name}'"
-            raise UserError(what, where="OUTPUT", remedy="name a new or empty folder")
-
     if os.path.ismount(folder):
         what = f"'{folder}' is the mount point of a disk; a series would replace the folder"
         raise UserError(
             what, where="OUTPUT", remedy=f"name a folder inside it: {folder / 'series'}"
         )
 
-    earlier = {file.name for file in existing if NAME.fullmatch(file.name)}
+    earlier = {file.name for file in replaced(folder)}
+    if folder.exists():
+        earlier |= {file.name for file in folder.iterdir() if NAME.fullmatch(file.name)}
     with whole_folder(folder) as made:
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, made / f"IMG{number:04d}.dcm")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, overwrite_option
 from gantk.terminal import console, json_option, say, table, write_json
 
 
@@ -16,7 +16,7 @@ from gantk.terminal import console, json_option, say, table, write_json
     examples=["gantk models", "gantk translate t1t2 t1.nii.gz t2.nii.gz --to T2"],
 )
 @json_option("Write the list as JSON too")
-def models(json_file) -> None:
+def models(json_file, overwrite) -> None:
     """List the trained models that gantk and its plugins ship.
 
     Every command that takes a RUN accepts the name of a model.
@@ -46,7 +46,7 @@ def models(json_file) -> None:
         shown = table(("model", "domains", "size", "summary", "from"), rows)
         console().print(shown if rows else "No models are installed.")
 
-    write_json(json_file, found)
+    write_json(json_file, found, overwrite)
 
 
 @click.command(
@@ -75,6 +75,7 @@ def models(json_file) -> None:
     is_flag=True,
     help="Also pack the discriminators, to fine-tune from this model.",
 )
+@overwrite_option
 def pack(run, out, **options) -> None:
     """Pack RUN as a model to share, in the new folder OUT.
 

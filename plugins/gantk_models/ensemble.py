@@ -136,7 +136,7 @@ class Ensemble(TrainedModel):
         """The pipeline of the first member."""
         return self.members[0].pipeline(letter, self._member_options(options))
 
-    def sample_to(self, *options: Any) -> list[Path]:
+    def sample_to(self, *options: Any, **others: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""
         raise UserError(
             "an ensemble cannot generate images from noise", where="RUN", remedy="name one run"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError
 from gantk.exports.exporting import Direction
-from gantk.files import make_folder, whole_folder, write_file
+from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
 from gantk.inference.translator import Translator
 from gantk.method import Method
 from gantk.runs import checkpoint
@@ -42,6 +42,7 @@ def pack(
     card: AnyPath | None = None,
     dtype: Literal["float16", "float32"] = "float16",
     discriminators: bool = False,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Write what a user of a run needs to a new folder, in the layout of a run folder.
@@ -55,6 +56,7 @@ def pack(
             that float16 cannot hold stay float32.
         discriminators: whether to include the discriminators, for a training that starts from this
             model.
+        overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output.
 
     Returns:
@@ -66,10 +68,7 @@ def pack(
     """
     out = Path(out)
     text = text_of(Path(card or OURS))
-    if out.exists():
-        raise UserError(
-            f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
-        )
+    expect_replaceable([out], overwrite, "OUT")
 
     before = Translator.load(find_model(run, say), "cpu")
     source = before.run
@@ -86,7 +85,7 @@ def pack(
     weights = {f"model.{name}": _to_dtype(each, dtype) for name, each in weights.items()}
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
-    with whole_folder(out) as made:
+    with whole_folder(out, record=True) as made:
         make_folder(made / "checkpoints")
         checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
         write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import GantkError, UserError, machine_failure, one_line
-from gantk.files import make_folder, whole_folder
+from gantk.files import WRITTEN, make_folder, whole_folder
 from gantk_serve.journal import Journal, kind_and_place, silence_libraries
 from gantk_serve.store import Job, Store, now
 
@@ -155,6 +155,8 @@ class Worker:
                     if isinstance(error, UserError) or not some:
                         raise
                     said.append(f"warning  {error}")  # some of an upload's files failed
+                for record in [*out.rglob(WRITTEN)]:  # is no result
+                    record.unlink()
                 if job.study is not None:
                     from gantk_serve.derived import name_results  # needs pydicom
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, device_option
+from gantk.commands import Command, device_option, overwrite_option
 from gantk.errors import printable
 
 
@@ -38,6 +38,7 @@ from gantk.errors import printable
 )
 @click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
 @click.option("--losses", metavar="FILE", help="Write the losses of all steps to this JSON file.")
+@overwrite_option
 @device_option
 def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).

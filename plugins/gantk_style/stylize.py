@@ -15,7 +15,7 @@ import torch
 
 from gantk.data.resample import resize
 from gantk.errors import UserError
-from gantk.files import write_output
+from gantk.files import expect_file, expect_replaceable, write_output
 from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
@@ -44,6 +44,7 @@ def stylize(
     weights: str | None = None,
     gray: bool = False,
     losses: str | Path | None = None,
+    overwrite: bool = False,
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -62,6 +63,7 @@ def stylize(
         steps, weights: shorthands for the options of these names.
         gray: turn colour images to gray first, so that a gray and a colour image can be combined.
         losses: a JSON file to write the content and style losses of all steps to.
+        overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of text.
 
     Returns the path written. UserError before any work where a file, an option or the two images do
@@ -86,6 +88,9 @@ def stylize(
         options["weights"] = weights
 
     _check_paths(content, style, out)
+    expect_replaceable([out], overwrite, "OUT")
+    if losses is not None:
+        expect_file(losses, "--losses", overwrite=overwrite)
     known = _read(content, gray)
     example = _read(style, gray)
     if known.channels != example.channels and options.get("color", "style") == "style":
@@ -121,7 +126,7 @@ def stylize(
     if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
         native = np.rint(native)
 
-    write(out, replace(known, pixels=native))
+    write(out, replace(known, pixels=native), overwrite=overwrite)
     if losses is not None:
         write_output(Path(losses), json.dumps(curves.record(), indent=1).encode())
 

@@ -404,8 +404,12 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     assert header == ["file", "label"]
     assert [name for name, _ in rows] == [path.name for path in paths]
     assert [label for _, label in rows] == ["healthy", "tumour", "healthy"]
-    with pytest.raises(UserError, match="already contains samples"):
+    (again,) = toolkit.sample(run, n=1, out=out, **options)
+    assert [*out.glob("sample-*")] == [again]
+    again.write_bytes(b"somebody's own")
+    with pytest.raises(UserError, match="sample-0000.png' was not written by gantk"):
         toolkit.sample(run, n=1, out=out, **options)
+    toolkit.sample(run, n=1, out=out, overwrite=True, **options)
 
 
 def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):

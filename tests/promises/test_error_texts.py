@@ -287,7 +287,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "size that cannot be grown": lambda h: other(h, PROGAN, data=T1 | {"size": [48, 48]}),
     "size that cannot be doubled": lambda h: other(h, DCGAN, data=T1 | {"size": [50, 50]}),
     "recipe that is there": lambda h: [
-        (h / "dualgan_t1t2.toml").touch(),
+        (h / "dualgan_t1t2.toml").write_text("mine"),
         "recipes",
         "copy",
         "dualgan_t1t2",
@@ -460,7 +460,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     ][1:],
     "plan of nothing": lambda h: ["plan", "gone", "--out", "recipe.toml"],
     "plan that is there": lambda h: [
-        (h / "recipe.toml").touch(),
+        (h / "recipe.toml").write_text("mine"),
         "plan",
         ".",
         "--out",
@@ -470,7 +470,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
     "check of nothing": lambda h: ["data", "check", "nowhere"],
     "table that is there": lambda h: [
-        (h / "scans.csv").touch(),
+        (h / "scans.csv").write_text("mine"),
         *("data", "check", ".", "--table", "scans.csv"),
     ][1:],
     "table without domains": lambda h: [

@@ -22,7 +22,7 @@ from gantk.data.check.usage import (
     usage_by_guess,
     usage_by_recipe,
 )
-from gantk.data.check.write_table import expect_new_table, write_table
+from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
@@ -53,6 +53,8 @@ def check(
     every: bool = False,
     # write what was understood to this new CSV, with empty cells for what is not known
     table: str | Path | None = None,
+    # replace a table that gantk did not write, or that was completed since
+    overwrite: bool = False,
     # called with the finished share and the current operation
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def check(
     """
     path = Path(path)
     if table is not None:
-        expect_new_table(Path(table))
+        expect_table(Path(table), overwrite)
 
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")

@@ -32,7 +32,7 @@ from gantk.terminal import json_option, write_json
     help="Write a new CSV with one row for each image, to complete and train from.",
 )
 @json_option("Write the findings as JSON, too")
-def check_command(path, json_file, **options) -> None:
+def check_command(path, json_file, overwrite, **options) -> None:
     """Describe the images in PATH and report problems; nothing is trained.
 
     PATH is a folder, a DICOM tree or a CSV. The check reports:
@@ -50,7 +50,7 @@ def check_command(path, json_file, **options) -> None:
     from gantk.terminal import console, progress_bar, say, styled
 
     with progress_bar() as progress:
-        result = check(path, **options, progress=progress)
+        result = check(path, **options, overwrite=overwrite, progress=progress)
 
     if json_file != "-":
         for name, value in result["summary"].items():
@@ -65,5 +65,5 @@ def check_command(path, json_file, **options) -> None:
         if not result["problems"]:
             console().print(styled("no problems found", "green"))
 
-    write_json(json_file, result)
+    write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

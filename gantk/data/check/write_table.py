@@ -14,7 +14,7 @@ from gantk.data.names.patterns import PERSON
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import LEFT_OUT, csv_text
 from gantk.errors import UserError, count_noun
-from gantk.files import write_output
+from gantk.files import expect_file, write_output
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, join_contrast_words, words_of
 from gantk.formats.image import Scan
@@ -33,16 +33,12 @@ class Row:
     pair: str = ""
 
 
-def expect_new_table(table: Path) -> None:
-    """UserError where a table cannot be written there: nothing is overwritten."""
+def expect_table(table: Path, overwrite: bool) -> None:
+    """UserError where a table cannot be written there, or would replace one that was completed."""
     if table.suffix.lower() != ".csv":
         allowed = "a file name that ends in .csv"
         raise UserError(f"'{table}' is not a CSV file", where="--table", allowed=allowed)
-    if table.exists():
-        raise UserError(f"'{table}' already exists", where="--table", remedy="name another file")
-    if not table.absolute().parent.is_dir():
-        what = f"'{table.parent}' is not an existing folder"
-        raise UserError(what, where="--table", remedy="create it first")
+    expect_file(table, "--table", overwrite=overwrite)
 
 
 def write_table(

@@ -145,7 +145,7 @@ class OnnxModel(TrainedModel):
         source, target = self._mappings
         return Pipeline(self._frame, source, target, self.run, tta=options.tta)
 
-    def sample_to(self, *options: Any) -> list[Any]:
+    def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
         raise UserError(
             "gantk cannot generate images from noise with an exported model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, overwrite_option
 
 
 @click.command(
@@ -20,7 +20,8 @@ from gantk.commands import Command
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", metavar="FILE", help="Where a comparison goes. Default: comparison.html.")
-def report_command(runs, out) -> None:
+@overwrite_option
+def report_command(runs, out, overwrite) -> None:
     """Write RUN's report again; of several runs, one page that compares them.
 
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
@@ -29,4 +30,4 @@ def report_command(runs, out) -> None:
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
 
-    say(f"report   {write_report(*runs, out=out)}")
+    say(f"report   {write_report(*runs, out=out, overwrite=overwrite)}")

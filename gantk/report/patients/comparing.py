@@ -24,7 +24,7 @@ from gantk.report.words import metric_name
 from gantk.runs.folder import flat
 
 
-def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
+def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write the report of a run again, or a page that compares several runs.
 
     Example:
@@ -34,6 +34,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     Args:
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
+        overwrite: whether to replace files that gantk did not write, or that were changed since.
 
     Returns:
         The path of the page.
@@ -52,7 +53,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
             remedy="name each once",
         )
 
-    path = Path(expect_file(out or "comparison.html", "--out"))
+    path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
     page = comparison([RunRecord(folder) for folder in folders])
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 

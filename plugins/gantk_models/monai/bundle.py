@@ -82,7 +82,7 @@ class Monai:
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
         }
-        with whole_folder(out) as made:
+        with whole_folder(out, record=True) as made:
             for name, file in files.items():
                 make_folder((made / name).parent)
                 write_file(made / name, file)

@@ -26,6 +26,7 @@ def write_card(
     *,
     out: AnyPath | None = None,
     json: AnyPath | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Write the model card of a run.
@@ -34,6 +35,7 @@ def write_card(
         run: the run folder.
         out: the Markdown file. Default: the text is passed to `say`.
         json: a JSON file for the result.
+        overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output.
 
     Returns:
@@ -45,7 +47,7 @@ def write_card(
     """
     for file, where in ((out, "--out"), (json, "--json")):
         if file:
-            expect_file(file, where)
+            expect_file(file, where, overwrite=overwrite)
 
     path = find_model(run, say)
     record = RunRecord(path)

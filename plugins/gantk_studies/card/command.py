@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.commands import Command, overwrite_option
 
 
 @click.command(
@@ -20,7 +20,8 @@ from gantk.commands import Command
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="Write the card as Markdown. Default: print it.")
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON too.")
-def command(run, out, json_file) -> None:
+@overwrite_option
+def command(run, out, json_file, overwrite) -> None:
     """Write a model card of RUN that answers the items of CLAIM (2024) and TRIPOD+AI.
 
     gantk fills in what the run contains and names what only the authors can answer. The card
@@ -29,4 +30,4 @@ def command(run, out, json_file) -> None:
     from gantk.terminal import say
     from gantk_studies.card.card import write_card
 
-    write_card(run, out=out, json=json_file, say=say)
+    write_card(run, out=out, json=json_file, overwrite=overwrite, say=say)

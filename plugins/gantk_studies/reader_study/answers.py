@@ -190,12 +190,17 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def write_weights(
-    study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print
+    study: str | Path,
+    answers: Iterable[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    say: Callable = print,
 ) -> Path:
     """Write a CSV of `key` and `weight` for `data.weights`; UserError for images that are no run's
     training pairs.
     """
-    expect_file(out, "--out")
+    expect_file(out, "--out", overwrite=overwrite)
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "the study does not show translations of training images, so it gives no weights"

@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.commands import CommandGroup, device_option
+from gantk.commands import CommandGroup, device_option, overwrite_option
 from gantk.terminal import json_option, line_printer, say, write_json
 
 KIND = "2afc: which of two is real; yesno: is one image real; rating: how real it looks, 1 to 5."
@@ -70,6 +70,7 @@ def group() -> None:
     type=click.IntRange(0),
     help="Seed of the images and their order. Default: a secret seed, stored in key.json.",
 )
+@overwrite_option
 @device_option
 def new(run, **options) -> None:
     """Write a page for each reader, and a key that states which images are real."""
@@ -82,7 +83,7 @@ def new(run, **options) -> None:
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
 @json_option("Write the scores as JSON too")
-def score(study, answers, json_file) -> None:
+def score(study, answers, json_file, overwrite) -> None:
     """Score the answers of the readers of STUDY.
 
     ANSWERS are the files that the readers saved. gantk writes STUDY/scores.json and
@@ -90,7 +91,8 @@ def score(study, answers, json_file) -> None:
     """
     from gantk_studies.reader_study.scoring import score_study
 
-    write_json(json_file, score_study(study, answers, say=line_printer(json_file)))
+    scores = score_study(study, answers, say=line_printer(json_file))
+    write_json(json_file, scores, overwrite)
 
 
 @group.command(
@@ -102,7 +104,8 @@ def score(study, answers, json_file) -> None:
 @click.option(
     "--out", metavar="FILE", default="weights.csv", show_default=True, help="CSV file to write."
 )
-def weights(study, answers, out) -> None:
+@overwrite_option
+def weights(study, answers, out, overwrite) -> None:
     """Write weights of training images, for data.weights of the next training.
 
     STUDY must be made with --split train. A weight says how often the next training shows an image:
@@ -111,4 +114,4 @@ def weights(study, answers, out) -> None:
     """
     from gantk_studies.reader_study.answers import write_weights
 
-    write_weights(study, answers, out, say=say)
+    write_weights(study, answers, out, overwrite=overwrite, say=say)

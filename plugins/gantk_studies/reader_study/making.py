@@ -42,6 +42,7 @@ def new_study(
     split: str = "test",
     out: str | Path | None = None,
     seed: int | None = None,
+    overwrite: bool = False,
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -60,6 +61,7 @@ def new_study(
         split: the set of the run's images: "test", "validation" or "train".
         out: the folder of the study. Default: RUN/study/KIND, or study.
         seed: the seed of the images and of their order. Default: a secret seed, stored in key.json.
+        overwrite: whether to replace an earlier study, whose answers can then not be scored.
         device: as in `gantk.run`.
         say: called with each line of output.
 
@@ -86,7 +88,7 @@ def new_study(
         allowed = f"{', '.join(CHOICES)}; 1 or more pairs and readers; a seed of 0 or more"
         raise UserError(what, allowed=allowed)
 
-    target = _new_target(run, kind, out)
+    target = _new_target(run, kind, out, overwrite)
     if seed is None:
         seed = secrets.randbits(64)
 
@@ -111,7 +113,8 @@ def new_study(
             html = page(study | {"reader": name}, order, images, rng)
             write_file(folder / "pages" / f"{name}.html", html.encode(), private=True)
         write_file(folder / "key.json", key_bytes, private=True)
-        _claim(target)
+        if not overwrite:
+            _claim(target)
 
     asked = count_noun(orders["reader-1"], "question")
     say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
@@ -122,8 +125,8 @@ def new_study(
     return target
 
 
-def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
-    """The folder of a new study; UserError where it is there already."""
+def _new_target(run: Any, kind: str, out: str | Path | None, overwrite: bool) -> Path:
+    """The folder of a new study; UserError where it is there already, unless `overwrite`."""
     if out:
         target = Path(out)
     elif run and Path(run).is_dir():
@@ -131,7 +134,7 @@ def _new_target(run: Any, kind: str, out: str | Path | None) -> Path:
     else:
         target = Path("study")
 
-    if os.path.lexists(target):
+    if os.path.lexists(target) and not overwrite:
         raise _exists(target)
     return target
 
@@ -148,7 +151,7 @@ def _claim(target: Path) -> None:
 
 def _exists(target: Path) -> UserError:
     what = f"'{target}' exists; a new key would make answers to its pages useless"
-    return UserError(what, where="--out", remedy="name another folder")
+    return UserError(what, where="--out", remedy="name another folder, or add --overwrite")
 
 
 def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, device_option
+from gantk.commands import Command, device_option, overwrite_option
 
 
 @click.command(
@@ -56,6 +56,7 @@ from gantk.commands import Command, device_option
     metavar="K",
     help="Slice of a volume, counted from 0. Default: the middle slice.",
 )
+@overwrite_option
 @device_option
 def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.files import expect_name, make_folder, write_output
+from gantk.files import expect_name, expect_replaceable, make_folder, write_output
 from gantk.formats.files import read, write
 from gantk.formats.image import UPRIGHT, Image
 from gantk_trust.explain.picture import panels, png
@@ -56,6 +56,7 @@ def explain(
     mask: str | Path | None = None,
     method: Literal["gradients", "occlusion"] = "gradients",
     slice: int | None = None,
+    overwrite: bool = False,
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Explanation:
@@ -82,6 +83,7 @@ def explain(
         method: "gradients" or "occlusion".
         slice: for a volume and 2-D networks, the slice along the run's plane, from 0. Default: the
             middle one, or the one with most of the mask.
+        overwrite: whether to replace files that gantk did not write, or that were changed since.
         device: as in `gantk.run`.
         say: called with each line of output.
 
@@ -90,7 +92,7 @@ def explain(
             the image is larger than the input of the networks.
     """
     if out is not None:
-        expect_name(out, "OUT")
+        expect_replaceable(_result_paths(expect_name(out, "OUT")), overwrite, "OUT")
     attribute = _captum(method)
     model, letter = _model(run, to, device, say)
     view = View(model, letter, label, read(Path(image)), slice, mask, region)
@@ -138,13 +140,18 @@ def explain(
     return replace(result, paths=_write_result(result, Path(out), say)) if out else result
 
 
-def _write_result(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
-    """Write OUT.png and OUT.nii.gz and return their paths; OUT may end with either suffix."""
+def _result_paths(out: Path) -> tuple[Path, Path]:
+    """The paths of OUT.png and OUT.nii.gz; OUT may end with either suffix."""
     stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
-    picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
+    return out.with_name(f"{stem}.png"), out.with_name(f"{stem}.nii.gz")
+
+
+def _write_result(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+    """Write the picture and the map, and return their paths."""
+    picture, file = _result_paths(out)
     make_folder(picture.parent)
     affine = UPRIGHT if result.map.affine is None else result.map.affine
-    write(file, Image(result.map.pixels, affine), "gantk explain")
+    write(file, Image(result.map.pixels, affine), "gantk explain", overwrite=True)
     write_output(picture, png(result.picture))
     say(f"wrote    {picture} and {file}")
     return picture, file

@@ -560,7 +560,7 @@ def test_series_folders_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [*[".dcm"] * 3, ".txt"]
 
     for target, result, message in [
-        ("in", short, "other DICOM"),
+        ("in", short, "6 other files were not written by gantk"),
         ("o.dcm", replace(short, header=None), "and study"),
     ]:
         with pytest.raises(UserError, match=message):

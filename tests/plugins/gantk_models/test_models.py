@@ -172,7 +172,7 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has no section '## Limits'"):
         packing.pack(tiny_run, tmp_path / "new", card=tmp_path / "card.md")
 
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="not written by gantk"):
         packing.pack(tiny_run, tmp_path)
 
     monkeypatch.setattr(packing, "LEVELS", 10**7)

@@ -1,0 +1,112 @@
+"""Nothing that gantk did not write is replaced without --overwrite, whatever the command; what it
+wrote is replaced by the same command, unless it was changed since.
+"""
+
+import shutil
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+
+FOREIGN = b"somebody's own work"
+# name: the command, and the outputs among which another's file may lie; RUN is a trained run
+COMMANDS = {
+    "translate to a file": ("translate RUN in/slice-00.png out.png", ["out.png"]),
+    "translate to a folder": ("translate RUN in out", ["out/slice-01.png"]),
+    "translate to another format": ("translate RUN in out --format tif", ["out/slice-01.tif"]),
+    "translate with uncertainty": (
+        "translate RUN in/slice-00.png out.png --uncertainty flips",
+        ["out_uncertainty.png"],
+    ),
+    "translate a series": ("translate RUN series out", ["out/IMG0001.dcm", "out/other.dcm"]),
+    "export": ("export RUN --out model.onnx", ["model.onnx"]),
+    "pack": ("pack RUN packed", ["packed/recipe.toml", "packed/notes.txt"]),
+    "report": ("report RUN RUN2 --out page.html", ["page.html"]),
+    "card": ("card RUN --out card.md --json card.json", ["card.md", "card.json"]),
+    "plan": ("plan scans --out my.toml --hours 0.01", ["my.toml"]),
+    "recipe": ("recipes copy dualgan_t1t2 my.toml", ["my.toml"]),
+    "table": ("data check scans --table scans.csv", ["scans.csv"]),
+    "findings": ("data check scans --json found.json", ["found.json"]),
+    "scores": ("eval --pred in --truth in --metrics mae --json scores.json", ["scores.json"]),
+    "stylize": (
+        "stylize in/slice-00.png in/slice-01.png out.png --steps 1 --weights random"
+        " --losses losses.json",
+        ["out.png", "losses.json"],
+    ),
+    "explain": ("explain RUN in/slice-00.png why --method occlusion", ["why.png", "why.nii.gz"]),
+    "plugin": ("new loss mine", ["mine/pyproject.toml"]),
+}
+WITH_DEVICE = ("translate", "plan", "stylize", "explain", "eval")
+CASES = [(name, output) for name, (_, outputs) in COMMANDS.items() for output in outputs]
+
+
+@pytest.fixture
+def here(tmp_path, trained):
+    """A folder with a run, pictures, a DICOM series and scans of patients."""
+    for name in ("RUN", "RUN2"):
+        shutil.copytree(trained, tmp_path / name)
+    files.pictures(tmp_path / "in", 3)
+    files.series(tmp_path / "series", files.numbers(1, (3, 32, 32), 0, 900, np.int16))
+    files.patients(tmp_path / "scans", 3, size=(32, 32, 3))
+    return tmp_path
+
+
+def run(name: str, here: Path, *options: str) -> files.Outcome:
+    words = COMMANDS[name][0].split()
+    device = ["--device", "cpu"] if words[0] in WITH_DEVICE else []
+    return files.gantk(*words, *device, *options, cwd=here)
+
+
+def put(path: Path, here: Path) -> bytes:
+    """Put another's file in the place of an output; returns its content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".dcm":
+        shutil.copy(next((here / "series").iterdir()), path)
+    else:
+        path.write_bytes(FOREIGN)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "output"), CASES)
+def test_another_file_is_refused_unless_overwrite(here, name, output):
+    content = put(here / output, here)
+    before = files.tree(here)
+
+    refused = run(name, here)
+    assert refused.code == 2, refused.out + refused.err
+    assert f"'{output}'" in refused.err
+    assert "--overwrite" in refused.err
+    assert files.tree(here) == before
+
+    replaced = run(name, here, "--overwrite")
+    assert replaced.code == 0, replaced.out + replaced.err
+    assert not (here / output).is_file() or (here / output).read_bytes() != content
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_own_file_is_replaced_unless_changed(here, name):
+    output = here / COMMANDS[name][1][0]
+    assert run(name, here).code == 0
+    again = run(name, here)
+    assert again.code == 0, again.out + again.err
+
+    output.write_bytes(FOREIGN)
+    assert run(name, here).code == 2
+    assert output.read_bytes() == FOREIGN
+
+
+def test_emptied_file_is_replaced(here):
+    (here / "scans.csv").touch()
+    assert run("table", here).code == 0
+
+
+def test_run_keeps_other_files_of_its_folder(here):
+    put(here / "new/metrics.json", here)
+    files.recipe(here / "tiny.toml")
+    command = ["run", "tiny.toml", "--out", "new", "--device", "cpu"]
+    before = files.tree(here)
+    refused = files.gantk(*command, cwd=here)
+    assert refused.code == 2
+    assert "'new/metrics.json'" in refused.err
+    assert files.tree(here) == before
