@@ -37,6 +37,7 @@ from gantk_dicom.slices import (
     open_image,
     readable,
     separate_stacks,
+    without_strays,
 )
 from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
@@ -180,11 +181,28 @@ def _choose_stack(
         )
         remarks = (remark,)
 
+    where = f"'{path}'"
     stacks = [slices] if unplaced else separate_stacks(slices)
+    if slices[0].frame is None:
+        stacks, strays = without_strays(stacks)
+        if len(stacks) > 1:
+            raise _no_volume(path, stacks)
+        if strays:
+            left_out = _in_words(strays, stacks[0][0])
+            where += f" without {left_out}"
+            remarks = (f"'{path}': left out {left_out}",)
     what = f"{len(stacks)} stacks that differ in position, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
     if chosen[0].position is None:
         return Stack(tuple(chosen), np.zeros(3), remarks=remarks)
+
+    if len(chosen) > 1 and "SeriesInstanceUID" not in headers[chosen[0].path]:
+        remark = f"'{path}' states no SeriesInstanceUID: its slices were put together by position"
+        remarks = (*remarks, remark)
+    if len({f"{each.signal_scale:.4g}" for each in chosen}) > 1:
+        remark = f"'{path}': the private scale of Philips differs between slices and was applied"
+        remarks = (*remarks, remark)
+        chosen = [_with_signal_scale(each) for each in chosen]
 
     def stored_pixels(each: Slice) -> np.ndarray:
         return next(_frames(each.path, headers[each.path], [each.frame or 0]))
@@ -194,7 +212,34 @@ def _choose_stack(
             return False
         return np.array_equal(stored_pixels(one), stored_pixels(other))
 
-    return build_stack(chosen, f"'{path}'", same_pixels)
+    stack = build_stack(chosen, where, same_pixels)
+    return replace(stack, remarks=(*remarks, *stack.remarks))
+
+
+def _with_signal_scale(one: Slice) -> Slice:
+    """A slice whose rescale gives its signal, in which slices are comparable, not what a display
+    shows: (stored number x slope + intercept) / (slope x Philips' private scale).
+    """
+    slope, intercept = one.rescale
+    return replace(one, rescale=(slope / one.signal_scale, intercept / one.signal_scale))
+
+
+def _no_volume(path: Path, stacks: Sequence[Sequence[Slice]]) -> UserError:
+    """The error for files of one series that are several stacks."""
+    count = sum(map(len, stacks))
+    first, *others = (stack[0] for stack in stacks)
+    return UserError(
+        f"the {count} slices of '{path}' are not one volume: {_in_words(others, first)}",
+        remedy="complete or correct this element, or put each volume into a folder of its own",
+    )
+
+
+def _in_words(slices: Sequence[Slice], first: Slice) -> str:
+    """The first of some slices, why it is not in the stack of another one, and the number of the
+    rest: `'a.dcm' (no PixelSpacing) and 2 other slices`.
+    """
+    others = f" and {count_noun(slices[1:], 'other slice')}" if slices[1:] else ""
+    return f"{slices[0].name} ({first.difference_from(slices[0])}){others}"
 
 
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:

@@ -17,13 +17,24 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import expect_room, natural
 from gantk.formats.image import UPRIGHT, Scan
 from gantk.formats.voxels import expect_held
-from gantk_dicom.names import description_without_names, text_of, value_of
+from gantk_dicom.names import (
+    description_without_names,
+    first_number,
+    pseudonym,
+    text_of,
+    value_of,
+)
 from gantk_dicom.streams import MAX_FRAMES, Broken, declared_bytes, expect_short, header_of
 
 # Files of real scanners often hold values that violate their type's rules; the elements used here
@@ -46,20 +57,37 @@ COLOUR = (
     "YBR_RCT",
     "YBR_PARTIAL_420",
 )
-# Elements that distinguish several stacks of a series at the same positions: of files, and (group,
-# element) of frames.
-MARKS = (
+# Elements that all slices of one acquisition share, whatever their positions: of the patient and the
+# study, whose values are shown as pseudonyms, and of the acquisition.
+OWNER = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+)
+ACQUISITION = (
+    "Modality",
+    "SeriesNumber",
+    "SeriesDescription",
     "EchoTime",
     "EchoNumbers",
     "ImageType",
     "InversionTime",
+    "FlipAngle",
     "DiffusionBValue",
+    "ConvolutionKernel",
+    "RescaleIntercept",
+)
+NUMERIC = ("EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue")  # may differ by rounding
+# Elements that distinguish several stacks of a series at the same positions: of files, and (group,
+# element) of frames.
+MARKS = (
     "DiffusionGradientOrientation",
     "SequenceName",
-    "ConvolutionKernel",
     "TemporalPositionIdentifier",
     "TriggerTime",
-    "FlipAngle",
     "AcquisitionNumber",
     "AcquisitionTime",
 )
@@ -77,8 +105,15 @@ FRAME_MARKS = (
 )
 DIRECTION_TOLERANCE = 0.01  # tolerance for directions of length 1 at right angles
 SPACING_TOLERANCE = 0.05  # tolerance for a distance between slices, as a share of the median
+# steps between slices that may be wider than the usual one because slices are missing
+MAX_GAPS, MAX_GAP_SHARE = 2, 0.25
 SAME_POSITION_MM = 0.01  # mm within which two slices have the same position
 MAX_SHIFT_PIXELS = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
+MAX_STRAY_SLICES = 3  # of a stack beside another one that has more than 4 times as many
+# Philips' slope of a slice's display (0028,1053) to its signal; its private creator
+PHILIPS_SCALE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
+# modalities whose slices lie in the patient; other pictures need no position
+PLACED_MODALITIES = ("MR", "CT", "PT")
 # stacks that a slice is compared with: bounds the time for a tree of damaged files
 MAX_COMPARED_STACKS = 1000
 # plane of slices along the patient's first, second, third axis
@@ -249,7 +284,10 @@ class Slice:
     thickness: float  # mm
     number: int  # the scanner's InstanceNumber
     rescale: tuple[float, float]  # slope and intercept
+    lacks: tuple[str, ...]  # elements of its place that are not stated
+    acquisition: dict[str, str]  # elements that all slices of an acquisition share
     marks: dict[str, str]  # elements that may distinguish stacks at the same positions
+    signal_scale: float  # what to divide values by, see PHILIPS_SCALE
 
     @property
     def name(self) -> str:
@@ -269,18 +307,30 @@ class Slice:
         height = 0.0 if self.position is None else float(self.position @ self.normal)
         return round(height, 3), self.number, self.frame or 0, self.path.name
 
-    def fits_stack_of(self, other: Slice) -> bool:
-        """Whether two slices can belong to one stack: same shape, orientation (to half a degree)
-        and spacing.
+    def difference_from(self, other: Slice) -> str:
+        """Why two slices cannot belong to one stack: `no PixelSpacing`, `another PatientID`; "" if
+        they can. Orientations may differ by half a degree.
         """
-        if self.position is None or other.position is None or self.shape != other.shape:
-            return False
+        if self.lacks or other.lacks:
+            return f"no {(other.lacks or self.lacks)[0]}"
+        if self.acquisition != other.acquisition:
+            names = {*self.acquisition, *other.acquisition}
+            changed = [
+                name
+                for name in (*OWNER, *ACQUISITION)
+                if name in names and self.acquisition.get(name) != other.acquisition.get(name)
+            ]
+            return f"another {changed[0]}"
         # a quick test first: called for all pairs
-        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:
-            return False
-        return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(
-            self.spacing, other.spacing, rtol=1e-3
-        )
+        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091 or not np.allclose(
+            self.axes, other.axes, atol=0.009
+        ):
+            return "another ImageOrientationPatient"
+        if self.shape != other.shape:
+            return "other Rows or Columns"
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-3):
+            return "another PixelSpacing"
+        return ""
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
@@ -323,12 +373,22 @@ def _slice_of(
     position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
     axes = _axes(group("PlaneOrientationSequence"))
     spacing = _numbers(measures, "PixelSpacing", 2)
-    placed = position is not None and axes is not None and spacing is not None
+    geometry = {
+        "ImagePositionPatient": position,
+        "ImageOrientationPatient": axes,
+        "PixelSpacing": spacing,
+    }
+    lacks = tuple(name for name, value in geometry.items() if value is None)
+    placed = not lacks
     if rescale[0] == 0 or (placed and min(spacing) <= 0):
         raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
 
     pairs = [("", mark) for mark in MARKS] if frame is None else FRAME_MARKS
     marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
+    acquisition: dict[str, str] = {}
+    if frame is None:
+        acquisition = _acquisition_of(dataset)
+        marks = acquisition | {name: _text(dataset.get(name)) for name in NUMERIC} | marks
     place = (None, None, (1.0, 1.0))
     if placed:
         marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
@@ -338,7 +398,44 @@ def _slice_of(
     thickness = abs(_number(measures, "SliceThickness"))
     shape = (int(dataset.Rows), int(dataset.Columns))
     order = int(_number(dataset, "InstanceNumber"))
-    return Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks)
+    return Slice(
+        path,
+        frame,
+        shape,
+        *place,
+        apart,
+        thickness,
+        order,
+        rescale,
+        lacks,
+        acquisition,
+        marks,
+        _signal_scale(dataset, rescale[0]),
+    )
+
+
+def _acquisition_of(dataset: Dataset) -> dict[str, str]:
+    """The elements that all slices of an acquisition share, as texts that may be shown."""
+    owner = {name: pseudonym(value_of(dataset, name).rstrip("^ ")) for name in OWNER}
+    found = owner | {name: _text(dataset.get(name)).strip() for name in ACQUISITION}
+    for name in NUMERIC:
+        number = first_number(dataset, name)
+        if number is not None:
+            found[name] = f"{number:.3g}"
+    if found["Modality"] != "CT":
+        del found["RescaleIntercept"]
+    elif found["RescaleIntercept"]:
+        found["RescaleIntercept"] = "stated"  # its value may differ: it is applied to each slice
+    return found
+
+
+def _signal_scale(dataset: Dataset, slope: float) -> float:
+    """The product of Philips' private scale of a slice and its slope; 1.0 where there is none."""
+    group, creator, element = PHILIPS_SCALE
+    try:
+        return float(dataset.private_block(group, creator)[element].value) * slope or 1.0
+    except (KeyError, TypeError, ValueError):
+        return 1.0
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
@@ -418,7 +515,8 @@ class Stack:
 
 
 def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Group slices into stacks of one orientation, shape and spacing, with each position once.
+    """Group slices into stacks of one acquisition, orientation, shape and spacing, with each
+    position once.
 
     Where positions repeat, differing header elements (echo, b-value, time, magnitude and phase)
     separate the stacks; repeats without any difference stay together. A slice without a position is
@@ -427,7 +525,12 @@ def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
     groups: list[list[Slice]] = []
     for each in slices:
         mine = next(
-            (group for group in groups[-MAX_COMPARED_STACKS:] if group[0].fits_stack_of(each)), None
+            (
+                group
+                for group in groups[-MAX_COMPARED_STACKS:]
+                if not group[0].difference_from(each)
+            ),
+            None,
         )
         if mine is None:
             groups.append([each])
@@ -436,6 +539,35 @@ def separate_stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
 
     stacks = [stack for group in groups for stack in _by_marks(group)]
     return [sorted(stack, key=lambda each: each.place) for stack in stacks]
+
+
+def without_strays(
+    stacks: Sequence[list[Slice]],
+) -> tuple[list[list[Slice]], list[Slice]]:
+    """The stacks of a series, and single slices beside a much larger stack, such as a localizer's,
+    which are no images of their own.
+    """
+    largest = max(map(len, stacks))
+    kept = []
+    strays = []
+    for stack in stacks:
+        if len(stack) <= MAX_STRAY_SLICES and 4 * len(stack) < largest:
+            strays += stack
+        else:
+            kept.append(stack)
+    return kept, strays
+
+
+def are_one_series(stacks: Sequence[list[Slice]]) -> bool:
+    """Whether single slices of a series were meant as one volume: they lie in the patient, but not
+    in several planes as a localizer's do.
+    """
+    first = stacks[0][0]
+    if len(stacks) == 1 or max(map(len, stacks)) > 1:
+        return False
+    if any(stack[0].lacks for stack in stacks):
+        return first.acquisition.get("Modality") in PLACED_MODALITIES
+    return len({stack[0].marks["plane"] for stack in stacks}) < len(stacks)
 
 
 def _by_marks(group: list[Slice]) -> list[list[Slice]]:
@@ -527,6 +659,17 @@ def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None
     if abs(step - usual) <= SPACING_TOLERANCE * usual:
         return
 
+    uneven = np.abs(steps - usual) > SPACING_TOLERANCE * usual
+    if uneven.sum() > max(MAX_GAPS, MAX_GAP_SHARE * len(steps)):
+        low, high = (f"{end:.4g}" for end in (steps[uneven].min(), steps[uneven].max()))
+        others = low if low == high else f"{low} to {high}"
+        raise UserError(
+            f"{where} is not evenly spaced: {uneven.sum()} of {len(steps)} distances between slices"
+            f" are {others} mm, the others {usual:.4g} mm",
+            allowed="evenly spaced slices (tolerance 5 %)",
+            remedy="put each evenly spaced part into a folder of its own",
+        )
+
     what = "is not evenly spaced"
     remedy = "copy the missing slices, or put each evenly spaced part into a separate folder"
     missing = round(float(step / usual)) - 1
@@ -578,10 +721,13 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 
 def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that
-    separates stacks.
+    separates stacks. Slices without a SeriesInstanceUID are taken for one series.
+
+    A scan has the files of one stack, and those of strays (see `without_strays`), which reading it
+    names. Slices that were meant as one volume but are none are one scan: reading it says why.
     """
     scans = []
-    series: dict[str, tuple[Dataset, list[Slice]]] = {}
+    series: dict[str, list[Slice]] = {}
     for file in files:
         slices = []
         try:
@@ -593,22 +739,26 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
         except UserError:  # reading the file reports the error
             pass
 
-        uid = value_of(dataset, "SeriesInstanceUID") if slices else ""
-        if uid and slices[0].frame is None and slices[0].position is not None:
-            series.setdefault(uid, (dataset, []))[1].extend(slices)
+        if slices and slices[0].frame is None and not _is_picture(dataset, slices[0]):
+            series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
         else:
             scans.append(Scan(file, (file,), file.name))
 
     counts: Counter[str] = Counter()
-    for dataset, slices in series.values():
-        stacks = separate_stacks(slices)
+    for slices in series.values():
+        stacks, strays = without_strays(separate_stacks(slices))
+        if are_one_series(stacks):
+            stacks = [slices]
+        largest = max(stacks, key=len)
         for stack in stacks:
             paths = tuple(each.path for each in stack)
-            name = _series_name(dataset, stack, stacks)
             if len(paths) == 1:
                 scans.append(Scan(paths[0], paths, paths[0].name))
                 continue
 
+            name = _series_name(header(paths[0]), stack, stacks)
+            if stack is largest:
+                paths += tuple(each.path for each in strays)
             counts[name] += 1
             if counts[name] > 1:
                 name = f"{name}-{counts[name]}"
@@ -616,6 +766,14 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
             scans.append(Scan(folder, paths, name))
 
     return sorted(scans, key=lambda scan: natural(scan.name))
+
+
+def _is_picture(dataset: Dataset, one: Slice) -> bool:
+    """Whether a file is a picture of its own: in colour, or of no place in the patient."""
+    unplaced = dataset.get("Modality") not in PLACED_MODALITIES or _class_of(dataset).startswith(
+        SecondaryCaptureImageStorage
+    )
+    return in_colour(dataset) or (bool(one.lacks) and unplaced)
 
 
 def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> str:
@@ -627,7 +785,9 @@ def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> 
     )
     label = ""
     for mark in stack[0].marks:
-        if len({other[0].marks[mark] for other in stacks}) > 1:
+        if mark in ("SeriesNumber", "SeriesDescription"):  # are in the name
+            continue
+        if len({other[0].marks.get(mark, "") for other in stacks}) > 1:
             label = stack[0].marks[mark]
             if mark != "plane":
                 label = f"{mark}_{label}"

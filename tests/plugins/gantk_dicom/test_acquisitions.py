@@ -1,0 +1,151 @@
+"""Which slices of a folder are one volume: an acquisition of one patient, whatever identifiers it
+shares with another; what is none says which element is missing or differs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dicom_files as made
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from gantk.errors import UserError
+from gantk.formats import files as io
+
+COUNT = 8  # slices
+Change = Callable[[Dataset, int], object]
+
+
+def series(folder: Path, change: Change) -> Path:
+    """A series of COUNT slices, of which `change` alters the header."""
+    for k, path in enumerate(made.series(folder, made.head(COUNT))):
+        header = dcmread(path)
+        change(header, k)
+        header.save_as(path, enforce_file_format=False)
+    return folder
+
+
+def among(numbers: range, **elements: object) -> Change:
+    """Set elements in some of the slices; None removes one."""
+    return lambda header, k: made.change(header, **elements) if k in numbers else None
+
+
+UPPER = range(COUNT // 2, COUNT)
+EVERY_SECOND = range(0, COUNT, 2)
+ALL = range(COUNT)
+TWO_ACQUISITIONS = {
+    "patient above": among(UPPER, PatientID="P2", PatientName="Roe^Jim"),
+    "patients interleaved": among(EVERY_SECOND, PatientID="P2"),
+    "name": among(UPPER, PatientName="Roe^Jim"),
+    "birth date": among(UPPER, PatientBirthDate="19500505"),
+    "study": among(UPPER, StudyInstanceUID="1.2.3"),
+    "frame of reference": among(UPPER, FrameOfReferenceUID="1.2.3"),
+    "modality": among(UPPER, Modality="CT"),
+    "echo": among(EVERY_SECOND, EchoTime=80),
+    "inversion": among(UPPER, InversionTime=2500),
+    "kind of image": among(EVERY_SECOND, ImageType=["ORIGINAL", "PRIMARY", "P"]),
+    "flip angle": among(UPPER, FlipAngle=30),
+    "series number": among(UPPER, SeriesNumber=9),
+}
+ONE_VOLUME = {
+    "unchanged": lambda header, k: None,
+    "times and numbers of slices": lambda header, k: made.change(
+        header, AcquisitionTime=f"1200{k:02d}", AcquisitionNumber=k, TriggerTime=k
+    ),
+    "rounded echo times": lambda header, k: made.change(header, EchoTime=15.001 + 1e-3 * (k % 2)),
+    "name with empty parts": among(UPPER, PatientName="Doe^Jane^^"),
+    "no series identifier": among(ALL, SeriesInstanceUID=None),
+}
+NO_VOLUME = {
+    "PixelSpacing": among(ALL, PixelSpacing=None),
+    "ImagePositionPatient": among(ALL, ImagePositionPatient=None),
+    "ImageOrientationPatient": among(ALL, ImageOrientationPatient=None),
+    "PatientName": lambda header, k: made.change(header, PatientName=f"A{k}"),
+}
+STRAYS = {
+    "ImageOrientationPatient": among([COUNT - 1], ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
+    "PatientID": among([COUNT - 1], PatientID="P2"),
+    "PixelSpacing": among([COUNT - 1], PixelSpacing=None),
+}
+
+
+@pytest.mark.parametrize("name", TWO_ACQUISITIONS)
+def test_two_acquisitions_of_one_series_are_two_scans(tmp_path, name):
+    scans = io.scans(series(tmp_path, TWO_ACQUISITIONS[name]))
+    assert [len(scan.files) for scan in scans] == [COUNT // 2] * 2
+    assert len({scan.name for scan in scans}) == 2
+    for scan in scans:
+        assert io.read(scan).pixels.shape[1] == COUNT // 2
+        assert not {"P2", "Roe", "Doe"} & set(scan.name.replace("_", " ").split())
+
+
+@pytest.mark.parametrize("name", ONE_VOLUME)
+def test_slices_of_one_acquisition_are_one_volume(tmp_path, name):
+    (scan,) = io.scans(series(tmp_path, ONE_VOLUME[name]))
+    np.testing.assert_array_equal(io.read(scan).pixels[0], made.head(COUNT))
+
+
+@pytest.mark.parametrize("element", NO_VOLUME)
+def test_no_volume_is_refused_by_its_element(tmp_path, element):
+    (scan,) = io.scans(series(tmp_path, NO_VOLUME[element]))
+    with pytest.raises(UserError, match=f"{COUNT} slices of .* are not one volume: .*{element}"):
+        io.read(scan)
+
+
+@pytest.mark.parametrize("element", STRAYS)
+def test_stray_slice_is_left_out_by_name(tmp_path, element):
+    (scan,) = io.scans(series(tmp_path, STRAYS[element]))
+    image = io.read(scan)
+    assert image.pixels.shape[1] == COUNT - 1
+    (remark,) = image.remarks
+    assert f"left out '{scan.files[-1].name}'" in remark
+    assert element in remark
+
+
+def test_slice_of_another_patient_inside_a_stack_is_named(tmp_path):
+    (scan,) = io.scans(series(tmp_path, among([3], PatientID="P2")))
+    with pytest.raises(UserError, match=r"without '.*' \(another PatientID\) lacks 1 slice"):
+        io.read(scan)
+
+
+def test_localizer_of_three_planes_keeps_its_slices(tmp_path):
+    for name, axes in (("a", made.AXIAL), ("c", made.CORONAL), ("s", made.SAGITTAL)):
+        made.series(tmp_path, made.head(1), axes=axes, prefix=name)
+    assert [len(scan.files) for scan in io.scans(tmp_path)] == [1, 1, 1]
+
+
+def test_pictures_without_a_place_stay_single(tmp_path):
+    made.series(tmp_path, made.head(3), modality="OT", ImagePositionPatient=None, PixelSpacing=None)
+    assert [len(scan.files) for scan in io.scans(tmp_path)] == [1, 1, 1]
+
+
+def test_changed_distance_is_no_missing_slice(tmp_path):
+    def change(header: Dataset, k: int) -> None:
+        header.ImagePositionPatient = [0, 0, 2 * k + 4 * max(0, k - 4)]
+
+    with pytest.raises(UserError, match=r"3 of 7 distances .* are 6 mm, the others 2 mm"):
+        io.read(series(tmp_path, change))
+
+
+def test_philips_scale_of_each_slice_is_applied(tmp_path):
+    def scale(header: Dataset, k: int) -> None:
+        factor = 1 + k % 4
+        header.PixelData = (header.pixel_array * factor).astype(np.int16).tobytes()
+        block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        block.add_new(0x0E, "FL", float(factor))
+
+    image = io.read(series(tmp_path, scale))
+    np.testing.assert_allclose(image.pixels[0], made.head(COUNT), atol=1e-4)
+    assert "Philips" in image.remarks[0]
+
+
+def test_one_philips_scale_keeps_the_displayed_values(tmp_path):
+    def scale(header: Dataset, k: int) -> None:
+        block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        block.add_new(0x0E, "FL", 0.01)
+
+    image = io.read(series(tmp_path, scale))
+    np.testing.assert_array_equal(image.pixels[0], made.head(COUNT))
+    assert image.remarks == ()
