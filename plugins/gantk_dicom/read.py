@@ -41,6 +41,8 @@ from gantk_dicom.slices import (
 )
 from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
+# differences of the value of air that a missing intercept of -1000 or -1024 makes
+CT_OFFSETS = 980.0, 1050.0
 # modalities whose frames are a time series
 FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}
 
@@ -141,6 +143,8 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
 
     with readable(path):
         pixels, dtype = _values(stack, headers)
+        if headers[0].get("Modality") == "CT":
+            headers.remarks += _about_offsets(path, stack, pixels)
         if shifts is not None:
             pixels = _shift_slices(pixels, shape, shifts)
         if affine is not None:
@@ -312,6 +316,24 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         return pixels, np.result_type(*dtypes)
 
     return pixels, _smallest_dtype(pixels)
+
+
+def _about_offsets(path: Path, stack: Stack, pixels: np.ndarray) -> tuple[str, ...]:
+    """A remark on slices of CT whose lowest value, that of air, is off by the usual intercept."""
+    lowest = pixels.reshape(len(pixels), -1).min(axis=1)
+    beyond = np.abs(lowest - np.median(lowest))
+    names = [
+        each.name
+        for each, value in zip(stack.slices, beyond, strict=True)
+        if CT_OFFSETS[0] <= value <= CT_OFFSETS[1]
+    ]
+    if not names:
+        return ()
+    others = f" and {count_noun(names[1:], 'other slice')}" if names[1:] else ""
+    return (
+        f"'{path}': {names[0]}{others} may lack the intercept of Hounsfield units, because air is"
+        f" {beyond.max():.4g} away from that of the other slices",
+    )
 
 
 def _smallest_dtype(pixels: np.ndarray) -> np.dtype:

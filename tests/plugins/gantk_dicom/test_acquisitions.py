@@ -77,7 +77,9 @@ def test_two_acquisitions_of_one_series_are_two_scans(tmp_path, name):
     assert [len(scan.files) for scan in scans] == [COUNT // 2] * 2
     assert len({scan.name for scan in scans}) == 2
     for scan in scans:
-        assert io.read(scan).pixels.shape[1] == COUNT // 2
+        image = io.read(scan)
+        assert image.pixels.shape[1] == COUNT // 2
+        assert len({header.PatientID for header in image.header}) == 1
         assert not {"P2", "Roe", "Doe"} & set(scan.name.replace("_", " ").split())
 
 
@@ -148,4 +150,24 @@ def test_one_philips_scale_keeps_the_displayed_values(tmp_path):
 
     image = io.read(series(tmp_path, scale))
     np.testing.assert_array_equal(image.pixels[0], made.head(COUNT))
+    assert image.remarks == ()
+
+
+def test_ct_slice_without_its_intercept_is_told(tmp_path):
+    path = made.series(tmp_path, made.head(COUNT), modality="CT")[3]
+    header = dcmread(path)
+    header.RescaleIntercept = 0
+    header.save_as(path)
+    (remark,) = io.read(tmp_path).remarks
+    assert f"'{path.name}' may lack the intercept" in remark
+
+
+def test_ct_slices_of_several_intercepts_are_read(tmp_path):
+    for k, path in enumerate(made.series(tmp_path, made.head(COUNT), modality="CT")):
+        header = dcmread(path)
+        header.PixelData = (header.pixel_array + 100 * k).astype(np.int16).tobytes()
+        header.RescaleIntercept = -1024 - 100 * k
+        header.save_as(path)
+    image = io.read(tmp_path)
+    np.testing.assert_array_equal(image.pixels[0], made.head(COUNT) - 1024)
     assert image.remarks == ()
