@@ -646,6 +646,13 @@ class Translation:
         if single:  # now, because the image may be overwritten
             pipeline = self.model.pipeline(self.letter, self.options)
             given_in_units, made_in_units = pipeline.in_training_units(image)
+            is_slice = image.dims == 2 and self.count > 1
+            if is_slice and pipeline.own_scale(image.pixels) is not pipeline.source:
+                line = (
+                    "a single slice is scaled by its own intensities; slices of one head share a"
+                    " scale only as one volume"
+                )
+                self.notes["note", line].append(job.name)
             given = given_in_units(image.pixels[some].copy())
 
         own = replace(image, own=True, spill=spill)

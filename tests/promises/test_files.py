@@ -203,3 +203,22 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
         one = nib.load(out / name).get_fdata()
         other = nib.load(at_once / name).get_fdata()
         assert np.array_equal(one, other)
+
+
+def test_single_slices_of_their_own_scale_are_told(trained, tmp_path):
+    for k in range(2):
+        files.picture(tmp_path / f"in/{k}.png", files.numbers(k, (32, 32), 0, 60_000, np.uint16))
+    for k in range(3):
+        files.nifti(
+            tmp_path / f"volume/{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 60_000, np.uint16)
+        )
+    said = {}
+    for name in ("in", "volume"):
+        done = files.gantk(
+            "translate", trained, name, f"{name}-out", "--device", "cpu", cwd=tmp_path
+        )
+        assert done.code == 0, done.err
+        said[name] = done.out
+    assert "scaled by its own intensities" in said["in"]
+    assert "2 of 2 images" in said["in"]
+    assert "scaled by its own intensities" not in said["volume"]
