@@ -45,7 +45,9 @@ ANY_SIZE = sys.maxsize
 SHARED_FILE, SHARED_FOLDER = 0o644, 0o755
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
-# file in a folder: a line of name, size and modification time for each result that gantk wrote there
+# Extended attribute of each result that gantk wrote: its name, size and modification time. On file
+# systems without attributes these are the lines of a hidden file in the folder.
+MARK = "user.gantk.written"
 WRITTEN = ".gantk-written"
 _swept: set[Path] = set()
 # folders that this process has locked, with the locking thread
@@ -195,8 +197,8 @@ def expect_replaceable(
     """UserError where results written to these paths, files or whole folders, would replace what
     gantk did not write, or what was changed since; `overwrite` allows it.
 
-    The file WRITTEN of a folder lists what gantk wrote there, and so do the fields of a DICOM file
-    (see `gantk.formats.image.SeriesFormat.replaced`). Empty files can be replaced.
+    What gantk wrote has the attribute MARK, which says when it was complete; slices of DICOM say so
+    in their fields (see `gantk.formats.image.SeriesFormat.replaced`). Empty files can be replaced.
     """
     if overwrite:
         return
@@ -207,7 +209,11 @@ def expect_replaceable(
         if path.parent not in records:
             records[path.parent] = _record_of(path.parent)
         lines = _lines_of(path, path)
-        foreign += [file for file, line in lines.items() if line not in records[path.parent]]
+        foreign += [
+            file
+            for file, line in lines.items()
+            if line != _mark_of(file) and line not in records[path.parent]
+        ]
 
     if foreign:
         others = f" and {count_noun(foreign[1:], 'other file')}" if foreign[1:] else ""
@@ -221,10 +227,25 @@ def expect_replaceable(
 
 
 def record_written(path: Path, complete: Path) -> None:
-    """Record that gantk writes a file or a folder, before `complete` is renamed to its path."""
-    lines = _lines_of(path, complete).values()
-    with suppress(PermissionError, UserError):  # what has no record is not replaced
-        append_to_file(path.parent / WRITTEN, b"".join(lines))
+    """Mark a file, or those of a folder, as written by gantk, before `complete` is renamed to its
+    path.
+    """
+    unmarked = []
+    for file, line in _lines_of(path, complete).items():
+        try:
+            os.setxattr(file, MARK, line, follow_symlinks=False)
+        except (AttributeError, OSError):  # the system or the file system has no attributes
+            unmarked.append(line)
+
+    if unmarked:
+        with suppress(PermissionError, UserError):  # what has no mark is not replaced
+            append_to_file(path.parent / WRITTEN, b"".join(unmarked))
+
+
+def _mark_of(file: Path) -> bytes:
+    with suppress(AttributeError, OSError):
+        return os.getxattr(file, MARK, follow_symlinks=False)
+    return b""
 
 
 def _record_of(folder: Path) -> bytes:
@@ -234,7 +255,7 @@ def _record_of(folder: Path) -> bytes:
 
 
 def _lines_of(path: Path, complete: Path) -> dict[Path, bytes]:
-    """The lines of WRITTEN for the files and links of a folder, or for a file or link that is not
+    """The marks of the files and links of a folder, or for a file or link that is not
     empty: [name beside `path`, size in bytes, modification time in ns].
     """
     files = []

@@ -110,3 +110,21 @@ def test_run_keeps_other_files_of_its_folder(here):
     assert refused.code == 2
     assert "'new/metrics.json'" in refused.err
     assert files.tree(here) == before
+
+
+@pytest.mark.parametrize("name", ["translate to a folder", "card", "pack"])
+def test_own_file_is_known_without_attributes(here, name, monkeypatch):
+    monkeypatch.delattr("os.setxattr")
+    assert run(name, here).code == 0
+    again = run(name, here)
+    assert again.code == 0, again.out + again.err
+    (here / COMMANDS[name][1][0]).write_bytes(FOREIGN)
+    assert run(name, here).code == 2
+
+
+def test_results_have_no_other_files_beside_them(here):
+    assert run("translate to a folder", here).code == 0
+    names = {path.name for path in (here / "out").iterdir()}
+    if ".gantk-written" in names:
+        pytest.skip("this file system has no extended attributes")
+    assert names == {path.name for path in (here / "in").iterdir()}
