@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from gantk import __version__, api
-from gantk.commands import Command, CommandGroup, by_section, device_option, overwrite_option
+from gantk.commands import Command, CommandGroup, by_section, device_option
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -27,6 +27,7 @@ from gantk.terminal import (
     complain,
     json_option,
     line_printer,
+    overwrite_option,
     progress_bar,
     say,
     split_names,

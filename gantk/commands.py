@@ -87,15 +87,6 @@ device_option = click.option(
 )
 
 
-# read before other options, whose checks ask it
-overwrite_option = click.option(
-    "--overwrite",
-    is_flag=True,
-    is_eager=True,
-    help="Replace files that gantk did not write, or that were changed since.",
-)
-
-
 def by_section(commands: Mapping[str, click.Command]) -> dict[str, list[str]]:
     """The names of commands by section: `SECTIONS` first, then others, each in order of place."""
     sections: dict[str, list[str]] = {section: [] for section in SECTIONS}

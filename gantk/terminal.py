@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.commands import overwrite_option
 from gantk.errors import printable
 from gantk.files import expect_file, write_output
 
@@ -175,6 +174,15 @@ def progress_bar():
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda share, what: bar.update(task, completed=share, description=printable(what))
+
+
+# read before other options, whose checks ask it
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    is_eager=True,
+    help="Replace files that gantk did not write, or that were changed since.",
+)
 
 
 def json_option(words: str):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import Command, device_option, overwrite_option
+from gantk.commands import Command, device_option
 from gantk.errors import argument
+from gantk.terminal import overwrite_option
 
 
 @click.command(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import CommandGroup, overwrite_option
+from gantk.commands import CommandGroup
+from gantk.terminal import overwrite_option
 
 PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, overwrite_option
-from gantk.terminal import console, json_option, say, table, write_json
+from gantk.commands import Command
+from gantk.terminal import console, json_option, overwrite_option, say, table, write_json
 
 
 @click.command(

@@ -204,9 +204,8 @@ def test_whole_numbers_survive_every_format_that_takes_them(
 def test_values_a_format_cannot_hold_leave_the_old_file(tmp_path, name, values):
     before = save(tmp_path / name, GRAY8).read_bytes()
     with pytest.raises(UserError, match="cannot store values.*.tif.*.nii.gz|NaN or infinite"):
-        io.write(
-            tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32))
-        )
+        image = Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32))
+        io.write(tmp_path / name, image, overwrite=True)
 
     assert (tmp_path / name).read_bytes() == before
     assert os.listdir(tmp_path) == [name]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, overwrite_option
+from gantk.commands import Command
+from gantk.terminal import overwrite_option
 
 
 @click.command(

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, device_option, overwrite_option
+from gantk.commands import Command, device_option
+from gantk.terminal import overwrite_option
 
 
 @click.command(
