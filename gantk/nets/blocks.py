@@ -21,6 +21,7 @@ from gantk.nets.statistics import apply_norm, moments
 
 NormKind = Literal["instance", "batch", "group", "none"]
 UpKind = Literal["resize", "linear", "transpose"]
+DownKind = Literal["stride", "blur"]
 OutputKind = Literal["tanh", "sigmoid", "none"]
 Padding = Literal["zeros", "reflect", "replicate"]
 
@@ -373,6 +374,28 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
     if kind in ("resize", "linear"):
         return ResizeConv(dims, inputs, outputs, linear=kind == "linear", bias=bias)
     raise _unknown_option("up", kind, get_args(UpKind))
+
+
+class Blur(nn.Module):
+    """Halves every side of (N, C, *size): weighs neighbours by 1, 2, 1 along each axis, then keeps
+    every second position (Zhang, 2019, section 3.2). Sides must be even; borders are reflected.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, dims: int):
+        super().__init__()
+        kernel = torch.ones(())
+        for _ in range(dims):
+            kernel = kernel[..., None] * torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("kernel", kernel[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = x.ndim - 2
+        convolve = F.conv2d if dims == 2 else F.conv3d
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, *self.kernel.shape[2:])
+        padded = F.pad(x, (1, 1) * dims, mode="reflect")
+        return convolve(padded, kernel, stride=2, groups=x.shape[1])
 
 
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:

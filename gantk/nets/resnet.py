@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets.blocks import NormKind, OutputKind, Padding, UpKind
+from gantk.nets.blocks import DownKind, NormKind, OutputKind, Padding, UpKind
 from gantk.plugin.spec import Few, Fraction, Halvings, Width
 
 
@@ -18,7 +18,10 @@ class ResNet(b.Network):
 
     CycleGAN has 6 blocks at 128 px and 9 at 256 px. It upsamples with a transposed 3x3 convolution,
     which has as many weights as up="resize". up="transpose" is a 4x4 convolution, which covers
-    every pixel equally often.
+    every pixel equally often. It can hold the weights of a 3x3 one, with zeros in the last row and
+    column.
+
+    The implementation of CUT (Park et al., 2020) has down="blur", up="linear".
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class ResNet(b.Network):
         downs: Halvings = 2,  # halvings of the size; sides must be multiples of 2**downs
         norm: NormKind = "instance",  # normalisation; "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
+        # halving: a 3x3 of stride 2, or one of stride 1 and a blur, against aliasing (Zhang, 2019)
+        down: DownKind = "stride",
         up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
         padding: Padding = "reflect",  # "zeros" causes a visible frame in the output
         dropout: Fraction = 0.0,  # inside the residual blocks
@@ -62,9 +67,10 @@ class ResNet(b.Network):
         ends = []  # index of the layer after each of the encoder's maps
         for level, outputs in enumerate(filters):
             if level:
-                layers += with_norm(
-                    b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs
-                )
+                stride = 2 if down == "stride" else 1
+                halving = b.conv(dims, filters[level - 1], outputs, 3, stride=stride, bias=bias)
+                layers += with_norm(halving, outputs)
+                layers += [b.Blur(dims)] if down == "blur" else []
             layers += [b.SelfAttention(dims, outputs)] if level in attention else []
             ends.append(len(layers))
 

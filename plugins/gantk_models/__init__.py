@@ -1,4 +1,6 @@
-"""Trained models: those that ship, packing, the Hugging Face hub, ensembles, MONAI bundles."""
+"""Trained models: those that ship, packing, checkpoints of other programs, the Hugging Face hub,
+ensembles, MONAI bundles.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -9,11 +11,12 @@ def gantk_register(add) -> None:
     add.models("gantk_models.shipped")
     add.exporter("monai", "gantk_models.monai.bundle:Monai")
     add.function("pack", "gantk_models.packing:pack")
+    add.function("import_checkpoint", "gantk_models.imports.folder:import_checkpoint")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Add `gantk models`, `gantk pack` and `gantk push`."""
+    """Add `gantk models`, `gantk import`, `gantk pack` and `gantk push`."""
     from gantk_models.commands import COMMANDS
     from gantk_models.hub.command import command as push
 

@@ -89,4 +89,73 @@ def pack(run, out, **options) -> None:
     write(run, out, **options, say=say)
 
 
-COMMANDS = [models, pack]
+def _two_names(ctx: click.Context, param: click.Parameter, names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
+def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...]) -> dict:
+    """The options of --set; values stay text, as in train_opt.txt."""
+    pairs = [setting.partition("=") for setting in settings]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise click.BadParameter("give NAME=VALUE, such as --set netG=resnet_6blocks")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+@click.command(
+    "import",
+    cls=Command,
+    short_help="Make a model of a pix2pix, CycleGAN or CUT checkpoint.",
+    section="Share",
+    place=1,
+    examples=[
+        "gantk import checkpoints/maps_cyclegan maps_model --domains T1,T2",
+        "gantk translate maps_model t1_slices t2_slices --to T2",
+    ],
+)
+@click.argument("folder")
+@click.argument("out")
+@click.option(
+    "--domains",
+    default="A,B",
+    show_default=True,
+    callback=_two_names,
+    help="Names of the domains A and B of the training.",
+)
+@click.option(
+    "--set",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_options,
+    help="Option that train_opt.txt lacks, by its name there. Repeatable.",
+)
+@click.option(
+    "--gray",
+    is_flag=True,
+    help="Make a model of one channel from networks of three that saw gray pictures.",
+)
+@click.option(
+    "--discriminators",
+    is_flag=True,
+    help="Also import the discriminators, to fine-tune from this model.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float32",
+    show_default=True,
+    help="Data type of the weights.",
+)
+def import_(folder, out, **options) -> None:
+    """Make a model in the new folder OUT of FOLDER, a checkpoint folder of
+    pytorch-CycleGAN-and-pix2pix, CUT or FastCUT.
+
+    FOLDER holds latest_net_G.pth, or latest_net_G_A.pth and latest_net_G_B.pth, and train_opt.txt.
+    You use OUT like a model of `gantk pack`. Its translations equal the results of test.py to one
+    gray level. The files are read without running code in them.
+    """
+    from gantk_models.imports.folder import import_checkpoint
+
+    import_checkpoint(folder, out, **options, say=say)
+
+
+COMMANDS = [models, import_, pack]

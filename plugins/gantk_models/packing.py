@@ -82,19 +82,14 @@ def pack(
         for k, each in inference_state(before.checkpoint).items()
         if not k.startswith(tuple(left_out))
     }
-    weights = {f"model.{name}": _to_dtype(each, dtype) for name, each in weights.items()}
+    weights = {f"model.{name}": to_dtype(each, dtype) for name, each in weights.items()}
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
+    scores = {
+        key: value for key, value in read(source.path, "metrics.json").items() if key in SCORES
+    }
     with whole_folder(out, record=True) as made:
-        make_folder(made / "checkpoints")
-        checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
-        write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())
-        if scores := {
-            key: value for key, value in read(source.path, "metrics.json").items() if key in SCORES
-        }:
-            text_of_scores = json.dumps(scores, separators=(",", ":")) + "\n"
-            write_file(made / "metrics.json", text_of_scores.encode())
-
+        write_model(made, meta["step"], weights, about, _recipe(source), scores)
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
         apart, on = _largest_difference(before, Translator.load(made, "cpu"))
         if not apart < 1:
@@ -109,6 +104,25 @@ def pack(
     say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")
     say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
     return out
+
+
+def write_model(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    meta: dict[str, Any],
+    tables: dict[str, Any],
+    scores: dict[str, Any],
+) -> None:
+    """Write a packed model but for its card: the checkpoint of a step with its weights and
+    meta.json, the recipe's tables, and scores if there are any.
+    """
+    make_folder(folder / "checkpoints")
+    checkpoint.save(folder / "checkpoints", step, weights, None, meta)
+    write_file(folder / "recipe.toml", tomli_w.dumps(tables).encode())
+    if scores:
+        text = json.dumps(scores, separators=(",", ":")) + "\n"
+        write_file(folder / "metrics.json", text.encode())
 
 
 def _for_training(method: Method, discriminators: bool) -> list[str]:
@@ -142,7 +156,7 @@ def _training_hashes(split: dict[str, Any]) -> dict[str, Any]:
     return {"split": split_hash(split), "seen": seen}
 
 
-def _to_dtype(tensor: Tensor, dtype: str) -> Tensor:
+def to_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A float32 tensor as float16 where float16 holds every value, else unchanged."""
     small = tensor.half() if dtype == "float16" and tensor.dtype == torch.float32 else tensor
     return small if bool(small.isfinite().all()) else tensor

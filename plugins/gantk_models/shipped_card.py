@@ -60,11 +60,13 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
         "weights": Markdown(
             f"{dtype}, {size / 2**20:.2f} MB, sha256 {code_span(weights_hash(model))}"
         ),
-        "split": Markdown(
-            f"sha256 {code_span(noted.get('split'))} of the list of training and held-out images"
-        ),
-        "made by": f"gantk {noted.get('gantk')}",
     }
+    if "split" in noted:
+        facts["split"] = Markdown(
+            f"sha256 {code_span(noted['split'])} of the list of training and held-out images"
+        )
+
+    facts["made by"] = f"gantk {noted.get('gantk')}"
     values = {
         "name": escape_markdown(name),
         "summary": escape_markdown(tables.get("summary", "")),

@@ -14,6 +14,7 @@ from gantk.data.intensity import (
     Foreground,
     Linear,
     Mapping,
+    Percentile,
     no_contrast,
     of_usual_scale,
     option_fields,
@@ -156,22 +157,50 @@ class Nyul(Mapping, name="nyul"):
 @option_fields
 class Unit(Linear, name="unit"):
     """Maps the full scale of 8-bit or 16-bit pictures (0 to 255 or 65535) to the range. It learns
-    nothing from the data.
+    nothing from pictures.
     """
 
     bits: Literal[8, 16] = 8  # bits per pixel
+    # scans of other values than whole numbers of that scale: an error, or their own percentiles
+    beyond: Literal["refuse", "percentile"] = "refuse"
 
     def __post_init__(self):
         super().__post_init__()
         self.fitted = [0.0, 2.0**self.bits - 1]
+        if self.beyond == "percentile":
+            self.per = "volume"
+
+    def measure(self, pixels: np.ndarray) -> list[float]:
+        """The figures of the full scale for a scan of whole numbers within it, else those of its
+        percentiles.
+        """
+        high = 2.0**self.bits - 1
+        if pixels.min() >= 0 and pixels.max() <= high and not (pixels % 1).any():
+            return [0.0, high, AIR_SHARE, 0.0]
+        return Percentile().measure(pixels)
+
+    def fit_from(self, measured: Sequence[list[float]]) -> None:
+        line = Percentile()
+        line.fit_from(measured)
+        self.fitted = line.fitted
+
+    def take(self, measured: list[float]) -> None:
+        if rises(*measured[:2]):
+            self.fitted = measured
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Learn nothing; UserError where values of the images are outside the full scale."""
+        """Learn nothing from pictures; UserError where values of the images are outside the full
+        scale, unless `beyond` maps them.
+        """
+        if self.beyond != "refuse":
+            Mapping.fit(self, images)
+            return
+
         low = min(image.min() for image in images)
         high = max(image.max() for image in images)
         if low < 0 or high > self.fitted[1]:
             what = f"the values from {low:g} to {high:g} do not fit {self.bits}-bit pictures"
-            remedy = "set bits = 16, or use the intensity 'percentile'"
+            remedy = "set bits = 16, or beyond = 'percentile'"
             raise UserError(
                 what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy
             )

@@ -224,6 +224,19 @@ def test_windows_and_bits_are_taken_to_the_ends():
         fitted(Unit, [np.array([[[0.0, 4000.0]]], np.float32)])
 
 
+def test_pictures_keep_their_scale_beside_scans_of_any_units():
+    mapping = Unit(beyond="percentile")
+    mapping.fit([np.array([[[0.0, 9.0], [3.0, 40.0]]], np.float32)])
+    dark = np.array([[[0.0, 51.0]]], np.float32)
+    np.testing.assert_allclose(mapping.of(dark).forward(dark), [[[-1.0, -0.6]]], atol=1e-6)
+    np.testing.assert_allclose(mapping.inverse(ENDS), [0, 255])
+
+    for units in (0.01, 1.5, 100.0):
+        scan = HEADS[0] * np.float32(units)
+        expected = Percentile().fitted_to(scan).forward(scan)
+        np.testing.assert_allclose(mapping.of(scan).forward(scan), expected, atol=1e-5)
+
+
 @kinds(*LINES)
 def test_per_volume_scans_have_their_own_mapping(kind):
     mapping = fitted(kind, HEADS, per="volume")

@@ -65,6 +65,9 @@ NETWORKS = {
     "resnet with self-attention": lambda dims, **o: ResNet(
         1, 1, dims, width=4, blocks=1, attention=(2,), **o
     ),
+    "resnet with blurred halvings": lambda dims, **o: ResNet(
+        1, 1, dims, width=3, blocks=1, down="blur", up="linear", **o
+    ),
     "foreign": lambda dims, **o: Foreign(dims, **o),
 }
 

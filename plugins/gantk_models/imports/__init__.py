@@ -1,0 +1,1 @@
+"""Checkpoints of other programs as packed models: `gantk import`. First read `folder`."""

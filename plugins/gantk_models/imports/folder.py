@@ -1,0 +1,242 @@
+"""`gantk import`: a checkpoint folder of pytorch-CycleGAN-and-pix2pix or CUT as a packed model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gantk import __version__
+from gantk.errors import UserError
+from gantk.files import whole_folder, write_file
+from gantk.inference.translator import Translator
+from gantk.machine.runtime import start
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import bind
+from gantk.recipe.load import load_recipe
+from gantk.runs.models import CARD, weights_hash
+from gantk.runs.trained import build_method
+from gantk_models.imports.options import (
+    Options,
+    discriminator_table,
+    generator_table,
+    read_options,
+    recipe_tables,
+)
+from gantk_models.imports.weights import Weights
+from gantk_models.packing import to_dtype, write_model
+from gantk_models.shipped_card import OURS, fill_card, text_of
+
+AnyPath = str | os.PathLike[str]
+DOMAINS = ("A", "B")
+RANGE = (-1.0, 1.0)
+LEVELS = 255  # gray levels into which the range is divided
+
+
+class Network(NamedTuple):
+    """A network of a checkpoint: its name in file names, and in our method; its channels."""
+
+    file: str
+    name: str
+    inputs: int
+    outputs: int
+
+
+def import_checkpoint(
+    folder: AnyPath,
+    out: AnyPath,
+    *,
+    domains: Sequence[str] = DOMAINS,
+    set: Mapping[str, Any] | None = None,
+    gray: bool = False,
+    discriminators: bool = False,
+    dtype: Literal["float16", "float32"] = "float32",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write the generators of a checkpoint folder as a packed model, which gives the results of
+    their program's test.py.
+
+    Args:
+        folder: the folder checkpoints/NAME, with latest_net_G.pth, or latest_net_G_A.pth and
+            latest_net_G_B.pth, and train_opt.txt.
+        out: the new folder.
+        domains: the names of A and B.
+        set: options that go before those of train_opt.txt, by their names there. `eval` and
+            `epoch` are those of test.py.
+        gray: make models of one channel from networks of three that were trained on gray pictures.
+        discriminators: whether to include the discriminators, for a training that starts from this
+            model.
+        dtype: the type in which weights are stored.
+        say: called with each line of output.
+
+    Returns:
+        The path of the new folder.
+
+    Raises:
+        UserError: a file is missing, or a layer does not fit the options. No folder is written.
+    """
+    folder = Path(folder)
+    out = Path(out)
+    if out.exists():
+        raise UserError(
+            f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
+        )
+    if len(domains) != 2:
+        raise UserError(
+            f"{len(domains)} domains are named", where="--domains", allowed="two, such as T1,T2"
+        )
+    if gray and discriminators:
+        what = "the discriminators of colour pictures cannot judge gray ones"
+        raise UserError(what, where="--gray, --discriminators", remedy="leave one of them out")
+
+    options = read_options(folder, set or {})
+    if options.direction == "BtoA":
+        domains = [*reversed(domains)]
+
+    state, channels = _generators(folder, options, gray, say)
+    if discriminators:
+        state |= _discriminators(folder, options)
+
+    summary = f"{' <-> '.join(domains)}: {options.netG} of a {options.model} checkpoint, imported."
+    tables = recipe_tables(options, domains, summary, gray)
+    model = load_recipe(tables).check()
+    method = build_method(model, channels, (), RANGE, start("cpu", "fp32", channels_last=False))
+    names = {name.split(".")[0] for name in state}
+    left_out = sorted({f"{name.split('.')[0]}." for name in method.state_dict()} - _dotted(names))
+    mapping = registry().get("intensity", "unit").load()(beyond="percentile").state()
+    meta = {
+        "method": model.method.name,
+        "steps": 0,
+        "domains": list(domains),
+        "channels": channels,
+        "classes": [],
+        "intensity": {"a": mapping, "b": mapping},
+        "values": {},
+        "packed": {"gantk": __version__, "name": out.name, "left_out": left_out},
+    }
+    weights = {f"model.{name}": to_dtype(tensor, dtype) for name, tensor in state.items()}
+    with whole_folder(out) as made:
+        write_model(made, 0, weights, meta, tables, {})
+        write_file(made / CARD, fill_card(text_of(OURS), out.name, made, dtype).encode())
+        Translator.load(made, "cpu")
+
+    for line in _notes(options):
+        say(line)
+    say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
+    return out
+
+
+def _dotted(names: set[str]) -> set[str]:
+    return {f"{name}." for name in names}
+
+
+def _notes(options: Options) -> list[str]:
+    """What a user should know about the results of an import."""
+    notes = []
+    if "batch" in options.norm and not options.eval:
+        notes.append(
+            "note     batch norm takes the statistics of each image, as test.py does without"
+            " --eval; --set eval=true takes those of the training"
+        )
+    if not options.no_dropout:
+        notes.append(
+            "note     dropout is off in use; test.py leaves it on without --eval, so that its"
+            " results are random"
+        )
+    return notes
+
+
+def _generators(
+    folder: Path, options: Options, gray: bool, say: Callable[[str], None]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The weights of the generators, and the number of channels of each domain."""
+    a, b = options.input_nc, options.output_nc
+    networks = [Network("G", "g_ab", a, b)]
+    if options.model == "cycle_gan":
+        networks = [Network("G_A", "g_ab", a, b), Network("G_B", "g_ba", b, a)]
+
+    table = generator_table(options)
+    filters = 2 * (table.get("down") == "blur") + 2 * (table["up"] == "linear")
+    state = {}
+    for network in networks:
+        weights = Weights(_file(folder, options, network.file))
+        if table["name"] == "unet":
+            weights.skips_last()
+
+        ours = bind("generator", table)(network.inputs, network.outputs, 2)
+        fitted = weights.fit(ours, options.network, filters)
+        if gray:
+            ours.load_state_dict(fitted)
+            weights.average_colours()
+            of_one = bind("generator", table)(1, 1, 2)
+            fitted = weights.fit(of_one, options.network, filters)
+            of_one.load_state_dict(fitted)
+            say(_gray_line(network.file, ours.eval(), of_one.eval(), options.crop_size))
+
+        state |= {f"{network.name}.{key}": tensor for key, tensor in fitted.items()}
+        say(f"read     {weights.path.name}: {options.network}")
+
+    return state, {"a": 1, "b": 1} if gray else {"a": a, "b": b}
+
+
+@torch.no_grad()
+def _gray_line(name: str, colour: nn.Module, gray: nn.Module, side: int) -> str:
+    """How far a network of one channel is from the mean of the three channels it was made from."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 1, side // 16, side // 16, generator=generator)
+    picture = nn.functional.interpolate(noise, (side, side), mode="bilinear") * 2 - 1
+    outputs = colour(picture.expand(-1, 3, -1, -1))
+    scale = LEVELS / (RANGE[1] - RANGE[0])
+    apart = float((outputs.amax(1) - outputs.amin(1)).max()) * scale
+    off = float((gray(picture) - outputs.mean(1, keepdim=True)).abs().max()) * scale
+    return (
+        f"gray     {name}: its three channels differ by up to {apart:.2g} gray levels of {LEVELS} on"
+        f" smooth noise, and the model of one channel from their mean by {off:.2g}"
+    )
+
+
+def _discriminators(folder: Path, options: Options) -> dict[str, Tensor]:
+    """The weights of the discriminators."""
+    if options.netD not in ("basic", "n_layers"):
+        raise UserError(
+            f"a discriminator '{options.netD}' cannot be imported",
+            where="--discriminators",
+            allowed="basic, n_layers",
+        )
+
+    a, b = options.input_nc, options.output_nc
+    # D_A judges images of B, and D_B those of A
+    networks = [Network("D_A", "d_b", b, 1), Network("D_B", "d_a", a, 1)]
+    if options.model == "pix2pix":
+        networks = [Network("D", "d_ab", a + b, 1)]
+    elif options.model == "cut":
+        networks = [Network("D", "d_b", b, 1)]
+
+    state = {}
+    about = f"netD = {options.netD}, ndf = {options.ndf}, n_layers_D = {options.n_layers_D}"
+    for network in networks:
+        weights = Weights(_file(folder, options, network.file))
+        ours = bind("discriminator", discriminator_table(options))(network.inputs, 2)
+        fitted = weights.fit(ours, about)
+        state |= {f"{network.name}.{key}": tensor for key, tensor in fitted.items()}
+
+    return state
+
+
+def _file(folder: Path, options: Options, network: str) -> Path:
+    """The file of a network; UserError that lists the files there are."""
+    path = folder / f"{options.epoch}_net_{network}.pth"
+    if path.is_file():
+        return path
+
+    found = sorted(each.name for each in folder.glob("*_net_G*.pth"))
+    raise UserError(
+        f"'{folder}' has no {path.name}, which a {options.model} checkpoint needs",
+        where="FOLDER",
+        allowed=found or "a folder checkpoints/NAME; this one has no networks",
+        remedy="choose another epoch with --set epoch=200, or another model with --set model=NAME",
+    )

@@ -1,0 +1,164 @@
+"""The weights of a reference network under the names of our network of the same layers."""
+
+from __future__ import annotations
+
+import re
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm
+from gantk.nets.pretrained import read_state
+
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
+FILTER = "filt"  # the constant kernel of an antialiased layer
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+TRANSPOSED = tuple(CONV_TRANSPOSE.values())
+
+
+class Layer(NamedTuple):
+    """One layer of a file: its name there, and its tensors by their short names."""
+
+    name: str
+    tensors: dict[str, Tensor]
+
+
+class Weights:
+    """The layers of a reference network, in the order in which it runs them."""
+
+    def __init__(self, path: Path):
+        """Read a file of named tensors, without running code in it; UserError where it is none."""
+        self.path = path
+        layers: dict[str, Layer] = {}
+        for key, tensor in sorted(read_state(path, "FOLDER").items(), key=_place):
+            name, _, short = WRAPPERS.sub("", key).rpartition(".")
+            layers.setdefault(name, Layer(name, {})).tensors[short] = tensor
+
+        self.filters = [layer for layer in layers.values() if FILTER in layer.tensors]
+        # statistics without weights: instance norm before PyTorch 0.4, which no version uses
+        self.layers = [
+            layer
+            for layer in layers.values()
+            if FILTER not in layer.tensors and not layer.tensors.keys() <= STATISTICS
+        ]
+
+    def skips_last(self) -> None:
+        """Order the inputs of a U-Net's decoder as ours: its own map before the skip, where the
+        file has the skip first.
+        """
+        convolutions = [
+            layer.tensors
+            for layer in self.layers
+            if "weight" in layer.tensors and layer.tensors["weight"].ndim == 4
+        ]
+        for tensors in convolutions[len(convolutions) // 2 + 1 :]:
+            weight = tensors["weight"]
+            tensors["weight"] = weight.roll(len(weight) // 2, 0)
+
+    def average_colours(self) -> None:
+        """Make a network of one channel: exact for its input, a gray picture in each of three
+        channels; its output is the mean of three, before the last activation.
+        """
+        first = self.layers[0].tensors
+        last = self.layers[-1].tensors
+        first["weight"] = first["weight"].sum(1, keepdim=True)
+        outputs = last["bias"].numel()
+        axis = list(last["weight"].shape[:2]).index(outputs)
+        last["weight"] = last["weight"].mean(axis, keepdim=True)
+        last["bias"] = last["bias"].mean(0, keepdim=True)
+
+    def fit(self, network: nn.Module, options: str, filters: int = 0) -> dict[str, Tensor]:
+        """The weights under the names of `network`, which runs the same layers.
+
+        Args:
+            network: ours, as the options describe it.
+            options: the options that decide its shapes, for a message.
+            filters: the number of antialiased layers.
+
+        Raises:
+            UserError: a layer of the file is not that of the network. The message has its name and
+                shape, and what was expected.
+        """
+        if len(self.filters) != filters:
+            raise self._unfit(
+                self.filters[0] if self.filters else None,
+                f"a network of {filters} antialiased layers",
+                options,
+            )
+
+        fitted = {}
+        drops_offsets = any(
+            isinstance(module, InstanceNorm) and not module.affine for module in network.modules()
+        )
+        ours = [
+            (name, module)
+            for name, module in network.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        ]
+        for layer, own in zip_longest(self.layers, ours):
+            name, module = own or ("", None)
+            expected = _shapes(module, layer)
+            found = {} if layer is None else _shapes_of(layer)
+            if isinstance(module, InstanceNorm):
+                found = {short: shape for short, shape in found.items() if short in expected}
+            elif drops_offsets and "bias" not in expected:
+                found.pop("bias", None)  # the norm would subtract it again
+            if layer is None or module is None or found != expected:
+                raise self._unfit(layer, _text(expected) or "the end of the network", options)
+
+            for short in expected:
+                fitted[f"{name}.{short}"] = _as_ours(layer.tensors[short], module)
+
+        return fitted
+
+    def _unfit(self, layer: Layer | None, expected: str, options: str) -> UserError:
+        found = "the file ends"
+        if layer is not None:
+            found = f"layer '{layer.name}' has {_text(_shapes_of(layer))}"
+        return UserError(
+            f"'{self.path.name}' does not fit its options: {found}, but {expected} is expected for"
+            f" {options}",
+            where=str(self.path),
+            remedy="give the options that it was trained with, such as --set ngf=32",
+        )
+
+
+def _shapes_of(layer: Layer) -> dict[str, list[int]]:
+    names = sorted(layer.tensors, reverse=True)  # the weight first
+    return {short: list(layer.tensors[short].shape) for short in names}
+
+
+def _shapes(module: nn.Module | None, layer: Layer | None) -> dict[str, list[int]]:
+    """The shapes of a file's layer for one of ours: a transposed convolution has 3x3 weights there
+    in a ResNet.
+    """
+    if module is None:
+        return {}
+    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    if isinstance(module, TRANSPOSED) and layer and _sides(layer.tensors.get("weight")) == [3, 3]:
+        own["weight"][2:] = [3, 3]
+    return own
+
+
+def _sides(weight: Tensor | None) -> list[int]:
+    return [] if weight is None else list(weight.shape[2:])
+
+
+def _as_ours(tensor: Tensor, module: nn.Module) -> Tensor:
+    """A tensor in float32; a transposed 3x3 convolution as the 4x4 one that computes the same."""
+    if isinstance(module, TRANSPOSED) and list(tensor.shape[2:]) == [3, 3]:
+        tensor = F.pad(tensor, (0, 1, 0, 1))
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _text(shapes: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+
+
+def _place(item: tuple[str, Tensor]) -> list[str]:
+    """Sorts the names of layers by their numbers."""
+    return [part.zfill(8) for part in item[0].split(".")]

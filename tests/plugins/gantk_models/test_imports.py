@@ -1,0 +1,497 @@
+"""Checkpoints of pytorch-CycleGAN-and-pix2pix and CUT, imported: their results, and what is refused.
+
+The networks here are written anew, from the names and shapes of the layers in such files, and their
+results are what test.py would write.
+"""
+
+import json
+import pickle
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from gantk import import_checkpoint, load_recipe, run, translate
+from gantk.errors import UserError
+from gantk.formats.files import read
+
+QUIET = {"say": lambda line: None}
+WIDTH = 4
+NORMS = ("instance", "batch", "none")
+
+
+# ---- the networks of those programs
+
+
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm2d(channels) if kind == "instance" else nn.Identity()
+
+
+class BlurredHalf(nn.Module):
+    """Every second pixel of the image weighted by 1, 2, 1 along both axes."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("filt", (line[:, None] * line).repeat(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), self.filt, stride=2, groups=x.shape[1])
+
+
+class Doubled(nn.Module):
+    """Four pixels in place of each, weighted by 3/4 and 1/4 of the nearest along both axes."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("filt", torch.ones(channels, 1, 4, 4))  # only to be in the file
+
+    def forward(self, x: Tensor) -> Tensor:
+        for axis in (2, 3):
+            padded = torch.cat([x.narrow(axis, 0, 1), x, x.narrow(axis, -1, 1)], axis)
+            size = x.shape[axis]
+            before = padded.narrow(axis, 0, size)
+            after = padded.narrow(axis, 2, size)
+            pair = torch.stack([(before + 3 * x) / 4, (after + 3 * x) / 4], axis + 1)
+            x = pair.flatten(axis, axis + 1)
+        return x
+
+
+class Block(nn.Module):
+    def __init__(self, c: int, kind: str, bias: bool, dropout: bool):
+        super().__init__()
+        middle = [nn.Dropout(0.5)] if dropout else []
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(c, c, 3, bias=bias),
+            norm_layer(kind, c),
+            nn.ReLU(),
+            *middle,
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(c, c, 3, bias=bias),
+            norm_layer(kind, c),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class Net(nn.Module):
+    """The names of a file begin with `model`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def resnet(a: int, b: int, blocks: int, kind: str, dropout=False, blur=False) -> Net:
+    bias = kind == "instance"
+    w = WIDTH
+
+    def unit(convolution: nn.Module, channels: int) -> list[nn.Module]:
+        return [convolution, norm_layer(kind, channels), nn.ReLU()]
+
+    layers = [nn.ReflectionPad2d(3), *unit(nn.Conv2d(a, w, 7, bias=bias), w)]
+    for c in (w, 2 * w):
+        stride = 1 if blur else 2
+        layers += unit(nn.Conv2d(c, 2 * c, 3, stride, 1, bias=bias), 2 * c)
+        layers += [BlurredHalf(2 * c)] if blur else []
+    layers += [Block(4 * w, kind, bias, dropout) for _ in range(blocks)]
+    for c in (4 * w, 2 * w):
+        if blur:
+            layers += [Doubled(c), *unit(nn.Conv2d(c, c // 2, 3, 1, 1, bias=bias), c // 2)]
+        else:
+            up = nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias)
+            layers += unit(up, c // 2)
+    return Net(nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(w, b, 7), nn.Tanh()))
+
+
+class Level(nn.Module):
+    """One level of a U-Net around the next one."""
+
+    def __init__(self, layers: list[nn.Module], outermost: bool):
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+        self.outermost = outermost
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.model(x)
+        return y if self.outermost else torch.cat([F.leaky_relu(x, 0.2), y], 1)
+
+
+def unet(a: int, b: int, depth: int, kind: str, dropout=False) -> Net:
+    bias = kind == "instance"
+    filters = [WIDTH * min(2**level, 8) for level in range(depth)]
+    inner: list[nn.Module] = []
+    for level in reversed(range(depth)):
+        c = filters[level]
+        outer = filters[level - 1] if level else b
+        first = a if level == 0 else outer
+        down = nn.Conv2d(first, c, 4, 2, 1, bias=bias)
+        up_inputs = c if level == depth - 1 else 2 * c
+        up = nn.ConvTranspose2d(up_inputs, outer, 4, 2, 1, bias=bias or level == 0)
+        if level == 0:
+            layers = [down, *inner, nn.ReLU(), up, nn.Tanh()]
+        elif level == depth - 1:
+            layers = [nn.LeakyReLU(0.2), down, nn.ReLU(), up, norm_layer(kind, outer)]
+        else:
+            layers = [nn.LeakyReLU(0.2), down, norm_layer(kind, c), *inner]
+            layers += [nn.ReLU(), up, norm_layer(kind, outer)]
+            layers += [nn.Dropout(0.5)] if dropout and 1 <= depth - 2 - level < 4 else []
+        inner = [Level(layers, level == 0)]
+    return Net(inner[0])
+
+
+NETWORKS = {
+    "resnet_9blocks": partial(resnet, blocks=9),
+    "resnet_6blocks": partial(resnet, blocks=6),
+    "unet_256": partial(unet, depth=8),
+    "unet_128": partial(unet, depth=7),
+}
+SIDES = {"resnet_9blocks": 64, "resnet_6blocks": 64, "unet_256": 256, "unet_128": 128}
+
+
+def drawn(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights whose outputs have contrast, and statistics of some images."""
+    torch.manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0, 0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def as_test_py(network: nn.Module, pixels: np.ndarray, evaluated: bool) -> np.ndarray:
+    """The picture (H, W) or (H, W, 3) that test.py writes for another one, without its dropout."""
+    network.train(not evaluated)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    image = torch.tensor(np.atleast_3d(pixels)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        output = network(image)[0].permute(1, 2, 0).numpy()
+    return ((output + 1) / 2 * 255).astype(np.uint8).squeeze()
+
+
+# ---- their folders
+
+
+def write_folder(folder: Path, options: dict, **networks: nn.Module | dict) -> Path:
+    """A folder checkpoints/NAME: train_opt.txt as those programs write it, and the networks."""
+    folder.mkdir(parents=True)
+    lines = ["----------------- Options ---------------"]
+    for name, value in sorted(options.items()):
+        lines.append(f"{name:>25}: {value!s:<30}\t[default: None]")
+    lines.append("----------------- End -------------------")
+    (folder / "train_opt.txt").write_text("\n".join(lines) + "\n")
+    for name, network in networks.items():
+        state = network if isinstance(network, dict) else network.state_dict()
+        torch.save(state, folder / f"latest_net_{name}.pth")
+    return folder
+
+
+def options_of(network: str, norm: str = "instance", channels: int = 1, **more) -> dict:
+    options = {"model": "pix2pix", "netG": network, "norm": norm, "ngf": WIDTH}
+    options |= {"input_nc": channels, "output_nc": channels, "direction": "AtoB"}
+    options |= {"no_dropout": True, "crop_size": SIDES.get(network, 64), "dataroot": "./maps"}
+    return options | {"preprocess": "resize_and_crop", "n_epochs": 100} | more
+
+
+def draw_picture(path: Path, side: int, channels: int, brightest: int = 255) -> np.ndarray:
+    rng = np.random.default_rng(side + channels)
+    shape = (side // 8, side // 8, 3)[: 3 if channels == 3 else 2]
+    small = Image.fromarray(rng.integers(0, brightest + 1, shape).astype(np.uint8))
+    small.resize((side, side), Image.BICUBIC).save(path)
+    return np.asarray(Image.open(path))
+
+
+def translated(model: Path, tmp_path: Path, to: str | None = None) -> np.ndarray:
+    made = tmp_path / f"made-{to}.png"
+    translate(model, tmp_path / "given.png", made, to=to, device="cpu", **QUIET)
+    return np.asarray(Image.open(made))
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
+    assert one.shape == other.shape
+    assert np.ptp(other) > 50  # it has contrast
+    return int(np.abs(one.astype(int) - other).max())
+
+
+CASES = [(network, norm, 1, False) for network in NETWORKS for norm in NORMS]
+CASES += [("resnet_6blocks", "batch", 3, True), ("unet_128", "batch", 3, True)]
+CASES += [("unet_256", "instance", 3, False)]
+
+
+@pytest.mark.quick_cases(
+    "resnet_9blocks-instance-1-False",
+    "resnet_6blocks-batch-3-True",
+    "unet_128-batch-1-False",
+    "unet_128-none-1-False",
+    "unet_256-instance-3-False",
+)
+@pytest.mark.parametrize(("name", "norm", "channels", "evaluated"), CASES)
+def test_imported_generators_equal_test_py(tmp_path, name, norm, channels, evaluated):
+    network = drawn(NETWORKS[name](channels, channels, kind=norm, dropout=True))
+    options = options_of(name, norm, channels, no_dropout=False)
+    folder = write_folder(tmp_path / "maps", options, G=network)
+    model = import_checkpoint(folder, tmp_path / "m", set={"eval": evaluated}, **QUIET)
+    given = draw_picture(tmp_path / "given.png", SIDES[name], channels)
+    expected = as_test_py(network, given, evaluated)
+
+    assert largest_difference(translated(model, tmp_path), expected) <= 1
+
+
+def test_dark_pictures_are_not_brightened(tmp_path):
+    network = drawn(resnet(1, 1, 6, "none"))
+    folder = write_folder(tmp_path / "maps", options_of("resnet_6blocks", "none"), G=network)
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    given = draw_picture(tmp_path / "given.png", 64, 1, brightest=40)
+
+    expected = as_test_py(network, given, False)
+    assert np.abs(translated(model, tmp_path).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "wrapped"), [(1, ""), (3, "module."), (1, "_orig_mod.module.")]
+)
+def test_cut_with_its_antialiased_layers(tmp_path, channels, wrapped):
+    network = drawn(resnet(channels, channels, 9, "instance", blur=True))
+    options = options_of("resnet_9blocks", channels=channels, model="cut")
+    options["normG"] = options.pop("norm")
+    options |= {"no_antialias": False, "no_antialias_up": False}
+    state = {f"{wrapped}{key}": value for key, value in network.state_dict().items()}
+    folder = write_folder(tmp_path / "maps", options, G=state)
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    given = draw_picture(tmp_path / "given.png", 64, channels)
+
+    expected = as_test_py(network, given, False)
+    assert largest_difference(translated(model, tmp_path), expected) <= 1
+
+
+def cyclegan(folder: Path, **more) -> tuple[Path, list[nn.Module]]:
+    """A CycleGAN's folder, and its two generators."""
+    networks = [drawn(resnet(1, 1, 6, "instance"), seed) for seed in (0, 1)]
+    options = options_of("resnet_6blocks", model="cycle_gan") | more
+    return write_folder(folder, options, G_A=networks[0], G_B=networks[1]), networks
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_each_domain_is_made_by_its_generator(tmp_path, direction):
+    folder, (g_a, g_b) = cyclegan(tmp_path / "maps", direction=direction)
+    model = import_checkpoint(folder, tmp_path / "m", domains=("T1", "T2"), **QUIET)
+    given = draw_picture(tmp_path / "given.png", 64, 1)
+    # G_A makes the target of the training's direction
+    makers = {"T2": g_a, "T1": g_b} if direction == "AtoB" else {"T1": g_a, "T2": g_b}
+
+    for domain, network in makers.items():
+        expected = as_test_py(network, given, False)
+        assert largest_difference(translated(model, tmp_path, domain), expected) <= 1
+
+
+def test_files_of_2017_with_statistics_of_instance_norm(tmp_path):
+    network = drawn(resnet(1, 1, 6, "instance"))
+    state = dict(network.state_dict())
+    for name, module in network.named_modules():
+        if isinstance(module, nn.InstanceNorm2d):
+            state[f"{name}.running_mean"] = torch.ones(module.num_features)
+            state[f"{name}.running_var"] = torch.ones(module.num_features)
+    folder = write_folder(tmp_path / "maps", {}, G=state)
+    (folder / "train_opt.txt").unlink()
+    old = {"model": "pix2pix", "which_model_netG": "resnet_6blocks", "which_direction": "AtoB"}
+    old |= {"fineSize": 64, "norm": "instance", "ngf": WIDTH, "input_nc": 1, "output_nc": 1}
+    text = "".join(f"{name}: {value}\n" for name, value in old.items())
+    (folder / "opt.txt").write_text(f"------------ Options -------------\n{text}")
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    given = draw_picture(tmp_path / "given.png", 64, 1)
+
+    expected = as_test_py(network, given, False)
+    assert largest_difference(translated(model, tmp_path), expected) <= 1
+
+
+def test_other_sizes_keep_their_resolution_without_preprocessing(tmp_path):
+    network = drawn(resnet(1, 1, 6, "instance"))
+    options = options_of("resnet_6blocks", preprocess="none")
+    folder = write_folder(tmp_path / "maps", options, G=network)
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    given = draw_picture(tmp_path / "given.png", 128, 1)[:, :100]
+    Image.fromarray(given).save(tmp_path / "given.png")
+
+    expected = as_test_py(network, given, False)
+    assert largest_difference(translated(model, tmp_path), expected) <= 1
+
+
+@pytest.mark.parametrize("name", ["resnet_6blocks", "unet_128"])
+def test_gray_makes_one_channel_of_three_alike(tmp_path, name):
+    network = drawn(NETWORKS[name](3, 3, kind="instance"))
+    last = [module for module in network.modules() if hasattr(module, "weight")][-1]
+    with torch.no_grad():  # a network that saw gray pictures makes them
+        axis = 0 if isinstance(last, nn.Conv2d) else 1
+        last.weight.copy_(last.weight.mean(axis, keepdim=True).expand_as(last.weight))
+        last.bias.fill_(0.1)
+    folder = write_folder(tmp_path / "maps", options_of(name, channels=3), G=network)
+    lines: list[str] = []
+    model = import_checkpoint(folder, tmp_path / "m", gray=True, say=lines.append)
+    given = draw_picture(tmp_path / "given.png", SIDES[name], 1)
+    expected = as_test_py(network, np.stack([given] * 3, -1), False)
+
+    assert largest_difference(translated(model, tmp_path), expected[..., 0]) <= 1
+    assert any("three channels differ by up to" in line for line in lines)
+
+
+def test_a_volume_is_translated_slice_by_slice(tmp_path):
+    network = drawn(resnet(1, 1, 6, "instance"))
+    folder = write_folder(tmp_path / "maps", options_of("resnet_6blocks"), G=network)
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    picture = draw_picture(tmp_path / "p.png", 64, 1)
+    levels = np.stack([picture, picture[::-1], picture.T], -1)
+    results = []
+    for scale in (1, 4.25, 8.5):  # the levels of pictures, and other units
+        scan = nib.Nifti1Image((levels * scale).astype(np.float32), np.eye(4))
+        nib.save(scan, tmp_path / "scan.nii.gz")
+        out = tmp_path / f"made-{scale}.nii.gz"
+        translate(model, tmp_path / "scan.nii.gz", out, device="cpu", **QUIET)
+        results.append(read(out).pixels[0])
+
+    nib.save(nib.Nifti1Image(levels.astype(np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
+    for given, made in zip(read(tmp_path / "scan.nii.gz").pixels[0], results[0], strict=True):
+        assert np.abs(made - as_test_py(network, given.astype(np.uint8), False)).max() < 1.01
+    np.testing.assert_allclose(results[1], results[2], atol=0.1)
+    assert np.abs(results[0] - results[1]).mean() < 10
+
+
+MISFITS = [
+    ({"ngf": 8}, "'model.1' has weight [4, 1, 7, 7], bias [4], but weight [8, 1, 7, 7] is exp"),
+    ({"input_nc": 3}, "'model.1' has weight [4, 1, 7, 7], bias [4], but weight [4, 3, 7, 7] is"),
+    (
+        {"netG": "resnet_9blocks"},
+        "'model.16' has weight [16, 8, 3, 3], bias [8], but weight [16, 1",
+    ),
+    ({"netG": "unet_256"}, "'model.1' has weight [4, 1, 7, 7], bias [4], but weight [4, 1, 4, 4]"),
+    ({"norm": "batch"}, "netG = resnet_6blocks, norm = batch"),
+    ({"no_antialias": False}, "the file ends, but a network of 2 antialiased layers is expected"),
+    ({"netG": "stylegan2"}, "netG = stylegan2 cannot be imported"),
+    ({"model": "colorization"}, "the model 'colorization' cannot be imported"),
+    ({"epoch": "7"}, "has no 7_net_G_A.pth"),
+    ({"ngff": 4}, "'ngff' is not an option"),
+    ({"ngf": "many"}, "ngf = many cannot be imported"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), MISFITS)
+def test_what_does_not_fit_is_one_error_and_no_folder(tmp_path, settings, message):
+    folder, _ = cyclegan(tmp_path / "maps")
+    with pytest.raises(UserError) as error:
+        import_checkpoint(folder, tmp_path / "m", set=settings, **QUIET)
+
+    assert message in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["maps"]
+
+
+def test_a_cut_of_layers_is_refused(tmp_path):
+    folder, (network, _) = cyclegan(tmp_path / "maps")
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("model.23")}
+    torch.save(state, folder / "latest_net_G_A.pth")
+
+    with pytest.raises(UserError, match="the file ends, but weight"):
+        import_checkpoint(folder, tmp_path / "m", **QUIET)
+
+
+def test_options_that_the_folder_lacks_are_asked_for(tmp_path):
+    folder, (network, _) = cyclegan(tmp_path / "maps")
+    (folder / "train_opt.txt").unlink()
+    with pytest.raises(UserError, match="no train_opt.txt") as error:
+        import_checkpoint(folder, tmp_path / "m", **QUIET)
+    assert "--set model=NAME" in str(error.value)
+
+    settings = {"model": "cycle_gan", "netG": "resnet_6blocks", "ngf": 4, "crop_size": 64}
+    settings |= {"input_nc": 1, "output_nc": 1}
+    model = import_checkpoint(folder, tmp_path / "m", set=settings, **QUIET)
+    given = draw_picture(tmp_path / "given.png", 64, 1)
+    expected = as_test_py(network, given, False)
+    assert largest_difference(translated(model, tmp_path), expected) <= 1
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    folder, _ = cyclegan(tmp_path / "maps")
+    (folder / "latest_net_G_A.pth").write_bytes(pickle.dumps({"weight": Harmful()}))
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        import_checkpoint(folder, tmp_path / "m", **QUIET)
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_losses_and_schedule_of_the_options_are_in_the_recipe(tmp_path):
+    more = {"lambda_A": 8.0, "lambda_identity": 0.25, "gan_mode": "vanilla", "pool_size": 20}
+    more |= {"n_epochs": 30, "n_epochs_decay": 10, "lr": 0.0001, "load_size": 72, "batch_size": 2}
+    folder, _ = cyclegan(tmp_path / "maps", **more)
+    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
+    recipe = load_recipe(model / "recipe.toml").tables
+
+    method = {key: value for key, value in recipe["method"].items() if not isinstance(value, dict)}
+    assert method == {
+        "name": "cyclegan",
+        "cycle": 8.0,
+        "identity": 2.0,
+        "pool": 20,
+        "adversarial": "bce",
+    }
+    train = recipe["train"]
+    assert train["epochs"] == 40
+    assert train["batch"] == 2
+    assert train["schedule"] == {"name": "linear", "start": 0.75}
+    assert train["optimizer"]["lr"] == 0.0001
+    assert recipe["data"]["augment"][1]["smallest"] == pytest.approx(64 / 72, abs=1e-4)
+
+
+def test_an_import_can_be_exported_packed_and_fine_tuned(tmp_path, gantk):
+    folder, _ = cyclegan(tmp_path / "maps", ndf=4, netD="basic", crop_size=32)
+    for name, seed in (("D_A", 2), ("D_B", 3)):
+        torch.manual_seed(seed)
+        sides = [(1, 4), (4, 8), (8, 16), (16, 32), (32, 1)]
+        strides = [2, 2, 2, 1, 1]
+        layers = dict(zip((0, 2, 5, 8, 11), zip(sides, strides, strict=True), strict=True))
+        state = {}
+        for place, ((a, b), stride) in layers.items():
+            convolution = nn.Conv2d(a, b, 4, stride, 1)
+            state |= {f"model.{place}.{k}": v for k, v in convolution.state_dict().items()}
+        torch.save(state, folder / f"latest_net_{name}.pth")
+
+    model = tmp_path / "m"
+    made = gantk("import", str(folder), str(model), "--domains", "T1,T2", "--discriminators")
+    assert made.code == 0, made.err
+    assert (
+        gantk("export", str(model), "--format", "onnx", "--out", str(tmp_path / "m.onnx")).code == 0
+    )
+    assert gantk("pack", str(model), str(tmp_path / "packed")).code == 0
+
+    recipe = load_recipe(model / "recipe.toml").tables
+    recipe["data"]["source"] = {"name": "phantom", "subjects": 6, "slices": 2}
+    recipe["data"]["size"] = [32, 32]
+    recipe["train"] |= {"start": str(model), "steps": 1}
+    del recipe["train"]["epochs"]
+    lines: list[str] = []
+    done = run(recipe, out=tmp_path / "run", device="cpu", say=lines.append)
+    start = json.loads((done.path / "environment.json").read_text())["start"]
+    assert start["not_there"] == start["other_shape"] == start["unused"] == []
+    assert any("100% of the weights" in line for line in lines)
