@@ -252,8 +252,12 @@ def _data(options: Options, domains: Sequence[str], gray: bool) -> dict[str, Any
     elif "scale" in options.preprocess:
         fit = "pad"
 
+    source = {"name": "folders", "path": Path(options.dataroot).name or "data"}
+    if options.model == "pix2pix":
+        source |= {"name": "aligned", "order": "AB" if options.direction == "AtoB" else "BA"}
+
     table: dict[str, Any] = {
-        "source": {"name": "folders", "path": Path(options.dataroot).name or "data"},
+        "source": source,
         "domains": list(domains),
         "size": [options.crop_size, options.crop_size],
         "fit": fit,

@@ -109,6 +109,12 @@ class Weights:
                 found.pop("bias", None)  # the norm would subtract it again
             if layer is None or module is None or found != expected:
                 raise self._unfit(layer, _text(expected) or "the end of the network", options)
+            if not all(tensor.isfinite().all() for tensor in layer.tensors.values()):
+                raise UserError(
+                    f"layer '{layer.name}' of '{self.path.name}' has values that are not finite",
+                    where=str(self.path),
+                    remedy="import an earlier epoch: --set epoch=100",
+                )
 
             for short in expected:
                 fitted[f"{name}.{short}"] = _as_ours(layer.tensors[short], module)
