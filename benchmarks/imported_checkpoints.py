@@ -153,9 +153,12 @@ def _without_wrapper(job: list[str]) -> None:
 def train_job(case: Case, work: Path) -> list[str]:
     init = ["--init_type", "normal"]
     if case.norm == "none":  # else its results would be flat, or diverge
-        init = ["--init_type", "kaiming", "--lr", "0.00001"]
+        init = ["--init_type", "xavier" if case.program == "cut" else "kaiming"]
+        init += ["--init_gain", "1.0", "--lr", "0.00001"]
     data = str(work / "pictures")
-    epochs = ["--n_epochs", "2", "--n_epochs_decay", "0", "--save_epoch_freq", "1"]
+    # running statistics begin at 0 and 1, and follow the images slowly
+    count = "15" if case.norm == "batch" else "2"
+    epochs = ["--n_epochs", count, "--n_epochs_decay", "0", "--save_epoch_freq", count]
     sizes = ["--load_size", "286", "--crop_size", "256"]
     rest = ["--display_id", "0", "--no_html", "--checkpoints_dir", str(work / "checkpoints")]
     return ["train.py", "--dataroot", data, *case.options, *init, *epochs, *sizes, *rest]

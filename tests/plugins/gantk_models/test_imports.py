@@ -325,7 +325,7 @@ def test_files_of_2017_with_statistics_of_instance_norm(tmp_path):
     assert largest_difference(translated(model, tmp_path), expected) <= 1
 
 
-def test_other_sizes_keep_their_resolution_without_preprocessing(tmp_path):
+def test_other_sizes_without_preprocessing_equal_test_py(tmp_path):
     network = drawn(resnet(1, 1, 6, "instance"))
     options = options_of("resnet_6blocks", preprocess="none")
     folder = write_folder(tmp_path / "maps", options, G=network)
