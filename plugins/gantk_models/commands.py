@@ -145,6 +145,7 @@ def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ..
     show_default=True,
     help="Data type of the weights.",
 )
+@overwrite_option
 def import_(folder, out, **options) -> None:
     """Make a model in the new folder OUT of FOLDER, a checkpoint folder of
     pytorch-CycleGAN-and-pix2pix, CUT or FastCUT.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.files import whole_folder, write_file
+from gantk.files import expect_replaceable, whole_folder, write_file
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import start
 from gantk.plugin.loader import registry
@@ -55,6 +55,7 @@ def import_checkpoint(
     gray: bool = False,
     discriminators: bool = False,
     dtype: Literal["float16", "float32"] = "float32",
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Write the generators of a checkpoint folder as a packed model, which gives the results of
@@ -71,6 +72,7 @@ def import_checkpoint(
         discriminators: whether to include the discriminators, for a training that starts from this
             model.
         dtype: the type in which weights are stored.
+        overwrite: whether to replace a folder that gantk did not write.
         say: called with each line of output.
 
     Returns:
@@ -81,10 +83,7 @@ def import_checkpoint(
     """
     folder = Path(folder)
     out = Path(out)
-    if out.exists():
-        raise UserError(
-            f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
-        )
+    expect_replaceable([out], overwrite, "OUT")
     if len(domains) != 2:
         raise UserError(
             f"{len(domains)} domains are named", where="--domains", allowed="two, such as T1,T2"
@@ -119,7 +118,7 @@ def import_checkpoint(
         "packed": {"gantk": __version__, "name": out.name, "left_out": left_out},
     }
     weights = {f"model.{name}": to_dtype(tensor, dtype) for name, tensor in state.items()}
-    with whole_folder(out) as made:
+    with whole_folder(out, record=True) as made:
         write_model(made, 0, weights, meta, tables, {})
         write_file(made / CARD, fill_card(text_of(OURS), out.name, made, dtype).encode())
         Translator.load(made, "cpu")
