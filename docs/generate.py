@@ -317,18 +317,15 @@ def parts() -> str:
 def json_files() -> str:
     """The keys of the JSON files of a run folder, from their schemas."""
     from gantk.report.patients import section
-    from gantk.runs import schemas
+    from gantk.runs import results, schemas
 
     links = {  # schema -> (word, heading of its own table)
-        schemas.ROW: ("score", "Score"),
-        schemas.PLAIN_SCORE: ("score", "Score"),
-        schemas.LEVEL: ("score", "Score"),
-        schemas.VERDICT: ("verdict", "Verdict"),
-        schemas.WITHOUT_PAIRS: ("verdict", "Verdict"),
-        schemas.TEST: ("test", "Test"),
-        schemas.GROUPS: ("subgroup score", "Subgroup score"),
-        schemas.UNCERTAINTY: ("uncertainty score", "Uncertainty score"),
-        schemas.SPEED: ("usage", "usage.json"),
+        results.Score: ("score", "Score"),
+        results.Verdict: ("verdict", "Verdict"),
+        results.PairedTest: ("test", "Test"),
+        results.Groups: ("subgroup score", "Subgroup score"),
+        results.Uncertainty: ("uncertainty score", "Uncertainty score"),
+        results.Speed: ("usage", "usage.json"),
         schemas.IMAGE: ("image", "Image"),
         schemas.FILE: ("file", "File"),
     }
@@ -345,13 +342,14 @@ def json_files() -> str:
 
     files = {
         "metrics.json": with_own(
-            schemas.SCHEMAS["metrics.json"],
-            *(schemas.ROW, schemas.VERDICT, schemas.TEST, schemas.GROUPS, schemas.UNCERTAINTY),
+            results.Results,
+            *(results.Score, results.Verdict, results.PairedTest, results.Groups),
+            results.Uncertainty,
         ),
         "patients.json": "One object for each direction:\n\n" + with_own(section.DIRECTION),
         "best.json": with_own(schemas.SCHEMAS["best.json"]),
         "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
-        "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(schemas.SPEED),
+        "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),
         "split.json": with_own(schemas.SCHEMAS["split.json"], schemas.IMAGE, schemas.FILE),
         "environment.json": with_own(schemas.SCHEMAS["environment.json"]),
         "samples/index.json": with_own(schemas.SCHEMAS["index.json"]),

@@ -775,6 +775,7 @@ def _evaluate(
     from gantk.recipe.load import resolved
     from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
+    from gantk.runs.results import Results
     from gantk.runs.schemas import read
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
@@ -818,7 +819,8 @@ def _evaluate(
 
     ran = read(folder.path, "environment.json").get("recipe") or {}
     system = published_system(resolved(parts.model), ran.get("changed") or {})
-    for line in [*summary_lines(result), *published_lines(result, system), *warnings]:
+    results = Results.model_validate(result)
+    for line in [*summary_lines(results), *published_lines(results, system), *warnings]:
         say(line)
 
     return result

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from gantk.metrics.verdict import WITH_PAIRS
-from gantk.metrics.words import tone_of
+from pydantic import ValidationError
+
+from gantk.metrics.rows import region_of
+from gantk.metrics.verdict import WITH_PAIRS, tone_of
 from gantk.recipe.load import mapping
 from gantk.report.words import (
     baseline_name,
-    decimals,
     digits,
     direction_name,
     metric_name,
-    region_of,
 )
+from gantk.runs.results import Score, Table, Verdict
 
 Row = dict[str, Any]
+T = TypeVar("T", bound=Table)
 Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not measured
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 # baselines that any successful training beats: the unchanged input, random pixels
@@ -135,7 +137,11 @@ class Line:
 
     def places(self, metric: str) -> int:
         """Digits after the decimal point; the same in every line for PSNR and SSIM."""
-        return {"psnr": 2, "ssim": 3}.get(metric) or decimals(self.entry(metric))
+        return {"psnr": 2, "ssim": 3}.get(metric) or self.score(metric).decimals
+
+    def score(self, metric: str) -> Score:
+        """The first seed's score; an empty one if there is none, or the row is damaged."""
+        return checked(Score, self.entry(metric))
 
     def text(self, metric: str, values: Values) -> str:
         """The mean of values in the decimal places of this metric; a dash if there are none."""
@@ -275,7 +281,7 @@ def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
     tones: dict[str, str] = {}
     chances: dict[str, float] = {}  # of the metrics that have one
     for name, entry in verdicts.items():
-        tone = tone_of(entry)
+        tone = tone_of(checked(Verdict, entry))
         if region_of(name) or not tone:
             continue
         tones[name] = tone
@@ -292,9 +298,9 @@ def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
     # A metric without variance, such as a precision of 0, has no interval and no probability: the
     # others decide.
     within_chance = "near" in [tones[name] for name in chances or tones]
-    words = "better, within chance" if within_chance else "better"
-    if not chances:
-        words = "better, one patient: no probability"
+    words = "ahead, perhaps by chance" if within_chance else "better"
+    if within_chance and not chances:
+        words = "ahead, too few patients"
     tone = "near" if within_chance else "good"
     return Judgement(words, tone, min(chances.values(), default=None))
 
@@ -320,6 +326,14 @@ def dig(row: Any, *keys: str) -> Any:
     for key in keys:
         row = mapping(row).get(key)
     return row
+
+
+def checked(kind: type[T], entry: Row) -> T:
+    """An entry of a row as its type; an empty one where the row is damaged."""
+    try:
+        return kind.model_validate(entry)
+    except ValidationError:
+        return kind()
 
 
 def value_of(entry: Any) -> float | None:

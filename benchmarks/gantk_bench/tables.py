@@ -201,7 +201,7 @@ def spread(line: Line, metric: str) -> str:
     places = line.places(metric)
     if len(scores) > 1:
         return f"{digits(min(scores), places)} to {digits(max(scores), places)}"
-    return interval(line.entry(metric), places)
+    return interval(line.score(metric), places)
 
 
 def named_scores(line: Line) -> str:

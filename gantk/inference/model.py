@@ -14,6 +14,7 @@ from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress
+from gantk.runs.results import Score
 
 
 class TrainedModel:
@@ -76,7 +77,7 @@ class TrainedModel:
         """
         return None, 0
 
-    def case_score(self, given: Sequence[str], contrast: str) -> dict[str, Any] | None:
+    def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
         """The PSNR of a contrast that is made of these others, on held-out patients, as in
         metrics.json; None if unknown.
         """

@@ -12,13 +12,14 @@ from gantk import __version__
 from gantk.errors import UserError, count_noun
 from gantk.files import read_file, write_output
 from gantk.formats.files import sidecar_of
+from gantk.runs.results import Score
 
 
 def facts_of(
     contrast: str,
     sources: Sequence[str],
     model: Mapping[str, str],
-    score: Mapping[str, Any] | None,
+    score: Score | None,
     *,
     is_uncertainty: bool = False,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def facts_of(
     if model.get("limits"):
         facts["Limits"] = model["limits"]
     if score:
-        facts["HeldOutPatients"] = {"PSNR": score["value"], "Number": score["n"]}
+        facts["HeldOutPatients"] = {"PSNR": score.value, "Number": score.n}
     return facts
 
 
@@ -77,7 +78,7 @@ def is_generated(path: Path) -> bool:
     return isinstance(content, dict) and content.get("SyntheticData") is True
 
 
-def score_in_words(contrast: str, sources: Sequence[str], score: Mapping[str, Any]) -> str:
+def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:
     """`FLAIR from T1, T2: PSNR 23.1 dB on 5 held-out patients`."""
-    patients = count_noun(score["n"], "held-out patient")
-    return f"{contrast} from {', '.join(sources)}: PSNR {score['value']:.1f} dB on {patients}"
+    patients = count_noun(score.n or 0, "held-out patient")
+    return f"{contrast} from {', '.join(sources)}: PSNR {score.text()} on {patients}"

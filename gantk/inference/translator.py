@@ -38,7 +38,8 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
-from gantk.runs.schemas import read as read_json
+from gantk.runs.results import Results, Score
+from gantk.runs.schemas import read_results
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
 
@@ -293,25 +294,22 @@ class Translator(TrainedModel):
         return lambda x: torch.cat(maker.maps(any_size, letter, x, others), dim=1)
 
     @cached_property
-    def _scores(self) -> dict[str, Any]:
-        return read_json(self.run.path, "metrics.json")
+    def _results(self) -> Results:
+        return read_results(self.run.path)
 
-    @cached_property
-    def _uncertainty_scores(self) -> dict[str, dict]:
-        return self._scores.get("uncertainty") or {}
-
-    def case_score(self, given: Sequence[str], contrast: str) -> dict[str, Any] | None:
-        for key, case in (self._scores.get("cases") or {}).items():
-            if case["made"] == contrast and set(case["given"]) == set(given):
-                score = (self._scores["metrics"].get(key) or {}).get("psnr") or {}
-                return score if score.get("value") is not None else None
+    def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
+        for key, case in self._results.cases.items():
+            if case.made == contrast and set(case.given) == set(given):
+                score = self._results.metrics.get(key, {}).get("psnr")
+                return score if score and score.value is not None else None
         return None
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
-        found = self._uncertainty_scores.get(f"{OTHER[letter]}_to_{letter}") or {}
-        scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
-        return scale.get("factor"), scale.get("patients") or 0
+        found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
+        if found is None or found.kind != chosen or found.scale is None:
+            return None, 0
+        return found.scale.factor, found.scale.patients or 0
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""

@@ -20,6 +20,7 @@ from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores
 from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.metrics.summary import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
+from gantk.runs.results import Results
 
 WHERE = "--pred, --truth"
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
@@ -91,7 +92,7 @@ def compare(
     result = compare_folders(
         Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient
     )
-    for line in summary_lines(result):
+    for line in summary_lines(Results.model_validate(result)):
         say(line)
 
     about_scale = scale_line(result["scale"])

@@ -4,19 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gantk.metrics.intervals import estimate, patient_gains, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
+from gantk.runs.results import Verdict
 
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
+SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
+# of scores of sets in old results, which state no p-value
+MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
+# better than every baseline; ahead, but perhaps by chance; not better; not compared
+Tone = Literal["good", "near", "bad", ""]
 # a baseline's mean, and the details of the verdict against it
 Rival = tuple[float | None, dict[str, Any]]
+
+
+def tone_of(verdict: Verdict) -> Tone:
+    """How a verdict may be shown: "good" only if the model is significantly better than every
+    baseline, corrected for all comparisons, on six patients or more.
+    """
+    if verdict.better is None:
+        return ""
+    if not verdict.better:
+        return "bad"
+    return "good" if _is_significant(verdict) else "near"
+
+
+def tested_patients(verdict: Verdict) -> int | None:
+    """The number of patients that a verdict is based on; None if unknown."""
+    if verdict.test is not None:
+        return verdict.test.n
+    return verdict.patients
+
+
+def _is_significant(verdict: Verdict) -> bool:
+    """Whether a difference is unlikely to be chance; with few patients it always may be."""
+    patients = tested_patients(verdict)
+    if patients is not None and patients < MIN_TEST_PATIENTS:
+        return False
+    if verdict.test is not None:
+        holm = verdict.test.holm
+        return (verdict.test.p if holm is None else holm) < SIGNIFICANCE
+    if verdict.holm is not None:
+        return verdict.holm < SIGNIFICANCE
+    return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER
 
 
 def pair_verdict(
@@ -152,17 +190,6 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
     return (
         f'{what}. Check data.intensity, or score whole images only (evaluate.regions = ["whole"])'
     )
-
-
-def baseline_row(
-    result: Mapping[str, Any], name: str | None, key: str, metric: str
-) -> dict[str, Any]:
-    """A baseline's score of a direction in the content of metrics.json; {} without one. After the
-    post-steps, that of the plain direction, as baselines have no post-steps.
-    """
-    of_baseline = (result.get("baselines") or {}).get(name) or {}
-    rows = of_baseline.get(key) or of_baseline.get(key.removesuffix("_post")) or {}
-    return rows.get(metric) or {}
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

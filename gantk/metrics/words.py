@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from gantk.metrics.verdict import WITH_PAIRS, baseline_row, title_of
+from gantk.errors import count_noun
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
+from gantk.metrics.verdict import (
+    WITH_PAIRS,
+    Tone,
+    tested_patients,
+    title_of,
+    tone_of,
+)
+from gantk.runs.results import Results, Score, Verdict
 
-# share of resamples of patients that must favour the model before it counts as better
-MIN_PROBABILITY_BETTER = 0.95
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
@@ -83,39 +90,24 @@ def baseline_words(name: str) -> str:
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
-def tone_of(verdict: Mapping[str, Any]) -> str:
-    """Returns "good", "near" (ahead, but perhaps by chance) or "bad"; "" where there was no
-    baseline to compare with.
+def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
+    """A verdict in words, such as "better than every baseline" or "not better than a simple intensity
+    map"; `short` for a narrow column.
     """
-    better = verdict.get("better")
-    probability = verdict.get("probability", 1.0)
-    if better is None:
-        return ""
-    if not better:
-        return "bad"
-    if probability is not None and probability >= MIN_PROBABILITY_BETTER:
-        return "good"
-    return "near"
-
-
-def verdict_words(verdict: Mapping[str, Any] | None, *, short: bool = False) -> str:
-    """A row of `verdict` in metrics.json in words, such as "better than every baseline" or "not
-    better than a simple intensity map"; `short` for a narrow column.
-    """
-    verdict = verdict or {}
     tone = tone_of(verdict)
     if tone == "good":
         return "better than every baseline"
     if tone == "bad":
-        return f"not better than {baseline_words(verdict['best_baseline'])}"
-    of_one_patient = verdict.get("probability", 1.0) is None
-    if tone == "near" and short:
-        return "ahead, of one patient only" if of_one_patient else "ahead, perhaps by chance"
-    if tone == "near" and of_one_patient:
-        return "ahead of every baseline, but only one patient was tested"
-    if tone == "near":
-        return "ahead of every baseline, but this can be chance"
-    return "not compared: no baseline was measured"
+        return f"not better than {baseline_words(verdict.best_baseline)}"
+    if not tone:
+        return "not compared: no baseline was measured"
+
+    reason = "perhaps by chance" if short else "but this can be chance"
+    patients = tested_patients(verdict)
+    if patients is not None and patients < MIN_TEST_PATIENTS:
+        reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
+        reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
+    return f"ahead, {reason}" if short else f"ahead of every baseline, {reason}"
 
 
 @dataclass(frozen=True)
@@ -123,28 +115,28 @@ class _Finding:
     """One score of a direction: its name, and its verdict as a tone and in words."""
 
     name: str
-    tone: str
+    tone: Tone
     verdict: str  # in words
-    values: str  # such as `PSNR 24.9 dB against 23.2 dB`; "" where the baseline has no value
+    values: str  # such as `PSNR 24.93 dB against 23.20 dB`; "" where the baseline has no value
 
 
 def result_sentence(
-    result: Mapping[str, Any], *, titles: Mapping[str, str] | None = None, unseen: bool = True
+    results: Results, *, titles: Mapping[str, str] | None = None, unseen: bool = True
 ) -> str:
-    """The content of metrics.json in one sentence that needs no knowledge of the scores; "" where
-    nothing was compared.
+    """The results in one sentence that needs no knowledge of the scores; "" where nothing was
+    compared.
 
     `titles`: direction -> its title, such as `T1 -> T2`. `unseen`: False where patients were
     allowed on both sides of the split.
     """
-    findings = _findings(result)
+    findings = _findings(results)
     if not findings:
         return ""
     titles = dict(titles or {})
     if len(findings) > MAX_NAMED_DIRECTIONS:
         findings, titles = _of_results(findings, titles)
 
-    place = _tested_on(result, unseen)
+    place = _tested_on(results, unseen)
     if len(findings) > MAX_NAMED_DIRECTIONS:
         good = sum(1 for each in findings.values() if {one.tone for one in each} == {"good"})
         return (
@@ -152,8 +144,7 @@ def result_sentence(
             " directions."
         )
 
-    domains = result.get("domains") or ()
-    all_titles = {key: titles.get(key) or title_of(key, domains) for key in findings}
+    all_titles = {key: titles.get(key) or title_of(key, results.domains) for key in findings}
     images = {key: _images_of(title) for key, title in all_titles.items()}
     if len(set(images.values())) < len(images):
         images = all_titles
@@ -175,20 +166,20 @@ def result_sentence(
     return f"{place} {'; '.join(parts)}."
 
 
-def pairs_sentence(result: Mapping[str, Any]) -> str:
+def pairs_sentence(results: Results) -> str:
     """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
     against all others; "" for other models.
     """
-    lost = []
-    for rows in (result.get("verdict") or {}).values():
-        lost += [row for row in rows.values() if row and tone_of(row) in ("bad", "near")]
+    lost: list[Verdict] = []
+    for verdicts in results.verdict.values():
+        lost += [each for each in verdicts.values() if each and tone_of(each) in ("bad", "near")]
 
-    if not lost or any(row["best_baseline"] not in WITH_PAIRS for row in lost):
+    if not lost or any(verdict.best_baseline not in WITH_PAIRS for verdict in lost):
         return ""
-    if any(tone_of(row.get("without_pairs") or {}) != "good" for row in lost):
+    if any(tone_of(verdict.without_pairs or Verdict()) != "good" for verdict in lost):
         return ""
 
-    names = _join([*dict.fromkeys(baseline_words(row["best_baseline"]) for row in lost)])
+    names = _join([*dict.fromkeys(baseline_words(verdict.best_baseline) for verdict in lost)])
     return (
         f"Fitting {names} needs registered pairs. The model is better than every baseline that"
         " needs none."
@@ -202,43 +193,33 @@ def _of_results(
     name, where there are any.
     """
     own = {key: each for key, each in findings.items() if not key.endswith("_post")}
-    results = {key: findings.get(f"{key}_post", each) for key, each in own.items()}
-    return results, {key: title for key, title in titles.items() if key in own}
+    of_results = {key: findings.get(f"{key}_post", each) for key, each in own.items()}
+    return of_results, {key: title for key, title in titles.items() if key in own}
 
 
-def _findings(result: Mapping[str, Any]) -> dict[str, list[_Finding]]:
+def _findings(results: Results) -> dict[str, list[_Finding]]:
     """Direction -> its scores that were compared with a baseline; directions without any are left
     out.
     """
     found: dict[str, list[_Finding]] = {}
-    for key, rows in (result.get("metrics") or {}).items():
-        verdicts = (result.get("verdict") or {}).get(key) or {}
-        for metric, row in rows.items():
-            verdict = verdicts.get(metric) or {}
+    for key, scores in results.metrics.items():
+        for metric, score in scores.items():
+            verdict = results.verdict_of(key, metric)
             tone = tone_of(verdict)
             if tone:
-                rival = baseline_row(result, verdict["best_baseline"], key, metric)
-                finding = _Finding(
-                    short_metric_name(metric),
-                    tone,
-                    verdict_words(verdict),
-                    _values(metric, row, rival),
-                )
+                values = _values(metric, score, results.rival(key, metric))
+                name = short_metric_name(metric)
+                finding = _Finding(name, tone, verdict_words(verdict), values)
                 found.setdefault(key, []).append(finding)
 
     return found
 
 
-def _values(metric: str, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
-    """`PSNR 24.9 dB against 23.2 dB`; "" where a value is missing."""
-    values: list[Any] = [row.get("value"), rival.get("value")]
-    if None in values:
+def _values(metric: str, score: Score, rival: Score | None) -> str:
+    """`PSNR 24.93 dB against 23.20 dB`; "" where a value is missing."""
+    if score.value is None or rival is None or rival.value is None:
         return ""
-
-    unit = row.get("unit") or ""
-    digits = 1 if unit == "dB" or abs(values[0]) >= 10 else 3
-    texts = [f"{value:.{digits}f} {unit}".strip() for value in values]
-    return f"{short_metric_name(metric)} {texts[0]} against {texts[1]}"
+    return f"{short_metric_name(metric)} {score.text()} against {rival.text(score.decimals)}"
 
 
 def _clause(findings: Sequence[_Finding], *, from_noise: bool) -> tuple[str, str]:
@@ -277,30 +258,36 @@ def _score_names(findings: Sequence[_Finding], judged: int) -> str:
     return _join(names)
 
 
-def _tested_on(result: Mapping[str, Any], unseen: bool) -> str:
+def _tested_on(results: Results, unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
-    split = result.get("split") or {}
-    unseen = unseen and split.get("by") == "patient" and not split.get("consequences")
-    if set(result["metrics"]) <= set(FROM_NOISE):  # n counts generated images
+    by_patient = results.split is not None and results.split.by == "patient"
+    unseen = unseen and by_patient and not (results.split and results.split.consequences)
+    if set(results.metrics) <= set(FROM_NOISE):  # n counts generated images
         if unseen:
             return "Compared with real images of patients that the model had never seen,"
         return "Compared with real test images,"
 
-    patients = _counts(result, "n")
-    images = _counts(result, "images")
+    patients = _counts(results, "n")
     if not patients:
         return "On the test images,"
-    if not unseen:
-        return f"On {_from_to(images or patients)} test images,"
     if patients == {1}:
-        return "On one patient that the model had never seen,"
-    return f"On {_from_to(patients)} patients that the model had never seen,"
+        whose = "one patient"
+    else:
+        whose = f"{_from_to(patients)} patients"
+
+    if unseen:
+        return f"On {whose} that the model had never seen,"
+    images = f"{_from_to(_counts(results, 'images') or patients)} test images"
+    if patients == {1} and not by_patient:  # unknown patients count as one
+        return f"On {images} whose patients are not known,"
+    return f"On {images} of {whose},"
 
 
-def _counts(result: Mapping[str, Any], key: str) -> set[int]:
+def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:
     """The numbers of patients or images of the directions, each the largest of its metrics."""
-    directions = result["metrics"].values()
-    counts = {max((row.get(key) or 0 for row in rows.values()), default=0) for rows in directions}
+    counts = set()
+    for scores in results.metrics.values():
+        counts.add(max((getattr(score, key) or 0 for score in scores.values()), default=0))
     return counts - {0}
 
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from gantk.errors import argument
 from gantk.files import write_file
-from gantk.metrics.words import BASELINE_NAMES, MIN_PROBABILITY_BETTER
+from gantk.metrics.words import BASELINE_NAMES
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
@@ -35,17 +35,10 @@ from gantk.report.scores import best_checkpoint, cards
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import cycle_sentences, score_tables, summarise, typical_images
 from gantk.report.words import metric_name, number
+from gantk.runs.results import Speed, Uncertainty
 from gantk.terminal import duration
 
 HERE = Path(__file__).parent
-SPEED = (
-    "steps",
-    "seconds",
-    "images_per_s",
-    "step_seconds",
-    "first_step_s",
-    "peak_memory_gib",
-)
 # sets of images in metrics.json's "values", and their labels, in this order
 SETS_OF_VALUES = {
     "real": "real test images",
@@ -59,10 +52,8 @@ FILTERS = (
     "number",
     "short_time",
     "metric_name",
-    "decimals",
     "digits",
     "interval",
-    "count",
 )
 
 
@@ -192,12 +183,11 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "title": _title(run),
         "method": (run.recipe.get("method") or {}).get("name"),
         "total": (run.recipe.get("train") or {}).get("steps"),  # None: it counts in epochs
-        "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
+        "speed": run.results.speed or Speed(),
         "summary": run.recipe.get("summary") or "",
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
-        "sure": round(100 * MIN_PROBABILITY_BETTER),
         "tables": score_tables(run),
         "cycles": list(cycle_sentences(run).values()),
         "cards": cards(run),
@@ -250,7 +240,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         "rejection": [],
         "reliability": [],
     }
-    for key, judged in (run.metrics.get("uncertainty") or {}).items():
+    for key, judged in run.results.uncertainty.items():
         drawn["rejection"].append(_rejection_chart(run.label(key), judged))
         drawn["reliability"].append(_reliability_chart(run.label(key), judged))
 
@@ -271,17 +261,14 @@ def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:
 def _charts_of_values(run: RunRecord) -> list[Chart | None]:
     """A chart of each direction: the intensities of real and of generated images."""
     charts = []
-    for key, row in (run.metrics.get("values") or {}).items():
-        centres = [
-            round(100 * (low + high) / 2, 2)
-            for low, high in zip(row["edges"], row["edges"][1:], strict=False)
-        ]
+    for key, found in run.results.values.items():
+        centres = [round(100 * (low + high) / 2, 2) for low, high in pairwise(found.edges)]
         series = {}
         for name, label in SETS_OF_VALUES.items():
-            shares = row["shares"].get(name)
+            shares = found.shares.get(name)
             if shares:
                 percent = [100 * share for share in shares]
-                distance = (row.get("distance") or {}).get(name)
+                distance = found.distance.get(name)
                 if distance is not None:
                     label += f", distance {number(distance, 2)}"
                 series[label] = dict(zip(centres, percent, strict=False))
@@ -296,21 +283,21 @@ def _charts_of_values(run: RunRecord) -> list[Chart | None]:
 def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
     """A chart of each loss of a post-step, over its steps: losses differ in size."""
     charts = []
-    for key, rows in (run.metrics.get("post") or {}).items():
-        for row in rows:
-            images = f", mean of {row['images']} images" if row.get("images") else ""
-            for name, curve in row["curves"].items():
-                title = f"{run.label(key)}, {row['name']}: {name} loss{images}"
-                points = {float(step): loss for step, loss in enumerate(curve)}
+    for key, steps in run.results.post.items():
+        for step in steps:
+            images = f", mean of {step.images} images" if step.images else ""
+            for name, curve in step.curves.items():
+                title = f"{run.label(key)}, {step.name}: {name} loss{images}"
+                points = {float(number): loss for number, loss in enumerate(curve)}
                 charts.append(chart(title, {name: points}, from_zero=True, allow_log=True))
 
     return charts
 
 
-def _rejection_chart(title: str, judged: dict[str, Any]) -> Chart | None:
+def _rejection_chart(title: str, judged: Uncertainty) -> Chart | None:
     """The remaining error when the most uncertain pixels are set aside."""
-    curve = judged.get("rejection") or {}
-    aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
+    curve = judged.rejection
+    aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept", ())]
     names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
     series = {}
     for name, label in names.items():
@@ -318,10 +305,10 @@ def _rejection_chart(title: str, judged: dict[str, Any]) -> Chart | None:
     return chart(title, series, from_zero=True, x="{} % set aside", tick="{} %")
 
 
-def _reliability_chart(title: str, judged: dict[str, Any]) -> Chart | None:
+def _reliability_chart(title: str, judged: Uncertainty) -> Chart | None:
     """How often the error lies within its stated interval, beside how often it should."""
     shares = {}
-    for name, curve in (judged.get("reliability") or {}).items():
+    for name, curve in judged.reliability.items():
         shares[name] = [round(100 * share, 2) for share in curve]
 
     nominal = shares.get("nominal") or ()
@@ -359,7 +346,7 @@ def _title(run: RunRecord) -> str:
 
     keys = {direction.key for direction in run.directions}
     if not keys:
-        keys = set(run.metrics.get("metrics") or {})
+        keys = set(run.results.metrics)
     if len(keys) == 1:
         return run.label(keys.pop())
     return " ↔ ".join(run.domains) or run.path.name

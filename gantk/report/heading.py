@@ -10,6 +10,7 @@ from gantk.recipe.load import mapping
 from gantk.recipe.published import PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
+from gantk.runs.results import Score
 
 MAX_OPEN_ROWS = 8  # more settings are folded
 MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
@@ -65,7 +66,7 @@ def _data_here(run: RunRecord, record: dict[str, Any]) -> str:
 
 
 def figures_beside(
-    system: PublishedSystem | None, direction: str, scores: dict[str, Any]
+    system: PublishedSystem | None, direction: str, scores: dict[str, Score]
 ) -> dict[str, str]:
     """Metric -> the published figure as text, for the metrics that the run has of a direction."""
     figures = system.beside(direction) if system else {}
@@ -83,7 +84,7 @@ def figures_note(system: PublishedSystem | None) -> str:
 
 
 def figures_apart(
-    system: PublishedSystem | None, direction: str, scores: dict[str, Any], label: str
+    system: PublishedSystem | None, direction: str, scores: dict[str, Score], label: str
 ) -> str:
     """A sentence on the published figures of a direction that stand beside no score, and why; "" if
     there are none.
@@ -126,9 +127,9 @@ def undefined_figures(system: PublishedSystem | None) -> str:
     )
 
 
-def _figure(scores: dict[str, Any], metric: str, value: float) -> str:
-    unit = (scores.get(metric) or {}).get("unit") or ""
-    return f"{words.digits(value, 2)} {unit}".strip()
+def _figure(scores: dict[str, Score], metric: str, value: float) -> str:
+    unit = scores[metric].unit if metric in scores else ""
+    return words.with_unit(Score(value=value, unit=unit), 2)
 
 
 def named_keys(keys: tuple[str, ...]) -> str:

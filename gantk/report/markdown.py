@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from gantk.errors import printable
+from gantk.metrics.rows import score_rows
+from gantk.metrics.verdict import title_of
+from gantk.runs.results import NO_VALUE, Results
 
 # What begins or ends something in Markdown or HTML, wherever it stands.
 ANYWHERE = r"[\\`*<|~]"
@@ -17,7 +20,7 @@ AT_THE_START = r"^(?:[=>]|[-+](?=[\s-]|$)|[0-9]+[.)](?=\s|$)|\[(?=[ x]\]))"
 HEADING = r"(?<!\S)#"
 SPECIAL = re.compile("|".join((AT_THE_START, ANYWHERE, UNDERSCORE, ENTITY, LINK, HEADING)), re.I)
 
-HEADS = ("direction", "score", "value [95 % interval]", "n", "best baseline")
+HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
 
 
 class Markdown(str):
@@ -49,42 +52,21 @@ def _escape(match: re.Match[str]) -> str:
     return f"{match[0][:-1]}\\{match[0][-1]}"
 
 
-def score_table(found: dict[str, Any]) -> str:
-    """Format the scores of a run as a Markdown table.
-
-    Args:
-        found: the content of metrics.json.
-
-    Returns:
-        A table of all scores with their intervals, next to the score of the best baseline.
+def score_table(results: Results) -> str:
+    """All scores of results with their intervals, next to the score of the best baseline, as a
+    Markdown table.
     """
     rows = []
-    names = dict(zip("ab", found.get("domains") or "ab", strict=False))
-    for direction, metrics in (found.get("metrics") or {}).items():
-        title = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
-        for name, row in metrics.items():
-            beside = "-"
-            baselines = _baselines_with_value(found, direction, name)
-            if baselines:
-                choose = max if row.get("higher_is_better", True) else min
-                best = choose(baselines, key=lambda each: baselines[each]["value"])
-                beside = f"{_number(baselines[best])} ({best})"
-            rows.append((title, name, _number(row), row.get("n") or "-", beside))
+    for row in score_rows(results):
+        value = f"{row.score.text()} {row.score.interval()}".rstrip()
+        beside = f"{row.baseline} ({row.baseline_name})" if row.baseline_name else NO_VALUE
+        title = title_of(row.key, results.domains)
+        rows.append((title, row.name, value, row.score.sample() or NO_VALUE, beside))
 
     if rows:
         return markdown_table(HEADS, rows)
 
     return "It was not scored: the run has no metrics.json."
-
-
-def _baselines_with_value(found: dict[str, Any], direction: str, name: str) -> dict[str, Any]:
-    """Baseline -> its score by a metric, for those that have a value."""
-    scored = {}
-    for baseline, scores in found.get("baselines", {}).items():
-        score = scores.get(direction, {}).get(name) or {}
-        if score.get("value") is not None:
-            scored[baseline] = score
-    return scored
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
@@ -96,14 +78,3 @@ def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str
     """
     lines = [heads, [Markdown("---")] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
-
-
-def _number(row: dict[str, Any]) -> str:
-    if row.get("value") is None:
-        return "-"
-
-    text = f"{row['value']:.4g}"
-    ends = row.get("ci95")
-    if ends and None not in ends:
-        text += " [{:.4g}, {:.4g}]".format(*ends)
-    return f"{text} {row.get('unit') or ''}".rstrip()

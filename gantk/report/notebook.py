@@ -7,13 +7,12 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import argument
 from gantk.files import read_file
-from gantk.metrics.verdict import baseline_row
-from gantk.metrics.words import baseline_words, verdict_words
-from gantk.report.words import direction_name, number
+from gantk.metrics.rows import score_rows
+from gantk.report.words import direction_name
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import is_inside, read
+from gantk.runs.results import Results
+from gantk.runs.schemas import is_inside, read_results
 
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
@@ -48,12 +47,11 @@ def run_html(run: RunFolder) -> str:
     """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark
     colours apply.
     """
-    remedy = f"write it again: gantk eval {argument(run.path)}"
-    metrics = read(run.path, "metrics.json", remedy=remedy)
-    domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
+    results = read_results(run.path)
+    domains = results.domains or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [
         f"<div><b>{html.escape(repr(run))}</b></div>",
-        _scores(metrics, domains),
+        _scores(results, domains),
         _pictures(run, domains),
     ]
     if run.report.is_file():
@@ -62,41 +60,28 @@ def run_html(run: RunFolder) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
+def _scores(results: Results, domains: list[str]) -> str:
     """The table of scores beside the best baseline's."""
-    names = ("", "score", "model", "95 % interval", "n", "best baseline", "verdict")
+    names = ("", "score", "model", "95 % interval", "sample", "best baseline", "verdict")
     head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
     rows = [head]
-    for direction, scores in (metrics.get("metrics") or {}).items():
-        for metric, entry in scores.items():
-            cells = [
-                direction_name(direction, domains),
-                metric,
-                f"{number(entry.get('value'))} {entry.get('unit') or ''}",
-                " to ".join(map(number, entry.get("ci95") or ())),
-                f"{entry.get('n')}",
-                *_comparison(metrics, direction, metric),
-            ]
-            rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
+    for row in score_rows(results):
+        cells = [
+            direction_name(row.key, domains),
+            row.name,
+            row.score.text(),
+            row.score.interval(),
+            row.score.sample(),
+            f"{row.baseline} ({row.baseline_name})" if row.baseline_name else "",
+            row.words if row.tone else "",
+        ]
+        rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
 
     if len(rows) == 1:
         return "<div>not scored yet</div>"
 
     body = "".join(f'<tr style="background: none">{row}</tr>' for row in rows)
     return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
-
-
-def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[str, str]:
-    """The best baseline's name and score, and the verdict in words; two "" without a baseline."""
-    verdicts = (metrics.get("verdict") or {}).get(direction) or {}
-    judged = verdicts.get(metric) or {}
-    rival = ""
-    baseline = judged.get("best_baseline")
-    if baseline:
-        entry = baseline_row(metrics, baseline, direction, metric)
-        rival = f"{baseline_words(baseline)} {number(entry.get('value'))}"
-
-    return rival, verdict_words(judged) if baseline else ""
 
 
 def _pictures(run: Any, domains: list[str]) -> str:

@@ -16,13 +16,13 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
+from gantk.runs.results import Results
 from gantk.runs.schemas import is_inside, read, read_log, text_of
 
 FILES = (
     "recipe.toml",
     "environment.json",
     "split.json",
-    "metrics.json",
     "best.json",
     "samples/index.json",
 )
@@ -230,11 +230,11 @@ class RunRecord:
         "directions",
         "environment",
         "log",
-        "metrics",
         "path",
         "problems",
         "recipe",
         "recipe_text",
+        "results",
         "samples",
         "split",
     )
@@ -248,9 +248,8 @@ class RunRecord:
 
         self.path = path
         self.problems: list[str] = []
-        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(
-            self.read, FILES
-        )
+        self.recipe, self.environment, self.split, self.best, index = map(self.read, FILES)
+        self.results = Results.model_validate(self.read("metrics.json"))
         self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
@@ -271,6 +270,11 @@ class RunRecord:
             return {}
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether metrics.json has any content."""
+        return bool(self.results.model_fields_set)
+
+    @property
     def holds_out_nothing(self) -> bool:
         """Whether all images were trained on, so that samples show training images."""
         sets = self.split.get("splits") or {}
@@ -280,7 +284,7 @@ class RunRecord:
     def domains(self) -> tuple[str, ...]:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
         of_recipe = (self.recipe.get("data") or {}).get("domains")
-        return tuple(of_recipe or self.metrics.get("domains") or ())
+        return tuple(of_recipe or self.results.domains)
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""

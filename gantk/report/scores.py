@@ -8,18 +8,19 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from gantk.metrics.rows import region_of
 from gantk.metrics.words import baseline_words
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
+from gantk.runs.results import Score
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
 # first words of the names of scores of sets
 SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)
 # first words of downstream tasks' scores
 TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")
-FIELDS = ("value", "ci95", "unit", "definition", "higher_is_better", "corrected", "per", "in_units")
-Baselines = dict[str, dict[str, words.Scored]]  # baseline -> metric -> its score
+Systems = dict[str, dict[str, Score]]  # the model or a baseline -> metric -> its score
 
 
 # ---- cards: every score beside its baselines
@@ -28,29 +29,23 @@ Baselines = dict[str, dict[str, words.Scored]]  # baseline -> metric -> its scor
 def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Direction's label -> section -> its cards, in the order of metrics.json; uncertainty last."""
     sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for direction, scores in (run.metrics.get("metrics") or {}).items():
-        sections = sections_of.setdefault(run.label(direction), {})
-        systems = {"model": scores}
-        for name, own in _baselines(run, direction).items():
-            systems[baseline_words(name)] = own
+    for key, scores in run.results.metrics.items():
+        sections = sections_of.setdefault(run.label(key), {})
+        systems: Systems = {"model": scores}
+        for name in run.results.baselines:
+            systems[baseline_words(name)] = run.results.baseline(name, key)
 
         for names in _names_of_cards(scores):
             sections.setdefault(_section(names[0]), []).append(_card(names, systems))
 
-        uncertainty = _uncertainty_cards(run, direction)
+        uncertainty = run.results.uncertainty.get(key)
         if uncertainty:
-            sections["Uncertainty against error"] = uncertainty
+            sections["Uncertainty against error"] = [
+                _card([name], {"model": {name: score}})
+                for name, score in uncertainty.scores.items()
+            ]
 
     return sections_of
-
-
-def _uncertainty_cards(run: RunRecord, direction: str) -> list[dict[str, Any]]:
-    entry = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-    found = []
-    for name, row in entry.items():
-        if isinstance(row, dict) and "value" in row:
-            found.append(_card([name], {"model": {name: row}}))
-    return found
 
 
 def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
@@ -65,7 +60,7 @@ def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
 
 def _section(name: str) -> str:
     """The section of a score's card."""
-    region = words.region_of(name).capitalize()
+    region = region_of(name).capitalize()
     head = name.partition("_")[0]
     if region:
         return region
@@ -74,33 +69,20 @@ def _section(name: str) -> str:
     return "Tasks" if head in TASKS else "Whole image"
 
 
-def _baselines(run: RunRecord, direction: str) -> Baselines:
-    """Baseline -> metric -> its score; after the post-steps, the baselines are those of the plain
-    direction.
-    """
-    plain = direction.removesuffix("_post")
-    baselines = run.metrics.get("baselines") or {}
-    return {
-        name: scores.get(direction) or scores.get(plain) or {} for name, scores in baselines.items()
-    }
-
-
-def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
+def _card(names: list[str], systems: Systems) -> dict[str, Any]:
     """A card: the model's scores `names`, side by side, and beneath them those of the baselines
     that have any.
 
     `whiskers[name]`: positions in percent of the first score and its interval's ends, on one axis
     for all rows.
     """
-    blank = dict.fromkeys(FIELDS)
     rows = {}
     ends = {}
-    for name, own in scores.items():
-        if any(own.get(metric) for metric in names):
-            rows[name] = [blank | (own.get(metric) or {}) for metric in names]
-            first = rows[name][0]
-            low, high = first["ci95"] or (None, None)
-            ends[name] = [low, high, first["value"]]
+    for system, scores in systems.items():
+        if any(metric in scores for metric in names):
+            rows[system] = [scores.get(metric) or Score() for metric in names]
+            first = rows[system][0]
+            ends[system] = [*(first.ends or (None, None)), first.value]
 
     finite = []
     for row in ends.values():

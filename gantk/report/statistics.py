@@ -5,33 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gantk.metrics.words import baseline_words
+from gantk.metrics.rows import score_rows
+from gantk.runs.results import Results
 
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where metrics.json has neither tests nor
     subgroups.
     """
+    results: Results = record.results
     tests = []
-    for direction, rows in (record.metrics.get("verdict") or {}).items():
-        for metric, row in rows.items():
-            test = (row or {}).get("test")
-            if test:
-                about = {
-                    "label": record.label(direction),
-                    "score": metric,
-                    "one": "model",
-                    "other": baseline_words(row["best_baseline"]),
-                }
-                tests.append(about | test)
+    for row in score_rows(results):
+        test = row.verdict.test
+        if test and test.holm is not None:
+            about = {
+                "label": record.label(row.key),
+                "score": row.metric,
+                "one": "model",
+                "other": row.baseline_name,
+            }
+            tests.append(about | dict(test))
 
-    subgroups = record.metrics.get("subgroups") or {}
-    if not tests and not subgroups:
+    if not tests and not results.subgroups:
         return None
 
     return {
         "folder": Path(__file__).parent,
         "template": "statistics.html.j2",
         "tests": tests,
-        "groups": {record.label(direction): rows for direction, rows in subgroups.items()},
+        "groups": {record.label(direction): rows for direction, rows in results.subgroups.items()},
     }

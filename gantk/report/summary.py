@@ -11,47 +11,44 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gantk.metrics.verdict import WITH_PAIRS, baseline_row
+from gantk.errors import count_noun
+from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.verdict import Tone
 from gantk.metrics.words import (
     FROM_NOISE,
-    baseline_words,
     metric_words,
     pairs_sentence,
     result_sentence,
     short_metric_name,
-    tone_of,
-    verdict_words,
 )
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.pictures import data_uri, encode_image
 from gantk.report.run_record import Direction, RunRecord
 from gantk.report.words import ARROW
+from gantk.runs.results import Results, Score
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
 # end of the definition of a score of training images
 NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
-TONES = ("bad", "near", "good")  # the worst first
+TONES: tuple[Tone, ...] = ("bad", "near", "good")  # the worst first
 
 
 def summarise(run: RunRecord) -> dict[str, str]:
     """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
-    titles = {key: run.label(key) for key in run.metrics.get("metrics") or {}}
+    titles = {key: run.label(key) for key in run.results.metrics}
     leaked = bool(run.split.get("leakage_allowed"))
-    sentence = result_sentence(run.metrics, titles=titles, unseen=not leaked)
+    sentence = result_sentence(run.results, titles=titles, unseen=not leaked)
     if titles and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
-    tones: set[str] = set()
-    for rows in (run.metrics.get("verdict") or {}).values():
-        tones.update(tone_of(row or {}) for row in rows.values())
-
+    tones = {row.tone for row in score_rows(run.results)}
     return {
         "sentence": sentence,
         "tone": next((tone for tone in TONES if tone in tones), ""),
-        "pairs": pairs_sentence(run.metrics),
+        "pairs": pairs_sentence(run.results),
     }
 
 
@@ -65,22 +62,23 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     tables = []
     system = system_of(run)
     cycles = cycle_sentences(run)
-    for key, scores in (run.metrics.get("metrics") or {}).items():
+    rows = list(score_rows(run.results))
+    for key, scores in run.results.metrics.items():
         published = figures_beside(system, key, scores)
         regions: dict[str, list[dict[str, Any]]] = {}
-        for metric, score in scores.items():
-            row = _score_row(run, key, metric, score)
-            row["published"] = published.get(metric, "")
-            regions.setdefault(words.region_of(metric), []).append(row)
+        for row in rows:
+            if row.key == key:
+                shown = _score_row(row) | {"published": published.get(row.metric, "")}
+                regions.setdefault(row.region, []).append(shown)
 
         first = "" if "" in regions else next(iter(regions), "")
-        rows = regions.pop(first, [])
+        of_first = regions.pop(first, [])
         tables.append(
             {
                 "label": run.label(key),
                 "count": _count(scores, from_noise=key in FROM_NOISE),
                 "region": first,
-                "rows": rows,
+                "rows": of_first,
                 "cycle": cycles.get(key, ()),
                 "published": figures_note(system) if published else "",
                 "apart": figures_apart(system, key, scores, run.label(key)),
@@ -97,15 +95,15 @@ def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
     sentence, and the definition of its number; {} where the method is not two-way.
     """
     sentences = {}
-    for key, rows in (run.metrics.get("cycle") or {}).items():
-        row = rows.get("mae") or {}
-        if row.get("value") is None:
+    for key, scores in run.results.cycle.items():
+        score = scores.get("mae")
+        if score is None or score.value is None:
             continue
 
-        whose = "training" if row["definition"].endswith(NOTHING_HELD_OUT) else "test"
-        places = words.decimals(row)
-        value = words.digits(row["value"], places)
-        ends = words.interval(row, places)
+        whose = "training" if score.definition.endswith(NOTHING_HELD_OUT) else "test"
+        places = score.decimals
+        value = words.with_unit(score, places)
+        ends = words.interval(score, places)
         if ends:
             value += f" ({ends})"
 
@@ -113,10 +111,10 @@ def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
             f"{there_and_back(run.label(key))}: translated there and back, the {whose} images"
             f" differ from the originals by {value} on average"
         )
-        foreground = (rows.get("mae_foreground") or {}).get("value")
-        if foreground is not None:
-            sentence += f", and by {words.digits(foreground, places)} in the foreground"
-        sentences[key] = (f"{sentence} (MAE).", row["definition"])
+        foreground = scores.get("mae_foreground")
+        if foreground is not None and foreground.value is not None:
+            sentence += f", and by {words.with_unit(foreground, places)} in the foreground"
+        sentences[key] = (f"{sentence} (MAE).", score.definition)
 
     return sentences
 
@@ -127,97 +125,47 @@ def there_and_back(label: str) -> str:
     return ARROW.join([source, *targets, source])
 
 
-def _count(scores: dict[str, Any], *, from_noise: bool) -> str:
+def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
     """`8 patients, 64 images`; patients only where they are known."""
-    count = max((score.get("n") or 0 for score in scores.values()), default=0)
+    count = max((score.n or 0 for score in scores.values()), default=0)
     if from_noise:
         return f"{count} generated images" if count else ""
 
-    images = max((score.get("images") or 0 for score in scores.values()), default=0)
+    images = max((score.images or 0 for score in scores.values()), default=0)
     parts = []
     if count > 1:
         parts.append(f"{count} patients")
     if images:
-        parts.append(f"{images} image{'s' if images > 1 else ''}")
+        parts.append(count_noun(images, "image"))
     return ", ".join(parts)
 
 
-def _score_row(run: RunRecord, key: str, metric: str, score: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table: the score's name, the model, the best baseline, the difference, the
-    verdict.
+def _score_row(row: ScoreRow) -> dict[str, Any]:
+    """A row of the page's table: the score's name, the model, the best baseline, the difference,
+    the verdict.
     """
-    verdict = ((run.metrics.get("verdict") or {}).get(key) or {}).get(metric) or {}
-    best = verdict.get("best_baseline") or ""
-    rival = baseline_row(run.metrics, best, key, metric)
-    places = words.decimals(score)
-    name, explanation = metric_words(metric)
-    senses: dict[Any, str] = {True: "higher is better", False: "lower is better"}
+    places = row.score.decimals
+    name, explanation = metric_words(row.metric)
+    senses = {True: "higher is better", False: "lower is better", None: ""}
     return {
-        "name": name or words.metric_name(metric),
-        "sense": senses.get(score.get("higher_is_better"), ""),
+        "name": name or words.metric_name(row.metric),
+        "sense": senses[row.score.higher_is_better],
         "explanation": explanation,
-        "definition": score.get("definition") or "",
-        "model": words.with_unit(score, places),
-        "interval": words.interval(score, places),
-        "baseline": words.with_unit(rival, places) if rival else "",
-        "baseline_name": baseline_words(best) if best else "",
-        "difference": difference_words(score, rival, verdict.get("test") or {}, places),
-        "tone": tone_of(verdict),
-        "verdict": verdict_words(verdict),
-        "fair": _without_pairs(verdict),
-        "fair_tone": tone_of(verdict.get("without_pairs") or {}),
+        "definition": row.score.definition,
+        "model": words.with_unit(row.score, places),
+        "interval": words.interval(row.score, places),
+        "baseline": words.typographic(row.baseline),
+        "baseline_name": row.baseline_name,
+        "difference": row.difference_words(),
+        "tone": row.tone,
+        "verdict": row.words,
+        "fair": row.fair_words,
+        "fair_tone": row.fair_tone,
     }
 
 
-def difference_words(
-    score: dict[str, Any], rival: dict[str, Any], test: dict[str, Any], places: int
-) -> tuple[str, str]:
-    """`1.63 dB better` and `1.08 to 2.05 dB better`, an interval as far as one was computed;
-    `equal` where all digits shown are.
-    """
-    gain = test.get("gain")
-    values: list[Any] = [score.get("value"), rival.get("value")]
-    if gain is None and None not in values:
-        gain = values[0] - values[1]
-        if score.get("higher_is_better") is False:
-            gain = -gain
-
-    if gain is None or not math.isfinite(gain):
-        return "", ""
-
-    unit = f" {score['unit']}" if score.get("unit") else ""
-    sense = "better" if gain >= 0 else "worse"
-    size = words.digits(abs(gain), places)
-    only_zeros = set(size) <= {"0", "."}
-    text = "equal" if only_zeros else f"{size}{unit} {sense}"
-    if not test.get("ci95"):
-        return text, ""
-
-    low, high = test["ci95"]
-    if low < 0 < high:
-        ends = f"{words.digits(-low, places)} worse to {words.digits(high, places)} better"
-    else:
-        shortest, longest = sorted((abs(low), abs(high)))
-        ends = f"{words.digits(shortest, places)} to {words.digits(longest, places)} {sense}"
-
-    return text, ends
-
-
-def _without_pairs(verdict: dict[str, Any]) -> str:
-    """The verdict against baselines that need no pairs, where one that needs them was best and the
-    model is not clearly better.
-    """
-    other = verdict.get("without_pairs") or {}
-    if tone_of(verdict) == "good" or verdict.get("best_baseline") not in WITH_PAIRS or not other:
-        return ""
-
-    if tone_of(other) == "bad":
-        return f"not better than {baseline_words(other['best_baseline'])}, which needs no pairs"
-    return verdict_words(other).replace("every baseline", "every baseline that needs no pairs")
-
-
 def _count_of_better(rows: list[dict[str, Any]]) -> str:
-    """`better than every baseline in 1 of 3 scores, ahead in 2 more, which can be chance`; ""
+    """`better than every baseline in 1 of 3 scores, ahead in 2 more`; ""
     where nothing was compared.
     """
     tones = [row["tone"] for row in rows if row["tone"]]
@@ -226,7 +174,7 @@ def _count_of_better(rows: list[dict[str, Any]]) -> str:
 
     words = f"better than every baseline in {tones.count('good')} of {len(tones)} scores"
     if near := tones.count("near"):
-        words += f", ahead in {near} more, which can be chance"
+        words += f", ahead in {near} more"
     return words
 
 
@@ -245,7 +193,7 @@ def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict
         if direction.source is None:
             figures.append(_from_noise(run, direction))
         elif direction.key in scored and _complete_cases(scored[direction.key]):
-            figures.append(_typical_case(scored[direction.key]))
+            figures.append(_typical_case(scored[direction.key], run.results))
         else:
             figures.append(_latest_sample(run, direction))
 
@@ -256,7 +204,7 @@ def _complete_cases(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [case for case in found["cases"] if {"output", "truth"} <= set(case["pictures"])]
 
 
-def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
+def _typical_case(found: dict[str, Any], results: Results) -> dict[str, Any]:
     """The case with the score that is nearest to the median of the patients."""
     metric = found["metrics"][0]
     scores = [row["scores"][metric] for row in found["patients"]]
@@ -282,10 +230,11 @@ def _typical_case(found: dict[str, Any]) -> dict[str, Any]:
 
     caption = f"A typical test image, of {case['patient']}."
     if case["scores"].get(metric) is not None and known:
-        places = 1 if abs(middle) >= 10 else 3
-        unit = " dB" if "psnr" in metric.lower() else ""
-        caption += f" Its {short_metric_name(metric)} is {case['scores'][metric]:.{places}f}{unit};"
-        caption += f" the median of all patients is {middle:.{places}f}{unit}."
+        unit = results.metrics.get(found["key"], {}).get(metric, Score()).unit
+        value = Score(value=case["scores"][metric], unit=unit)
+        caption += f" Its {short_metric_name(metric)} is {words.with_unit(value, value.decimals)};"
+        of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
+        caption += f" the median of all patients is {of_all}."
     if case.get("cycle") is not None:
         caption += f" Translated back, it differs from the input by {case['cycle']:.3f} (MAE)."
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gantk.metrics.verdict import title_of
+from gantk.runs.results import NO_VALUE, Score, number_text
 from gantk.terminal import duration
 
 ABBREVIATIONS = (
@@ -31,16 +31,7 @@ BASELINE_NAMES = {
     "real_split": "real images",
     "noise": "pixel noise",
 }
-REGIONS = ("foreground", "lesion")
 ARROW = "\u00a0→\u00a0"  # never broken over two lines
-Scored = dict[str, Any]  # one row of metrics.json: value, ci95, n, unit, definition, ...
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A value to four significant digits; infinity as ∞, nothing as a dash."""
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.{digits}g}".replace("inf", "∞").replace("-", "−")
 
 
 def short_time(seconds: float) -> str:
@@ -69,13 +60,6 @@ def figure_name(name: str) -> str:
     return metric_name(name)
 
 
-def region_of(metric: str) -> str:
-    """The region at the end of a metric's name, `foreground` or `lesion`; "" where the whole image
-    is scored.
-    """
-    return next((region for region in REGIONS if metric.endswith(f"_{region}")), "")
-
-
 def baseline_name(name: str) -> str:
     """`histogram` is histogram matching; a plugin's baseline is its name, with spaces for
     underscores.
@@ -100,51 +84,29 @@ def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | 
     return arrow(*title_of(key, domains).split(" -> "))
 
 
-def decimals(entry: Scored) -> int:
-    """Decimal places: 2 for decibels, 3 for scores near 1; from the model's value alone, so that
-    rows line up.
-    """
-    size = abs(entry.get("value") or 0.0)
-    if entry.get("unit") == "dB":
-        return 2
-    if size >= 100:
-        return 1
-    if size >= 10:
-        return 2
-    if size >= 0.1:
-        return 3
-
-    return 4
+def typographic(text: str) -> str:
+    """A number's text as a page prints it: with a minus sign, ∞, and a dash for nothing."""
+    if text == NO_VALUE:
+        return "–"
+    return text.replace("inf", "∞").replace("-", "−")
 
 
-def digits(value: float | None, places: int) -> str:
-    """A value with that many decimal places, or as `number` formats it where it is not finite or
-    too small.
-    """
-    if value is None or not math.isfinite(value) or 0 < abs(value) < 1e-4:
-        return number(value, 3)
-    return f"{value:.{places}f}".replace("-", "−")
+def number(value: float | None, digits: int = 4) -> str:
+    """A number that is no score, to some significant digits."""
+    known = value is not None and not math.isnan(value)
+    return typographic(f"{value:.{digits}g}" if known else NO_VALUE)
 
 
-def with_unit(entry: Scored, places: int) -> str:
+def digits(value: float | None, decimals: int) -> str:
+    """A value with that many decimal places."""
+    return typographic(number_text(value, decimals))
+
+
+def with_unit(score: Score, decimals: int) -> str:
     """A score's value with its unit, such as `24.31 dB`."""
-    return f"{digits(entry.get('value'), places)} {entry.get('unit') or ''}".strip()
+    return typographic(score.text(decimals))
 
 
-def interval(entry: Scored, places: int) -> str:
+def interval(score: Score, decimals: int) -> str:
     """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
-    low, high = entry.get("ci95") or (None, None)
-    if low is not None and high is not None:
-        return f"{digits(low, places)} to {digits(high, places)}"
-    return ""
-
-
-def count(entry: Scored) -> str:
-    """The size of the sample behind a score: patients, and images where that number differs."""
-    n = entry.get("n")
-    images = entry.get("images")
-    if n is None:
-        return ""
-    if images and images != n:
-        return f"n = {n} ({images} images)"
-    return f"n = {n}"
+    return typographic(score.interval(decimals, "{} to {}"))

@@ -34,7 +34,8 @@ from gantk.files import (
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
-from gantk.runs.schemas import LOG, is_inside, read, read_log
+from gantk.runs.results import Score
+from gantk.runs.schemas import LOG, is_inside, read, read_log, read_results
 
 # files that neither name nor show patients
 SHARED = (
@@ -91,10 +92,10 @@ class RunFolder:
         steps = checkpoint.steps_saved(self.checkpoints)
         scores = []
         with suppress(UserError):
-            for direction, rows in self.metrics.items():
-                name, row = next(iter(rows.items()), ("", {}))
-                if row.get("value"):
-                    scores.append(f"{direction} {name} {row['value']:.4g}")
+            for direction, of_direction in read_results(self.path).metrics.items():
+                name, score = next(iter(of_direction.items()), ("", Score()))
+                if score.value is not None:
+                    scores.append(f"{direction} {name} {score.text()}")
 
         saved = f"step {steps[-1]}" if steps else "no checkpoint yet"
         return f"Run('{self.path}': {', '.join([saved, *scores])})"
@@ -104,9 +105,7 @@ class RunFolder:
         """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before
         it is scored.
         """
-        remedy = f"write it again: gantk eval {argument(self.path)}"
-        found = read(self.path, "metrics.json", remedy=remedy)
-        return found.get("metrics") or {}
+        return read_results(self.path).dump().get("metrics", {})
 
     @property
     def report(self) -> Path:

@@ -11,22 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from gantk.errors import UserError, count_noun, one_line
+from gantk.errors import UserError, argument, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.formats.contrasts import QUANTILE_COUNT
-from gantk.plugin.spec import Share
+from gantk.runs.results import Amount, Results, Speed, Step
 
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"  # of a checkpoint
 MAX_LINE_BYTES = 2**20  # of the log
 MAX_LOG_BYTES = 2**28
 MAX_LOG_LINES = 1_000_000
-Step = Annotated[int, Field(ge=0, le=10**15)]
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
-Amount = Annotated[float, Field(ge=0, le=1e15)]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
-Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 
@@ -63,79 +60,9 @@ def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-SCORE = {
-    "value": (float, "Mean over patients; null if no image could be scored."),
-    "ci95": (Pair, "95 % interval of the mean, over patients; null for fewer than two patients."),
-    "n": (Step, "Number of patients that the mean is over."),
-    "images": (Step, "Number of scored images."),
-    "unit": (str, "Unit of the value, such as `dB`."),
-    "definition": (str, "How the score is computed: metric, data range and region."),
-}
-PLAIN_SCORE = table(**SCORE)
-LEVEL = table(**SCORE, how=(str, "How volumes are scored, such as `pooled-over-slices`."))
-ROW = table(
-    **SCORE,
-    higher_is_better=(bool, "Whether higher values are better; null if neither direction is."),
-    corrected=(float, "The score after the best linear correction of the output's intensities."),
-    per=(by_name(LEVEL), "The same score by `slice` and `volume`; `n` is their number."),
-    in_units=(PLAIN_SCORE, "The same score in the units of the files, such as HU."),
-)
-TEST = table(
-    "n",
-    "gain",
-    "p",
-    n=(Step, "Number of patients."),
-    gain=(float, "Mean gain of the model over the baseline; positive if the model is better."),
-    ci95=(Pair, "95 % interval of the gain."),
-    p=(Share, "p-value of the two-sided sign-flip permutation test."),
-    exact=(bool, "Whether all sign patterns were tried: true up to 20 patients."),
-    wilcoxon=(Share, "p-value of the Wilcoxon signed-rank test."),
-    effect=(float, "Hedges' g of the paired differences; null if it is not defined."),
-    needed=(Step, "Number of patients for 80 % power at this effect; null above 10,000."),
-    holm=(Share, "`p`, corrected by Holm's method for the chance of any false finding."),
-    fdr=(Share, "`p`, corrected by Benjamini and Hochberg for the share of false findings."),
-    of=(Step, "Number of tests that the corrections cover."),
-)
-JUDGED = {
-    "better": (bool, "Whether the model's mean is better than that of the baseline."),
-    "best_baseline": (str, "Name of the best baseline."),
-    "probability": (Share, "Probability that the model is better than this baseline."),
-    "test": (TEST, "The paired test of model and baseline; only for metrics of pairs."),
-}
-WITHOUT_PAIRS = table(**JUDGED)
-VERDICT = table(
-    **JUDGED,
-    without_pairs=(WITHOUT_PAIRS, "The same against the best baseline that needs no pairs."),
-)
-ROWS = by_name(by_name(ROW))  # by direction and metric
-CURVES = dict[str, list[float]]
-GROUPS = table(
-    "groups",
-    "too_few",
-    groups=(by_name(ROW), "The score of each group."),
-    too_few=(list[str], "Groups that are not compared: fewer than five patients, or unknown."),
-    worst=(str, "Name of the worst group; absent if fewer than two groups are compared."),
-    best=(str, "Name of the best group."),
-    gap=(float, "Difference between the means of the best and the worst group."),
-    p=(Share, "p-value of the gap, from random regrouping of the patients."),
-    holm=(Share, "`p`, corrected by Holm's method over all metrics and columns."),
-)
 CHOSEN_BY = Annotated[
     dict[str, dict[str, float | None] | float | str | None], AfterValidator(_require_numbers)
 ]
-SPEED = table(
-    step=(Step, "Step of the last checkpoint; only in usage.json."),
-    steps=(Step, "Number of steps at the last log point; only in metrics.json."),
-    seconds=(Amount, "Training time in seconds, without validation and checkpoints."),
-    images_per_s=(Amount, "Median number of images per second over the log points."),
-    step_seconds=(list[Amount], "Mean seconds per step between log points, in order."),
-    first_step_s=(Amount, "Seconds from the start of the process to the end of its first step."),
-    peak_memory_gib=(Amount, "Peak memory in GiB, over all resumes."),
-    predicted=(
-        dict[str, Any],
-        "`step_s` and `peak_memory_gib` as `gantk doctor` estimates them, if it was run.",
-    ),
-)
 FILE = table(
     "path",
     "sha256",
@@ -143,12 +70,6 @@ FILE = table(
     sha256=(str, "SHA-256 of the file."),
 )
 FILES = list_of(FILE)
-CASE = table(
-    "given",
-    "made",
-    given=(list[str], "Contrasts that are there."),
-    made=(str, "Contrast that is made of them."),
-)
 IMAGE = table(
     "domain",
     "key",
@@ -198,57 +119,6 @@ SHOWN = table(
         bool,
         "Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back.",
     ),
-)
-UNCERTAINTY = table(
-    auroc=(
-        ROW,
-        "AUROC for finding the largest 10 % of a patient's errors: 1 is perfect, 0.5 is guessing.",
-    ),
-    auroc_10=(ROW, "The same for errors above 10 % of the data range."),
-    auroc_10_whole=(ROW, "`auroc_10` for whole images, air included, which is easier."),
-    ause=(
-        ROW,
-        "Area between the rejection curve and the ideal one, as a share of the mean error; 0 is"
-        " perfect.",
-    ),
-    spearman=(ROW, "Rank correlation of error and uncertainty: 1 is perfect, 0 is guessing."),
-    coverage=(ROW, "Share of errors within one scaled spread; 0.6827 is ideal."),
-    rejection=(
-        CURVES,
-        "Curves of the mean error of the share `kept`: `error` removes uncertain pixels first,"
-        " `oracle` large errors, `random` any pixels.",
-    ),
-    reliability=(CURVES, "Curves of the `observed` and `unscaled` coverage at each `nominal` one."),
-    scale=(
-        table(
-            factor=(float | None, "Factor on the spread; null if it was not fitted."),
-            patients=(Step, "Number of validation patients that it was fitted to."),
-        ),
-        "The factor with which 68.27 % of the validation errors are within one spread.",
-    ),
-)
-DISTRIBUTIONS = table(
-    "edges",
-    "shares",
-    edges=(list[float], "Ends of the bins, from 0 (black) to 1 (white)."),
-    shares=(
-        CURVES,
-        "Share of the pixels in each bin: of `real` test images, `generated` ones, and"
-        " `generated_post` after the post-steps.",
-    ),
-    distance=(
-        dict[str, float],
-        "Wasserstein distance of the generated images from the real ones, as a share of the range"
-        " from black to white.",
-    ),
-    images=(dict[str, Step], "Number of images."),
-)
-MEASURED = table(
-    "name",
-    "curves",
-    name=(str, "Name of the post-step."),
-    images=(Step, "Number of images."),
-    curves=(CURVES, "Mean losses over the images, for each optimisation step from 0 on."),
 )
 SCHEMAS = {
     "meta.json": table(
@@ -391,58 +261,8 @@ SCHEMAS = {
             " direction.",
         ),
     ),
-    "usage.json": SPEED,
-    "metrics.json": table(
-        metrics=(
-            ROWS,
-            "The model's scores, by direction (`a_to_b`, `b_to_a`, `image`) and metric."
-            " `psnr_foreground` and `psnr_lesion` are PSNR in these regions.",
-        ),
-        baselines=(by_name(ROWS), "The same scores of each baseline, by its name."),
-        files=(
-            ROWS,
-            "By direction, scores of the files that `gantk translate` writes for the test images, as"
-            " `gantk eval --pred --truth` computes them: whole, in their own values.",
-        ),
-        cases=(
-            by_name(CASE),
-            "Of methods that make any contrast from others, by direction: what is there and what"
-            " is made.",
-        ),
-        cycle=(
-            ROWS,
-            "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and"
-            " their reconstructions, which are translated there and back.",
-        ),
-        alarms=(
-            dict[str, str],
-            "A warning for each direction whose foreground is too large to be a head in air.",
-        ),
-        foreground=(dict[str, float], "Share of pixels that count as foreground, by direction."),
-        speed=(SPEED, "Time and memory of the training."),
-        domains=(list[str], "Names of the domains."),
-        step=(Step, "Step of the scored checkpoint."),
-        subgroups=(
-            by_name(by_name(by_name(GROUPS))),
-            "Scores of subgroups, by direction, column of `evaluate.by` and metric.",
-        ),
-        verdict=(
-            by_name(by_name(VERDICT | None)),
-            "Whether the model is better than the best baseline, by direction and metric.",
-        ),
-        uncertainty=(
-            by_name(UNCERTAINTY),
-            "How well the uncertainty map finds errors, by direction.",
-        ),
-        values=(
-            by_name(DISTRIBUTIONS),
-            "Distributions of intensities of real and of generated images, by direction.",
-        ),
-        post=(
-            by_name(list_of(MEASURED)),
-            "What the post-steps measured on the scored images, by direction.",
-        ),
-    ),
+    "usage.json": Speed,
+    "metrics.json": Results,
     "index.json": table(
         "directions",
         "steps",
@@ -499,6 +319,14 @@ def read(
         raise UserError(
             f"{path.name} could not be read: {one_line(error)}", where=str(path), remedy=remedy
         ) from None
+
+
+def read_results(folder: Path) -> Results:
+    """The results in metrics.json of a run or model folder, empty ones where it is absent; UserError
+    as from `read`.
+    """
+    remedy = f"write it again: gantk eval {argument(folder)}"
+    return Results.model_validate(read(folder, "metrics.json", None, remedy))
 
 
 def is_inside(run: Path, path: Path) -> bool:

@@ -20,6 +20,7 @@ from rich.text import Text
 from gantk.errors import printable
 from gantk.metrics.verdict import title_of
 from gantk.metrics.words import short_metric_name
+from gantk.runs.results import Score
 from gantk.terminal import duration
 
 # seconds: window of the speed estimate; a step beyond this shows what it computes
@@ -125,7 +126,7 @@ class LiveView:
 
         The first metric is shown, with its change since the validation before:
 
-            step 200/2400  8%  left 1 min 12 s  validation PSNR: T1 -> T2 20.1 (+1.6)
+            step 200/2400  8%  left 1 min 12 s  validation PSNR: T1 -> T2 20.12 (+1.63)
         """
         if images_per_s is not None:
             self._speed = f"{images_per_s:.1f} images/s"
@@ -136,8 +137,7 @@ class LiveView:
 
         metric = next(iter(next(iter(scored.values()))))
         values = {key: scores[metric] for key, scores in scored.items() if metric in scores}
-        digits = 1 if metric.startswith("psnr") else 3
-        texts = {key: self._with_change(key, value, digits) for key, value in values.items()}
+        texts = {key: self._with_change(key, value) for key, value in values.items()}
         self._scores = values
         name = short_metric_name(metric)
         self._score_text = f"{name} {', '.join(texts.values())}"
@@ -145,12 +145,12 @@ class LiveView:
             said = ", ".join(f"{title_of(key, self.domains)} {text}" for key, text in texts.items())
             self._print_progress([self._time_left(), f"validation {name}: {said}"])
 
-    def _with_change(self, direction: str, value: float, digits: int) -> str:
-        """`24.5 (+0.3)`: a score and its change since the last validation."""
-        text = f"{value:.{digits}f}"
-        if direction in self._scores:
-            text += f" ({value - self._scores[direction]:+.{digits}f})"
-        return text
+    def _with_change(self, direction: str, value: float) -> str:
+        """`24.51 (+0.32)`: a score and its change since the last validation."""
+        score = Score(value=value)
+        if direction not in self._scores:
+            return score.text()
+        return f"{score.text()} ({value - self._scores[direction]:+.{score.decimals}f})"
 
     def _print_progress(self, facts: Sequence[str | None]) -> None:
         self._printed = self.clock()

@@ -23,7 +23,7 @@ from gantk.method import Method
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_hash
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read_results
 from gantk.runs.trained import inference_state
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
@@ -31,7 +31,7 @@ from gantk_models.shipped_card import OURS, fill_card, text_of
 
 AnyPath = str | os.PathLike[str]
 # keys of metrics.json without single patients
-SCORES = ("metrics", "baselines", "verdict", "cases", "domains", "step")
+SCORES = {"metrics", "baselines", "verdict", "cases", "domains", "step"}
 LEVELS = 255  # gray levels into which the networks' range is divided
 
 
@@ -85,9 +85,7 @@ def pack(
     weights = {f"model.{name}": to_dtype(each, dtype) for name, each in weights.items()}
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
-    scores = {
-        key: value for key, value in read(source.path, "metrics.json").items() if key in SCORES
-    }
+    scores = read_results(source.path).model_dump(include=SCORES)
     with whole_folder(out, record=True) as made:
         write_model(made, meta["step"], weights, about, _recipe(source), scores)
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())

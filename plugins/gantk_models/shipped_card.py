@@ -19,7 +19,7 @@ from gantk.report.markdown import (
 )
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import MAX_CARD_BYTES, pack_record, weights_hash
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read_results
 
 OURS = Path(__file__).with_suffix(".md")  # the default text
 
@@ -71,7 +71,7 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
         "name": escape_markdown(name),
         "summary": escape_markdown(tables.get("summary", "")),
         "facts": markdown_table(("", ""), facts.items()),
-        "scores": score_table(read(model, "metrics.json")),
+        "scores": score_table(read_results(model)),
     }
     # in one pass: a name may itself contain "{scores}"
     return re.sub(r"\{(name|summary|facts|scores)\}", lambda match: values[match[1]], text)

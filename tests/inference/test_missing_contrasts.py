@@ -524,7 +524,7 @@ def test_a_packed_model_tells_the_score_of_this_case(run, tmp_path):
 
     score = toolkit.load(packed, device="cpu").case_score(["T1"], "FLAIR")
 
-    assert score["value"] == 23.14
+    assert score.value == 23.14
 
 
 def test_a_run_on_files_is_scored_on_complete_patients(tmp_path):

@@ -19,6 +19,7 @@ from gantk.metrics.references import units_of
 from gantk.metrics.summary import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
+from gantk.runs.results import Results
 from gantk_parts.ct.intensity import Window
 
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
@@ -64,7 +65,7 @@ class Brighten:
 
 
 def lines_of(result: dict) -> str:
-    return "\n".join(summary_lines(result | {"domains": ["T1", "T2"]}))
+    return "\n".join(summary_lines(Results.model_validate(result | {"domains": ["T1", "T2"]})))
 
 
 # ---- translations

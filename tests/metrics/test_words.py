@@ -2,52 +2,76 @@
 
 import pytest
 
+from gantk.metrics.verdict import tone_of
 from gantk.metrics.words import pairs_sentence, result_sentence, short_metric_name, verdict_words
+from gantk.runs.results import Results, Verdict
 
 WON = {"better": True, "best_baseline": "histogram", "probability": 1.0}
+
+
+def with_test(n: int, holm: float) -> dict:
+    """A better model, with its paired test on n patients."""
+    return WON | {"test": {"n": n, "gain": 1.0, "p": holm / 2, "holm": holm}}
+
+
 LOST = {"better": False, "best_baseline": "intensity_map", "probability": 0.0}
 
 
-def result(verdicts: dict, **more) -> dict:
-    """metrics.json of directions with verdicts on PSNR."""
+def result(verdicts: dict, **more) -> Results:
+    """Results of directions with verdicts on PSNR."""
     row = {"value": 24.93, "unit": "dB", "n": 8, "images": 64}
     baseline = {key: {"psnr": row | {"value": 23.2}} for key in verdicts}
-    return {
+    content = {
         "metrics": {key: {"psnr": row} for key in verdicts},
         "baselines": {"histogram": baseline, "intensity_map": baseline},
         "verdict": {key: {"psnr": verdict} for key, verdict in verdicts.items()},
         "split": {"by": "patient", "consequences": []},
         "domains": ["T1", "T2"],
-    } | more
+    }
+    return Results.model_validate(content | more)
 
 
 @pytest.mark.parametrize(
-    ("verdict", "words"),
+    ("verdict", "tone", "words"),
     [
-        (WON, "better than every baseline"),
-        (LOST, "not better than a simple intensity map"),
-        (LOST | {"best_baseline": "my_rule"}, "not better than my rule"),
-        (WON | {"probability": 0.7}, "ahead of every baseline, but this can be chance"),
+        (WON, "good", "better than every baseline"),
+        (with_test(6, 0.04), "good", "better than every baseline"),
+        (with_test(6, 0.06), "near", "ahead of every baseline, but this can be chance"),
+        (with_test(5, 0.01), "near", "ahead of every baseline, but only 5 patients were tested"),
+        (with_test(2, 0.5), "near", "ahead of every baseline, but only 2 patients were tested"),
+        (WON | {"patients": 5}, "near", "ahead of every baseline, but only 5 patients were tested"),
         (
-            WON | {"probability": None},
-            "ahead of every baseline, but only one patient was tested",
+            WON | {"patients": 8, "holm": 0.2},
+            "near",
+            "ahead of every baseline, but this can be chance",
         ),
-        (None, "not compared: no baseline was measured"),
+        (WON | {"patients": 8, "holm": 0.01}, "good", "better than every baseline"),
+        (LOST, "bad", "not better than a simple intensity map"),
+        (LOST | {"best_baseline": "my_rule"}, "bad", "not better than my rule"),
+        (WON | {"probability": 0.7}, "near", "ahead of every baseline, but this can be chance"),
+        (WON | {"probability": None}, "near", "ahead of every baseline, but this can be chance"),
+        (
+            WON | {"probability": None, "patients": 1},
+            "near",
+            "ahead of every baseline, but only 1 patient was tested",
+        ),
+        ({}, "", "not compared: no baseline was measured"),
     ],
 )
-def test_a_verdict_in_words(verdict, words):
-    assert verdict_words(verdict) == words
+def test_only_a_significant_verdict_is_good(verdict, tone, words):
+    judged = Verdict.model_validate(verdict)
+    assert (tone_of(judged), verdict_words(judged)) == (tone, words)
 
 
 def test_one_sentence_names_both_directions_and_their_figures():
     assert result_sentence(result({"a_to_b": WON, "b_to_a": LOST})) == (
         "On 8 patients that the model had never seen, its T2 images match the real ones better"
-        " than every baseline (PSNR 24.9 dB against 23.2 dB); its T1 images are not better than a"
-        " simple intensity map (PSNR 24.9 dB against 23.2 dB)."
+        " than every baseline (PSNR 24.93 dB against 23.20 dB); its T1 images are not better than a"
+        " simple intensity map (PSNR 24.93 dB against 23.20 dB)."
     )
     both = result_sentence(result({"a_to_b": WON, "b_to_a": WON}))
     assert "its T2 and T1 images match" in both
-    assert "(T2: PSNR 24.9 dB against 23.2 dB; T1: PSNR" in both
+    assert "(T2: PSNR 24.93 dB against 23.20 dB; T1: PSNR" in both
 
 
 def test_unseen_patients_are_claimed_only_without_leaks():
@@ -55,17 +79,22 @@ def test_unseen_patients_are_claimed_only_without_leaks():
         result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
         result({"a_to_b": WON}, split={}),
     ):
-        assert result_sentence(seen).startswith("On 64 test images, the model's T2 images")
+        assert result_sentence(seen).startswith(
+            "On 64 test images of 8 patients, the model's T2 images"
+        )
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
-    assert leaked.startswith("On 64 test images, the model's T2 images")
+    assert leaked.startswith("On 64 test images of 8 patients, the model's T2 images")
 
 
 def test_directions_of_different_patients_are_counted_from_to():
     both = result({"a_to_b": WON, "b_to_a": WON})
-    both["metrics"]["b_to_a"]["psnr"] = both["metrics"]["b_to_a"]["psnr"] | {"n": 5, "images": 9}
+    own = both.metrics["b_to_a"]["psnr"].model_copy(update={"n": 5, "images": 9})
+    both.metrics["b_to_a"]["psnr"] = own
 
     assert str(result_sentence(both)).startswith("On 5 to 8 patients that the model had never seen")
-    assert str(result_sentence(both, unseen=False)).startswith("On 9 to 64 test images,")
+    assert str(result_sentence(both, unseen=False)).startswith(
+        "On 9 to 64 test images of 5 to 8 patients,"
+    )
 
 
 def test_images_from_noise_have_no_truth_to_match():
@@ -81,7 +110,7 @@ def test_post_steps_do_not_turn_generated_images_into_patients():
 
 
 def test_nothing_compared_gives_no_sentence():
-    assert result_sentence({}) == ""
+    assert result_sentence(Results()) == ""
     assert result_sentence(result({"a_to_b": {}})) == ""
 
 

@@ -14,6 +14,7 @@ from gantk.errors import printable
 from gantk.files import sha256_of
 from gantk.report.build import render
 from gantk.report.markdown import code_span, escape_markdown, markdown_table, score_table
+from gantk.runs.results import Results
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 PLAIN = {"paragraph", "heading", "bullet_list", "list_item", "inline", "text", "table", "thead"}
@@ -121,13 +122,14 @@ def test_code_is_one_span_of_code(text):
 
 @with_hostile
 def test_scores_of_any_names_are_a_table(text):
-    row = {"value": 0.5, "ci95": [0.4, 0.6], "n": text, "unit": text}
+    row = {"value": 0.5, "ci95": [0.4, 0.6], "n": 3, "unit": text}
     found = {
         "domains": [text, "T2"],
         "metrics": {"a_to_b": {text: row}},
         "baselines": {text: {"a_to_b": {text: row}}},
+        "verdict": {"a_to_b": {text: {"better": True, "best_baseline": text}}},
     }
-    assert len(shown(score_table(found))) == 10
+    assert len(shown(score_table(Results.model_validate(found)))) == 10
 
 
 @with_hostile

@@ -17,10 +17,11 @@ from pages import Page, draw_samples
 from PIL import Image
 
 from gantk.errors import UserError
+from gantk.metrics.rows import ScoreRow
 from gantk.report import pictures
 from gantk.report.build import write_report
 from gantk.report.pictures import ERROR_CEILING, error_map
-from gantk.report.summary import difference_words
+from gantk.runs.results import Score, Verdict
 
 RECIPE = """\
 format = 1
@@ -264,8 +265,8 @@ def test_an_address_is_named_as_it_was_given(gantk):
 
 
 WORDS = [
-    "On 40 test images, the model's T2 and T1 images match the real ones better than every baseline",
-    "(T2: PSNR 24.3 dB against 18.5 dB; T1: PSNR 21.0 dB against 21.6 dB).",
+    "On 40 test images of 10 patients, the model's T2 and T1 images match the real ones better than every baseline",
+    "(T2: PSNR 24.31 dB against 18.50 dB; T1: PSNR 21.02 dB against 21.60 dB).",
     "T1 → T2 10 patients, 40 images",
     "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB 23.81 to 24.81",
     "18.50 dB the unchanged input 5.81 dB better better than every baseline",
@@ -339,9 +340,9 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             ["its T1 images are ahead of every baseline, but this can be chance"],
         ),
         (
-            {"probability": None},
+            {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "fdr": 1.0, "of": 1}},
             "near",
-            ["its T1 images are ahead of every baseline, but only one patient was tested"],
+            ["its T1 images are ahead of every baseline, but only 2 patients were tested"],
         ),
         (
             {
@@ -357,7 +358,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             ],
         ),
     ],
-    ids=["lost", "within-chance", "one-patient", "lost-to-one-fitted-on-pairs"],
+    ids=["lost", "within-chance", "two-patients", "lost-to-one-fitted-on-pairs"],
 )
 def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone, words):
     metrics = scored(**verdict)
@@ -596,12 +597,13 @@ def test_images_from_noise_stand_above_real_ones(tmp_path):
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (0.584, "0.584 dB better"),
-        (-0.584, "0.584 dB worse"),
+        (0.584, "0.58 better"),
+        (-0.584, "0.58 worse"),
         (0.0, "equal"),
-        (-0.0004, "equal"),
+        (-0.004, "equal"),
     ],
 )
 def test_a_difference_that_shows_as_zero_is_equal(gain, words):
-    score = {"value": 20.0 + gain, "unit": "dB", "higher_is_better": True}
-    assert difference_words(score, {"value": 20.0}, {"gain": gain}, 3) == (words, "")
+    score = Score(value=20.0 + gain, unit="", higher_is_better=True)
+    row = ScoreRow("a_to_b", "ssim", score, Score(value=20.0), Verdict())
+    assert row.difference_words() == (words, "")

@@ -49,10 +49,10 @@ def test_plain_lines_are_golden():
 
     assert console.file.getvalue().splitlines() == [
         "recipe   dualgan",
-        "step 0/2400  0%  validation PSNR: T1 -> T2 18.5",
+        "step 0/2400  0%  validation PSNR: T1 -> T2 18.50",
         (
             "step 200/2400  8%  left 9 min 10 s"
-            "  validation PSNR: T1 -> T2 20.1 (+1.6), T2 -> T1 19.0"
+            "  validation PSNR: T1 -> T2 20.10 (+1.60), T2 -> T1 19.00"
         ),
         "alarm: the output is nearly identical to the input",
         "step 2400/2400  100%  31.2 images/s",
@@ -85,7 +85,7 @@ def test_the_view_leaves_lines_and_cursor_as_they_were(error):
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     assert "[bold]data[/bold] /x/[a]" in text
     assert "alarm: [red]" in text
-    assert "PSNR 20.1, 19.0" in text
+    assert "PSNR 20.10, 19.00" in text
 
 
 def test_the_bar_moves_each_step_with_remaining_time():

@@ -22,6 +22,7 @@ from gantk.report.run_record import RunRecord
 from gantk.report.summary import summarise
 from gantk.report.words import metric_name
 from gantk.runs.folder import flat
+from gantk.runs.results import Score
 
 
 def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
@@ -107,7 +108,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
         "step": record.log.last_step or 0,
         "total": (record.recipe.get("train") or {}).get("steps"),
         "seconds": record.log.seconds,
-        "verdict": result["sentence"] or ("" if record.metrics.get("metrics") else "Not scored."),
+        "verdict": result["sentence"] or ("" if record.results.metrics else "Not scored."),
         "consequences": (record.split.get("splits") or {}).get("consequences") or (),
     }
 
@@ -116,25 +117,24 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
     """Direction in words -> its metrics, a row of scores for each run, and distinct baselines."""
     found: dict[str, dict[str, Any]] = {}
     for place, (name, record) in enumerate(named.items()):
-        baselines = record.metrics.get("baselines") or {}
-        for key, scores in (record.metrics.get("metrics") or {}).items():
+        for key, scores in record.results.metrics.items():
             empty: dict[str, Any] = {"metrics": {}, "rows": [], "baselines": {}}
             table = found.setdefault(record.label(key), empty)
-            for metric, row in scores.items():
-                table["metrics"].setdefault(metric, row)
+            for metric, score in scores.items():
+                table["metrics"].setdefault(metric, score)
             table["rows"].append((place, name, scores))
-            for rival, rows in baselines.items():
+            for rival, of_rival in record.results.baselines.items():
                 listed = table["baselines"].setdefault(baseline_words(rival), [])
-                _add_baseline(listed, name, rows.get(key) or {})
+                _add_baseline(listed, name, of_rival.get(key, {}))
 
     return found
 
 
-def _add_baseline(listed: list[tuple], run: str, rows: dict[str, Any]) -> None:
+def _add_baseline(listed: list[tuple], run: str, scores: dict[str, Score]) -> None:
     """Add a run's scores of a baseline, unless another run's have the same values."""
-    values = {metric: row.get("value") for metric, row in rows.items()}
-    if rows and values not in [known for _, known, _ in listed]:
-        listed.append((run, values, rows))
+    values = {metric: score.value for metric, score in scores.items()}
+    if scores and values not in [known for _, known, _ in listed]:
+        listed.append((run, values, scores))
 
 
 def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
@@ -146,14 +146,13 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     for name, record in named.items():
         scores[name] = {}
         for key, one in read_patients(record.path).items():
-            rows = (record.metrics.get("metrics") or {}).get(key) or {}
-            for metric, row in rows.items():
+            for metric, score in record.results.metrics.get(key, {}).items():
                 values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
                 scored = [value for value in values.values() if value is not None]
-                if row.get("n") == len(scored):  # else no patient is known
+                if score.n == len(scored):  # else no patient is known
                     label = (record.label(key), metric)
                     scores[name][label] = values
-                    senses[label] = row.get("higher_is_better")
+                    senses[label] = score.higher_is_better
 
     found = compare_systems(scores, senses)
     for rows in found.values():

@@ -16,7 +16,8 @@ from pydantic import Field, RootModel, create_model
 from gantk.errors import argument, one_line
 from gantk.formats.nifti import Nifti
 from gantk.report.words import ARROW
-from gantk.runs.schemas import Part, Step, by_name, is_inside, list_of, read, table
+from gantk.runs.results import Step
+from gantk.runs.schemas import Part, by_name, is_inside, list_of, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")

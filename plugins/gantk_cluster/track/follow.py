@@ -15,7 +15,8 @@ from gantk import Part, Run
 from gantk.errors import one_line
 from gantk.files import open_file
 from gantk.plugin.spec import bind
-from gantk.runs.schemas import LOG, MAX_LOG_BYTES, Step, is_inside, read, table
+from gantk.runs.results import Results, Step
+from gantk.runs.schemas import LOG, MAX_LOG_BYTES, is_inside, read, read_results, table
 from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
@@ -83,17 +84,11 @@ class Follower:
             return
 
         self._bring_samples()
-        metrics = read(self.run.path, "metrics.json")
+        results = read_results(self.run.path)
         report = self.run.path / "report.html"
-        finished = metrics and report.is_file() and metrics["step"] <= self.last
+        finished = results.step is not None and report.is_file() and results.step <= self.last
         if finished:
-            found = flat({"scores": metrics["metrics"], "baselines": metrics["baselines"]})
-            ends = {
-                name.removesuffix("/value"): value
-                for name, value in found
-                if name.endswith("/value")
-            }
-            self._put("scores", self.last, ends)  # "scores/a_to_b/psnr"
+            self._put("scores", self.last, dict(_values_of(results)))
 
         self.tracker.end(self.last, report if finished else None)
         self._remember()
@@ -144,6 +139,17 @@ def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
     if line.get("selection", {}).get("score") is not None:
         numbers["selection"] = {"selection/score": line["selection"]["score"]}
     return numbers
+
+
+def _values_of(results: Results) -> Iterator[tuple[str, float]]:
+    """Yield the value of each score: ("scores/a_to_b/psnr", 24.3), ("baselines/identity/...", ...)."""
+    systems = {"scores": results.metrics}
+    systems |= {f"baselines/{name}": scores for name, scores in results.baselines.items()}
+    for name, directions in systems.items():
+        for key, scores in directions.items():
+            for metric, score in scores.items():
+                if score.value is not None:
+                    yield f"{name}/{key}/{metric}", score.value
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

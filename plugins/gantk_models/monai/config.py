@@ -18,7 +18,8 @@ from gantk.data.intensity import Linear, PerChannel
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.inference.frame import OTHER
-from gantk.runs.schemas import read
+from gantk.runs.results import Results
+from gantk.runs.schemas import read_results
 
 # axes of a volume sliced in each plane
 AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
@@ -205,7 +206,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     frame = direction.translator.frame(direction.letter)
     task = f"Translation of {frame.source} into {frame.target} images"
     method = translator.model.method.name
-    (rows,) = scores(direction)["metrics"].values()
+    (rows,) = scores(direction).metrics.values()
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
@@ -222,7 +223,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "copyright": "not stated",
         "data_source": f"not stated (gantk source '{translator.model.data.source.name}')",
         "data_type": "nibabel",
-        "eval_metrics": {name: row["value"] for name, row in rows.items()},
+        "eval_metrics": {name: score.value for name, score in rows.items()},
         "intended_use": (
             f"Research on translating {frame.source} into {frame.target} images. The images are"
             " synthetic: structures may be added, moved or lost. Not a medical device, and not for"
@@ -237,16 +238,13 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def scores(direction: Direction) -> dict[str, Any]:
-    """The content of the run's metrics.json with the scores of this direction alone under
-    `metrics`, if it has any.
-    """
+def scores(direction: Direction) -> Results:
+    """The run's results with the scores of this direction alone under `metrics`, if it has any."""
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
-    found = read(direction.translator.run.path, "metrics.json")
-    rows = (found.get("metrics") or {}).get(key) or {}
-    return found | {
-        "metrics": {key: {name: row for name, row in rows.items() if row.get("value") is not None}}
-    }
+    results = read_results(direction.translator.run.path)
+    own = results.metrics.get(key, {})
+    known = {name: score for name, score in own.items() if score.value is not None}
+    return results.model_copy(update={"metrics": {key: known}})
 
 
 def _tensor(direction: Direction, letter: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.recipe.load import mapping
+from gantk.runs.results import Results, Score
 
 WITHOUT = "accuracy_without_style_transfer"
 WITH = "accuracy_with_style_transfer"
@@ -17,14 +18,15 @@ def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where no accuracy is known."""
     published = mapping(mapping(record.recipe.get("paper")).get("published"))
     charts = []
-    for key, rows in (record.metrics.get("metrics") or {}).items():
+    results: Results = record.results
+    for key, scores in results.metrics.items():
         if key.endswith("_post"):
             continue
-        after = record.metrics["metrics"].get(f"{key}_post") or {}
+        after = results.metrics.get(f"{key}_post", {})
         bars = [
-            _bar("trained on generated images", rows.get("classification")),
+            _bar("trained on generated images", scores.get("classification")),
             _bar("trained on them after the post-steps", after.get("classification")),
-            _bar("trained on real images", rows.get("classification_real")),
+            _bar("trained on real images", scores.get("classification_real")),
         ]
         found = [bar for bar in bars if bar]
         if found:
@@ -43,13 +45,13 @@ def section(record) -> dict[str, Any] | None:
     }
 
 
-def _bar(label: str, row: dict[str, Any] | None) -> dict[str, Any] | None:
+def _bar(label: str, score: Score | None) -> dict[str, Any] | None:
     """A bar of a metric's plain accuracy; None without one."""
-    found = ((row or {}).get("details") or {}).get("accuracy") or {}
-    if found.get("value") is None:
+    found = (score.details.get("accuracy") or {}) if score else {}
+    if score is None or found.get("value") is None:
         return None
     low, high = found.get("ci95") or (None, None)
-    return {"label": label, "value": found["value"], "low": low, "high": high, "n": row["n"]}
+    return {"label": label, "value": found["value"], "low": low, "high": high, "n": score.n}
 
 
 def published_bars(published: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, machine_failure
 from gantk.files import write_file
-from gantk.runs.schemas import read
+from gantk.metrics.verdict import title_of
+from gantk.metrics.words import baseline_words
+from gantk.runs.results import Results
+from gantk.runs.schemas import read_results
 from gantk_serve.app.service import Service
 
 HERE = Path(__file__).parent
@@ -32,9 +35,9 @@ SCRIPTS = {
     "niivue.js": files("gantk_studies.viewer") / "niivue.umd.js",
     "viewer.js": HERE / "viewer.js",
 }
-PARTS = (
-    Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("parts.html.j2").module
-)
+PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
+PAGES.globals.update(title_of=title_of, baseline_words=baseline_words)
+PARTS = PAGES.get_template("parts.html.j2").module
 LOOPBACK = {"127.0.0.1", "localhost"}
 # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
 POLICY = (
@@ -266,11 +269,11 @@ def window(service: Service, limits: str) -> gr.Blocks:
     """Build the page that a user sees: upload, direction, result and viewer."""
     # uploads: by browser session
     uploads = {}
-    scores = {}
+    results = Results()
     cache = service.folder.resolve() / PAGE_UPLOADS
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
-        scores = read(service.model.run.path, "metrics.json")
+        results = read_results(service.model.run.path)
 
     def forget(request: gr.Request) -> None:
         if upload := uploads.pop(request.session_hash, None):
@@ -335,7 +338,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
                 )
                 unsure = gr.Checkbox(True, label="Show the uncertainty (slower)", elem_id="unsure")
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
-                gr.HTML(PARTS.scores(scores), elem_id="scores")
+                gr.HTML(PARTS.scores(results), elem_id="scores")
 
             with gr.Column(scale=3, min_width=300):
                 status = gr.HTML(PARTS.start(), elem_id="said")

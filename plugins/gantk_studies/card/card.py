@@ -15,6 +15,7 @@ from gantk.files import expect_file, write_output
 from gantk.report.markdown import Markdown, escape_markdown, markdown_table, score_table
 from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
+from gantk.runs.results import Results
 from gantk_studies.card.facts import facts_of
 
 ITEMS = Path(__file__).with_name("items.toml")
@@ -61,11 +62,11 @@ def write_card(
         for name in asked
     }
     found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
-    found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
+    found |= {"metrics": record.results.dump().get("metrics", {}), "problems": record.problems}
     if json:
         write_output(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
 
-    text = _markdown(found, record.metrics)
+    text = _markdown(found, record.results)
     if out:
         write_output(Path(out), text.encode())
 
@@ -87,12 +88,12 @@ def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) ->
     return about | {"answers": answers, "open": left}
 
 
-def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
+def _markdown(found: dict[str, Any], results: Results) -> str:
     parts = [
         f"# {escape_markdown(found['name'])}",
         markdown_table(("", ""), found["facts"].items()),
         "## Scores",
-        score_table(metrics),
+        score_table(results),
     ]
     for guideline in found["answered"]:
         rows = []

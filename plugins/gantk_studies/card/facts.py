@@ -5,7 +5,6 @@ or files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,9 +13,12 @@ from pydantic import RootModel
 
 from gantk.errors import argument
 from gantk.files import sha256_of
+from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.words import baseline_words, short_metric_name
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
+from gantk.runs.results import Score, Speed
 from gantk.runs.schemas import read, table
 from gantk.terminal import duration
 
@@ -143,7 +145,7 @@ def _task(run: RunRecord) -> str:
     """The directions that are translated, or else the domains."""
     if not run.domains:
         return ""
-    directions = [run.label(key) for key in run.metrics.get("metrics") or ()]
+    directions = [run.label(key) for key in run.results.metrics]
     if directions:
         return f"translation: {', '.join(directions)}"
     return f"images of {', '.join(run.domains)}"
@@ -184,7 +186,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     train = run.recipe.get("train") or {}
     about = run.environment
     facts = {
-        "hardware": _join(_options(about, MACHINE), *_cost(run.metrics.get("speed") or {})),
+        "hardware": _join(_options(about, MACHINE), *_cost(run.results.speed or Speed())),
         "software": _join(*_software(about, noted)),
         "reproduce": about and "recipe.toml of the run contains every setting",
     }
@@ -211,12 +213,12 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _cost(speed: Mapping[str, Any]) -> Iterator[str]:
+def _cost(speed: Speed) -> Iterator[str]:
     """Yield the time and the memory that a training took."""
-    if speed.get("seconds"):
-        yield f"{speed.get('steps')} steps in {duration(speed['seconds'])}"
-    if speed.get("peak_memory_gib"):
-        yield f"peak memory {speed['peak_memory_gib']:.2f} GiB"
+    if speed.seconds:
+        yield f"{speed.steps} steps in {duration(speed.seconds)}"
+    if speed.peak_memory_gib:
+        yield f"peak memory {speed.peak_memory_gib:.2f} GiB"
 
 
 def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:
@@ -231,46 +233,46 @@ def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[st
 
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
-    found = run.metrics
-    rows = []
-    for key, scores in (found.get("metrics") or {}).items():
-        for name, row in scores.items():
-            rows.append((key, name, row))
-
-    results = _join(*(_result(run, key, name, row) for key, name, row in rows))
-    judged = _judgements(run, rows)
-    definitions = dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
+    rows = list(score_rows(run.results))
+    results = _join(*(_result(run, row) for row in rows if row.score.value is not None))
+    definitions = dict.fromkeys(f"{row.metric}: {row.score.definition}" for row in rows)
     reasons = [alarm.get("message") for alarm in run.log.alarms]
-    alarms = dict.fromkeys([*reasons, *(found.get("alarms") or {}).values()])
+    alarms = dict.fromkeys([*reasons, *run.results.alarms.values()])
+    tested = [row for row in rows if row.verdict.test]
     facts = {
         "metrics": _join(*definitions),
-        "baselines": ", ".join(found.get("baselines") or []),
-        "statistics": _join(STATISTICS if results else "", TESTS if judged.tests else ""),
+        "baselines": ", ".join(baseline_words(name) for name in run.results.baselines),
+        "statistics": _join(STATISTICS if results else "", TESTS if tested else ""),
         "results": results,
-        "tests": _join(*judged.tests),
+        "tests": _join(*(_test(run, row) for row in tested)),
         "subgroups": _join(*_subgroups(run)),
         "failures": _join(*_worst(run), *alarms),
         "limits": limits_of(run.path) or LIMITS,
     }
-    if judged.not_beaten:
-        names = ", ".join(judged.not_beaten)
-        facts["limits"] += f" The model does not beat the best baseline in {names}."
+    not_better = [f"{row.name} {run.label(row.key)}" for row in rows if row.tone == "bad"]
+    if not_better:
+        facts["limits"] += f" The model does not beat the best baseline in {', '.join(not_better)}."
 
-    facts |= _held_out([row for *_, row in rows])
-    if judged.power:
+    facts |= _held_out([row.score for row in rows])
+    power = [
+        f"{run.label(row.key)} {row.name}: {row.verdict.test.needed} patients"
+        for row in tested
+        if row.verdict.test.needed
+    ]
+    if power:
         condition = "needed for 80 % power if the true effect equals the observed one"
-        facts["power"] = f"{condition}: {_join(*judged.power)}"
+        facts["power"] = f"{condition}: {_join(*power)}"
 
     return facts
 
 
-def _held_out(rows: list[Mapping[str, Any]]) -> dict[str, str]:
+def _held_out(scores: list[Score]) -> dict[str, str]:
     """Facts on the images that the scores are computed on."""
     facts = {}
-    if any(row.get("per") for row in rows):
+    if any(score.per for score in scores):
         facts["reference"] = "the registered true image of the same patient"
 
-    patients = max((row.get("n") or 0 for row in rows), default=0)
+    patients = max((score.n or 0 for score in scores), default=0)
     if patients:
         facts["internal"] = (
             f"{patients} held-out patients from the same source as the training data"
@@ -278,59 +280,30 @@ def _held_out(rows: list[Mapping[str, Any]]) -> dict[str, str]:
     return facts
 
 
-@dataclass
-class Judged:
-    """What the verdicts of a run say."""
-
-    tests: list[str] = field(default_factory=list)  # results of the tests
-    power: list[str] = field(default_factory=list)  # numbers of patients that power needs
-    not_beaten: list[str] = field(default_factory=list)  # scores with a baseline not beaten
+def _test(run: RunRecord, row: ScoreRow) -> str:
+    """The paired test of a score against the best baseline."""
+    test = row.verdict.test
+    p = f"p {test.p:.2g}, Holm {test.holm or 1:.2g} of {test.of} comparisons, n={test.n}"
+    return f"{run.label(row.key)} {row.name} difference {row.difference}, {p}"
 
 
-def _judgements(run: RunRecord, rows: list[tuple[str, str, Any]]) -> Judged:
-    """What the verdicts say of each (direction, score, row)."""
-    judged = Judged()
-    verdicts = run.metrics.get("verdict") or {}
-    for key, name, _ in rows:
-        label = run.label(key)
-        verdict = (verdicts.get(key) or {}).get(name) or {}
-        if verdict.get("better") is False:
-            judged.not_beaten.append(f"{name} {label}")
-
-        test = verdict.get("test")
-        if not test:
-            continue
-
-        p = (
-            f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')} comparisons,"
-            f" n={test['n']}"
-        )
-        judged.tests.append(f"{label} {name} difference {test['gain']:.3g}, {p}")
-        if test.get("needed"):
-            judged.power.append(f"{label} {name}: {test['needed']} patients")
-
-    return judged
-
-
-def _result(run: RunRecord, key: str, name: str, row: Mapping[str, Any]) -> str:
-    """One score with its interval; "" where it has no value."""
-    if row.get("value") is None:
-        return ""
-    interval = ""
-    if None not in (row.get("ci95") or [None]):
-        interval = " [{:.4g}, {:.4g}]".format(*row["ci95"])
-    return f"{run.label(key)} {name} {row['value']:.4g}{interval} (n={row.get('n')})"
+def _result(run: RunRecord, row: ScoreRow) -> str:
+    """One score with its interval."""
+    value = f"{row.score.text()} {row.score.interval()}".rstrip()
+    return f"{run.label(row.key)} {row.name} {value} ({row.score.sample()})"
 
 
 def _subgroups(run: RunRecord) -> Iterator[str]:
     """Yield one line for each score and column: the value of each group."""
-    for key, columns in (run.metrics.get("subgroups") or {}).items():
+    for key, columns in run.results.subgroups.items():
         for column, rows in columns.items():
-            for name, row in rows.items():
-                groups = []
-                for group, one in row["groups"].items():
-                    if one["n"]:
-                        groups.append(f"{group} {one['value']:.4g} (n={one['n']})")
+            for metric, row in rows.items():
+                groups = [
+                    f"{group} {score.text()} ({score.sample()})"
+                    for group, score in row.groups.items()
+                    if score.n
+                ]
+                name = short_metric_name(metric)
                 yield f"{run.label(key)} {name} by {column}: {', '.join(groups)}"
 
 

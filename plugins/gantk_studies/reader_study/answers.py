@@ -14,7 +14,8 @@ import numpy as np
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_output
-from gantk.runs.schemas import Amount, Step, read, table
+from gantk.runs.results import Amount, Step
+from gantk.runs.schemas import read, table
 
 HERE = Path(__file__).parent
 CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}

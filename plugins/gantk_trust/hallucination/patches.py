@@ -14,7 +14,8 @@ from pydantic import RootModel
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import preview
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import Part, Preview, Step, table
+from gantk.runs.results import Step
+from gantk.runs.schemas import Part, Preview, table
 from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
 
 MAX_LISTED_PATCHES = 20  # per direction

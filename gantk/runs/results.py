@@ -1,0 +1,368 @@
+"""The results of an evaluation, which metrics.json stores, and the only format of their numbers.
+
+Read `Results` and `Score` first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from gantk.plugin.spec import Share
+
+Step = Annotated[int, Field(ge=0, le=10**15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+Curves = dict[str, list[float]]
+NO_VALUE = "-"
+SMALLEST_FIXED = 1e-4  # smaller values are written with an exponent
+
+
+def about(meaning: str, default: Any = None) -> Any:
+    """A key that may be absent, with its meaning for the documentation."""
+    return Field(default, description=meaning)
+
+
+def tables(meaning: str) -> Any:
+    """A key with an object, which is empty where the file has none."""
+    return Field(default_factory=dict, description=meaning)
+
+
+class Table(BaseModel):
+    """A JSON object of metrics.json. Unknown keys are kept; a key that is absent or null in a file
+    has its default.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, content: Any) -> Any:
+        """Leave out null where a key has a default other than None."""
+        if not isinstance(content, dict):
+            return content
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in content.items()
+            if value is not None or key not in fields or fields[key].default is None
+        }
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, serialize: Any) -> dict[str, Any]:
+        """Leave out keys that were never given and are empty."""
+        return {
+            key: value
+            for key, value in serialize(self).items()
+            if key in self.model_fields_set or value not in (None, "", [], {})
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """The content as JSON has it."""
+        return self.model_dump()
+
+
+class Score(Table):
+    """A score: its value, 95 % interval, sample size and definition."""
+
+    value: float | None = about("Mean over patients; null if no image could be scored.")
+    ci95: Pair | None = about(
+        "95 % interval of the mean, over patients; null for fewer than two patients."
+    )
+    n: Step | None = about("Number of patients that the mean is over.")
+    images: Step | None = about("Number of scored images.")
+    unit: str = about("Unit of the value, such as `dB`.", "")
+    definition: str = about("How the score is computed: metric, data range and region.", "")
+    higher_is_better: bool | None = about(
+        "Whether higher values are better; null if neither direction is."
+    )
+    corrected: float | None = about(
+        "The score after the best linear correction of the output's intensities."
+    )
+    per: dict[str, Score] = tables("The same score by `slice` and `volume`; `n` is their number.")
+    in_units: Score | None = about("The same score in the units of the files, such as HU.")
+    how: str = about("How volumes are scored, such as `pooled-over-slices`; only in `per`.", "")
+    details: dict[str, Any] = tables("Further figures of the metric.")
+
+    @property
+    def decimals(self) -> int:
+        """Decimal places: 2 for decibels, 3 for scores near 1."""
+        size = abs(self.value or 0.0)
+        if self.unit == "dB":
+            return 2
+        if size >= 100:
+            return 1
+        if size >= 10:
+            return 2
+        if size >= 0.1:
+            return 3
+        return 4
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The ends of the 95 % interval, if both are known."""
+        low, high = self.ci95 or (None, None)
+        return None if low is None or high is None else (low, high)
+
+    def text(self, decimals: int | None = None) -> str:
+        """The value with its unit, such as `24.31 dB`; "-" without a value. `decimals`: of another
+        score that it stands beside.
+        """
+        value = number_text(self.value, self.decimals if decimals is None else decimals)
+        return f"{value} {self.unit}" if self.unit and self.value is not None else value
+
+    def interval(self, decimals: int | None = None, form: str = "[{}, {}]") -> str:
+        """The 95 % interval, such as `[23.81, 24.81]`; "" without one."""
+        places = self.decimals if decimals is None else decimals
+        return form.format(*(number_text(end, places) for end in self.ends)) if self.ends else ""
+
+    def sample(self) -> str:
+        """The size of the sample: `n = 8 (64 images)`; "" where it is unknown."""
+        if self.n is None:
+            return ""
+        images = f" ({self.images} images)" if self.images and self.images != self.n else ""
+        return f"n = {self.n}{images}"
+
+
+def number_text(value: float | None, decimals: int) -> str:
+    """A number with that many decimal places, with an exponent where it is smaller; "-" for None
+    and NaN.
+    """
+    if value is None or math.isnan(value):
+        return NO_VALUE
+    if math.isinf(value) or 0 < abs(value) < SMALLEST_FIXED:
+        return f"{value:.3g}"
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if not float(text) else text  # no "-0.00"
+
+
+class PairedTest(Table):
+    """The paired test of a model and a baseline on the same patients."""
+
+    n: Step = about("Number of patients.", ...)
+    gain: float = about(
+        "Mean gain of the model over the baseline; positive if the model is better.", ...
+    )
+    p: Share = about("p-value of the two-sided sign-flip permutation test.", ...)
+    ci95: Pair | None = about("95 % interval of the gain.")
+    exact: bool | None = about("Whether all sign patterns were tried: true up to 20 patients.")
+    wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")
+    effect: float | None = about("Hedges' g of the paired differences; null if it is not defined.")
+    needed: Step | None = about(
+        "Number of patients for 80 % power at this effect; null above 10,000."
+    )
+    holm: Share | None = about(
+        "`p`, corrected by Holm's method for the chance of any false finding."
+    )
+    fdr: Share | None = about(
+        "`p`, corrected by Benjamini and Hochberg for the share of false findings."
+    )
+    of: Step | None = about("Number of tests that the corrections cover.")
+
+
+class Verdict(Table):
+    """Whether the model is better than the best baseline."""
+
+    better: bool | None = about("Whether the model's mean is better than that of the baseline.")
+    best_baseline: str = about("Name of the best baseline.", "")
+    probability: Share | None = about(
+        "Probability that the model is better than this baseline; null for one patient."
+    )
+    patients: Step | None = about("Number of test patients; only for metrics of sets.")
+    holm: Share | None = about(
+        "Probability that such a difference is chance, corrected by Holm's method; only for metrics"
+        " of sets."
+    )
+    test: PairedTest | None = about(
+        "The paired test of model and baseline; only for metrics of pairs."
+    )
+    without_pairs: Verdict | None = about("The same against the best baseline that needs no pairs.")
+    # how much better the model is, by patient: until the tests are made
+    gains: list[float] = Field(default_factory=list, exclude=True)
+
+
+class Groups(Table):
+    """The scores of subgroups of patients."""
+
+    groups: dict[str, Score] = about("The score of each group.", ...)
+    too_few: list[str] = about(
+        "Groups that are not compared: fewer than five patients, or unknown.", ...
+    )
+    worst: str | None = about(
+        "Name of the worst group; absent if fewer than two groups are compared."
+    )
+    best: str | None = about("Name of the best group.")
+    gap: float | None = about("Difference between the means of the best and the worst group.")
+    p: Share | None = about("p-value of the gap, from random regrouping of the patients.")
+    holm: Share | None = about("`p`, corrected by Holm's method over all metrics and columns.")
+
+
+class Speed(Table):
+    """Time and memory of a training."""
+
+    step: Step | None = about("Step of the last checkpoint; only in usage.json.")
+    steps: Step | None = about("Number of steps at the last log point; only in metrics.json.")
+    seconds: Amount | None = about("Training time in seconds, without validation and checkpoints.")
+    images_per_s: Amount | None = about("Median number of images per second over the log points.")
+    step_seconds: list[Amount] | None = about("Mean seconds per step between log points, in order.")
+    first_step_s: Amount | None = about(
+        "Seconds from the start of the process to the end of its first step."
+    )
+    peak_memory_gib: Amount | None = about("Peak memory in GiB, over all resumes.")
+    predicted: dict[str, Any] | None = about(
+        "`step_s` and `peak_memory_gib` as `gantk doctor` estimates them, if it was run."
+    )
+
+
+class Case(Table):
+    """A contrast that is made of others."""
+
+    given: list[str] = about("Contrasts that are there.", ...)
+    made: str = about("Contrast that is made of them.", ...)
+
+
+class Scale(Table):
+    """The factor with which 68.27 % of the validation errors are within one spread."""
+
+    factor: float | None = about("Factor on the spread; null if it was not fitted.")
+    patients: Step | None = about("Number of validation patients that it was fitted to.")
+
+
+class Uncertainty(Table):
+    """How well an uncertainty map finds errors."""
+
+    kind: str = about("The kind of map.", "")
+    auroc: Score | None = about(
+        "AUROC for finding the largest 10 % of a patient's errors: 1 is perfect, 0.5 is guessing."
+    )
+    auroc_10: Score | None = about("The same for errors above 10 % of the data range.")
+    auroc_10_whole: Score | None = about(
+        "`auroc_10` for whole images, air included, which is easier."
+    )
+    ause: Score | None = about(
+        "Area between the rejection curve and the ideal one, as a share of the mean error; 0 is"
+        " perfect."
+    )
+    spearman: Score | None = about(
+        "Rank correlation of error and uncertainty: 1 is perfect, 0 is guessing."
+    )
+    coverage: Score | None = about("Share of errors within one scaled spread; 0.6827 is ideal.")
+    rejection: Curves = tables(
+        "Curves of the mean error of the share `kept`: `error` removes uncertain pixels first,"
+        " `oracle` large errors, `random` any pixels."
+    )
+    reliability: Curves = tables(
+        "Curves of the `observed` and `unscaled` coverage at each `nominal` one."
+    )
+    scale: Scale | None = about(
+        "The factor with which 68.27 % of the validation errors are within one spread."
+    )
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The scores that are known, by name."""
+        known = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: each for name, each in known.items() if isinstance(each, Score)}
+
+
+class Distributions(Table):
+    """How intensities of real and of generated images are distributed."""
+
+    edges: list[float] = about("Ends of the bins, from 0 (black) to 1 (white).", ...)
+    shares: Curves = about(
+        "Share of the pixels in each bin: of `real` test images, `generated` ones, and"
+        " `generated_post` after the post-steps.",
+        ...,
+    )
+    distance: dict[str, float] = tables(
+        "Wasserstein distance of the generated images from the real ones, as a share of the range"
+        " from black to white."
+    )
+    images: dict[str, Step] = tables("Number of images.")
+
+
+class PostLosses(Table):
+    """What a post-step measured."""
+
+    name: str = about("Name of the post-step.", ...)
+    images: Step | None = about("Number of images.")
+    curves: Curves = about(
+        "Mean losses over the images, for each optimisation step from 0 on.", ...
+    )
+
+
+class SplitSummary(Table):
+    """How test patients were held out."""
+
+    by: str | None = about("How images were assigned to the sets, such as `patient`.")
+    consequences: list[str] = Field(
+        default_factory=list, description="Consequences of the split for the scores, in words."
+    )
+
+
+Scores = dict[str, dict[str, Score]]  # by direction and metric
+
+
+class Results(Table):
+    """The content of metrics.json: all scores of an evaluation."""
+
+    metrics: Scores = tables(
+        "The model's scores, by direction (`a_to_b`, `b_to_a`, `image`) and metric."
+        " `psnr_foreground` and `psnr_lesion` are PSNR in these regions."
+    )
+    baselines: dict[str, Scores] = tables("The same scores of each baseline, by its name.")
+    verdict: dict[str, dict[str, Verdict | None]] = tables(
+        "Whether the model is better than the best baseline, by direction and metric."
+    )
+    split: SplitSummary | None = about("How test patients were held out.")
+    files: Scores = tables(
+        "By direction, scores of the files that `gantk translate` writes for the test images, as"
+        " `gantk eval --pred --truth` computes them: whole, in their own values."
+    )
+    cases: dict[str, Case] = tables(
+        "Of methods that make any contrast from others, by direction: what is there and what is"
+        " made."
+    )
+    cycle: Scores = tables(
+        "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and their"
+        " reconstructions, which are translated there and back."
+    )
+    alarms: dict[str, str] = tables(
+        "A warning for each direction whose foreground is too large to be a head in air."
+    )
+    foreground: dict[str, float] = tables("Share of pixels that count as foreground, by direction.")
+    subgroups: dict[str, dict[str, dict[str, Groups]]] = tables(
+        "Scores of subgroups, by direction, column of `evaluate.by` and metric."
+    )
+    uncertainty: dict[str, Uncertainty] = tables(
+        "How well the uncertainty map finds errors, by direction."
+    )
+    values: dict[str, Distributions] = tables(
+        "Distributions of intensities of real and of generated images, by direction."
+    )
+    post: dict[str, list[PostLosses]] = tables(
+        "What the post-steps measured on the scored images, by direction."
+    )
+    speed: Speed | None = about("Time and memory of the training.")
+    domains: list[str] = Field(default_factory=list, description="Names of the domains.")
+    step: Step | None = about("Step of the scored checkpoint.")
+    lines: list[str] = Field(
+        default_factory=list, description="What plugins and subgroups print after the scores."
+    )
+
+    def baseline(self, name: str, key: str) -> dict[str, Score]:
+        """A baseline's scores of a direction; after the post-steps those of the plain direction, as
+        baselines have no post-steps.
+        """
+        scores = self.baselines.get(name, {})
+        return scores.get(key) or scores.get(key.removesuffix("_post")) or {}
+
+    def verdict_of(self, key: str, metric: str) -> Verdict:
+        """The verdict on a score; an empty one where none was made."""
+        return self.verdict.get(key, {}).get(metric) or Verdict()
+
+    def rival(self, key: str, metric: str) -> Score | None:
+        """The best baseline's score beside a score of the model."""
+        return self.baseline(self.verdict_of(key, metric).best_baseline, key).get(metric)
