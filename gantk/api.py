@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import Model
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
+    from gantk.runs.results import Results
     from gantk.training.assemble import Parts
     from gantk.training.loop import StepProfile
 
@@ -495,26 +496,25 @@ def evaluate(
         return _evaluate(parts, folder, say, scratch) | {"data": str(data)}
 
 
-def _keep_earlier_uncertainty(folder: RunFolder, result: dict[str, Any]) -> None:
+def _keep_earlier_uncertainty(folder: RunFolder, results: Results) -> None:
     """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
     maps by the factor in it.
     """
-    from gantk.runs.schemas import read
+    from gantk.runs.schemas import read_results
 
     with suppress(UserError):  # a damaged file is written again
-        before = read(folder.path, "metrics.json")
-        if before.get("step") == result["step"] and before.get("uncertainty"):
-            result.setdefault("uncertainty", before["uncertainty"])
+        before = read_results(folder.path)
+        if before.step == results.step and before.uncertainty and not results.uncertainty:
+            results.uncertainty = before.uncertainty
 
 
-def _add_statistics(result: dict[str, Any], scorer: Any) -> None:
+def _add_statistics(results: Results, scorer: Any) -> None:
     """Add a corrected test to every verdict over pairs, and the scores of subgroups."""
     from gantk.metrics.statistics.comparing import add_tests
     from gantk.metrics.statistics.subgroups import add_subgroups
 
-    add_tests(result)
-    lines = add_subgroups(scorer.tested, result, scorer)
-    result["lines"] = [*result.get("lines", ()), *lines]
+    add_tests(results)
+    results.lines += add_subgroups(scorer.tested, results, scorer)
 
 
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
@@ -775,7 +775,7 @@ def _evaluate(
     from gantk.recipe.load import resolved
     from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
-    from gantk.runs.results import Results
+    from gantk.runs.results import Speed
     from gantk.runs.schemas import read
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
@@ -791,24 +791,25 @@ def _evaluate(
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())
-        result = parts.scorer.test(
+        results = parts.scorer.test(
             earlier_weights(folder.inference_checkpoint()) if by_checkpoints else ()
         )
 
     if not main:
         return {}
 
-    speed = speed_of(folder.read_log(), folder.usage())
-    result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
+    results.speed = Speed.model_validate(speed_of(folder.read_log(), folder.usage()))
+    results.domains = list(parts.model.data.domains)
+    results.step = parts.engine.step
     warnings = []
     try:
-        about = {"run": kept.path, "tested": parts.scorer.tested, "result": result}
+        about = {"run": kept.path, "tested": parts.scorer.tested, "result": results}
         keep_test_patients(kept.path, parts.scorer.tested)
-        _keep_earlier_uncertainty(kept, result)
-        kept.write_json("metrics.json", result)  # whatever plugins do, it is not lost
+        _keep_earlier_uncertainty(kept, results)
+        kept.write_json("metrics.json", results.dump())  # whatever plugins do, it is not lost
         plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
-        _add_statistics(result, parts.scorer)
-        kept.write_json("metrics.json", result)
+        _add_statistics(results, parts.scorer)
+        kept.write_json("metrics.json", results.dump())
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [
             (
@@ -819,8 +820,7 @@ def _evaluate(
 
     ran = read(folder.path, "environment.json").get("recipe") or {}
     system = published_system(resolved(parts.model), ran.get("changed") or {})
-    results = Results.model_validate(result)
     for line in [*summary_lines(results), *published_lines(results, system), *warnings]:
         say(line)
 
-    return result
+    return results.dump()

@@ -17,10 +17,10 @@ from gantk.formats.files import difference, read, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores, too_small_for
-from gantk.metrics.sets import ImageGroup, set_rows
+from gantk.metrics.sets import ImageGroup, set_scores
 from gantk.metrics.summary import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.runs.results import Results
+from gantk.runs.results import Results, Score, Table
 
 WHERE = "--pred, --truth"
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
@@ -49,6 +49,26 @@ class Line:
 
     def __call__(self, intensities: Any) -> Any:
         return intensities * self.slope + self.offset
+
+
+class ScaleFit(Table):
+    """The linear function from predictions to the truth's scale, as fitted; of files that are
+    compared as sets it is empty.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    predictions: list[float] = []
+    truth: list[float] = []
+    another: bool = False  # whether the predictions are on another scale than the truth
+    matched: bool = False  # whether they were mapped to the truth's scale before scoring
+
+
+class FolderResults(Results):
+    """The results of files against files."""
+
+    scale: ScaleFit
+    patients_unknown: bool  # each image counts as a patient
 
 
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
@@ -92,16 +112,16 @@ def compare(
     result = compare_folders(
         Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient
     )
-    for line in summary_lines(Results.model_validate(result)):
+    for line in summary_lines(result):
         say(line)
 
-    about_scale = scale_line(result["scale"])
+    about_scale = scale_line(result.scale)
     if about_scale:
         say(about_scale)
-    if result["patients_unknown"]:
+    if result.patients_unknown:
         say(NO_PATIENTS)
 
-    return result
+    return result.dump()
 
 
 def compare_folders(
@@ -111,9 +131,8 @@ def compare_folders(
     device: Any = "cpu",
     match: bool = False,
     patient: str = "",
-) -> dict[str, Any]:
-    """Score files against files; returns a result like metrics.json, with `scale` and
-    `patients_unknown`.
+) -> FolderResults:
+    """Score files against files.
 
     The data range is the file type's, or the set's for floats. `scale` is the linear function from
     predictions to the truth's scale and whether they are on `another` scale; with `match` it is
@@ -128,34 +147,32 @@ def compare_folders(
     of_pairs, of_sets = _metric_parts(metrics)
     patient_of_file = _patient_function(patient)
     pairs: list[FilePair] = []
-    scale: dict[str, Any] = {}
+    scale = ScaleFit()
     line = Line()
     if of_pairs or match:
         pairs = pairs_of_files(predicted, truth)
         _require_same_grid(pairs)
-        scale = _fit_line(pairs) | {"matched": match}
+        line, scale = _fit_line(pairs, match)
 
-    if match:
-        line = Line(scale["slope"], scale["offset"])
-
-    rows: dict[str, Any] = {}
+    scores: dict[str, Score] = {}
     if of_pairs:
-        rows |= _pair_rows(pairs, of_pairs, device, line, patient_of_file)
+        scores |= _pair_scores(pairs, of_pairs, device, line, patient_of_file)
     if of_sets:
         folders = (_files(predicted), _files(truth))
-        rows |= _set_rows(*folders, of_sets, device, line, patient_of_file)
+        scores |= _set_scores(*folders, of_sets, device, line, patient_of_file)
     if match:
-        for row in rows.values():
-            row["definition"] += "/predictions-matched-linearly"
+        for name, score in scores.items():
+            definition = f"{score.definition}/predictions-matched-linearly"
+            scores[name] = score.model_copy(update={"definition": definition})
 
     unknown = len(pairs) > 1 and all(patient_of_file(real) == real.name for _, real in pairs)
-    return {
-        "metrics": {"pred_to_truth": rows},
-        "baselines": {},
-        "verdict": {},
-        "scale": scale,
-        "patients_unknown": unknown,
-    }
+    return FolderResults(
+        metrics={"pred_to_truth": scores},
+        baselines={},
+        verdict={},
+        scale=scale,
+        patients_unknown=unknown,
+    )
 
 
 def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
@@ -181,16 +198,13 @@ def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
     return of_pairs, of_sets
 
 
-def scale_line(scale: dict[str, Any]) -> str:
+def scale_line(scale: ScaleFit) -> str:
     """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
     truth's scale.
     """
-    if not scale:
-        return ""
-
-    if scale["matched"]:
+    if scale.matched:
         words = "matched  all predictions are rescaled by one linear function:"
-    elif scale["another"]:
+    elif scale.another:
         words = (
             "warning  the predictions seem to have another scale than the truth, so scores are too"
             " low. To rescale them, add --match:"
@@ -198,10 +212,10 @@ def scale_line(scale: dict[str, Any]) -> str:
     else:
         return ""
 
-    low, high = scale["predictions"]
-    true_low, true_high = scale["truth"]
+    low, high = scale.predictions
+    true_low, true_high = scale.truth
     return (
-        f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (predictions:"
+        f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
         f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
     )
 
@@ -285,9 +299,9 @@ def _read(pair: FilePair) -> list[np.ndarray]:
     return [made, real]
 
 
-def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
-    """Fit the linear function from predictions to the truth's scale; returns it, both ranges, and
-    whether `another`.
+def _fit_line(pairs: list[FilePair], match: bool) -> tuple[Line, ScaleFit]:
+    """The line by which predictions are scored, and the linear function that is fitted from them to
+    the truth's scale; they are equal with `match`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
@@ -314,18 +328,20 @@ def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
     another = not MIN_SLOPE <= slope <= MAX_SLOPE or (
         large_error and after < MAX_ERROR_LEFT * before
     )
-    return {
-        "slope": slope,
-        "offset": offset,
-        "predictions": [float(x.min()), float(x.max())],
-        "truth": [float(y.min()), float(y.max())],
-        "another": bool(another),
-    }
+    fit = ScaleFit(
+        slope=slope,
+        offset=offset,
+        predictions=[float(x.min()), float(x.max())],
+        truth=[float(y.min()), float(y.max())],
+        another=bool(another),
+        matched=match,
+    )
+    return Line(slope, offset) if match else Line(), fit
 
 
-def _pair_rows(
+def _pair_scores(
     pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
-) -> dict[str, Any]:
+) -> dict[str, Score]:
     sizes: set[tuple[int, ...]] = set()
 
     def read_truth(scan: Scan) -> Image:
@@ -334,7 +350,7 @@ def _pair_rows(
         return image
 
     black, data_range = black_and_range(read_truth(truth) for _, truth in pairs)
-    left_out: dict[str, Any] = {}
+    left_out: dict[str, Score] = {}
     scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []
     for pair in pairs:
@@ -351,25 +367,25 @@ def _pair_rows(
         found.append(scorers[dims](line(made), references))
 
     first_scorer = next(iter(scorers.values()))
-    return first_scorer.rows(concatenate_scores(found)) | left_out
+    return first_scorer.scores(concatenate_scores(found)) | left_out
 
 
-def _all_too_small(left_out: dict[str, Any]) -> UserError:
+def _all_too_small(left_out: dict[str, Score]) -> UserError:
     """The error that the images are too small for every metric."""
-    row = next(iter(left_out.values()))
-    reason = row["definition"].partition("/not-computed: ")[2]
+    score = next(iter(left_out.values()))
+    reason = score.definition.partition("/not-computed: ")[2]
     remedy = "use other metrics too, such as psnr or mae"
     return UserError(reason, where="--metrics", remedy=remedy)
 
 
-def _set_rows(
+def _set_scores(
     predicted: list[Scan],
     truth: list[Scan],
     parts: list[Part],
     device: Any,
     line: Line,
     patient_of_file: PatientOf,
-) -> dict[str, Any]:
+) -> dict[str, Score]:
     black, data_range = black_and_range(map(read, truth))
     made = [read(scan).pixels for scan in predicted]
     real = [read(scan).pixels for scan in truth]
@@ -385,12 +401,12 @@ def _set_rows(
     real_images = torch.from_numpy(np.stack(real)).to(device) - black
     fake_set = ImageGroup(made_images, [patient_of_file(scan) for scan in predicted])
     real_set = ImageGroup(real_images, [patient_of_file(scan) for scan in truth])
-    rows: dict[str, Any] = {}
+    scores: dict[str, Score] = {}
     for part in parts:
         metric = part(data_range, real_images.ndim - 2)
-        rows |= set_rows(metric, real_set, real_set, fake_set, strict=True)
+        scores |= set_scores(metric, real_set, real_set, fake_set, strict=True)
 
-    return rows
+    return scores
 
 
 def _patient_function(pattern: str) -> PatientOf:

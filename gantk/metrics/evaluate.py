@@ -30,11 +30,21 @@ from gantk.metrics.references import (
     number_that_fits,
     spread,
 )
-from gantk.metrics.sets import ImageGroup, Kid, halves, select_images, set_rows
+from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
+from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
+from gantk.runs.results import (
+    Distributions,
+    PostLosses,
+    Results,
+    Score,
+    SplitSummary,
+    Uncertainty,
+    Verdict,
+)
 from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
@@ -161,7 +171,7 @@ class Scorer:
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by direction, what post-steps measured
-        self._post_records: dict[str, list[dict[str, Any]]] = {}
+        self._post_records: dict[str, list[PostLosses]] = {}
         # by whether the post-steps are applied
         self._translators: dict[bool, WrittenTranslations] = {}
         # by class, whose method a translation needs; by None where the method has no classes
@@ -261,8 +271,8 @@ class Scorer:
         scores: dict[str, dict[str, float | None]] = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to, records))
-            rows = self.curves.rows(self.curves(made, references))
-            scores[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
+            found = self.curves.scores(self.curves(made, references))
+            scores[f"{OTHER[to]}_to_{to}"] = {name: each.value for name, each in found.items()}
 
         if self.method.samples and not self.method.directions() and self.set_metrics:
             scores["image"] = self._validate_samples()
@@ -301,52 +311,49 @@ class Scorer:
 
         return found
 
-    def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
-        """Score all metrics and baselines on the test split; returns the content of metrics.json.
+    def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> Results:
+        """Score all metrics and baselines on the test split; returns the results.
 
         All ranks run networks on their share of the images. Rank 0 computes the scores, which do
-        not depend on the number of ranks; other ranks return tables without scores. Fills
+        not depend on the number of ranks; other ranks return results without scores. Fills
         `self.tested` for those who draw images. `others` are weights of the run's other
         checkpoints: the uncertainty `checkpoints` compares their outputs.
         """
-        result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
+        split = SplitSummary(by=self.data.splits.by, consequences=[*self.data.consequences()])
+        results = Results(metrics={}, baselines={}, verdict={}, split=split)
         self._translators = {}  # of the current weights
-        result["split"] = {
-            "by": self.data.splits.by,
-            "consequences": self.data.consequences(),
-        }
         for to in self.method.directions():
-            self._test_direction(result, to, others)
+            self._test_direction(results, to, others)
 
         if self.method.samples and self.set_metrics:
-            self._test_samples(result)
+            self._test_samples(results)
 
         if any(self._post_records.values()):
-            result["post"] = self._post_records
+            results.post = self._post_records
 
-        return result
+        return results
 
     def _test_direction(
-        self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]
+        self, results: Results, to: str, others: Sequence[Mapping[str, Tensor]]
     ) -> None:
         key = f"{OTHER[to]}_to_{to}"
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
             if self.two_way:
-                self._test_cycle_alone(result, to, sources)
+                self._test_cycle_alone(results, to, sources)
             return
 
         inputs = self.reals.network_inputs(sources)
         truths = [pair[to] for pair in pairs]
-        made, padding = self._translate_as_written(result, key, to, sources, truths)
+        made, padding = self._translate_as_written(results, key, to, sources, truths)
         back = self._translate_there_and_back(inputs, to, sources)
         if padding is None:  # not rank 0
             return
 
         shown = self.data.centre(inputs)
         if back is not None:
-            self._add_cycle(result, to, back, shown, sources)
+            self._add_cycle(results, to, back, shown, sources)
 
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
@@ -360,9 +367,9 @@ class Scorer:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
 
-        scores = self._score(result, key, to, made, baselines, about, references)
+        scores = self._score(results, key, to, made, baselines, about, references)
         real = self.reals.test_images(to) if references is None else references.images
-        result.setdefault("values", {})[key] = self._value_distributions(key, real, made)
+        results.values[key] = self._value_distributions(key, real, made)
         if references is None:
             return
 
@@ -370,14 +377,14 @@ class Scorer:
             self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses, back
         )
         if references.foreground is not None:
-            self._add_foreground(result, key, references.foreground)
+            self._add_foreground(results, key, references.foreground)
         if self.model.evaluate.uncertainty != "none":
             uncertainty = self._uncertainty(sources, inputs, references, to, others)
-            result.setdefault("uncertainty", {})[key] = uncertainty
+            results.uncertainty[key] = uncertainty
 
     def _translate_as_written(
         self,
-        result: dict[str, Any],
+        results: Results,
         key: str,
         to: str,
         sources: Sequence[Record],
@@ -405,14 +412,14 @@ class Scorer:
 
             made[name] = written.images
             padding = written.padding
-            if written.rows:
-                result.setdefault("files", {})[name] = written.rows
+            if written.scores:
+                results.files[name] = written.scores
             if posts:
-                self._post_records[key] = translate.post_records()
+                self._post_records[key] = _losses(translate.post_records())
 
         return made, padding
 
-    def _test_cycle_alone(self, result: dict[str, Any], to: str, sources: Sequence[Record]) -> None:
+    def _test_cycle_alone(self, results: Results, to: str, sources: Sequence[Record]) -> None:
         """Add the cycle error of images without a truth: of the held-out `sources` or, where there
         are none, of training images.
         """
@@ -424,11 +431,11 @@ class Scorer:
         inputs = self.reals.network_inputs(sources)
         back = self._translate_there_and_back(inputs, to, sources)
         if back is not None:
-            self._add_cycle(result, to, back, self.data.centre(inputs), sources, note)
+            self._add_cycle(results, to, back, self.data.centre(inputs), sources, note)
 
     def _add_cycle(
         self,
-        result: dict[str, Any],
+        results: Results,
         to: str,
         back: Tensor,
         shown: Tensor,
@@ -439,21 +446,22 @@ class Scorer:
         images `shown`.
         """
         references = self.reals.originals(sources, OTHER[to], shown)
-        rows = self.cycles.rows(self.cycles(back, references))
         way = f"{OTHER[to]}_to_{to}_to_{OTHER[to]}"
-        for row in rows.values():
-            row["definition"] = f"{way}/{row['definition']}{note}"
-        result.setdefault("cycle", {})[f"{OTHER[to]}_to_{to}"] = rows
+        scores = {}
+        for name, score in self.cycles.scores(self.cycles(back, references)).items():
+            definition = f"{way}/{score.definition}{note}"
+            scores[name] = score.model_copy(update={"definition": definition})
+        results.cycle[f"{OTHER[to]}_to_{to}"] = scores
 
-    def _add_foreground(self, result: dict[str, Any], key: str, foreground: Tensor) -> None:
+    def _add_foreground(self, results: Results, key: str, foreground: Tensor) -> None:
         """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""
         share = float(foreground.float().mean())
-        result.setdefault("foreground", {})[key] = share
-        alarm = alarm_of_foreground(result["metrics"][key], share)
+        results.foreground[key] = share
+        alarm = alarm_of_foreground(results.metrics[key], share)
         if alarm:
-            result.setdefault("alarms", {})[key] = alarm
+            results.alarms[key] = alarm
 
-    def _test_samples(self, result: dict[str, Any]) -> None:
+    def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images
         passes = self.runtime.share(
             range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count)
@@ -467,13 +475,15 @@ class Scorer:
 
         made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
         noise = {"noise": self.reals.noise(self.letter, count)}
-        self._score(result, "image", self.letter, made, noise, self._generated_group(made["image"]))
+        self._score(
+            results, "image", self.letter, made, noise, self._generated_group(made["image"])
+        )
         real = self.reals.test_images(self.letter)
-        result["values"] = {"image": self._value_distributions("image", real, made)}
+        results.values["image"] = self._value_distributions("image", real, made)
 
     def _value_distributions(
         self, key: str, real: Tensor, made: Mapping[str, Tensor]
-    ) -> dict[str, Any]:
+    ) -> Distributions:
         """How the intensities of real test images and of generated ones are distributed."""
         names = {key: "generated", f"{key}_post": "generated_post"}
         sets = {"real": real} | {names[name]: images for name, images in made.items()}
@@ -489,13 +499,13 @@ class Scorer:
             reach = self.data.table.neighbours
             examples = Examples(lambda: self.data, letter, device, made_from, records, reach)
             made[f"{key}_post"] = self.posts(made[key].to(device), examples).cpu()
-            self._post_records[key] = self.posts.records()
+            self._post_records[key] = _losses(self.posts.records())
 
         return made
 
     def _score(
         self,
-        result: dict[str, Any],
+        results: Results,
         key: str,
         letter: str,
         made: dict[str, Tensor],
@@ -503,37 +513,43 @@ class Scorer:
         about: ImageGroup | None,
         references: References | None = None,
     ) -> dict[str, Scores]:
-        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `result`,
+        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `results`,
         returns pair scores.
 
         `about`: patients, classes and masks of the images. `real_split` is a perfect generator's
         score: real images of other patients, scored as if generated.
         """
         images = made | baselines
-        rows: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
-        verdicts: dict[str, dict[str, Any]] = {name: {} for name in made}
+        of_pairs: dict[str, dict[str, Score]] = {name: {} for name in [*images, "real_split"]}
+        verdicts: dict[str, dict[str, Verdict | None]] = {name: {} for name in made}
         scores: dict[str, Scores] = {}
         if references:
             for name, each in images.items():
                 scores[name] = self.pairs(each, references)
-                rows[name] = self.pairs.rows(scores[name])
+                of_pairs[name] = self.pairs.scores(scores[name])
             rivals = {name: scores[name] for name in baselines}
             for name in made:
-                verdicts[name] = pair_verdict(scores[name], rivals, self.pairs.senses)
+                verdicts[name] |= pair_verdict(scores[name], rivals, self.pairs.senses)
 
         set_scores = self._set_scores(letter, made, baselines, about)
         rivals_of_set = {name: set_scores[name] for name in baselines}
         for name in made:
-            verdicts[name] |= set_verdict(set_scores[name], rivals_of_set)
-            result["metrics"][name] = rows[name] | set_scores[name]
+            verdicts[name] |= set_verdict(
+                set_scores[name], rivals_of_set, self._test_patients(letter)
+            )
+            results.metrics[name] = of_pairs[name] | set_scores[name]
 
-        result["verdict"] |= verdicts
+        results.verdict |= verdicts
         for name in [*baselines, "real_split"]:
             if name in baselines or set_scores[name]:
-                of_baseline = result["baselines"].setdefault(name, {})
-                of_baseline[key] = rows[name] | set_scores[name]
+                of_baseline = results.baselines.setdefault(name, {})
+                of_baseline[key] = of_pairs[name] | set_scores[name]
 
         return scores
+
+    def _test_patients(self, letter: str) -> int:
+        """The number of patients whose real images are held out."""
+        return len({record.subject for record in self.reals.records("test", letter)})
 
     def _set_scores(
         self,
@@ -541,10 +557,10 @@ class Scorer:
         made: dict[str, Tensor],
         baselines: dict[str, Tensor],
         about: ImageGroup | None,
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, dict[str, Score]]:
         """The scores of sets, by name of the images, and of "real_split"."""
         images = made | baselines
-        set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
+        set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*images, "real_split"]}
         if about is None:  # no metric of sets
             return set_scores
 
@@ -558,14 +574,16 @@ class Scorer:
             beside = getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(some.shape[2:]), classes)
             for name in groups if beside else made:
-                for score, row in set_rows(metric, train, test, groups[name], note).items():
-                    set_scores[name][score] = row | {"n": len(set(about.patients))}
+                found = set_scores_of(metric, train, test, groups[name], note)
+                patients = {"n": len(set(about.patients))}
+                for metric_name, score in found.items():
+                    set_scores[name][metric_name] = score.model_copy(update=patients)
 
             if beside and train is not test:
                 real = halves(train)[1]
                 real = select_images(real, torch.arange(len(real)) < len(some))
                 note = f"{note}/training-images-as-if-made"
-                set_scores["real_split"] |= set_rows(metric, train, test, real, note)
+                set_scores["real_split"] |= set_scores_of(metric, train, test, real, note)
 
         return set_scores
 
@@ -607,7 +625,7 @@ class Scorer:
         references: References,
         to: str,
         others: Sequence[Mapping[str, Tensor]],
-    ) -> dict[str, Any]:
+    ) -> Uncertainty:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
         judge = bind_or_raise("uncertainty", "auto")().judge
@@ -630,8 +648,8 @@ class Scorer:
             validation = self.reals.references(pairs, to, self.data.centre(seen))
             fitted_on = errors_and_spread(validation, records, seen)
 
-        scores = judge(*errors_and_spread(references, sources, inputs), self.span, fitted_on)
-        return {"kind": maker.kind_for(self.method)} | scores
+        judged = judge(*errors_and_spread(references, sources, inputs), self.span, fitted_on)
+        return judged.model_copy(update={"kind": maker.kind_for(self.method)})
 
     def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the
@@ -800,6 +818,10 @@ class Scorer:
             f" {' and '.join(counts) or 'none for images from noise'}"
         )
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
+
+
+def _losses(records: Sequence[Mapping[str, Any]]) -> list[PostLosses]:
+    return [PostLosses.model_validate(record) for record in records]
 
 
 def _without_errors_in(

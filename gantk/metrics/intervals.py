@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.runs.results import Score
 
 BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
@@ -33,18 +34,22 @@ class Estimate:
     ci95: Interval  # None for fewer than two patients: one says nothing about the others
     n: int
 
-    def row(self) -> dict[str, Any]:
-        """As a dict, for metrics.json."""
-        return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
+    def score(self, **about: Any) -> Score:
+        """As a score, with further keys of it."""
+        return Score(value=self.value, ci95=[*self.ci95] if self.ci95 else None, n=self.n, **about)
 
 
-def metric_row(
+def metric_score(
     metric: Any, found: Any, images: int, definition: str, corrected: float | None = None
-) -> dict[str, Any]:
-    """A row of metrics.json; `found` has a value, its ci95 and n, the number of patients."""
-    about = {"images": images, "unit": metric.unit, "definition": definition}
-    about |= {"higher_is_better": metric.higher_is_better, "corrected": corrected}
-    return Estimate(found.value, found.ci95, found.n).row() | about
+) -> Score:
+    """A metric's score; `found` has a value, its ci95 and n, the number of patients."""
+    return Estimate(found.value, found.ci95, found.n).score(
+        images=images,
+        unit=metric.unit,
+        definition=definition,
+        higher_is_better=metric.higher_is_better,
+        corrected=corrected,
+    )
 
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
@@ -192,8 +197,8 @@ def per_level(
     volumes: Sequence[str],
     dims: int,
     pooled: tuple[Callable[[Tensor], Tensor], np.ndarray, np.ndarray] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Estimates by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3
+) -> dict[str, Score]:
+    """Scores by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3
     "volume" only.
 
     `volumes`: each slice's volume, "" if unknown; no such level if none is known or each has one
@@ -201,9 +206,9 @@ def per_level(
     used as its weight).
     """
     if dims == 3:
-        return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
+        return {"volume": estimate(scores, patients, alike=True).score(how="whole")}
 
-    levels = {"slice": estimate(scores, patients, alike=True).row()}
+    levels = {"slice": estimate(scores, patients, alike=True).score()}
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
 
@@ -225,7 +230,7 @@ def per_level(
     if of_mean:
         values = of_mean(torch.from_numpy(values)).numpy()
 
-    return levels | {"volume": estimate(values, owners, alike=True).row() | {"how": how}}
+    return levels | {"volume": estimate(values, owners, alike=True).score(how=how)}
 
 
 def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

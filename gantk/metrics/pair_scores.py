@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
-from gantk.metrics.intervals import Estimate, estimate, metric_row, per_level
+from gantk.metrics.intervals import Estimate, estimate, metric_score, per_level
 from gantk.metrics.pairs import LesionContrast
+from gantk.runs.results import Score
 
 # Suffixes of the names of scores in a region, by region as recipes name them.
 FOREGROUND = "_foreground"
@@ -82,10 +83,8 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def too_small_for(
-    metrics: Sequence[Any], sizes: Collection[tuple[int, ...]]
-) -> dict[str, dict[str, Any]]:
-    """Rows without a value, by metric, for those that cannot score images of all sizes: SSIM needs
+def too_small_for(metrics: Sequence[Any], sizes: Collection[tuple[int, ...]]) -> dict[str, Score]:
+    """Scores without a value, by metric, for those that cannot score images of all sizes: SSIM needs
     11 pixels on each side. Their definitions state the reason.
     """
     rows = {}
@@ -96,7 +95,7 @@ def too_small_for(
         except UserError as error:
             reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
             definition = f"{metric.definition}/not-computed: {reason}"
-            rows[metric.name] = metric_row(metric, Estimate(None, None, 0), 0, definition)
+            rows[metric.name] = metric_score(metric, Estimate(None, None, 0), 0, definition)
 
     return rows
 
@@ -253,13 +252,15 @@ class PairScorer:
 
             found[kind, metric.name + suffix].append(scores)
 
-    def rows(self, scores: Scores) -> dict[str, Any]:
-        """The rows of metrics.json, by name."""
+    def scores(self, scores: Scores) -> dict[str, Score]:
+        """The scores over all images, by name."""
         return {
-            name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values
+            name: self._score(name, scores)
+            for name in self.rows_of
+            if ("raw", name) in scores.values
         }
 
-    def _row(self, name: str, scores: Scores) -> dict[str, Any]:
+    def _score(self, name: str, scores: Scores) -> Score:
         metric, suffix = self.rows_of[name]
         patients = scores.patients
         definition = metric.in_mask if suffix else metric.definition
@@ -269,7 +270,7 @@ class PairScorer:
         trouble = scores.trouble(name)
         if trouble:
             nothing = Estimate(None, None, 0)
-            return metric_row(metric, nothing, 0, f"{definition}/not-computed: {trouble}")
+            return metric_score(metric, nothing, 0, f"{definition}/not-computed: {trouble}")
 
         raw = scores.values["raw", name]
         count = int((~np.isnan(raw)).sum())
@@ -277,24 +278,22 @@ class PairScorer:
         if ("corrected", name) in scores.values:
             gap = estimate(scores.values["corrected", name], patients, draws=1).value
 
-        row = metric_row(metric, estimate(raw, patients), count, definition, gap)
+        score = metric_score(metric, estimate(raw, patients), count, definition, gap)
         pooled = None
         if ("mean", name) in scores.values:
             pooled = (metric.of_mean, scores.values["mean", name], scores.values["weight", name])
 
-        row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
+        levels = {"per": per_level(raw, patients, scores.volumes, self.dims, pooled)}
+        score = score.model_copy(update=levels)
         if ("native", name) in scores.values:
             kind = "hounsfield" if scores.unit == "HU" else "native"
             where = definition.rpartition("/")[2]
-            native = estimate(scores.values["native", name], patients).row()
-            row["in_units"] = {
-                "value": native["value"],
-                "ci95": native["ci95"],
-                "unit": scores.unit,
-                "definition": f"{metric.native}/{kind}-intensities/{where}",
-            }
+            native = estimate(scores.values["native", name], patients).score(
+                unit=scores.unit, definition=f"{metric.native}/{kind}-intensities/{where}"
+            )
+            score = score.model_copy(update={"in_units": native})
 
-        return row
+        return score
 
 
 def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:

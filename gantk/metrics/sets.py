@@ -21,10 +21,11 @@ from gantk.metrics.intervals import (
     Interval,
     group_numbers,
     left_out_interval,
-    metric_row,
+    metric_score,
     patient_numbers,
 )
 from gantk.plugin.spec import Number, Side
+from gantk.runs.results import Score
 
 SUBSET = 1000  # images, as published; smaller sets are compared whole
 SUBSETS = 100
@@ -62,7 +63,7 @@ class ImageGroup:
 
 
 @dataclass(frozen=True)
-class Score:
+class SetScore:
     """One score of a set of images, its 95 % interval, the number of images, and its definition."""
 
     value: float | None
@@ -109,7 +110,7 @@ def require_images(
     )
 
 
-def set_rows(
+def set_scores(
     metric: Any,
     train: ImageGroup,
     test: ImageGroup,
@@ -117,9 +118,8 @@ def set_rows(
     note: str = "",
     *,
     strict: bool = False,
-) -> dict[str, Any]:
-    """The rows of metrics.json for one metric of sets, usually one row; `note` is appended to their
-    definitions.
+) -> dict[str, Score]:
+    """The scores by one metric of sets, usually one; `note` is appended to their definitions.
 
     If the metric fails, the value is None and the definition states the reason; with `strict` a
     UserError is raised.
@@ -132,18 +132,18 @@ def set_rows(
     except UserError as error:
         if strict:
             raise
-        scores = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+        scores = SetScore(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
 
     if not isinstance(scores, dict):
         scores = {metric.name: scores}
 
-    rows = {}
+    named = {}
     for name, score in scores.items():
-        rows[name] = metric_row(metric, score, score.n, score.definition + note)
+        named[name] = metric_score(metric, score, score.n, score.definition + note)
         if score.details:
-            rows[name]["details"] = score.details
+            named[name] = named[name].model_copy(update={"details": score.details})
 
-    return rows
+    return named
 
 
 @dataclass(eq=False)
@@ -225,7 +225,7 @@ class Kid(InFeatures):
             )
         super().__post_init__()
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
         remedy = "set subset = 0" if self.subset else None
         require_images(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
         real, made = self.vectors(train, test, fake)
@@ -245,7 +245,7 @@ class Kid(InFeatures):
             definition += "/few-images"
             details = {"warning": WARNING}
 
-        return Score(value, ci95, len(fake), definition, details)
+        return SetScore(value, ci95, len(fake), definition, details)
 
 
 def _mean_of_subsets(real: np.ndarray, fake: np.ndarray, size: int) -> float:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from gantk.runs.results import Distributions
+
 BINS = 50  # of equal width, from black to white
 
 
-def value_distributions(sets: Mapping[str, Tensor], low: float, span: float) -> dict[str, Any]:
+def value_distributions(sets: Mapping[str, Tensor], low: float, span: float) -> Distributions:
     """What metrics.json keeps of the intensities of sets of images (N, C, *size) by name, one of
     which is "real".
 
@@ -28,14 +29,14 @@ def value_distributions(sets: Mapping[str, Tensor], low: float, span: float) -> 
             difference = (each - shares["real"]).cumsum(0)
             distances[name] = round(float(difference.abs().sum()) / BINS, 6)
 
-    return {
-        "edges": [round(edge / BINS, 6) for edge in range(BINS + 1)],
-        "shares": {
+    return Distributions(
+        edges=[round(edge / BINS, 6) for edge in range(BINS + 1)],
+        shares={
             name: [round(share, 6) for share in each.tolist()] for name, each in shares.items()
         },
-        "distance": distances,
-        "images": {name: len(images) for name, images in sets.items()},
-    }
+        distance=distances,
+        images={name: len(images) for name, images in sets.items()},
+    )
 
 
 def _shares(images: Tensor, low: float, span: float) -> Tensor:

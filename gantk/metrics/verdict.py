@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from gantk.metrics.intervals import estimate, patient_gains, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
-from gantk.runs.results import Verdict
+from gantk.runs.results import Score, Verdict
 
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
@@ -22,8 +23,7 @@ MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
-# a baseline's mean, and the details of the verdict against it
-Rival = tuple[float | None, dict[str, Any]]
+Rival = tuple[float | None, Verdict]  # a baseline's mean, and the verdict against it
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -59,11 +59,11 @@ def _is_significant(verdict: Verdict) -> bool:
 
 def pair_verdict(
     model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]
-) -> dict[str, Any]:
-    """For each row: whether the model's mean beats the best baseline's, and in which share of
+) -> dict[str, Verdict]:
+    """For each score: whether the model's mean beats the best baseline's, and in which share of
     resamples of patients.
 
-    `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not
+    `senses`: score -> whether higher is better; None: no verdict. A model with outputs that are not
     finite never wins.
     """
     verdicts = {}
@@ -93,68 +93,70 @@ def pair_verdict(
 def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
     """A baseline's mean, the probability that the model is better, and each patient's gain."""
     values = baseline.values["raw", name]
-    details: dict[str, Any] = {"probability": 0.0}
+    verdict = Verdict(probability=0.0)
     if not model.trouble(name):  # the gains are for statistical tests
         both = (model.values["raw", name], values, model.patients)
-        details["probability"] = probability_better(*both, higher_is_better=higher)
-        details["gains"] = patient_gains(*both, higher_is_better=higher).tolist()
-    return estimate(values, model.patients, draws=1).value, details
+        verdict = Verdict(
+            probability=probability_better(*both, higher_is_better=higher),
+            gains=patient_gains(*both, higher_is_better=higher).tolist(),
+        )
+    return estimate(values, model.patients, draws=1).value, verdict
 
 
-def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The same from rows alone: the probability follows from both intervals, assuming independent
-    normal errors.
+def set_verdict(
+    model: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]], patients: int
+) -> dict[str, Verdict]:
+    """The same from scores alone, of so many test patients: the probability follows from both
+    intervals, assuming independent normal errors.
     """
     verdicts = {}
-    for name, row in model.items():
-        higher = row["higher_is_better"]
+    for name, score in model.items():
+        higher = score.higher_is_better
         if higher is None:
             continue
 
-        rivals = {}
-        for rival, rows in baselines.items():
-            if name in rows:
-                details = {"probability": _probability_of_rows(row, rows[name], higher)}
-                rivals[rival] = rows[name]["value"], details
+        rivals: dict[str, Rival] = {}
+        for rival, scores in baselines.items():
+            if name in scores:
+                probability = _probability_of_scores(score, scores[name], higher)
+                verdict = Verdict(probability=probability, patients=patients)
+                rivals[rival] = scores[name].value, verdict
 
-        verdict = _verdict(row["value"], rivals, higher)
-        if verdict:
-            verdicts[name] = verdict
+        verdict_of_all = _verdict(score.value, rivals, higher)
+        if verdict_of_all:
+            verdicts[name] = verdict_of_all
 
     return verdicts
 
 
-def _probability_of_rows(row: dict[str, Any], other: dict[str, Any], higher: bool) -> float | None:
-    """The probability that a row is better than another; None where one has no interval."""
-    if not row["ci95"] or not other["ci95"]:
+def _probability_of_scores(score: Score, other: Score, higher: bool) -> float | None:
+    """The probability that a score is better than another; None where one has no interval."""
+    if score.value is None or other.value is None or not score.ends or not other.ends:
         return None
 
-    gain = row["value"] - other["value"]
+    gain = score.value - other.value
     if not higher:
         gain = -gain
 
-    errors = [(high - low) / (2 * 1.96) for low, high in (row["ci95"], other["ci95"])]
-    error = float(np.hypot(*errors))
+    error = math.hypot(*((high - low) / (2 * 1.96) for low, high in (score.ends, other.ends)))
     if error > 0:
         return NormalDist().cdf(gain / error)
 
     return (1 + float(np.sign(gain))) / 2
 
 
-def _verdict(
-    value: float | None, rivals: Mapping[str, Rival], higher: bool
-) -> dict[str, Any] | None:
+def _verdict(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> Verdict | None:
     """The verdict against the best baseline; under `without_pairs` that against those without."""
     verdict = _against_best(value, rivals, higher, (CEILING,))
     if verdict is None:
         return None
     without_pairs = _against_best(value, rivals, higher, (CEILING, *WITH_PAIRS))
-    return verdict | {"without_pairs": without_pairs}
+    return verdict.model_copy(update={"without_pairs": without_pairs})
 
 
 def _against_best(
     value: float | None, rivals: Mapping[str, Rival], higher: bool, left_out: Sequence[str]
-) -> dict[str, Any] | None:
+) -> Verdict | None:
     """The verdict against the best baseline that is not left out; None where nothing is scored."""
     means = {
         name: mean
@@ -166,18 +168,18 @@ def _against_best(
 
     best = (max if higher else min)(means, key=means.__getitem__)
     better = bool(value > means[best] if higher else value < means[best])
-    return {"better": better, "best_baseline": best} | rivals[best][1]
+    return rivals[best][1].model_copy(update={"better": better, "best_baseline": best})
 
 
-def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:
+def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None:
     """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
     None.
     """
     same = []
-    for name, row in rows.items():
-        inside = rows.get(name + FOREGROUND, {}).get("value", -1)
-        perfect = row["value"] in (None, 0.0, 1.0, 100.0)  # perfect scores are equal
-        if row["value"] == inside and not perfect:
+    for name, score in scores.items():
+        inside = scores.get(name + FOREGROUND)
+        perfect = score.value in (None, 0.0, 1.0, 100.0)  # perfect scores are equal
+        if inside is not None and score.value == inside.value and not perfect:
             same.append(name)
 
     if share <= MAX_FOREGROUND and not same:

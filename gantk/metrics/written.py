@@ -39,6 +39,7 @@ from gantk.metrics.pair_scores import (
 )
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
+from gantk.runs.results import Score
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Written:
     padding: Tensor  # (N, 1, *size): where an image has no pixels; `images` are black there
     # scores of whole files, as `gantk eval --pred --truth` computes them; {} where these have no
     # true files on their grid
-    rows: dict[str, Any]
+    scores: dict[str, Score]
 
 
 class WrittenTranslations:
@@ -97,10 +98,10 @@ class WrittenTranslations:
         order = torch.tensor([number for group in groups for number in group]).argsort()
         images, padding, found = zip(*shared, strict=True)
         scores = [score for score in found if score is not None]
-        rows = {}
+        of_files = {}
         if scorer is not None and len(scores) == len(groups):
-            rows = scorer.rows(concatenate_scores(scores))
-        return Written(torch.cat(images)[order], torch.cat(padding)[order], rows)
+            of_files = scorer.scores(concatenate_scores(scores))
+        return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
 
     def post_records(self) -> list[dict[str, Any]]:
         """What the post-steps measured in their last call."""
@@ -265,10 +266,10 @@ class FileScorer:
         made = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
         return self._scorer(real.dims)(made, references)
 
-    def rows(self, scores: Scores) -> dict[str, Any]:
-        """The rows of metrics.json."""
+    def scores(self, scores: Scores) -> dict[str, Score]:
+        """The scores over all files, by name."""
         dims, scorer = next(iter(self._scorers.items()))
-        return scorer.rows(scores) | too_small_for(self._metrics(dims), self._sizes)
+        return scorer.scores(scores) | too_small_for(self._metrics(dims), self._sizes)
 
     def _read(self, truth: FileImage) -> Image:
         image = truth.read()

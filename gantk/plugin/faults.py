@@ -5,7 +5,6 @@ Read `guard_hooks` first. Bundled plugins are not guarded, because their faults 
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import os
@@ -126,7 +125,7 @@ def _guard(
 
         given = dict(zip(names, arguments, strict=False))
         result = given.get("result") if hook == "gantk_images_scored" else None
-        before = copy.deepcopy(result)
+        before = result.model_copy(deep=True) if result is not None else None
         try:
             returned = function(*arguments, **options)
             _check_returned(hook, returned)
@@ -134,8 +133,7 @@ def _guard(
                 _check_scores(result)
         except BaseException as error:
             if result is not None and before is not None:
-                result.clear()
-                result.update(before)
+                result.__setstate__(before.__getstate__())
             answer = isinstance(error, GantkError) and hook in DECIDING_HOOKS
             if answer or is_ctrl_c(error):
                 raise
@@ -150,15 +148,12 @@ def _guard(
     return call
 
 
-def _check_scores(result: dict[str, Any]) -> None:
+def _check_scores(result: Any) -> None:
     """Raise TypeError or ValueError where a plugin's scores cannot be written or printed."""
-    json.dumps(result)
-    tables = [result["metrics"], *result["metrics"].values()]
-    for direction in result["metrics"].values():
-        tables += direction.values()
-    wrong = [each for each in tables if not isinstance(each, dict)]
-    if wrong:
-        raise TypeError(f"it left a {type(wrong[0]).__name__} in result['metrics']")
+    json.dumps(result.dump())
+    for scores in result.metrics.values():
+        for score in scores.values():
+            score.text()
 
 
 def _check_returned(hook: str, returned: Any) -> None:

@@ -4,20 +4,19 @@ other tumour too.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from gantk.losses.structure import dilate
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.intervals import estimate, metric_row
+from gantk.metrics.intervals import estimate, metric_score
 from gantk.metrics.pairs import MAE, SSIM
+from gantk.runs.results import Results
 
 EDGE_PIXELS = 2  # pixels by which a tumour's mask is dilated, to include its edge
 AIR_SHARE = 0.1  # share of the intensity range below which a pixel is air, where no tumour can be
 
 
-def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
+def add_scores(results: Results, scorer: Scorer) -> None:
     """Translate each test image with another test image as its example and add two scores, where
     masks are known:
 
@@ -29,7 +28,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     examples = scorer.reals.records("test", "b")
     count = min(len(plain), len(examples))
     masks = scorer.reals.masks_of(examples[:count]) if count else None
-    if masks is None or "a_to_b" not in result["metrics"]:
+    if masks is None or "a_to_b" not in results.metrics:
         return
 
     x = scorer.reals.network_inputs(plain[:count])
@@ -46,7 +45,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     patients = [record.subject for record in plain[:count]]
     inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR_SHARE * scorer.span)
     outside = 1 - dilate(tumour, EDGE_PIXELS)
-    rows = result["metrics"]["a_to_b"]
+    scores = results.metrics["a_to_b"]
     images = f"with-examples={count}"
     for metric, truth, region, where in (
         (MAE, y, inside, "inside-its-tumour"),
@@ -55,5 +54,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
         score = metric(scorer.span, scorer.dims)
         found = estimate(score(made, truth, region).tolist(), patients)
         before = estimate(score(x, truth, region).tolist(), patients)
-        row = metric_row(score, found, count, f"{score.in_mask}/{where}/{images}")
-        rows[f"example_{score.name}"] = row | {"details": {"inputs": before.row()}}
+        definition = f"{score.in_mask}/{where}/{images}"
+        details = {"details": {"inputs": before.score().dump()}}
+        own = metric_score(score, found, count, definition).model_copy(update=details)
+        scores[f"example_{score.name}"] = own

@@ -49,7 +49,7 @@ def gantk_images_scored(run, tested, result, scorer) -> None:
         patches.keep(run, tested)
 
     for metric in scorer.set_metrics:
-        if metric.name.startswith("memorisation") and "image" in result["metrics"]:
+        if metric.name.startswith("memorisation") and "image" in result.metrics:
             from gantk_trust.memorisation import copies
 
             copies.keep(run, result, scorer, metric)

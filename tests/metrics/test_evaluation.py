@@ -92,16 +92,18 @@ def test_pair_scores_share_one_foreground_with_baselines():
     assert torch.equal(truth.foreground, inside)
     assert 0.05 < inside.float().mean() < 0.95
 
-    row = scorer.test()["baselines"]["identity"]["a_to_b"]["mae_foreground"]
+    row = scorer.test().dump()["baselines"]["identity"]["a_to_b"]["mae_foreground"]
     expected = identity_error_by_patient(shown, truth)
 
     assert row["value"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
-    result = scorer_of(
-        Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}
-    ).test()
+    result = (
+        scorer_of(Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0})
+        .test()
+        .dump()
+    )
     said = (
         "100% of all pixels count as foreground, as if there were no air around the head, so psnr, "
     )
@@ -109,14 +111,14 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     assert result["foreground"]["a_to_b"] == 1
     assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in " ".join(lines_of(result).split("\n" + 9 * " "))
-    heads = scorer_of(Translates).test()
+    heads = scorer_of(Translates).test().dump()
     assert "alarms" not in heads
     assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
 def test_translations_have_default_metrics_and_baselines():
     scorer = scorer_of(Translates)
-    result = scorer.test()
+    result = scorer.test().dump()
     rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
 
     assert list(result["metrics"]["a_to_b"]) == rows
@@ -128,7 +130,7 @@ def test_translations_have_default_metrics_and_baselines():
 
 
 def test_lesions_are_scored_apart_for_model_and_baselines():
-    result = scorer_of(Translates, source=LESIONS).test()
+    result = scorer_of(Translates, source=LESIONS).test().dump()
     of_model = result["metrics"]["a_to_b"]
     of_identity = result["baselines"]["identity"]["a_to_b"]
     for rows in (of_model, of_identity):
@@ -146,7 +148,7 @@ def test_lesions_are_scored_apart_for_model_and_baselines():
 def broken():
     """A scorer of a model that makes NaN, and what it found."""
     scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
-    return scorer, scorer.test()
+    return scorer, scorer.test().dump()
 
 
 def test_nan_has_no_score_and_no_victory(broken):
@@ -198,7 +200,7 @@ def test_native_units_are_those_of_the_files(name, per):
     native = truth.units.native(truth.images)
 
     assert torch.allclose(native, files, atol=2e-3 * files.abs().max())
-    assert scorer.test()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
+    assert scorer.test().dump()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
 
 def test_hounsfield_units_are_named_for_ct_domains():
@@ -228,7 +230,7 @@ def test_baselines_learn_from_training_images_only(
 ):
     scorer = scorer_of(Translates, evaluate={"regression": 40})
     seen = []
-    result = scorer.test()
+    result = scorer.test().dump()
     mae = {
         name: result["baselines"][name]["a_to_b"]["mae"]["value"]
         for name in ("regression", "identity")
@@ -260,7 +262,7 @@ def test_neighbouring_slices_are_seen_but_not_scored():
     assert held.truths["a_to_b"].shape[1] == 1
     assert torch.equal(scorer.samples(held).outputs["a_to_b"], inputs)
 
-    result = scorer.test()
+    result = scorer.test().dump()
     identity = result["baselines"]["identity"]["a_to_b"]
 
     assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]
@@ -271,7 +273,7 @@ def test_neighbouring_slices_are_seen_but_not_scored():
 
 def test_samples_stand_between_noise_and_real_images():
     scorer = scorer_of(Samples, "kid", "fid", "diversity")
-    result = scorer.test()
+    result = scorer.test().dump()
     row = result["metrics"]["image"]["kid_random"]
     split = result["baselines"]["real_split"]["image"]
 
@@ -287,24 +289,26 @@ def test_samples_stand_between_noise_and_real_images():
 
 
 def test_samples_are_compared_with_available_real_images():
-    result = scorer_of(Samples, split={"test": 0.0, "validation": 0.0}).test()
+    result = scorer_of(Samples, split={"test": 0.0, "validation": 0.0}).test().dump()
     assert list(result["metrics"]["image"]) == ["kid_random"]
     assert "real_split" not in result["baselines"]
     assert "against-training-images" in result["metrics"]["image"]["kid_random"]["definition"]
     assert (
-        scorer_of(Samples, patch=[16, 16]).test()["metrics"]["image"]["kid_random"]["value"]
+        scorer_of(Samples, patch=[16, 16]).test().dump()["metrics"]["image"]["kid_random"]["value"]
         is not None
     )
-    solid = scorer_of(Samples, dims=3, size=[16, 16, 16], source={"slices": None}).test()[
-        "metrics"
-    ]["image"]
+    solid = (
+        scorer_of(Samples, dims=3, size=[16, 16, 16], source={"slices": None})
+        .test()
+        .dump()["metrics"]["image"]
+    )
     assert solid["kid_random"]["value"] is not None  # two are held out: one less says nothing
     assert solid["kid_random"]["ci95"] is None
 
 
 def test_conditional_samples_are_made_for_the_classes_in_turn():
     scorer = scorer_of(Conditional, QUICK, source={"lesions": 3}, labels=True)
-    rows = scorer.test()["metrics"]["image"]
+    rows = scorer.test().dump()["metrics"]["image"]
 
     assert set(rows) == {"classification", "classification_real", "classification_both"}
     fake = scorer._generated_group(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
@@ -325,7 +329,7 @@ def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     assert subjects["train"].isdisjoint(subjects["test"])
     assert (
         "+real-of-other-classes="
-        in scorer.test()["metrics"]["image"]["classification"]["definition"]
+        in scorer.test().dump()["metrics"]["image"]["classification"]["definition"]
     )
 
 
@@ -381,7 +385,7 @@ def test_what_cannot_be_scored_is_refused_before_training(method, metrics, table
     [(Translates, "a_to_b", "psnr"), (Samples, "image", "kid_random")],
 )
 def test_post_steps_are_scored_beside_the_networks_own_output(method, key, metric):
-    result = scorer_of(method, post=[Brighten]).test()
+    result = scorer_of(method, post=[Brighten]).test().dump()
     own = result["metrics"][key][metric]
     after = result["metrics"][f"{key}_post"][metric]
 

@@ -16,6 +16,7 @@ from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
+from gantk.runs.results import Score
 from gantk_parts.ct.intensity import Window
 from gantk_trust.uncertainty.judging import judge_uncertainty
 
@@ -30,9 +31,9 @@ def scorer_of(*metrics, batch: int = 2) -> PairScorer:
 
 def scored(output, truth, scorer=None, patients=None, **about) -> dict:
     scorer = scorer or scorer_of()
-    return scorer.rows(
-        scorer(output, References(truth, patients or [f"p{i}" for i in range(len(truth))], **about))
-    )
+    references = References(truth, patients or [f"p{i}" for i in range(len(truth))], **about)
+    scores = scorer.scores(scorer(output, references))
+    return {name: score.dump() for name, score in scores.items()}
 
 
 def test_rows_of_regions_see_their_region_only():
@@ -227,48 +228,43 @@ def test_pair_verdict_is_against_the_best_baseline():
         "real_split": scores(0.01, 0.01, 0.01, 0.01),
     }
     for row in pair_verdict(model, baselines, SENSES).values():
-        assert row["better"] is False
-        assert row["best_baseline"] == "regression"
-        assert row["probability"] < 0.1
-        fair = row["without_pairs"]
-        assert (fair["better"], fair["best_baseline"], fair["probability"]) == (
-            True,
-            "histogram",
-            1.0,
-        )
-        assert min(fair["gains"]) > 0 > max(row["gains"][:3])
-        assert len(row["gains"]) == 4
+        assert row.better is False
+        assert row.best_baseline == "regression"
+        assert row.probability < 0.1
+        fair = row.without_pairs
+        assert (fair.better, fair.best_baseline, fair.probability) == (True, "histogram", 1.0)
+        assert min(fair.gains) > 0 > max(row.gains[:3])
+        assert len(row.gains) == 4
 
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]
 
-    assert row["best_baseline"] == "intensity_map"
-    assert 0.5 < row["probability"] < 1
+    assert row.best_baseline == "intensity_map"
+    assert 0.5 < row.probability < 1
     assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
     tie = pair_verdict(model, {"identity": model}, SENSES)["psnr"]
-    assert tie["better"] is False
-    assert tie["probability"] == 0.5
+    assert tie.better is False
+    assert tie.probability == 0.5
 
 
 def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     def row(value, half, higher):
-        return {"value": value, "ci95": [value - half, value + half], "higher_is_better": higher}
+        return Score(value=value, ci95=[value - half, value + half], higher_is_better=higher)
 
     model = {
         "kid": row(0.2, 0.05, False),
         "precision": row(0.8, 0.1, True),
         "diversity": row(1.0, 0.1, None),
     }
-    verdict = set_verdict(
-        model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}}
-    )
+    baselines = {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}}
+    verdict = set_verdict(model, baselines, 8)
 
     assert set(verdict) == {"kid", "precision"}
-    assert verdict["kid"]["better"] is False
-    assert verdict["kid"]["probability"] < 0.05
+    assert verdict["kid"].better is False
+    assert verdict["kid"].probability < 0.05
     gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
-    assert verdict["precision"]["better"] is True
-    assert verdict["precision"]["probability"] == pytest.approx(
+    assert verdict["precision"].better is True
+    assert verdict["precision"].probability == pytest.approx(
         0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6
     )
 
@@ -278,7 +274,8 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
 
 def judged(errors, uncertainties, inside=None, patients=None) -> dict:
     inside = np.ones_like(errors[:, :1]) if inside is None else inside
-    return judge_uncertainty(errors, uncertainties, inside, patients or [""] * len(errors))
+    patients = patients or [""] * len(errors)
+    return judge_uncertainty(errors, uncertainties, inside, patients).dump()
 
 
 def test_uncertainty_scores_rank_perfect_above_inverted():

@@ -131,7 +131,7 @@ def test_scores_are_written_before_plugins_see_them(fault, add_plugin, copied_ru
 
 @pytest.mark.parametrize(
     "change",
-    ["result.clear()", "result['x'] = object()", "result['metrics']['a_to_b'] = 5"],
+    ["result.metrics.clear(); 1 / 0", "result.x = object()", "result.metrics['a_to_b'] = 5"],
 )
 def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run, capsys):
     before = json.loads((copied_run / "metrics.json").read_text("utf-8"))

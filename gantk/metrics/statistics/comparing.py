@@ -12,6 +12,7 @@ import numpy as np
 
 from gantk.metrics.intervals import bootstrap_draws
 from gantk.metrics.statistics.paired import paired_test
+from gantk.runs.results import Results
 
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
@@ -25,14 +26,22 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
             controls the chance of any false finding, `fdr` (Benjamini and Hochberg 1995) the share
             of false ones among the findings, and `of` is the number of tests.
     """
-    p = np.array([test["p"] for test in tests])
-    count = len(tests)
+    corrected = corrected_p([test["p"] for test in tests])
+    for test, (holm, fdr) in zip(tests, corrected, strict=True):
+        test.update(holm=holm, fdr=fdr, of=len(tests))
+
+
+def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Each p-value of a family, corrected by Holm and by Benjamini and Hochberg."""
+    p = np.array(values)
+    count = len(p)
     order = np.argsort(p)
     ranks = np.arange(1, count + 1)
     holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
     fdr = np.minimum.accumulate((p[order] * count / ranks)[::-1])[::-1]
-    for place, of_holm, of_fdr in zip(order, holm.tolist(), fdr.tolist(), strict=True):
-        tests[place].update(holm=of_holm, fdr=of_fdr, of=count)
+    both = zip(holm.tolist(), fdr.tolist(), strict=True)
+    of_place = dict(zip(order.tolist(), both, strict=True))
+    return [of_place[place] for place in range(count)]
 
 
 def compare_systems(
@@ -72,7 +81,7 @@ def compare_systems(
             ]
             test = paired_test(gains)
             if test:
-                tests.append({"score": score, "one": one, "other": other} | test)
+                tests.append({"score": score, "one": one, "other": other} | test.dump())
 
         shared = _shared_patients(scored)
         if len(scored) > 1 and len(shared) > 1:
@@ -111,16 +120,28 @@ def _ranks(
         yield row
 
 
-def add_tests(result: dict[str, Any]) -> None:
-    """Replace the gains of all verdicts by tests, corrected together."""
-    tests = []
-    for rows in result["verdict"].values():
-        for row in rows.values():
-            test = paired_test(row.pop("gains", ()))
-            if row["without_pairs"]:
-                row["without_pairs"].pop("gains", None)
+def add_tests(results: Results) -> None:
+    """Test all verdicts: those on pairs by their gains, corrected together, and so the ones against
+    baselines without pairs; those on sets by their probability, corrected together.
+    """
+    verdicts = [
+        each for of_direction in results.verdict.values() for each in of_direction.values() if each
+    ]
+    for family in (verdicts, [each.without_pairs for each in verdicts if each.without_pairs]):
+        for verdict in family:
+            test = paired_test(verdict.gains)
             if test:
-                row["test"] = test
-                tests.append(test)
+                verdict.test = test
 
-    correct_tests(tests)
+        tests = [verdict.test for verdict in family if verdict.test]
+        for test, (holm, fdr) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
+            test.holm = holm
+            test.fdr = fdr
+            test.of = len(tests)
+
+        known = [
+            each for each in family if each.patients is not None and each.probability is not None
+        ]
+        two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]
+        for verdict, (holm, _) in zip(known, corrected_p(two_sided), strict=True):
+            verdict.holm = holm

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from gantk.metrics.intervals import estimate
+from gantk.runs.results import PairedTest
 
 # Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
 MAX_EXACT_PATIENTS = 20
@@ -20,7 +21,7 @@ MAX_NEEDED_PATIENTS = 10_000  # larger numbers are not stated
 POWER_QUANTILES = 2.802
 
 
-def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
+def paired_test(gains: Sequence[float]) -> PairedTest | None:
     """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer
     than two patients.
 
@@ -38,16 +39,16 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
 
     mean = estimate(values, [str(i) for i in range(n)])
     effect = hedges_g(values)
-    return {
-        "n": n,
-        "gain": mean.value,
-        "ci95": mean.row()["ci95"],
-        "p": sign_flip_p(values),
-        "exact": n <= MAX_EXACT_PATIENTS,
-        "wilcoxon": float(wilcoxon(values).pvalue) if values.any() else 1.0,
-        "effect": effect,
-        "needed": patients_needed(effect),
-    }
+    return PairedTest(
+        n=n,
+        gain=cast(float, mean.value),
+        ci95=mean.score().ci95,
+        p=sign_flip_p(values),
+        exact=n <= MAX_EXACT_PATIENTS,
+        wilcoxon=float(wilcoxon(values).pvalue) if values.any() else 1.0,
+        effect=effect,
+        needed=patients_needed(effect),
+    )
 
 
 def sign_flip_p(gains: np.ndarray) -> float:

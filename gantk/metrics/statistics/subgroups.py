@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,11 @@ from gantk.metrics.evaluate import Scorer, Tested
 from gantk.metrics.intervals import estimate, patient_means
 from gantk.metrics.pair_scores import FOREGROUND
 from gantk.metrics.references import OTHER
-from gantk.metrics.statistics.comparing import correct_tests
+from gantk.metrics.statistics.comparing import corrected_p
 from gantk.metrics.verdict import title_of
+from gantk.metrics.words import short_metric_name
 from gantk.recipe.tables import Model
+from gantk.runs.results import Groups, Results, Score
 
 MIN_COMPARED_PATIENTS = 5  # smaller groups are listed, not compared
 SHUFFLES = 2000
@@ -48,10 +49,8 @@ def check_columns(model: Model) -> None:
         )
 
 
-def add_subgroups(
-    tested: Mapping[str, Tested], result: dict[str, Any], scorer: Scorer
-) -> list[str]:
-    """Add `subgroups` by direction and column to a result; returns lines on each column's worst
+def add_subgroups(tested: Mapping[str, Tested], results: Results, scorer: Scorer) -> list[str]:
+    """Add `subgroups` by direction and column to results; returns lines on each column's worst
     group for a terminal.
 
     Each score has its groups (n, value, ci95) and, if two have five patients or more, the worst of
@@ -63,7 +62,7 @@ def add_subgroups(
         return []
 
     found = {direction: _subgroups_of(one, columns, scorer) for direction, one in tested.items()}
-    result["subgroups"] = found
+    results.subgroups = found
     lines = []
     scores = [
         (direction, column, metric, row)
@@ -71,21 +70,24 @@ def add_subgroups(
         for column, by_metric in by_column.items()
         for metric, row in by_metric.items()
     ]
-    correct_tests([row for *_, row in scores if "p" in row])
+    compared = [groups for *_, groups in scores if groups.p is not None]
+    corrected = corrected_p([groups.p or 0.0 for groups in compared])
+    for groups, (holm, _) in zip(compared, corrected, strict=True):
+        groups.holm = holm
     for direction, column, metric, row in scores:
         if not metric.endswith(FOREGROUND):
-            title = title_of(direction, result.get("domains", []))
-            lines.append(f"group    {title}: {metric} {_in_words(column, row)}")
+            title = title_of(direction, results.domains)
+            lines.append(f"group    {title}: {short_metric_name(metric)} {_in_words(column, row)}")
 
     return lines
 
 
 def _subgroups_of(
     one: Tested, columns: Sequence[str], scorer: Scorer
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, Groups]]:
     """Column -> metric -> the groups of one direction's test images, see `_score_groups`."""
     about = _patient_data(one, scorer)
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, Groups]] = {}
     for column in columns:
         found[column] = {}
         groups = group_names(column, [row.get(column, "") for row in about])
@@ -163,7 +165,7 @@ def _number(name: str, text: str) -> float | None:
 
 def _score_groups(
     values: np.ndarray, groups: Sequence[str], patients: Sequence[str], higher: bool
-) -> dict[str, Any]:
+) -> Groups:
     """One score's groups; with two large ones or more, also the worst and the best, their gap and
     its p-value.
     """
@@ -174,14 +176,13 @@ def _score_groups(
     for name in sorted(set(groups)):
         inside = group_of_image == name
         own = patient_of_image[inside].tolist()
-        rows[name] = estimate(values[inside], own).row()
-        if rows[name]["n"] >= MIN_COMPARED_PATIENTS and name != UNKNOWN:
+        rows[name] = estimate(values[inside], own).score()
+        if (rows[name].n or 0) >= MIN_COMPARED_PATIENTS and name != UNKNOWN:
             compared[name] = patient_means(values[inside], own)
 
     too_few = [name for name in rows if name not in compared]
-    result: dict[str, Any] = {"groups": rows, "too_few": too_few}
     if len(compared) < 2:
-        return result
+        return Groups(groups=rows, too_few=too_few)
 
     means = {name: own.mean() for name, own in compared.items()}
     lowest = min(means, key=means.__getitem__)
@@ -189,7 +190,7 @@ def _score_groups(
     worst, best = (lowest, highest) if higher else (highest, lowest)
     gap = abs(means[best] - means[worst])
     p = _chance_of_gap(gap, [*compared.values()])
-    return result | {"worst": worst, "best": best, "gap": float(gap), "p": p}
+    return Groups(groups=rows, too_few=too_few, worst=worst, best=best, gap=float(gap), p=p)
 
 
 def _chance_of_gap(gap: float, groups: Sequence[np.ndarray]) -> float:
@@ -205,15 +206,14 @@ def _chance_of_gap(gap: float, groups: Sequence[np.ndarray]) -> float:
     return float((1 + as_large) / (1 + SHUFFLES))
 
 
-def _in_words(name: str, row: Mapping[str, Any]) -> str:
+def _in_words(name: str, row: Groups) -> str:
     cells = [
-        f"{group} {one['value']:.4g} (n={one['n']})"
-        for group, one in row["groups"].items()
-        if one["n"]
+        f"{group} {score.text()} (n={score.n})" for group, score in row.groups.items() if score.n
     ]
     words = f"by {name}: {', '.join(cells)}"
-    if "gap" in row:
-        words += f"; worst {row['worst']}, gap {row['gap']:.3g}, Holm {row['holm']:.2g}"
-    if row["too_few"]:
-        words += f"; too few patients (under {MIN_COMPARED_PATIENTS}): {', '.join(row['too_few'])}"
+    if row.gap is not None:
+        gap = Score(value=row.gap).text()
+        words += f"; worst {row.worst}, gap {gap}, Holm {row.holm:.2g}"
+    if row.too_few:
+        words += f"; too few patients (under {MIN_COMPARED_PATIENTS}): {', '.join(row.too_few)}"
     return words

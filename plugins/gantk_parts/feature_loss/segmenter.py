@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +12,7 @@ from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, patient_numbers
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import Depth, Weight, Width
+from gantk.runs.results import Results
 
 
 class Segmenter(Method):
@@ -86,7 +85,7 @@ def dice_by_image(
     return 2 * both / np.where(real > 0, marked + real, np.nan)
 
 
-def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
+def add_dice(results: Results, scorer: Scorer) -> None:
     """Add the Dice of the test patients' lesions to metrics.json."""
     records = [
         record
@@ -97,13 +96,11 @@ def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
     patients = [record.subject for record in records]
     if masks is not None:
         values = dice_by_image(scorer.method, scorer.reals.network_inputs(records), masks, patients)
-        about = {
-            "definition": "dice/pooled-over-a-patient/without-lesion-left-out",
-            "higher_is_better": True,
-        }
-        row = (
-            estimate(values, patients).row()
-            | about
-            | {"images": len(records), "unit": "", "corrected": None}
+        dice = estimate(values, patients).score(
+            images=len(records),
+            unit="",
+            definition="dice/pooled-over-a-patient/without-lesion-left-out",
+            higher_is_better=True,
+            corrected=None,
         )
-        result["metrics"]["lesions"] = {"dice": row}
+        results.metrics["lesions"] = {"dice": dice}

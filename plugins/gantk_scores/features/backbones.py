@@ -22,6 +22,7 @@ from gantk.nets.pretrained import read_state, weights_file
 from gantk.nets.timm_networks import timm_model
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Side
+from gantk.runs.results import Results
 
 WHERE = "evaluate.metrics"
 DEFAULT_SIDE = 224  # pixels, unless the file or the recipe states another size
@@ -251,12 +252,12 @@ def fingerprint(path: Path) -> str:
     return f"sha256:{sha256_of(path)[:8]}"
 
 
-def warn_of_radimagenet_alone(result: dict) -> None:
+def warn_of_radimagenet_alone(results: Results) -> None:
     """Add a warning if features of RadImageNet are used without Inception's: unlike ImageNet's,
     their ranking of generators disagrees with people's (Woodland et al., MICCAI 2024).
     """
-    rows = [row for rows in result["metrics"].values() for row in rows.values()]
-    definitions = [str(row.get("definition")).lower() for row in rows]
+    scores = [score for own in results.metrics.values() for score in own.values()]
+    definitions = [score.definition.lower() for score in scores]
     learned = [definition for definition in definitions if "features=" in definition]
     radimagenet = any("radimagenet" in definition for definition in learned)
     inception = any("inception" in definition for definition in learned)
@@ -265,4 +266,4 @@ def warn_of_radimagenet_alone(result: dict) -> None:
             "warning  scores with RadImageNet features often disagree with people's judgement:"
             ' also use { name = "kid", features = "inception" }'
         )
-        result["lines"] = [*result.get("lines", ()), line]
+        results.lines.append(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
+from gantk.metrics.sets import ImageGroup, InFeatures, SetScore, require_images
 
 # fewer images than Inception's features have no full covariance: there is a warning
 MIN_RELIABLE_IMAGES = 2048
@@ -27,7 +27,7 @@ class Fid(InFeatures):
 
     kind = "fid"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
         remedy = "compare more images, or use kid, which has no such bias"
         require_images(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
         real, made = self.vectors(train, test, fake)
@@ -50,7 +50,7 @@ class Fid(InFeatures):
             details["warning"] = WARNING
 
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        return Score(value, ci95, len(fake), definition, details)
+        return SetScore(value, ci95, len(fake), definition, details)
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, Score, require_images
+from gantk.metrics.sets import ImageGroup, SetScore, require_images
 from gantk_scores.sets.fid import MIN_IMAGES, frechet, gaussian
 
 INSTALL = (
@@ -94,7 +94,7 @@ class Frd:
         self.network = Radiomics(data_range, dims)
         self.definition = "frd/v1/log-of-squared-distance"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
         require_images(self.name, test, fake, least=MIN_IMAGES)
         test_features = test.vectors(self.network)
         fake_features = fake.vectors(self.network)
@@ -122,4 +122,4 @@ class Frd:
             ci95 = (float(ci95[0]), float(ci95[1]))
 
         counts = f"features={use.sum()}/n={whole_made.sum()},real={whole_real.sum()}"
-        return Score(value, ci95, len(fake), f"{self.definition}/{counts}")
+        return SetScore(value, ci95, len(fake), f"{self.definition}/{counts}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, Score, require_images
+from gantk.metrics.sets import ImageGroup, InFeatures, SetScore, require_images
 from gantk.plugin.spec import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -53,8 +53,10 @@ class Prdc(InFeatures):
             )
         super().__post_init__()
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        """Score precision, recall, density and coverage; their names end in the suffix of the
+    def __call__(
+        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+    ) -> dict[str, SetScore]:
+        """SetScore precision, recall, density and coverage; their names end in the suffix of the
         features.
         """
         require_images(self.name, test, fake, least=self.k + 1)
@@ -80,7 +82,7 @@ class Prdc(InFeatures):
                 interval = (max(0.0, low), high if name == "density" else min(1.0, high))
 
             value = float(values[place])
-            score = Score(value, interval, len(fake), definition, details)
+            score = SetScore(value, interval, len(fake), definition, details)
             scores[name + self.network.suffix] = score
 
         return scores

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
-from gantk.metrics.sets import ImageGroup, Score, select_images
+from gantk.metrics.sets import ImageGroup, SetScore, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.segmentation import INPUT_SIDES, Segmenter
 
@@ -59,7 +59,9 @@ class Inventory:
         segmenter = self.segmenter or f"unet/steps={self.steps}"
         return f"inventory/components-of-{self.least}-pixels/segmenter={segmenter}"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+    def __call__(
+        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+    ) -> dict[str, SetScore]:
         if fake.masks is None:
             raise UserError(
                 "no generated image has an input with a lesion mask", where="evaluate.metrics"
@@ -89,7 +91,7 @@ class Inventory:
         for name, values, ceiling in zip(NAMES, (lost_share, invented), real, strict=True):
             one = estimate(values, fakes.patients)
             details = {"real": ceiling, **warning}
-            scores[name] = Score(one.value, one.ci95, len(fakes), how, details)
+            scores[name] = SetScore(one.value, one.ci95, len(fakes), how, details)
 
         return scores
 

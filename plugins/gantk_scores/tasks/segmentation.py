@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
-from gantk.metrics.sets import ImageGroup, Score, halves, select_images
+from gantk.metrics.sets import ImageGroup, SetScore, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.classification import TOO_FEW, LearntSide, cross_folds, strangers
 from gantk_scores.tasks.small_networks import (
@@ -71,7 +71,9 @@ class Segmentation:
     def definition(self) -> str:
         return f"segmentation/dice-per-patient/without-lesion-left-out/{self.make().definition}"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+    def __call__(
+        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+    ) -> dict[str, SetScore]:
         source = train
         if train is test:
             train, test = halves(test)
@@ -97,11 +99,11 @@ class Segmentation:
 
         return scores
 
-    def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> Score:
+    def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> SetScore:
         """The Dice on real images of segmenters trained on generated images of other patients."""
         folds = list(cross_folds(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
-            return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
+            return SetScore(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
 
         answers = []
         for learn, asked in folds:
@@ -115,9 +117,9 @@ class Segmentation:
         dice, details = agreement(answers)
         return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
 
-    def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> Score:
+    def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> SetScore:
         definition = f"{self.definition}/{how}/patients={dice.n}"
-        return Score(dice.value, dice.ci95, count, definition, details)
+        return SetScore(dice.value, dice.ci95, count, definition, details)
 
 
 def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:

@@ -22,7 +22,7 @@ from gantk.metrics.references import (
     real_records,
     spread,
 )
-from gantk.metrics.sets import ImageGroup, Score
+from gantk.metrics.sets import ImageGroup, SetScore
 from gantk.plugin.spec import Count
 from gantk_scores.tasks.classification import Judge, strangers
 
@@ -68,7 +68,9 @@ class Transfer(Judge):
 
         self.data = data
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+    def __call__(
+        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+    ) -> dict[str, SetScore]:
         if fake.inputs is None:
             what = "scores translations, but these images are generated from noise"
             raise UserError(
@@ -88,7 +90,7 @@ class Transfer(Judge):
         value = estimate_share(made)
         how = f"{self.definition}/trained-on:real={len(known)}/n={len(fake)}"
         return {
-            self.name: Score(value["value"], tuple(value["ci95"]), len(fake), how, details),
+            self.name: SetScore(value["value"], tuple(value["ci95"]), len(fake), how, details),
             f"{self.name}_ssim": self._kept_structure(fake),
         }
 
@@ -123,7 +125,7 @@ class Transfer(Judge):
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]
         return ImageGroup(group.images[keep], kept), labels[keep]
 
-    def _kept_structure(self, fake: ImageGroup) -> Score:
+    def _kept_structure(self, fake: ImageGroup) -> SetScore:
         """The SSIM of translations and inputs, outside the inputs' lesions."""
         metric = SSIM(self.data_range, self.dims)
         outside = None
@@ -134,4 +136,6 @@ class Transfer(Judge):
 
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
-        return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
+        return SetScore(
+            ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,15 +12,16 @@ from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.metrics.references import number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import Results
 
 MAX_SCORED_IMAGES = 256
 MAX_SCORED_BYTES = 2**29
 SHOWN_IMAGES = 8
 
 
-def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
+def add_reconstructions(run: Path, scorer: Scorer, results: Results) -> None:
     """Add the row `reconstruction` (PSNR, SSIM, MAE) and its baseline, the mean of training images,
-    to the result.
+    to the results.
 
     Writes samples/reconstructions/test.png: test images above, their reconstructions below.
     """
@@ -58,9 +58,10 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     references = References(truth, [record.subject for record in records])
     scores = pairs(output, references)
     rival = pairs(mean, references)
-    result["metrics"]["reconstruction"] = pairs.rows(scores)
-    result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
-    result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
+    results.metrics["reconstruction"] = pairs.scores(scores)
+    results.baselines.setdefault("mean_image", {})["reconstruction"] = pairs.scores(rival)
+    verdicts = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
+    results.verdict["reconstruction"] = {**verdicts}
     rows = [torch.cat(spread(list(each), SHOWN_IMAGES), -1) for each in (truth, output)]
     RunFolder.open(run).write_picture(
         "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high

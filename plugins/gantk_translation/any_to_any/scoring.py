@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
 from gantk.metrics.pair_scores import References
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
+from gantk.runs.results import Case, Results
 
 # Pairs scored at most: each image is translated once for every case.
 MAX_PAIRS = 128
@@ -32,7 +32,7 @@ def cases(sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[tupl
                 yield given, target
 
 
-def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
+def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
     """Add rows for all cases, such as `T1_to_FLAIR`, `T1+T2_to_FLAIR`, and `others_to_FLAIR` from
     all contrasts but FLAIR, with baselines and verdicts.
 
@@ -47,8 +47,9 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     known = references_at(tested.references, places)
     scored_inputs = tested.inputs[places]
     if set(method.sources) & set(method.targets):
-        for rows in (*result["baselines"].values(), result["verdict"]):
-            rows.pop("a_to_b", None)
+        for scores in results.baselines.values():
+            scores.pop("a_to_b", None)
+        results.verdict.pop("a_to_b", None)
 
     records = [tested.pairs[place]["a"] for place in places]
     images = scorer.reals.network_inputs(records)
@@ -64,7 +65,7 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     for given, target in cases(method.sources, method.targets):
         several = 1 < len(given) == len({*method.sources} - {target})
         key = f"{'others' if several else '+'.join(given)}_to_{target}"
-        result.setdefault("cases", {})[key] = {"given": [*given], "made": target}
+        results.cases[key] = Case(given=[*given], made=target)
         place = method.targets.index(target)
         shown = [method.sources.index(name) for name in given]
         is_there = torch.isin(contrast, torch.tensor(shown))
@@ -78,13 +79,12 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
             outputs["intensity_map"] = IntensityMap(known_pairs)(scored_inputs[:, shown])
 
-        scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
-        rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
-        result["metrics"][key] = rows.pop("model")
-        of_model = scores.pop("model")
-        result["verdict"][key] = pair_verdict(of_model, scores, scorer.pairs.senses)
-        for name, row in rows.items():
-            result["baselines"].setdefault(name, {})[key] = row
+        by_image = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
+        of_model = by_image.pop("model")
+        results.metrics[key] = scorer.pairs.scores(of_model)
+        results.verdict[key] = {**pair_verdict(of_model, by_image, scorer.pairs.senses)}
+        for name, own in by_image.items():
+            results.baselines.setdefault(name, {})[key] = scorer.pairs.scores(own)
 
 
 def references_at(known: References, places: Sequence[int]) -> References:

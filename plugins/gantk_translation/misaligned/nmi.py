@@ -5,14 +5,14 @@ their contrast.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gantk.metrics.evaluate import Tested
-from gantk.metrics.intervals import estimate, metric_row
+from gantk.metrics.intervals import estimate, metric_score
 from gantk.metrics.pairs import PairMetric
+from gantk.runs.results import Results
 
 BINS = 32  # of each image's own range
 
@@ -69,7 +69,7 @@ def entropy(shares: Tensor) -> Tensor:
     return torch.special.entr(shares).sum()
 
 
-def add_nmi_of_inputs(tested: Mapping[str, Tested], result: dict[str, Any]) -> None:
+def add_nmi_of_inputs(tested: Mapping[str, Tested], results: Results) -> None:
     """Add the row `nmi_input` to the scores of each direction."""
     for key, one in tested.items():
         metric = NMI(2.0, one.inputs.ndim - 2)
@@ -77,5 +77,5 @@ def add_nmi_of_inputs(tested: Mapping[str, Tested], result: dict[str, Any]) -> N
         output = one.made.mean(1, keepdim=True)
         values = metric(output, one.inputs.mean(1, keepdim=True)).double().numpy()
         found = estimate(values, one.references.patients)
-        row = metric_row(metric, found, len(values), metric.definition)
-        result["metrics"][key]["nmi_input"] = row
+        score = metric_score(metric, found, len(values), metric.definition)
+        results.metrics[key]["nmi_input"] = score

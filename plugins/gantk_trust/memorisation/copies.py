@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gantk.metrics.intervals import metric_row
+from gantk.metrics.intervals import metric_score
 from gantk.report.pictures import preview
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import Results, Score
 from gantk.runs.schemas import Preview, table
 
 # Alarm: `copied` > MAX_COPIED with its whole interval, or with the ratio's < MIN_DISTANCE_RATIO; or
@@ -29,26 +30,24 @@ MEMORISATION_SCHEMA = table(
 )
 
 
-def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
+def keep(run: Path, results: Results, scorer: Any, metric: Any) -> None:
     """Add `membership_d` and the alarm to the result, and write memorisation.json."""
-    rows = result["metrics"]["image"]
+    scores = results.metrics["image"]
     letter = metric.data.letters[0]
     train = metric.training()
     test = scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
     network = getattr(scorer.method, "discriminator", None)
-    if network is not None and not scorer.method.conditional and "membership" in rows:
+    if network is not None and not scorer.method.conditional and "membership" in scores:
         low, high = scorer.data.range
         told = [
             _discriminator_scores(network, (group.images + low).clamp(low, high), scorer)
             for group in (train, test)
         ]
-        score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
-        rows["membership_d"] = metric_row(metric, score, score.n, score.definition)
+        score = metric.told_apart(*told, train, test, scores["membership"].definition)
+        scores["membership_d"] = metric_score(metric, score, score.n, score.definition)
 
-    if what := copying(rows):
-        result.setdefault("alarms", {})["image"] = (
-            f"{what}: check for copies before you share the model"
-        )
+    if what := copying(scores):
+        results.alarms["image"] = f"{what}: check for copies before you share the model"
 
     cases = [
         {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
@@ -63,26 +62,25 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
     RunFolder(run).write_json("memorisation.json", {"cases": cases})
 
 
-def copying(rows: dict[str, Any]) -> str:
+def copying(scores: dict[str, Score]) -> str:
     """What the scores of `memorisation` say of a model that copies its training images, or ""."""
     for end in ("", "_features"):
-        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
-        sure = (
-            copied
-            and copied["ci95"]
-            and (copied["ci95"][0] > MAX_COPIED or ratio["ci95"][1] < MIN_DISTANCE_RATIO)
-        )
-        if sure and copied["value"] > MAX_COPIED:
+        copied = scores.get(f"copied{end}", Score())
+        ratio = scores.get(f"distance_ratio{end}", Score())
+        if copied.value is None or not copied.ends:
+            continue
+        nearer = ratio.ends is not None and ratio.ends[1] < MIN_DISTANCE_RATIO
+        if copied.value > MAX_COPIED and (copied.ends[0] > MAX_COPIED or nearer):
             return (
-                f"{copied['value']:.0%} of the generated images are nearer to a training image than"
+                f"{copied.value:.0%} of the generated images are nearer to a training image than"
                 " chance explains"
             )
 
-    member = rows.get("membership")
-    if member and member["ci95"] and member["ci95"][0] > MAX_MEMBERSHIP:
+    member = scores.get("membership", Score())
+    if member.ends and member.ends[0] > MAX_MEMBERSHIP:
         return (
             "training images are nearer to generated images than held-out images are (AUC"
-            f" {member['value']:.2f})"
+            f" {member.text()})"
         )
 
     return ""

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gantk.metrics.intervals import estimate, patient_numbers
+from gantk.metrics.intervals import Estimate, estimate, patient_numbers
+from gantk.runs.results import Scale, Score, Uncertainty
 
 # 100 % of the pixels, 95 %, ... down to 5 %
 KEPT_SHARES = np.array([round(1 - step / 20, 2) for step in range(20)])
@@ -35,9 +35,8 @@ def judge_uncertainty(
     patients: Sequence[str],
     span: float = 0.0,
     fitted_on: tuple[Map, Map, Map, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """Score how well uncertainties predict errors in the foreground, patient by patient; returns
-    rows of metrics.json.
+) -> Uncertainty:
+    """Score how well uncertainties predict errors in the foreground, patient by patient.
 
     `errors` (N, C, *size) are absolute; `uncertainties` and `foreground` (above 0 inside) have as
     many channels or one. All pixels of a patient are ranked together; values are means over
@@ -97,14 +96,11 @@ def judge_uncertainty(
     how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
-    def row(
-        values: Any, definition: str, higher: bool, region: str = "foreground"
-    ) -> dict[str, Any]:
-        return values.row() | {
-            "unit": "",
-            "definition": f"{definition}/{region}",
-            "higher_is_better": higher,
-        }
+    def score(
+        values: Estimate, definition: str, higher: bool | None, region: str = "foreground"
+    ) -> Score:
+        named = f"{definition}/{region}"
+        return values.score(unit="", definition=named, higher_is_better=higher)
 
     large = {}
     if span:
@@ -113,27 +109,28 @@ def judge_uncertainty(
         whole = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in images}
         of_whole = estimate([*whole.values()], [*whole])
         large = {
-            "auroc_10": row(auroc_10, name, True),
-            "auroc_10_whole": row(of_whole, name, True, "whole"),
+            "auroc_10": score(auroc_10, name, True),
+            "auroc_10_whole": score(of_whole, name, True, "whole"),
         }
 
-    return {
-        "auroc": row(auroc, "auroc/error-above-patient-p90", True),
+    spread_name = f"errors-within-one-spread/nominal=0.6827/{how}"
+    area = score(ause, "ause/share-of-error/rejected-0-to-95-percent", False)
+    coverage = score(within, spread_name, None)
+    return Uncertainty(
+        auroc=score(auroc, "auroc/error-above-patient-p90", True),
         **large,
-        "ause": row(ause, "ause/share-of-error/rejected-0-to-95-percent", False)
-        | {"random": guessed.value},
-        "spearman": row(spearman, "spearman/error-uncertainty", True),
-        "rejection": {
+        ause=area.model_copy(update={"random": guessed.value}),
+        spearman=score(spearman, "spearman/error-uncertainty", True),
+        rejection={
             "kept": KEPT_SHARES.tolist(),
             "error": mean[0],
             "oracle": mean[1],
             "random": mean[2],
         },
-        "scale": {"factor": scale, "patients": others},
-        "coverage": row(within, f"errors-within-one-spread/nominal=0.6827/{how}", None)
-        | {"unscaled": raw.value},
-        "reliability": {"nominal": list(NOMINAL), "observed": observed, "unscaled": unscaled},
-    }
+        scale=Scale(factor=scale, patients=others),
+        coverage=coverage.model_copy(update={"unscaled": raw.value}),
+        reliability={"nominal": list(NOMINAL), "observed": observed, "unscaled": unscaled},
+    )
 
 
 def _auroc(large: np.ndarray, uncertainties: np.ndarray) -> float:

@@ -65,7 +65,7 @@ def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
     score = known(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
     card = (packed / "card.md").read_text("utf-8")
 
-    assert f"| T1 to T2 | psnr | {score:.4g} dB |" in card
+    assert f"| T1 -> T2 | PSNR | {score:.2f} dB |" in card
     assert not re.search(r"\{\w+\}", card)
 
 

@@ -20,6 +20,7 @@ from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import weights_file
 from gantk.nets.timm_networks import timm_model
+from gantk.runs.results import Results, Score
 from gantk_scores.features.inception import FILE, Inception
 
 TINY = "test_resnet"  # timm's smallest
@@ -196,14 +197,14 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
 
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
 
-    rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
-    gantk_scores.gantk_images_scored(result := {"metrics": {"image": rows}})
-    gantk_scores.gantk_images_scored(
-        beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
-    )
+    rows = {"kid_RadImageNet": Score(definition=f"kid/features={seen.what}")}
+    alone = Results(metrics={"image": rows})
+    beside = Results(metrics={"image": rows | {"kid": Score(definition="features=inception")}})
+    gantk_scores.gantk_images_scored(alone)
+    gantk_scores.gantk_images_scored(beside)
 
-    assert "RadImageNet features often disagree" in result["lines"][0]
-    assert "lines" not in beside
+    assert "RadImageNet features often disagree" in alone.lines[0]
+    assert beside.lines == []
     assert seen.suffix == "_RadImageNet-Tiny"
     assert seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
 

@@ -11,7 +11,7 @@ import torch
 from gantk.errors import UserError
 from gantk.metrics.features import published_metrics
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
+from gantk.metrics.sets import ImageGroup, Kid, set_scores, squared_mmd
 from gantk_scores.sets.diversity import Diversity, different_pairs
 from gantk_scores.sets.fid import Fid, frechet, gaussian
 from gantk_scores.sets.frd import Frd
@@ -151,9 +151,9 @@ def test_too_few_images_are_refused_without_harm(metric, least):
     for sets in ((few, enough), (enough, few)):
         with pytest.raises(UserError, match=f"{least} or more"):
             metric(2.0, 2)(enough, *sets)
-        (row, *_) = set_rows(metric(2.0, 2), enough, *sets).values()
-        assert row["value"] is None
-        assert "not-computed" in row["definition"]
+        (row, *_) = set_scores(metric(2.0, 2), enough, *sets).values()
+        assert row.value is None
+        assert "not-computed" in row.definition
 
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
 
