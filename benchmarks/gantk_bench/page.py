@@ -11,11 +11,12 @@ from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import write_file
+from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import data_uri, pick_evenly
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
-from gantk.report.words import baseline_name, digits, figure_name, metric_name
+from gantk.report.words import digits, figure_name, metric_name
 from gantk.terminal import duration
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.plan import settings_of
@@ -237,7 +238,7 @@ def _table(line: Line) -> dict[str, Any]:
     rows = [("gantk", True, own)]
     for name in line.baselines:
         texts = [line.text(metric, line.baseline(name, metric)) for metric in metrics]
-        rows.append((baseline_name(name), False, [(text, "") for text in texts]))
+        rows.append((baseline_words(name), False, [(text, "") for text in texts]))
     figures = line.published
     if not figures.keys().isdisjoint(metrics):
         texts = [digits(figures.get(metric), 2) for metric in metrics]

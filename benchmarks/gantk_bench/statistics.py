@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from gantk import compare_systems, correct_tests
-from gantk.report.words import baseline_name, metric_name, number
+from gantk.metrics.words import baseline_words
+from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, dig, mapping, numbers, value_of
 
 Rows = list[dict[str, Any]]
@@ -57,7 +58,7 @@ def _baseline_test(line: Line, metric: str) -> dict[str, Any] | None:
         "label": line.label,
         "score": metric,
         "one": line.system.name,
-        "other": baseline_name(str(weakest["best_baseline"])),
+        "other": baseline_words(str(weakest["best_baseline"])),
     } | weakest["test"]
 
 

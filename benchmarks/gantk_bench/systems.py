@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from gantk.metrics.rows import region_of
-from gantk.metrics.verdict import WITH_PAIRS, tone_of
+from gantk.metrics.verdict import needs_pairs, tone_of
+from gantk.metrics.words import baseline_words
 from gantk.recipe.load import mapping
 from gantk.report.words import (
-    baseline_name,
     digits,
     direction_name,
     metric_name,
@@ -229,7 +229,7 @@ class Line:
     def judgement(self) -> Judgement:
         for name in TRIVIAL:
             if self.main and all(self._is_worse_than(name, metric) for metric in self.main):
-                words = f"training failed: worse than {baseline_name(name)}"
+                words = f"training failed: worse than {baseline_words(name)}"
                 return Judgement(words, "bad", None, failed=True)
         return self._judge(lambda entry: entry)
 
@@ -251,7 +251,7 @@ class Line:
         """
         if self.judgement.tone == "good" or self.judgement.failed:
             return None
-        if not any(self.best(metric) in WITH_PAIRS for metric in self.main):
+        if not any(needs_pairs(self.best(metric) or "") for metric in self.main):
             return None
         judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None

@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from gantk.metrics.words import baseline_words
 from gantk.report.words import (
-    baseline_name,
     digits,
     figure_name,
     interval,
@@ -190,7 +190,7 @@ def _score(line: Line, metric: str) -> Cell:
         return Cell()
     best = line.best(metric)
     baseline = line.baseline(best, metric) if best else ()
-    title = f"{baseline_name(best)} {line.text(metric, baseline)}" if baseline else ""
+    title = f"{baseline_words(best)} {line.text(metric, baseline)}" if baseline else ""
     text = line.text(metric, scores)
     return Cell(text, spread(line, metric), sortable(fmean(scores)), title=title)
 
@@ -230,7 +230,7 @@ def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
         name = name_of(metric)
         if not name:
             continue
-        names.append(baseline_name(name))
+        names.append(baseline_words(name))
         scores = line.baseline(name, metric)
         if scores:
             texts.append(_labelled(line, metric, scores))

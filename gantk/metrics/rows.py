@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gantk.metrics.pair_scores import SUFFIXES
-from gantk.metrics.verdict import WITH_PAIRS, Tone, tone_of
+from gantk.metrics.verdict import Tone, needs_pairs, tone_of
 from gantk.metrics.words import baseline_words, short_metric_name, verdict_words
 from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
 
@@ -64,7 +64,7 @@ class ScoreRow:
         the model is not clearly better; else "".
         """
         other = self.verdict.without_pairs
-        if self.tone == "good" or self.verdict.best_baseline not in WITH_PAIRS or other is None:
+        if self.tone == "good" or not needs_pairs(self.verdict.best_baseline) or other is None:
             return ""
         if self.fair_tone == "bad":
             return f"not better than {baseline_words(other.best_baseline)}, which needs no pairs"

@@ -12,9 +12,9 @@ import numpy as np
 from gantk.metrics.intervals import estimate, patient_gains, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
+from gantk.plugin.loader import registry
 from gantk.runs.results import Score, Verdict
 
-WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 # of scores of sets in old results, which state no p-value
@@ -24,6 +24,11 @@ MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
 Rival = tuple[float | None, Verdict]  # a baseline's mean, and the verdict against it
+
+
+def needs_pairs(baseline: str) -> bool:
+    """Whether a baseline is fitted on registered pairs, as all that plugins register."""
+    return baseline == "intensity_map" or baseline in registry()["baseline"]
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -150,7 +155,8 @@ def _verdict(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> 
     verdict = _against_best(value, rivals, higher, (CEILING,))
     if verdict is None:
         return None
-    without_pairs = _against_best(value, rivals, higher, (CEILING, *WITH_PAIRS))
+    fitted = filter(needs_pairs, rivals)
+    without_pairs = _against_best(value, rivals, higher, (CEILING, *fitted))
     return verdict.model_copy(update={"without_pairs": without_pairs})
 
 

@@ -9,85 +9,54 @@ from typing import Literal
 from gantk.errors import count_noun
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.metrics.verdict import (
-    WITH_PAIRS,
     Tone,
+    needs_pairs,
     tested_patients,
     title_of,
     tone_of,
 )
+from gantk.plugin.loader import registry
 from gantk.runs.results import Results, Score, Verdict
 
+MAX_ABBREVIATION = 5  # letters below which an unknown name is taken for an abbreviation
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
-BASELINE_NAMES = {
-    "identity": "the unchanged input",
-    "histogram": "histogram matching",
-    "intensity_map": "a simple intensity map",
-    "regression": "a small network trained on pairs",
-    "real_split": "real images of other patients",
-    "noise": "pixel noise",
+# plain name of a baseline, and what it is; plugins add theirs
+BASELINES = {
+    "identity": (
+        "the unchanged input",
+        "The input image itself, scored as if it were the result.",
+    ),
+    "histogram": (
+        "histogram matching",
+        "The input with as many dark and bright pixels as the images of the other domain.",
+    ),
+    "intensity_map": (
+        "a simple intensity map",
+        "The best replacement of each gray value by another one. It is fitted on registered training"
+        " pairs, which an unpaired method never sees.",
+    ),
+    "real_split": (
+        "real images of other patients",
+        "Real images, scored as if they were generated: the best score that can be expected.",
+    ),
+    "noise": (
+        "pixel noise",
+        "Images of random gray values, for models that generate images from noise.",
+    ),
 }
-METRIC_NAMES = {
-    "psnr": "Peak signal-to-noise ratio (PSNR)",
-    "psnr_hu": "Peak signal-to-noise ratio in Hounsfield units (PSNR)",
-    "ssim": "Structural similarity (SSIM)",
-    "ms_ssim": "Structural similarity at several scales (MS-SSIM)",
-    "mae": "Mean absolute error (MAE)",
-    "mae_hu": "Mean absolute error in Hounsfield units (MAE)",
-    "rmse": "Root mean square error (RMSE)",
-    "nrmse": "Root mean square error as a share of the range (NRMSE)",
-    "nmi": "Normalised mutual information (NMI)",
-    "lpips": "Learned perceptual distance (LPIPS)",
-    "fid": "Fréchet distance of image features (FID)",
-    "frd": "Fréchet radiomics distance (FRD)",
-    "kid": "Kernel distance of image features (KID)",
-    "sfrc": "Share of patches that do not agree with the truth (sFRC)",
-    "diversity": "Diversity of the generated images",
-    "precision": "Realism: generated images that look real (precision)",
-    "recall": "Variety: real images that the model can produce (recall)",
-    "density": "Realism, weighted by neighbours (density)",
-    "coverage": "Variety, weighted by neighbours (coverage)",
-    "two_sample": "Classifier that tells generated from real images (two-sample test)",
-    "classification": "Classifier trained on generated images, tested on real ones",
-    "classification_real": "The same classifier trained on real images",
-    "classification_both": "The same classifier trained on both",
-    "transfer": "Translations that a classifier assigns to the target domain",
-    "transfer_ssim": "Structural similarity of translations and their inputs (SSIM to the input)",
-}
-# the same keys as METRIC_NAMES: what the score says, in one sentence
-METRIC_EXPLANATIONS = {
-    "psnr": "How small the error is, in decibels; 1 dB more means about a fifth less squared error.",
-    "psnr_hu": "How small the error of a synthetic CT is, in decibels, over a fixed range of HU.",
-    "ssim": "How well edges and contrast agree with the real image; 1 means equal images.",
-    "ms_ssim": "Agreement of edges and contrast at coarse and fine scales; 1 means equal images.",
-    "mae": "The average difference from the real image per pixel; 0 means equal images.",
-    "mae_hu": "The average difference from the real CT per pixel, in Hounsfield units.",
-    "rmse": "The typical difference from the real image; large errors count more.",
-    "nrmse": "The typical difference from the real image as a share of the intensity range.",
-    "nmi": "How well one image predicts the other: 2 for equal images, 1 for unrelated ones.",
-    "lpips": "How different the images look to a trained network; 0 means equal images.",
-    "fid": "How far the generated images as a set are from the real ones; 0 means the same set.",
-    "frd": "How far texture and shape measures of the generated images are from real ones.",
-    "kid": "How far the generated images as a set are from the real ones; 0 means the same set.",
-    "sfrc": "Patches whose fine detail disagrees with the real image, which can be invented.",
-    "diversity": "1 means as varied as real images, 0 means that all images are the same.",
-    "precision": "The share of generated images that lie near a real image.",
-    "recall": "The share of real images that lie near a generated image.",
-    "density": "How densely the real images surround the generated ones.",
-    "coverage": "The share of real images with a generated image nearby.",
-    "two_sample": "How often a classifier tells generated from real images; 0.5 means by chance.",
-    "classification": "Its balanced accuracy: 1 means that the generated images teach every class.",
-    "classification_real": "Its balanced accuracy: what the real training images teach.",
-    "classification_both": "Its balanced accuracy: what generated images add to real ones.",
-    "transfer": "The share that looks like the target domain; 1 means all of them.",
-    "transfer_ssim": "How far the anatomy of the input is kept; 1 means an unchanged image.",
-}
+
+
+def baselines() -> dict[str, tuple[str, str]]:
+    """Baseline -> its plain name, and what it is."""
+    return BASELINES | registry().words("baseline")
 
 
 def baseline_words(name: str) -> str:
-    """`intensity_map` is a simple intensity map; a plugin's baseline keeps its name."""
-    return BASELINE_NAMES.get(name, name.replace("_", " "))
+    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name."""
+    words, _ = baselines().get(name, ("", ""))
+    return words or name.replace("_", " ")
 
 
 def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
@@ -174,7 +143,7 @@ def pairs_sentence(results: Results) -> str:
     for verdicts in results.verdict.values():
         lost += [each for each in verdicts.values() if each and tone_of(each) in ("bad", "near")]
 
-    if not lost or any(verdict.best_baseline not in WITH_PAIRS for verdict in lost):
+    if not lost or any(not needs_pairs(verdict.best_baseline) for verdict in lost):
         return ""
     if any(tone_of(verdict.without_pairs or Verdict()) != "good" for verdict in lost):
         return ""
@@ -310,13 +279,14 @@ def metric_words(metric: str) -> tuple[str, str]:
     """A score's name in plain words and what it says, without its region; ("", "") where they are
     not known.
     """
+    known = registry().words("metric")
     plain = metric.removesuffix("_foreground").removesuffix("_lesion")
     head, _, rest = plain.partition("_")
-    if plain in METRIC_NAMES:
-        return METRIC_NAMES[plain], METRIC_EXPLANATIONS[plain]
-    if head in METRIC_NAMES:
-        name = f"{METRIC_NAMES[head]}, by {rest.replace('_', ' ')} features"
-        return name, METRIC_EXPLANATIONS[head]
+    if plain in known:
+        return known[plain]
+    if head in known:
+        name, meaning = known[head]
+        return f"{name}, by {rest.replace('_', ' ')} features", meaning
     return "", ""
 
 
@@ -325,11 +295,18 @@ def short_metric_name(metric: str) -> str:
     for region in ("foreground", "lesion"):
         if metric.endswith(f"_{region}"):
             return f"{short_metric_name(metric.removesuffix(f'_{region}'))} in the {region}"
-    if metric in METRIC_NAMES:
-        name = METRIC_NAMES[metric]
-        return name.rpartition("(")[2].rstrip(")") if "(" in name else metric
+
+    known = registry().words("metric")
     head, _, rest = metric.partition("_")
-    return f"{head.upper()} {rest.replace('_', ' ')}".strip() if len(head) < 5 else metric
+    if metric in known:
+        head, rest = metric, ""
+    if head in known:
+        name, _ = known[head]
+        if name.endswith(")"):
+            head = name.rpartition("(")[2].removesuffix(")")
+    elif len(head) < MAX_ABBREVIATION:
+        head = head.upper()
+    return f"{head} {rest}".strip().replace("_", " ")
 
 
 def _join(items: Sequence[str]) -> str:

@@ -21,14 +21,7 @@ from gantk.terminal import duration
 
 RECIPE_COLUMNS = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
-# steps of the shipped recipes, by method
-USUAL_STEPS = {
-    "pix2pix": 1200,
-    "regression": 1200,
-    "dualgan": 2400,
-    "cyclegan": 2400,
-    "dcgan": 3000,
-}
+USUAL_STEPS = 2400  # of a method that states none
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
@@ -132,7 +125,7 @@ def _choose_size(
     """
     from gantk.training.trial import predict
 
-    wanted = USUAL_STEPS.get(lines[0].value, 2400)
+    wanted = registry().get("method", str(lines[0].value)).usual_steps or USUAL_STEPS
     rungs = _rungs(seen)
     seconds = 0.9 * 3600 * hours
 
@@ -141,10 +134,11 @@ def _choose_size(
         return predict(Recipe(tables).override(settings), device=device)
 
     cheapest = predict_rung(rungs[0])
-    if lines[0].value == "pix2pix" and cheapest.fits:
+    short = shorter(lines)
+    if short != lines and cheapest.fits:
         wider = _work(rungs[1]) / _work(rungs[0]) if seen.suits_paired else 1.0
         if 3600 * cheapest.hours * wider > seconds:
-            lines = shorter(lines)
+            lines = short
             cheapest = predict_rung(rungs[0])
 
     if not cheapest.fits:

@@ -68,6 +68,69 @@ PARTS = {
     },
     "exporter": {"onnx": "gantk.exports.onnx.exporter:Onnx"},
 }
+# names in other toolkits, by kind and name here
+ALSO = {
+    ("loss", "bce"): (
+        *("gan", "vanilla", "nsgan", "non_saturating", "cross_entropy", "binary_cross_entropy"),
+        *("bce_with_logits", "bcewithlogits"),
+    ),
+    ("loss", "ls"): (
+        *("lsgan", "lsgan_loss", "least_squares", "mse", "mse_loss", "mean_squared_error"),
+    ),
+    ("loss", "l1"): ("mae", "mean_absolute_error", "l1_loss"),
+    ("loss", "l2"): ("mse", "mse_loss", "mean_squared_error", "l2_loss"),
+    ("loss", "cycle"): ("cycle_consistency",),
+    ("loss", "identity"): ("idt",),
+    ("loss", "local_ncc"): ("ncc", "lncc"),
+    ("loss", "hinge"): ("hinge_gan", "hinge_loss"),
+    ("loss", "wgan_gp"): ("wgan", "wgangp", "wasserstein"),
+    ("loss", "ssim"): ("dssim",),
+    ("generator", "unet"): ("unet_128", "unet_256", "u_net", "unet3d"),
+    ("generator", "resnet"): ("resnet_6blocks", "resnet_9blocks", "resnet9"),
+    ("discriminator", "patchgan"): ("basic", "n_layers", "nlayers", "pixel", "patch"),
+    ("schedule", "linear"): ("lambda",),
+    ("schedule", "cosine"): ("cosine_annealing",),
+    ("schedule", "constant"): ("none",),
+    ("metric", "mae"): ("l1",),
+    ("metric", "rmse"): ("mse", "l2"),
+    ("source", "folders"): ("unaligned",),
+    ("source", "images"): ("single",),
+    ("source", "aligned"): ("paired",),
+    ("source", "manifest"): ("csv",),
+}
+# plain name of a score, and what it says
+WORDS = {
+    "psnr": (
+        "Peak signal-to-noise ratio (PSNR)",
+        "How small the error is, in decibels; 1 dB more means about a fifth less squared error.",
+    ),
+    "ssim": (
+        "Structural similarity (SSIM)",
+        "How well edges and contrast agree with the real image; 1 means equal images.",
+    ),
+    "mae": (
+        "Mean absolute error (MAE)",
+        "The average difference from the real image per pixel; 0 means equal images.",
+    ),
+    "rmse": (
+        "Root mean square error (RMSE)",
+        "The typical difference from the real image; large errors count more.",
+    ),
+    "nrmse": (
+        "Root mean square error as a share of the range (NRMSE)",
+        "The typical difference from the real image as a share of the intensity range.",
+    ),
+    "kid": (
+        "Kernel distance of image features (KID)",
+        "How far the generated images as a set are from the real ones; 0 means the same set.",
+    ),
+}
+# options for tests that take seconds
+SMALL = {
+    "unet": {"width": 4, "depth": 2},
+    "resnet": {"width": 4, "blocks": 1},
+    "patchgan": {"width": 4, "layers": 3},
+}
 
 
 @hookimpl
@@ -75,4 +138,8 @@ def gantk_register(add) -> None:
     """Register the parts above."""
     for kind, parts in PARTS.items():
         for name, target in parts.items():
-            getattr(add, kind)(name, target)
+            words = {name: WORDS[name]} if kind == "metric" else {}
+            also = ALSO.get((kind, name), ())
+            section = "Sets of images" if name == "kid" else ""
+            about = {"words": words, "small": SMALL.get(name, {}), "section": section}
+            getattr(add, kind)(name, target, also=also, **about)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
-from gantk.plugin.other_names import suggest_name
 
 KINDS = {
     "method": "a model to train, with its losses",
@@ -67,6 +67,13 @@ class Entry:
     owner: str  # the distribution that registered it
     override: bool = False  # whether it takes the place of another distribution's entry
     replaced: str = ""  # the distribution whose entry it took the place of
+    also: tuple[str, ...] = ()  # names in other toolkits, for suggestions only
+    # plain name and meaning, of a metric by the names of its scores
+    words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    small: Mapping[str, Any] = field(default_factory=dict)  # options for tests that take seconds
+    usual_steps: int = 0  # steps of a method's recipes
+    section: str = ""  # of a report, for the scores of a metric
+    card: str = ""  # title of one card for all scores of a metric
 
     def load(self) -> Any:
         """The target, imported first if it is a string; UserError that names the owner where that
@@ -153,6 +160,39 @@ class Registry:
         entries = sorted((self.entries | self.functions).items())
         return [entry for _, entry in entries if entry.replaced]
 
+    def metric_of(self, score: str) -> Entry | None:
+        """The metric whose score has this name, such as kid of `kid_inception`; None if unknown."""
+        for name in (score, score.partition("_")[0]):
+            for entry in self.of_kind("metric"):
+                if name in entry.words or name == entry.name:
+                    return entry
+        return None
+
+    def words(self, kind: str) -> dict[str, tuple[str, str]]:
+        """Plain name and meaning of the parts of a kind, of metrics by the names of their scores."""
+        known: dict[str, tuple[str, str]] = {}
+        for entry in self.of_kind(kind):
+            known |= entry.words
+        return known
+
+    def suggestion(self, kind: str, name: str) -> str | None:
+        """`Did you mean 'ls'?` for a name that another toolkit gives to a part, or with the closest
+        spelling; None where nothing is close.
+        """
+        spelling = re.sub("[- ]", "_", name.strip().lower())
+        meant = []
+        for other_kind, own in sorted(self.entries):
+            if spelling in self.entries[other_kind, own].also:
+                same_kind = other_kind == kind
+                meant.append(
+                    (not same_kind, f"'{own}'" if same_kind else f"the {other_kind} '{own}'")
+                )
+
+        if not meant:
+            return did_you_mean(name, self.names(kind))
+        nearest = [text for is_other, text in meant if is_other == min(meant)[0]]
+        return f"Did you mean {' or '.join(nearest)}?"
+
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
         return sorted(name for k, name in self.entries if k == kind)
@@ -189,7 +229,7 @@ class Registry:
             f"the plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
         )
         remedy = " ".join(
-            filter(None, [suggest_name(kind, name, names), f"Note that {notes}" if notes else None])
+            filter(None, [self.suggestion(kind, name), f"Note that {notes}" if notes else None])
         )
         raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
 
@@ -233,14 +273,16 @@ class Add:
         target: Callable[..., Any] | str | None = None,
         *,
         override: bool = False,
+        **about: Any,
     ) -> None:
+        """Keep a part; `about` has keys of `Entry`, from `also` on."""
         if not isinstance(name, str) or target is None:
             raise TypeError(
                 f'add.{kind} needs a name and a part: add.{kind}("name",'
                 ' "package.module:attribute")'
             )
 
-        self._entries.append(Entry(kind, name, target, self._owner, override))
+        self._entries.append(Entry(kind, name, target, self._owner, override, **about))
 
     def commit(self, registry: Registry) -> None:
         """Add all collected entries to the registry: called once the plugin has loaded without an

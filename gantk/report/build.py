@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from gantk.errors import argument
 from gantk.files import write_file
-from gantk.metrics.words import BASELINE_NAMES
+from gantk.metrics.words import baselines
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
@@ -200,7 +200,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
-        "systems": ["model", *BASELINE_NAMES.values()],  # gives their colours
+        "systems": ["model", *(name for name, _ in baselines().values())],  # gives their colours
+        "baselines": _baselines(run),
         "live": live,
         "data": {
             "live": live,
@@ -213,6 +214,11 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
             "charts": [each.data for charts in curves.values() for each in charts],
         },
     }
+
+
+def _baselines(run: RunRecord) -> list[tuple[str, str]]:
+    """Name and meaning of each baseline that the run was compared with."""
+    return [about for name, about in baselines().items() if name in run.results.baselines]
 
 
 def _frames(block: dict[str, Any]) -> dict[str, list]:

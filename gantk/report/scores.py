@@ -10,16 +10,12 @@ from typing import Any
 
 from gantk.metrics.rows import region_of
 from gantk.metrics.words import baseline_words
+from gantk.plugin.loader import registry
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 from gantk.runs.results import Score
 
-NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
-# first words of the names of scores of sets
-SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)
-# first words of downstream tasks' scores
-TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")
 Systems = dict[str, dict[str, Score]]  # the model or a baseline -> metric -> its score
 
 
@@ -49,11 +45,12 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 
 def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
-    """The scores of each card: those of nearest neighbours in the same features share one."""
+    """The scores of each card: all those of one metric in the same features, where it asks for it."""
     groups: dict[str, list[str]] = {}
     for name in scores:
-        head, _, features = name.partition("_")
-        key = f"neighbours in {features}" if head in NEIGHBOURS else name
+        metric = registry().metric_of(name)
+        features = name.partition("_")[2]
+        key = f"{metric.card}, {features}" if metric and metric.card else name
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 
@@ -61,12 +58,8 @@ def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
 def _section(name: str) -> str:
     """The section of a score's card."""
     region = region_of(name).capitalize()
-    head = name.partition("_")[0]
-    if region:
-        return region
-    if head in SETS:
-        return "Sets of images"
-    return "Tasks" if head in TASKS else "Whole image"
+    metric = registry().metric_of(name)
+    return region or (metric.section if metric else "") or "Whole image"
 
 
 def _card(names: list[str], systems: Systems) -> dict[str, Any]:
@@ -91,7 +84,14 @@ def _card(names: list[str], systems: Systems) -> dict[str, Any]:
     low = min(finite, default=0.0)
     high = max(finite, default=0.0)
     whiskers = {name: [_percent(end, low, high) for end in row] for name, row in ends.items()}
-    return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
+    metric = registry().metric_of(names[0])
+    return {
+        "names": names,
+        "title": metric.card if metric else "",
+        "score": rows["model"][0],
+        "rows": rows,
+        "whiskers": whiskers,
+    }
 
 
 def _percent(value: float | None, low: float, high: float) -> float | None:

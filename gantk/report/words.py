@@ -6,31 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gantk.metrics.verdict import title_of
+from gantk.metrics.words import short_metric_name
 from gantk.runs.results import NO_VALUE, Score, number_text
 from gantk.terminal import duration
 
-ABBREVIATIONS = (
-    "psnr",
-    "ssim",
-    "mae",
-    "mse",
-    "rmse",
-    "nrmse",
-    "lpips",
-    "fid",
-    "kid",
-    "prdc",
-    "auroc",
-    "ause",
-    "sfrc",
-)
-BASELINE_NAMES = {
-    "histogram": "histogram matching",
-    "intensity_map": "intensity-only map",
-    "regression": "L1 U-Net regression",
-    "real_split": "real images",
-    "noise": "pixel noise",
-}
 ARROW = "\u00a0→\u00a0"  # never broken over two lines
 
 
@@ -47,10 +26,9 @@ def join_words(items: Sequence[str], conjunction: str = "and") -> str:
 
 
 def metric_name(name: str) -> str:
-    """A metric's readable name: `psnr_foreground` is PSNR foreground, `ms_ssim` is MS-SSIM."""
-    words = [word.upper() if word in ABBREVIATIONS else word for word in name.split("_")]
-    plain = " ".join(words).replace("ms SSIM", "MS-SSIM")
-    return plain[:1].upper() + plain[1:]
+    """A metric's short name as a title: `ms_ssim` is MS-SSIM, `cycle_error` is Cycle error."""
+    short = short_metric_name(name)
+    return short[:1].upper() + short[1:]
 
 
 def figure_name(name: str) -> str:
@@ -58,13 +36,6 @@ def figure_name(name: str) -> str:
     if name.startswith(("accuracy", "loss_")):
         return f"{metric_name(name)}, undefined in the report:"
     return metric_name(name)
-
-
-def baseline_name(name: str) -> str:
-    """`histogram` is histogram matching; a plugin's baseline is its name, with spaces for
-    underscores.
-    """
-    return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
 def arrow(*names: str) -> str:

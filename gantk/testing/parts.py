@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.machine.device import CHANNELS_LAST
+from gantk.plugin.loader import registry
 from gantk.plugin.loss_inputs import loss_inputs
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
+from gantk.testing.small import Contract, random_images, small_part, small_size
 
 BATCH_INDEPENDENT = """{0} does not declare whether its images of a batch are independent. Add to the class one of:
     batch_independent = True   # instance or group norm, or none
@@ -69,7 +70,8 @@ class NetworkContract(Contract):
 
     def part(self, kind: str, name: str) -> Part:
         """The registered network with the contract's options."""
-        return small_part(kind, name, SMALL.get(name, {}) if self.options is None else self.options)
+        small = registry().get(kind, name).small
+        return small_part(kind, name, {**small} if self.options is None else self.options)
 
     def build(self, inputs: int, dims: int) -> nn.Module:
         """Build a network for images of `inputs` channels, in training mode."""

@@ -14,15 +14,6 @@ from gantk.plugin.spec import Part, bind_or_raise, kind_of, options_model
 from gantk.recipe.tables import TrainTable
 from gantk.training.optim import Constant
 
-# Options of a part of that name where it is a default; every other part keeps its own defaults.
-SMALL = {
-    "unet": {"width": 4, "depth": 2},
-    "resnet": {"width": 4, "blocks": 1},
-    "attention_unet": {"width": 4, "depth": 2},
-    "patchgan": {"width": 4, "layers": 3},
-    "dcgan": {"width": 4, "depth": 2},
-    "munit": {"width": 4, "layers": 2},
-}
 POOL = 3  # value of an option called `pool`: small enough to overflow within four steps
 
 
@@ -33,8 +24,10 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
     shrunk: dict[str, Any] = {}
     target = registry().get(kind, name).load()
     for key, field in options_model(target).model_fields.items():
-        if kind_of(field.metadata) and field.default in SMALL:
-            shrunk[key] = {"name": field.default} | SMALL[field.default]
+        inner = kind_of(field.metadata)
+        small = registry().get(inner, field.default).small if inner and field.default else {}
+        if small:
+            shrunk[key] = {"name": field.default} | {**small}
         elif key == "pool" and isinstance(field.default, int):
             shrunk[key] = pool
 

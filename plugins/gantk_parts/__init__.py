@@ -20,15 +20,33 @@ AUGMENTATIONS = {
     "blur": "Blur",
 }
 
+# names of augmentations in other toolkits
+ALSO = {
+    "hflip": ("flip",),
+    "rotate": ("rotation",),
+    "curve": ("gamma",),
+    "brightness": ("jitter",),
+    "bias_field": ("bias",),
+}
+
 
 @hookimpl
 def gantk_register(add) -> None:
     """Register the parts under the names that recipes use."""
     for name, cls in AUGMENTATIONS.items():
-        add.augment(name, f"gantk_parts.augment:{cls}")
+        add.augment(name, f"gantk_parts.augment:{cls}", also=ALSO.get(name, ()))
 
-    add.generator("attention_unet", "gantk_parts.attention_unet:AttentionUNet")
-    add.loss("feature", "gantk_parts.feature_loss.losses:FeatureLoss")
+    add.generator(
+        "attention_unet",
+        "gantk_parts.attention_unet:AttentionUNet",
+        also=("att_unet", "attunet"),
+        small={"width": 4, "depth": 2},
+    )
+    add.loss(
+        "feature",
+        "gantk_parts.feature_loss.losses:FeatureLoss",
+        also=("vgg", "vgg16", "vgg19", "perceptual", "lpips", "content"),
+    )
     add.loss("body_l1", "gantk_parts.feature_loss.losses:BodyL1")
     add.method("segmenter", "gantk_parts.feature_loss.segmenter:Segmenter")
     add.intensity("nyul", "gantk_parts.nyul:Nyul")
@@ -37,8 +55,26 @@ def gantk_register(add) -> None:
     add.intensity("ct", "gantk_parts.ct.intensity:Windows")
     add.intensity("domains", "gantk_parts.ct.intensity:Domains")
     add.loss("correlation_ratio", "gantk_parts.ct.loss:CorrelationRatio")
-    add.metric("mae_hu", "gantk_parts.ct.metric:HounsfieldMAE")
-    add.metric("psnr_hu", "gantk_parts.ct.metric:HounsfieldPSNR")
+    add.metric(
+        "mae_hu",
+        "gantk_parts.ct.metric:HounsfieldMAE",
+        words={
+            "mae_hu": (
+                "Mean absolute error in Hounsfield units (MAE in HU)",
+                "The average difference from the real CT per pixel, in Hounsfield units.",
+            )
+        },
+    )
+    add.metric(
+        "psnr_hu",
+        "gantk_parts.ct.metric:HounsfieldPSNR",
+        words={
+            "psnr_hu": (
+                "Peak signal-to-noise ratio in Hounsfield units (PSNR in HU)",
+                "How small the error of a synthetic CT is, in decibels, over a fixed range of HU.",
+            )
+        },
+    )
     add.post("slices", "gantk_parts.post.slices:AgreeingSlices")
     add.post("bias_field", "gantk_parts.post.bias_field:InputBiasField")
     add.post("bright_end", "gantk_parts.post.bright_end:BrightEnd")

@@ -6,21 +6,143 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """Register metrics, features and a baseline that learns from pairs."""
-    add.metric("ms_ssim", "gantk_scores.sets.ms_ssim:MSSSIM")
-    add.metric("fid", "gantk_scores.sets.fid:Fid")
-    add.metric("frd", "gantk_scores.sets.frd:Frd")
-    add.metric("prdc", "gantk_scores.sets.neighbours:Prdc")
-    add.metric("diversity", "gantk_scores.sets.diversity:Diversity")
+    add.metric(
+        "ms_ssim",
+        "gantk_scores.sets.ms_ssim:MSSSIM",
+        words={
+            "ms_ssim": (
+                "Structural similarity at several scales (MS-SSIM)",
+                "Agreement of edges and contrast at coarse and fine scales; 1 means equal images.",
+            ),
+        },
+    )
+    add.metric(
+        "fid",
+        "gantk_scores.sets.fid:Fid",
+        also=("is", "inception"),
+        section="Sets of images",
+        words={
+            "fid": (
+                "Fréchet distance of image features (FID)",
+                "How far the generated images as a set are from the real ones; 0 means the same set.",
+            ),
+        },
+    )
+    add.metric(
+        "frd",
+        "gantk_scores.sets.frd:Frd",
+        section="Sets of images",
+        words={
+            "frd": (
+                "Fréchet radiomics distance (FRD)",
+                "How far texture and shape measures of the generated images are from real ones.",
+            ),
+        },
+    )
+    add.metric(
+        "prdc",
+        "gantk_scores.sets.neighbours:Prdc",
+        section="Sets of images",
+        card="Nearest neighbours",
+        words={
+            "precision": (
+                "Realism: generated images that look real (precision)",
+                "The share of generated images that lie near a real image.",
+            ),
+            "recall": (
+                "Variety: real images that the model can produce (recall)",
+                "The share of real images that lie near a generated image.",
+            ),
+            "density": (
+                "Realism, weighted by neighbours (density)",
+                "How densely the real images surround the generated ones.",
+            ),
+            "coverage": (
+                "Variety, weighted by neighbours (coverage)",
+                "The share of real images with a generated image nearby.",
+            ),
+        },
+    )
+    add.metric(
+        "diversity",
+        "gantk_scores.sets.diversity:Diversity",
+        section="Sets of images",
+        words={
+            "diversity": (
+                "Diversity of the generated images",
+                "1 means as varied as real images, 0 means that all images are the same.",
+            ),
+        },
+    )
     add.features("inception", "gantk_scores.features.inception:Inception")
     add.features("timm", "gantk_scores.features.backbones:timm_backbone")
     add.features("onnx", "gantk_scores.features.backbones:onnx_backbone")
-    add.metric("lpips", "gantk_scores.lpips_metric:LPIPS")
-    add.baseline("regression", "gantk_scores.tasks.regression:Regression")
-    add.metric("classification", "gantk_scores.tasks.classification:Classification")
-    add.metric("transfer", "gantk_scores.tasks.transfer:Transfer")
-    add.metric("two_sample", "gantk_scores.tasks.classification:TwoSample")
-    add.metric("segmentation", "gantk_scores.tasks.segmentation:Segmentation")
-    add.metric("inventory", "gantk_scores.tasks.inventory:Inventory")
+    add.metric(
+        "lpips",
+        "gantk_scores.lpips_metric:LPIPS",
+        words={
+            "lpips": (
+                "Learned perceptual distance (LPIPS)",
+                "How different the images look to a trained network; 0 means equal images.",
+            ),
+        },
+    )
+    add.baseline(
+        "regression",
+        "gantk_scores.tasks.regression:Regression",
+        words={
+            "regression": (
+                "a small network trained on pairs",
+                "A U-Net without a discriminator, trained on registered pairs with the mean absolute error.",
+            )
+        },
+    )
+    add.metric(
+        "classification",
+        "gantk_scores.tasks.classification:Classification",
+        section="Tasks",
+        words={
+            "classification": (
+                "Classifier trained on generated images, tested on real ones",
+                "Its balanced accuracy: 1 means that the generated images teach every class.",
+            ),
+            "classification_real": (
+                "The same classifier trained on real images",
+                "Its balanced accuracy: what the real training images teach.",
+            ),
+            "classification_both": (
+                "The same classifier trained on both",
+                "Its balanced accuracy: what generated images add to real ones.",
+            ),
+        },
+    )
+    add.metric(
+        "transfer",
+        "gantk_scores.tasks.transfer:Transfer",
+        words={
+            "transfer": (
+                "Translations that a classifier assigns to the target domain",
+                "The share that looks like the target domain; 1 means all of them.",
+            ),
+            "transfer_ssim": (
+                "Structural similarity of translations and their inputs (SSIM to the input)",
+                "How far the anatomy of the input is kept; 1 means an unchanged image.",
+            ),
+        },
+    )
+    add.metric(
+        "two_sample",
+        "gantk_scores.tasks.classification:TwoSample",
+        section="Sets of images",
+        words={
+            "two_sample": (
+                "Classifier that tells generated from real images (two-sample test)",
+                "How often a classifier tells generated from real images; 0.5 means by chance.",
+            ),
+        },
+    )
+    add.metric("segmentation", "gantk_scores.tasks.segmentation:Segmentation", section="Tasks")
+    add.metric("inventory", "gantk_scores.tasks.inventory:Inventory", section="Tasks")
 
 
 @hookimpl

@@ -7,24 +7,46 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """Register methods, and the losses, sources and orders that belong to one of them."""
-    add.method("cyclegan", "gantk_translation.cyclegan:CycleGAN")
-    add.method("dualgan", "gantk_translation.dualgan:DualGAN")
-    add.method("cut", "gantk_translation.cut.model:CUT")
+    add.method(
+        "cyclegan", "gantk_translation.cyclegan:CycleGAN", also=("cycle_gan",), usual_steps=2400
+    )
+    add.method("dualgan", "gantk_translation.dualgan:DualGAN", usual_steps=2400)
+    add.method(
+        "cut",
+        "gantk_translation.cut.model:CUT",
+        also=("contrastive", "fastcut", "nce", "patchnce", "patch_nce"),
+    )
     add.method("back_translation", "gantk_translation.back_translation:BackTranslation")
-    add.method("anytoany", "gantk_translation.any_to_any.model:AnyToAny")
+    add.method("anytoany", "gantk_translation.any_to_any.model:AnyToAny", also=("mm_gan",))
     add.method("spade", "gantk_translation.spade.model:SPADEGAN")
     add.intensity("label_map", "gantk_translation.label_maps:LabelMap")
-    add.method("pix2pix", "gantk_translation.pix2pix.model:Pix2Pix")
-    add.method("regression", "gantk_translation.pix2pix.regression:Regression")
+    add.method(
+        "pix2pix", "gantk_translation.pix2pix.model:Pix2Pix", also=("pix2pixhd",), usual_steps=1200
+    )
+    add.method("regression", "gantk_translation.pix2pix.regression:Regression", usual_steps=1200)
     add.method("munit", "gantk_translation.munit.model:MUNIT")
-    add.discriminator("munit", "gantk_translation.munit.discriminator:Strided")
+    add.discriminator(
+        "munit",
+        "gantk_translation.munit.discriminator:Strided",
+        also=("multiscale", "multi_scale"),
+        small={"width": 4, "layers": 2},
+    )
     add.schedule("halving", "gantk_translation.munit.schedule:Halving")
     add.method("reggan", "gantk_translation.reggan.model:RegGAN")
     add.loss("weak_pairs", "gantk_translation.weak_pairs.loss:WeakPairs")
     add.order("matched", "gantk_translation.unpaired.order:Matched")
     add.loss("outline", "gantk_translation.unpaired.outline:Outline")
     add.source("misaligned", "gantk_translation.misaligned.source:Misaligned")
-    add.metric("nmi", "gantk_translation.misaligned.nmi:NMI")
+    add.metric(
+        "nmi",
+        "gantk_translation.misaligned.nmi:NMI",
+        words={
+            "nmi": (
+                "Normalised mutual information (NMI)",
+                "How well one image predicts the other: 2 for equal images, 1 for unrelated ones.",
+            ),
+        },
+    )
 
 
 @hookimpl

@@ -10,9 +10,36 @@ def gantk_register(add) -> None:
     """Register kinds of uncertainty and metrics."""
     for name in UNCERTAINTIES:
         add.uncertainty(name, f"gantk_trust.uncertainty.maps:{name.capitalize()}")
-    add.metric("sfrc", "gantk_trust.hallucination.sfrc:SFRC")
+    add.metric(
+        "sfrc",
+        "gantk_trust.hallucination.sfrc:SFRC",
+        words={
+            "sfrc": (
+                "Share of patches that do not agree with the truth (sFRC)",
+                "Patches whose fine detail disagrees with the real image, which can be invented.",
+            ),
+        },
+    )
     add.uncertainty("suspicion", "gantk_trust.hallucination.maps:Suspicion")
-    add.metric("memorisation", "gantk_trust.memorisation.memorisation:Memorisation")
+    add.metric(
+        "memorisation",
+        "gantk_trust.memorisation.memorisation:Memorisation",
+        section="Sets of images",
+        words={
+            "copied": (
+                "Copied training images",
+                "The share of generated images whose nearest real image was trained on, beyond chance.",
+            ),
+            "distance_ratio": (
+                "Distance to training images",
+                "Relative to that of held-out images; 1 means no copies.",
+            ),
+            "membership": (
+                "Membership",
+                "How well the distance to the nearest generated image reveals who was trained on; 0.5 means not at all.",
+            ),
+        },
+    )
     add.function("explain", "gantk_trust.explain.explain:explain")
 
 
