@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.names.patients import parts_with_digits
@@ -16,7 +17,13 @@ from gantk.errors import UserError
 from gantk.formats.files import difference, read, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.pair_scores import PairScorer, References, concatenate_scores, too_small_for
+from gantk.metrics.pair_scores import (
+    PairScorer,
+    References,
+    Scores,
+    concatenate_scores,
+    too_small_for,
+)
 from gantk.metrics.sets import ImageGroup, set_scores
 from gantk.metrics.summary import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
@@ -339,43 +346,55 @@ def _fit_line(pairs: list[FilePair], match: bool) -> tuple[Line, ScaleFit]:
     return Line(slope, offset) if match else Line(), fit
 
 
+class FileScorer:
+    """Scores whole files in their own values, over the range that all true files share."""
+
+    def __init__(self, truths: Iterable[Image], parts: Sequence[Part], device: Any):
+        self._sizes: set[tuple[int, ...]] = set()
+        self._black, self._range = black_and_range(map(self._noted, truths))
+        self._parts = parts
+        self._device = device
+        self._scorers: dict[int, PairScorer] = {}  # by dimensions
+        self._left_out: dict[str, Score] = {}
+
+    def __call__(self, made: Tensor, real: Tensor, patient: str) -> Scores:
+        """The scores of one file, (1, C, *size), of a patient."""
+        dims = real.ndim - 2
+        if dims not in self._scorers:
+            metrics = [part(self._range, dims) for part in self._parts]
+            self._left_out = too_small_for(metrics, self._sizes)
+            metrics = [metric for metric in metrics if metric.name not in self._left_out]
+            scaling = (self._black, self._range, dims, 1, self._device)
+            self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
+        return self._scorers[dims](made, References(real, [patient]))
+
+    def scores(self, of_files: Sequence[Scores]) -> dict[str, Score]:
+        """The scores over all files, by name; without a value where files are too small for a
+        metric.
+        """
+        scorer = next(iter(self._scorers.values()))
+        return scorer.scores(concatenate_scores(of_files)) | self._left_out
+
+    def _noted(self, truth: Image) -> Image:
+        self._sizes.add(truth.pixels.shape[1:])
+        return truth
+
+
 def _pair_scores(
     pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
 ) -> dict[str, Score]:
-    sizes: set[tuple[int, ...]] = set()
-
-    def read_truth(scan: Scan) -> Image:
-        image = read(scan)
-        sizes.add(image.pixels.shape[1:])
-        return image
-
-    black, data_range = black_and_range(read_truth(truth) for _, truth in pairs)
-    left_out: dict[str, Score] = {}
-    scorers: dict[int, PairScorer] = {}  # by dimensions
+    scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
     found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
-        dims = real.ndim - 2
-        if dims not in scorers:
-            metrics = [part(data_range, dims) for part in parts]
-            left_out = too_small_for(metrics, sizes)
-            metrics = [metric for metric in metrics if metric.name not in left_out]
-            if not metrics:
-                raise _all_too_small(left_out)
-            scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        references = References(real, [patient_of_file(pair[1])])
-        found.append(scorers[dims](line(made), references))
+        found.append(scorer(line(made), real, patient_of_file(pair[1])))
 
-    first_scorer = next(iter(scorers.values()))
-    return first_scorer.scores(concatenate_scores(found)) | left_out
-
-
-def _all_too_small(left_out: dict[str, Score]) -> UserError:
-    """The error that the images are too small for every metric."""
-    score = next(iter(left_out.values()))
-    reason = score.definition.partition("/not-computed: ")[2]
-    remedy = "use other metrics too, such as psnr or mae"
-    return UserError(reason, where="--metrics", remedy=remedy)
+    scores = scorer.scores(found)
+    reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
+    if all("pixels on each side" in reason for reason in reasons):
+        remedy = "use other metrics too, such as psnr or mae"
+        raise UserError(reasons[0], where="--metrics", remedy=remedy)
+    return scores
 
 
 def _set_scores(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gantk.metrics.pair_scores import SUFFIXES
 from gantk.metrics.verdict import Tone, needs_pairs, tone_of
 from gantk.metrics.words import baseline_words, short_metric_name, verdict_words
-from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
+from gantk.runs.results import Results, Score, Verdict, number_text
 
 
 @dataclass(frozen=True)
@@ -71,58 +71,32 @@ class ScoreRow:
         return verdict_words(other).replace("every baseline", "every baseline that needs no pairs")
 
     @property
-    def gain(self) -> float | None:
+    def gain(self) -> Score:
         """By how much the model is better, patient by patient where that was tested."""
+        unit = self.score.unit
         if self.verdict.test is not None:
-            return self.verdict.test.gain
+            return Score(value=self.verdict.test.gain, ci95=self.verdict.test.ci95, unit=unit)
         if self.rival is None or self.score.value is None or self.rival.value is None:
-            return None
+            return Score()
         difference = self.score.value - self.rival.value
-        return -difference if self.score.higher_is_better is False else difference
+        if self.score.higher_is_better is False:
+            difference = -difference
+        return Score(value=difference, unit=unit)
 
-    @property
-    def difference(self) -> str:
-        """Model minus baseline, such as `+1.63 [1.08, 2.05]` with its interval over patients."""
-        if self.gain is None or self.score.value is None:
-            return NO_VALUE
-        # a gain is how much better the model is; where lower is better, it is baseline minus model
-        sign = -1 if self.score.higher_is_better is False else 1
-        decimals = self.score.decimals
-        text = number_text(sign * self.gain, decimals)
-        if self.gain * sign > 0 and float(text) != 0:
-            text = f"+{text}"
-        low_high = sorted(sign * end for end in self._gain_ends())
-        ends = Score(ci95=[*low_high] or None).interval(decimals)
-        return f"{text} {ends}".rstrip()
-
-    def difference_words(self) -> tuple[str, str]:
-        """`1.63 dB better` and `1.08 to 2.05 better`, an interval as far as one was computed;
-        `equal` where all digits shown are; two "" without a difference.
+    def difference(self) -> tuple[Score, str]:
+        """The size of the difference with its interval, of which negative values mean the opposite;
+        and `better`, `worse`, or `equal` where all digits shown are.
         """
         gain = self.gain
-        if gain is None or not math.isfinite(gain):
-            return "", ""
+        if gain.value is None or not math.isfinite(gain.value):
+            return Score(), ""
 
-        decimals = self.score.decimals
-        sense = "better" if gain >= 0 else "worse"
-        size = number_text(abs(gain), decimals)
-        text = f"{size} {self.score.unit}".rstrip() + f" {sense}" if float(size) else "equal"
-        if not self._gain_ends():
-            return text, ""
-
-        low, high = self._gain_ends()
-        if low < 0 < high:
-            worst, best = number_text(-low, decimals), number_text(high, decimals)
-            return text, f"{worst} worse to {best} better"
-
-        shortest, longest = sorted((abs(low), abs(high)))
-        ends = f"{number_text(shortest, decimals)} to {number_text(longest, decimals)}"
-        return text, f"{ends} {sense}"
-
-    def _gain_ends(self) -> list[float]:
-        """The ends of the interval of the gain; none where it was not tested."""
-        ends = self.verdict.test.ci95 if self.verdict.test else None
-        return [end for end in ends or () if end is not None]
+        sense = "better" if gain.value >= 0 else "worse"
+        sign = 1 if gain.value >= 0 else -1
+        ends = sorted(sign * end for end in gain.ends or ())
+        size = Score(value=sign * gain.value, ci95=[*ends] or None, unit=gain.unit)
+        is_zero = float(number_text(size.value, self.score.decimals)) == 0
+        return size, "equal" if is_zero else sense
 
 
 def score_rows(results: Results) -> Iterator[ScoreRow]:

@@ -14,7 +14,7 @@ from gantk.metrics.rows import ScoreRow, score_rows
 from gantk.metrics.verdict import CEILING, Tone, title_of
 from gantk.metrics.words import pairs_sentence, result_sentence, short_metric_name, verdict_words
 from gantk.recipe.published import PublishedSystem
-from gantk.runs.results import NO_VALUE, Results, Score
+from gantk.runs.results import NO_VALUE, Results, Score, number_text
 from gantk.terminal import LINE_WIDTH, TextTable
 
 LABEL_WIDTH = 9
@@ -95,7 +95,11 @@ def _titles(rows: list[ScoreRow], results: Results) -> list[str]:
 def _cells(row: ScoreRow) -> tuple[str, ...]:
     """A row of the table of scores beside a baseline's."""
     verdict = verdict_words(row.verdict, short=True) if row.tone else ""
-    return row.name, _with_units(row.score), row.baseline or NO_VALUE, row.difference, verdict
+    size, sense = row.difference()
+    decimals = row.score.decimals
+    text = f"{number_text(size.value, decimals)} {sense} {size.interval(decimals)}".rstrip()
+    difference = "equal" if sense == "equal" else text
+    return row.name, _with_units(row.score), row.baseline or NO_VALUE, difference, verdict
 
 
 def _plain_cells(row: ScoreRow) -> tuple[str, ...]:

@@ -29,14 +29,8 @@ from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.compare_folders import PAIR_METRICS, black_and_range
-from gantk.metrics.pair_scores import (
-    PairScorer,
-    References,
-    Scores,
-    concatenate_scores,
-    too_small_for,
-)
+from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
+from gantk.metrics.pair_scores import Scores
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import Score
@@ -100,7 +94,7 @@ class WrittenTranslations:
         scores = [score for score in found if score is not None]
         of_files = {}
         if scorer is not None and len(scores) == len(groups):
-            of_files = scorer.scores(concatenate_scores(scores))
+            of_files = scorer.scores(scores)
         return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
 
     def post_records(self) -> list[dict[str, Any]]:
@@ -125,7 +119,8 @@ class WrittenTranslations:
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
             return None
-        return FileScorer(files, self.runtime.device)
+        parts = [bind_or_raise("metric", name) for name in PAIR_METRICS]
+        return FileScorer((file.read() for file in files), parts, self.runtime.device)
 
     def _translate(
         self,
@@ -150,7 +145,11 @@ class WrittenTranslations:
 
         scores = None
         if scorer is not None and truth is not None:
-            scores = scorer(written, truth)
+            real = truth.file.read()
+            if real.channels == written.channels and same_grid(written, real):
+                pixels = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
+                patient = truth.subject or truth.key
+                scores = scorer(pixels, torch.from_numpy(real.pixels)[None], patient)
 
         planes = [record.file.plane for record in records]
         return *self._to_network(written, file, planes, to), scores
@@ -245,48 +244,6 @@ class WrittenTranslations:
             paddings.append(padding)
 
         return torch.from_numpy(np.stack(made)), torch.from_numpy(np.stack(paddings))
-
-
-class FileScorer:
-    """Scores whole files in their own values, as `gantk eval --pred --truth` does."""
-
-    def __init__(self, truths: Sequence[FileImage], device: Any):
-        self._sizes: set[tuple[int, ...]] = set()
-        self.black, self.range = black_and_range(map(self._read, truths))
-        self.device = device
-        self._scorers: dict[int, PairScorer] = {}  # by dimensions
-
-    def __call__(self, written: Image, truth: Record) -> Scores | None:
-        """The scores of one file; None where it is on another grid than the true one."""
-        real = truth.file.read()
-        if real.channels != written.channels or not same_grid(written, real):
-            return None
-
-        references = References(torch.from_numpy(real.pixels)[None], [truth.subject or truth.key])
-        made = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
-        return self._scorer(real.dims)(made, references)
-
-    def scores(self, scores: Scores) -> dict[str, Score]:
-        """The scores over all files, by name."""
-        dims, scorer = next(iter(self._scorers.items()))
-        return scorer.scores(scores) | too_small_for(self._metrics(dims), self._sizes)
-
-    def _read(self, truth: FileImage) -> Image:
-        image = truth.read()
-        self._sizes.add(image.pixels.shape[1:])
-        return image
-
-    def _metrics(self, dims: int) -> list[Any]:
-        return [bind_or_raise("metric", name)(self.range, dims) for name in PAIR_METRICS]
-
-    def _scorer(self, dims: int) -> PairScorer:
-        if dims not in self._scorers:
-            metrics = self._metrics(dims)
-            left_out = too_small_for(metrics, self._sizes)
-            metrics = [metric for metric in metrics if metric.name not in left_out]
-            scaling = (self.black, self.range, dims, 1, self.device)
-            self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
-        return self._scorers[dims]
 
 
 def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:

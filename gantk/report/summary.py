@@ -146,6 +146,8 @@ def _score_row(row: ScoreRow) -> dict[str, Any]:
     """
     places = row.score.decimals
     name, explanation = metric_words(row.metric)
+    size, sense = row.difference()
+    text = sense if sense in ("", "equal") else f"{words.with_unit(size, places)} {sense}"
     senses = {True: "higher is better", False: "lower is better", None: ""}
     return {
         "name": name or words.metric_name(row.metric),
@@ -156,7 +158,7 @@ def _score_row(row: ScoreRow) -> dict[str, Any]:
         "interval": words.interval(row.score, places),
         "baseline": words.typographic(row.baseline),
         "baseline_name": row.baseline_name,
-        "difference": row.difference_words(),
+        "difference": (text, words.interval(size, places)),
         "tone": row.tone,
         "verdict": row.words,
         "fair": row.fair_words,

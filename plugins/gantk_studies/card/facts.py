@@ -284,7 +284,8 @@ def _test(run: RunRecord, row: ScoreRow) -> str:
     """The paired test of a score against the best baseline."""
     test = row.verdict.test
     p = f"p {test.p:.2g}, Holm {test.holm or 1:.2g} of {test.of} comparisons, n={test.n}"
-    return f"{run.label(row.key)} {row.name} difference {row.difference}, {p}"
+    size, sense = row.difference()
+    return f"{run.label(row.key)} {row.name} {size.text(row.score.decimals)} {sense}, {p}"
 
 
 def _result(run: RunRecord, row: ScoreRow) -> str:
