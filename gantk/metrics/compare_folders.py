@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,6 @@ PatientOf = Callable[[Scan], str]
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
 
 
-@dataclass(frozen=True)
-class Line:
-    """The linear function from predictions to the truth's scale."""
-
-    slope: float = 1.0
-    offset: float = 0.0
-
-    def __call__(self, intensities: Any) -> Any:
-        return intensities * self.slope + self.offset
-
-
 class ScaleFit(Table):
     """The linear function from predictions to the truth's scale, as fitted; of files that are
     compared as sets it is empty.
@@ -69,6 +57,10 @@ class ScaleFit(Table):
     truth: list[float] = []
     another: bool = False  # whether the predictions are on another scale than the truth
     matched: bool = False  # whether they were mapped to the truth's scale before scoring
+
+    def __call__(self, intensities: Any) -> Any:
+        """Intensities of predictions, as they are scored."""
+        return intensities * self.slope + self.offset if self.matched else intensities
 
 
 class FolderResults(Results):
@@ -155,18 +147,17 @@ def compare_folders(
     patient_of_file = _patient_function(patient)
     pairs: list[FilePair] = []
     scale = ScaleFit()
-    line = Line()
     if of_pairs or match:
         pairs = pairs_of_files(predicted, truth)
         _require_same_grid(pairs)
-        line, scale = _fit_line(pairs, match)
+        scale = _fit_line(pairs, match)
 
     scores: dict[str, Score] = {}
     if of_pairs:
-        scores |= _pair_scores(pairs, of_pairs, device, line, patient_of_file)
+        scores |= _pair_scores(pairs, of_pairs, device, scale, patient_of_file)
     if of_sets:
         folders = (_files(predicted), _files(truth))
-        scores |= _set_scores(*folders, of_sets, device, line, patient_of_file)
+        scores |= _set_scores(*folders, of_sets, device, scale, patient_of_file)
     if match:
         for name, score in scores.items():
             definition = f"{score.definition}/predictions-matched-linearly"
@@ -306,9 +297,8 @@ def _read(pair: FilePair) -> list[np.ndarray]:
     return [made, real]
 
 
-def _fit_line(pairs: list[FilePair], match: bool) -> tuple[Line, ScaleFit]:
-    """The line by which predictions are scored, and the linear function that is fitted from them to
-    the truth's scale; they are equal with `match`.
+def _fit_line(pairs: list[FilePair], match: bool) -> ScaleFit:
+    """Fit the linear function from predictions to the truth's scale, which is applied with `match`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
@@ -335,7 +325,7 @@ def _fit_line(pairs: list[FilePair], match: bool) -> tuple[Line, ScaleFit]:
     another = not MIN_SLOPE <= slope <= MAX_SLOPE or (
         large_error and after < MAX_ERROR_LEFT * before
     )
-    fit = ScaleFit(
+    return ScaleFit(
         slope=slope,
         offset=offset,
         predictions=[float(x.min()), float(x.max())],
@@ -343,7 +333,6 @@ def _fit_line(pairs: list[FilePair], match: bool) -> tuple[Line, ScaleFit]:
         another=bool(another),
         matched=match,
     )
-    return Line(slope, offset) if match else Line(), fit
 
 
 class FileScorer:
@@ -381,13 +370,17 @@ class FileScorer:
 
 
 def _pair_scores(
-    pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
+    pairs: list[FilePair],
+    parts: list[Part],
+    device: Any,
+    scale: ScaleFit,
+    patient_of_file: PatientOf,
 ) -> dict[str, Score]:
     scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
     found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
-        found.append(scorer(line(made), real, patient_of_file(pair[1])))
+        found.append(scorer(scale(made), real, patient_of_file(pair[1])))
 
     scores = scorer.scores(found)
     reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
@@ -402,7 +395,7 @@ def _set_scores(
     truth: list[Scan],
     parts: list[Part],
     device: Any,
-    line: Line,
+    scale: ScaleFit,
     patient_of_file: PatientOf,
 ) -> dict[str, Score]:
     black, data_range = black_and_range(map(read, truth))
@@ -416,7 +409,7 @@ def _set_scores(
             remedy="resize the images first",
         )
 
-    made_images = line(torch.from_numpy(np.stack(made)).to(device)) - black
+    made_images = scale(torch.from_numpy(np.stack(made)).to(device)) - black
     real_images = torch.from_numpy(np.stack(real)).to(device) - black
     fake_set = ImageGroup(made_images, [patient_of_file(scan) for scan in predicted])
     real_set = ImageGroup(real_images, [patient_of_file(scan) for scan in truth])

@@ -16,11 +16,15 @@ import pytest
 from pages import Page, draw_samples
 from PIL import Image
 
+from gantk import Run
 from gantk.errors import UserError
 from gantk.metrics.rows import ScoreRow
+from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
 from gantk.report.build import write_report
+from gantk.report.patients.comparing import comparison
 from gantk.report.pictures import ERROR_CEILING, error_map
+from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score, Verdict
 
 RECIPE = """\
@@ -602,3 +606,28 @@ def test_a_difference_that_shows_as_zero_is_equal(gain, words):
     score = Score(value=20.0 + gain, higher_is_better=True)
     row = ScoreRow("a_to_b", "ssim", score, Score(value=20.0), Verdict())
     assert row.difference()[1] == words
+
+
+def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
+    """A difference of 5 dB on two patients, of which the smallest p is 0.5."""
+    test = {"n": 2, "gain": 5.8, "p": 0.5, "holm": 0.5, "fdr": 0.5, "of": 1}
+    metrics = scored(test=test)
+    metrics["verdict"]["a_to_b"]["psnr"]["test"] = test
+    run = make_run(tmp_path / "run", metrics=metrics)
+    shown = {
+        "page": Page(write_report(run)).words,
+        "notebook": Run(run)._repr_html_(),
+        "comparison": comparison([RunRecord(run)]),
+        "terminal": " ".join("\n".join(summary_lines(RunRecord(run).results)).split()),
+    }
+
+    for where, text in shown.items():
+        assert "ahead" in text, where
+        assert "only 2 patients" in text, where
+        assert "better than every baseline" not in text, where
+    assert "headline near" in Page(run / "report.html").having("class")
+    assert not any(
+        table.styles[0]
+        for table in summary_lines(RunRecord(run).results)
+        if hasattr(table, "styles")
+    )
