@@ -370,6 +370,8 @@ def json_rows(schema, links: dict, prefix: str = ""):
     their own follow their key.
     """
     for key, field in schema.model_fields.items():
+        if field.exclude:
+            continue
         kind, inner = json_type(field.annotation, links)
         path = f"{prefix}{key}"
         yield path, kind, field.description or ""

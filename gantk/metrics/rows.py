@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gantk.metrics.pair_scores import SUFFIXES
 from gantk.metrics.verdict import Tone, needs_pairs, tone_of
-from gantk.metrics.words import baseline_words, short_metric_name, verdict_words
+from gantk.metrics.words import baseline_words, metric_words, short_metric_name, verdict_words
 from gantk.runs.results import Results, Score, Verdict, number_text
 
 
@@ -26,6 +26,22 @@ class ScoreRow:
     def name(self) -> str:
         """The score's short name, such as `PSNR in the foreground`."""
         return short_metric_name(self.metric)
+
+    @property
+    def plain_name(self) -> str:
+        """The score's name in plain words, such as `Peak signal-to-noise ratio (PSNR)`."""
+        return metric_words(self.metric)[0] or self.name[:1].upper() + self.name[1:]
+
+    @property
+    def explanation(self) -> str:
+        """What the score says, in one sentence; "" where that is not known."""
+        return metric_words(self.metric)[1]
+
+    @property
+    def sense(self) -> str:
+        """`higher is better`, `lower is better`, or "" where neither is."""
+        higher = self.score.higher_is_better
+        return "" if higher is None else f"{'higher' if higher else 'lower'} is better"
 
     @property
     def region(self) -> str:

@@ -18,7 +18,6 @@ from gantk.metrics.verdict import (
 from gantk.plugin.loader import registry
 from gantk.runs.results import Results, Score, Verdict
 
-MAX_ABBREVIATION = 5  # letters below which an unknown name is taken for an abbreviation
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
@@ -304,8 +303,6 @@ def short_metric_name(metric: str) -> str:
         name, _ = known[head]
         if name.endswith(")"):
             head = name.rpartition("(")[2].removesuffix(")")
-    elif len(head) < MAX_ABBREVIATION:
-        head = head.upper()
     return f"{head} {rest}".strip().replace("_", " ")
 
 

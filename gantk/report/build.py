@@ -54,6 +54,7 @@ FILTERS = (
     "metric_name",
     "digits",
     "interval",
+    "with_unit",
 )
 
 

@@ -16,7 +16,6 @@ from gantk.metrics.rows import ScoreRow, score_rows
 from gantk.metrics.verdict import Tone
 from gantk.metrics.words import (
     FROM_NOISE,
-    metric_words,
     pairs_sentence,
     result_sentence,
     short_metric_name,
@@ -65,11 +64,10 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     rows = list(score_rows(run.results))
     for key, scores in run.results.metrics.items():
         published = figures_beside(system, key, scores)
-        regions: dict[str, list[dict[str, Any]]] = {}
+        regions: dict[str, list[ScoreRow]] = {}
         for row in rows:
             if row.key == key:
-                shown = _score_row(row) | {"published": published.get(row.metric, "")}
-                regions.setdefault(row.region, []).append(shown)
+                regions.setdefault(row.region, []).append(row)
 
         first = "" if "" in regions else next(iter(regions), "")
         of_first = regions.pop(first, [])
@@ -81,6 +79,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
                 "rows": of_first,
                 "cycle": cycles.get(key, ()),
                 "published": figures_note(system) if published else "",
+                "figures": published,
                 "apart": figures_apart(system, key, scores, run.label(key)),
                 "regions": {
                     region: (_count_of_better(own), own) for region, own in regions.items()
@@ -140,37 +139,11 @@ def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
     return ", ".join(parts)
 
 
-def _score_row(row: ScoreRow) -> dict[str, Any]:
-    """A row of the page's table: the score's name, the model, the best baseline, the difference,
-    the verdict.
-    """
-    places = row.score.decimals
-    name, explanation = metric_words(row.metric)
-    size, sense = row.difference()
-    text = sense if sense in ("", "equal") else f"{words.with_unit(size, places)} {sense}"
-    senses = {True: "higher is better", False: "lower is better", None: ""}
-    return {
-        "name": name or words.metric_name(row.metric),
-        "sense": senses[row.score.higher_is_better],
-        "explanation": explanation,
-        "definition": row.score.definition,
-        "model": words.with_unit(row.score, places),
-        "interval": words.interval(row.score, places),
-        "baseline": words.typographic(row.baseline),
-        "baseline_name": row.baseline_name,
-        "difference": (text, words.interval(size, places)),
-        "tone": row.tone,
-        "verdict": row.words,
-        "fair": row.fair_words,
-        "fair_tone": row.fair_tone,
-    }
-
-
-def _count_of_better(rows: list[dict[str, Any]]) -> str:
+def _count_of_better(rows: list[ScoreRow]) -> str:
     """`better than every baseline in 1 of 3 scores, ahead in 2 more`; ""
     where nothing was compared.
     """
-    tones = [row["tone"] for row in rows if row["tone"]]
+    tones = [row.tone for row in rows if row.tone]
     if not tones:
         return ""
 

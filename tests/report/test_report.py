@@ -297,7 +297,8 @@ def test_the_page_shows_scores_choice_and_split(whole):
 
 def test_regions_follow_the_whole_image_with_notes(whole):
     assert re.search(
-        "Whole image PSNR .* Foreground PSNR foreground .* Lesion MS-SSIM lesion", whole.words
+        "Whole image PSNR .* Foreground PSNR in the foreground .* Lesion MS-SSIM in the lesion",
+        whole.words,
     )
     assert {"pooled over slices", "mae/hounsfield-intensities"} <= set(whole.having("title"))
     assert whole.having("title").count("chosen checkpoint, step 20") >= 3  # in every chart
