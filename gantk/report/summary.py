@@ -211,7 +211,7 @@ def _typical_case(found: dict[str, Any], results: Results) -> dict[str, Any]:
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
     if case.get("cycle") is not None:
-        caption += f" Translated back, it differs from the input by {case['cycle']:.3f} (MAE)."
+        caption += f" Translated back, it differs from the input by {Score(value=case['cycle']).text()} (MAE)."
 
     return {"label": found["label"], "caption": caption, "rows": [rows]}
 

@@ -283,7 +283,8 @@ def _held_out(scores: list[Score]) -> dict[str, str]:
 def _test(run: RunRecord, row: ScoreRow) -> str:
     """The paired test of a score against the best baseline."""
     test = row.verdict.test
-    p = f"p {test.p:.2g}, Holm {test.holm or 1:.2g} of {test.of} comparisons, n={test.n}"
+    holm = 1.0 if test.holm is None else test.holm
+    p = f"p {test.p:.2g}, Holm {holm:.2g} of {test.of} comparisons, n={test.n}"
     size, sense = row.difference()
     return f"{run.label(row.key)} {row.name} {size.text(row.score.decimals)} {sense}, {p}"
 
@@ -324,5 +325,7 @@ def _worst(run: RunRecord) -> Iterator[str]:
                 break  # patients are ordered by their first score
 
         if values:
-            worst = f"the worst of {len(values)} patients has {metric} {values[0]:.4g}"
-            yield f"{run.label(key)}: {worst}, the median is {median(values):.4g}"
+            unit = run.results.metrics.get(key, {}).get(metric, Score()).unit
+            worst, middle = (Score(value=v, unit=unit).text() for v in (values[0], median(values)))
+            who = f"the worst of {len(values)} patients has {short_metric_name(metric)} {worst}"
+            yield f"{run.label(key)}: {who}, the median is {middle}"
