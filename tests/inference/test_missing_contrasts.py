@@ -500,7 +500,8 @@ def test_a_file_beside_the_result_says_what_it_is_made_of(run, tmp_path):
 )
 def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, there, key):
     scored = shutil.copytree(run, tmp_path / "run")
-    rows = {key: {"psnr": {"value": 23.14, "n": 5}}, "a_to_b": {"psnr": {"value": 99.0, "n": 5}}}
+    score = {"value": 23.14, "n": 5, "unit": "dB"}
+    rows = {key: {"psnr": score}, "a_to_b": {"psnr": score | {"value": 99.0}}}
     content = {"metrics": rows, "cases": {key: {"given": [*there], "made": "FLAIR"}}}
     (scored / "metrics.json").write_text(json.dumps(content))
     patient(tmp_path / "p1", BRATS, there)
@@ -509,7 +510,7 @@ def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, ther
     toolkit.translate(scored, tmp_path / "p1", tmp_path / "out", to="FLAIR", say=lines.append)
     beside = json.loads((tmp_path / "out" / "flair.json").read_text())
 
-    line = f"FLAIR from {', '.join(there)}: PSNR 23.1 dB on 5 held-out patients"
+    line = f"FLAIR from {', '.join(there)}: PSNR 23.14 dB on 5 held-out patients"
     assert any(line in each for each in lines)
     assert beside["HeldOutPatients"] == {"PSNR": 23.14, "Number": 5}
 

@@ -42,7 +42,7 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
 
     score = run.metrics["a_to_b"]["psnr"]
 
-    assert f"psnr {score['value']:.4g}" in facts["results"]
+    assert f"T1 → T2 PSNR {score['value']:.2f} dB" in facts["results"]
     assert score["definition"] in facts["metrics"]
     assert "seed 0" in facts["training"]
     assert "gantk" in facts["software"]

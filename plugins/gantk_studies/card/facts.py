@@ -145,7 +145,7 @@ def _task(run: RunRecord) -> str:
     """The directions that are translated, or else the domains."""
     if not run.domains:
         return ""
-    directions = [run.label(key) for key in run.results.metrics]
+    directions = [_label(run, key) for key in run.results.metrics]
     if directions:
         return f"translation: {', '.join(directions)}"
     return f"images of {', '.join(run.domains)}"
@@ -249,13 +249,13 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
         "failures": _join(*_worst(run), *alarms),
         "limits": limits_of(run.path) or LIMITS,
     }
-    not_better = [f"{row.name} {run.label(row.key)}" for row in rows if row.tone == "bad"]
+    not_better = [f"{row.name} {_label(run, row.key)}" for row in rows if row.tone == "bad"]
     if not_better:
         facts["limits"] += f" The model does not beat the best baseline in {', '.join(not_better)}."
 
     facts |= _held_out([row.score for row in rows])
     power = [
-        f"{run.label(row.key)} {row.name}: {row.verdict.test.needed} patients"
+        f"{_label(run, row.key)} {row.name}: {row.verdict.test.needed} patients"
         for row in tested
         if row.verdict.test.needed
     ]
@@ -280,19 +280,24 @@ def _held_out(scores: list[Score]) -> dict[str, str]:
     return facts
 
 
+def _label(run: RunRecord, key: str) -> str:
+    """A direction in words, with plain spaces: `T1 → T2`."""
+    return run.label(key).replace("\u00a0", " ")
+
+
 def _test(run: RunRecord, row: ScoreRow) -> str:
     """The paired test of a score against the best baseline."""
     test = row.verdict.test
     holm = 1.0 if test.holm is None else test.holm
     p = f"p {test.p:.2g}, Holm {holm:.2g} of {test.of} comparisons, n={test.n}"
     size, sense = row.difference()
-    return f"{run.label(row.key)} {row.name} {size.text(row.score.decimals)} {sense}, {p}"
+    return f"{_label(run, row.key)} {row.name} {size.text(row.score.decimals)} {sense}, {p}"
 
 
 def _result(run: RunRecord, row: ScoreRow) -> str:
     """One score with its interval."""
     value = f"{row.score.text()} {row.score.interval()}".rstrip()
-    return f"{run.label(row.key)} {row.name} {value} ({row.score.sample()})"
+    return f"{_label(run, row.key)} {row.name} {value}, {row.score.sample()}"
 
 
 def _subgroups(run: RunRecord) -> Iterator[str]:
@@ -306,7 +311,7 @@ def _subgroups(run: RunRecord) -> Iterator[str]:
                     if score.n
                 ]
                 name = short_metric_name(metric)
-                yield f"{run.label(key)} {name} by {column}: {', '.join(groups)}"
+                yield f"{_label(run, key)} {name} by {column}: {', '.join(groups)}"
 
 
 def _worst(run: RunRecord) -> Iterator[str]:
@@ -328,4 +333,4 @@ def _worst(run: RunRecord) -> Iterator[str]:
             unit = run.results.metrics.get(key, {}).get(metric, Score()).unit
             worst, middle = (Score(value=v, unit=unit).text() for v in (values[0], median(values)))
             who = f"the worst of {len(values)} patients has {short_metric_name(metric)} {worst}"
-            yield f"{run.label(key)}: {who}, the median is {middle}"
+            yield f"{_label(run, key)}: {who}, the median is {middle}"
