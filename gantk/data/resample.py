@@ -14,7 +14,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.files import zeros_beside
-from gantk.formats.image import Image, same_grid, upright_affine
+from gantk.formats.image import Image, upright_affine
 
 FitMode = Literal["pad", "resize", "crop"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -328,7 +328,7 @@ def resample_onto(
     from scipy.ndimage import affine_transform
 
     kept = replace(image, affine=reference.affine, header=reference.header)
-    if same_grid(image, reference):
+    if image.grid.same_as(reference.grid):
         return kept
 
     # from (plane, row, column) of the reference to those of the image

@@ -35,7 +35,6 @@ from gantk.formats.image import (
     Image,
     Scan,
     SeriesFormat,
-    same_grid,
     unusable_values,
     unusable_words,
 )
@@ -240,7 +239,7 @@ def difference(
             " x ".join(map(str, image.pixels.shape[1:])) for image in (first, second)
         )
 
-    if same_grid(first, second):
+    if first.grid.same_as(second.grid):
         return None
 
     return "the same number of voxels, but at other positions (the affines differ)"

@@ -18,8 +18,7 @@ import numpy as np
 
 from gantk.errors import UserError
 
-# voxels, or mm of single slices, by which equal grids may differ: headers are rounded
-GRID_TOLERANCE = 0.1
+GRID_TOLERANCE_VOXELS = 0.1  # by which equal grids may differ: headers are rounded
 # the affine of a picture that has none; also LPS to RAS and back
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Magnitude up to which differences, squares and sums of values stay finite in float32. What is
@@ -37,6 +36,38 @@ class Scan:
     # relative name of the result: the file's path, for a series its folder or
     # folder/NUMBER-DESCRIPTION
     name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the upright pixels of an image are in the patient."""
+
+    shape: tuple[int, ...]  # (D, H, W) or (H, W)
+    # float64 4x4: upright indices (column, row, plane) to mm (right, anterior, superior); None: a
+    # picture
+    affine: np.ndarray | None
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres from one pixel to the next along each axis of `shape`; 1.0 if unknown."""
+        if self.affine is None:
+            return (1.0,) * len(self.shape)
+        steps = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(float(step) for step in steps[: len(self.shape)][::-1])
+
+    def same_as(self, other: Grid) -> bool:
+        """Whether two grids have equally many pixels at the same places, to a tenth of a voxel.
+        The places of a picture are unknown, so only its shape is compared.
+        """
+        if self.shape != other.shape:
+            return False
+        if self.affine is None or other.affine is None:
+            return True
+
+        change = np.linalg.solve(other.affine, self.affine)
+        ends = np.array((*self.shape[::-1], 1)[:3]) - 1
+        corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float)
+        return bool(np.abs(corners @ change.T - corners).max() < GRID_TOLERANCE_VOXELS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +141,26 @@ class Image:
         raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
 
     @property
+    def grid(self) -> Grid:
+        """Where the pixels are."""
+        shape = self.pixels.shape[1:]
+        if self.affine is None:
+            return Grid(shape, None)
+
+        from nibabel.orientations import inv_ornt_aff  # pictures do not need it
+
+        sides = self.file_shape
+        upright = self.affine @ inv_ornt_aff(turn(self.affine, sides), sides)
+        # the rows and columns of a slice come first, whatever its plane
+        flat = [side == 1 for side in upright_sides(sides, self.affine)[::-1]]
+        return Grid(shape, upright[:, [*np.argsort(flat, kind="stable"), 3]])
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H,
         W); 1.0 if unknown.
         """
-        if self.affine is None:
-            return (1.0,) * self.dims
-
-        shape = self.file_shape
-        steps = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return tuple(
-            float(steps[axis]) for axis in _upright_axes(shape, self.affine) if shape[axis] > 1
-        )
+        return self.grid.spacing
 
 
 class Format:
@@ -301,19 +340,14 @@ def upright_affine(image: Image) -> np.ndarray:
     """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior,
     superior).
     """
-    from nibabel.orientations import inv_ornt_aff  # pictures do not need it
-
-    if image.dims != 3 or image.affine is None:
+    affine = image.grid.affine
+    if image.dims != 3 or affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
         raise UserError(
             f"'{image.path}' is {what}, so its position in the patient is not known",
             remedy="use volumes",
         )
-
-    orientation = turn(image.affine, (2, 2, 2))
-    sides = image.pixels.shape[:0:-1]  # columns, rows, planes
-    stored = tuple(sides[int(target)] for target in orientation[:, 0])
-    return np.asarray(image.affine) @ inv_ornt_aff(orientation, stored)
+    return affine
 
 
 def unusable_values(pixels: np.ndarray) -> int:
@@ -334,21 +368,6 @@ def unusable_words(pixels: np.ndarray) -> str:
 def usable(pixels: np.ndarray) -> np.ndarray:
     """Which values are neither NaN nor infinite nor too large to compute with."""
     return (pixels >= -MAX_MAGNITUDE) & (pixels <= MAX_MAGNITUDE)
-
-
-def same_grid(image: Image, other: Image) -> bool:
-    """Whether two images have equally many voxels at the same places, to a tenth of a voxel."""
-    if image.pixels.shape[1:] != other.pixels.shape[1:]:
-        return False
-    if image.affine is None or other.affine is None:
-        return True
-    if image.dims != 3:
-        return np.allclose(image.affine, other.affine, atol=GRID_TOLERANCE)
-
-    change = np.linalg.solve(upright_affine(other), upright_affine(image))
-    ends = np.array(image.pixels.shape[:0:-1]) - 1
-    corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T
-    return bool(np.abs(change @ corners - corners).max() < GRID_TOLERANCE)
 
 
 def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

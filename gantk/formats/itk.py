@@ -1,8 +1,12 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images
 upright, writes them.
 
-Both are a text header and a block of voxels. They are parsed here because ITK's own readers trust a
-broken header and read damaged compressed voxels without an error. A file of two axes is a picture;
+Both are a text header and a block of voxels. They are parsed here because ITK's own readers (5.4)
+crash on damaged headers: a NRRD line of 1,000 characters, a MetaImage name of 390. They also open
+any file that a header names, ignore units and intensity scales, and return zeros for damaged
+voxels of a compressed MetaImage. pynrrd unpacks without a limit and drops remarks that are not
+ASCII. What is rare (lists of files, voxels as text) is left to ITK: the error names the conversion.
+A file of two axes is a picture;
 three values per voxel make it a colour picture. A fourth axis, or several values per voxel, are
 several volumes: the caller chooses one. Files are written on the source's grid, compressed if the
 source was, as integers if all values are whole numbers (`gantk.formats.voxels`), and with the
@@ -50,6 +54,20 @@ TYPES = {
 # NRRD's encoding -> compression
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 MAX_AXES = 16  # the limit of NRRD
+# Fields, in lower case and without blanks, that would change what values or positions mean, and the
+# values that change nothing.
+PLAIN = {
+    "distanceunits": r"mm|\?",
+    "elementtointensityfunctionslope": r"1(\.0*)?",
+    "elementtointensityfunctionoffset": r"-?0(\.0*)?",
+    "spaceunits": r'("(mm|millimet(er|re)s?|)"\s*)*',
+    "oldmin": "nan",
+    "oldmax": "nan",
+}
+SEVERAL_FILES = "stores its voxels in several files"
+CONVERSION = (
+    "convert it in Python with SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'converted.nrrd')"
+)
 # NRRD's kinds of axes that run over voxels, not over values
 DOMAINS = ("domain", "space", "time", "none", "???")
 # NRRD's own fields that are kept as remarks
@@ -211,7 +229,7 @@ class Itk(Format):
 
         try:
             header, stored, axis = self.parse(path, start)
-        except (Broken, KeyError):
+        except (Broken, KeyError, UserError):
             raise
         # its message may quote the header, and a damaged line may hold any text
         except Exception as error:
@@ -256,19 +274,23 @@ class Nrrd(Itk):
             raise Broken("it has no NRRD header")
 
         end = re.search(rb"\r?\n\r?\n", start)
+        if re.search(rb"(?im)^data ?file: *LIST", start[: end and end.start()]):
+            raise _unread(path, SEVERAL_FILES)
         fields, metadata = self._fields(start[start.index(b"\n") : end and end.start()])
+        _expect_plain(path, fields)
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
         axes_known = len(sides) == int(fields["dimension"]) <= MAX_AXES
-        if encoding not in PACKINGS or dtype is None or not axes_known:
+        if dtype is None or not axes_known:
             raise Broken(
-                f"its type of values, its encoding or its number of axes ({len(sides)}) is not"
-                " supported"
+                f"its type of values or its number of axes ({len(sides)}) is not supported"
             )
 
+        if encoding not in PACKINGS:
+            raise _unread(path, "stores its voxels as text")
         if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
-            raise Broken("a header that skips lines or bytes is not supported")
+            raise _unread(path, "skips lines or bytes before its voxels")
 
         values_axis = _axis_of_values(fields)
         axes = [axis for axis in range(len(sides)) if axis != values_axis]
@@ -353,6 +375,7 @@ class MetaImage(Itk):
             raise Broken("its header has no line 'ElementDataFile'")
 
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
+        _expect_plain(path, {name.lower(): value for name, value in fields.items()})
 
         def first(names: str, default: str) -> str:  # ITK has renamed some fields over time
             return next((fields[name] for name in names.split() if name in fields), default)
@@ -366,15 +389,11 @@ class MetaImage(Itk):
         parts = int(fields.get("ElementNumberOfChannels", 1))
         big_endian = true("BinaryDataByteOrderMSB ElementByteOrderMSB")
         dtype = _voxel_type(fields["ElementType"].removesuffix("_ARRAY"), 0, big_endian)
-        if (
-            dtype is None
-            or not n == int(fields["NDims"]) <= MAX_AXES
-            or not true("BinaryData", "true")
-        ):
-            raise Broken(
-                f"its type of values or its number of axes ({n}) is not supported, or its values are"
-                " stored as text"
-            )
+        if dtype is None or not n == int(fields["NDims"]) <= MAX_AXES:
+            raise Broken(f"its type of values or its number of axes ({n}) is not supported")
+
+        if not true("BinaryData", "true"):
+            raise _unread(path, "stores its voxels as text")
 
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
         no_rotation = _words(np.eye(n).ravel())
@@ -387,6 +406,8 @@ class MetaImage(Itk):
         else:
             file = _voxel_file(path, data)
             opens = int(fields.get("HeaderSize", 0))
+            if opens < 0:
+                raise _unread(path, "counts the bytes of its voxels from the end of their file")
 
         values_axis = None
         shape = sides
@@ -428,6 +449,23 @@ class MetaImage(Itk):
         return "".join(f"{name} = {value}\n" for name, value in fields.items())
 
 
+def _expect_plain(path: Path, fields: dict[str, str]) -> None:
+    """UserError where a field changes the meaning of values or positions."""
+    for name, plain in PLAIN.items():
+        if name in fields and not re.fullmatch(plain, fields[name]):
+            raise UserError(
+                f"the header of '{path}' has a unit or a scale in the field '{name}', which gantk"
+                " does not apply",
+                allowed="lengths in mm, and values as they are stored",
+                remedy="apply it to the values or to the spacing, and remove the field",
+            )
+
+
+def _unread(path: Path, what: str) -> UserError:
+    """The error for an intact file of a rare kind."""
+    return UserError(f"'{path}' {what}, which gantk does not read", remedy=CONVERSION)
+
+
 def _voxels_to_store(image: Image, header: ItkHeader) -> np.ndarray:
     """(channels, *axes of the file): integers if all values are whole numbers, else floats."""
     views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
@@ -455,6 +493,9 @@ def _voxel_file(path: Path, name: str) -> Path:
     """The path of the voxels' file that a header names, which must be in the header's folder or
     below.
     """
+    if name.startswith("LIST") or "%" in name:
+        raise _unread(path, SEVERAL_FILES)
+
     voxels = path.parent / name
     # a longer one may quote remarks
     shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""

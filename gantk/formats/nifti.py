@@ -31,9 +31,10 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import Stored, as_integers
+from gantk.formats.voxels import CHUNK_BYTES, as_integers, expect_held
 
 MAX_HEADER_BYTES = 8 * 2**20  # bytes of a header with its extensions
+SLACK_BYTES = 2**20  # bytes that are read beyond a volume, to the checksum of the last one
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
 # hides what nibabel repairs in a header
@@ -53,17 +54,17 @@ class Nifti(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
-        header, affine, stored = _open_volume(path, volume)
-        shape = three_sides(stored.shape)
+        header, affine, offset = _open_volume(path, volume)
+        shape = three_sides(header.get_data_shape())
         sides = upright_sides(shape, affine)
         upright = zeros(*sides)
         if values:
-            expect_room(path, int(np.prod(stored.shape, dtype=object)))
+            expect_room(path, int(np.prod(shape, dtype=object)))
             upright = np.empty(sides, np.float32)
-            stored.decode(in_file_order(upright, shape, affine))
+            _decode(_voxels_of(path), header, offset, in_file_order(upright, shape, affine))
 
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
-        return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
+        return Image(pixels, affine, path, header.get_data_dtype().newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
@@ -90,6 +91,8 @@ class Nifti(Format):
             slope = 1.0
             inter = 0.0
 
+        if header is not None:
+            affine = np.diag([1 / _millimetres(header)] * 3 + [1]) @ affine
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
         # These describe the source's values: the window to show, and the kind of map.
@@ -135,13 +138,28 @@ def _voxels_of(path: Path) -> Path:
     return voxels
 
 
-def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
-    """The header of one volume, its affine, and where its voxels lie, checked against the size of
-    the file.
+def _is_gzipped(path: Path) -> bool:
+    """Whether a file is compressed, whatever its suffix says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path) if _is_gzipped(path) else path.open("rb")
+
+
+def _millimetres(header: Any) -> float:
+    """Millimetres in the header's unit of length; an unknown unit is taken for millimetres."""
+    unit = header.get_xyzt_units()[0]
+    return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
+
+
+def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, int]:
+    """The header of one volume, its affine in millimetres, and the byte at which its voxels begin,
+    checked against the size of the file.
     """
     voxels = _voxels_of(path)
-    packing = "gzip" if path.suffix.lower() == ".gz" else ""
-    with (gzip.open if packing else open)(path, "rb") as file:
+    with _open(path) as file:
         header = _header_of(path, voxels, file)
 
     dtype = header.get_data_dtype()
@@ -149,6 +167,8 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
         what = f"'{path}' contains values of the type {dtype}"
         raise UserError(what, allowed="integers and floats, one value for each voxel")
 
+    if not 1 <= header["dim"][0] <= 7:
+        raise ValueError("its number of axes, dim[0], is not 1 to 7")
     sides = tuple(map(int, header.get_data_shape()))
     shape = (*sides, 1, 1)[:3]
     count = int(np.prod(sides[3:], dtype=object))
@@ -158,26 +178,40 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
     for step, n in zip(header["pixdim"][1:4], shape, strict=True):
         if n > 1 and not 0 < abs(step) < np.inf:
-            raise ValueError(
-                f"the spacing of {step:g} mm in its header is not valid; correct pixdim"
-            )
+            raise ValueError(f"the spacing of {step:g} in its header is not valid; correct pixdim")
 
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    slope, inter = header.get_slope_inter()
-    scale = {} if slope is None else {"slope": slope, "inter": inter}
-    begin = offset + chosen * size
-    stored = Stored(voxels, shape, dtype, begin, offset + count * size, packing, **scale)
-    stored.expect_whole()
+    held = voxels.stat().st_size
+    expect_held(path, offset + count * size, held, "gzip" if _is_gzipped(voxels) else "")
     header.check_fix(SILENT, error_level=40)
     if count > 1:
         header.set_data_shape(shape)
 
-    affine = header.get_best_affine()
+    affine = np.diag([_millimetres(header)] * 3 + [1]) @ header.get_best_affine()
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("its affine (sform or qform) does not span a volume")
 
-    return header, affine, stored
+    return header, affine, offset + chosen * size
+
+
+def _decode(path: Path, header: Any, offset: int, voxels: np.ndarray) -> None:
+    """Fill a view (i, j, k) with scaled values, a few planes at a time, and read a compressed file
+    to its checksum, which nibabel alone would not do.
+    """
+    from nibabel.arrayproxy import ArrayProxy
+
+    plane = int(np.prod(voxels.shape[:2])) * 8  # float64, in which nibabel scales
+    planes = max(1, CHUNK_BYTES // plane)
+    with _open(path) as file:
+        slope, inter = header.get_slope_inter()
+        scale = (1, 0) if slope is None else (slope, inter)
+        stored = ArrayProxy(file, (voxels.shape, header.get_data_dtype(), offset, *scale))
+        for first in range(0, voxels.shape[2], planes):
+            part = slice(first, first + planes)
+            voxels[:, :, part] = stored[:, :, part]
+
+        file.read(SLACK_BYTES)
 
 
 def _header_of(path: Path, voxels: Path, file: Any) -> Any:

@@ -18,12 +18,8 @@ from gantk.files import ANY_SIZE, regular_file
 
 CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
-MAX_COMPRESSION = {
-    "": 1,
-    "gzip": 1032,
-    "zlib": 1032,
-    "bzip2": 1_500_000,
-}  # largest possible compression
+# largest possible compression
+MAX_COMPRESSION = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
 
 
 def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
@@ -53,8 +49,6 @@ class Stored:
     end: int = 0  # bytes of the stream up to the end of the last volume
     packing: str = ""  # "", "gzip", "zlib" or "bzip2"
     opens: int = 0  # byte of the file at which the stream begins
-    slope: float = 1.0
-    inter: float = 0.0
 
     def expect_whole(self) -> None:
         """UserError where the file is too small to hold the voxels, packed or not."""
@@ -85,9 +79,6 @@ class Stored:
                     )
 
                 slab = np.frombuffer(content, self.dtype)
-                if (self.slope, self.inter) != (1, 0):
-                    slab = slab.astype(np.float64) * self.slope + self.inter
-
                 voxels[:, :, first : first + count] = slab.reshape(
                     *self.shape[:2], count, order="F"
                 )

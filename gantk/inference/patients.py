@@ -29,7 +29,7 @@ from gantk.formats.contrasts import (
     with_contrast,
     word_in_naming,
 )
-from gantk.formats.image import Image, Scan, same_grid
+from gantk.formats.image import Image, Scan
 from gantk.inference.sidecar import is_generated
 
 T = TypeVar("T")
@@ -490,7 +490,7 @@ def on_one_grid(
             raise UserError(
                 f"'{image.path}' is a colour image", where="INPUT", allowed="one value per voxel"
             )
-        if same_grid(image, reference):
+        if image.grid.same_as(reference.grid):
             done[contrast] = image
             continue
 

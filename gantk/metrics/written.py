@@ -21,7 +21,7 @@ from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
-from gantk.formats.image import Image, same_grid
+from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.ledger import Job
 from gantk.inference.masks import outside_of

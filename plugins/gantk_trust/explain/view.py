@@ -18,7 +18,7 @@ from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.formats.image import Image, same_grid
+from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
 
 
@@ -145,7 +145,7 @@ class View:
             return None
 
         found = read(Path(path))
-        if not same_grid(found, self.given):
+        if not found.grid.same_as(self.given.grid):
             sides = [" x ".join(map(str, each.pixels.shape[1:])) for each in (found, self.given)]
             what = (
                 f"the mask does not fit the image: their sizes are {sides[0]} and {sides[1]}, or"
