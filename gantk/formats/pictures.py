@@ -1,13 +1,15 @@
 """PNG, JPEG, TIFF and BMP through Pillow: gray or colour, of 8 or 16 bits or (TIFF) float.
 
-Pillow supports colour of 8 bits only. SimpleITK reads and writes PNG and TIFF with several channels
-of 16 bits, if it is installed (extra `dicom`). A TIFF of several pages is refused, because it does
+Pillow supports colour of 8 bits only; SimpleITK reads and writes PNG and TIFF with several channels
+of 16 bits. tifffile reads the types of TIFF that neither of them knows, such as float64. A TIFF of several pages is refused, because it does
 not state what its third axis is, nor the distance between its pages. Store volumes as NIfTI.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import re
 import struct
 import warnings
 import zlib
@@ -56,11 +58,14 @@ MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB
 # tags of TIFF: 262 is 0 where 0 is white; 274: the first corner
 BITS = 258
 WHITE = 262
+DESCRIPTION = 270
 ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
-JPEGS = ("JPEG", "MPO")  # formats whose EXIF data turn the picture
 SIDE_TAGS = (256, 257)
+# types of a gray TIFF that Pillow does not know, or only in one byte order
+TIFFFILE_TYPES = [np.dtype(kind) for kind in ("f8", "f2", "i8", "u8", "u4")]
+JPEGS = ("JPEG", "MPO")
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
 
@@ -82,24 +87,36 @@ class Picture(Format):
                 expect_room(path, shape[0] * shape[1] * shape[2])
                 return Image(zeros(*shape), path=path)
 
-        # a JPEG named .png is read as JPEG
-        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
+        try:
+            # a JPEG named .png is read as JPEG
+            picture = PIL.Image.open(path, formats=(*KINDS.values(),))
+        except PIL.UnidentifiedImageError:
+            if KINDS[path.suffix.lower()] != "TIFF":
+                raise
+            return _by_tifffile(path, values)
+
+        with picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
-            _expect_one_page(path, picture)
+            _expect_one_page(path, _has_several_pages(picture))
             # Each scan of a JPEG takes as long to decode as the whole picture.
             if picture.format in JPEGS and path.read_bytes().count(b"\xff\xda") > 100:
                 raise ValueError("it has more than 100 scans")
 
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
-                return Image(zeros(*_shape_of(picture)), path=path)
+                return Image(zeros(*_shape_of(path, picture)), path=path)
 
             array = _array_of(path, picture)
             dtype = array.dtype.newbyteorder("=")
             # 16-bit gray in older versions of Pillow
             if picture.mode == "I" and picture.format == "PNG":
                 dtype = np.dtype(np.uint16)
+            if isinstance(picture, TiffImageFile):
+                scale = _imagej_scale(picture)
+                if scale is not None:
+                    array = scale[0] + scale[1] * array.astype(np.float64)
+                    dtype = np.dtype(np.float32)
 
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
@@ -109,9 +126,7 @@ class Picture(Format):
         floats.
         """
         kind = KINDS[path.suffix.lower()]
-        whole = [
-            (0.0, float(np.iinfo(bits).max)) for bits in _types(image.channels, image.dtype, kind)
-        ]
+        whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image.dtype, kind)]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
 
@@ -131,8 +146,8 @@ class Picture(Format):
 
         array = _to_file_type(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
-        sitk = _simpleitk() if array.ndim == 3 and array.dtype != np.uint8 else None
-        if sitk is not None:
+        if array.ndim == 3 and array.dtype != np.uint8:
+            sitk = _simpleitk()
             sitk.WriteImage(
                 sitk.GetImageFromArray(array, isVector=True),
                 str(path),
@@ -154,6 +169,7 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
     if (
         start[:16] != HEADER
         or start[37:] != b"IDAT"
+        or _has_late_exif(path)
         or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33])
     ):
         return None
@@ -161,6 +177,59 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
     width, height, bits, colour, *coded = struct.unpack(">IIBBBBB", start[16:29])
     usual = width and height and bits in (8, 16) and colour in (0, 2) and not any(coded)
     return (3 if colour else 1, height, width) if usual else None
+
+
+def _has_late_exif(path: Path) -> bool:
+    """Whether EXIF data, which may turn the picture, follow the pixels of a PNG."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return b"eXIf" in file.read(4096)
+
+
+def _is_turned(path: Path, picture: ImageFile) -> bool:
+    """Whether EXIF data exchange the rows and columns of a picture."""
+    early = {"exif", "Raw profile type exif"} & set(picture.info)
+    if picture.format == "PNG" and not early and not _has_late_exif(path):
+        return False  # Pillow would decode a PNG to look for EXIF data after its pixels
+    return picture.getexif().get(ORIENTATION) in range(5, 9)
+
+
+def _imagej_scale(picture: TiffImageFile) -> tuple[float, float] | None:
+    """(intercept, slope) of a TIFF that ImageJ has calibrated, such as one of signed 16 bits; None
+    for all others.
+    """
+    description = str(picture.tag_v2.get(DESCRIPTION, ""))
+    fields = dict(re.findall(r"^(cf|c0|c1)=(\S+)", description, re.MULTILINE))
+    if not description.startswith("ImageJ=") or "cf" not in fields:
+        return None
+    if fields["cf"] != "0":
+        raise ValueError("ImageJ has calibrated its values by a function that is not linear")
+    return float(fields["c0"]), float(fields["c1"])
+
+
+def _by_tifffile(path: Path, values: bool) -> Image:
+    """Read a gray TIFF of a type that Pillow does not know."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    with tifffile.TiffFile(path) as file:
+        _expect_one_page(path, file.pages.is_multipage)
+        page = file.pages.first
+        expect_room(path, page.nbytes // 4)
+        if page.dtype not in TIFFFILE_TYPES:
+            raise ValueError(f"its values are of the type {page.dtype}")
+        if page.axes != "YX" or page.photometric != 1 or page.tags.get(ORIENTATION) is not None:
+            raise ValueError(
+                "a TIFF of this type of values must be upright and gray, with black as 0"
+            )
+        if min(page.shape) < 1 or min(page.databytecounts) < 1:
+            raise ValueError("parts of its pixels are missing")  # tifffile would return zeros
+        array = page.asarray() if values else zeros(*page.shape)
+        if not array.size or array.shape != (page.imagelength, page.imagewidth):
+            raise ValueError("its header is damaged")
+
+    dtype = array.dtype.newbyteorder("=")
+    return Image(array[None].astype(np.float32, copy=False), path=path, dtype=dtype)
 
 
 def _is_deep(picture: ImageFile) -> bool:
@@ -176,11 +245,6 @@ def _is_deep(picture: ImageFile) -> bool:
 def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
     sitk = _simpleitk()
-    if sitk is None:
-        what = f"'{path}' has several channels of 16 bits, which needs SimpleITK"
-        remedy = 'install it: pip install "gantk[dicom]"'
-        raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy=remedy)
-
     try:
         array = sitk.GetArrayFromImage(
             sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO")
@@ -195,19 +259,17 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     return array[..., :3]
 
 
-def _simpleitk() -> ModuleType | None:
-    """SimpleITK, where it is installed."""
-    try:
-        import SimpleITK
-    except ImportError:
-        return None
+def _simpleitk() -> ModuleType:
+    """SimpleITK, which prints no warnings; imported late because it takes a third of a second."""
+    import SimpleITK
+
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
 
-def _types(channels: int, dtype: np.dtype | None, kind: str) -> list[type]:
+def _types(dtype: np.dtype | None, kind: str) -> list[type]:
     """The integer types that such a file can hold, narrowest first: the source's or wider ones."""
-    deep = kind in ("PNG", "TIFF") and (channels == 1 or _simpleitk() is not None)
+    deep = kind in ("PNG", "TIFF")
     wide = deep and _is_integer(dtype) and np.dtype(dtype).itemsize > 1
     if wide:
         return [np.uint16]
@@ -225,7 +287,7 @@ def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.n
     channels allow.
     """
     whole = np.rint(pixels)
-    types = _types(len(pixels), dtype, kind)
+    types = _types(dtype, kind)
     if _is_integer(dtype) or np.array_equal(whole, pixels):
         for bits in types:
             if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
@@ -241,28 +303,29 @@ def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.n
     raise UserError(what, allowed=allowed, remedy=remedy)
 
 
-def _expect_one_page(path: Path, picture: ImageFile) -> None:
-    """UserError for several pages. A TIFF may have a million: they are not counted. An MPO's second
-    page is the view of the other eye.
+def _has_several_pages(picture: ImageFile) -> bool:
+    """Whether a picture has several pages. A TIFF may have a million: they are not counted. An MPO's
+    second page is the view of the other eye.
     """
     if isinstance(picture, TiffImageFile):
-        several = bool(picture.tag_v2.next)
-    else:
-        several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+        return bool(picture.tag_v2.next)
+    return picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
 
+
+def _expect_one_page(path: Path, several: bool) -> None:
     if several:
         remedy = "save each page as a file of its own, or all pages as a NIfTI volume"
         raise UserError(f"'{path}' has several pages", allowed="one page", remedy=remedy)
 
 
-def _shape_of(picture: ImageFile) -> tuple[int, ...]:
+def _shape_of(path: Path, picture: ImageFile) -> tuple[int, ...]:
     """The shape (C, H, W) that a picture is read with, from its header only."""
     if isinstance(picture, TiffImageFile):
         width, height = (picture.tag_v2[side] for side in SIDE_TAGS)
     else:
         width, height = picture.size
 
-    if picture.format in (*JPEGS, "TIFF") and picture.getexif().get(ORIENTATION) in range(5, 9):
+    if _is_turned(path, picture):
         width, height = height, width
 
     channels = 3 if MODES.get(picture.mode, picture.mode) == "RGB" else 1
@@ -274,7 +337,7 @@ def _array_of(path: Path, picture: ImageFile) -> np.ndarray:
     if _is_deep(picture):
         array = _by_simpleitk(path, picture)
     else:
-        upright = PIL.ImageOps.exif_transpose(picture) if picture.format in JPEGS else picture
+        upright = PIL.ImageOps.exif_transpose(picture)
         array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
 
     if not isinstance(picture, TiffImageFile):
