@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -47,6 +48,53 @@ LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar(
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
+
+
+PICTURE_REMEDY = "save it as PNG or TIFF"
+VOLUME_REMEDY = "convert it to NIfTI (.nii.gz)"
+# suffixes of images that are not read -> (kind, what to do)
+UNREAD_KINDS = {
+    ".gif": ("GIF", PICTURE_REMEDY),
+    ".webp": ("WebP", PICTURE_REMEDY),
+    ".avif": ("AVIF", PICTURE_REMEDY),
+    ".heic": ("HEIC", PICTURE_REMEDY),
+    ".jxl": ("JPEG XL", PICTURE_REMEDY),
+    ".jp2": ("JPEG 2000", PICTURE_REMEDY),
+    ".pgm": ("PGM", PICTURE_REMEDY),
+    ".ppm": ("PPM", PICTURE_REMEDY),
+    ".tga": ("TGA", PICTURE_REMEDY),
+    ".exr": ("OpenEXR", PICTURE_REMEDY),
+    ".psd": ("Photoshop", PICTURE_REMEDY),
+    ".svs": ("whole-slide image", PICTURE_REMEDY),
+    ".ndpi": ("whole-slide image", PICTURE_REMEDY),
+    ".czi": ("Zeiss CZI", PICTURE_REMEDY),
+    ".npy": ("NumPy array", VOLUME_REMEDY),
+    ".npz": ("NumPy archive", VOLUME_REMEDY),
+    ".mat": ("MATLAB", VOLUME_REMEDY),
+    ".h5": ("HDF5", VOLUME_REMEDY),
+    ".hdf5": ("HDF5", VOLUME_REMEDY),
+    ".mgz": ("FreeSurfer MGZ", f"{VOLUME_REMEDY} with mri_convert"),
+    ".mgh": ("FreeSurfer MGH", f"{VOLUME_REMEDY} with mri_convert"),
+    ".mnc": ("MINC", f"{VOLUME_REMEDY} with mnc2nii"),
+    ".head": ("AFNI", f"{VOLUME_REMEDY} with 3dAFNItoNIFTI"),
+    ".brik": ("AFNI", f"{VOLUME_REMEDY} with 3dAFNItoNIFTI"),
+    ".par": ("Philips PAR/REC", f"{VOLUME_REMEDY} with dcm2niix"),
+    ".gipl": ("GIPL", VOLUME_REMEDY),
+    ".vtk": ("VTK", VOLUME_REMEDY),
+    ".vti": ("VTK", VOLUME_REMEDY),
+    ".img": ("Analyze without its header (.hdr)", "copy its header (.hdr) into the same folder"),
+}
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """The kind of an image file, and whether gantk reads it."""
+
+    name: str  # "NIfTI", "DICOM", "GIF"
+    # "image": `read` takes the file; "series": one file of a series; "part": the voxels of the
+    # header beside it; "unread": no format reads it
+    role: Literal["image", "series", "part", "unread"]
+    remedy: str = ""  # for the user: what to do with the file where `read` does not take it
 
 
 class NotFinite(UserError):
@@ -140,6 +188,26 @@ def series_format(path: str | Path) -> SeriesFormat | None:
     if form is not None:
         return form if isinstance(form, SeriesFormat) else None
     return next((form for form in _series_formats() if form.owns(Path(path))), None)
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """The kind of an image file by its suffix, or else by its first bytes; None for all other files,
+    and for hidden ones.
+    """
+    if is_image(path):
+        return FileKind(formats()[suffix_of(path)].name, "image")
+    series = series_format(path)
+    if series is not None:
+        return FileKind(series.name, "series")
+
+    suffix = suffix_of(path)
+    if suffix not in UNREAD_KINDS or path.name.startswith("."):
+        return None
+    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
+    if suffix == ".img" and header.is_file():
+        return FileKind("the voxels of a pair", "part", f"name its header, '{header}'")
+    name, remedy = UNREAD_KINDS[suffix]
+    return FileKind(name, "unread", remedy)
 
 
 def is_volume(path: str | Path) -> bool:
@@ -401,7 +469,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
 
     form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
     if form is None:
-        raise _unknown_suffix(path, "read")
+        raise unread_error(path)
 
     if volume and (series or not form.several):
         raise UserError(
@@ -422,9 +490,12 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
     except Exception as error:  # parsers and codecs raise any kind of error for a broken file
         reason = f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         what = f"'{path}' cannot be read as {form.name}: {reason}"
-        raise UserError(
-            what, allowed=form.allowed, remedy="copy the file again, or leave it out"
-        ) from None
+        plain = "NIfTI (.nii.gz)" if form.volumes else "PNG"
+        remedy = (
+            f"if other programs open it, save it as {plain} with one of them; if not, copy the file"
+            " again, or leave it out"
+        )
+        raise UserError(what, allowed=form.allowed, remedy=remedy) from None
 
 
 def scan_of(path: Path) -> Scan:
@@ -559,6 +630,15 @@ def _expect_file(path: Path) -> None:
             raise UserError(
                 f"'{path}' is empty (0 bytes)", remedy="copy the file again, or remove it"
             )
+
+
+def unread_error(path: Path) -> UserError:
+    """The error for a file that `read` does not take: its kind, and what to do."""
+    kind = kind_of(path)
+    if kind is None:
+        return _unknown_suffix(path, "read")
+    what = f"cannot read '{path}' ({kind.name})"
+    return UserError(what, allowed=readable(), remedy=kind.remedy)
 
 
 def _unknown_suffix(path: Path, verb: str) -> UserError:

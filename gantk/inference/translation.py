@@ -985,11 +985,7 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
     if not files.is_image(source) and not part:
-        raise UserError(
-            f"'{source.name}' is not an image that gantk reads",
-            where="INPUT",
-            allowed=files.readable(),
-        )
+        raise files.unread_error(source).at("INPUT")
 
     if target.is_dir() or not target.suffix:
         target = _with_suffix(target / source.name, suffix)

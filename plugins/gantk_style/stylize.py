@@ -16,7 +16,7 @@ import torch
 from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.files import expect_file, expect_replaceable, write_output
-from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
+from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind_or_raise, options_model
@@ -208,9 +208,7 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
 
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):
-            raise UserError(
-                f"'{path.name}' is not an image that gantk reads", where=name, allowed=readable()
-            )
+            raise unread_error(path).at(name)
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 
