@@ -50,39 +50,19 @@ MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
-PICTURE_REMEDY = "save it as PNG or TIFF"
-VOLUME_REMEDY = "convert it to NIfTI (.nii.gz)"
-# suffixes of images that are not read -> (kind, what to do)
-UNREAD_KINDS = {
-    ".gif": ("GIF", PICTURE_REMEDY),
-    ".webp": ("WebP", PICTURE_REMEDY),
-    ".avif": ("AVIF", PICTURE_REMEDY),
-    ".heic": ("HEIC", PICTURE_REMEDY),
-    ".jxl": ("JPEG XL", PICTURE_REMEDY),
-    ".jp2": ("JPEG 2000", PICTURE_REMEDY),
-    ".pgm": ("PGM", PICTURE_REMEDY),
-    ".ppm": ("PPM", PICTURE_REMEDY),
-    ".tga": ("TGA", PICTURE_REMEDY),
-    ".exr": ("OpenEXR", PICTURE_REMEDY),
-    ".psd": ("Photoshop", PICTURE_REMEDY),
-    ".svs": ("whole-slide image", PICTURE_REMEDY),
-    ".ndpi": ("whole-slide image", PICTURE_REMEDY),
-    ".czi": ("Zeiss CZI", PICTURE_REMEDY),
-    ".npy": ("NumPy array", VOLUME_REMEDY),
-    ".npz": ("NumPy archive", VOLUME_REMEDY),
-    ".mat": ("MATLAB", VOLUME_REMEDY),
-    ".h5": ("HDF5", VOLUME_REMEDY),
-    ".hdf5": ("HDF5", VOLUME_REMEDY),
-    ".mgz": ("FreeSurfer MGZ", f"{VOLUME_REMEDY} with mri_convert"),
-    ".mgh": ("FreeSurfer MGH", f"{VOLUME_REMEDY} with mri_convert"),
-    ".mnc": ("MINC", f"{VOLUME_REMEDY} with mnc2nii"),
-    ".head": ("AFNI", f"{VOLUME_REMEDY} with 3dAFNItoNIFTI"),
-    ".brik": ("AFNI", f"{VOLUME_REMEDY} with 3dAFNItoNIFTI"),
-    ".par": ("Philips PAR/REC", f"{VOLUME_REMEDY} with dcm2niix"),
-    ".gipl": ("GIPL", VOLUME_REMEDY),
-    ".vtk": ("VTK", VOLUME_REMEDY),
-    ".vti": ("VTK", VOLUME_REMEDY),
-    ".img": ("Analyze without its header (.hdr)", "copy its header (.hdr) into the same folder"),
+# suffixes of pictures that are not read, and of volumes: suffix -> (kind, program that converts it)
+UNREAD_PICTURES = ".gif .webp .avif .heic .jxl .jp2 .pgm .ppm .tga .exr .psd .svs .ndpi .czi"
+UNREAD_VOLUMES = {
+    ".mgz": ("FreeSurfer MGZ", "mri_convert"),
+    ".mgh": ("FreeSurfer MGH", "mri_convert"),
+    ".mnc": ("MINC", "mnc2nii"),
+    ".head": ("AFNI", "3dAFNItoNIFTI"),
+    ".brik": ("AFNI", "3dAFNItoNIFTI"),
+    ".par": ("Philips PAR/REC", "dcm2niix"),
+    ".img": ("Analyze or NIfTI without its header", "its header (.hdr) beside it"),
+    **dict.fromkeys((".npy", ".npz"), ("NumPy array", "nibabel")),
+    **dict.fromkeys((".mat", ".h5", ".hdf5"), ("array", "nibabel")),
+    **dict.fromkeys((".gipl", ".vtk", ".vti"), ("ITK or VTK volume", "SimpleITK or 3D Slicer")),
 }
 
 
@@ -201,13 +181,17 @@ def kind_of(path: Path) -> FileKind | None:
         return FileKind(series.name, "series")
 
     suffix = suffix_of(path)
-    if suffix not in UNREAD_KINDS or path.name.startswith("."):
-        return None
     header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
+    if path.name.startswith("."):
+        return None
     if suffix == ".img" and header.is_file():
         return FileKind("the voxels of a pair", "part", f"name its header, '{header}'")
-    name, remedy = UNREAD_KINDS[suffix]
-    return FileKind(name, "unread", remedy)
+    if suffix in UNREAD_PICTURES.split(" "):
+        return FileKind(suffix[1:].upper(), "unread", "save it as PNG or TIFF")
+    if suffix in UNREAD_VOLUMES:
+        name, program = UNREAD_VOLUMES[suffix]
+        return FileKind(name, "unread", f"convert it to NIfTI (.nii.gz) with {program}")
+    return None
 
 
 def is_volume(path: str | Path) -> bool:

@@ -311,7 +311,7 @@ def test_signed_16_bits_of_imagej_are_used(tmp_path):
 
 UNREAD = {
     "x.gif": ("GIF", "PNG"),
-    "x.webp": ("WebP", "PNG"),
+    "x.webp": ("WEBP", "PNG"),
     "x.mgz": ("FreeSurfer MGZ", "mri_convert"),
     "x.npy": ("NumPy array", "NIfTI"),
     "X.PAR": ("Philips PAR/REC", "dcm2niix"),
