@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +132,14 @@ class Image:
             return three_sides(sides)
 
         affine = UPRIGHT if self.affine is None else self.affine
-        orders = set(map(three_sides, permutations(three_sides(self.pixels.shape[1:]))))
-        for shape in sorted(orders, key=lambda shape: shape[2] != 1):
-            if _above_one(upright_sides(shape, affine)) == spatial:
-                return shape
+        upright = self.pixels.shape[:0:-1]  # columns, rows, planes
+        if self.dims == 3:
+            first, second, third = turn(affine, (2, 2, 2))[:, 0].astype(int)
+            return upright[first], upright[second], upright[third]
 
-        raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
+        first, second, _ = turn(affine, (2, 2, 1))[:, 0]
+        width, height = upright
+        return (width, height, 1) if first < second else (height, width, 1)
 
     @property
     def grid(self) -> Grid:
