@@ -74,7 +74,7 @@ class Picture(Format):
 
     name = "a picture"
     listed = "PNG, JPEG, TIFF, BMP"
-    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits (TIFF also of 32)"
+    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits (TIFF also of 32 and 64)"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
