@@ -189,6 +189,8 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, int]:
         header.set_data_shape(shape)
 
     affine = np.diag([_millimetres(header)] * 3 + [1]) @ header.get_best_affine()
+    if _millimetres(header) > 1:  # float32 metres are exact to 10 nm only
+        affine = np.round(affine, 5)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("its affine (sform or qform) does not span a volume")
 

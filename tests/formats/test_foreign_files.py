@@ -193,7 +193,7 @@ def test_the_unit_of_a_nifti_is_used(tmp_path, unit, millimetres):
     read = files.read(tmp_path / "x.nii")
     files.write(tmp_path / "y.nii", read)
 
-    np.testing.assert_allclose(read.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(read.affine, affine, atol=1e-6)
     itk = sitk.ReadImage(str(tmp_path / "y.nii"))
     np.testing.assert_allclose(as_nifti(itk)[1], affine, atol=1e-4)
     np.testing.assert_allclose(nib.load(tmp_path / "y.nii").affine, stored, rtol=1e-5)
