@@ -146,7 +146,7 @@ class WrittenTranslations:
         scores = None
         if scorer is not None and truth is not None:
             real = truth.file.read()
-            if real.channels == written.channels and same_grid(written, real):
+            if real.channels == written.channels and written.grid.same_as(real.grid):
                 pixels = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
                 patient = truth.subject or truth.key
                 scores = scorer(pixels, torch.from_numpy(real.pixels)[None], patient)
