@@ -3,7 +3,8 @@ recorded trainings.
 
     python benchmarks/published_systems.py                        # write the tables
     python benchmarks/published_systems.py add RUN --data "43/46 slices" --interruptions 1
-    python benchmarks/published_systems.py add RUN --data "43/46 slices" --best-of 1 2 3
+    python benchmarks/published_systems.py add RUN --data "six patients" --test "2 other patients" \
+        --partners "none (other people)"    # a recipe of ours, not a published system
 
 `add` reads scores, steps, seconds, machine, date and command from the run folder. It appends them to
 benchmarks/results/published-systems.json and writes the tables. Nothing is typed twice.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +24,13 @@ from typing import Any
 from gantk.plugin.spec import toml
 from gantk.recipe.departures import NOT_SET, departures
 from gantk.terminal import duration
+from gantk_bench.rows import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks/results/published-systems.json"
 PAGE = ROOT / "benchmarks/results/published-systems.md"
 README = ROOT / "README.md"
-NAMES = {
-    "cyclegan": "CycleGAN",
-    "dualgan": "DualGAN",
-    "dcgan": "DCGAN",
-    "pix2pix": "Pix2Pix",
-    "progan": "ProGAN",
-    "style_gan": "Style Transfer GAN",
-    "r3gan": "R3GAN",
-    "regression": "L1 regression",
-}
+PAGE_LINK = "benchmarks/results/published-systems.md"
 KEPT_METRICS = (  # of metrics.json; what a record keeps
     "psnr",
     "ssim",
@@ -50,6 +44,17 @@ KEPT_METRICS = (  # of metrics.json; what a record keeps
     "transfer",
 )
 KEPT_BASELINES = ("identity", "intensity_map", "noise", "real_split")
+BASELINE_WORDS = {
+    "identity": "unchanged",
+    "intensity_map": "map",
+    "noise": "noise",
+    "real_split": "real",
+}
+LONG_WORDS = {
+    "identity": "the unchanged input",
+    "intensity_map": "an intensity map",
+    "noise": "noise",
+}
 LENGTHS = ("train.steps", "train.epochs")  # how long a training was is its own column
 WAYS = ("a_to_b", "b_to_a")
 NOT_MEASURED = "not measured yet"
@@ -62,18 +67,29 @@ class Report:
 
     number: int
     recipes: tuple[str, ...]
-    short: str  # what it translates or generates, for the README
 
     def papers(self) -> dict[str, dict[str, Any]]:
         """The table [paper] of each recipe."""
         return {name: recipe_tables(name)["paper"] for name in self.recipes}
 
 
+@dataclass(frozen=True)
+class System:
+    """One row of the overview: a system of a report in one direction."""
+
+    report: int
+    words: str  # what it does
+    recipe: str
+    trained: str  # the recipe whose records have its scores
+    key: str  # of the scores: a_to_b, b_to_a, image; with _post after the style step
+    in_readme: bool = True  # the README has one direction of each, the published one if any
+
+
 REPORTS = (
-    Report(1, ("cyclegan_t1t2_unet15", "dualgan_t1t2_unet15"), "T1/T2"),
-    Report(2, ("cyclegan_t1t2_64",), "T1/T2, 64 px"),
-    Report(3, ("cyclegan_t1t2_256",), "T1/T2"),
-    Report(4, ("cyclegan_ct_mr", "cyclegan_ct_mr_resnet9"), "CT/MR"),
+    Report(1, ("cyclegan_t1t2_unet15", "dualgan_t1t2_unet15")),
+    Report(2, ("cyclegan_t1t2_64",)),
+    Report(3, ("cyclegan_t1t2_256",)),
+    Report(4, ("cyclegan_ct_mr", "cyclegan_ct_mr_resnet9")),
     Report(
         5,
         (
@@ -85,8 +101,36 @@ REPORTS = (
             "progan_tumour_style",
             "style_gan_tumour",
         ),
-        "tumour MR",
     ),
+)
+FAMILY_NAMES = {2: "(not named)", 3: "Sree P", 5: "Chithra, Dhivya"}
+
+
+def _two_ways(
+    report: int, words: str, recipe: str, domains: str, shown: str = "a_to_b"
+) -> tuple[System, System]:
+    a, b = domains.split("/")
+    return (
+        System(report, f"{words} {a} -> {b}", recipe, recipe, "a_to_b", shown == "a_to_b"),
+        System(report, f"{words} {b} -> {a}", recipe, recipe, "b_to_a", shown == "b_to_a"),
+    )
+
+
+SYSTEMS = (
+    *_two_ways(1, "CycleGAN", "cyclegan_t1t2_unet15", "T1/T2"),
+    *_two_ways(1, "DualGAN", "dualgan_t1t2_unet15", "T1/T2", "b_to_a"),
+    *_two_ways(2, "CycleGAN", "cyclegan_t1t2_64", "T1/T2"),
+    *_two_ways(3, "CycleGAN", "cyclegan_t1t2_256", "T1/T2"),
+    *_two_ways(4, "6 blocks,", "cyclegan_ct_mr", "CT/MR"),
+    *_two_ways(4, "9 blocks,", "cyclegan_ct_mr_resnet9", "CT/MR"),
+    System(5, "DCGAN", "dcgan_tumour", "dcgan_tumour_style", "image"),
+    System(5, "DCGAN + style", "dcgan_tumour_style", "dcgan_tumour_style", "image_post"),
+    System(5, "Pix2Pix", "pix2pix_tumour", "pix2pix_tumour_style", "a_to_b"),
+    System(5, "Pix2Pix + style", "pix2pix_tumour_style", "pix2pix_tumour_style", "a_to_b_post"),
+    System(5, "ProGAN", "progan_tumour", "progan_tumour_style", "image"),
+    System(5, "ProGAN + style", "progan_tumour_style", "progan_tumour_style", "image_post"),
+    System(5, "tumour added", "style_gan_tumour", "style_gan_tumour", "a_to_b"),
+    System(5, "tumour removed", "style_gan_tumour", "style_gan_tumour", "b_to_a"),
 )
 
 
@@ -98,17 +142,19 @@ def main() -> None:
     add.add_argument("run", type=Path)
     add.add_argument("--data", required=True, help="the images, in words")
     add.add_argument("--interruptions", type=int, default=0)
+    add.add_argument("--test", required=True, help="the test images, in words")
     add.add_argument(
-        "--best-of", type=int, nargs="+", default=[], help="reports on whose data our best run is"
+        "--partners",
+        default="",
+        help="for a recipe of ours: whether its training images have true partners, in words",
     )
     add.add_argument("--note", default="")
     options = parser.parse_args()
     if options.command == "add":
         records = read_records()
         records.append(
-            record_of(
-                options.run, options.data, options.interruptions, options.best_of, options.note
-            )
+            record_of(options.run, options.data, options.test, options.partners)
+            | {"interruptions": options.interruptions, "note": options.note}
         )
         RECORDS.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
 
@@ -124,9 +170,7 @@ def read_records() -> list[dict[str, Any]]:
     return json.loads(RECORDS.read_text("utf-8"))
 
 
-def record_of(
-    run: Path, data: str, interruptions: int, best_of: list[int], note: str
-) -> dict[str, Any]:
+def record_of(run: Path, data: str, test: str, partners: str) -> dict[str, Any]:
     """What a finished run folder says of itself, as one record."""
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     environment = json.loads((run / "environment.json").read_text("utf-8"))
@@ -139,27 +183,28 @@ def record_of(
         if each in metrics.get("baselines", {})
     }
     return {
-        "reports": best_of or [report_of(name).number],
-        "kind": "best" if best_of else "published",
+        "reports": [] if partners else [report_of(name).number],
+        "kind": "ours" if partners else "published",
         "recipe": name,
         "command": portable(environment["command"]),
         "data": data,
+        "test": test,
+        "partners": partners,
         "domains": metrics["domains"],
         "seed": recipe["train"]["seed"],
         "size": recipe["data"]["size"],
         "batch": recipe["train"]["batch"],
         "steps": metrics["speed"]["steps"],
         "planned_steps": planned_steps(run, recipe),
-        "interruptions": interruptions,
         "seconds": round(metrics["speed"]["seconds"]),
         "machine": f"{environment['cpu']}, {counted(environment['threads'])},"
         f" {environment['precision']}, torch {environment['packages']['torch']}",
         "date": environment["started"][:10],
-        "differs": {} if best_of else differences(name, recipe),
+        "git": commit(),
+        "differs": {} if partners else differences(name, recipe),
         "scores": kept_scores(metrics.get("metrics", {})),
         "cycle": {key: rows["mae"]["value"] for key, rows in metrics.get("cycle", {}).items()},
         "baselines": baselines,
-        "note": note,
     }
 
 
@@ -167,7 +212,7 @@ def report_of(recipe: str) -> Report:
     for report in REPORTS:
         if recipe in report.recipes:
             return report
-    raise SystemExit(f"'{recipe}' is not a published system: give --best-of NUMBERS")
+    raise SystemExit(f"'{recipe}' is not a published system: say --partners")
 
 
 def portable(command: str) -> str:
@@ -228,11 +273,14 @@ def written() -> dict[Path, str]:
     """Page and README with their tables as recipes and records have them now."""
     records = read_records()
     page = PAGE.read_text("utf-8")
-    page = between_marks(page, "overview", overview(records))
+    page = between_marks(page, "overview", overview(records, full=True))
+    page = between_marks(page, "ours", ours(records, full=True))
     for report in REPORTS:
         page = between_marks(page, f"report {report.number}", trainings(report, records))
 
-    readme = between_marks(README.read_text("utf-8"), "overview", short_overview(records))
+    readme = README.read_text("utf-8")
+    readme = between_marks(readme, "overview", overview(records, full=False))
+    readme = between_marks(readme, "ours", ours(records, full=False))
     return {PAGE: page, README: readme}
 
 
@@ -253,106 +301,222 @@ def markdown_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def overview(records: list[dict[str, Any]]) -> str:
-    """One row a report: what was published, ours at its settings, our best on the same data."""
+def overview(records: list[dict[str, Any]], *, full: bool) -> str:
+    """One row a system and direction, then one line a row on data, length and test images.
+
+    Args:
+        full: with SSIM, intervals and a verdict in words, for the page; else short enough for a
+            screen.
+    """
     rows = []
-    for report in REPORTS:
-        published = "<br>".join(published_figures(report)) or "no scores"
-        at_settings = [
-            f"`{record['recipe']}`: {scores_in_words(record)}, {length_in_words(record)}"
-            for record in latest(report, records, "published")
+    numbers: dict[str, int] = {}  # conditions of a training -> its line below the table
+    for system in SYSTEMS:
+        if not full and not system.in_readme:
+            continue
+        record = record_for(system, records)
+        number = numbers.setdefault(conditions_in_words(record), len(numbers) + 1)
+        cells = [
+            str(number),
+            whose(system.report, "" if full else PAGE_LINK),
+            system.words,
+            stated_in_words(record, system),
+            published_in_words(system).removeprefix("" if full else "accuracy "),
         ]
-        recorded = {record["recipe"] for record in latest(report, records, "published")}
-        others = [f"`{name}`" for name in report.recipes if name not in recorded]
-        if others:
-            at_settings.append(f"{', '.join(others)}: {NOT_MEASURED}")
-        best = [
-            f"`{record['recipe']}`: {scores_in_words(record)}, {time_in_words(record)}"
-            for record in latest(report, records, "best")
-        ]
-        link = f"[{report.number}](#report-{report.number})"
-        rows.append(
-            (
-                link,
-                "<br>".join(f"`{name}`" for name in report.recipes),
-                published,
-                "<br>".join(at_settings),
-                "<br>".join(best) or NOT_MEASURED,
-            )
-        )
-
-    headers = ("report", "recipes", "published", "here, its settings", "here, our best")
-    return markdown_table(headers, rows)
+        if full:
+            cells += [
+                score_in_words(scores_of(record, system), full=True),
+                baselines_in_words(record, system, full=True),
+                verdict(record, system),
+            ]
+        else:
+            cells += [
+                score_in_words(scores_of(record, system), full=False),
+                baselines_in_words(record, system, full=False),
+            ]
+        rows.append((*cells, f"`{system.recipe}`"))
+    last = ("in words", "recipe") if full else ("recipe",)
+    headers = ("", "report", "system", "as stated", "published", "here", "beside it", *last)
+    lines = [numbered_line(number, conditions) for conditions, number in numbers.items()]
+    return f"{markdown_table(headers, rows)}\n" + "\n".join(lines) + "\n"
 
 
-def short_overview(records: list[dict[str, Any]]) -> str:
-    """The README's five rows, with PSNR or KID only."""
+def numbered_line(number: int, text: str) -> str:
+    """An item of a numbered list, within the width of our pages."""
+    return textwrap.fill(f"{number}. {text}", 98, subsequent_indent="   ", break_long_words=False)
+
+
+def ours(records: list[dict[str, Any]], *, full: bool) -> str:
+    """Our own recipes: first those whose training set holds no true partner of a slice."""
+    found = [record for record in records if record["kind"] == "ours"]
+    newest = {(each["recipe"], each["data"], each["partners"]): each for each in found}
+    chosen = sorted(newest.values(), key=lambda record: not record["partners"].startswith("none"))
     rows = []
-    for report in REPORTS:
-        rows.append(
-            (
-                f"{report.number}: {report.short}",
-                short_published(report),
-                short_scores(latest(report, records, "published"), name_system=True),
-                short_scores(latest(report, records, "best")),
+    lines = []
+    for number, record in enumerate(chosen, 1):
+        partners = record["partners"].partition(" (")[0].partition(",")[0]
+        for key, scores in final_scores(record["scores"]).items():
+            shown = System(0, way_in_words(key, record), record["recipe"], record["recipe"], key)
+            cells = (
+                str(number),
+                shown.words,
+                partners,
+                score_in_words(scores, full=full),
+                baselines_in_words(record, shown, full=full),
+                f"`{record['recipe']}`",
             )
-        )
-
-    return markdown_table(("report", "published", "here", "our best"), rows)
-
-
-def latest(report: Report, records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The newest record of each recipe, in the order of the recipes; one with scores if any."""
-    newest: dict[str, dict[str, Any]] = {}
-    for record in records:
-        name = record["recipe"]
-        wanted = report.number in record["reports"] and record["kind"] == kind
-        if wanted and (record["scores"] or not newest.get(name, {}).get("scores")):
-            newest[name] = record
-    order = {name: place for place, name in enumerate(report.recipes)}
-    return sorted(newest.values(), key=lambda record: order.get(record["recipe"], 0))
+            rows.append((*cells, verdict(record, shown)) if full else cells)
+        conditions = conditions_in_words(record).rstrip(".")
+        lines.append(numbered_line(number, f"{conditions}. True partners: {record['partners']}."))
+        if full:
+            lines += ["", "    ```bash", *(f"    {x}" for x in record["command"].split("\n"))]
+            lines += ["    ```", ""]
+    headers = ("", "direction", "true partners", "here", "beside it", "recipe")
+    table = markdown_table((*headers, "in words") if full else headers, rows)
+    return f"{table}\n" + "\n".join(lines).rstrip("\n") + "\n"
 
 
-def published_figures(report: Report) -> list[str]:
-    """The report's own figures, each with its system and its direction."""
+def whose(number: int, page: str) -> str:
+    """Authors (family names) and year of a report, linked to its section of `page`."""
+    paper = next(iter(REPORTS[number - 1].papers().values()))
+    names = [each.split(". ")[-1].split()[-1] for each in paper["authors"].split(", ")]
+    short = FAMILY_NAMES.get(number, f"{names[0]} et al." if len(names) > 2 else ", ".join(names))
+    year = f" {paper['year']}" if "year" in paper else ""
+    return f"[{short}{year}]({page}#report-{number})"
+
+
+def record_for(system: System, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The newest record that a row shows: of the system's settings, at its largest size."""
+    own = [
+        record
+        for record in records
+        if record["kind"] == "published"
+        and record["recipe"] == system.trained
+        and system.key in record["scores"]
+    ]
+    return max(own, key=lambda record: (-len(record["differs"]), record["size"], record["steps"]))
+
+
+def scores_of(record: dict[str, Any], system: System) -> dict[str, Any]:
+    return record["scores"][system.key]
+
+
+def way_in_words(key: str, record: dict[str, Any]) -> str:
+    if key.removesuffix("_post") in WAYS:
+        return direction_in_words(key.removesuffix("_post"), record["domains"])
+    return "from noise"
+
+
+def direction_in_words(direction: str, domains: list[str]) -> str:
+    names = domains if direction == "a_to_b" else domains[::-1]
+    return " -> ".join(names)
+
+
+def stated_in_words(record: dict[str, Any], system: System) -> str:
+    """`yes`, or in a few words what was smaller or different."""
+    parts = []
+    if record["size"] != recipe_tables(record["recipe"])["data"]["size"]:
+        parts.append(f"{record['size'][0]} px")
+    if "--profile cpu" in record["command"]:
+        parts.append("filters")
+    if "train.batch" in record["differs"]:
+        parts.append(f"batch {record['differs']['train.batch'][1]}")
+    if system.key.endswith("_post"):  # the row above says how
+        return "smaller; random VGG19" if parts else "random VGG19"
+    if parts:
+        return f"smaller: {', '.join(parts)}"
+    return "9 slices held out" if "data.split.test" in record["differs"] else "yes"
+
+
+def published_in_words(system: System) -> str:
+    """The report's own figure of a system and direction; accuracies are undefined there."""
+    figures = recipe_tables(system.recipe)["paper"].get("published", {})
+    scores = figures.get(system.key)
+    if scores:
+        return f"{scores['psnr']:.2f} / {scores['ssim']:.2f}"
+    if "accuracy" in figures:
+        return f"accuracy {100 * figures['accuracy']:g} %"
+    return "none"
+
+
+def score_in_words(row: dict[str, Any], *, full: bool) -> str:
+    """PSNR / SSIM, or KID with its interval; lower KID is better."""
+    if "psnr" in row:
+        if not full:
+            return f"{row['psnr']['value']:.2f} / {row['ssim']['value']:.2f}"
+        return f"{with_interval(row['psnr'], 2)} dB / {with_interval(row['ssim'], 3)}"
+    found = [f"KID {with_interval(row['kid_random'], 2 + full)}"]
+    if "transfer" in row:
+        share = f"{100 * row['transfer']['value']:.0f} %"
+        found.append(f"{share} recognised" if full else share)
+    if full and "classification" in row:
+        found.append(f"classifier {with_interval(row['classification'], 3)}")
+    return ", ".join(found)
+
+
+def with_interval(score: dict[str, Any], digits: int) -> str:
+    value = f"{score['value']:.{digits}f}"
+    if not score.get("ci95"):
+        return value
+    low, high = score["ci95"]
+    return f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def baselines_in_words(record: dict[str, Any], system: System, *, full: bool) -> str:
+    """The baselines of a direction: the unchanged input and a map, or noise and real images."""
     found = []
-    for name, paper in report.papers().items():
-        tables = recipe_tables(name)
-        system = NAMES[tables["method"]["name"]]
-        figures = paper.get("published", {})
-        for direction, scores in figures.items():
-            if direction in WAYS:
-                way = direction_in_words(direction, tables["data"]["domains"])
-                found.append(f"{system} {way}: {scores['psnr']:.2f} dB / {scores['ssim']:.2f}")
-            elif direction == "accuracy":
-                style = " + style" if name.endswith("_style") else ""
-                found.append(f"{system}{style}: accuracy {100 * scores:g} %, undefined")
-    return found
+    for name, words in BASELINE_WORDS.items():
+        row = record["baselines"].get(name, {}).get(system.key.removesuffix("_post"))
+        if row and "psnr" in row:
+            digits = f"{row['psnr']['value']:.2f}"
+            found.append(f"{words} {digits}" + (f" / {row['ssim']['value']:.3f}" if full else ""))
+        elif row and "kid_random" in row:
+            found.append(f"{words} {row['kid_random']['value']:.2f}")
+    return ", ".join(found)
 
 
-def short_published(report: Report) -> str:
-    if any("accuracy" in paper.get("published", {}) for paper in report.papers().values()):
-        return "accuracies, undefined"
-    figures = [figure.partition(" dB")[0].replace(":", "") for figure in published_figures(report)]
-    return ", ".join(figures) or "no scores"
+def verdict(record: dict[str, Any], system: System) -> str:
+    """In words: which baselines are better, and what the style step costs."""
+    row = scores_of(record, system)
+    metric = "psnr" if "psnr" in row else "kid_random"
+    sign = 1 if metric == "psnr" else -1
+    key = system.key.removesuffix("_post")
+    found = []
+    beaten = []
+    for name in ("identity", "intensity_map", "noise"):
+        baseline = record["baselines"].get(name, {}).get(key, {}).get(metric)
+        if not baseline:
+            continue
+        if overlap(row[metric], baseline):
+            found.append(f"not distinguishable from {LONG_WORDS[name]}")
+        elif sign * row[metric]["value"] < sign * baseline["value"]:
+            found.append(f"worse than {LONG_WORDS[name]}")
+        else:
+            beaten.append(LONG_WORDS[name])
+    if system.key.endswith("_post"):
+        before = record["scores"][key][metric]
+        worse = sign * row[metric]["value"] < sign * before["value"]
+        if overlap(row[metric], before):
+            found.append("the style step changes nothing")
+        else:
+            found.append(f"the style step makes it {'worse' if worse else 'better'}")
+    return "; ".join(found) or f"better than {' and '.join(beaten)}"
 
 
-def short_scores(found: list[dict[str, Any]], *, name_system: bool = False) -> str:
-    """PSNR both ways, or KID, of the first recorded system."""
-    if not found:
-        return NOT_MEASURED
-    first = found[0]
-    if not first["scores"]:
-        return NOTHING_HELD_OUT
-    scores = final_scores(first["scores"])
-    row = scores.get("image")
-    if row:
-        words = f"KID {row['kid_random']['value']:.2f}"
-    else:
-        psnr = [f"{row['psnr']['value']:.1f}" for row in scores.values()]
-        words = " / ".join(psnr)
-    system = recipe_tables(first["recipe"])["method"]["name"]
-    return f"{NAMES[system]} {words}" if name_system else words
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the intervals of two scores overlap; False where one has none."""
+    if not one.get("ci95") or not other.get("ci95"):
+        return False
+    return one["ci95"][0] <= other["ci95"][1] and other["ci95"][0] <= one["ci95"][1]
+
+
+def conditions_in_words(record: dict[str, Any]) -> str:
+    """Data, size, length and test images of a training."""
+    size = " x ".join(map(str, record["size"]))
+    seed = record["seed"]
+    return (
+        f"{record['data']}, {size}, batch {record['batch']}, {length_in_words(record)},"
+        f" seed {seed}; tested on {record['test']}."
+    )
 
 
 def final_scores(scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -362,37 +526,6 @@ def final_scores(scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
         for direction, row in scores.items()
         if not direction.endswith("_post")
     }
-
-
-def direction_in_words(direction: str, domains: list[str]) -> str:
-    names = domains if direction == "a_to_b" else domains[::-1]
-    return " -> ".join(names)
-
-
-def scores_in_words(record: dict[str, Any]) -> str:
-    """PSNR / SSIM of each direction, or KID and what a classifier learns, after post-steps."""
-    found = []
-    for direction, row in final_scores(record["scores"]).items():
-        way = ""
-        if direction in WAYS:
-            way = f"{direction_in_words(direction, record['domains'])} "
-        if "psnr" in row:
-            found.append(f"{way}{row['psnr']['value']:.2f} dB / {row['ssim']['value']:.3f}")
-            way = ""  # said once
-        for metric, word in (("kid_random", "KID"), ("classification", "classifier")):
-            if metric in row:
-                before = record["scores"][direction].get(metric, {}).get("value")
-                value = f"{row[metric]['value']:.3f}"
-                changed = before is not None and before != row[metric]["value"]
-                found.append(
-                    f"{way}{word} {value}" + (f" (before: {before:.3f})" if changed else "")
-                )
-    if not found:
-        found.append(NOTHING_HELD_OUT)
-        for direction, error in record.get("cycle", {}).items():
-            there, back = record["domains"] if direction == "a_to_b" else record["domains"][::-1]
-            found.append(f"{there} -> {back} -> {there} MAE {error:.3f}")
-    return ", ".join(found)
 
 
 def time_in_words(record: dict[str, Any]) -> str:
@@ -408,65 +541,50 @@ def length_in_words(record: dict[str, Any]) -> str:
 
 
 def trainings(report: Report, records: list[dict[str, Any]]) -> str:
-    """Every recorded training of a report, and the commands."""
-    own = [record for record in records if report.number in record["reports"]]
-    if not own:
-        return f"Trainings: {NOT_MEASURED}.\n"
-    rows = []
-    for record in own:
-        size = " x ".join(map(str, record["size"]))
-        rows.append(
-            (
-                f"`{record['recipe']}`, {'ours' if record['kind'] == 'best' else settings_in_words(record)}",
-                record["data"],
-                f"{size}, batch {record['batch']}",
-                length_in_words(record),
-                str(record["interruptions"]),
-                time_in_words(record),
-                scores_in_words(record),
-                baseline_in_words(record),
-            )
-        )
-    headers = (
-        "recipe, settings",
-        "data",
-        "size",
-        "trained for",
-        "interruptions",
-        "time",
-        "scores",
-        "intensity map (noise)",
-    )
-    commands = list(dict.fromkeys(record["command"] for record in own))
-    sources = list(
-        dict.fromkeys(
-            f"`{record['recipe']}`, seed {record['seed']}: {record['date']}, {record['machine']}."
-            f"{' ' + record['note'] if record['note'] else ''}"
-            for record in own
-        )
-    )
-    parts = [
-        markdown_table(headers, rows).rstrip("\n"),
-        "\n".join(f"* {source}" for source in sources),
-        "```bash\n" + "\n".join(commands) + "\n```",
+    """Every recorded training of a report at its settings: one block each, with its command."""
+    own = [
+        record
+        for record in records
+        if record["kind"] == "published" and report.number in record["reports"]
     ]
-    return "\n".join(f"{part}\n" for part in parts).rstrip("\n") + "\n"
+    blocks = []
+    for record in own:
+        lines = [
+            f"**`{record['recipe']}`**, {record['date']}: {conditions_in_words(record)}",
+            f"{settings_in_words(record)}. {record['machine']}; {time_in_words(record)},"
+            f" {record['interruptions']} interruptions.{' ' + record['note'] if record['note'] else ''}",
+            "",
+        ]
+        for key, row in record["scores"].items():
+            system = System(report.number, "", record["recipe"], record["recipe"], key)
+            style = ", after the style step" if key.endswith("_post") else ""
+            lines.append(
+                f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
+                f" beside it: {baselines_in_words(record, system, full=True)}"
+            )
+        if not record["scores"]:
+            lines += [f"* {NOTHING_HELD_OUT}: {each}" for each in cycle_in_words(record)]
+        blocks.append("\n".join([*lines, "", "```bash", record["command"], "```", ""]))
+    return "\n".join(blocks) or f"Trainings: {NOT_MEASURED}.\n"
+
+
+def cycle_in_words(record: dict[str, Any]) -> list[str]:
+    """`T1 -> T2 -> T1 MAE 0.071` of each direction."""
+    found = []
+    for direction, error in record["cycle"].items():
+        there, back = record["domains"] if direction == "a_to_b" else record["domains"][::-1]
+        found.append(f"{there} -> {back} -> {there} MAE {error:.3f}")
+    return found
 
 
 def settings_in_words(record: dict[str, Any]) -> str:
-    """`as stated`, or what differs from the report."""
+    """`As stated`, or what differs from the report."""
     if not record["differs"]:
-        return "as stated"
+        return "As stated"
     parts = [
         f"`{key}` = {here} instead of {stated}" for key, (stated, here) in record["differs"].items()
     ]
     return ", ".join(parts)
-
-
-def baseline_in_words(record: dict[str, Any]) -> str:
-    name = "noise" if "image" in record["scores"] else "intensity_map"
-    row = record["baselines"].get(name)
-    return scores_in_words(record | {"scores": row}) if row else ""
 
 
 if __name__ == "__main__":

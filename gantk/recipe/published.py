@@ -24,6 +24,7 @@ class PublishedSystem:
         system: the system in words; "" if the recipe does not describe it.
         data: the data of the report in words; "" if the recipe does not describe them.
         stated: dotted keys of the settings that the report states.
+        ours: dotted keys that the report leaves open and the recipe chooses.
         departures: dotted key -> (the report's value, the run's value), as texts.
         other_system: keys in which the run is another system than the published one: stated
             settings of the method, and the domains.
@@ -35,6 +36,7 @@ class PublishedSystem:
     system: str
     data: str
     stated: tuple[str, ...]
+    ours: tuple[str, ...]
     departures: dict[str, tuple[str, str]]
     other_system: tuple[str, ...]
     figures: dict[str, dict[str, float]]
@@ -49,7 +51,8 @@ class PublishedSystem:
         """One sentence on how far the run is the published system."""
         if not self.departures:
             all_of_them = f"all {len(self.stated)} settings that the report states"
-            return f"published system: {all_of_them} are kept"
+            chosen = f"; {len(self.ours)} that it leaves open are ours" if self.ours else ""
+            return f"published system: {all_of_them} are kept{chosen}"
 
         keys = list(self.departures)
         named = ", ".join(keys[:MAX_NAMED_KEYS])
@@ -101,6 +104,7 @@ def published_system(
         system=str(paper.get("system") or ""),
         data=str(paper.get("data") or ""),
         stated=tuple(".".join(path) for path in leaves(stated)),
+        ours=tuple(map(str, paper.get("ours") or ())),
         departures={
             key: (value_text(theirs), value_text(here))
             for key, (theirs, here) in differences.items()
