@@ -403,6 +403,30 @@ def check_networks(
                 raise
 
 
+def check_output_range(method: Method) -> None:
+    """Check before a training that last activations reach black and white.
+
+    Raises:
+        UserError: a network ends in an activation (an `output_range`, as `output_activation` sets
+            it) that cannot produce the range of `data.intensity`.
+    """
+    black, white = method.geometry.range
+    for name, network in method.named_children():
+        for layer in network.modules():
+            low, high = getattr(layer, "output_range", (black, white))
+            if low > black or high < white:
+                raise UserError(
+                    f"the last activation of {name} gives {low:g} to {high:g}, but images have"
+                    f" intensities from {black:g} to {white:g}",
+                    where="data.intensity.range",
+                    allowed=f"a range within [{low:g}, {high:g}]",
+                    remedy=(
+                        f"set data.intensity.range = [{low}, {high}], or another activation_out of"
+                        " the generator: tanh for [-1, 1], sigmoid for [0, 1]"
+                    ),
+                )
+
+
 def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tensor]:
     """The losses that a phase returned.
 

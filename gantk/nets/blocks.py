@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from math import ceil, log2, prod
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -429,12 +429,15 @@ def _to_precision(layer: nn.Module, dtype: torch.dtype | None) -> None:
 
 def output_activation(kind: OutputKind) -> nn.Module:
     """The activation after the last layer: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" leaves
-    values unchanged.
+    values unchanged. Its `output_range` is what `gantk.method.check_output_range` reads.
     """
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
     if kind not in activations:
         raise _unknown_option("activation_out", kind, activations)
-    return activations[kind]()
+    layer: Any = activations[kind]()
+    if kind != "none":
+        layer.output_range = (-1.0, 1.0) if kind == "tanh" else (0.0, 1.0)
+    return layer
 
 
 def _unknown_option(option: str, value: object, allowed: Iterable[str]) -> UserError:

@@ -16,7 +16,7 @@ from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
-from gantk.method import Method
+from gantk.method import Method, check_output_range
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
@@ -57,6 +57,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
             data = Data(model.data, model.method.target, known)
         with doing(f"building the method '{model.method.name}'"):
             method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
+        check_output_range(method)
         sets = data.training_sets()
         ranks = (runtime.rank, runtime.world)
         batches = Batches(

@@ -503,3 +503,22 @@ def test_neighbours_change_neither_split_nor_intensities(data_by_neighbours):
     assert data.leaks() is None
     assert data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()
+
+
+def test_a_label_is_that_of_its_image():
+    batches = Batches(sets(classes=("n", "y"), masks=False), 3, 5, paired=False, workers=0)
+    for step in range(6):
+        batch = batches.at(step)
+        numbers = (batch["a"][:, 0, 0, 0] / 1e3).round().long()
+
+        assert batch["label"].tolist() == (numbers % 2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "world", "steps"),
+    [((11, 7), 3, 1, 4), ((7, 11), 3, 1, 4), ((43, 46), 8, 1, 6), ((12, 4), 3, 2, 2)],
+)
+def test_an_epoch_shows_the_larger_domain_once(counts, batch, world, steps):
+    batches = Batches(sets(counts=counts), batch, 0, False, 0, world, workers=0)
+
+    assert batches.steps_per_epoch == steps

@@ -1,0 +1,50 @@
+"""Tables and notebooks put the scores of a direction under its own name."""
+
+import html
+import json
+import re
+
+import pytest
+
+import gantk
+from gantk.report.markdown import score_table
+from gantk.report.words import direction_name
+
+SCORES = {"a_to_b": 21.25, "b_to_a": 33.5}
+METRICS = {
+    "domains": ["T1", "CT"],
+    "metrics": {
+        way: {"psnr": {"value": value, "unit": "dB", "n": 3, "higher_is_better": True}}
+        for way, value in SCORES.items()
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("a_to_b", "T1 \u2192 CT"), ("b_to_a", "CT \u2192 T1"), ("image", "T1 from noise")],
+)
+def test_a_direction_goes_from_its_input_to_its_output(key, name):
+    assert plain(direction_name(key, ["T1", "CT"])) == name
+
+
+def test_a_notebook_names_each_direction_beside_its_score(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS), "utf-8")
+    (tmp_path / "recipe.toml").write_text('format = 1\n[data]\ndomains = ["T1", "CT"]\n', "utf-8")
+    rows = re.findall(r"<tr.*?</tr>", gantk.Run(tmp_path)._repr_html_())
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    shown = {plain(html.unescape(row[0])): float(row[2].split()[0]) for row in cells if row}
+
+    assert shown == {"T1 \u2192 CT": 21.25, "CT \u2192 T1": 33.5}
+
+
+def test_a_table_names_each_direction_beside_its_score():
+    rows = [line.split(" | ") for line in score_table(METRICS).splitlines()[2:]]
+    shown = {row[0].strip("| "): row[2].split()[0] for row in rows}
+
+    assert shown == {"T1 to CT": "21.25", "CT to T1": "33.5"}
+
+
+def plain(name):
+    """A name with spaces that break."""
+    return name.replace("\xa0", " ")
