@@ -26,7 +26,6 @@ from unittest.mock import patch
 import numpy as np
 import step_speed
 import torch
-from harness import ROUNDS, RecipeStep, Turn, in_turns, ratio, ratio_text, synchronize, table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -34,6 +33,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gantk.machine.device import CHANNELS_LAST
 from gantk.nets import kernels, winograd
 from gantk.recipe.load import Recipe
+from gantk_bench.harness import (
+    ROUNDS,
+    RecipeStep,
+    Turn,
+    in_turns,
+    ratio,
+    ratio_text,
+    synchronize,
+    table,
+)
 
 # timed alone; all else by its bytes
 TIMED_ALONE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")

@@ -14,11 +14,11 @@ import argparse
 from inspect import signature
 from pathlib import Path
 
-import harness
 import numpy as np
 
 import gantk
 from gantk.plugin.loader import registry
+from gantk_bench import harness
 
 
 def scored(

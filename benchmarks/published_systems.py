@@ -43,15 +43,17 @@ KEPT_METRICS = (  # of metrics.json; what a record keeps
     "classification_both",
     "transfer",
 )
-KEPT_BASELINES = ("identity", "intensity_map", "noise", "real_split")
+KEPT_BASELINES = ("identity", "histogram", "intensity_map", "noise", "real_split")
 BASELINE_WORDS = {
     "identity": "unchanged",
+    "histogram": "histogram",
     "intensity_map": "map",
     "noise": "noise",
     "real_split": "real",
 }
 LONG_WORDS = {
     "identity": "the unchanged input",
+    "histogram": "histogram matching",
     "intensity_map": "an intensity map",
     "noise": "noise",
 }
@@ -275,6 +277,7 @@ def written() -> dict[Path, str]:
     page = PAGE.read_text("utf-8")
     page = between_marks(page, "overview", overview(records, full=True))
     page = between_marks(page, "ours", ours(records, full=True))
+    page = between_marks(page, "losses", losses())
     for report in REPORTS:
         page = between_marks(page, f"report {report.number}", trainings(report, records))
 
@@ -365,14 +368,30 @@ def ours(records: list[dict[str, Any]], *, full: bool) -> str:
                 f"`{record['recipe']}`",
             )
             rows.append((*cells, verdict(record, shown)) if full else cells)
-        conditions = conditions_in_words(record).rstrip(".")
-        lines.append(numbered_line(number, f"{conditions}. True partners: {record['partners']}."))
+        conditions = conditions_in_words(record)
+        if full:
+            conditions += f" True partners: {record['partners']}."
+        lines.append(numbered_line(number, conditions))
         if full:
             lines += ["", "    ```bash", *(f"    {x}" for x in record["command"].split("\n"))]
             lines += ["    ```", ""]
     headers = ("", "direction", "true partners", "here", "beside it", "recipe")
     table = markdown_table((*headers, "in words") if full else headers, rows)
     return f"{table}\n" + "\n".join(lines).rstrip("\n") + "\n"
+
+
+def losses() -> str:
+    """The final losses that report 5 gives, as published."""
+    sentences = []
+    for role in ("Discriminator", "Generator"):
+        figures = []
+        for system in ("DCGAN", "Pix2Pix", "ProGAN"):
+            paper = recipe_tables(f"{system.lower()}_tumour")["paper"]
+            loss = paper["published"][f"loss_{role.lower()}"]
+            digits = 3 if loss == round(loss, 3) and role == "Discriminator" else 4
+            figures.append(f"{system} {loss:.{digits}f}")
+        sentences.append(f"{role}: {', '.join(figures)}.")
+    return "\n".join(sentences) + "\n"
 
 
 def whose(number: int, page: str) -> str:
@@ -482,7 +501,7 @@ def verdict(record: dict[str, Any], system: System) -> str:
     key = system.key.removesuffix("_post")
     found = []
     beaten = []
-    for name in ("identity", "intensity_map", "noise"):
+    for name in LONG_WORDS:
         baseline = record["baselines"].get(name, {}).get(key, {}).get(metric)
         if not baseline:
             continue

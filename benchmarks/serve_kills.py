@@ -249,9 +249,8 @@ def changed_instances(received: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from harness import parser, record, write
-
     from gantk.machine.runtime import start
+    from gantk_bench.harness import parser, record, write
 
     cli = parser(__doc__)
     cli.add_argument("--kills", type=int, default=300, help="default %(default)s")

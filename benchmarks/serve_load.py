@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import finish, parser
+from gantk_bench.harness import finish, parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

@@ -19,7 +19,12 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from statistics import median
 
-from harness import (
+from peers.cases import CASES
+
+from gantk.errors import GantkError
+from gantk.machine.runtime import start
+from gantk.recipe.load import Recipe, load_recipe
+from gantk_bench.harness import (
     PLAIN,
     RecipeStep,
     parser,
@@ -31,11 +36,6 @@ from harness import (
     take_turns,
     write,
 )
-from peers.cases import CASES
-
-from gantk.errors import GantkError
-from gantk.machine.runtime import start
-from gantk.recipe.load import Recipe, load_recipe
 
 
 def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:

@@ -21,12 +21,12 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Turn, in_turns, parser, ratio, ratio_text, record, table, write
 from torch import nn
 
 import gantk
 from gantk.machine.runtime import start
 from gantk.nets.blocks import InstanceNorm
+from gantk_bench.harness import Turn, in_turns, parser, ratio, ratio_text, record, table, write
 
 UNET = {"name": "unet", "width": 32, "depth": 5}
 WAYS = ("plain", "gantk", "onnx")

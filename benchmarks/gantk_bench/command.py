@@ -24,6 +24,7 @@ KEY_VALUE = "KEY=VALUE"
         "gantk bench dualgan_t1t2 --seeds 3     # mean and spread over seeds",
         "gantk bench dualgan_t1t2 --grid method.local_ncc=0,1,5 --grid train.seed=0,1,2",
         "gantk bench --all --out runs/new --against runs/bench-quick/rows.jsonl",
+        "gantk bench --suite gpu --minutes 8    # a GPU: speed and quality of every method",
     ],
 )
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
@@ -34,7 +35,7 @@ KEY_VALUE = "KEY=VALUE"
     "--suite",
     default="quick",
     metavar="SUITE",
-    help="Suite: quick, full, mr_to_ct, a plugin's suite, or a TOML file.",
+    help="Suite: quick, full, gpu, mr_to_ct, a plugin's suite, or a TOML file.",
 )
 @click.option(
     "--against",
@@ -71,23 +72,45 @@ KEY_VALUE = "KEY=VALUE"
     metavar="SECONDS",
     help="Time limit of one recipe.",
 )
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="M",
+    help="Length of the suite gpu. Every recipe gets the same share. Default: 8.",
+)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="H",
+    help="The same in hours: --hours 10 for an evening.",
+)
+@click.option("--tiny", is_flag=True, help="Suite gpu with networks of a few filters: a trial.")
+@click.option(
+    "--reference",
+    metavar="DIR",
+    help="Suite gpu: also time this checkout of the reference CycleGAN.",
+)
 @click.option("--data", metavar="PATH", help="Train every recipe on this folder or file.")
 @device_option
-def command(names, everything, json_file, settings, **options) -> None:
+def command(names, everything, json_file, settings, minutes, hours, **options) -> None:
     """Train and score recipes the same way and put them into one table.
 
     Each RECIPE (a name or a path) runs in its own process with a time limit. A recipe that fails is
     a row with the reason. The suite has the settings that all recipes share: quick takes minutes for
-    each on two cores, full trains as published and needs a GPU. The bench folder gets rows.jsonl,
-    bench.md, bench.html and the runs.
+    each on two cores, full trains as published and needs a GPU. The suite gpu trains each published
+    network for the same few seconds or hours, and measures its share of the device's peak. The bench
+    folder gets rows.jsonl, bench.md, bench.html and the runs.
 
     At the end gantk prints what changed since the last bench in the same folder. The exit code is 1
     if a row failed, or if --against found a regression.
     """
     from gantk_bench.running import bench
 
+    if minutes and hours:
+        raise click.UsageError("--minutes and --hours cannot be combined.")
     outcome = bench(
         names,
+        minutes=60 * hours if hours else minutes,
         all=everything,
         json=None if json_file == "-" else json_file,
         set=settings,

@@ -90,6 +90,7 @@ class Options:
     settings: tuple[str, ...] = ()
     data: str | None = None
     limit: float | None = None
+    tiny: bool = False
 
 
 def jobs_for(names: Sequence[str], suite: Suite, opts: Options, *, named: bool) -> list[Job]:
@@ -142,7 +143,7 @@ def _jobs_of(
         profile = _profile(loaded, suite, own)
         loaded = loaded.override([], profile)
         loaded.check()
-        settings = _suite_settings(loaded, suite, own, opts.data)
+        settings = _suite_settings(loaded, suite, own, opts)
         if opts.data is not None:
             loaded = with_data(loaded, opts.data)
     except UserError as error:
@@ -164,14 +165,16 @@ def _profile(loaded: Recipe, suite: Suite, own: RecipeTable) -> str | None:
 
 
 def _suite_settings(
-    loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None
+    loaded: Recipe, suite: Suite, own: RecipeTable, opts: Options
 ) -> tuple[str, ...]:
     """Settings in order: the suite's, its metrics for this kind of method, its step limit, then
-    `recipe.NAME.set`.
+    `recipe.NAME.set`, with --tiny the `tiny` of both.
     """
     settings = list(settings_of(suite.set))
     recipe_settings = list(settings_of(own.set))
-    if data is not None:  # settings for the recipe's original source do not apply
+    if opts.tiny:
+        recipe_settings += [*settings_of(suite.tiny), *settings_of(own.tiny)]
+    if opts.data is not None:  # settings for the recipe's original source do not apply
         recipe_settings = [s for s in recipe_settings if not s.startswith("data.source")]
     try:
         model = loaded.override(settings).check()

@@ -73,6 +73,9 @@ def bench(
     set: Iterable[str] = (),
     jobs: int | None = None,
     limit: float | None = None,
+    minutes: float | None = None,
+    tiny: bool = False,
+    reference: str | Path | None = None,
     data: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -85,7 +88,8 @@ def bench(
         against: None: the folder's earlier rows, if it has any. Rows of other recipes in the folder
           stay.
         resume: skip rows that are "ok" and have the same recipe, settings and seed.
-        jobs, limit: None: those of the suite.
+        jobs, limit, minutes: None: those of the suite.
+        reference: a checkout whose CycleGAN is timed too, in a suite of fixed minutes.
         workers: starts children on other machines, as --address does; None: this machine.
         console: where progress is shown; None: standard output.
 
@@ -95,10 +99,15 @@ def bench(
     chosen = load_suite(str(suite))
     if isinstance(names, str | Path):
         names = [names]
-    recipes, named = recipe_names(map(str, names), all, chosen)
-    reference = read_rows(against) if against is not None else None
+    names = [*map(str, names)]
+    if chosen.minutes is None and (minutes is not None or tiny or reference is not None):
+        what = f"the suite {chosen.name} has no fixed length"
+        remedy = "leave --minutes, --hours, --tiny and --reference out, or take --suite gpu"
+        raise UserError(what, where="--suite", remedy=remedy)
+    recipes, named = recipe_names(names, all or bool(chosen.minutes and not names), chosen)
+    earlier = read_rows(against) if against is not None else None
     data_path = None if data is None else str(Path(data).absolute())
-    opts = Options(tuple(grid), seeds, tuple(set), data_path, limit)
+    opts = Options(tuple(grid), seeds, tuple(set), data_path, limit, tiny)
     planned = jobs_for(recipes, chosen, opts, named=named)
     path = Path(out) if out else Path("runs") / f"bench-{chosen.name}"
     copy = Path(json) if json else None
@@ -111,9 +120,14 @@ def bench(
     console = console or standard_output()
 
     benchmark = Bench(planned, chosen, path, jobs, device, console)
+    if chosen.minutes is not None:
+        from gantk_bench.timed import TimedBench
+
+        seconds = 60 * (minutes or chosen.minutes)
+        benchmark = TimedBench(planned, chosen, path, seconds, device, console, tiny, reference)
     benchmark.run(resume, workers)
-    changes = _changes(benchmark, reference, named)
-    outcome = Outcome(benchmark.own_rows(), path, changes, judged=reference is not None)
+    changes = _changes(benchmark, earlier, named)
+    outcome = Outcome(benchmark.own_rows(), path, changes, judged=earlier is not None)
     if copy:
         write_rows(copy, benchmark.all_rows())
     files = _write_tables(list(benchmark.all_rows()), path, changes)
@@ -295,9 +309,11 @@ class Bench:
             "recipe_hash": job.facts.get("recipe_hash"),
         }
 
-    def _save_row(self, job: Job, end: End, started: str, board: Board) -> None:
+    def _save_row(
+        self, job: Job, end: End, started: str, board: Board, speed: dict[str, Any] | None = None
+    ) -> None:
         """Add or replace the row of a job, with the run's figures if it ended well, and save all
-        rows.
+        rows. `speed`: what was measured besides the run.
         """
         run = self.path / "runs" / job.folder
         row = self._identity(job) | job.facts
@@ -316,6 +332,7 @@ class Bench:
                 row |= figures(run)
             except GantkError as error:
                 row |= {"status": "failed", "error": without_paths(str(error))}
+        row["speed"] = row.get("speed", {}) | (speed or {})
         self.rows[job.label] = row
         write_rows(self.file, self.all_rows())
         board.finished(row)

@@ -26,6 +26,8 @@ class RecipeTable(Table):
 
     profile: str | None = None  # instead of the suite's profile; "": no profile
     set: dict[str, Any] = {}  # applied after the suite's settings
+    tiny: dict[str, Any] = {}  # applied last with --tiny: networks of a few filters
+    full_steps: int | None = Field(None, ge=1)  # steps of a training of the published length
     limit: float | None = Field(None, gt=0)  # seconds
     skip: str | None = Field(None, min_length=1)  # the reason why this recipe is left out
 
@@ -38,6 +40,9 @@ class Suite(Table):
     recipes: list[str] | None = None  # the recipes of --all; None: every installed recipe
     profile: str | None = None  # applied to each recipe that has a profile of this name
     limit: float | None = Field(None, gt=0)  # seconds for one recipe; None: no limit
+    # of the whole bench, which trains every recipe for the same time and measures the device
+    minutes: float | None = Field(None, gt=0)
+    tiny: dict[str, Any] = {}  # settings for every recipe with --tiny
     jobs: int = Field(1, ge=1)  # recipes that train at the same time
     threads: int | None = Field(None, ge=1)  # CPU threads of each training; None: cores / jobs
     # shortens longer trainings and those counted in epochs; `recipe.NAME.set` may choose more

@@ -26,7 +26,8 @@ from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, dig, systems
 
 # on the page only if a line has one
-OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
+MEASURED = ("Memory", "Bare step", "Of peak", "Full length")  # of a suite of fixed minutes
+OPTIONAL = {"Published, other data", "First step", "Energy", "Step time", *MEASURED}
 ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Verdict", "Step time", "Training")
 BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other data")
 IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
@@ -108,6 +109,11 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
         _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
         _speed_column("Training", "seconds", duration, ""),
+        _speed_column("Bare step", "step_s", short_time, "on a batch that stays on the device"),
+        _speed_column("Of peak", "of_conv", percent, "of the fastest convolution measured here"),
+        _speed_column(
+            "Full length", "full_s", duration, "of the published training, from bare steps"
+        ),
     ]
 
 
@@ -271,6 +277,11 @@ def _step_time(line: Line) -> Cell:
     return Cell(short_time(middle), spread, sortable(middle))
 
 
+def percent(share: float) -> str:
+    """`41 %`."""
+    return f"{100 * share:.0f} %"
+
+
 def _speed_column(
     title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False
 ) -> Column:
@@ -290,10 +301,12 @@ def markdown(rows: Iterable[Row]) -> str:
     """
     groups = systems(rows)
     lines = []
-    table = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
+    timed = any(line.speed("step_s") for system in groups for line in system.lines)
+    heads = (*IN_MARKDOWN, *MEASURED) if timed else IN_MARKDOWN
+    table = [heads, ["---"] * len(heads)]
     for system in groups:  # one row for all directions
         lines += system.lines
-        _, *columns = zip(*cells(system, IN_MARKDOWN), strict=True)
+        _, *columns = zip(*cells(system, heads), strict=True)
         table.append([f"`{_escaped(system.name)}`", *map(_in_markdown, columns)])
     text = [f"| {' | '.join(texts)} |" for texts in table]
     text += ["", *_legend(lines)]

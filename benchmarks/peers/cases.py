@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-from harness import PLAIN
-
 from gantk.errors import UserError, did_you_mean
+from gantk_bench.harness import PLAIN
 
 # image side -> halvings down to one pixel: the reference's unet_128 and unet_256
 DEPTHS = {128: 7, 256: 8}

@@ -33,14 +33,13 @@ if __name__ == "__main__":
         str(Path(__file__).resolve().parents[2]),
     ]
 
-from harness import parser, ratio, ratio_text, reason, take_turns
-from harness import table as markdown
-
 from gantk import __version__
 from gantk.errors import GantkError, UserError, did_you_mean
 from gantk.machine.runtime import describe
 from gantk.recipe.load import resolved
 from gantk_bench.child import now
+from gantk_bench.harness import parser, ratio, ratio_text, reason, take_turns
+from gantk_bench.harness import table as markdown
 from gantk_bench.plan import recipe_hash
 from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
 from peers.cases import CASES, PEERS, Case, chosen

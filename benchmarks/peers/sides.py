@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from harness import Turn
 from torch import Tensor, nn
 
 from gantk.errors import GantkError
@@ -20,6 +19,7 @@ from gantk.recipe.load import load_recipe
 from gantk.training.accelerate.cuda_graph import WARM_UP
 from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import resize_batch
+from gantk_bench.harness import Turn
 from peers.cases import Case
 
 OTHER = {"a": "b", "b": "a"}

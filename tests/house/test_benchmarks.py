@@ -3,12 +3,9 @@ CPU, honest rows.
 """
 
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pipe
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +17,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import floor  # noqa: E402
 import harness  # noqa: E402
-from gpu import measure, rows, suite, tasks  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
@@ -30,7 +26,7 @@ from peers.sides import BatchTurn, Setup, Side  # noqa: E402
 from gantk.errors import GantkError  # noqa: E402
 from gantk.method import Geometry  # noqa: E402
 from gantk.nets.blocks import conv  # noqa: E402
-from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
+from gantk.recipe.load import load_recipe  # noqa: E402
 
 pytestmark = pytest.mark.bench
 CPU = torch.device("cpu")
@@ -277,154 +273,6 @@ def test_volumes_are_timed_by_loop_gantk_and_onnx(monkeypatch, tmp_path, capsys)
     )
     assert row["times"].keys() == {"gantk", "onnx"}
     assert "plain : onnx" in capsys.readouterr().out
-
-
-# ---- `make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong
-# is a row
-
-
-def listed(tiny: bool = True, chosen: list[str] | None = None) -> list[dict]:
-    return [task for task in tasks.tasks(tiny, chosen, {}, "a command") if task["part"] == "step"]
-
-
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory) -> tuple[list[dict], str]:
-    """The rows of a whole small run in a process of its own, and what it printed."""
-    folder = tmp_path_factory.mktemp("gpu")
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "gpu_suite.py"),
-        "--json",
-        str(folder / "rows.jsonl"),
-    ]
-    command += ["--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, cwd=folder, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json_lines(folder / "rows.jsonl"), done.stdout
-
-
-def test_every_part_of_a_run_is_measured(small_run):
-    found, _ = small_run
-    assert {row["part"] for row in found} == {*tasks.PARTS, "definitions", "ratio", "bar", "end"}
-
-    for row in found:
-        if row["part"] not in ("bar", "peer", "ratio"):
-            assert row["status"] == "ok", row
-
-    own = [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")]
-
-    assert own == ["ok"] * 3
-
-
-def test_steps_are_timed_eagerly_and_captured(small_run):
-    found, _ = small_run
-    steps = [row for row in found if row["part"] == "step"]
-
-    assert {row["mode"] for row in steps} == {"eager", "captured"}
-
-    best = rows.best(found, "conv", "fp32", 3)
-    for row in steps:
-        assert len(row["samples_s"]) >= 2
-        assert row["parameters"] > 0
-        assert row["host_waits"] is None
-        assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
-        teraflops = row["flops"] / row["median_s"] / 1e12
-        assert row["of_conv"] == pytest.approx(teraflops / best)
-
-
-def test_a_run_prints_its_rows_as_tables_without_paths(small_run):
-    found, printed = small_run
-    assert rows.markdown(found) in printed
-    assert "| dcgan, 3-D | 16 x 16 x 16 | 1 | fp32 |" in printed
-    assert "| cyclegan-256-unet | 1 | >= 5.00 | not measured (it is not in this run) |" in printed
-    assert str(ROOT) not in json.dumps(found)
-
-
-def test_what_exceeds_the_minutes_is_a_row_that_says_so(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    whole = suite.Suite(file, 0.0, lambda: SimpleNamespace(end=lambda: None), say=lambda line: None)
-    found = whole.run(iter(tasks.tasks(False, None, {}, "")))
-
-    assert found == json_lines(file)
-    skipped = [row for row in found if row["part"] not in ("definitions", "end", "bar")]
-    assert {(row["status"], row["why"]) for row in skipped} == {("skipped", "out of time budget")}
-    assert {row["part"] for row in skipped} == {*tasks.PARTS, "ratio"}
-    assert found[-1]["counts"] == {"skipped": len(skipped)}
-    assert "not measured (out of time budget)" in rows.markdown(found)
-
-
-def test_dead_and_hanging_processes_are_told_from_ended_ones():
-    def messages(left: float = 9.0, limit: float = 9.0, dead: bool = False) -> list:
-        worker = object.__new__(suite.Worker)
-        worker.connection, theirs = Pipe()
-        worker.device_name = "cpu"
-        worker.process = SimpleNamespace(join=lambda seconds: None, exitcode=-9)
-        if dead:
-            theirs.close()
-        return list(worker.messages({}, left, limit))
-
-    assert messages(dead=True) == [("killed", "the process that measures ended with code -9")]
-    assert messages(limit=0.01) == [("killed", "took longer than 0.01 s")]
-    assert messages(left=0.0) == [("killed", "out of time budget")]
-
-
-def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
-    def broken(self, batch):
-        raise torch.OutOfMemoryError("CUDA\nsecond line")
-
-    monkeypatch.setattr("gantk_translation.cyclegan.CycleGAN.generator_losses", broken)
-    (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
-
-    assert row["status"] == "out of memory"
-    assert row["method"] == "cyclegan"
-    assert "second line" not in row["why"]
-
-
-def test_every_method_is_timed_with_its_bundled_recipe():
-    own = {name for name, (_, owner) in all_recipes().items() if owner == "gantk"}
-    used = {load_recipe(name).tables["method"]["name"] for name in own}
-    timed = {}
-    for task in listed(False):
-        load_recipe(task["recipe"]).override(task["settings"]).check()
-        method = load_recipe(task["recipe"]).tables["method"]["name"]
-        timed.setdefault(method, set()).add(
-            (task["size"][0], task["batch"], task["precision"], task["mode"])
-        )
-
-    assert timed.keys() == used
-    assert all((256, 1, "bf16", "captured") in timed[method] for method in used)
-
-
-def test_targets_are_judged_by_measured_rows():
-    same = {"case": "cyclegan-256-unet", "batch": 16, "size": [256, 256]}
-    found = [
-        rows.row(
-            "ratio", times={"reference": {"median": 5.5, "ci95": [4.5, 6.5]}}, **same | {"batch": 1}
-        ),
-        rows.row(
-            "peer",
-            peer="gantk",
-            samples_s=[1.0] * 29,
-            spread_90=0.01,
-            host_waits=4,
-            of_conv=0.4,
-            **same,
-        ),
-        rows.row("peer", "skipped", "reference is not here", peer="reference", **same),
-    ]
-    judged = [row for row in rows.bars(found) if row["case"] == "cyclegan-256-unet"]
-    told = {(row["what"], row["batch"]): (row["met"], row["text"]) for row in judged}
-
-    assert told[("times the reference's speed", 1)] == (True, "5.50 [4.50, 6.50]")
-    assert told[("times the reference's speed", 16)] == (
-        None,
-        "not measured (reference is not here)",
-    )
-    assert told[("of the convolution ceiling", 16)] == (False, "40%")
-    assert told[("spread of single steps", 16)] == (None, "not measured (29 steps are too few)")
-    assert told[("host waits in a step", 16)] == (False, "4")
 
 
 def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):

@@ -1,0 +1,167 @@
+"""A bench of a fixed length: every recipe trains for the same time, most important first, beside the
+measured peak of the device. `gantk bench --suite gpu`.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gantk.errors import GantkError
+from gantk_bench.board import Board
+from gantk_bench.child import End, now
+from gantk_bench.device import Worker, peak_rates, time_reference, time_step, train_for
+from gantk_bench.plan import Job
+from gantk_bench.rows import FORMAT, without_paths, write_rows
+from gantk_bench.running import Bench
+from gantk_bench.suite import RecipeTable, Suite
+
+PEAKS_LIMIT = 120.0  # seconds
+# part of a recipe's time that its steps get; the rest reads images, times bare steps and scores
+TRAINING_SHARE = 0.5
+MIN_SHARE = 2.0  # seconds; a recipe with less is skipped
+PATIENCE = 3.0  # a recipe that takes so many times its share, and a minute, is ended
+REFERENCE_CASES = ("cyclegan-256-resnet9", "cyclegan-256-unet")
+
+
+class TimedBench(Bench):
+    """Trains the jobs one after the other in one process, each for the same share of `seconds`."""
+
+    def __init__(
+        self,
+        planned: Sequence[Job],
+        suite: Suite,
+        path: Path,
+        seconds: float,
+        device: str | None,
+        out: Console,
+        tiny: bool,
+        reference: str | Path | None,
+    ):
+        super().__init__(planned, suite, path, 1, device, out)
+        self.end = time.monotonic() + seconds
+        self.tiny = tiny
+        self.reference = reference
+        self.worker: Worker | None = None
+        self.peaks: dict[str, Any] = {}
+
+    def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
+        try:
+            for number, job in enumerate(todo):
+                if stopped:
+                    raise KeyboardInterrupt
+                share = (self.end - time.monotonic()) / (len(todo) - number)
+                self._measure_job(job, share, board)
+            if self.reference is not None:
+                self._time_reference()
+        finally:
+            self._end_worker()
+
+    def _measure_job(self, job: Job, share: float, board: Board) -> None:
+        """Time bare steps of a job, train it for its share of the time, and save its row."""
+        started = now()
+        began = time.monotonic()
+        if share < MIN_SHARE and not self.tiny:
+            self._save_row(job, End("skipped", "out of time"), started, board)
+            return
+        board.started(job.label)
+        speed: dict[str, Any] = {}
+        own = self.suite.recipe.get(job.recipe, RecipeTable())
+        case = {
+            "recipe": job.source,
+            "profile": job.profile,
+            "settings": [*job.settings, *(value.setting for value in job.values)],
+        }
+        limit = PATIENCE * share + 60
+        try:
+            worker = self._ready_worker()
+            if not self.peaks:
+                self.peaks = worker.ask(peak_rates, PEAKS_LIMIT, tiny=self.tiny)
+                self._print_peaks()
+            speed = self._with_shares(worker.ask(time_step, limit, tiny=self.tiny, **case), own)
+            worker.ask(
+                train_for,
+                limit,
+                run=str(self._run_folder(job)),
+                seconds=0.0 if self.tiny else TRAINING_SHARE * share,
+                step_seconds=speed["step_s"],
+                full_steps=own.full_steps,
+                **case,
+            )
+            end = End("ok", None, time.monotonic() - began)
+        except GantkError as error:
+            end = End("failed", without_paths(str(error))[:500], time.monotonic() - began)
+            self._end_worker()  # what failed may have left the device in a bad state
+        self._save_row(job, end, started, board, speed)
+
+    def _run_folder(self, job: Job) -> Path:
+        """The empty run folder of a job."""
+        run = (self.path / "runs" / job.folder).absolute()
+        shutil.rmtree(run, ignore_errors=True)
+        return run
+
+    def _with_shares(self, timed: dict[str, Any], own: RecipeTable) -> dict[str, Any]:
+        """The figures of bare steps for a row, with the shares of the device's peaks and the time of
+        a training of the published length.
+        """
+        precision = timed["precision"]
+        full = own.full_steps and own.full_steps * timed["median_s"]
+        kept = ("flops", "tflops_per_s", "precision", "batch", "parameters", "spread")
+        return {key: timed[key] for key in kept} | {
+            "step_s": timed["median_s"],
+            "bare_images_per_s": timed["images_per_s"],
+            "of_conv": timed["tflops_per_s"] / self.peaks["conv"][precision],
+            "of_matmul": timed["tflops_per_s"] / self.peaks["matmul"][precision],
+            "full_steps": own.full_steps,
+            "full_s": full,
+            "peaks": self.peaks,
+        }
+
+    def _time_reference(self) -> None:
+        """Add rows of the reference implementation's steps on the same device."""
+        for case in REFERENCE_CASES:
+            try:
+                found = self._ready_worker().ask(
+                    time_reference,
+                    120.0,
+                    folder=str(Path(str(self.reference)).absolute()),
+                    case=case,
+                    batch=1,
+                    tiny=self.tiny,
+                )
+            except GantkError as error:
+                self._say(f"reference {case}: {without_paths(str(error))}")
+                continue
+            step = f"{1e3 * found['median_s']:.2f} ms a step"
+            self._say(f"reference {case}: {step}, {found['images_per_s']:.1f} images/s")
+            label = f"reference {case}"
+            self.rows[label] = {
+                "format": FORMAT,
+                "suite": self.suite.name,
+                "recipe": case,
+                "label": label,
+                "status": "ok",
+                "peer": "reference",
+                "speed": {"step_s": found["median_s"], "images_per_s": found["images_per_s"]},
+            }
+        write_rows(self.file, self.all_rows())
+
+    def _print_peaks(self) -> None:
+        conv = ", ".join(f"{rate:.3g} ({name})" for name, rate in self.peaks["conv"].items())
+        matmul = ", ".join(f"{rate:.3g} ({name})" for name, rate in self.peaks["matmul"].items())
+        self._say(f"peaks    convolutions {conv}, matrix products {matmul} TFLOP/s")
+
+    def _say(self, line: str) -> None:
+        self.out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _ready_worker(self) -> Worker:
+        self.worker = self.worker or Worker(self.device)
+        return self.worker
+
+    def _end_worker(self) -> None:
+        if self.worker is not None:
+            self.worker.end()
+            self.worker = None
