@@ -1,0 +1,85 @@
+"""Every figure on a results page is in its record, or its section says that it has none."""
+
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+from tiny import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import recorded  # noqa: E402
+
+INDEX = recorded.RESULTS / "README.md"
+# figures of published-items.md are settings, which test_published_items.py compares with recipes
+ELSEWHERE = ("README.md", "published-items.md")
+PAGES = [page for page in sorted(recorded.RESULTS.glob("*.md")) if page.name not in ELSEWHERE]
+SECTIONS = [section for page in PAGES for section in recorded.sections(page)]
+RECORDED = [section for section in SECTIONS if section.records]
+MAX_UNCHECKED = 106  # sections; only lower this number
+
+
+def name_of(section):
+    return f"{section.page}-{section.title.strip('# ')[:40]}"
+
+
+@pytest.mark.parametrize("section", RECORDED, ids=name_of)
+def test_every_figure_is_in_its_record(section):
+    assert recorded.unmatched(section) == []
+
+
+@pytest.mark.parametrize("section", RECORDED, ids=name_of)
+def test_records_would_not_accept_a_wrong_figure(section):
+    assert recorded.accepted_shifts(section) <= recorded.MAX_ACCEPTED_SHIFTS
+
+
+def test_unchecked_sections_say_so_and_become_fewer():
+    without = [section for section in SECTIONS if not section.records]
+    silent = [name_of(section) for section in without if recorded.UNCHECKED not in section.text]
+
+    assert silent == []
+    assert len(without) <= MAX_UNCHECKED
+
+
+def test_an_answer_of_the_index_is_on_its_page():
+    wrong = []
+    for line in INDEX.read_text("utf-8").splitlines():
+        pages = re.findall(r"\]\(([\w./-]+\.md)\)", line)
+        if line.startswith("|") and pages:
+            text = (recorded.RESULTS / pages[-1]).read_text("utf-8")
+            figures = recorded.FIGURE.findall(line.rpartition("|")[0].rpartition("|")[0])
+            wrong += [(pages[-1], figure) for figure in figures if figure not in text]
+
+    assert wrong == []
+
+
+def test_a_changed_figure_is_noticed():
+    section = max(RECORDED, key=lambda each: len(list(each.figures())))
+    figure, _ = next(section.figures())
+    value, unit = recorded.parsed(figure)
+    changed = replace(section, text=section.text.replace(figure, f"{value + 777 * unit:.6f}", 1))
+
+    assert recorded.unmatched(changed) != []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("| `a` | 1.25 | 1,234.5 |", [("1.25", ("a",)), ("1,234.5", ("a",))]),
+        ("It took 3.5 s, with torch 2.11 and `train.x=0.5`.", [("3.5", ())]),
+        ("In 2026 it was 12 of 14.", []),
+    ],
+)
+def test_figures_are_numbers_with_a_point_outside_code(line, found):
+    section = recorded.Section("page.md", "# A", f"# A\n\n{line}\n```\n0.75\n```\n")
+
+    assert list(section.figures()) == found
+
+
+@pytest.mark.parametrize(
+    ("numbers", "figure", "expected"),
+    [((0.8765,), "0.877", True), ((0.8765,), "87.7", True), ((0.8765,), "0.875", False)],
+)
+def test_a_figure_is_a_rounded_number_of_the_record(numbers, figure, expected):
+    assert recorded.has(numbers, *recorded.parsed(figure)) is expected
