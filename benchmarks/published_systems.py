@@ -368,7 +368,8 @@ def ours(records: list[dict[str, Any]], *, full: bool) -> str:
                 f"`{record['recipe']}`",
             )
             rows.append((*cells, verdict(record, shown)) if full else cells)
-        conditions = conditions_in_words(record)
+        earlier = "" if record.get("git") else ", at an earlier commit"
+        conditions = f"{conditions_in_words(record)} {record['date']}{earlier}."
         if full:
             conditions += f" True partners: {record['partners']}."
         lines.append(numbered_line(number, conditions))
@@ -534,7 +535,7 @@ def conditions_in_words(record: dict[str, Any]) -> str:
     seed = record["seed"]
     return (
         f"{record['data']}, {size}, batch {record['batch']}, {length_in_words(record)},"
-        f" seed {seed}; tested on {record['test']}."
+        f" seed {seed}; test: {record['test']}."
     )
 
 
