@@ -27,7 +27,6 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/weak-pairs.md": "benchmarks/weak-pairs.md",
     "benchmarks/results/misaligned-pairs.md": "benchmarks/misaligned-pairs.md",
     "benchmarks/results/reggan-search.md": "benchmarks/reggan-search.md",
-    "benchmarks/results/reggan-edges.md": "benchmarks/reggan-edges.md",
     "benchmarks/results/ct-mr.md": "benchmarks/ct-mr.md",
     "benchmarks/results/mr-to-ct.md": "benchmarks/mr-to-ct.md",
     "benchmarks/results/tumours.md": "benchmarks/tumours.md",
