@@ -286,7 +286,7 @@ def _is_contrast_option(option: str) -> bool:
     if not option.startswith("--"):
         return False
 
-    from gantk.formats.contrasts import CONTRASTS  # imports numpy
+    from gantk.catalog.contrasts import CONTRASTS  # imports numpy
 
     return option[2:].lower() in CONTRASTS
 

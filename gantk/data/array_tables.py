@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gantk.data.sources.rows import csv_text
+from gantk.catalog.tables import csv_text
 from gantk.errors import UserError
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.tables import csv_text
 from gantk.data.array_tables import source_of
 from gantk.data.preparation import contrast_names, domain_letters
-from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.files import expect_room, write

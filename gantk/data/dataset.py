@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gantk.catalog.channels import paths_with_contrasts
+from gantk.catalog.contrasts import MAX_SAMPLED_IMAGES, values_of
+from gantk.catalog.domains import relative_to
+from gantk.catalog.patients import OnAmbiguous
+from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
 from gantk.data.intensity import (
@@ -20,9 +25,6 @@ from gantk.data.intensity import (
     other_scales,
 )
 from gantk.data.left_out import count_left_out, left_out_note
-from gantk.data.names.channels import paths_with_contrasts
-from gantk.data.names.domains import relative_to
-from gantk.data.names.patients import OnAmbiguous
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -35,7 +37,6 @@ from gantk.data.preparation import (
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.sources.rows import weights_of
 from gantk.data.split import (
     Splits,
     consequences,
@@ -50,7 +51,6 @@ from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED, fingerprint, sample_indices
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
-from gantk.formats.contrasts import MAX_SAMPLED_IMAGES, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor

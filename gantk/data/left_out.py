@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from gantk.data.names.domains import contrast_said
+from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.domains import contrast_said
 from gantk.data.preparation import contrast_names
 from gantk.errors import count_noun
-from gantk.formats.contrasts import usual_contrast
 
 MAX_NAMED_DOMAINS = 5  # in a sentence
 

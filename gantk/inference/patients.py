@@ -13,11 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gantk.data.names.patterns import MASK_NAME, STRIPPED_WORD
-from gantk.data.resample import resample_onto
-from gantk.errors import UserError, did_you_mean
-from gantk.formats import files as io
-from gantk.formats.contrasts import (
+from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
     contrast_in,
@@ -29,6 +25,10 @@ from gantk.formats.contrasts import (
     with_contrast,
     word_in_naming,
 )
+from gantk.catalog.patterns import MASK_NAME, STRIPPED_WORD
+from gantk.data.resample import resample_onto
+from gantk.errors import UserError, did_you_mean
+from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 from gantk.inference.sidecar import is_generated
 
@@ -275,7 +275,7 @@ def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) ->
     """A patient for each folder that holds files named after the contrasts, or folders named after
     them with one file each (`p1/1_T1/scan_T1.nii.gz`, `p1/2_T1GD/scan_T1GD.nii.gz`).
     """
-    from gantk.data.names.domains import contrast_candidates
+    from gantk.catalog.domains import contrast_candidates
 
     found: dict[Path, Candidates] = defaultdict(dict)
     for folder, files_of in contrast_candidates(images, contrasts).items():
@@ -342,7 +342,7 @@ def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
     """The patients of a CSV: one row for each patient with a column for each contrast, or one row
     for each image with the columns path, domain and patient.
     """
-    from gantk.data.sources.rows import first_columns, open_rows, usual_columns
+    from gantk.catalog.tables import first_columns, open_rows, usual_columns
 
     columns, rows = open_rows(table)
     usual = {column: names[0] for column, names in usual_columns(columns).items()}
@@ -385,7 +385,7 @@ def _columns_of_contrasts(
     """The column of each contrast: one that is called as the contrast, else one whose words mean it
     (`T1_post_contrast`); UserError where two do.
     """
-    from gantk.data.sources.rows import OF_FILES
+    from gantk.catalog.tables import OF_FILES
 
     names = {column: OF_FILES.sub("", column) for column in columns}
     column_of: dict[str, str] = {}

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range, to_network
 from gantk.data.preparation import middle_slice
 from gantk.data.resample import Resize, SamplingGrid
-from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write

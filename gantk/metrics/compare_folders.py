@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.names.domains import patient_of, regex_option
-from gantk.data.names.patients import parts_with_digits
+from gantk.catalog.domains import patient_of, regex_option
+from gantk.catalog.patients import parts_with_digits
 from gantk.errors import UserError
 from gantk.formats.files import difference, read, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan

@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.contrasts import USUAL, usual_contrast
+from gantk.catalog.patterns import CLASS_WORDS
 from gantk.data.check.check import check
 from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
 from gantk.data.dataset import records_of
-from gantk.data.names.patterns import CLASS_WORDS
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
-from gantk.formats.contrasts import USUAL, usual_contrast
 from gantk.formats.files import read, stem_of
 from gantk.formats.image import Image
 from gantk.inference.skull import shows_skull

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gantk.data.names.domains import split_of
+from gantk.catalog.contrasts import CONTRASTS
+from gantk.catalog.domains import split_of
+from gantk.catalog.tables import read_rows
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
-from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS
 from gantk_bids.names import SUFFIXES, Named, parse_name, suffix_of_contrast
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gantk.catalog.contrasts import CONTRASTS, one_word
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, one_word
 
 # Usual contrast -> its BIDS suffix, with the entity that it requires.
 SUFFIXES = {

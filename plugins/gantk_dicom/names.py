@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from gantk.formats.contrasts import CONTRASTS
+from gantk.catalog.contrasts import CONTRASTS
 
 # Elements that identify a person, in addition to all elements of type PN (person name).
 NAMING = """

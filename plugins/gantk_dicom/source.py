@@ -10,20 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.data.names.domains import (
-    SPLIT_WORD,
-    only_if_several,
-    patient_of,
-    regex_option,
-    split_of,
-)
-from gantk.data.names.patients import Parts, parts_with_digits
-from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item
-from gantk.data.sources.source import Onto, VolumeSource
-from gantk.errors import UserError
-from gantk.formats import files as io
-from gantk.formats.contrasts import (
+from gantk.catalog.contrasts import (
     AGENT,
     CONTRASTS,
     NATIVE,
@@ -34,6 +21,19 @@ from gantk.formats.contrasts import (
     usual_contrast,
     words_of,
 )
+from gantk.catalog.domains import (
+    SPLIT_WORD,
+    only_if_several,
+    patient_of,
+    regex_option,
+    split_of,
+)
+from gantk.catalog.patients import Parts, parts_with_digits
+from gantk.data.preparation import Record
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
+from gantk.errors import UserError
+from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk_dicom.format import is_dicom, room
 

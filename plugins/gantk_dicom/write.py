@@ -29,9 +29,9 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import format_number_as_ds
 
 from gantk import __version__
+from gantk.catalog.contrasts import CONTRASTS, words_of
 from gantk.errors import UserError
 from gantk.files import whole_folder
-from gantk.formats.contrasts import CONTRASTS, words_of
 from gantk.formats.image import UPRIGHT, Image, in_file_order
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of

@@ -19,8 +19,8 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from gantk import __version__
+from gantk.catalog.contrasts import one_word, same_contrast
 from gantk.files import make_folder, sweep, write_file
-from gantk.formats.contrasts import one_word, same_contrast
 from gantk.formats.files import outline
 from gantk.formats.image import Scan
 from gantk_serve.journal import Journal

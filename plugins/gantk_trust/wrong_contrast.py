@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.formats.contrasts import (
+from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_in,
     distance,

@@ -16,13 +16,13 @@ import tomli_w
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
+from gantk.catalog.domains import patient_of, regex_option
+from gantk.catalog.tables import read_rows
 from gantk.data.check.check import check, warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Data
-from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.recipe_data import checked_recipe
-from gantk.data.sources.rows import read_rows
 from gantk.data.sources.table import Manifest
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import around_held_out, exact_copies

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from volumes import records_of, volume
 
-from gantk.data.check.check import check
-from gantk.data.dataset import Data
-from gantk.data.names.domains import (
+from gantk.catalog.domains import (
     discover,
     domain_match,
     patient_of,
     regex_option,
     rename_or_map,
 )
-from gantk.data.names.patients import reading_of, without_visits
+from gantk.catalog.patients import reading_of, without_visits
+from gantk.data.check.check import check
+from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
 from gantk.data.sources.images import Images
 from gantk.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 import tomli_w
 from volumes import UNPAIRED, load, volume
 
+from gantk.catalog.contrasts import values_of
 from gantk.data.intensity import Percentile, other_scales
-from gantk.formats.contrasts import values_of
 from gantk_parts.nyul import Nyul
 
 TOP = 300.0

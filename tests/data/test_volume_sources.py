@@ -10,8 +10,8 @@ import pytest
 import torch
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
+from gantk.catalog.domains import contrast_files
 from gantk.data.augment import hide_contrasts
-from gantk.data.names.domains import contrast_files
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrasts import Contrasts
 from gantk.data.sources.folders import Folders

@@ -15,13 +15,13 @@ from dicom_files import head, series
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
-from gantk.errors import UserError
-from gantk.formats.contrasts import (
+from gantk.catalog.contrasts import (
     contrasts_in,
     usual_contrast,
     with_contrast,
     word_in_naming,
 )
+from gantk.errors import UserError
 
 NAMES = ("T1", "T1CE", "T2", "FLAIR")
 BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))

@@ -12,9 +12,9 @@ from PIL import Image as Picture
 from tiny import ROOT
 
 from gantk import api
+from gantk.catalog.contrasts import values_of
 from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
-from gantk.formats.contrasts import values_of
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline

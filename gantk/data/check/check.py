@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.contrasts import CONTRASTS
+from gantk.catalog.tables import READING
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
 from gantk.data.check.inspect import Inspected, inspect
@@ -26,12 +28,10 @@ from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import READING
 from gantk.data.sources.table import Manifest
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import TooFewImages, UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS
 from gantk.formats.image import Scan
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.channels import numbered_channels
+from gantk.catalog.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
+from gantk.catalog.domains import domain_match
+from gantk.catalog.patterns import DATE_WORD
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
-from gantk.data.names.channels import numbered_channels
-from gantk.data.names.domains import domain_match
-from gantk.data.names.patterns import DATE_WORD
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
 from gantk.errors import count_noun
-from gantk.formats.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
 from gantk.formats.files import NotFinite, stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers

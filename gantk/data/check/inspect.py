@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.names.channels import channel_of
+from gantk.catalog.channels import channel_of
+from gantk.catalog.contrasts import contrast_in
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.formats import files as io
-from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image, Scan
 
 # plane of slices along the z, y or x axis of an upright volume

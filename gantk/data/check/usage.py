@@ -13,20 +13,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
+from gantk.catalog.domains import folders_apart
+from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import source_and_records, training_of
-from gantk.data.names.domains import folders_apart
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import is_volume
-from gantk.data.sources.rows import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
 from gantk.errors import NothingFound, UserError
-from gantk.formats.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable

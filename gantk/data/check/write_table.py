@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gantk.catalog.contrasts import CONTRASTS, join_contrast_words, words_of
+from gantk.catalog.domains import relative_to, without_labels
+from gantk.catalog.patients import has_patient, patients_of
+from gantk.catalog.patterns import PERSON
+from gantk.catalog.tables import LEFT_OUT, csv_text
 from gantk.data.check.inspect import Inspected
 from gantk.data.check.usage import Usage, absolute
-from gantk.data.names.domains import relative_to, without_labels
-from gantk.data.names.patients import has_patient, patients_of
-from gantk.data.names.patterns import PERSON
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import LEFT_OUT, csv_text
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, join_contrast_words, words_of
 from gantk.formats.image import Scan
 
 

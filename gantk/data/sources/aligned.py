@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.names.domains import images_below
+from gantk.catalog.domains import images_below
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.images import of_one_domain

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.data.names import domains as names
-from gantk.data.names.patients import parts_with_digits, patients_of
+from gantk.catalog import domains as names
+from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.patients import parts_with_digits, patients_of
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import usual_contrast
 
 MIN_CONTRASTS = 3  # known ones in a folder that `accepts` takes for a patient's
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantk.data.names import domains as names
-from gantk.data.names.channels import paths_with_contrasts
-from gantk.data.names.patients import parts_with_digits, patients_in_names, patients_of_folders
+from gantk.catalog import domains as names
+from gantk.catalog.channels import paths_with_contrasts
+from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.patients import parts_with_digits, patients_in_names, patients_of_folders
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs
@@ -18,7 +19,6 @@ from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Channels, FileSource, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import usual_contrast
 
 
 @dataclass(kw_only=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.data.names import domains as names
-from gantk.data.names.channels import paths_with_contrasts
-from gantk.data.names.patients import parts_with_digits
+from gantk.catalog import domains as names
+from gantk.catalog.channels import paths_with_contrasts
+from gantk.catalog.patients import parts_with_digits
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import set_keys_and_patients
 from gantk.data.sources.masks import find_masks, separate_masks

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.data.names.domains import (
+from gantk.catalog.contrasts import contrast_in, one_word, words_of
+from gantk.catalog.domains import (
     GLOB,
     bare_stem,
     domain_match,
@@ -16,10 +17,9 @@ from gantk.data.names.domains import (
     split_of,
     without_labels,
 )
-from gantk.data.names.patterns import SPLIT_WORD
+from gantk.catalog.patterns import SPLIT_WORD
 from gantk.data.sources.reader import Item
 from gantk.errors import NothingFound, UserError
-from gantk.formats.contrasts import contrast_in, one_word, words_of
 from gantk.formats.files import difference, stem_of
 
 

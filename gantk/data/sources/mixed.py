@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from gantk.data.names.patients import OnAmbiguous
+from gantk.catalog.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError

@@ -9,17 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantk.data.names import domains as names
-from gantk.data.names.channels import channel_of, paths_with_contrasts
-from gantk.data.names.patients import parts_with_digits, patients_in_names, patients_of
-from gantk.data.names.patterns import SPLIT_WORD
-from gantk.data.preparation import Record
-from gantk.data.sources.masks import find_masks, separate_masks
-from gantk.data.sources.reader import Item
-from gantk.data.sources.source import Onto, VolumeSource
-from gantk.errors import UserError, count_noun
-from gantk.formats import files as io
-from gantk.formats.contrasts import (
+from gantk.catalog import domains as names
+from gantk.catalog.channels import channel_of, paths_with_contrasts
+from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_in,
     exclude,
@@ -27,6 +19,14 @@ from gantk.formats.contrasts import (
     usual_contrast,
     words_of,
 )
+from gantk.catalog.patients import parts_with_digits, patients_in_names, patients_of
+from gantk.catalog.patterns import SPLIT_WORD
+from gantk.data.preparation import Record
+from gantk.data.sources.masks import find_masks, separate_masks
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
+from gantk.errors import UserError, count_noun
+from gantk.formats import files as io
 
 
 @dataclass(kw_only=True)

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
-from gantk.data.sources.rows import NoHeader, read_rows
 from gantk.errors import UserError
 from gantk.formats.files import difference, is_volume
 

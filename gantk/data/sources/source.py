@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gantk.data.names.channels import refuse_numbered_channels
-from gantk.data.names.domains import regex_option, relative_to, rename_or_map
-from gantk.data.names.patients import OnAmbiguous
-from gantk.data.names.versions import one_version, refuse_folders_of_visits
+from gantk.catalog.channels import refuse_numbered_channels
+from gantk.catalog.domains import regex_option, relative_to, rename_or_map
+from gantk.catalog.patients import OnAmbiguous
+from gantk.catalog.tables import FILL_IN_TABLE
+from gantk.catalog.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.reader import FileImage, Item, Reader, is_volume
-from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 

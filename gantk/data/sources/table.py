@@ -16,30 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from gantk.data.names.domains import (
-    bare_stem,
-    contrast_said,
-    patient_of,
-    relative_to,
-    rename_or_map,
-    split_of,
-)
-from gantk.data.names.patients import patients_in_names
-from gantk.data.preparation import Record
-from gantk.data.sources.pairing import pair_by_name
-from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import (
-    LEFT_OUT,
-    OF_FILES,
-    first_columns,
-    no_domain,
-    open_rows,
-    usual_columns,
-)
-from gantk.data.sources.source import Channels, Onto, VolumeSource
-from gantk.errors import UserError, count_noun, did_you_mean
-from gantk.formats import files as io
-from gantk.formats.contrasts import (
+from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_in,
     exclude,
@@ -47,6 +24,29 @@ from gantk.formats.contrasts import (
     same_contrast,
     usual_contrast,
 )
+from gantk.catalog.domains import (
+    bare_stem,
+    contrast_said,
+    patient_of,
+    relative_to,
+    rename_or_map,
+    split_of,
+)
+from gantk.catalog.patients import patients_in_names
+from gantk.catalog.tables import (
+    LEFT_OUT,
+    OF_FILES,
+    first_columns,
+    no_domain,
+    open_rows,
+    usual_columns,
+)
+from gantk.data.preparation import Record
+from gantk.data.sources.pairing import pair_by_name
+from gantk.data.sources.reader import Item, Source, is_volume
+from gantk.data.sources.source import Channels, Onto, VolumeSource
+from gantk.errors import UserError, count_noun, did_you_mean
+from gantk.formats import files as io
 from gantk.formats.image import Scan
 
 # Wrong cells of one mistake that a message quotes, and that are kept to be counted.

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.tables import first_columns, read_rows, usual_columns
 from gantk.data.preparation import Record
-from gantk.data.sources.rows import first_columns, read_rows, usual_columns
 from gantk.errors import UserError, did_you_mean
 from gantk.files import sha256_of
 

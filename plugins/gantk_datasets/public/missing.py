@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from gantk.data.sources.rows import csv_text
+from gantk.catalog.tables import csv_text
 from gantk.files import make_folder, write_file
 
 # Contrasts in the file names of BraTS 2023, and their names in BraTS 2021.

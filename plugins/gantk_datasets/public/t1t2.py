@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from gantk.data.sources.rows import csv_text
+from gantk.catalog.tables import csv_text
 from gantk.files import write_file
 
 # Folders of the downloads, and their names here.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.sources.rows import csv_text
+from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.runs.results import Amount, Step

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from gantk.data.names.patients import OnAmbiguous
+from gantk.catalog.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.data.split import split_records

@@ -12,19 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from gantk.data.names.channels import paths_with_contrasts
-from gantk.data.names.patients import Parts, parts_with_digits, patients_of
-from gantk.data.names.patterns import (
-    FURTHER_WORD,
-    MASK_FOLDER,
-    MASK_NAME,
-    SPLIT_WORD,
-    SPLITS,
-)
-from gantk.data.sources.reader import Item, is_volume
-from gantk.data.sources.rows import FILL_IN_TABLE
-from gantk.errors import NothingFound, UserError, one_line
-from gantk.formats.contrasts import (
+from gantk.catalog.channels import paths_with_contrasts
+from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
     USUAL,
@@ -37,6 +26,17 @@ from gantk.formats.contrasts import (
     without_gaps,
     words_of,
 )
+from gantk.catalog.patients import Parts, parts_with_digits, patients_of
+from gantk.catalog.patterns import (
+    FURTHER_WORD,
+    MASK_FOLDER,
+    MASK_NAME,
+    SPLIT_WORD,
+    SPLITS,
+)
+from gantk.catalog.tables import FILL_IN_TABLE
+from gantk.data.sources.reader import Item, is_volume
+from gantk.errors import NothingFound, UserError, one_line
 from gantk.formats.files import LISTING_FILTER, is_image, list_images, natural, readable, stem_of
 
 MAX_PATTERN_CHARACTERS = 1000

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from gantk.data.names.domains import relative_to
-from gantk.data.names.patients import Parts
-from gantk.data.names.patterns import UNWANTED_VERSIONS, VERSION_FOLDER, VERSION_WORD
+from gantk.catalog.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
+from gantk.catalog.domains import relative_to
+from gantk.catalog.patients import Parts
+from gantk.catalog.patterns import UNWANTED_VERSIONS, VERSION_FOLDER, VERSION_WORD
+from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.reader import Item, is_volume
-from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun
-from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
 
 Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, that say its version

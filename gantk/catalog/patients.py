@@ -13,7 +13,8 @@ from functools import lru_cache
 from statistics import median
 from typing import Literal
 
-from gantk.data.names.patterns import (
+from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.patterns import (
     AROUND_LAST_NUMBER,
     CLASS_WORDS,
     IMAGE_WORDS,
@@ -29,10 +30,9 @@ from gantk.data.names.patterns import (
     VISIT_FOLDER,
     VISIT_WORD,
 )
+from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.reader import Item, is_volume
-from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError
-from gantk.formats.contrasts import contrast_in
 
 Parts = tuple[str, ...]  # the folders of a path
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from gantk.catalog.contrasts import one_word, usual_contrast
+from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.reader import Item, is_volume
-from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
-from gantk.formats.contrasts import one_word, usual_contrast
 from gantk.formats.files import stem_of
 
 DATASET_FILE = "dataset.json"
