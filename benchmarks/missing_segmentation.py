@@ -34,7 +34,7 @@ import gantk
 REGIONS = {"whole": (1, 2, 3, 4), "core": (1, 3, 4), "enhancing": (3, 4)}  # labels of BraTS
 KINDS = ("made", "zeros", "mean")
 SETTINGS = [
-    "data.source.name=contrasts",
+    "data.source.name=files",
     "data.source.planes=[0.2, 0.85]",
     f'data.domains=["{"+".join(CONTRASTS)}"]',
     "data.size=[160, 192]",

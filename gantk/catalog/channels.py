@@ -7,16 +7,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 
-from gantk.catalog.contrasts import one_word, usual_contrast
+from gantk.catalog.catalog import Row
+from gantk.catalog.contrasts import one_word, same_contrast, usual_contrast
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
-from gantk.formats.files import stem_of
+from gantk.formats.files import is_volume, stem_of
 
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
@@ -51,6 +51,32 @@ def paths_with_contrasts(images: Iterable[Path]) -> dict[Path, Path]:
             paths[image] = image.with_name(f"{match[1]}_{word}{image.name[len(stem) :]}")
 
     return paths
+
+
+def rows_of_volumes(image: Path, contrasts: Iterable[str]) -> list[Row]:
+    """A row for each of these contrasts that dataset.json says of a file of several volumes (MSD's
+    `BRATS_001.nii.gz` with FLAIR, T1w, ...); one row for the file otherwise.
+    """
+    if not is_volume(image) or CHANNEL.fullmatch(stem_of(image)):
+        return [Row((image,))]
+    words = _words_of_folder(image.absolute().parent)
+    if len(words) < 2:
+        return [Row((image,))]
+
+    rows = []
+    for number, word in words.items():
+        if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
+            rows.append(Row((image,), contrast=word, volume=number))
+    return rows or [Row((image,))]
+
+
+@lru_cache(maxsize=64)
+def _words_of_folder(folder: Path) -> dict[int, str]:
+    """The channels that a dataset.json in a folder, or in the one above, names."""
+    for place in (folder, folder.parent):
+        if (place / DATASET_FILE).exists():
+            return channel_words(place / DATASET_FILE)
+    return {}
 
 
 def channel_of(image: Path) -> str:
@@ -119,15 +145,15 @@ def numbered_channels(images: Sequence[Path]) -> list[Path]:
     return [first[number] for number in usual]
 
 
-def refuse_numbered_channels(items: Sequence[Item], names: Mapping[str, str]) -> None:
-    """UserError where a domain mixes images that differ in the number of a channel: they are
-    different contrasts. `names` are the domains by letter.
+def refuse_numbered_channels(rows: Iterable[Row], contrasts: Sequence[str]) -> None:
+    """UserError where the images of one of these contrasts differ in the number of a channel: they
+    are different contrasts.
     """
-    for letter in names:
-        images = [item.display_path for item in items if item.letter == letter]
-        channels = numbered_channels(images)
+    rows = list(rows)
+    for contrast in contrasts:
+        channels = numbered_channels([row.path for row in rows if row.contrast == contrast])
         if channels:
-            raise _mixed_channels(channels, one_domain=len(names) == 1)
+            raise _mixed_channels(channels, one_domain=len(contrasts) == 1)
 
 
 def _mixed_channels(channels: Sequence[Path], one_domain: bool) -> UserError:
@@ -138,7 +164,7 @@ def _mixed_channels(channels: Sequence[Path], one_domain: bool) -> UserError:
     )
     numbers = [stem_of(image)[-4:] for image in channels]
     ways = (
-        '--set \'data.domains=["T1", "T2"]\' --set data.source.name=nifti'
+        '--set \'data.domains=["T1", "T2"]\''
         f" --set data.source.a='*_{numbers[0]}.*' --set data.source.b='*_{numbers[1]}.*'"
     )
     if one_domain:

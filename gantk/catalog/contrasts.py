@@ -1,6 +1,4 @@
-"""Contrasts (T1, FLAIR, CT, ...): their usual names in file names and headers, and the distribution
-of their values.
-"""
+"""Contrasts (T1, FLAIR, CT, ...): their usual names in file names and headers."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
 # word, end, word, ...
@@ -18,16 +14,16 @@ WORD_ENDS = re.compile(
     r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
 )
 SYNONYMS = {
-    "t1": ("t1w", "t1wi", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr"),
+    "t1": ("t1w", "t1wi", "t1dual", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr"),
     "t1ce": (
         "cet1",
         *(
             x + y
             for x in ("t1", "t1w", "t1wi")
-            for y in ("c", "ce", "ca", "gd", "gado", "km", "post")
+            for y in ("c", "ce", "ca", "gd", "gad", "gado", "km", "post")
         ),
     ),
-    "t2": ("t2w", "t2wi"),
+    "t2": ("t2w", "t2wi", "t2spir"),
     "flair": ("t2flair", "t2f", "fla", "darkfluid"),
     "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
@@ -47,10 +43,6 @@ NAMINGS = (
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )")
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
-QUANTILE_BINS = 32  # equal shares of an image's values
-QUANTILE_COUNT = QUANTILE_BINS + 2  # their middles, and the quantiles 1 % and 99 %
-MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
-AIR_SHARE = 0.1  # of an image's range: what is darker is air
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 # Order of preference among several contrasts, where the user has chosen none.
@@ -249,48 +241,3 @@ def exclude(one: str | None, other: str | None) -> bool:
         return False
     both = {one, other}
     return "mr" not in both or not both.isdisjoint({"ct", "pet"})
-
-
-def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Statistics of a domain's training images (C, *spatial), as JSON: `low`, `high`, whether all
-    values are `whole` numbers, mean `quantiles` without air, and `near`, the distance to these that
-    95 % of single images keep within.
-    """
-    images = [image[np.isfinite(image)] for image in images]
-    tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // MAX_SAMPLED_IMAGES)]]
-    middle = np.mean(tissue, axis=0)
-    return {
-        "low": float(min(image.min() for image in images)),
-        "high": float(max(image.max() for image in images)),
-        "whole": all(np.array_equal(image, np.rint(image)) for image in images),
-        "quantiles": [float(f"{value:.5g}") for value in middle],
-        "near": float(np.percentile([distance(each, middle) for each in tissue], 95)),
-    }
-
-
-def tissue_quantiles(values: np.ndarray) -> np.ndarray:
-    """Quantiles of the values that are not air: 1 %, the middles of QUANTILE_BINS equal shares, and
-    99 %.
-    """
-    values = values[:: max(1, values.size // 200_000)]
-    low, high = np.percentile(values, [1, 99.5])
-    return np.quantile(
-        values[values >= low + AIR_SHARE * (high - low)],
-        [0.01, *(np.arange(QUANTILE_BINS) + 0.5) / QUANTILE_BINS, 0.99],
-    )
-
-
-def distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
-    """Mean distance of two distributions' quantiles, as a share of the second's width: of the
-    values, or of the values scaled to 0 to 1 (the shape), whichever is larger.
-    """
-    width = max(float(middle[-1] - middle[0]), 1e-9)
-    shapes = [
-        (each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)
-    ]
-    return float(
-        max(
-            np.abs(quantiles - middle)[1:-1].mean() / width,
-            np.abs(shapes[0] - shapes[1])[1:-1].mean(),
-        )
-    )

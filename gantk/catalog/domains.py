@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from gantk.catalog.channels import paths_with_contrasts
 from gantk.catalog.contrasts import (
-    BESIDE_OTHERS,
     CONTRASTS,
     USUAL,
     contrast_in,
@@ -26,7 +24,7 @@ from gantk.catalog.contrasts import (
     without_gaps,
     words_of,
 )
-from gantk.catalog.patients import Parts, parts_with_digits, patients_of
+from gantk.catalog.patients import Parts
 from gantk.catalog.patterns import (
     FURTHER_WORD,
     MASK_FOLDER,
@@ -34,26 +32,22 @@ from gantk.catalog.patterns import (
     SPLIT_WORD,
     SPLITS,
 )
-from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.sources.reader import Item, is_volume
-from gantk.errors import NothingFound, UserError, one_line
-from gantk.formats.files import LISTING_FILTER, is_image, list_images, natural, readable, stem_of
+from gantk.errors import NothingFound, UserError, count_noun, one_line
+from gantk.formats.files import (
+    LISTING_FILTER,
+    is_image,
+    is_volume,
+    list_images,
+    natural,
+    readable,
+    stem_of,
+)
 
 MAX_PATTERN_CHARACTERS = 1000
+MAX_NAMED_DOMAINS = 5  # in a sentence
+BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 
 GLOB = re.compile(r"[*?\[]")
-
-Files = dict[str, Path | None]  # the file of each contrast
-Match = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
-Key = TypeVar("Key", bound=Hashable)
-
-
-class Scored(NamedTuple):
-    """A match, how clear it is, and the other folders."""
-
-    match: Match
-    points: int
-    folders: Parts
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -83,6 +77,45 @@ def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = 
             kept.append(image)
 
     return kept or list(images)
+
+
+def names_mask(name: str) -> bool:
+    """Whether a name, without suffix, has a usual word for masks."""
+    return MASK_NAME.search(name) is not None
+
+
+def masks_named(images: Sequence[Path], root: Path, name: str) -> list[Path]:
+    """The images with the name of masks; UserError where there is none. [] for an empty name."""
+    masks = [image for image in images if is_mask(image, root, name)]
+    if name and images and not masks:
+        shown = ", ".join(f"'{path.name}'" for path in images[:4])
+        allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
+        what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
+        raise NothingFound(what, where="data.source.mask", allowed=allowed)
+    return masks
+
+
+def is_mask(image: Path, root: Path, name: str) -> bool:
+    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty
+    name none has.
+    """
+    if not name:
+        return False
+
+    *folders, file = parts = relative_to(image, root).parts
+    if GLOB.search(name):
+        return any(
+            fnmatch(text.lower(), name.lower())
+            for text in ("/".join(parts), *parts, stem_of(image))
+        )
+
+    wanted = " ".join(words_of(name)).lower()
+    names = [
+        f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} "
+        for part in (*folders, stem_of(file))
+    ]
+    # a folder of masks
+    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
@@ -115,7 +148,7 @@ def relative_to(path: Path, root: Path) -> Path:
 # --- patients and splits
 
 
-def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
+def regex_option(pattern: str, option: str = "patient") -> re.Pattern[str] | None:
     """The regular expression of an option, None for "" and "names"; that of `patient` needs one
     group, or `patient`.
     """
@@ -141,7 +174,7 @@ def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     return compiled
 
 
-def patient_of(path: str, pattern: re.Pattern) -> str:
+def patient_of(path: str, pattern: re.Pattern[str]) -> str:
     """The patient that a pattern finds in a relative path, or in the file's name without suffix;
     else a UserError.
     """
@@ -171,11 +204,12 @@ def split_of(parts: Parts) -> str | None:
     return None
 
 
-def only_if_several(items: Sequence[Item]) -> None:
-    """Clear the items' splits unless there are several: `TrainT1` as the only one means nothing."""
-    if len({item.split for item in items} - {None}) < 2:
-        for item in items:
-            item.split = None
+def splits_of(places: Sequence[Parts]) -> list[str | None]:
+    """The split that folders name, of each place; None for all where they name a single one, which
+    means nothing (`TrainT1`).
+    """
+    splits = [split_of(place) for place in places]
+    return splits if len(set(splits) - {None}) > 1 else [None] * len(splits)
 
 
 # --- domains
@@ -250,23 +284,6 @@ def _bare(word: str, domain: str) -> str:
     return ""
 
 
-def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:
-    """The images of a contrast, by its own word in the name; in folders without it, by a synonym
-    not in `others`.
-    """
-    own_folders = {image.parent for image, each in said.items() if each == word}
-    images = []
-    for image, each in said.items():
-        if each == word:
-            images.append(image)
-        elif image.parent in own_folders or each in others:
-            continue
-        elif same_contrast(each or "", word):
-            images.append(image)
-
-    return without_derived(images, word)
-
-
 def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
     """A domain's images without those made from others, and without side files.
 
@@ -309,77 +326,6 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
 def possible_originals(stem: str) -> list[str]:
     """The names of which a name is one with further words: `t1` of `t1_brain`."""
     return [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
-
-
-def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
-    """By folder, the image of each contrast: by its exact name, else by a usual synonym; UserError
-    for two.
-    """
-    folders = {}
-    for folder, candidates in contrast_candidates(images, contrasts).items():
-        files: Files = dict.fromkeys(contrasts)
-        for contrast, found in candidates.items():
-            if len(found) > 1:
-                raise _two_files(contrast, *found[:2])
-            files[contrast] = found[0]
-        folders[folder] = files
-
-    return folders
-
-
-def contrast_candidates(
-    images: Sequence[Path], contrasts: Sequence[str]
-) -> dict[Path, dict[str, list[Path]]]:
-    """By folder, the images of each contrast that it holds: by the exact name, else by a usual
-    synonym, else by a word that means it beside other contrasts (`CT1` beside `T1`).
-    """
-    wanted = {contrast: one_word(contrast) for contrast in contrasts}
-    words = set(wanted.values())
-    contrast_of = {image: contrast_in(stem_of(image), words)[0] for image in images}
-    folders: dict[Path, dict[str, list[Path]]] = {image.parent: {} for image in images}
-    for contrast, word in wanted.items():
-        for image in of_contrast(contrast_of, word, words - {word}):
-            folders[image.parent].setdefault(contrast, []).append(image)
-
-    folders = {folder: found for folder, found in folders.items() if found}
-    unnamed = [image for image, said in contrast_of.items() if said is None]
-    for contrast, word in wanted.items():
-        lacking = {folder for folder, found in folders.items() if contrast not in found}
-        candidates = [image for image in unnamed if image.parent in lacking]
-        for image in _meant_beside_others(candidates, word):
-            folders[image.parent].setdefault(contrast, []).append(image)
-
-    return folders
-
-
-def _meant_beside_others(images: Sequence[Path], contrast: str) -> list[Path]:
-    """The images whose names mean a contrast where other images of the patient name others: `CT1`.
-
-    Masks, and those made from others (`CT1_bet` beside `CT1`), are left out.
-    """
-    short = BESIDE_OTHERS.get(CONTRASTS.get(contrast, ""), set())
-    stems = {image: stem_of(image).lower() for image in images}
-    found = {
-        image: stem
-        for image, stem in stems.items()
-        if short & set(words_of(stem)) and not MASK_NAME.search(stem)
-    }
-    originals = {(image.parent, stem) for image, stem in found.items()}
-    kept = []
-    for image, stem in found.items():
-        if not any((image.parent, start) in originals for start in possible_originals(stem)):
-            kept.append(image)
-
-    return kept
-
-
-def _two_files(contrast: str, one: Path, other: Path) -> UserError:
-    what = f"'{one.parent}' contains two files of {contrast}: '{one.name}' and '{other.name}'"
-    remedy = (
-        "remove one of them or, if one is a mask, set data.source.mask to a word of its name."
-        f" {FILL_IN_TABLE}"
-    )
-    return UserError(what, where="data.source.path", remedy=remedy)
 
 
 def contrast_said(path: Path) -> str | None:
@@ -438,204 +384,40 @@ def expect_no_other_contrast(
         raise UserError(what, where="data.domains", remedy=rename_or_map(called, meant))
 
 
-def discover(
-    root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None
-) -> list[Item]:
-    """The images of two domains below `root`, in natural order; only `images`, if these are given.
+# --- domains that a recipe leaves out
 
-    The first rule that finds images of both domains decides: the domains' names in folder names,
-    then in file names, `A` and `B` at the ends of folder names, two folders in alphabetical order.
-    Images that were made from others of their domain (`T1_brain` beside `T1`) are left out.
-    UserError, with the folders found, where no rule fits, or where names contain contrasts other
-    than the domains.
+
+class Note(NamedTuple):
+    """Sentences on images that are left out, and the setting that uses them."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.remedy[0].upper()}{self.remedy[1:]}"
+
+
+def left_out_note(
+    counts: Mapping[str, int], domains: Sequence[str], by_order: bool = False
+) -> Note | None:
+    """The note on images of other domains, by domain; None without any.
+
+    `by_order`: the domains are not a recipe's, but the most usual ones of the images.
     """
-    if images is None:
-        images = list_images(root, recursive=True)
-    if not images:
-        raise NothingFound(
-            f"no images in '{root}'",
-            where="data.source.path",
-            remedy="set it to a folder that contains images",
-        )
+    if not counts:
+        return None
 
-    parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
-    folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+    by_number = Counter(counts).most_common()
+    named = [f"{name} ({count})" for name, count in by_number[:MAX_NAMED_DOMAINS]]
+    if len(by_number) > MAX_NAMED_DOMAINS:
+        named.append(f"{len(by_number) - MAX_NAMED_DOMAINS} more")
 
-    def of_folders(matches: Mapping[Parts, Match]) -> dict[Path, Match]:
-        return {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
-
-    names = dict(zip("ab", domains, strict=True))
-    by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    match_of = of_folders(by_folder)
-    if not match_of:
-        match_of = _by_file_name(parts_of, domains)
-    if not match_of:  # names say nothing of the domains: they must not say other contrasts either
-        match_of = of_folders(_clearest(folders, _ends_in_a_or_b))
-        if not match_of:
-            match_of = of_folders(_two_groups(folders, domains))
-        groups: dict[str, list[Path]] = {"a": [], "b": []}
-        for image, (letter, _) in match_of.items():
-            groups[letter].append(image.relative_to(root))
-        expect_no_other_contrast(groups, names)
-
-    if not match_of:
-        raise _cannot_tell(root, domains, images, folders)
-
-    kept: dict[Path, Match] = {}
-    for letter in "ab":
-        own = [image for image, match in match_of.items() if match[0] == letter]
-        kept |= {image: match_of[image] for image in without_derived(own, names[letter])}
-
-    return items_in(root, kept, names)
-
-
-def _ends_in_a_or_b(folder: str) -> list[int]:
-    """For each domain whether the last word of a folder's name is its letter: `trainA`."""
-    words = words_of(SPLIT_WORD.sub("", folder))
-    last = words[-1].lower() if words else ""
-    return [int(last == letter) for letter in "ab"]
-
-
-def _cannot_tell(
-    root: Path, domains: Sequence[str], images: Sequence[Path], folders: Sequence[Parts]
-) -> UserError:
-    """The error that no rule finds two domains, with the settings that would."""
-    if any("+" in domain for domain in domains):
-        what = f"no folder in '{root}' contains one file for each contrast of {domains[0]}"
-        allowed = "one folder for each patient, with one file for each contrast, such as T1.nii.gz"
-        remedy = "move the files of each patient into a folder of its own"
-        return UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
-
-    contrasts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
-    shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8])
-    if len(folders) > 8:
-        shown += " ..."
-
-    what = (
-        f"it is unclear which images in '{root}' are {domains[0]} and which are"
-        f" {domains[1]}. Folders found: {shown}"
+    verbs = ("is", "it is") if len(domains) == 1 else ("are", "they are")
+    why = BY_ORDER if by_order else f"the recipe's {'domain' if len(domains) == 1 else 'domains'}"
+    used = f"{' and '.join(domains)} {verbs[0]} used, because {verbs[1]} {why}"
+    files = count_noun(sum(counts.values()), "image")
+    others = json.dumps([*domains[:-1], by_number[0][0]])
+    return Note(
+        f"{files} of other domains left out: {', '.join(named)}. {used}",
+        f"to use others, set for example --set 'data.domains={others}'",
     )
-    allowed = "trainA and trainB, folders or files named after the domains, or two folders"
-    remedy = rename_or_map([word for word, _ in contrasts.most_common(2)], domains)
-    if not remedy:
-        kind = "nifti" if all(map(is_volume, images)) else "folders"
-        remedy = (
-            "set data.domains to words of the file or folder names, or give a word or a glob for"
-            f" each domain: --set data.source.name={kind} --set data.source.a=WORD"
-            " --set data.source.b='*_0001*'"
-        )
-
-    return UserError(
-        what, where="data.source.path", allowed=allowed, remedy=f"{remedy}. {FILL_IN_TABLE}"
-    )
-
-
-def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str]) -> list[Item]:
-    """Items of images whose domains are known, with split, place and stem, by domain, else in the
-    order of the images.
-
-    A split counts only if there are several (a single `TrainT1` means nothing), a place only if it
-    differs within the domain.
-    """
-    items = []
-    places = defaultdict(set)
-    named = paths_with_contrasts(images)
-    for path, (letter, index) in images.items():
-        parts = _folders(os.path.dirname(path), root)
-        place = tuple(
-            part for i, part in enumerate(parts) if i != index and not SPLIT_WORD.fullmatch(part)
-        )
-        places[letter].add(place)
-        stem = bare_stem(stem_of(named[path]), (domains[letter],))
-        items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
-
-    only_if_several(items)
-    for item in items:
-        item.place = item.place if len(places[item.letter]) > 1 else ()
-
-    return sorted(items, key=lambda item: item.letter)
-
-
-@lru_cache(maxsize=2**16)
-def _folders(place: str, root: Path) -> Parts:
-    """The folders below `root` of the images in one place; cached, since Paths are slow to make."""
-    return Path(place).relative_to(root).parts
-
-
-def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Match]:
-    """The domain of the best-matching folders, by the best part of their paths; {} unless both
-    domains have some.
-    """
-    found = {}
-    for parts in folders:
-        scores = [score(part) for part in parts]
-        a = max(((each[0], place) for place, each in enumerate(scores)), default=(0, 0))
-        b = max(((each[1], place) for place, each in enumerate(scores)), default=(0, 0))
-        if a[0] != b[0]:
-            points, place = max(a, b)
-            letter = "b" if b > a else "a"
-            others = parts[:place] + parts[place + 1 :]
-            found[parts] = Scored((letter, place), points, others)
-
-    return _best_of_patients(found)
-
-
-def _by_file_name(parts_of: Mapping[Path, Parts], domains: Sequence[str]) -> dict[Path, Match]:
-    """The domain of the images whose names match one best; {} unless both domains have some."""
-    found = {}
-    named = paths_with_contrasts(parts_of)
-    for image, parts in parts_of.items():
-        a, b = (domain_match(stem_of(named[image]), domain) for domain in domains)
-        if a != b and max(a, b) >= 2:
-            found[image] = Scored(("b" if b > a else "a", None), max(a, b), parts)
-    return _best_of_patients(found)
-
-
-def _best_of_patients(found: Mapping[Key, Scored]) -> dict[Key, Match]:
-    """Each patient's best matches, if they have 2 points or there are none; {} unless both domains
-    have some. `T1_brain` is left out beside `T1`, not where it is a patient's only T1; `t1ce`
-    always.
-    """
-    patients = patients_of(each.folders for each in found.values())
-    groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
-    most_points = {"a": 0, "b": 0}
-    for key, each in found.items():
-        letter = each.match[0]
-        most_points[letter] = max(most_points[letter], each.points)
-        if parts_with_digits(each.folders):
-            patient = patients[each.folders]
-        else:
-            patient = "/".join(each.folders[:1])
-        groups[letter, patient].append(key)
-
-    best: dict[Key, Match] = {}
-    for (letter, _), keys in groups.items():
-        own_best = max(found[key].points for key in keys)
-        if own_best >= min(2, most_points[letter]):
-            best |= {key: found[key].match for key in keys if found[key].points == own_best}
-
-    return best if len({letter for letter, _ in best.values()}) == 2 else {}
-
-
-def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Match]:
-    """The domains of two groups of folders: in alphabetical order, unless a name matches a domain.
-    Folders of splits and masks, and parts that all paths share, are ignored.
-    """
-    kept = {}  # the indices of the parts that are no splits
-    for parts in folders:
-        if not any(map(MASK_FOLDER.fullmatch, parts)):
-            kept[parts] = [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
-
-    def fits_second(name: str) -> int:
-        return domain_match(name, domains[1]) - domain_match(name, domains[0])
-
-    for depth in range(min(map(len, kept.values()), default=0)):
-        names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
-        names.sort(key=fits_second)
-        if len(names) > 2:
-            return {}
-        if len(names) == 2:
-            letters = dict(zip(names, "ab", strict=True))
-            return {parts: (letters[parts[own[depth]]], own[depth]) for parts, own in kept.items()}
-
-    return {}

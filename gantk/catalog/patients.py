@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
-from typing import Literal
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in
 from gantk.catalog.patterns import (
     AROUND_LAST_NUMBER,
@@ -31,7 +31,6 @@ from gantk.catalog.patterns import (
     VISIT_WORD,
 )
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError
 
 Parts = tuple[str, ...]  # the folders of a path
@@ -218,10 +217,6 @@ def _common_folders(places: Collection[Parts]) -> int:
 
 # --- in the names of files
 
-# What to do with names of files that may contain patients; a list ignores them, and receives the
-# UserError of "raise".
-OnAmbiguous = Literal["accept", "raise", "ignore"] | list[UserError]
-
 # Fewest stacks whose shared slice numbers are sure to be slices: two or three may be years or
 # classes.
 MIN_SURE_STACKS = 4
@@ -318,7 +313,7 @@ def _by_field(
     return Reading(patients, sure)
 
 
-def _by_word(items: Sequence[Item]) -> Reading | None:
+def _by_word(rows: Sequence[Row]) -> Reading | None:
     """Patients by the word before a running number, as in `kirby_102` and `tcga6692_060`; never sure.
 
     None unless two such words have several images each within one domain, class and folder: there
@@ -326,13 +321,13 @@ def _by_word(items: Sequence[Item]) -> Reading | None:
     """
     patients = []
     counts: dict[tuple, Counter[str]] = defaultdict(Counter)
-    for item in items:
-        match = AROUND_LAST_NUMBER.match(item.stem)
+    for row in rows:
+        match = AROUND_LAST_NUMBER.match(row.stem)
         before = SLICE_BEFORE_NUMBER.sub("", match[1]) if match else ""
-        patients.append(before or item.stem)
+        patients.append(before or row.stem)
         word = re.sub(r"[\W_]", "", before).lower()
         if len(word) > 1 and word not in CLASS_WORDS | IMAGE_WORDS:
-            counts[item.letter, item.label, item.place][before] += 1
+            counts[row.contrast, row.label, row.place][before] += 1
 
     for own in counts.values():
         if sum(count > 1 for count in own.values()) > 1:
@@ -390,25 +385,9 @@ def _shared_stacks(stacks: Mapping[str, Sequence[int]], min_count: int) -> bool:
     return highest_start <= lowest_end
 
 
-def patients_in_names(items: Sequence[Item], on_ambiguous: OnAmbiguous) -> list[str] | None:
-    """The patient of each image, read from its file's name; None: cannot tell."""
-    if any(is_volume(item.source) for item in items):
-        return _patients_of_volumes(items)
-    if any(parts_with_digits(item.place) for item in items):
-        return None  # folders are named after patients
-
-    names = [item.stem for item in items]
-    reading = reading_of(names) or _by_word(items)
-    if reading is None:
-        return None
-    if reading.sure or on_ambiguous == "accept":
-        return reading.patients
-    if on_ambiguous == "raise":
-        raise unsure(names, reading)
-    if isinstance(on_ambiguous, list):
-        on_ambiguous.append(unsure(names, reading))
-
-    return None
+def patients_in_names(rows: Sequence[Row]) -> Reading | None:
+    """The patients of pictures, read from their files' names; None where the names have none."""
+    return reading_of([row.stem for row in rows]) or _by_word(rows)
 
 
 def patients_of_folders(places: Sequence[Parts], whole: bool = True) -> list[str]:
@@ -418,12 +397,9 @@ def patients_of_folders(places: Sequence[Parts], whole: bool = True) -> list[str
     return without_visits([patient_of(place, shared) for place in places])
 
 
-def _patients_of_volumes(items: Sequence[Item]) -> list[str]:
-    """The patient of each volume, by its own name; none for pictures."""
-    are_volumes = [is_volume(item.source) for item in items]
-    names = [item.name for item, is_one in zip(items, are_volumes, strict=True) if is_one]
-    patients = iter(without_visits([patient_in(name) for name in names]))
-    return [next(patients) if is_one else "" for is_one in are_volumes]
+def patients_of_volumes(rows: Sequence[Row]) -> list[str]:
+    """The patient of each volume, by its own name."""
+    return without_visits([patient_in(row.name) for row in rows])
 
 
 def patients_of(places: Iterable[Parts], whole: bool = True) -> dict[Parts, str]:

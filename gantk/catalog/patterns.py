@@ -75,6 +75,10 @@ VERSION_FOLDER = re.compile(rf"(?i){_VERSION}")
 VERSION_WORD = re.compile(rf"(?i)(?<![^\W_]){_VERSION}(?![^\W_])")
 # The least wanted versions first: brains without skull, then what is as it was scanned.
 UNWANTED_VERSIONS = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
+# A whole folder of images in a standard space, beside those in the patient's own: HCP's.
+STANDARD_SPACE_FOLDER = re.compile(
+    r"(?i)mni(?:nonlinear|152\w*|space)?|talairach|standard[\W_]?space"
+)
 # A whole folder of one scanner's images: `3T`, `GE1T5`.
 SCANNER_FOLDER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
 

@@ -29,7 +29,15 @@ COLUMN_NAMES = {
         *("caseid", "case", "id"),
     ),
 }
+# How programs and people write that a value is not known, in lower case.
+UNKNOWN = frozenset(
+    [
+        *("na", "n/a", "n.a.", "#n/a", "<na>", "nan", "nat", "null", "nil", "none", "undefined"),
+        *("unknown", "unk", "missing", "not available", "not known", "?", "-", "--", "."),
+    ]
+)
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
+WORDS_OF_COLUMNS = {"split": {*LEFT_OUT}, "label": {"none", "missing"}}  # these are no unknowns
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 # Called every 1000 lines of a file with the share that was read and the line's number.
@@ -37,6 +45,7 @@ READING: ContextVar[Callable[[float, int], None]] = ContextVar(
     "READING", default=lambda share, line: None
 )
 
+EXCEL_SEPARATOR = re.compile(r"(?i)sep=([,;\t])")  # Excel's first line
 MAX_TABLE_BYTES = 2**32
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),  # "Unicode text" of Excel
@@ -89,8 +98,18 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
         what = f"'{path}' has two columns with the name '{twice[0]}'"
         raise UserError(what, remedy="rename or remove one of them")
 
-    keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
+    keyed = ((line, _known_cells(columns, row)) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def _known_cells(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """The cells of a row by column, without blanks; whatever means "unknown" is empty."""
+    cells = {}
+    for column, text in zip(columns, row, strict=False):
+        cell = text.strip()
+        is_word = column in WORDS_OF_COLUMNS and cell.lower() in WORDS_OF_COLUMNS[column]
+        cells[column] = cell if is_word or cell.lower() not in UNKNOWN else ""
+    return cells
 
 
 def _names_image(cell: str, folder: Path) -> bool:
@@ -219,10 +238,16 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             TextIOWrapper(stored, _encoding(stored), newline="") as file,
         ):
             header = next((line for line in file if line.strip()), "")
+            separator = EXCEL_SEPARATOR.fullmatch(header.strip())
+            if separator:
+                header = next((line for line in file if line.strip()), "")
             if "\0" in header:  # UTF-16 without a byte-order mark
                 raise UnicodeError
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+            sign = separator[1] if separator else max(",;\t", key=header.count)
+            reader = csv.reader(file, delimiter=sign, strict=True)
+            if separator:
+                next(reader)
             filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
             yield next(filled, (0, []))
             for line, row in filled:

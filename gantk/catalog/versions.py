@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.catalog.domains import relative_to
 from gantk.catalog.patients import Parts
-from gantk.catalog.patterns import UNWANTED_VERSIONS, VERSION_FOLDER, VERSION_WORD
+from gantk.catalog.patterns import (
+    MASK_NAME,
+    STANDARD_SPACE_FOLDER,
+    STRIPPED_WORD,
+    UNWANTED_VERSIONS,
+    VERSION_FOLDER,
+    VERSION_WORD,
+)
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import stem_of
 
@@ -26,7 +33,7 @@ Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, t
 class Version:
     """One version of an image."""
 
-    item: Item
+    row: Row
     image: tuple  # what all versions of the image share
     words: Words
 
@@ -35,42 +42,41 @@ class Version:
         return self.words[0] + self.words[1]
 
 
-def refuse_folders_of_visits(items: Sequence[Item], names: dict[str, str], root: Path) -> None:
-    """UserError if most files of a domain are in folders whose file names end in several contrasts.
+def refuse_folders_of_visits(rows: Sequence[Row], letters: dict[str, str], root: Path) -> None:
+    """UserError if most files of a contrast are in folders whose file names end in several contrasts.
 
     Example: `T1/P1_T1_FLAIR` next to `T1/P1_T1_T2` is of the first visit, not of the contrast T1.
     `T1_to_T2` and `T2_in_T1` do not count as names that end in a contrast.
 
-    `names` are the domains by letter, `root` is the folder of all images.
+    `letters` are the contrasts by domain's letter, `root` is the folder of all images.
     """
-    for letter, name in names.items():
-        own = usual_contrast(name)
+    for contrast in letters.values():
+        own = usual_contrast(contrast)
         if not own:
             continue
 
         counts = Counter[Path]()
-        ends = defaultdict[Path, dict[str, Item]](dict)  # the contrasts that names end in
-        for item in items:
-            if item.letter != letter or item.contrasts:
-                continue
-            folder = item.display_path.parent
-            counts[folder] += 1
-            contrast = _contrast_at_end(item)
-            if contrast:
-                ends[folder].setdefault(contrast, item)
+        ends = defaultdict[Path, dict[str, Row]](dict)  # the contrasts that names end in
+        for row in rows:
+            if row.contrast == contrast:
+                counts[row.path.parent] += 1
+                said = _contrast_at_end(row)
+                if said:
+                    ends[row.path.parent].setdefault(said, row)
 
         mixed = []
-        for folder, said in ends.items():
-            if len(said) > 1 and any(exclude(contrast.lower(), own) for contrast in said):
+        for folder, of_contrast in ends.items():
+            others = any(exclude(said.lower(), own) for said in of_contrast)
+            if len(of_contrast) > 1 and others:
                 mixed.append(folder)
 
         if 2 * sum(counts[folder] for folder in mixed) > counts.total():
-            raise _mixed_folder(ends[mixed[0]], name, names, root)
+            raise _mixed_folder(ends[mixed[0]], contrast, letters, root)
 
 
-def _contrast_at_end(item: Item) -> str | None:
+def _contrast_at_end(row: Row) -> str | None:
     """The contrast that a file's name ends in; None after `to` and `in`."""
-    words = [word.lower() for word in words_of(stem_of(item.display_path))]
+    words = [word.lower() for word in words_of(stem_of(row.path))]
     if not words or words[-1] not in CONTRASTS:
         return None
     if len(words) > 1 and words[-2].endswith(("to", "in")):
@@ -78,65 +84,91 @@ def _contrast_at_end(item: Item) -> str | None:
     return CONTRASTS[words[-1]].upper()
 
 
-def _mixed_folder(said: dict[str, Item], name: str, names: dict[str, str], root: Path) -> UserError:
+def _mixed_folder(
+    said: dict[str, Row], contrast: str, letters: dict[str, str], root: Path
+) -> UserError:
     """The error for a folder whose file names end in several contrasts."""
-    first = relative_to(next(iter(said.values())).display_path, root).as_posix()
+    first = relative_to(next(iter(said.values())).path, root).as_posix()
     contrasts = ", ".join(sorted(said))
-    what = f"names of files that would count as {name} end in {contrasts}: '{first}' and others"
-    ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in names.items())
+    what = f"names of files that would count as {contrast} end in {contrasts}: '{first}' and others"
+    ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in letters.items())
     remedy = f"set which files belong to each domain: {ways}. {FILL_IN_TABLE}"
     return UserError(what, where="data.source", remedy=remedy)
 
 
-def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | None]:
-    """The items with one version of each image, and a sentence on those left out; all and None
-    where there is one each.
+def leave_out_standard_space(rows: Sequence[Row], root: Path) -> None:
+    """Mark images in a standard space of subjects who have others of the contrast as `version`."""
+    own_space = set()
+    in_standard = []
+    for row in rows:
+        folders = relative_to(row.path, root).parts[:-1]
+        if any(map(STANDARD_SPACE_FOLDER.fullmatch, folders)):
+            in_standard.append(row)
+        else:
+            own_space.add((row.subject, row.contrast))
+    for row in in_standard:
+        if (row.subject, row.contrast) in own_space:
+            row.fill("kind", "version", "in a standard space, beside one in the patient's own")
 
-    Versions are files of one domain whose paths below `root` differ only in words for versions. Only
-    versions whose folders hold at least half as many images as the fullest, in both domains, are
-    considered. Of these the one without such a word is taken, else the processed one, else the one
-    as it was scanned, else the one without skull.
+
+def leave_one_version(rows: Sequence[Row], root: Path) -> list[str]:
+    """Mark all but one version of each image as `version`; returns sentences on those left out.
+
+    Versions are files of one contrast whose paths below `root` differ only in words for versions.
+    Only versions whose folders hold at least half as many images as the fullest, of each contrast,
+    are considered. Of these the one without such a word is taken, else the processed one, else the
+    one as it was scanned, else the one without skull.
     """
-    if not _may_be_versions(items):
-        return list(items), None
+    if not _may_be_versions(rows):
+        return []
 
-    versions = [_version(item, root) for item in items]
+    versions = [_version(row, root) for row in rows]
     best = _best_versions(versions)
     left_out = [each for each in versions if each.words != best[each.image].words]
     if not left_out:
-        return list(items), None
+        return []
 
-    kept = [each.item for each in versions if each.words == best[each.image].words]
+    for each in left_out:
+        taken = relative_to(best[each.image].row.path, root).as_posix()
+        each.row.fill("kind", "version", f"another version of '{taken}'")
+
     first = left_out[0]
-    other = best[first.image].item
-    left, taken = (relative_to(each.display_path, root).as_posix() for each in (first.item, other))
+    left = relative_to(first.row.path, root).as_posix()
+    taken = relative_to(best[first.image].row.path, root).as_posix()
     files = f"{count_noun(left_out, 'file')} {'is' if len(left_out) == 1 else 'are'}"
-    note = (
+    return [
         f"{files} left out as other versions of an image, such as '{left}' next to '{taken}'. To"
-        f" choose another version: {_way_to_choose(first)}"
-    )
-    return kept, note
+        f" choose another version: --set data.source.a='**/orig/*T1*' (and data.source.b in the"
+        f" same way), or {FILL_IN_TABLE[3:]}"
+    ]
 
 
-def _may_be_versions(items: Sequence[Item]) -> bool:
+def without_whole_heads(images: Sequence[Path]) -> list[Path]:
+    """The images without those of which there is one without skull in the same folder."""
+    whole = set()
+    for image in images:
+        stem = stem_of(image)
+        word = STRIPPED_WORD.search(stem)
+        if word and not MASK_NAME.search(stem):
+            whole.add((image.parent, stem[: word.start()] + stem[word.end() :]))
+    return [image for image in images if (image.parent, stem_of(image)) not in whole]
+
+
+def _may_be_versions(rows: Sequence[Row]) -> bool:
     """Whether any folder, or any volume's name, has a word for a version."""
-    folders = {
-        part for folder in {item.display_path.parent for item in items} for part in folder.parts
-    }
+    folders = {part for folder in {row.path.parent for row in rows} for part in folder.parts}
     if any(map(VERSION_FOLDER.fullmatch, folders)):
         return True
-    return any(
-        VERSION_WORD.search(item.display_path.name) for item in items if is_volume(item.source)
-    )
+    return any(VERSION_WORD.search(row.path.name) for row in rows if row.is_volume)
 
 
 def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
-    """The most liked version of each image."""
-    counts = {each.item.letter: Counter[Parts]() for each in versions}
+    """The preferred version of each image."""
+    counts = {each.row.contrast: Counter[Parts]() for each in versions}
     for each in versions:
-        counts[each.item.letter][each.words[0]] += 1
+        counts[each.row.contrast][each.words[0]] += 1
 
-    # of each kind of folder the number of images in the domain that has fewer
+    # of each kind of folder the number of images of the contrast that has fewer
     complete = {}
     for each in versions:
         folders = each.words[0]
@@ -144,41 +176,30 @@ def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
 
     most = max(complete.values())
 
-    def liking(each: Version) -> tuple:
+    def preference(each: Version) -> tuple:
         full = 2 * complete[each.words[0]] >= most
-        liked = [not any(map(unliked.match, each.all_words)) for unliked in UNWANTED_VERSIONS]
-        return full, not each.all_words, *liked, each.words
+        wanted = [not any(map(word.match, each.all_words)) for word in UNWANTED_VERSIONS]
+        return full, not each.all_words, *wanted, each.words
 
     best: dict[tuple, Version] = {}
     for each in versions:
-        if each.image not in best or liking(each) > liking(best[each.image]):
+        if each.image not in best or preference(each) > preference(best[each.image]):
             best[each.image] = each
 
     return best
 
 
-def _way_to_choose(left_out: Version) -> str:
-    """The settings by which a user takes the version that was left out."""
-    if left_out.item.contrasts:
-        return "remove the others from the folder"
-    if left_out.item.letter == "image":  # `a` is no glob in a source of one domain
-        words = left_out.all_words
-        return f"--set data.source.a={words[0]}" if words else "remove the others from the folder"
-    return "--set data.source.a='**/orig/*T1*', and data.source.b in the same way"
-
-
-def _version(item: Item, root: Path) -> Version:
-    """An item with its path without words for versions, and these words."""
-    folders, folder_words = _folders(relative_to(item.display_path, root).parts[:-1])
-    stem = stem_of(item.display_path)
+def _version(row: Row, root: Path) -> Version:
+    """A row with its path without words for versions, and these words."""
+    folders, folder_words = _folders(relative_to(row.path, root).parts[:-1])
+    stem = stem_of(row.path)
     name_words: list[str] = []
-    if is_volume(item.source):
+    if row.is_volume:
         name_words = VERSION_WORD.findall(stem.lower())
         # raw 3DT1, then T1_preprocessed
         stem = without_gaps(VERSION_WORD.sub("", stem).removeprefix("3D")) or stem
 
-    image = (item.letter, *folders, stem, item.volume)
-    return Version(item, image, (folder_words, tuple(name_words)))
+    return Version(row, (row.contrast, *folders, stem), (folder_words, tuple(name_words)))
 
 
 @lru_cache(maxsize=2**16)

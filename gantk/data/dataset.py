@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gantk.catalog.channels import paths_with_contrasts
-from gantk.catalog.contrasts import MAX_SAMPLED_IMAGES, values_of
-from gantk.catalog.domains import relative_to
-from gantk.catalog.patients import OnAmbiguous
+from gantk.catalog.domains import left_out_note, relative_to
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
+from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -24,7 +22,6 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
-from gantk.data.left_out import count_left_out, left_out_note
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -35,7 +32,6 @@ from gantk.data.preparation import (
     neighbouring_slices,
 )
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import (
     Splits,
@@ -84,11 +80,11 @@ class Data:
         # about the images of `test_on`
         self.warnings: list[str] | None = None
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        self.source, records = self.with_listing_filter(
-            lambda: source_and_records(table, method, "ignore" if known else "raise")
-        )
+        self.source, records = self.with_listing_filter(lambda: source_and_records(table, method))
         if known:
             records = self._read_known(known, records)
+        else:
+            expect_no_doubts(self.source, table)
 
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
@@ -220,7 +216,7 @@ class Data:
 
         Intensities stay those of the training. UserError where channels or classes are others.
         """
-        self.source, records = source_and_records(table, method, "ignore")
+        self.source, records = source_and_records(table, method)
         for letter in self.letters:
             first = next(record for record in records if record.domain == letter)
             expected = self.channels[letter] // (2 * self.table.neighbours + 1)
@@ -372,7 +368,7 @@ class Data:
             f"note     {x}"
             for x in (*getattr(self.source, "notes", ()), *self.consequences(), *fitted)
         ]
-        left_out = left_out_note(self._left_out(), self.table.domains)
+        left_out = left_out_note(getattr(self.source, "left_out", {}), self.table.domains)
         if left_out:
             lines.append(f"note     {left_out}")
         warning = warning_of_unlike_pairs(self)
@@ -419,19 +415,6 @@ class Data:
         listing = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.split_description, "splits": listing, "files": sorted(self.files)}
 
-    def _left_out(self) -> Mapping[str, int]:
-        """How many rows or files say another domain, by domain."""
-        of_table = getattr(self.source, "left_out", None)
-        if of_table is not None:
-            return dict(of_table)
-
-        root = Path(self.table.source.options.get("path") or ".")
-        files = {file for record in self.records for file in record.files}
-        named = paths_with_contrasts(root / file for file in self.files)
-        listed = {relative_to(path, root).as_posix() for path in named.values()}
-        used = {relative_to(named.get(file, file), root).as_posix() for file in files}
-        return count_left_out(listed, used, self.table.domains)
-
     def with_listing_filter(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json;
         all for a new run.
@@ -476,17 +459,36 @@ def without_full_collections() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-def records_of(
-    table: DataTable, method: type[Method], on_ambiguous: OnAmbiguous = "ignore"
-) -> list[Record]:
+def records_of(table: DataTable, method: type[Method]) -> list[Record]:
     """All records of the source, in the recipe's plane and spacing."""
-    return source_and_records(table, method, on_ambiguous)[1]
+    return source_and_records(table, method)[1]
+
+
+def doubts_of(source: Any, table: DataTable) -> list[UserError]:
+    """What a source could not know of patients, where the split needs them."""
+    needs_patients = table.split.by == "auto" and not table.split.file
+    return list(getattr(source, "doubts", ())) if needs_patients else []
+
+
+def expect_no_doubts(source: Any, table: DataTable) -> None:
+    """UserError for the first doubt of a source."""
+    for doubt in doubts_of(source, table):
+        raise doubt
+
+
+def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, ...]:
+    """The sorted classes of the records of these domains; UserError where some have none."""
+    needed = [record for record in records if record.domain in domains]
+    without = [record.key for record in needed if record.label is None]
+    if without:
+        what = f"{len(without)} of {len(needed)} images have no class. The first is '{without[0]}'"
+        remedy = "put every image into a folder named after its class, or set data.labels = false"
+        raise UserError(what, where="data.labels", remedy=remedy)
+    return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
 @without_full_collections()
-def source_and_records(
-    table: DataTable, method: type[Method], on_ambiguous: OnAmbiguous
-) -> tuple[Any, list[Record]]:
+def source_and_records(table: DataTable, method: type[Method]) -> tuple[Any, list[Record]]:
     """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = (
@@ -502,10 +504,6 @@ def source_and_records(
         if table.channels is not None and hasattr(source, "set_channels"):
             source.set_channels(table.channels)
 
-        if hasattr(source, "on_ambiguous"):
-            needs_patients = table.split.by == "auto" and not table.split.file
-            source.on_ambiguous = on_ambiguous if needs_patients else "ignore"
-
         if not grid.is_plain and not hasattr(source, "sees"):
             what = (
                 f"the source '{table.source.name}' cannot resample its images to another plane or"
@@ -514,7 +512,7 @@ def source_and_records(
             raise UserError(
                 what,
                 where="data.plane, data.spacing",
-                remedy="use a source of volumes, such as 'nifti'",
+                remedy="use a source of volumes, such as 'files'",
             )
 
         if not grid.is_plain:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gantk.data.sources.folders import nameless
+from gantk.catalog.contrasts import usual_contrast
 from gantk.data.sources.source import source_for
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
 from gantk.recipe.tables import Model
@@ -35,17 +35,20 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     if isinstance(path, dict):
         source = path
     else:
-        domains = table.get("domains")
-        count = len(domains) if isinstance(domains, list) else 2
-        source = source_for(Path(path), count, before.get("name"))
+        source = source_for(Path(path), before.get("name"))
 
     if "path" in source:  # absolute: a run may be resumed from another folder
         source["path"] = str(Path(source["path"]).absolute())
 
     # Globs and paths match files of the recipe's own folder, which the new one may lack.
-    about_files = {
-        key for key in OPTIONS_NAMING_FILES if re.search(r"[*?/]", str(before.get(key, "")))
-    }
+    about_files = set()
+    for key in OPTIONS_NAMING_FILES:
+        text = str(before.get(key, ""))
+        if re.search(r"[*?/]", text) and not _matches_below(source.get("path"), text):
+            about_files.add(key)
+            changed.remarks.append(
+                f"data.source.{key} = '{text}' matches no file of --data, so names decide instead"
+            )
     kept = {key: value for key, value in before.items() if key not in about_files}
     split = table.get("split")
     if about_files and isinstance(split, dict) and not split.get("test"):
@@ -55,6 +58,11 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     table["source"] = {**kept, **source} if same_source else dict(source)
     changed.overridden["data.source"] = f"--data {source.get('path', '')}"
     return changed
+
+
+def _matches_below(folder: Any, pattern: str) -> bool:
+    """Whether a pattern matches a file below a folder."""
+    return isinstance(folder, str) and any(Path(folder).glob(pattern))
 
 
 def with_names_of_data(recipe: Recipe) -> Recipe:
@@ -67,10 +75,11 @@ def with_names_of_data(recipe: Recipe) -> Recipe:
     source = table.source
     if "data.domains" in recipe.overridden or source.options.get("a"):
         return recipe
-    if not getattr(source.target, "guesses", False):
+    if not any(map(usual_contrast, table.domains)):
         return recipe
 
-    note = nameless(Path(source.options["path"]), table.domains)
+    built = source(table.domains, table.dims, table.size)
+    note = built.nameless() if hasattr(built, "nameless") else None
     if note is None:
         return recipe
 

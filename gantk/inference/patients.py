@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from gantk.catalog.catalog import Catalog
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
-    contrast_in,
     contrast_word,
     contrasts_in,
     one_word,
@@ -25,7 +25,9 @@ from gantk.catalog.contrasts import (
     with_contrast,
     word_in_naming,
 )
-from gantk.catalog.patterns import MASK_NAME, STRIPPED_WORD
+from gantk.catalog.domains import names_mask
+from gantk.catalog.layouts import Asked, read_names
+from gantk.catalog.versions import without_whole_heads
 from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -119,8 +121,9 @@ def find_patients(
     is_input = no_result_of(source, results)
     images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
     images = [file for file in images if not is_generated(file)]
-    candidates = _without_whole_heads(images) if stripped else images
-    patients = _of_files(source, candidates, contrasts)
+    candidates = without_whole_heads(images) if stripped else images
+    catalog = read_names(source, candidates, Asked(dict.fromkeys(contrasts, ""), by_folders=False))
+    patients = _of_catalog(source, catalog, contrasts)
     patients += _of_series(source, is_input, contrasts)
     if not patients:
         what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
@@ -136,28 +139,13 @@ def find_patients(
             ),
         )
 
-    return Found(patients, _unused_images(images, patients))
-
-
-def _without_whole_heads(images: Sequence[Path]) -> list[Path]:
-    """The images without those of which there is one without skull in the same folder."""
-    whole = set()
-    for image in images:
-        stem = io.stem_of(image)
-        word = STRIPPED_WORD.search(stem)
-        if word and not MASK_NAME.search(stem):
-            whole.add((image.parent, stem[: word.start()] + stem[word.end() :]))
-    return [image for image in images if (image.parent, io.stem_of(image)) not in whole]
-
-
-def _unused_images(images: Iterable[Path], patients: Iterable[Patient]) -> list[Path]:
-    """The images that are no contrast of a patient by their names, and no masks."""
     used: set[Path] = set()
     for patient in patients:
         for scans in patient.candidates.values():
             used.update(scan.path for scan in scans)
-    others = [image for image in images if image not in used]
-    return [image for image in others if not MASK_NAME.search(io.stem_of(image))]
+    used.update(row.path for row in catalog.of_kind("mask"))
+    unused = [image for image in images if image not in used]
+    return Found(patients, unused)
 
 
 def patient_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Patient:
@@ -271,38 +259,26 @@ def _contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
     return None
 
 
-def _of_files(source: Path, images: Sequence[Path], contrasts: Sequence[str]) -> list[Patient]:
-    """A patient for each folder that holds files named after the contrasts, or folders named after
-    them with one file each (`p1/1_T1/scan_T1.nii.gz`, `p1/2_T1GD/scan_T1GD.nii.gz`).
-    """
-    from gantk.catalog.domains import contrast_candidates
-
-    found: dict[Path, Candidates] = defaultdict(dict)
-    for folder, files_of in contrast_candidates(images, contrasts).items():
-        for contrast, files in files_of.items():
-            scans = [Scan(file, (file,), file.name) for file in files]
-            own = _folder_of_patient(folder, contrast, source) if len(files_of) == 1 else folder
-            found[own].setdefault(contrast, []).extend(scans)
-
+def _of_catalog(source: Path, catalog: Catalog, contrasts: Sequence[str]) -> list[Patient]:
+    """A patient for each case of a catalog: its files of each contrast."""
     patients = []
-    for folder, candidates in found.items():
-        place = folder.relative_to(source)
-        name = folder.name if place == Path() else place.as_posix()
+    for case in catalog.cases(contrasts):
+        candidates = {
+            contrast: [Scan(row.path, (row.path,), row.path.name) for row in rows]
+            for contrast, rows in case.rows.items()
+        }
+        place = _folder_of_case(case.folder.relative_to(source))
+        name = source.name if place == Path() else place.as_posix()
         patients.append(Patient(name, place, _in_order(candidates, contrasts)))
-
     return patients
 
 
-def _folder_of_patient(folder: Path, contrast: str, source: Path) -> Path:
-    """The patient's folder for the folder of a single contrast: above the one that is named after
-    the contrast, else the folder itself.
-    """
-    place = folder.relative_to(source)
+def _folder_of_case(place: Path) -> Path:
+    """The folder of a case: above the folders that are named after contrasts."""
     for part in (place, *place.parents):
-        said = contrast_in(part.name, {one_word(contrast)})[0]
-        if said and same_contrast(said, one_word(contrast)):
-            return source / part.parent
-    return folder
+        if usual_contrast(part.name):
+            return part.parent
+    return place
 
 
 def _of_series(
@@ -397,7 +373,7 @@ def _columns_of_contrasts(
     called = set(column_of)
     for column, name in names.items():
         contrast = known_contrast(name, contrasts)
-        if contrast is None or contrast in called or MASK_NAME.search(name):
+        if contrast is None or contrast in called or names_mask(name):
             continue
         if contrast in column_of:
             raise UserError(

@@ -185,7 +185,7 @@ def picture_scale(
     """The function from native intensities to a picture, in which 0 is their black and `white` their
     brightest tissue.
 
-    `mapping`: of the training images; `values`: their statistics (`contrasts.values_of`), None for
+    `mapping`: of the training images; `values`: their statistics (`distribution.values_of`), None for
     models of earlier versions.
     """
     first = getattr(mapping, "lines", [mapping])[0]

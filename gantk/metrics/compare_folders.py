@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.domains import patient_of, regex_option
-from gantk.catalog.patients import parts_with_digits
+from gantk.catalog.layouts import Asked, read_names
 from gantk.errors import UserError
-from gantk.formats.files import difference, read, readable, scans, suffix_of
+from gantk.formats.files import difference, list_images, read, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import (
@@ -144,7 +143,7 @@ def compare_folders(
     is constant.
     """
     of_pairs, of_sets = _metric_parts(metrics)
-    patient_of_file = _patient_function(patient)
+    patient_of_file = _patient_function([predicted, truth], patient)
     pairs: list[FilePair] = []
     scale = ScaleFit()
     if of_pairs or match:
@@ -421,19 +420,15 @@ def _set_scores(
     return scores
 
 
-def _patient_function(pattern: str) -> PatientOf:
-    """A function from image to patient: the pattern's group, else a numbered folder (`patient07`),
-    else the image.
-    """
-    regex = regex_option(pattern)
-    if regex:
-        return lambda scan: patient_of(scan.name, regex)
-
-    def numbered_folder(scan: Scan) -> str:
-        folders = Path(scan.name).parts[:-1]
-        return "/".join(folders) if parts_with_digits(folders) else scan.name
-
-    return numbered_folder
+def _patient_function(folders: Sequence[Path], pattern: str) -> PatientOf:
+    """A function from image to patient, as names say it (see `gantk.catalog`), else the image."""
+    subjects = {}
+    for folder in folders:
+        if folder.is_dir():
+            images = list_images(folder, recursive=True)
+            for row in read_names(folder, images, Asked(patient=pattern)):
+                subjects[row.path] = row.subject
+    return lambda scan: subjects.get(scan.path) or scan.name
 
 
 def _files(path: Path) -> list[Scan]:

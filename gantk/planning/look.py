@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.catalog.contrasts import USUAL, usual_contrast
-from gantk.catalog.patterns import CLASS_WORDS
+from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import check
 from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
 from gantk.data.dataset import records_of
@@ -109,13 +109,7 @@ def look(
     could use them.
     """
     own = [*settings, *_source_settings(a, b)]
-    try:
-        scans = _read(path, own, tell)
-    except UserError:  # names alone do not give two kinds; --b may be a glob
-        if not b:
-            raise
-        own.append("data.source.name=nifti")
-        scans = _read(path, own, tell)
+    scans = _read(path, own, tell)
 
     # Where names may contain patients, split by them, so that no patient is on both sides of the
     # split.
@@ -173,9 +167,6 @@ def _source_settings(a: str, b: str) -> list[str]:
     settings = [f"data.source.{letter}={text}" for letter, text in zip("ab", texts, strict=False)]
     domains = ", ".join(f'"{name}"' for name in names)
     settings.append(f"data.domains=[{domains}]")
-    if len(names) == 1:
-        settings.append("data.source.name=images")
-
     return settings
 
 
@@ -208,40 +199,29 @@ def _classes(
     for others.
     """
     files = [Path(each["path"]) for each in scans.found["files"]]
-    folders = {file.parts[0].lower() for file in files if len(file.parts) > 1}
+    folders = [file.parts[0] for file in files if len(file.parts) > 1]
     if (
         scans.fit
         or any("data.source.a=" in each for each in own)
         or any(scans.kinds)
-        or not folders & CLASS_WORDS
+        or not names_classes(folders)
     ):
         return None
 
-    return _read(path, [*own, "data.source.name=images", 'data.domains=["images"]'], tell)
+    return _read(path, [*own, 'data.domains=["images"]'], tell)
 
 
 def _by_headers(
     path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]
 ) -> Scans:
-    """Read volumes by patient instead of by name and, if a patient's two grids differ, with the
-    second resampled onto the first by their headers. Returns the scans unchanged if that finds
-    fewer patients or no pairs.
+    """Read volumes, if a patient's two grids differ, with the second resampled onto the first by
+    their headers. Returns the scans unchanged if that finds fewer patients or no pairs.
     """
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
-    if not volumes or any("data.source.name=" in each for each in own):
+    if not volumes or (scans.fit and not scans.alone):
         return scans
 
-    by_patient = [*own]
-    if scans.source["name"] == "folders":
-        by_patient.append("data.source.name=nifti")
-        other = _read_if_possible(path, by_patient, tell)
-        if other is not None and other.patients >= scans.patients:
-            scans = other
-
-    if scans.fit and not scans.alone:
-        return scans
-
-    other = _read_if_possible(path, [*by_patient, "data.source.onto=a"], tell)
+    other = _read_if_possible(path, [*own, "data.source.onto=a"], tell)
     if other is None or not other.fit or other.alone or other.patients < scans.patients:
         return scans
 

@@ -24,11 +24,8 @@ PARTS = {
         "ssim": "gantk.losses.ssim:SSIM",
     },
     "source": {
-        "folders": "gantk.data.sources.folders:Folders",
-        "images": "gantk.data.sources.images:Images",
+        "files": "gantk.data.sources.files:Files",
         "aligned": "gantk.data.sources.aligned:Aligned",
-        "contrasts": "gantk.data.sources.contrasts:Contrasts",
-        "nifti": "gantk.data.sources.nifti:Nifti",
         "manifest": "gantk.data.sources.table:Manifest",
         "mixed": "gantk.data.sources.mixed:Mixed",
     },

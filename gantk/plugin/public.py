@@ -29,6 +29,7 @@ PUBLIC_MODULES = (
     "gantk.data.augment",
     "gantk.data.batches",
     "gantk.data.dataset",
+    "gantk.data.distribution",
     "gantk.data.intensity",
     "gantk.catalog.domains",
     "gantk.catalog.patients",

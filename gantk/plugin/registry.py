@@ -104,6 +104,10 @@ class Entry:
         return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 
 
+# Names of earlier versions, which recipes and runs may contain -> the current name.
+EARLIER_NAMES = {("source", name): "files" for name in ("folders", "images", "nifti", "contrasts")}
+
+
 @dataclass(repr=False)
 class Registry:
     """All entries, by kind and name; iterating gives the kinds, and `registry["loss"]` the names of
@@ -211,6 +215,8 @@ class Registry:
         """The entry of that name; UserError with the nearest spelling, name collisions, and plugins
         that failed.
         """
+        if (kind, name) not in self.entries:
+            name = EARLIER_NAMES.get((kind, name), name)
         if (kind, name) in self.entries:
             self._warn_of_left_out(kind, name)
             return self.entries[kind, name]

@@ -272,7 +272,7 @@ def bind(kind: str, value: Any) -> Part:
         raise entry.refusal("has an option whose type a recipe cannot hold", error) from error
 
     try:
-        return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
+        return Part(kind, entry.name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
         field = None
         if len(error.path) == 1 and error.path[0] not in options:

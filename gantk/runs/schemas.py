@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from gantk.catalog.contrasts import QUANTILE_COUNT
+from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import UserError, argument, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import Amount, Results, Speed, Step

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.catalog.contrasts import CONTRASTS
-from gantk.catalog.domains import split_of
+from gantk.catalog.domains import masks_named, split_of
 from gantk.catalog.tables import read_rows
 from gantk.data.preparation import Record
-from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
+from gantk.data.sources.masks import expect_one_grid, expect_one_mask
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
@@ -68,14 +68,13 @@ class Bids(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record for every scan, or each plane of it; UserError where a domain has none."""
-        images, masks = separate_masks(
-            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
-        )
+        images = io.list_images(self.root, recursive=True)
+        masks = masks_named(images, self.root, self.mask)
         named_masks = [mask for mask in map(parse_name, masks) if mask]
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [
             scan
-            for scan in map(parse_name, images)
+            for scan in map(parse_name, set(images) - set(masks))
             if scan and scan.path.is_relative_to(self.root / scan.subject)
         ]
         people = self._participants()
@@ -94,7 +93,7 @@ class Bids(VolumeSource):
     def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""
         name = self.names[letter]
-        asked = self.asked[letter]
+        asked = self.asked_words[letter]
         text = SUFFIXES.get(asked.lower(), asked) or suffix_of_contrast(name)
         if not text:
             spellings = {scan.suffix.lower(): scan.suffix for scan in reversed(scans)}
@@ -160,7 +159,15 @@ class Bids(VolumeSource):
         """Subject -> its `split` and `label` in participants.tsv."""
         path = self.root / "participants.tsv"
         label = self.label.lower()
-        columns, rows = read_rows(path) if label or path.is_file() else ([], [])
+        columns: list[str] = []
+        rows: list[tuple[int, dict[str, str]]] = []
+        try:
+            if label or path.is_file():
+                columns, rows = read_rows(path)
+        except UserError as error:
+            if label:
+                raise
+            self.notes = [*self.notes, f"participants.tsv is not used: {error.what}"]
         if label and label not in columns:
             what = f"'{path}' has no column '{self.label}'"
             remedy = did_you_mean(label, columns)

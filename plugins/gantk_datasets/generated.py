@@ -38,8 +38,6 @@ class Generated:
     depend on the run's weights and the options only. Reads `--data RUN`.
     """
 
-    found_for = (2,)
-
     def __init__(
         self,
         domains: tuple[str, ...],

@@ -22,11 +22,10 @@ from gantk.catalog.contrasts import (
     words_of,
 )
 from gantk.catalog.domains import (
-    SPLIT_WORD,
-    only_if_several,
     patient_of,
     regex_option,
     split_of,
+    splits_of,
 )
 from gantk.catalog.patients import Parts, parts_with_digits
 from gantk.data.preparation import Record
@@ -157,8 +156,8 @@ class Dicom(VolumeSource):
 
     def __post_init__(self):
         super().__post_init__()
-        self.asked = {"a": regex_option(self.a, "a"), "b": regex_option(self.b, "b")}
-        self.asked["image"] = self.asked["a"]
+        self.patterns = {"a": regex_option(self.a, "a"), "b": regex_option(self.b, "b")}
+        self.patterns["image"] = self.patterns["a"]
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -185,7 +184,9 @@ class Dicom(VolumeSource):
             raise self.in_both(min(twice))
 
         items = [self._item(letter, series) for letter, own in chosen.items() for series in own]
-        only_if_several(items)
+        splits = splits_of([series.place for own in chosen.values() for series in own])
+        for item, split in zip(items, splits, strict=True):
+            item.split = split
         return self.records_of(items)
 
     def columns(self) -> list[str]:
@@ -203,7 +204,7 @@ class Dicom(VolumeSource):
         return [said[record.path] for record in records]
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
-        pattern = self.asked[letter]
+        pattern = self.patterns[letter]
         name = self.names[letter]
         if pattern is not None:
             chosen = []
@@ -249,7 +250,7 @@ class Dicom(VolumeSource):
         # registered scans share both
         study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])
         study = names.study_pseudonym(subject, study)
-        return Item(letter, series.scan, key, subject, study, split_of(series.place))
+        return Item(letter, series.scan, key, subject, study)
 
 
 def contrast_of(text: str) -> str | None:
@@ -281,9 +282,6 @@ def _subject_of(place: Parts) -> str:
     nor split.
     """
     rests = [
-        rest
-        for part in place
-        if not SPLIT_WORD.fullmatch(part)
-        if (rest := contrast_in(part, set())[1])
+        rest for part in place if split_of((part,)) is None if (rest := contrast_in(part, set())[1])
     ]
     return next(iter(parts_with_digits(rests)), "/".join(rests))

@@ -9,13 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import (
-    CONTRASTS,
-    contrast_in,
-    distance,
-    tissue_quantiles,
-    usual_contrast,
-)
+from gantk.catalog.contrasts import CONTRASTS, contrast_in, usual_contrast
+from gantk.data.distribution import distance, tissue_quantiles
 from gantk.formats.image import Image
 
 MIN_NEIGHBOUR_CORRELATION = (

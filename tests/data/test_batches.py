@@ -400,7 +400,7 @@ def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
 
 def test_what_a_source_cannot_give_is_explained(study):
     with pytest.raises(
-        UserError, match=r"'T1\+T2' has 2 contrasts, but its images have 1 channel\..*data\.domains"
+        UserError, match=r"no file in .* is named 'T1' or 'T2'. Found: 'p0.nii'.*data\.source\.a"
     ):
         images(study, domains=("T1+T2",))
 

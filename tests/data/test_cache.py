@@ -16,7 +16,7 @@ from gantk.data import cache as caching
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
-from gantk.data.sources.images import Images
+from gantk.data.sources.files import Files
 from gantk.errors import UserError
 from gantk.machine.runtime import start
 from gantk_parts.nyul import Nyul
@@ -59,7 +59,7 @@ def no_decoding(monkeypatch):
 
 
 def all_images(study, cache, size=SIZE, fit="pad", about="", planes=PLANES):
-    records = records_of(Images, study, ("MR",), planes=planes)
+    records = records_of(Files, study, ("MR",), planes=planes)
     preparation = Preparation(records, size, fit, cache=cache, about=about)
     return np.stack([preparation.to_size(record) for record in records])
 
@@ -127,9 +127,7 @@ def test_whoever_changes_prepared_pixels_raises_the_version(study):
     """
     image = all_images(study, None)[7]
     mapping = Nyul()
-    mapping.fit(
-        [record.scan() for record in records_of(Images, study, ("MR",), planes=PLANES)[::6]]
-    )
+    mapping.fit([record.scan() for record in records_of(Files, study, ("MR",), planes=PLANES)[::6]])
     figures = [
         image.mean(),
         image.std(),

@@ -91,7 +91,7 @@ def test_a_good_folder_of_pictures_has_no_problems(pictures):
     assert result["domains"] == {"T1": counts, "T2": counts}
     assert result["images"] == 28
     assert result["patients"] == 14
-    assert result["source"]["name"] == "folders"
+    assert result["source"]["name"] == "files"
     assert result["split"]["by"] == "patient"
     assert result["split"]["train"] > result["split"]["test"] > 0
     assert "14 registered" in result["summary"]["pairs"]
@@ -451,7 +451,7 @@ def test_odd_headers_of_pairs_are_read_by_pillow(table_of_pairs):
 @pytest.fixture
 def with_equal_files(study):
     """Records of 40 pictures, of which three in four are one file."""
-    from gantk.data.sources.images import Images
+    from gantk.data.sources.files import Files
 
     folder = study(40).parent
     content = (folder / "00000.png").read_bytes()
@@ -459,7 +459,7 @@ def with_equal_files(study):
         if number % 4 != 3:
             (folder / f"{number:05d}.png").write_bytes(content)
 
-    return Images(("MR",), 2, (16, 16), path=str(folder)).records()
+    return Files(("MR",), 2, (16, 16), path=str(folder)).records()
 
 
 def test_equal_files_are_fewer_pairs_than_files(with_equal_files):
@@ -513,7 +513,7 @@ def test_a_setting_of_thousands_of_keys_is_refused(gantk, setting):
     assert len(found.err) < 1000
 
 
-def test_post_contrast_images_among_those_of_t1_are_a_warning(volumes, tmp_path):
+def test_post_contrast_images_in_a_folder_of_t1_are_left_out(volumes, tmp_path):
     data = tmp_path / "by_domain"
     for number, folder in enumerate(sorted(volumes.iterdir())):
         for domain in ("T1", "T2"):
@@ -522,19 +522,16 @@ def test_post_contrast_images_among_those_of_t1_are_a_warning(volumes, tmp_path)
             new.parent.mkdir(parents=True, exist_ok=True)
             (folder / f"{domain}.nii.gz").rename(new)
 
-    expected = "3 of 6 images of T1 are called T1CE by name: 'T1/P1_t1_gd.nii.gz'"
     result = check(data)
-    said = {each["severity"]: each["what"] for each in result["problems"]}
-    assert said["warning"].startswith(expected)
-    assert result["domains"]["T1"]["files"] == 6
-    assert not any("left out" in what for what in said.values()), "they are used"
+    assert result["domains"]["T1"]["files"] == 3
+    assert any("left out: T1CE (3)" in each["what"] for each in result["problems"])
 
     _, model = checked_recipe("dualgan_t1t2", data, ["data.size=[16, 16]"], None)
-    lines = warnings_about(Data(model.data, model.method.target))
-    assert any(expected in line for line in lines)
+    lines = Data(model.data, model.method.target).description()
+    assert any("left out: T1CE (3)" in line for line in lines)
 
 
-def test_a_file_of_another_contrast_in_a_folder_is_a_warning(volumes, tmp_path):
+def test_a_file_of_another_contrast_in_a_folder_is_left_out(volumes, tmp_path):
     data = tmp_path / "by_domain"
     for number, folder in enumerate(sorted(volumes.iterdir())):
         for domain in ("T1", "T2"):
@@ -543,8 +540,8 @@ def test_a_file_of_another_contrast_in_a_folder_is_a_warning(volumes, tmp_path):
             new.parent.mkdir(parents=True, exist_ok=True)
             (folder / f"{domain}.nii.gz").rename(new)
 
-    told = [each["what"] for each in check(data)["problems"] if each["severity"] == "warning"]
-    assert "1 of 6 images of T1 is called FLAIR by name: 'T1/P1_flair.nii.gz'" in told
+    told = [each["what"] for each in check(data)["problems"]]
+    assert any("left out: FLAIR (1)" in what for what in told)
 
 
 @pytest.mark.parametrize("numbers, told", [((1, 2, 3), True), ((2, 3, 4), False)])

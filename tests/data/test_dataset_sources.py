@@ -13,8 +13,8 @@ from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.array_tables import source_of
 from gantk.data.resample import SamplingGrid
+from gantk.data.sources.files import Files
 from gantk.data.sources.mixed import Mixed
-from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.sources.table import Manifest
@@ -468,20 +468,20 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     made.series(tmp_path / "one", made.head())
     for path, name in (
         ("bids", "bids"),
-        ("tree", "nifti"),
+        ("tree", "files"),
         ("study.csv", "manifest"),
         ("scanner", "dicom"),
     ):
         expected = {"name": name, "path": str(tmp_path / path)}
-        assert source_for(tmp_path / path) == source_for(tmp_path / path, 1) == expected
+        assert source_for(tmp_path / path) == expected
 
-    assert source_for(tmp_path / "known")["name"] == "folders"
-    assert source_for(tmp_path / "one", 1)["name"] == "dicom"
-    assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", (
+    assert source_for(tmp_path / "known")["name"] == "files"
+    assert source_for(tmp_path / "one")["name"] == "dicom"
+    assert source_for(tmp_path / "known", own="files")["name"] == "files", (
         "the recipe's own source wins where it fits"
     )
     assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
-    assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "contrasts"
+    assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "files"
 
 
 # --- several sources as one
@@ -508,12 +508,12 @@ def test_series_are_read_whole_and_in_any_plane(tmp_path):
 
 def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
     size = (("T1", "T2"), 2, (16, 16))
-    volumes = Nifti(*size, path=str(tree)).records()
+    volumes = Files(*size, path=str(tree)).records()
     heads = Phantom(*size, subjects=2, slices=3).records()
     sources = [
-        partial(Nifti, path=str(tree)),
+        partial(Files, path=str(tree)),
         partial(Phantom, subjects=2, slices=3),
-        partial(Nifti, path=str(tree)),
+        partial(Files, path=str(tree)),
     ]
     mixed = Mixed(*size, sources=sources).records()
 

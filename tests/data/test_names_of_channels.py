@@ -29,7 +29,7 @@ def nnunet(root, names=None, key="channel_names", channels=2, people=4):
     return root
 
 
-def source(path, name="nifti", **options):
+def source(path, name="files", **options):
     return {"name": name, "path": str(path), **options}
 
 
@@ -41,7 +41,7 @@ def test_dataset_json_names_the_contrasts(tmp_path, key, below):
 
     assert {name: each["files"] for name, each in found["domains"].items()} == {"T1": 4, "FLAIR": 4}
     assert found["patients"] == 4
-    assert found["source"]["name"] == "nifti"
+    assert found["source"]["name"] == "files"
     assert "registered" in found["summary"]["pairs"]
     assert not [each for each in found["problems"] if each["severity"] == "error"]
 

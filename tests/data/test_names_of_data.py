@@ -12,17 +12,17 @@ from PIL import Image
 from volumes import records_of, volume
 
 from gantk.catalog.domains import (
-    discover,
     domain_match,
     patient_of,
     regex_option,
     rename_or_map,
 )
+from gantk.catalog.layouts import Asked, read_names
 from gantk.catalog.patients import reading_of, without_visits
 from gantk.data.check.check import check
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
-from gantk.data.sources.images import Images
+from gantk.data.sources.files import Files
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 
@@ -169,13 +169,16 @@ def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
 
+    images = sorted(tmp_path.rglob("*.png"))
+    catalog = read_names(tmp_path, images, Asked({"T1": "", "T2": ""}))
     taken = {
-        x.source.relative_to(tmp_path).with_suffix("").as_posix(): x
-        for x in discover(tmp_path, ("T1", "T2"))
+        row.path.relative_to(tmp_path).with_suffix("").as_posix(): row.contrast
+        for row in catalog.of_kind("image")
+        if row.contrast in ("T1", "T2")
     }
 
     assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
-    assert all(("T1" in name) == (item.letter == "a") for name, item in taken.items())
+    assert all(("T1" in name) == (contrast == "T1") for name, contrast in taken.items())
 
 
 def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
@@ -183,7 +186,7 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
         volume(tmp_path / f"Dataset7/imagesTr/S_0{p}_000{c}.nii", 10 * p + c, shape=(8, 8, 8))
 
     with pytest.raises(
-        UserError, match="which images .*imagesTr.*--set data.source.name=nifti .*_0001"
+        UserError, match="which images .*imagesTr.*--set data.source.a=WORD .*_0001"
     ):
         data_of("dualgan_t1t2", tmp_path)
 
@@ -207,7 +210,7 @@ def test_masks_are_images_only_if_asked_for_or_alone(tmp_path):
     for n, name in enumerate(["a/1", "a/masked_2", "b/3", "c/Segovia", *masks.split()]):
         volume(tmp_path / f"{name}.nii", n, shape=(8, 8, 8))
 
-    images = partial(records_of, Images, domains=("MR",), dims=3)
+    images = partial(records_of, Files, domains=("MR",), dims=3)
 
     assert [x.key for x in images(tmp_path)] == [
         "a/1.nii",

@@ -19,7 +19,7 @@ from PIL import Image as Picture
 from scipy.ndimage import zoom
 
 from gantk.data.preparation import Record
-from gantk.data.sources.images import Images
+from gantk.data.sources.files import Files
 from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
@@ -502,7 +502,7 @@ def heads_with_copies(folder):
             Picture.fromarray(np.uint8(look.clip(0, 255))).save(folder / f"{name}.png")
 
     (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
-    return Images(("MR",), 2, (96, 96), path=str(folder)).records()
+    return Files(("MR",), 2, (96, 96), path=str(folder)).records()
 
 
 def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):

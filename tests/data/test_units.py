@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 from volumes import UNPAIRED, load, volume
 
-from gantk.catalog.contrasts import values_of
+from gantk.data.distribution import values_of
 from gantk.data.intensity import Percentile, other_scales
 from gantk_parts.nyul import Nyul
 

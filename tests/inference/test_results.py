@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from tiny import ROOT
 
 from gantk import api
-from gantk.catalog.contrasts import values_of
+from gantk.data.distribution import values_of
 from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.inference.frame import Frame, TranslateOptions

@@ -74,7 +74,7 @@ def test_machines_may_keep_the_same_files_at_different_places(tiny_recipe):
         model = load_recipe(tiny_recipe).override({"data.source": source}).check()
         return identity_of(model, SimpleNamespace(splits={}))
 
-    assert identity("here") == identity("there") != identity("here", "nifti")
+    assert identity("here") == identity("there") != identity("here", "aligned")
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

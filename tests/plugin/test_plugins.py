@@ -174,7 +174,7 @@ def test_a_failing_format_or_source_is_skipped(add_plugin, tmp_path):
     add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
     draw_pictures(tmp_path / "scans", 2)
     with pytest.warns(UserWarning, match="source 's' is ignored.*ZeroDivisionError.*my-package"):
-        assert source_for(tmp_path / "scans", domains=1)["name"] == "images"
+        assert source_for(tmp_path / "scans")["name"] == "files"
 
 
 def test_errors_of_plugins_name_the_plugin(add_plugin, capsys):

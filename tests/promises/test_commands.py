@@ -81,14 +81,15 @@ RENAMED = {  # options that are accepted under both names, losses that have the 
     "texture": "noise_floor",
     "coarse": "low_res_warmup",
 }
+PARTS = RENAMED | dict.fromkeys(("folders", "images", "nifti", "contrasts"), "files")
 
 
 def test_every_part_is_offered_with_the_options_it_had():
     listed = {tuple(line.split()[:2]) for line in said("list").splitlines()}
     for kind, parts in NAMES["parts"].items():
-        assert {(kind, RENAMED.get(name, name)) for name in parts} <= listed
+        assert {(kind, PARTS.get(name, name)) for name in parts} <= listed
         for old, options in parts.items():
-            name = RENAMED.get(old, old)
+            name = PARTS.get(old, old)
             first = {
                 line.split()[0] for line in said("show", kind, name).splitlines() if line.strip()
             }

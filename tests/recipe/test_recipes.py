@@ -244,12 +244,9 @@ def refusal_of(recipe, kind):
     table = load_recipe(recipe).tables["data"]
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, but data.dims is 3. Allowed: volumes: NIfTI", None
-    if "+" in table["domains"][0] and kind != "nifti":
+    if "+" in table["domains"][0] and kind not in ("nifti", "pictures"):
         said = "' has [34] contrasts|contains one file for each contrast"
         return rf"({said}).*one folder for each patient,.* one file", None
-    # its domains are classes, which no header or file name says
-    if recipe == "style_gan_tumour" and kind == "nifti":
-        return "needs one domain.*'folders' or 'aligned' for two domains", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
         return "a label map contains .*from 0 to 4|needs one domain", None
 

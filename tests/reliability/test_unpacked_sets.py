@@ -38,8 +38,8 @@ UNPACKED = {
     "disc{o}/S_00{p}_MR{v}": "S_00{p}_mr_T1 S_00{p}_mr_T2 (S_00{p}_mr_T1_rectified) (S_00{p}_ct)",
     "all": "set_{p}_mr_T1 set_{p}_mr_T2 (set_{p}_mr_T1_rectified) (set_{p}_ct)",
     "1{p}1/T1w": (
-        "T1w_acpc (T1w_acpc_restore) T2w_acpc (ribbon_mask) ../MNI/T1w (../MNI/T1w_brain)"
-        " ../MNI/T2w"
+        "T1w_acpc (T1w_acpc_restore) T2w_acpc (ribbon_mask) (../MNI/T1w) (../MNI/T1w_brain)"
+        " (../MNI/T2w)"
     ),
     "WMH/GE3T/1{p}": "pre/T1 pre/T2 (orig/T1) (orig/T2) (orig/3DT1)",
     "raw/p{p}": "(p{p}_T1) (p{p}_T2) ../../processed/p{p}/p{p}_T1_n4 ../../processed/p{p}/p{p}_T2",

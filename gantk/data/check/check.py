@@ -55,6 +55,8 @@ def check(
     table: str | Path | None = None,
     # replace a table that gantk did not write, or that was completed since
     overwrite: bool = False,
+    # say which rule filled each cell: a column of the table, and a line for each rule
+    why: bool = False,
     # called with the finished share and the current operation
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +75,8 @@ def check(
             sample.
         table: a new CSV file for the domains, patients and splits that were found. Cells are empty
             where they are unknown.
+        why: whether to say which rule filled each cell: in a column of `table`, and under `why` of
+            the result.
         progress: called with the share that is done, from 0 to 1, and the current operation.
 
     Returns:
@@ -132,14 +136,17 @@ def check(
     except UserError as error:
         if (error.where or "").startswith("--set"):
             raise
-        problems.append(_unusable(error, guessed=recipe is None))
+        problems.append(_unusable(error, guessed=not (recipe or set)))
         _name_domains_by_files(items)
 
     report(0.95, "comparing the images")
     problems += _compare([item for item in items if item.error is None], usage)
     result = _result(path, usage, items, count, problems)
     if table is not None:
-        result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items)
+        result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items, why)
+
+    if why:
+        result["why"] = _rules(usage)
 
     report(1.0, "done")
     return result
@@ -166,6 +173,20 @@ def warnings_about(data: Data) -> list[str]:
             lines.append(f"warning  {each['what']}{remedy or ''}")
 
     return lines
+
+
+def _rules(usage: Usage | None) -> list[dict[str, Any]]:
+    """How often each rule filled a column of the catalog, with the first file that it filled."""
+    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in (usage and usage.catalog) or ():
+        for column, rule in row.why.items():
+            value = getattr(row, column)
+            shown = value if column in ("kind", "contrast", "split", "label") else ""
+            files[column, shown, rule].append(row.path.name)
+    return [
+        {"column": column, "value": value, "rule": rule, "files": len(own), "first": own[0]}
+        for (column, value, rule), own in files.items()
+    ]
 
 
 def _name_domains_by_files(items: Iterable[Inspected]) -> None:

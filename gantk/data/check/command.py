@@ -31,6 +31,9 @@ from gantk.terminal import json_option, write_json
     metavar="FILE",
     help="Write a new CSV with one row for each image, to complete and train from.",
 )
+@click.option(
+    "--why", is_flag=True, help="Say which rule filled each cell of the table, with its first file."
+)
 @json_option("Write the findings as JSON, too")
 def check_command(path, json_file, overwrite, **options) -> None:
     """Describe the images in PATH and report problems; nothing is trained.
@@ -61,6 +64,13 @@ def check_command(path, json_file, overwrite, **options) -> None:
             if problem["remedy"]:
                 remedy = problem["remedy"].rstrip(".")
                 say(f"{'':<9}{remedy[0].upper() + remedy[1:]}.")
+
+        for rule in result.get("why", ()):
+            value = f" {rule['value']}" if rule["value"] else ""
+            say(
+                f"{'why':<9}{rule['column']}{value}: {rule['rule']} ({rule['files']} files, such as"
+                f" '{rule['first']}')"
+            )
 
         if not result["problems"]:
             console().print(styled("no problems found", "green"))

@@ -8,10 +8,8 @@ good to know), `what` is wrong, the names of the `files` concerned, and a `remed
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 from gantk.catalog.channels import numbered_channels
 from gantk.catalog.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
 from gantk.catalog.domains import domain_match
-from gantk.catalog.patterns import DATE_WORD
+from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.preparation import Record
@@ -570,14 +568,7 @@ def same_people(items: Sequence[Inspected]) -> Iterator[Problem]:
         if item.patient:
             domains_of[item.patient] |= set(item.domains)
 
-    spellings: dict[str, list[str]] = defaultdict(list)
-    for patient in domains_of:
-        spellings[_plain_name(patient)].append(patient)
-
-    groups = [names for names in spellings.values() if len(names) > 1]
-    if len(spellings) == 1:  # what all names share says nothing of the patient
-        groups = []
-    groups = groups or _with_the_same_numbers(domains_of)
+    groups = people_of_two_names(domains_of)
     if groups:
         shown = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
         what = (
@@ -588,39 +579,6 @@ def same_people(items: Sequence[Inspected]) -> Iterator[Problem]:
             "give each person one name, by files or a table, or use --set data.source.patient=REGEX"
         )
         yield problem("patients", "warning", what, (), remedy)
-
-
-def _plain_name(patient: str) -> str:
-    """A patient's name without what programs add: `p1` of `P_01`, `p1.0` and `2020-01-02_p1`."""
-    name = unicodedata.normalize("NFKC", patient).casefold()
-    undated = DATE_WORD.sub("", name)
-    if any(map(str.isalpha, undated)):
-        name = undated
-    name = re.sub(r"\.0+$", "", name)
-    name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
-    return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", name)
-
-
-def _with_the_same_numbers(domains_of: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of patients of two domains, each in one of them only, whose names have the same
-    numbers; [] unless these are half of a domain's patients or more.
-    """
-    alone: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
-    for patient, domains in domains_of.items():
-        numbers = tuple(map(int, re.findall(r"\d{1,18}", patient)))
-        if len(domains) == 1 and numbers:
-            alone[next(iter(domains))][numbers] = patient
-
-    groups = []
-    for (one, patients), (other, others) in combinations(alone.items(), 2):
-        shared = [numbers for numbers in patients if numbers in others]
-        count = min(
-            sum(domain in domains for domains in domains_of.values()) for domain in (one, other)
-        )
-        if len(shared) > 1 and 2 * len(shared) >= count:
-            groups += [[patients[numbers], others[numbers]] for numbers in shared]
-
-    return groups
 
 
 def mixed_channels(items: Sequence[Inspected]) -> Iterator[Problem]:

@@ -4,7 +4,6 @@ split.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.catalog import Catalog
 from gantk.catalog.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
-from gantk.catalog.domains import folders_apart
+from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
-from gantk.data.dataset import source_and_records, training_of
+from gantk.data.dataset import doubts_of, source_and_records, training_of
 from gantk.data.preparation import Record, domain_letters
-from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.reader import is_volume
+from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
@@ -44,6 +43,7 @@ class Usage:
     names: dict[str, str]  # domain letter -> human name
     records: list[Record]
     recipe: str | None = None  # the table's recipe; None: a guess
+    catalog: Catalog | None = None  # of a source that reads names
     split_origin: str = ""  # what gives the sets that records name
     problems: list[Problem] = field(default_factory=list)
     splits: Splits | None = None
@@ -65,21 +65,30 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Usage:
     names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
     listed = table
-    uncertain: list[UserError] = []
     if recipe is None and "channels" in table.source.options:
         # A mixture of gray and colour, which a guessed source would refuse, is reported as a
         # separate problem.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
         listed = table.model_copy(update={"source": part})
 
-    source, records = source_and_records(listed, method, uncertain)
-    usage = Usage(table, method, names, records, recipe, split_origin(source))
+    source, records = source_and_records(listed, method)
+    catalog = getattr(source, "catalog", None)
+    usage = Usage(table, method, names, records, recipe, catalog, split_origin(source))
     for note in getattr(source, "notes", ()):
         usage.problems.append(problem("versions", "note", note))
 
+    note = left_out_note(getattr(source, "left_out", {}), table.domains, by_order=recipe is None)
+    if note:
+        usage.problems.append(problem("choice", "note", note.what, (), note.remedy))
+
+    nameless = source.nameless() if hasattr(source, "nameless") else None
+    if nameless and recipe is None and len(table.domains) == 2:
+        remedy = "if these are classes of one domain, use --set 'data.domains=[\"MR\"]'"
+        usage.problems.append(problem("domains", "note", nameless, (), remedy))
+
     # a run with this recipe would stop with this error
     severity = "warning" if recipe is None else "error"
-    for each in uncertain:
+    for each in doubts_of(source, table):
         usage.problems.append(problem("patients", severity, each.what, (), each.remedy))
 
     return usage
@@ -89,99 +98,30 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
     """The likely use of images: domains named by files or headers, else two groups, else one
     domain.
     """
-    refusal: UserError | None = None
     settings = list(set)
-    domains_are_set = any(each.startswith("data.domains") for each in settings)
-    no_guess = domains_are_set and path.is_file()
-    frequent = [] if no_guess else _frequent_domains(path, items)
-    for domains in _guesses(path, frequent):
+    if any(each.startswith("data.domains") for each in settings):
+        return _usage_as(path, ("A", "B"), settings)
+
+    refusal: UserError | None = None
+    for domains in _guesses(path, _frequent_domains(path, items)):
         try:
-            usage = _usage_as(path, domains, settings)
+            return _usage_as(path, domains, settings)
         except UserError as error:
-            refusal = refusal or error
-            if isinstance(error, NothingFound):
-                continue
-            break  # the domains exist but cannot be used: report that error
-
-        if usage is None:
-            continue
-
-        groups = _unnamed_groups(path, usage)
-        if groups:
-            named = any(item.name_says for item in items)
-            if named and all(
-                is_volume(file) for record in usage.records for file in record.files[:1]
-            ):
-                continue  # one contrast of two sites or groups
-            what = f"no name contains a contrast, so the images are taken as two domains, {groups}"
-            remedy = (
-                "if these are classes of one domain, use --set data.source.name=images"
-                " --set 'data.domains=[\"MR\"]'"
-            )
-            usage.problems.append(problem("domains", "note", what, (), remedy))
-
-        others = _left_out(frequent[2:], usage, items)
-        if not domains_are_set and others and list(usage.names.values()) == frequent[:2]:
-            usage.problems.append(_choice([*frequent[:2], *others]))
-        return usage
+            if domains != ("A", "B"):  # nobody said that there are two domains
+                refusal = refusal or error
+            if not isinstance(error, NothingFound):
+                break  # the domains exist but cannot be used: report that error
 
     raise refusal or NothingFound(f"no data source can use '{path}'")
 
 
-def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage | None:
-    """The use of images as these domains; None where no source finds two domains."""
-    source = source_for(path, len(domains))
-    if len(domains) == 2 and source["name"] == "images":
-        return None
+def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage:
+    """The use of images as these domains."""
+    source = source_for(path)
     recipe = Recipe({"data": {"source": source, "domains": list(domains)}})
     table = recipe.override(settings).data_table()
     reads = domain_letters(table.domains)
     return _usage(table, type("AnyMethod", (), {"paired": False, "reads": reads}))
-
-
-def _unnamed_groups(path: Path, usage: Usage) -> str:
-    """The names by which domains A and B were told apart, where these do not end in A and B."""
-    if path.is_file() or list(usage.names.values()) != ["A", "B"]:
-        return ""  # a table names the domains
-
-    files: dict[str, list[Path]] = {"a": [], "b": []}
-    for record in usage.records:
-        if record.path:
-            files[record.domain].append(record.path.relative_to(path))
-
-    groups = []
-    told = False  # whether a folder is named otherwise than by its domain's letter
-    for letter, folders in folders_apart(files).items():
-        groups.append(f"{letter.upper()} ({', '.join(folders)})")
-        told |= not all(folder.endswith(letter.upper()) for folder in folders)
-
-    return " and ".join(groups) if told else ""
-
-
-def _left_out(domains: Sequence[str], usage: Usage, items: Sequence[Inspected]) -> list[str]:
-    """Those of the domains that images which the use leaves out are of; all for rows of a table."""
-    if not items:
-        return list(domains)
-
-    used = {absolute(file) for record in usage.records for file in record.files}
-    unused = [item for item in items if used.isdisjoint(map(absolute, item.scan.files))]
-    said = set(map(_domain_said, unused))
-    return [domain for domain in domains if domain in said]
-
-
-def _choice(frequent: Sequence[str]) -> Problem:
-    """The note on which two of several domains are used, and why."""
-    used = " and ".join(frequent[:2])
-    why = "the first two by name"
-    if all(name.upper() in USUAL for name in frequent[:2]):
-        why = f"the first two in the order {', '.join(USUAL)}"
-    what = (
-        f"there are images of {len(frequent)} domains: {', '.join(frequent)}. {used} are used,"
-        f" because they are {why}. The others are left out"
-    )
-    other = json.dumps([frequent[0], frequent[2]])
-    remedy = f"to use others, set for example --set 'data.domains={other}'"
-    return problem("choice", "note", what, (), remedy)
 
 
 def _frequent_domains(path: Path, items: Sequence[Inspected]) -> list[str]:
@@ -391,9 +331,10 @@ def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
         yield problem("contrasts", severity, what, names, remedy)
 
     if paired and not complete:
-        what = "this method needs registered pairs, but none were found"
-        remedy = "give a CSV of pairs, or use the same file name for both images of a pair"
-        yield problem("pairs", "error", what, (), remedy)
+        try:
+            expect_pairs(records, usage.table.domains)
+        except UserError as error:
+            yield problem("pairs", "error", error.what, (), error.remedy)
 
 
 def _scan_names(records: Sequence[Record]) -> list[str]:

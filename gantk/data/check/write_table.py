@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.catalog.contrasts import CONTRASTS, join_contrast_words, words_of
-from gantk.catalog.domains import relative_to, without_labels
-from gantk.catalog.patients import has_patient, patients_of
-from gantk.catalog.patterns import PERSON
+from gantk.catalog.catalog import Row as CatalogRow
+from gantk.catalog.contrasts import CONTRASTS
+from gantk.catalog.domains import relative_to
+from gantk.catalog.layouts import Asked, read_names
 from gantk.catalog.tables import LEFT_OUT, csv_text
 from gantk.data.check.inspect import Inspected
 from gantk.data.check.usage import Usage, absolute
@@ -31,6 +31,7 @@ class Row:
     label: str = ""
     mask: str = ""
     pair: str = ""
+    why: str = ""  # the rules that filled the cells
 
 
 def expect_table(table: Path, overwrite: bool) -> None:
@@ -47,12 +48,13 @@ def write_table(
     scans: Sequence[Scan],
     usage: Usage | None,
     items: Sequence[Inspected],
+    why: bool = False,
 ) -> str:
     """Write one row for each image below `path`; paths are relative to the table where they can be.
 
     With a `usage` the table yields the same records; files that it does not use are left out by
-    `none` in the column split. Without one, a row contains only what names determine. Returns a
-    sentence about the rows.
+    `none` in the column split. Without one, a row contains only what names determine. With `why`, a
+    column says which rules filled the cells. Returns a sentence about the rows.
     """
     if usage:
         rows = [*_rows_of_records(usage, scans), *_rows_left_out(usage, scans)]
@@ -68,6 +70,8 @@ def write_table(
     columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
+    if why:
+        columns.append("why")
 
     cells = [[getattr(row, column) for column in columns] for row in rows]
     write_output(table, csv_text(columns, cells).encode())
@@ -82,12 +86,19 @@ def write_table(
 
 def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
+    known = {row.path: row for row in usage.catalog or ()}
     used = set()
     for record in usage.records:
         used |= set(map(absolute, (*record.files, *record.mask_files)))
     for scan in scans:
         if used.isdisjoint(map(absolute, scan.files)):
-            yield Row(str(scan.path), _contrast_of(scan.name), split=LEFT_OUT[0])
+            row = known.get(scan.path)
+            yield Row(
+                str(scan.path),
+                row.contrast if row else "",
+                split=LEFT_OUT[0],
+                why=reasons(row) if row else "",
+            )
 
 
 def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
@@ -97,6 +108,7 @@ def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
     known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
+    whys = {(row.path, row.contrast): reasons(row) for row in usage.catalog or ()}
     rows: dict[tuple[str, str], Row] = {}
     for record in usage.records:
         image = str(place_of.get(record.files[0], record.files[0]))
@@ -112,56 +124,41 @@ def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
             plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
             row.pair = record.pair.removesuffix(plane)
 
+        row.why = whys.get((record.files[0], known[record.domain]), "")
         rows[record.domain, image] = row
 
     return list(rows.values())
 
 
 def _rows_of_names(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]) -> list[Row]:
-    """A row for each image whose use is not known: a contrast or patient that is not sure is empty.
-
-    A patient is a folder with a number of its own or a word for a person in the path; a DICOM
-    header knows both patient and contrast.
-    """
+    """A row for each image whose use is not known: what headers and names say."""
     inspected = {item.name: item for item in items}
-    images = set(without_labels([scan.path for scan in scans], path))
-    places = {scan.name: relative_to(scan.path, path).parts[:-1] for scan in scans}
-    patients = patients_of(places.values(), whole=False)
+    files = [scan.path for scan in scans if io.is_image(scan.path)]
+    catalog = read_names(path, files, Asked(by_folders=False))
+    known = {row.path: row for row in catalog}
     rows = []
     for scan in scans:
         item = inspected.get(scan.name)
-        row = Row(str(scan.path), _contrast_of(scan.name))
-        place = places[scan.name]
-        person = PERSON.search(scan.name)
+        row = Row(str(scan.path))
+        named = known.get(scan.path)
+        if named:
+            row.domain, row.patient = named.contrast, named.subject
+            row.split = "" if named.kind == "image" else LEFT_OUT[0]
+            row.why = reasons(named)
         if item and item.header_says and not row.domain:
             row.domain = CONTRASTS.get(item.header_says, item.header_says).upper()
-
         if item and item.patient:
             row.patient = item.patient
-        elif has_patient(place):
-            row.patient = patients[place]
-        elif person:
-            row.patient = person[0]
-
-        if scan.path not in images:
-            row.split = LEFT_OUT[0]
-
         rows.append(row)
 
     return rows
 
 
-def _contrast_of(name: str) -> str:
-    """The only contrast that a relative path contains; "" where it contains several or none."""
-    *folders, file = Path(name).parts
-    said = set()
-    for part in (*folders, io.stem_of(file)):
-        words = join_contrast_words([word.lower() for word in words_of(part)])
-        said |= {CONTRASTS[word] for word in words if word in CONTRASTS}
-
-    if len(said) > 1:
-        said.discard("mr")  # T1 says more than MR
-    return said.pop().upper() if len(said) == 1 else ""
+def reasons(row: CatalogRow) -> str:
+    """The rules that filled the cells of a row, in a line."""
+    names = {"contrast": "domain", "subject": "patient"}
+    said = [f"{names.get(column, column)}: {rule}" for column, rule in row.why.items()]
+    return "; ".join(said)
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.catalog.domains import images_below
+from gantk.catalog.layouts import Asked, read_names
 from gantk.data.preparation import Record
-from gantk.data.sources.folders import set_keys_and_patients
-from gantk.data.sources.images import of_one_domain
+from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Channels, FileSource
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
@@ -30,9 +29,6 @@ class Aligned(FileSource):
     patient: str = ""
     channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
-    found_for = (2,)
-    guesses = True
-
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:
             has = f"dims = {self.dims} and {count_noun(self.domains, 'domain')}"
@@ -46,12 +42,15 @@ class Aligned(FileSource):
         """Returns {"path": ...} if all folders are split folders and the first pictures are twice
         as wide as high.
         """
-        items = of_one_domain(path, images_below(path))
-        if not items or any(item.place or io.is_volume(item.display_path) for item in items):
+        if not path.is_dir():
+            return None
+        images = io.list_images(path, recursive=True)
+        rows = read_names(path, images, Asked()).of_kind("image")
+        if not rows or any(row.place or row.is_volume for row in rows):
             return None
 
         with suppress(UserError):
-            sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
+            sides = [io.outline(row.path).pixels.shape[1:] for row in rows[:3]]
             if all(width == 2 * height for height, width in sides):
                 return {"path": str(path)}
             return None
@@ -60,8 +59,15 @@ class Aligned(FileSource):
 
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""
-        items = of_one_domain(self.root, io.list_images(self.root, recursive=True))
-        wholes = self.records_of(set_keys_and_patients(items, self))
+        images = io.list_images(self.root, recursive=True)
+        catalog = read_names(self.root, images, Asked(patient=self.patient))
+        self.doubts = catalog.doubts
+        items = []
+        for row in catalog.of_kind("image"):
+            item = Item("image", row.path, self.key_of(row.path), row.subject)
+            item.split = row.split or None
+            items.append(item)
+        wholes = self.records_of(items)
         read = {
             letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
         }
@@ -70,6 +76,10 @@ class Aligned(FileSource):
             for x in "ab"
             for one in wholes
         ]
+
+    def nameless(self) -> str | None:
+        """A note that the halves are called A and B, as no name says a contrast."""
+        return "pictures show two images side by side, so the domains are called A and B"
 
     def _half(self, whole: Record, side: int) -> np.ndarray:
         pixels = whole.read()

@@ -4,68 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 
 from gantk.catalog.contrasts import contrast_in, one_word, words_of
-from gantk.catalog.domains import (
-    GLOB,
-    bare_stem,
-    domain_match,
-    relative_to,
-    split_of,
-    without_labels,
-)
-from gantk.catalog.patterns import SPLIT_WORD
+from gantk.catalog.domains import GLOB, bare_stem, domain_match, relative_to, split_of
 from gantk.data.sources.reader import Item
-from gantk.errors import NothingFound, UserError
+from gantk.errors import UserError
 from gantk.formats.files import difference, stem_of
-
-
-def separate_masks(
-    images: Sequence[Path], root: Path, name: str, domains: Mapping[str, str]
-) -> tuple[list[Path], list[Path]]:
-    """Divide files into images and masks: a mask or its folder has `name` as a word, or matches it
-    as a glob.
-
-    UserError where no file has that name. Other masks, see `without_labels`, are neither; `domains`
-    are words for them.
-    """
-    masks = [path for path in images if is_mask(path, root, name)]
-    if name and images and not masks:
-        shown = ", ".join(f"'{path.name}'" for path in images[:4])
-        allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
-        what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
-        raise NothingFound(what, where="data.source.mask", allowed=allowed)
-
-    apart = set(masks)
-    return without_labels(
-        [path for path in images if path not in apart], root, domains.values()
-    ), masks
-
-
-def is_mask(image: Path, root: Path, name: str) -> bool:
-    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty
-    name none has.
-    """
-    if not name:
-        return False
-
-    *folders, file = parts = relative_to(image, root).parts
-    if GLOB.search(name):
-        return any(
-            fnmatch(text.lower(), name.lower())
-            for text in ("/".join(parts), *parts, stem_of(image))
-        )
-
-    wanted = " ".join(words_of(name)).lower()
-    names = [
-        f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} "
-        for part in (*folders, stem_of(file))
-    ]
-    # a folder of masks
-    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)
 
 
 def find_masks(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from gantk.catalog.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
@@ -13,7 +12,7 @@ from gantk.plugin.spec import Source
 
 
 class Mixed:
-    """All images of several sources, each with its options: `sources = [{ name = "nifti", path =
+    """All images of several sources, each with its options: `sources = [{ name = "files", path =
     ... }, "phantom"]`.
 
     Patients of two sources count as different even if their names are equal: each name gets the
@@ -34,11 +33,11 @@ class Mixed:
             what = (
                 f"the source 'mixed' joins two or more sources, but data.source.sources has {count}"
             )
-            remedy = 'set for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
+            remedy = 'set for example sources = [{ name = "files", path = "scans" }, "phantom"]'
             raise UserError(what, where="data.source.sources", remedy=remedy)
 
         self.parts = [make(domains, dims, size) for make in sources]
-        self.on_ambiguous: OnAmbiguous = "ignore"
+        self.doubts: list[UserError] = []
 
     def channels(self) -> dict[str, int]:
         """Channels by domain, from the first source that knows them before reading; {} where none
@@ -69,9 +68,6 @@ class Mixed:
         """
         records = []
         for number, part in enumerate(self.parts):
-            if hasattr(part, "on_ambiguous"):
-                part.on_ambiguous = self.on_ambiguous
-
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
             for record in part.records():
                 names = {
@@ -79,6 +75,7 @@ class Mixed:
                     for field in ("subject", "key", "pair", "scan_key")
                 }
                 records.append(replace(record, **names))
+            self.doubts += getattr(part, "doubts", ())
 
         # if one source sets splits, records without one are for training
         if any(record.split for record in records):

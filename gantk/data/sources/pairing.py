@@ -18,13 +18,10 @@ from gantk.formats.files import difference, is_volume
 NAMED_ALIKE = 0.9
 
 
-def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
-    """Set the pairs of items: by the CSV `table`, with "" by one in `root`, else by equal names;
-    "none": no pairs.
+def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
+    """Set the pairs of items by the CSV `table`, or with "" by one in `root`; returns whether there
+    is one.
     """
-    if table == "none":
-        return
-
     csv_path = root / table if (root / table).is_file() else Path(table)
     if table and not csv_path.is_file():
         raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
@@ -37,14 +34,14 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
                 raise error.at("data.source.pairs") from error
             continue  # not a table of pairs
         if rows and _by_rows(items, root, path, names, rows):
-            return
+            return True
 
     if table:
         what = f"'{csv_path}' has no column of image paths for each of the two domains"
         allowed = f"a header, and one column for each domain with paths relative to '{root}'"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
 
-    pair_by_name(items)
+    return False
 
 
 def _lists_pairs(error: UserError, items: Sequence[Item], root: Path) -> bool:
@@ -128,13 +125,8 @@ def _are_in_one_folder(items: Sequence[Item]) -> bool:
 
 
 def _are_registered(items: Sequence[Item]) -> bool:
-    """Whether items are one of each domain; scans on different grids are not registered."""
-    if sorted(item.letter for item in items) != ["a", "b"]:
-        return False
-    if not all(is_volume(item.display_path) for item in items):
-        return True
-    one, other = items
-    return difference(one.source, other.source) is None
+    """Whether items are one of each domain."""
+    return sorted(item.letter for item in items) == ["a", "b"]
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -164,7 +156,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         what = apart
         remedy = (
             'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
-            f" (an option of the sources nifti, bids, dicom and manifest). Or {unpaired}"
+            f" (an option of the sources files, bids, dicom and manifest). Or {unpaired}"
         )
     elif complete:
         lacking = domains[1 if broken[0].domain == "a" else 0]

@@ -7,17 +7,13 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
-from gantk.catalog.patients import OnAmbiguous
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.catalog.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.reader import FileImage, Item, Reader, is_volume
@@ -31,18 +27,10 @@ Channels = Literal[1, 3] | None  # values of a source's option `channels`
 class _Defaults:
     """What subclasses set, and defaults for options that a source lacks."""
 
-    # of all that accept a path the lowest is chosen; above 0: accepts by ambiguous names
-    rank: ClassVar[int] = 0
-    # a recipe of another number of domains takes it only where no other source accepts
-    found_for: ClassVar[tuple[int, ...]] = (1, 2)
-    # whether it may assign domains to images whose names do not contain them
-    guesses: ClassVar[bool] = False
-    on_ambiguous: ClassVar[OnAmbiguous] = "ignore"  # names that may contain patients
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
-    # whether names, no table or headers, say what is an image
-    by_names: ClassVar[bool] = True
 
     notes: Sequence[str] = ()  # sentences on images that were left out
+    doubts: Sequence[UserError] = ()  # what must be answered before a training
     planes: tuple[float, float] = (0.0, 1.0)
     channels: Channels = None
     onto: Onto = "none"
@@ -86,7 +74,7 @@ class FileSource(_Defaults):
                 f" source '{kind}' reads one for each domain"
             )
             remedy = (
-                "use the source 'contrasts' (one folder for each patient, one file for each"
+                "use the source 'files' (one folder for each patient, one file for each"
                 " contrast), or set one contrast for each domain"
             )
             raise UserError(what, where="data.domains", remedy=remedy)
@@ -94,8 +82,8 @@ class FileSource(_Defaults):
         self.root = Path(self.path)
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
-        self.asked = {"a": self.a, "b": self.b, "image": self.a}
-        self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
+        self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
+        self.words = {x: self.asked_words[x] or name for x, name in self.names.items()}
         self.reader = Reader(self.dims, self.channels)
 
     def set_channels(self, channels: Literal[1, 3]) -> None:
@@ -144,15 +132,9 @@ class FileSource(_Defaults):
         """
         records = []
         pictures: Counter[tuple[str, str, str | None]] = Counter()
-        if self.by_names:
-            refuse_folders_of_visits(items, self.names, self.root)
-            refuse_numbered_channels(items, self.names)
-            items, note = one_version(items, self.root)
-            self.notes = [note] if note else []
-
         _pair_studies(items, self.onto)
         for item in items:
-            is_picture = not item.contrasts and not is_volume(item.source)
+            is_picture = not is_volume(item.source)
             for plane in self.reader.planes(item, self.planes):
                 position = item.position if plane is None else plane
                 if position is None and is_picture:
@@ -245,36 +227,26 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
             item.pair = item.pair or f"alone/{item.letter}/{item.key}"
 
 
-def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
-    """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path":
-    ...}`.
+def source_for(path: Path, own: str | None = None) -> dict:
+    """The registered source that reads `path`, as a recipe's table: `{"name": "files", "path": ...}`.
 
-    The first that accepts `path`: the recipe's `own`, then those for its number of `domains`, each
-    by rank, then by name. UserError where none does.
+    The first that accepts `path`: the recipe's `own`, then those of other packages, then the
+    bundled ones, `files` last. UserError where none does.
     """
     from gantk.plugin.loader import registry
 
-    ranked = []
-    for entry in registry().of_kind("source"):
-        with suppress(UserError):  # a plugin that fails to load must not hide the other sources
-            source = entry.load()
-            for_others = domains not in getattr(source, "found_for", (1, 2))
-            ranked.append(
-                (
-                    entry.name != own,
-                    for_others,
-                    getattr(source, "rank", 0),
-                    entry.name,
-                    entry,
-                    source,
-                )
-            )
+    def preference(entry: Any) -> tuple:
+        return entry.name != own, entry.name == "files", entry.owner == "gantk", entry.name
 
-    for *_, name, entry, source in sorted(ranked, key=lambda each: each[:-2]):
+    for entry in sorted(registry().of_kind("source"), key=preference):
+        try:
+            source = entry.load()
+        except UserError:  # a plugin that fails to load must not hide the other sources
+            continue
         accepts = getattr(source, "accepts", lambda path: None)
         try:
             if (options := accepts(Path(path))) is not None:
-                return {"name": name, **options}
+                return {"name": entry.name, **options}
         except UserError:
             raise
         except Exception as error:

@@ -12,10 +12,11 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_in,
@@ -32,7 +33,7 @@ from gantk.catalog.domains import (
     rename_or_map,
     split_of,
 )
-from gantk.catalog.patients import patients_in_names
+from gantk.catalog.patients import patients_in_names, unsure
 from gantk.catalog.tables import (
     LEFT_OUT,
     OF_FILES,
@@ -83,7 +84,6 @@ class Manifest(VolumeSource):
     channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     one_contrast = True
-    by_names = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,6 +106,7 @@ class Manifest(VolumeSource):
         """A record for each image, or each plane of a volume; one UserError lists all wrong cells
         with their lines.
         """
+        self.doubts = []
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
         names = self.columns()
         self.splits = False
@@ -414,17 +415,19 @@ class Manifest(VolumeSource):
                 item.subject = patient_of(item.key, self.pattern)
             return
 
-        stems = []
+        rows = []
         for item in items:
             stem = bare_stem(io.stem_of(item.key), tuple(self.words.values()))
-            stems.append(replace(item, stem=stem))
+            rows.append(Row((item.display_path,), item.letter, label=item.label or "", stem=stem))
 
-        on_ambiguous = self.on_ambiguous
-        if self.patient == "names":
-            on_ambiguous = "accept"
-        elif self.splits:
-            on_ambiguous = "ignore"
-        for item, patient in zip(items, patients_in_names(stems, on_ambiguous) or (), strict=False):
+        reading = patients_in_names(rows)
+        if reading is None:
+            return
+        if not reading.sure and self.patient != "names":
+            if not self.splits:
+                self.doubts = [*self.doubts, unsure([row.stem for row in rows], reading)]
+            return
+        for item, patient in zip(items, reading.patients, strict=True):
             item.subject = patient
 
     def _ask_for_patients(self, lines: Sequence[int], count: int) -> None:
@@ -440,10 +443,7 @@ class Manifest(VolumeSource):
         )
         remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
         error = UserError(what, where="data.source.path", remedy=remedy)
-        if self.on_ambiguous == "raise":
-            raise error
-        if isinstance(self.on_ambiguous, list):
-            self.on_ambiguous.append(error)
+        self.doubts = [*self.doubts, error]
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
         """Set the mask of a row's images: of those on the mask's grid, or of all where images are

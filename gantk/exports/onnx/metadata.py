@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from gantk.catalog.contrasts import QUANTILE_COUNT
+from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import UserError, one_line
 from gantk.plugin.spec import Few, Share, check
 from gantk.recipe.tables import current_fit, require_bounded
@@ -32,7 +32,7 @@ class Entry(BaseModel):
 
 
 class Values(Entry):
-    """The distribution of the training images' values, as `gantk.catalog.contrasts.values_of`
+    """The distribution of the training images' values, as `gantk.data.distribution.values_of`
     returns it.
     """
 

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from gantk.catalog.patients import OnAmbiguous
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
 from gantk.data.split import split_records
@@ -40,7 +39,7 @@ class Misaligned:
         dims: int,
         size: tuple[int, ...],
         *,
-        source: Source = "phantom",  # source of the pairs, such as { name = "nifti", path = "scans" }
+        source: Source = "phantom",  # source of the pairs, such as { name = "files", path = "scans" }
         pixels: Pixels = 4.0,  # mean displacement, in pixels of data.size; 0: none
         test: Held = 0.2,  # share of the test set
         validation: Held = 0.1,  # share of the validation set, scored while training
@@ -51,7 +50,7 @@ class Misaligned:
         self.pixels = pixels
         self.seed = seed
         self.shares = {"test": test, "validation": validation}
-        self.on_ambiguous: OnAmbiguous = "ignore"
+        self.doubts: list[UserError] = []
 
     def set_channels(self, channels: Literal[1, 3]) -> None:
         """Convert the images of the wrapped source to gray (1) or colour (3), if it reads files."""
@@ -69,10 +68,8 @@ class Misaligned:
         """The records of the wrapped source with their splits; UserError where it has no registered
         pairs.
         """
-        if hasattr(self.part, "on_ambiguous"):
-            self.part.on_ambiguous = self.on_ambiguous
-
         found = self.part.records()
+        self.doubts = list(getattr(self.part, "doubts", ()))
         if not any(record.pair and record.domain == "b" for record in found):
             what = (
                 "'misaligned' moves the second image of registered pairs, but its source has no"

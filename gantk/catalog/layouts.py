@@ -1,0 +1,631 @@
+"""Reads the names of files and folders: the only place that guesses contrasts, patients and pairs.
+
+`read_names` fills the rows of a catalog column by column. The patterns are in `patterns.py`; how
+patients are read from many names in `patients.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gantk.catalog.catalog import Catalog, Row, groups_of, has_one_of_each, has_several
+from gantk.catalog.channels import channel_of, paths_with_contrasts, rows_of_volumes
+from gantk.catalog.contrasts import (
+    BESIDE_OTHERS,
+    CONTRASTS,
+    contrast_in,
+    contrasts_in,
+    one_word,
+    same_contrast,
+    without_gaps,
+    words_of,
+)
+from gantk.catalog.domains import (
+    GLOB,
+    bare_stem,
+    domain_match,
+    expect_no_other_contrast,
+    images_of,
+    masks_named,
+    patient_of,
+    possible_originals,
+    regex_option,
+    relative_to,
+    splits_of,
+    without_derived,
+    without_labels,
+)
+from gantk.catalog.patients import (
+    Parts,
+    parts_with_digits,
+    patients_in_names,
+    patients_of,
+    patients_of_volumes,
+    unsure,
+)
+from gantk.catalog.patterns import CLASS_WORDS, PERSON, SPLIT_WORD, VISIT_FOLDER
+from gantk.catalog.versions import leave_one_version, leave_out_standard_space
+from gantk.errors import UserError
+from gantk.formats.files import natural, stem_of
+
+UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe asks of names.
+
+    Attributes:
+        contrasts: contrast or domain -> a word, folder or glob of its files; "": its own name.
+        options: contrast -> the key of the recipe that names its files, for messages.
+        mask: word or glob of the names of masks; "": usual words.
+        patient: regular expression for the patient in a path; "names": file names contain
+            patients, without a doubt; "": folders, else names.
+        repeated: whether one file may be of several contrasts (volumes of a file).
+        by_folders: whether two folders, or all images, may be taken for contrasts that no name says.
+    """
+
+    contrasts: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    mask: str = ""
+    patient: str = ""
+    repeated: bool = False
+    by_folders: bool = True
+
+    def text(self, contrast: str) -> str:
+        """The word or glob that is searched for a contrast."""
+        return self.contrasts[contrast] or contrast
+
+
+def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
+    """The catalog of image files below `root`, from their names alone.
+
+    With `asked.contrasts`, rows of these contrasts have those names, also where folders were only
+    told apart (`trainA`, `trainB`). UserError where a pattern is wrong, or names contain other
+    contrasts than those asked for.
+    """
+    catalog = Catalog(row for image in images for row in rows_of_volumes(image, asked.contrasts))
+    _set_kinds(catalog, root, asked)
+    _set_contrasts(catalog, root, asked)
+    _set_places(catalog, root, asked)
+    catalog.notes += leave_one_version(_chosen(catalog, asked), root)
+    chosen = _chosen(catalog, asked)
+    if len(asked.contrasts) == 1:
+        _set_labels(chosen)
+    _set_splits(chosen, root)
+    _set_patients(catalog, chosen, root, asked)
+    leave_out_standard_space(chosen, root)
+    _set_pairs(_chosen(catalog, asked))
+    return catalog
+
+
+def _chosen(catalog: Catalog, asked: Asked) -> list[Row]:
+    """The images of the contrasts asked for; all images where none is."""
+    images = catalog.of_kind("image")
+    if not asked.contrasts:
+        return images
+    return [row for row in images if row.contrast in asked.contrasts]
+
+
+# --- masks
+
+
+def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
+    """Tell masks from images, by the option `mask` and by usual words."""
+    named = set(masks_named([row.path for row in catalog], root, asked.mask))
+    others = [row.path for row in catalog if row.path not in named]
+    texts = [asked.text(contrast) for contrast in asked.contrasts]
+    images = set(without_labels(others, root, texts))
+    for row in catalog:
+        if row.path in named:
+            row.fill("kind", "mask", f"the name matches data.source.mask, '{asked.mask}'")
+        elif row.path not in images:
+            row.fill("kind", "mask", "the name has a word for masks")
+
+
+# --- contrasts
+
+
+def _set_contrasts(catalog: Catalog, root: Path, asked: Asked) -> None:
+    """Set the contrast of each image, and its stem."""
+    rows = catalog.of_kind("image")
+    words = _words_wanted(asked)
+    named = paths_with_contrasts([row.path for row in rows])
+    said: dict[int, str] = {}  # by id of row: the word for a contrast in its path
+    alone = len(asked.contrasts) == 1
+    for row in rows:
+        path = named[row.path].relative_to(root)
+        word, row.stem, where = _contrast_in_path(path, words)
+        if not word and alone:  # the root's own name may say the only one
+            word = contrast_in(root.resolve().name, words)[0] or ""
+            where = f"the folder's name '{root.resolve().name}'"
+        if row.volume is not None:
+            word, where = row.contrast.lower(), "the volume's name in dataset.json"
+        elif not word and named[row.path] != row.path:
+            word, where = channel_of(row.path).lower(), "the channel's name in dataset.json"
+        if word and not asked.contrasts and len(_contrasts_of(path)) > 1:
+            row.why["contrast"] = "empty: folder and file name different contrasts"
+        elif word:
+            said[id(row)] = word
+            row.fill("contrast", CONTRASTS.get(word, word).upper(), where)
+
+    found: dict[str, list[Row]] = {}
+    for contrast in asked.contrasts:
+        found[contrast] = _rows_of(contrast, rows, said, root, asked)
+    for contrast, own in found.items():
+        if not asked.contrasts[contrast]:
+            own += _rows_meant_beside_others(contrast, own, rows, said)
+    if alone and asked.by_folders:
+        _take_all_if_unnamed(found, rows, root, asked)
+    elif asked.by_folders and not all(found.values()) and not any(asked.contrasts.values()):
+        groups = _two_folders(rows, root, asked)
+        if groups and not (any(found.values()) and _by_letters_or_order(groups)):
+            found = _rows_of_groups(catalog, groups, root, asked)
+
+    _name_contrasts(catalog, found, asked)
+    for contrast in asked.contrasts or {row.contrast: "" for row in rows if row.contrast}:
+        _leave_out_derived(contrast, [row for row in rows if row.contrast == contrast])
+
+
+def _contrasts_of(path: Path) -> set[str]:
+    """All contrasts that the parts of a relative path name."""
+    said = set().union(*map(contrasts_in, (*path.parts[:-1], stem_of(path))))
+    return said - {"mr"} or said
+
+
+def _words_wanted(asked: Asked) -> set[str]:
+    """The words that count as contrasts, besides the usual ones."""
+    names = {one_word(contrast) for contrast in asked.contrasts}
+    texts = {one_word(asked.text(name)) for name in asked.contrasts if asked.text(name).isalnum()}
+    return names | texts if len(texts) > 1 else names
+
+
+def _contrast_in_path(path: Path, wanted: set[str]) -> tuple[str, str, str]:
+    """The word for a contrast in a relative path, the name without it, and where it stands: the
+    file's name first, then the nearest folder.
+    """
+    stem = stem_of(path)
+    word, rest = contrast_in(stem, wanted)
+    if word:
+        return word, rest, f"'{word}' in the file's name"
+    for folder in reversed(path.parts[:-1]):
+        word = contrast_in(SPLIT_WORD.sub("", folder), wanted)[0]
+        if word:
+            return word, rest, f"the folder '{folder}'"
+    return "", rest, ""
+
+
+def _rows_of(
+    contrast: str, rows: Sequence[Row], said: Mapping[int, str], root: Path, asked: Asked
+) -> list[Row]:
+    """The rows of one contrast that is asked for."""
+    text = asked.contrasts[contrast]
+    where = f"data.source.{asked.options.get(contrast, '')}"
+    if text and (GLOB.search(text) or (root / text).is_dir()):
+        is_path = "/" in text or (root / text).is_dir()
+        pattern = root / text if is_path else root / "**" / text
+        matched = set(images_of(pattern, where)[1])
+        return _filled([row for row in rows if row.path in matched], f"{where} is '{text}'")
+
+    if text:
+        wanted = {word.lower() for word in words_of(text)}
+        matching = []
+        for row in rows:
+            path = relative_to(row.path, root)
+            if wanted and wanted <= {
+                w.lower() for w in words_of(str(path.with_name(stem_of(path))))
+            }:
+                matching.append(row)
+        if matching:
+            return _filled(matching, f"{where} is '{text}'")
+
+    word = one_word(asked.text(contrast))
+    others = {one_word(asked.text(name)) for name in asked.contrasts} - {word}
+    exact: dict[Path, set[str]] = defaultdict(set)
+    for row in rows:
+        if said.get(id(row)) == word:
+            exact[row.path.parent].add(row.stem)
+    found = []
+    for row in rows:
+        own = said.get(id(row), "")
+        if own == word:
+            found.append(row)
+        elif own and own not in others and same_contrast(own, word):
+            starts = {"", row.stem, *possible_originals(row.stem)}
+            if starts & exact[row.path.parent]:
+                row.fill("kind", "version", f"beside it lies a file named exactly '{word}'")
+            else:
+                found.append(row)
+    return found
+
+
+def _rows_meant_beside_others(
+    contrast: str, own: Sequence[Row], rows: Sequence[Row], said: Mapping[int, str]
+) -> list[Row]:
+    """The rows whose names mean a contrast only beside other contrasts of the patient (`CT1` beside
+    `T1`), in folders without a row of it; not those made from others (`CT1_bet` beside `CT1`).
+    """
+    short = BESIDE_OTHERS.get(CONTRASTS.get(one_word(contrast), ""), set())
+    with_own = {row.path.parent for row in own}
+    with_others = {row.path.parent for row in rows if id(row) in said} - with_own
+    found = {}
+    for row in rows:
+        stem = stem_of(row.path).lower()
+        unnamed = id(row) not in said and row.path.parent in with_others
+        if unnamed and short & set(words_of(stem)):
+            found[row.path.parent, stem] = row
+
+    kept = []
+    for (folder, stem), row in found.items():
+        if not any((folder, start) in found for start in possible_originals(stem)):
+            kept.append(row)
+            row.stem = without_gaps(
+                re.sub(rf"(?i)(?<![a-z0-9])({'|'.join(short)})(?![a-z0-9])", "", row.stem)
+            )
+    return _filled(kept, "a word that means it beside other contrasts")
+
+
+def _filled(rows: list[Row], rule: str) -> list[Row]:
+    for row in rows:
+        row.why["contrast"] = rule
+    return rows
+
+
+def _take_all_if_unnamed(
+    found: dict[str, list[Row]], rows: Sequence[Row], root: Path, asked: Asked
+) -> None:
+    """All images are of the only contrast, where no name contains it and none another one."""
+    ((contrast, own),) = found.items()
+    if own:
+        return
+
+    text = asked.contrasts[contrast]
+    if text:
+        return  # whoever asks says what there is
+    below = [Path(root.resolve().name) / relative_to(row.path, root) for row in rows]
+    named = paths_with_contrasts([row.path for row in rows])
+    below += [Path(root.resolve().name) / relative_to(path, root) for path in named.values()]
+    expect_no_other_contrast({"image": below}, {"image": contrast})
+    found[contrast] = _filled(list(rows), UNNAMED)
+
+
+def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]], asked: Asked) -> None:
+    """Write the names of the contrasts asked for into their rows; UserError for a row of two."""
+    taken: dict[int, str] = {}
+    for contrast, rows in found.items():
+        for row in rows:
+            if id(row) not in taken:
+                taken[id(row)] = contrast
+                row.contrast = contrast
+            elif asked.repeated:
+                again = replace(row, contrast=contrast, why=dict(row.why))
+                catalog.rows.append(again)
+                taken[id(again)] = contrast
+            else:
+                both = " and ".join((taken[id(row)], contrast))
+                raise UserError(
+                    f"'{row.path}' belongs to both domains, {both}",
+                    where="data.source",
+                    remedy="make data.source.a and data.source.b more specific, or correct the"
+                    " table that `gantk data check SCANS --table scans.csv` writes",
+                )
+
+    for row in catalog:  # a synonym that another word of the same folder replaces
+        if row.kind == "image" and id(row) not in taken and row.contrast in found:
+            row.contrast = CONTRASTS.get(one_word(row.contrast), row.contrast).upper()
+            if row.contrast in found:
+                row.fill("kind", "version", "another file of this contrast fits better")
+
+
+def _leave_out_derived(contrast: str, rows: Sequence[Row]) -> None:
+    """Mark images that were made from another of their contrast: `T1_brain` beside `T1`."""
+    named = [row for row in rows if row.why.get("contrast") != UNNAMED]
+    kept = set(without_derived([row.path for row in named], contrast))
+    for row in named:
+        if row.path not in kept and not row.why.get("contrast", "").startswith("data.source."):
+            row.fill("kind", "version", "its name is that of another image with further words")
+
+
+# --- two folders without names for contrasts
+
+
+Groups = dict[Parts, tuple[str, int]]  # folders -> contrast, and the place of what says it
+
+
+def _two_folders(rows: Sequence[Row], root: Path, asked: Asked) -> tuple[Groups, str]:
+    """The contrast of each folder where names do not say it: by the beginning of a word, by A and B
+    at the end, or as two groups in alphabetical order.
+    """
+    contrasts = list(asked.contrasts)
+    folders = {relative_to(row.path, root).parts[:-1] for row in rows}
+    ordered = sorted(folders, key=lambda parts: natural("/".join(parts)))
+    if len(contrasts) != 2:
+        return {}, ""
+
+    def matches(part: str) -> list[int]:
+        return [domain_match(part, contrast) for contrast in contrasts]
+
+    def ends(part: str) -> list[int]:
+        words = words_of(SPLIT_WORD.sub("", part))
+        last = words[-1].lower() if words else ""
+        return [int(last == letter) for letter in "ab"]
+
+    for rule, score in (
+        ("the folder's name begins so", matches),
+        ("the folder ends in A or B", ends),
+    ):
+        groups = _best_folders(ordered, score, contrasts)
+        if groups:
+            return groups, rule
+    if any(row.contrast and row.is_volume for row in rows):
+        return {}, ""  # volumes of one contrast in two folders are two groups of patients
+    return _two_groups(ordered, contrasts), "the first and second folder in alphabetical order"
+
+
+def _by_letters_or_order(groups: tuple[Groups, str]) -> bool:
+    """Whether folders were told apart although no word names a contrast."""
+    return "begins" not in groups[1]
+
+
+def _best_folders(folders: Sequence[Parts], score, contrasts: Sequence[str]) -> Groups:
+    """The contrast of each folder by its best-matching part; {} unless both contrasts have some."""
+    found: Groups = {}
+    for parts in folders:
+        scores = [score(part) for part in parts]
+        first = max(((each[0], place) for place, each in enumerate(scores)), default=(0, 0))
+        second = max(((each[1], place) for place, each in enumerate(scores)), default=(0, 0))
+        if first[0] > second[0]:
+            found[parts] = contrasts[0], first[1]
+        elif second[0] > first[0]:
+            found[parts] = contrasts[1], second[1]
+    return found if len({contrast for contrast, _ in found.values()}) == 2 else {}
+
+
+def _two_groups(folders: Sequence[Parts], contrasts: Sequence[str]) -> Groups:
+    """Two groups of folders; those of splits, and parts that all paths share, do not count."""
+    counted = {}
+    for parts in folders:
+        counted[parts] = [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
+
+    for depth in range(min(map(len, counted.values()), default=0)):
+        names = sorted({parts[own[depth]] for parts, own in counted.items()}, key=natural)
+        names.sort(
+            key=lambda name: domain_match(name, contrasts[1]) - domain_match(name, contrasts[0])
+        )
+        if len(names) > 2:
+            return {}
+        if len(names) == 2:
+            of_name = dict(zip(names, contrasts, strict=True))
+            return {
+                parts: (of_name[parts[own[depth]]], own[depth]) for parts, own in counted.items()
+            }
+    return {}
+
+
+def _rows_of_groups(
+    catalog: Catalog, groups: tuple[Groups, str], root: Path, asked: Asked
+) -> dict[str, list[Row]]:
+    """The rows of two groups of folders; their names must not say other contrasts."""
+    contrast_of, rule = groups
+    found: dict[str, list[Row]] = {contrast: [] for contrast in asked.contrasts}
+    for row in catalog.of_kind("image"):
+        parts = relative_to(row.path, root).parts[:-1]
+        if parts in contrast_of:
+            contrast, _ = contrast_of[parts]
+            found[contrast].append(row)
+            row.why["contrast"] = rule
+
+    if "begins" not in rule:
+        paths = {
+            letter: [relative_to(row.path, root) for row in rows]
+            for letter, rows in zip("ab", found.values(), strict=True)
+        }
+        expect_no_other_contrast(paths, dict(zip("ab", asked.contrasts, strict=True)))
+        folders = {
+            letter: {part for path in own for part in path.parts[:-1]}
+            for letter, own in paths.items()
+        }
+        both = folders["a"] & folders["b"]
+        catalog.groups = {
+            contrast: sorted(folders[letter] - both, key=natural)
+            for letter, contrast in zip("ab", asked.contrasts, strict=True)
+        }
+    return found
+
+
+# --- folders, splits
+
+
+def _set_places(catalog: Catalog, root: Path, asked: Asked) -> None:
+    """Set the folders of each row that may be a patient's or a visit's."""
+    words = _words_wanted(asked)
+    by_group = {part for parts in catalog.groups.values() for part in parts}
+    for row in catalog:
+        place = []
+        words_of_series = []  # TSE of `T2_TSE`: what a folder says besides the contrast
+        for folder in relative_to(row.path, root).parts[:-1]:
+            rest = contrast_in(folder, words)[1]
+            is_split = SPLIT_WORD.match(rest) and not parts_with_digits([rest])
+            if rest and not is_split and folder not in by_group:
+                place.append(rest)
+                if rest != folder and not parts_with_digits([rest]):
+                    words_of_series.append(rest)
+        others = [part for part in place if part not in words_of_series]
+        row.place = tuple(others if parts_with_digits(others) else place)
+
+    images = _chosen(catalog, asked)
+    _drop_folders_of_contrasts(images)
+    places = defaultdict(set)
+    for row in images:
+        places[row.contrast].add(row.place)
+    for row in images:
+        if not row.is_volume and len(places[row.contrast]) == 1:
+            row.place = ()  # what all images share says nothing of one
+        row.stem = bare_stem(row.stem or "", (row.contrast,))
+
+
+def _drop_folders_of_contrasts(rows: Sequence[Row]) -> None:
+    """Leave out the folders that only tell contrasts apart: `Tr1` of all T1, `Tr2` of all T2."""
+    contrasts = {row.contrast for row in rows}
+    depth = 0
+    while len(contrasts) > 1 and all(len(row.place) > depth for row in rows):
+        contrasts_of = defaultdict(set)
+        for row in rows:
+            contrasts_of[row.place[depth]].add(row.contrast)
+        tells = len(contrasts_of) == len(contrasts) and all(
+            len(own) == 1 for own in contrasts_of.values()
+        )
+        elsewhere = all(
+            parts_with_digits(row.place[:depth] + row.place[depth + 1 :]) for row in rows
+        )
+        is_person = any(PERSON.search(name) for name in contrasts_of)
+        numbered = bool(parts_with_digits(list(contrasts_of)))
+        if (
+            tells
+            and not is_person
+            and (elsewhere or not numbered or _many_files(rows, contrasts_of))
+        ):
+            for row in rows:
+                row.place = row.place[:depth] + row.place[depth + 1 :]
+        else:
+            depth += 1
+
+
+def _many_files(rows: Sequence[Row], folders: Mapping[str, set[str]]) -> bool:
+    """Whether the folders hold pictures, so that one each would be all of a contrast."""
+    return not any(row.is_volume for row in rows) and len(rows) > 2 * len(folders)
+
+
+def _set_labels(rows: Sequence[Row]) -> None:
+    """Set the classes of images of one contrast: the first folders, where two or more have no
+    number.
+    """
+    classes = {row.place[0] for row in rows if row.place and not parts_with_digits(row.place[:1])}
+    if len(classes) < 2:
+        return
+    for row in rows:  # folders below the class's may be patients'
+        if row.place and row.place[0] in classes:
+            row.fill("label", row.place[0], "the folder, one of several without a number")
+            row.place = row.place[1:]
+
+
+def names_classes(folders: Sequence[str]) -> bool:
+    """Whether folders are named after classes of images, such as yes and no."""
+    return not CLASS_WORDS.isdisjoint(map(str.lower, folders))
+
+
+def _set_splits(rows: Sequence[Row], root: Path) -> None:
+    """Set the splits that folders name; a single one, as in `TrainT1`, means nothing."""
+    splits = splits_of([relative_to(row.path, root).parts[:-1] for row in rows])
+    for row, split in zip(rows, splits, strict=True):
+        if split:
+            row.fill("split", split, "a folder's name")
+
+
+# --- patients, visits, pairs
+
+
+def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -> None:
+    """Set patient and visit: by a pattern, folders, or names."""
+    pattern = regex_option(asked.patient)
+    if pattern:
+        for row in rows:
+            key = relative_to(row.path, root).as_posix()
+            row.fill(
+                "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
+            )
+        return
+
+    volumes = [row for row in rows if row.is_volume]
+    pictures = [row for row in rows if not row.is_volume]
+    of_folder = _folder_names([row.place for row in rows])
+    if pictures:
+        _set_patients_of_pictures(catalog, pictures, of_folder, asked)
+    if volumes:
+        _set_patients_of_volumes(volumes, of_folder)
+
+
+def _folder_names(places: Sequence[Parts]) -> dict[Parts, str]:
+    """The patient of each place: the folders with numbers, or all of its folders where two patients
+    would have one name (`Berlin/001`, `Paris/001`).
+    """
+    whole = patients_of(places)
+    short = patients_of(places, whole=False)
+    if len(set(short.values())) < len(set(whole.values())):
+        return whole
+    return short
+
+
+def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]) -> None:
+    """By numbered folders; by a folder that holds one image of each contrast; else by name."""
+    beside = Counter((row.place, row.contrast) for row in rows)
+    several = len({row.place for row in rows}) > 1
+    by_name = patients_of_volumes([replace(row, place=()) for row in rows])
+    for row, name in zip(rows, by_name, strict=True):
+        is_numbered = several and bool(parts_with_digits(row.place))
+        if is_numbered or (row.place and beside[row.place, row.contrast] == 1):
+            row.fill("subject", of_folder[row.place], "the folder")
+        else:
+            row.fill("subject", name, "the file's name")
+        row.session = _session(row)
+
+
+def _session(row: Row) -> str:
+    """The visit: folders named after one, and what a folder or name says behind the patient."""
+    visits = [part for part in row.place if VISIT_FOLDER.fullmatch(part)]
+    own = row.subject.rpartition("/")[2]
+    for text in row.place if own in "/".join(row.place) else (row.stem,):
+        rest = text.removeprefix(own)
+        if own and rest and rest != text:
+            visits.append(rest.strip("_-. "))
+            break
+    return "/".join(filter(None, visits))
+
+
+def _set_patients_of_pictures(
+    catalog: Catalog, rows: Sequence[Row], of_folder: Mapping[Parts, str], asked: Asked
+) -> None:
+    """By folders, if most pictures lie in numbered ones; else by names, if these are sure."""
+    numbered = sum(bool(parts_with_digits(row.place)) for row in rows)
+    if 2 * numbered > len(rows):
+        for row in rows:
+            row.fill("subject", of_folder[row.place], "the folder")
+            row.session = _session(row)
+        return
+
+    if numbered:
+        return  # folders are named after patients, but not all
+    reading = patients_in_names(rows)
+    if reading is None:
+        return
+    if reading.sure or asked.patient == "names":
+        for row, patient in zip(rows, reading.patients, strict=True):
+            row.fill("subject", patient, "the file's name")
+        return
+
+    catalog.doubts.append(unsure([row.stem for row in rows], reading))
+    for row in rows:
+        row.why["subject"] = "empty: the file's name may contain the patient"
+
+
+def _set_pairs(rows: Sequence[Row]) -> None:
+    """Set what images of one anatomy share: patient and visit, where these have one volume of each
+    contrast, else folder and name; nothing where names do not tell which belong together.
+    """
+    for members in groups_of(rows):
+        names = defaultdict(list)
+        for row in members:
+            names[row.name].append(row)
+        single = all(row.is_volume for row in members) and has_one_of_each(members)
+        for row in members:
+            if single:
+                row.fill("pair", row.visit, "the only images of their contrasts of this visit")
+            elif not row.is_volume or any(map(has_several, names.values())):
+                name = "/".join(filter(None, (row.split, row.name)))
+                row.fill("pair", name, "folder and name without the contrast")
+            else:
+                row.why["pair"] = "empty: names do not tell which images belong together"

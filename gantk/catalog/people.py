@@ -1,0 +1,59 @@
+"""Names of patients that may be one person's: `p1` and `P_01`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from itertools import combinations
+
+from gantk.catalog.patterns import DATE_WORD
+
+
+def people_of_two_names(domains_of: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of names that may be one person's; `domains_of` are the contrasts of each patient.
+
+    Names that differ only in case, separators, leading zeros, `.0` or a date; without any, names of
+    two contrasts with the same numbers.
+    """
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for patient in domains_of:
+        spellings[_plain_name(patient)].append(patient)
+
+    groups = [names for names in spellings.values() if len(names) > 1]
+    if len(spellings) == 1:  # what all names share says nothing of the patient
+        groups = []
+    return groups or _with_the_same_numbers(domains_of)
+
+
+def _plain_name(patient: str) -> str:
+    """A patient's name without what programs add: `p1` of `P_01`, `p1.0` and `2020-01-02_p1`."""
+    name = unicodedata.normalize("NFKC", patient).casefold()
+    undated = DATE_WORD.sub("", name)
+    if any(map(str.isalpha, undated)):
+        name = undated
+    name = re.sub(r"\.0+$", "", name)
+    name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
+    return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", name)
+
+
+def _with_the_same_numbers(domains_of: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of patients of two domains, each in one of them only, whose names have the same
+    numbers; [] unless these are half of a domain's patients or more.
+    """
+    alone: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+    for patient, domains in domains_of.items():
+        numbers = tuple(map(int, re.findall(r"\d{1,18}", patient)))
+        if len(domains) == 1 and numbers:
+            alone[next(iter(domains))][numbers] = patient
+
+    groups = []
+    for (one, patients), (other, others) in combinations(alone.items(), 2):
+        shared = [numbers for numbers in patients if numbers in others]
+        count = min(
+            sum(domain in domains for domains in domains_of.values()) for domain in (one, other)
+        )
+        if len(shared) > 1 and 2 * len(shared) >= count:
+            groups += [[patients[numbers], others[numbers]] for numbers in shared]
+
+    return groups

@@ -1,0 +1,304 @@
+"""The data source over folders of pictures and volumes: a catalog's rows become records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from gantk.catalog.catalog import Case, Catalog, Row
+from gantk.catalog.channels import refuse_numbered_channels
+from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.domains import rename_or_map
+from gantk.catalog.layouts import UNNAMED, Asked, read_names
+from gantk.catalog.tables import FILL_IN_TABLE
+from gantk.catalog.versions import refuse_folders_of_visits
+from gantk.data.preparation import Record, contrast_names
+from gantk.data.sources.masks import find_masks
+from gantk.data.sources.pairing import pair_by_name, pair_by_table
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Channels, Onto, VolumeSource
+from gantk.errors import NothingFound, UserError, count_noun, did_you_mean
+from gantk.formats import files as io
+
+MAX_NAMED = 8  # files or folders in a message
+
+
+@dataclass(kw_only=True)
+class Files(VolumeSource):
+    """Pictures and volumes (NIfTI, NRRD, MetaImage) below a folder, of one or two domains.
+
+    The names of files and folders say the domain (its name, or a usual synonym: T1w for T1), the
+    patient and the split; `gantk data check PATH --table scans.csv` writes what was understood.
+    Images of two domains are registered pairs if they belong to one patient and visit and have one
+    grid, or equal names. A domain such as "T1+FLAIR" becomes one image with a channel for each
+    contrast. If a patient lacks one, its channel is NaN (see `Record.missing`). In data of one
+    domain, folders without numbers below `path` are classes, such as yes/ and no/.
+    """
+
+    # word, folder or glob (T1w, patient07/T1_*) of the first domain's files; "" = its name
+    a: str = ""
+    b: str = ""  # the same for the second domain
+    # CSV with a column of paths for each domain; "" = a CSV in `path`, or names; "none" = no pairs
+    pairs: str = ""
+    # resample the other image of each patient onto the grid of this domain, by the headers
+    onto: Onto = "none"
+    # for 4-D files: the volume of each domain, counted from 0, such as [0, 1]
+    volumes: tuple[int, ...] = ()
+    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
+    patient: str = ""
+    # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
+    mask: str = ""
+    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
+    only: str = ""  # use only images of this class (its folder's name); "" = all
+
+    def __post_init__(self):
+        self.path = self.path or ("." if self.a else "")
+        super().__post_init__()
+        if self.volumes and (len(self.volumes) != len(self.domains) or min(self.volumes) < 0):
+            what = (
+                f"volumes = {list(self.volumes)} does not choose one volume for each of"
+                f" {count_noun(self.domains, 'domain')}"
+            )
+            allowed = "one number for each domain, counted from 0"
+            raise UserError(what, where="data.source.volumes", allowed=allowed)
+
+        # the contrasts of each domain, one channel each
+        self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
+        self.several = any(len(names) > 1 for names in self.contrasts.values())
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """`{"path": ...}` where any image is below `path`."""
+        if path.is_dir() and io.list_images(path, recursive=True):
+            return {"path": str(path)}
+        return None
+
+    @property
+    def asked(self) -> Asked:
+        """The options that concern names."""
+        texts: dict[str, str] = {}
+        options: dict[str, str] = {}
+        for letter, contrasts in self.contrasts.items():
+            option = "a" if letter == "image" else letter
+            words = contrast_names(self.asked_words[letter]) if self.asked_words[letter] else ()
+            if words and len(words) != len(contrasts):
+                what = f"'{self.asked_words[letter]}' does not name {len(contrasts)} contrasts"
+                raise UserError(what, where=f"data.source.{option}", allowed="words joined by +")
+            for place, contrast in enumerate(contrasts):
+                texts[contrast] = words[place] if words else ""
+                options[contrast] = option
+        return Asked(texts, options, self.mask, self.patient, repeated=len(set(self.volumes)) > 1)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """All images below the folder, read once."""
+        images = io.list_images(self.root, recursive=True)
+        return read_names(self.root, self._of_dims(images), self.asked)
+
+    def _of_dims(self, images: Sequence[Path]) -> list[Path]:
+        """The volumes where networks take volumes; the more numerous of volumes and pictures."""
+        volumes = [image for image in images if io.is_volume(image)]
+        pictures = [image for image in images if not io.is_volume(image)]
+        if self.dims == 3 or len(volumes) >= len(pictures):
+            kept, others = volumes or pictures, pictures if volumes else []
+        else:
+            kept, others = pictures, volumes
+        if others:
+            kind = "pictures" if kept is volumes else "volumes"
+            self.notes = [
+                f"{count_noun(others, 'file')} left out: {kind} beside the other images, such as"
+                f" '{self.key_of(others[0])}'"
+            ]
+        return kept
+
+    def nameless(self) -> str | None:
+        """A note that no name says the domains, so that they are called A and B; None where one
+        does.
+        """
+        groups = self.catalog.groups
+        if len(self.names) == 1:
+            rows = self.catalog.of_kind("image")
+            if any(row.why.get("contrast") != UNNAMED for row in rows):
+                return None
+        elif not groups:
+            return None
+
+        called = []
+        for letter, folders in zip("AB", groups.values() or ([],), strict=False):
+            called.append(f"{letter} ({', '.join(folders)})" if folders else letter)
+        return (
+            f"no file or folder name in '{self.root}' contains {' or '.join(self.domains)}, so the"
+            f" domains are called {' and '.join(called)}"
+        )
+
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """How many images say another contrast than the domains, by contrast."""
+        wanted = {name for names in self.contrasts.values() for name in names}
+        usual = {usual_contrast(name) for name in wanted}
+        images = self.catalog.of_kind("image")
+        said = (row.contrast for row in images if row.contrast not in wanted)
+        return Counter(name for name in said if name and usual_contrast(name) not in usual)
+
+    def records(self) -> list[Record]:
+        """A record for each image, or each plane of a volume; UserError where a domain has no
+        images.
+        """
+        wanted = [name for names in self.contrasts.values() for name in names]
+        rows = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
+        self._expect_contrasts(rows, wanted)
+        refuse_numbered_channels(rows, list(dict.fromkeys(wanted)))
+        self.notes = [*self.notes, *self.catalog.notes]
+        self.doubts = self.catalog.doubts
+        if self.several:
+            items = self._items_of_cases(rows)
+        else:
+            refuse_folders_of_visits(rows, self.names, self.root)
+            items = self._items_of_rows(rows)
+
+        masks = [row.path for row in self.catalog.of_kind("mask") if self.mask]
+        find_masks(items, masks, self.root, self.mask, self.domains, self.onto == "none")
+        if not self.several and len(self.names) == 2:
+            self._set_pairs(items)
+        records = self.records_of(items)
+        return self._of_class(records)
+
+    def _expect_contrasts(self, rows: Sequence[Row], wanted: Sequence[str]) -> None:
+        """UserError where a contrast has no image."""
+        found = {row.contrast for row in rows}
+        lacking = [contrast for contrast in wanted if contrast not in found]
+        if lacking:
+            raise self._no_images(lacking)
+
+    def _no_images(self, lacking: Sequence[str]) -> NothingFound:
+        """The error for contrasts without images, with what was found and the settings that help."""
+        images = [row for row in self.catalog if row.kind in ("image", "version")]
+        asked = self.asked
+        text = asked.contrasts[lacking[0]]
+        what = f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}"
+        if text:
+            what = f"no file in '{self.root}' matches '{text}'"
+        elif len(self.domains) == 2 and len(lacking) == len(asked.contrasts):
+            which = " and which are ".join(self.domains)
+            what = f"it is unclear which images in '{self.root}' are {which}"
+        if images:
+            what += f". Found: {_first([self.key_of(row.path) for row in images])}"
+            folders = {self.key_of(row.path.parent) for row in images}
+            if len(folders) > 1:
+                what += f", in the folders {_first(sorted(folders, key=io.natural))}"
+        else:
+            what += f". It contains no images ({io.readable()})"
+        remedy = rename_or_map({row.contrast for row in images if row.contrast}, self.domains)
+        remedy = remedy or (
+            "set data.domains to words of the file or folder names, or give a word, folder or glob"
+            " for each domain: --set data.source.a=WORD --set data.source.b='*_0001*'"
+        )
+        return NothingFound(
+            what,
+            where=f"data.source.{asked.options[lacking[0]]}",
+            allowed="words of file or folder names, trainA and trainB, two folders, or a glob",
+            remedy=f"{remedy}. {FILL_IN_TABLE}",
+        )
+
+    def _items_of_rows(self, rows: Sequence[Row]) -> list[Item]:
+        """An item for each image, by domain."""
+        items = []
+        for number, (letter, contrasts) in enumerate(self.contrasts.items()):
+            for row in rows:
+                if row.contrast == contrasts[0]:
+                    item = Item(letter, row.path, self.key_of(row.path), row.subject)
+                    item.split, item.label = row.split or None, row.label or None
+                    item.place, item.stem = row.place, row.stem
+                    item.study = row.pair if row.is_volume else ""
+                    item.volume = self.volumes[number] if self.volumes else row.volume
+                    items.append(item)
+        return items
+
+    def _items_of_cases(self, rows: Sequence[Row]) -> list[Item]:
+        """An item for each domain and case, with a channel for each contrast; cases without a
+        number are left out where most have one (templates, atlases).
+        """
+        wanted = [name for names in self.contrasts.values() for name in names]
+        cases = Catalog(rows).cases(wanted)
+        numbered = [case for case in cases if case.is_numbered]
+        if 2 * len(numbered) > len(cases):
+            cases = numbered
+
+        items = []
+        beside = Counter(case.folder for case in cases)
+        for case in cases:
+            key = self.key_of(case.folder) if case.folder != self.root else ""
+            if beside[case.folder] > 1:
+                key = f"{key}/{case.name}".strip("/")
+            key = key or self.root.resolve().name
+            files = {name: self._only(case, name) for name in wanted if name in case.rows}
+            self._expect_one_grid([row.path for row in files.values()])
+            for letter, contrasts in self.contrasts.items():
+                present = [files[name] for name in contrasts if name in files]
+                if not present:
+                    continue
+                row = present[0]
+                item = Item(letter, row.path, key, row.subject)
+                item.contrasts = {
+                    name: files[name].path if name in files else None for name in contrasts
+                }
+                item.pair = item.key if len(self.domains) > 1 else None
+                item.split, item.label = row.split or None, row.label or None
+                item.place, item.stem = row.place, row.stem
+                items.append(item)
+        return items
+
+    def _only(self, case: Case, contrast: str) -> Row:
+        """The only image of a contrast of a case; UserError for two."""
+        row, *others = case.rows[contrast]
+        if others:
+            what = (
+                f"'{row.path.parent}' contains two files of {contrast}: '{row.path.name}' and"
+                f" '{others[0].path.name}'"
+            )
+            remedy = (
+                "remove one of them or, if one is a mask, set data.source.mask to a word of its"
+                f" name. {FILL_IN_TABLE}"
+            )
+            raise UserError(what, where="data.source.path", remedy=remedy)
+        return row
+
+    def _expect_one_grid(self, files: Sequence[Path]) -> None:
+        """UserError for contrasts of a case on different grids."""
+        first, *others = files
+        for file in others:
+            if differs := io.difference(first, file):
+                what = (
+                    f"'{first}' and '{file}' are of one patient, but on different voxel grids:"
+                    f" {differs}"
+                )
+                remedy = "first register and resample the files of each patient onto one grid"
+                raise UserError(what, where="data.source.path", remedy=remedy)
+
+    def _set_pairs(self, items: Sequence[Item]) -> None:
+        """Set the pairs of pictures; those of volumes follow from their study."""
+        if self.pairs == "none" or pair_by_table(items, self.root, self.pairs):
+            for item in items:
+                item.study = ""
+        else:
+            pair_by_name([item for item in items if not item.study])
+
+    def _of_class(self, records: list[Record]) -> list[Record]:
+        """The records of the class `only`."""
+        kept = [record for record in records if self.only in ("", record.label)]
+        if not kept:
+            known = sorted({record.label for record in records if record.label})
+            allowed = known or "the name of a folder that is a class, such as yes"
+            what = f"there is no image of the class '{self.only}'"
+            remedy = did_you_mean(self.only, known)
+            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
+        return kept
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first names, quoted, and how many more there are."""
+    shown = ", ".join(map(repr, names[:MAX_NAMED]))
+    return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown

@@ -1,0 +1,235 @@
+"""Folders as public data sets and hospitals arrange them, and the table that a careful person would
+write of each: which files show which contrast, whose they are, and which belong together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from gantk.catalog.layouts import Asked, read_names
+
+THREE = ("001", "002", "003")
+FOUR = ("001", "002", "003", "004")
+CITIES = [f"{city}/{number}" for city in ("Berlin", "Paris") for number in THREE]
+T1_T2 = {"T1": "T1", "T2": "T2"}
+SMALL = {"t1": "T1", "t2": "T2"}
+
+
+@dataclass
+class Tree:
+    """Files by pattern, for each patient `p`, session `s`, slice `k` and spelling `c`.
+
+    `contrasts` maps a spelling to the contrast, "" for one that is neither; `subject` and `pair`
+    are what the files of a patient, or of one anatomy, share.
+    """
+
+    pattern: str
+    contrasts: dict[str, str]
+    patients: tuple[str, ...] | list[str] = FOUR
+    sessions: tuple[str, ...] = ("",)
+    slices: tuple[str, ...] = ("",)
+    subject: str = "{p}"
+    pair: str = "{p} {s} {k}"
+    domains: tuple[str, ...] = ("T1", "T2")
+    others: tuple[str, ...] = ()  # patterns of files that are neither contrast
+    files: dict[str, str] = field(default_factory=dict)  # contents
+    word: str = "{c}"  # of a file's name, where the folder is named by {c}
+
+    def rows(self) -> dict[str, tuple[str, str, str]]:
+        """Path -> contrast, subject, pair."""
+        rows = {}
+        spaces = (self.patients, self.sessions, self.slices, self.contrasts.items())
+        for p, s, k, (c, contrast) in product(*spaces):
+            known = {"p": p, "s": s, "k": k}
+            path = self.pattern.format(c=c, **known)
+            if contrast:
+                rows[path] = contrast, self.subject.format(**known), self.pair.format(**known)
+        return rows
+
+    def paths(self) -> list[str]:
+        """All images, those of no contrast included."""
+        paths = set()
+        for p, s, k, c in product(self.patients, self.sessions, self.slices, self.contrasts):
+            for pattern in (self.pattern, *self.others):
+                paths.add(pattern.format(p=p, s=s, k=k, c=c))
+        return sorted(paths)
+
+
+BRATS = {"t1": "T1", "t1ce": "", "t2": "T2", "flair": "", "seg": ""}
+BRATS_2023 = {"t1n": "T1", "t1c": "", "t2w": "T2", "t2f": "", "seg": ""}
+SYNTHRAD = {"mr": "MR", "ct": "CT", "mask": ""}
+HCP = {"T1w": "T1", "T2w": "T2"}
+SLICES = tuple(f"{number:03d}" for number in range(1, 6))
+
+TREES = {
+    # hospitals and small labs
+    "two sites with equal numbers": Tree("{p}/{c}.nii.gz", SMALL, CITIES),
+    "two sites and a third contrast": Tree("{p}/{c}.nii.gz", SMALL | {"flair": ""}, CITIES),
+    "numbered sites": Tree("{p}/{c}.nii.gz", T1_T2, [f"site{s}/{n}" for s in "12" for n in THREE]),
+    "dates as visits": Tree("P{p}/{s}/{c}.nii.gz", T1_T2, FOUR, ("2019-03-02", "2020-11-15")),
+    "visits first": Tree("ses-{s}/sub-{p}/{c}.nii.gz", T1_T2, FOUR, ("01", "02")),
+    "visits in names": Tree("P{p}_V{s}_{c}.nii.gz", T1_T2, FOUR, ("1", "2")),
+    "series as scanners name them": Tree(
+        "{p}/{c}.nii.gz", {"AX T1 SE": "T1", "AX T2 TSE": "T2"}, ["Mueller_M", "Schmidt_A", "Weber"]
+    ),
+    "numbered series": Tree(
+        "pat{p}/{c}.nii.gz", {"002_t1_mprage_sag_p2_iso": "T1", "005_t2_tse_tra": "T2"}
+    ),
+    "a folder for each series": Tree(
+        "{p}/{c}/scan.nii.gz", {"1_T1": "T1", "2_T2": "T2"}, [f"Glioma_{n}" for n in FOUR]
+    ),
+    "upper case": Tree("P{p}/{c}.NII.GZ", T1_T2),
+    "patients by name": Tree("{c}/{p}.nii.gz", T1_T2, ["Anna", "Berta", "Clara", "Dora"]),
+    "one file for each patient": Tree("{c}/{p}.nii.gz", {"T1w": "T1", "T2w": "T2"}),
+    "contrast before patient": Tree("{c}/p{p}/slice_{k}.png", T1_T2, slices=SLICES),
+    "patient before contrast": Tree("p{p}/{c}/{k}.png", T1_T2, slices=SLICES),
+    "slices in one folder": Tree("p{p}_s{k}_{c}.png", T1_T2, slices=SLICES),
+    "folders of splits": Tree("{s}/{c}/p{p}_{k}.png", T1_T2, FOUR, ("train",), SLICES),
+    "masks beside the scans": Tree(
+        "{p}/{c}.nii.gz", T1_T2 | {"brain_mask": "", "lesion_seg": "", "T1_mask": ""}
+    ),
+    "stripped beside whole": Tree("{p}/{c}.nii.gz", T1_T2 | {"T1_brain": "", "T2_brain": ""}),
+    "raw and processed": Tree("{p}/{c}.nii.gz", {"raw/T1": "", "raw/T2": "", "n4/T1": "T1", "n4/T2": "T2"}),
+    "folders that only name contrasts": Tree(
+        "{c}/{p}/scan.nii.gz", {"Tr1/TrainT1": "T1", "Tr2/TrainT2": "T2"}
+    ),
+    "a contrast agent": Tree("{p}/{c}.nii.gz", T1_T2 | {"T1gad": "", "T1 post KM": "", "T1ce": ""}),
+    "planes glued to contrasts": Tree("{p}/{c}.nii.gz", {"3DT1": "T1", "SAGT2": "T2", "AXFLAIR": ""}),
+    "made in another's space": Tree(
+        "sub-{p}/{c}.nii.gz", T1_T2 | {"space-T1_FLAIR": "", "FLAIR_to_T1": ""}
+    ),
+    # public sets
+    "BraTS 2021": Tree("BraTS2021_{p}/BraTS2021_{p}_{c}.nii.gz", BRATS),
+    "BraTS 2023": Tree(
+        "BraTS-GLI-00{p}-{s}/BraTS-GLI-00{p}-{s}-{c}.nii.gz", BRATS_2023, FOUR, ("000", "001")
+    ),
+    "BraTS 2018": Tree("HGG/Brats18_{p}/Brats18_{p}_{c}.nii.gz", BRATS, ("2013_2_1", "TCIA01_1_1")),
+    "IXI": Tree("{p}-{c}.nii.gz", T1_T2, ["IXI012-HH-1211", "IXI002-Guys-0828", "IXI013-HH-1212"]),
+    "IXI in two folders": Tree("IXI-{c}/{p}-{c}.nii.gz", T1_T2, ["IXI012-HH-1211", "IXI002-Guys-0828"]),
+    "HCP": Tree("{p}/T1w/{c}_acpc_dc_restore.nii.gz", HCP, ["100307", "100408", "101107"]),
+    "HCP with MNI": Tree(
+        "{p}/T1w/{c}_acpc_dc_restore.nii.gz",
+        HCP,
+        ["100307", "100408", "101107"],
+        others=("{p}/MNINonLinear/{c}_restore.nii.gz",),
+    ),
+    "ADNI": Tree(
+        "ADNI/{p}/{c}/2011-06-02/I239487/scan.nii.gz",
+        {"MPRAGE": "T1", "T2_TSE": "T2"},
+        ["002_S_0295", "002_S_0413", "011_S_0021"],
+    ),
+    "SynthRAD": Tree("1BA{p}/{c}.mha", SYNTHRAD, domains=("MR", "CT")),
+    "SynthRAD by region": Tree(
+        "Task1/{p}/{c}.mha",
+        SYNTHRAD,
+        ["HN/1HNA001", "HN/1HNA005", "AB/1ABA001"],
+        domains=("MR", "CT"),
+    ),
+    "CHAOS": Tree(
+        "MR/{p}/{c}/InPhase.nii.gz", {"T1DUAL": "T1", "T2SPIR": "T2"}, ("1", "2", "3")
+    ),
+    "nnU-Net": Tree(
+        "imagesTr/case_{p}_{c}.nii.gz",
+        {"0000": "T1", "0001": "T2"},
+        files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T2"}})},
+    ),
+    "UPENN-GBM": Tree(
+        "UPENN-GBM-00{p}_11/UPENN-GBM-00{p}_11_{c}.nii.gz",
+        T1_T2 | {"T1GD": "", "FLAIR": "", "segm": ""},
+    ),
+    "UCSF-PDGM": Tree(
+        "UCSF-PDGM-{p}_nifti/UCSF-PDGM-{p}_{c}.nii.gz",
+        T1_T2 | {"T1c": "", "FLAIR": "", "tumor_segmentation": ""},
+    ),
+    "OASIS": Tree(
+        "OAS1_{p}_MR1/{c}.nii.gz", {"T1w": "T1", "T2w": "T2"}, ("0001", "0002", "0003")
+    ),
+    "pix2pix by name": Tree("{s}{c}/{p}.png", {"A": "A", "B": "B"}, FOUR, ("train", "test"), domains=("A", "B"), subject="", pair="{p} {s}"),
+}  # fmt: skip
+
+
+def groups(paths_of: dict[str, str]) -> set[frozenset[str]]:
+    """The paths that share a value; those with an empty one are left out."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, value in paths_of.items():
+        found[value].add(path)
+    return {frozenset(paths) for value, paths in found.items() if value}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_gives_the_table_of_a_careful_person(tmp_path, name):
+    tree = TREES[name]
+    for file, content in tree.files.items():
+        (tmp_path / file).write_text(content)
+    images = [tmp_path / path for path in tree.paths()]
+    catalog = read_names(tmp_path, images, Asked(dict.fromkeys(tree.domains, "")))
+    found = {
+        row.path.relative_to(tmp_path).as_posix(): row
+        for row in catalog.of_kind("image")
+        if row.contrast in tree.domains
+    }
+    expected = tree.rows()
+
+    assert {path: row.contrast for path, row in found.items()} == {
+        path: contrast for path, (contrast, _, _) in expected.items()
+    }
+    assert groups({path: row.subject for path, row in found.items()}) == groups(
+        {path: subject for path, (_, subject, _) in expected.items()}
+    )
+    assert groups({path: row.pair for path, row in found.items()}) == groups(
+        {path: pair for path, (_, _, pair) in expected.items()}
+    )
+
+
+def rows_of(tmp_path: Path, *paths: str, domains: tuple[str, ...] = ("T1", "T2")):
+    asked = Asked(dict.fromkeys(domains, ""))
+    return read_names(tmp_path, [tmp_path / path for path in paths], asked)
+
+
+def test_every_filled_cell_says_its_rule(tmp_path):
+    catalog = rows_of(
+        tmp_path, *(f"p{n}/{c}.nii.gz" for n in "12" for c in ("T1", "T2", "T1_brain"))
+    )
+
+    for row in catalog.of_kind("image"):
+        filled = [name for name in ("contrast", "subject", "pair") if getattr(row, name)]
+        assert set(filled) <= row.why.keys()
+    assert {row.path.name for row in catalog.of_kind("version")} == {"T1_brain.nii.gz"}
+    assert all(row.why["kind"] for row in catalog.of_kind("version"))
+
+
+def test_two_series_of_a_contrast_have_no_known_partner(tmp_path):
+    names = [f"{n}/{c}.nii.gz" for n in THREE for c in ("T1_a", "T1_b", "T2")]
+    catalog = rows_of(tmp_path, *names)
+
+    assert {row.pair for row in catalog} == {""}
+    assert len({row.subject for row in catalog}) == 3
+    assert all(row.why["pair"].startswith("empty") for row in catalog)
+
+
+def test_names_that_may_contain_patients_are_a_doubt(tmp_path):
+    names = [
+        f"{c}/{p}{i:03d}.png" for c in ("T1", "T2") for p in (32, 33, 34) for i in range(3, 20)
+    ]
+    catalog = rows_of(tmp_path, *names)
+
+    assert {row.subject for row in catalog} == {""}
+    (doubt,) = catalog.doubts
+    assert "may contain patients" in doubt.what
+
+
+def test_volumes_of_one_file_are_known_by_dataset_json(tmp_path):
+    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": modality}))
+    paths = [f"imagesTr/BRATS_{n}.nii.gz" for n in THREE]
+    catalog = rows_of(tmp_path, *paths, *(path.replace("images", "labels") for path in paths))
+
+    images = [row for row in catalog.of_kind("image") if row.contrast in ("T1", "T2")]
+    assert sorted({(row.contrast, row.volume) for row in images}) == [("T1", 1), ("T2", 3)]
+    assert len({row.subject for row in images}) == 3
