@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
 from gantk.inference.masks import RINGING_SHARE, with_dark_background
+from gantk.plugin.spec import Count, Few
+from gantk.recipe.tables import current_fit
 
 OTHER = {"a": "b", "b": "a"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+Name = Annotated[str, Field(max_length=1000)]
+Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
+Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
+# [stack, rows, columns] or [rows, columns], as in `data.spacing`
+Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
+Native = Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
 @dataclass(frozen=True)
@@ -38,25 +47,34 @@ DEFAULT_OPTIONS = TranslateOptions()
 
 @dataclass(frozen=True)
 class Frame:
-    """One direction of a trained model as plain values, as recipes and exported files hold them."""
+    """One direction of a trained model as plain values, as recipes and exported files hold them.
 
-    source: str  # the domains' human names
-    target: str
-    dims: int  # spatial axes of the network's input
-    size: tuple[int, ...]  # of the network's input
-    channels: int  # of one native image: contrasts, or 3 for colour
-    range: tuple[float, float]  # network intensities of black and white
-    fit: FitMode = "pad"
-    neighbours: int = 0  # slices on each side given as further channels
+    The annotations are the schema of exported files: what is written is checked by them, and what
+    is read too.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, allow_inf_nan=False, extra="ignore", revalidate_instances="always"
+    )
+
+    source: Name  # the domains' human names
+    target: Name
+    dims: Literal[2, 3]  # spatial axes of the network's input
+    size: Sides  # of the network's input
+    # of one native image: contrasts, or 3 for colour
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    range: tuple[Native, Native]  # network intensities of black and white
+    fit: Annotated[FitMode, BeforeValidator(current_fit)] = "pad"
+    neighbours: Few = 0  # slices on each side given as further channels
     plane: Plane = "axial"
-    spacing: tuple[float, ...] | None = None  # mm
-    missing: str = "refuse"  # what to do if a patient lacks a contrast
-    batch: int = 16  # slices per pass
-    detail: str = "guided"  # how results are enlarged
+    spacing: Spacing | None = None  # mm
+    missing: Literal["refuse", "mask"] = "refuse"  # what to do if a patient lacks a contrast
+    batch: Count = 16  # slices per pass
+    detail: Literal["guided", "none"] = "guided"  # how results are enlarged
     masked: bool = False  # whether regions masked out of the input are masked in the result
     stripped: bool = False  # whether the training images are skull-stripped
     # by "source" and "target", see `distribution.values_of`
-    values: dict[str, dict] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
     # whether it makes the contrasts that a patient lacks from those that the patient has
     completes: bool = False
     pipelined: bool = True  # whether files are read and written while the network runs

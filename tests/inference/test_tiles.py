@@ -248,6 +248,7 @@ def test_exported_models_blend_windows_as_runs_do(tiny_run):
     """
     from gantk.exports.exporting import Direction
     from gantk.exports.onnx.graph import state
+    from gantk.exports.onnx.metadata import read_metadata
     from gantk.exports.onnx.model import OnnxModel
 
     image = {"name": "image", "shape": ["batch", 1, "height", "width"], "type": "tensor(float)"}
@@ -261,10 +262,8 @@ def test_exported_models_blend_windows_as_runs_do(tiny_run):
     model = toolkit.load(tiny_run, device="cpu")
     model.model.translate.statistics = "window"
     network = torch.no_grad()(lambda x: model.method.translate(x, "b"))
-    meta = json.loads(json.dumps(state(Direction(model, None)))) | {
-        "format": 1,
-        "free": {"batch": True, "sizes": None},
-    }
+    about = state(Direction(model, None), {"free": {"batch": True, "sizes": None}})
+    meta = read_metadata(json.dumps(about), tiny_run)
     pixels = np.random.default_rng(0).uniform(0, 300, (2, 1, 45, 70)).astype(np.float32)
     pixels[:, :, :, 35:] *= 0.3
     exported = OnnxModel(Session(), meta, tiny_run).run(pixels / 150 - 1)

@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from gantk import __version__
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction
-from gantk.exports.onnx.metadata import FORMAT
+from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, call, open_session
 from gantk.inference.frame import OTHER
 from gantk.method import Method, check_networks
@@ -44,18 +43,15 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     method = direction.network.method
     data = direction.translator.model.data
     window = tuple(method.geometry.size)
-    large = (
-        np.prod(window) > MAX_NATIVE_NORM_POSITIONS
-        or data.fit == "crop"
-        or window != tuple(data.size)
-    )
+    other_sizes = data.fit == "crop" or window != tuple(data.size)
+    large = np.prod(window) > MAX_NATIVE_NORM_POSITIONS or other_sizes
     network = exact_norms(direction.network) if large else direction.network
     sizes = None if direction.samples else sizes_of(method)
     failure = GantkError(f"{direction.name} could not be exported")
     # (whether any number of images, which sizes): the freest that works
-    ways = [(True, sizes), (True, None), (False, None)]
-    if sizes is None:
-        del ways[0]
+    ways: list[tuple[bool, dict[str, int] | None]] = [(True, None), (False, None)]
+    if sizes is not None:
+        ways = [(True, sizes), (False, sizes), *ways]
 
     for batch, free in ways:
         try:
@@ -74,22 +70,16 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             continue
 
         takes = {"batch": batch, "sizes": free}
-        entry = model.metadata_props.add()
-        about = {
-            "format": FORMAT,
-            "opset": OPSET,
-            "tolerance": tolerance,
-            "parity": parity,
-            "free": takes,
-        }
-        entry.key = KEY
-        entry.value = json.dumps(state(direction) | about)
+        about = {"tolerance": tolerance, "parity": parity, "free": takes}
+        model.metadata_props.add(key=KEY, value=json.dumps(state(direction, about)))
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
         if free:
             rule = f"every side a multiple of {free['multiple']}, at least {free['smallest']}"
         else:
             rule = "at one size"
+            if other_sizes and direction.translator.model.translate.statistics == "image":
+                rule += "; other sizes in windows with their own norms, unlike the run"
 
         return (
             model.SerializeToString(),
@@ -100,16 +90,16 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     raise failure
 
 
-def state(direction: Direction) -> dict[str, Any]:
-    """The metadata stored beside the network: all settings that bring native images to it and back,
-    for JSON.
-    """
+def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
+    """The metadata stored beside the network, for JSON: `Metadata`, and what describes the file."""
     translator = direction.translator
     letter = direction.letter
     model = translator.model
     method = translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
     common = {
+        "format": FORMAT,
+        "opset": OPSET,
         "kind": "samples" if direction.samples else "translation",
         "gantk": __version__,
         "torch": torch.__version__,
@@ -118,18 +108,19 @@ def state(direction: Direction) -> dict[str, Any]:
         "left_out": [part.name for part in model.post],
         "contrasts": {end: translator.contrasts(each) for end, each in ends.items()},
         "intensity": {end: translator.intensity[each].state() for end, each in ends.items()},
-        "window": list(method.geometry.size),
-    }
+        "window": tuple(method.geometry.size),
+    } | about
     if direction.samples:
         return common | {"latent": method.latent, "classes": list(method.geometry.classes)}
 
-    return common | {
+    whole = common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
         "label": direction.label,
-        "frame": asdict(translator.frame(letter)),
+        "frame": translator.frame(letter),
         "overlap": model.translate.overlap,
         "statistics": model.translate.statistics,
     }
+    return whole | Metadata.model_validate(whole).model_dump(mode="json")
 
 
 def sizes_of(method: Method) -> dict[str, int] | None:

@@ -6,21 +6,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import UserError, one_line
-from gantk.plugin.spec import Few, Share, check
-from gantk.recipe.tables import current_fit, require_bounded
+from gantk.inference.frame import Frame, Name, Side, Sides
+from gantk.plugin.spec import Share, check
+from gantk.recipe.tables import require_bounded
+from gantk.runs.schemas import VALUES, by_name, parse_checked, table
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
 MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
 REMEDY = "export or copy it again"
-Name = Annotated[str, Field(max_length=1000)]
-Pixels = Annotated[int, Field(ge=4, le=2**14)]  # a side of the network's input
-Sides = Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=3)]
-Millimetres = Annotated[float, Field(ge=1e-3, le=1e3)]
-Native = Annotated[float, Field(ge=-1e30, le=1e30)]
+# the statistics of the training images, as a run's meta.json holds them
+STATISTICS = table(frame=table(values=by_name(VALUES, Literal["source", "target"])))
 
 
 class Entry(BaseModel):
@@ -31,45 +29,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class Values(Entry):
-    """The distribution of the training images' values, as `gantk.data.distribution.values_of`
-    returns it.
-    """
-
-    low: Native
-    high: Native
-    whole: bool
-    quantiles: Annotated[list[Native], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)]
-    near: Annotated[float, Field(ge=0)]
-
-
-class FrameEntry(Entry):
-    """The fields of `gantk.inference.frame.Frame`."""
-
-    source: Name
-    target: Name
-    dims: Literal[2, 3]
-    size: Sides
-    channels: Annotated[int, Field(ge=1, le=1024)]
-    range: tuple[Native, Native]
-    fit: Annotated[Literal["pad", "resize", "crop"], BeforeValidator(current_fit)] = "pad"
-    neighbours: Few = 0
-    plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    spacing: Annotated[tuple[Millimetres, ...], Field(min_length=3, max_length=3)] | None = None
-    missing: Literal["refuse", "mask"] = "refuse"
-    batch: Annotated[int, Field(ge=1, le=10**4)] = 16
-    detail: Literal["guided", "none"] = "guided"
-    masked: bool = False
-    stripped: bool = False
-    values: dict[Literal["source", "target"], Values] = {}
-    pipelined: bool = True
-
-
 class Sizes(Entry):
     """The sides that a network of any size accepts: multiples of a number, from the smallest on."""
 
-    multiple: Pixels | Literal[1, 2, 3]
-    smallest: Pixels
+    multiple: Side
+    smallest: Side
 
 
 class Free(Entry):
@@ -94,13 +58,16 @@ class Mappings(Entry):
 
 
 class Trained(Entry):
-    """The hash of the weights in the file."""
+    """The hash of the weights in the file, and the step that they were saved at."""
 
     sha256: Name
+    step: int = 0
 
 
 class Metadata(Entry):
-    """All metadata of a model that translates."""
+    """All that a translation needs beside the network; the exporter writes it, and `read_metadata`
+    reads it.
+    """
 
     method: Name
     trained: Trained
@@ -109,15 +76,14 @@ class Metadata(Entry):
     window: Sides
     direction: Literal["a_to_b", "b_to_a"]
     label: Name | None = None  # the class that the network translates
-    frame: FrameEntry
+    frame: Frame
     overlap: Share
     statistics: Literal["image", "window"]
     free: Free
 
 
-def read_metadata(text: str, path: Path) -> dict[str, Any]:
-    """Parse the metadata and check the type and range of every key that a translation needs;
-    returns all keys.
+def read_metadata(text: str, path: Path) -> Metadata:
+    """Parse the metadata and check the type and range of every key that a translation needs.
 
     UserError where a key is damaged (it is named), the format is newer than this gantk, or the
     model only samples.
@@ -144,11 +110,9 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
             what = f"'{path}' generates images from noise and cannot translate"
             raise UserError(what, where="kind", remedy="name a model that translates")
 
-        meta = check(
-            Metadata,
-            {key: each for key, each in found.items() if key in Metadata.model_fields},
-            "the file",
-        )
+        known = {key: each for key, each in found.items() if key in Metadata.model_fields}
+        meta: Metadata = check(Metadata, known, "the file")
+        parse_checked(text, STATISTICS)
         dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
         wanted = meta.frame.channels
         problems = {
@@ -165,7 +129,7 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
         if problem := next((what for what, so in problems.items() if so), None):
             raise UserError(problem)
 
-        return found | meta.model_dump()
+        return meta
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"the metadata of '{path}' is damaged: {one_line(error)}", remedy=REMEDY

@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
-from gantk.exports.onnx.metadata import REMEDY, read_metadata
+from gantk.exports.onnx.metadata import REMEDY, Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
@@ -35,17 +35,17 @@ class OnnxModel(TrainedModel):
     network's input does not fit the metadata.
     """
 
-    def __init__(self, session: Any, meta: dict[str, Any], path: Path):
+    def __init__(self, session: Any, meta: Metadata, path: Path):
         self.session = session
         self.meta = meta
-        self._frame = Frame(**meta["frame"])
-        self._letter = meta["direction"][-1]
-        self._window = tuple(meta["window"])
-        self._free = meta["free"]
+        self._frame = meta.frame
+        self._letter = meta.direction[-1]
+        self._window = meta.window
+        self._free = meta.free
         self._mappings = []
-        for end in ("source", "target"):
+        for end, state in meta.intensity:
             try:
-                self._mappings.append(mapping_from(meta["intensity"][end]))
+                self._mappings.append(mapping_from(state))
             except (
                 UserError,
                 KeyError,
@@ -105,11 +105,12 @@ class OnnxModel(TrainedModel):
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each."""
-        return list(self.meta["contrasts"]["target" if letter == self._letter else "source"])
+        contrasts = self.meta.contrasts
+        return contrasts.target if letter == self._letter else contrasts.source
 
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
-        exported = self.meta.get("label")
+        exported = self.meta.label
         if label not in (None, exported):
             raise UserError(
                 f"this file cannot translate images of the class '{label}'",
@@ -124,7 +125,7 @@ class OnnxModel(TrainedModel):
 
     def identity(self) -> dict[str, str]:
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
-        return {"name": f"{self.meta['method']}, ONNX", "sha256": self.meta["trained"]["sha256"]}
+        return {"name": f"{self.meta.method}, ONNX", "sha256": self.meta.trained.sha256}
 
     def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
         """The pipeline from native image to translation; UserError where `options` needs several
@@ -161,22 +162,22 @@ class OnnxModel(TrainedModel):
         """
         window = self._window
         size = images.shape[2:]
-        sizes = self._free["sizes"]
+        sizes = self._free.sizes
         if (
             sizes
             and size != window
-            and self.meta["statistics"] == "image"
+            and self.meta.statistics == "image"
             and np.prod(size) <= MAX_WHOLE_IMAGE_PIXELS
         ):
-            step = sizes["multiple"]
-            least = sizes["smallest"]
+            step = sizes.multiple
+            least = sizes.smallest
             window = tuple(-(-max(side, least) // step) * step for side in size)
 
         framed, inside = pad_to_size(images, tuple(map(max, size, window)))
 
         def forward(part: np.ndarray) -> np.ndarray:
-            made = call(self.session, part, one_by_one=not self._free["batch"])
-            expected = (len(part), len(self.meta["contrasts"]["target"]), *part.shape[2:])
+            made = call(self.session, part, one_by_one=not self._free.batch)
+            expected = (len(part), len(self.meta.contrasts.target), *part.shape[2:])
             if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
                 what = (
                     f"the network in the .onnx file maps {list(part.shape)} to {list(made.shape)}"
@@ -184,7 +185,7 @@ class OnnxModel(TrainedModel):
                 raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
             return made
 
-        made = by_windows(framed, window, self.meta["overlap"], forward, len(images))
+        made = by_windows(framed, window, self.meta.overlap, forward, len(images))
         return made[at(inside)]
 
 

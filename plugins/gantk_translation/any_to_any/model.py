@@ -211,7 +211,8 @@ class AnyToAny(Method):
     def translate_to(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         name = self.targets[number]
-        target = torch.full((len(image),), number, device=image.device)
+        # not len(image): a traced network would take this batch only
+        target = torch.full((image.shape[0],), number, device=image.device)
         kept = self.present_contrasts(image, self.sources) & ~self.own[target]
         output = self.generator(self.network_input(image, kept, target))
         fake = self._parts(output, self.targets)[:, :, number]
