@@ -1,6 +1,6 @@
-"""Translates one image, from the grid of its file and back, with numpy only.
+"""Translates one image, from the grid of its file and back.
 
-sampling grid (plane, spacing) -> slices -> Preprocess -> network -> Postprocess -> the file's grid.
+sampling grid (plane, spacing) -> slices -> `Prepare` -> network -> its `restore` -> the file's grid.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping, Linear, PerChannel, some_of
 from gantk.data.resample import Plane, SamplingGrid, slabs
@@ -23,16 +25,13 @@ from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
 from gantk.inference.masks import Outside, outside_of
 from gantk.inference.processing import (
-    Postprocess,
-    Preprocess,
     brightest_tissue,
-    level_in_network,
-    line_of,
+    expect_enlargement,
+    lines_in_slabs,
     picture_scale,
-    target_level,
-    with_detail,
 )
 from gantk.machine.usage import free_memory
+from gantk.prepare.module import Prepare, Scale, neighbour_places
 
 SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
 CROP_MEMORY_VOLUMES = (
@@ -62,9 +61,9 @@ class _Result:
     """What a network made of one image of a stack, not yet in native intensities."""
 
     number: int
-    native: np.ndarray
-    seen: np.ndarray
-    outputs: list[np.ndarray]  # one for each map
+    native: Tensor  # (1, C, *native)
+    seen: Tensor  # (1, C, *size)
+    outputs: tuple[Tensor, ...]  # one (1, D, *size) for each map
 
 
 class Pipeline:
@@ -194,7 +193,7 @@ class Pipeline:
             if unguided or kind == "spread":
                 lines.append((pixels, None))
             else:
-                lines.append(line_of(pixels, seen, image.spill))
+                lines.append(lines_in_slabs(pixels, seen, image.spill))
 
         shape = (len(maps[0]), *image.pixels.shape[1:])
         results = []
@@ -209,15 +208,38 @@ class Pipeline:
             enlarge = partial(grid.to_voxels, image=image, part=part)
             made = []  # of all maps before the first is written: one may overwrite the image
             for rest, slope in lines:
-                if slope is None:
-                    made.append(enlarge(rest))
-                else:
-                    made.append(with_detail(rest, slope, native[:, part], enlarge))
+                values = enlarge(rest)
+                if slope is not None:
+                    detail = native[:, part]
+                    if len(detail) != len(slope):
+                        detail = detail.mean(axis=0, keepdims=True)
+                    values += enlarge(slope) * detail
+
+                made.append(values)
 
             for canvas, values in zip(canvases, made, strict=True):
                 canvas[:, part] = values
 
         return results
+
+    def preparation(
+        self, mapping: IntensityMapping, result_scale: IntensityMapping | None = None
+    ) -> Prepare:
+        """What images of one scan pass before the network, and results after it.
+
+        `mapping`: the scan's, as `own_scale` returns it. `result_scale`: as `result_scale` returns
+        it; None: the target's units.
+        """
+        frame = self.frame
+        return Prepare(
+            frame.size,
+            frame.fit,
+            Scale(mapping),
+            Scale(result_scale or self.target),
+            frame.range[0],
+            frame.neighbours,
+            frame.detail == "guided",
+        )
 
     def stack(
         self,
@@ -234,8 +256,8 @@ class Pipeline:
         Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder
         for large maps. `result_scale`: as `result_scale` returns it; None: the target's units.
         """
-        preprocess = Preprocess(self.frame, mapping, images.shape[2:])
-        postprocess = Postprocess(preprocess, result_scale or self.target, self.maps)
+        expect_enlargement(images.shape[2:], self.frame)
+        prepare = self.preparation(mapping, result_scale)
         total = len(images)
         filled = [n for n in range(total) if np.nanmax(images[n]) > np.nanmin(images[n])]
         canvases: list[np.ndarray] = []
@@ -243,9 +265,9 @@ class Pipeline:
         for first in range(0, len(filled) or 1, self.frame.batch):
             # all blank: the first gives the channel count
             numbers = filled[first : first + self.frame.batch] or [0]
-            results = self._run_network(images, numbers, preprocess)
+            results = self._run_network(images, numbers, prepare)
             if not canvases:
-                canvases = self._canvases(images, results[0].outputs[0].shape[0], own, spill)
+                canvases = self._canvases(images, results[0].outputs[0].shape[1], own, spill)
             if filled:
                 waiting += results
 
@@ -258,31 +280,74 @@ class Pipeline:
             while waiting and waiting[0].number < unneeded:
                 one = waiting.pop(0)
                 places = [canvas[one.number] for canvas in canvases]
-                postprocess.write(one.native, one.seen, one.outputs, places)
+                self._write_result(one, prepare, places)
 
             if progress:
                 progress(total if is_last else numbers[-1] + 1, total)
 
         for number in sorted(set(range(total)) - set(filled)):
-            postprocess.write_blank(images[number], [canvas[number] for canvas in canvases])
+            self._write_blank(images[number], prepare, [canvas[number] for canvas in canvases])
 
         return canvases
 
     def _run_network(
-        self, images: np.ndarray, numbers: Sequence[int], preprocess: Preprocess
+        self, images: np.ndarray, numbers: Sequence[int], prepare: Prepare
     ) -> list[_Result]:
         """Run the network on one batch: these images, each with its neighbours."""
-        natives, inputs = zip(*[preprocess(images, n) for n in numbers], strict=True)
-        result = self.network(np.stack(inputs))
+        places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, len(images))
+        natives = [_with_neighbours(images, row) for row in places.tolist()]
+        inputs = [prepare(native) for native in natives]
+        result = self.network(torch.cat(inputs).numpy())
         maps = [
-            preprocess.middle(each, axis=1) for each in np.split(result, len(self.maps), axis=1)
+            prepare.middle(each).split(1)
+            for each in torch.from_numpy(result).chunk(len(self.maps), dim=1)
         ]
-        results = []
-        for place, number in enumerate(numbers):
-            outputs = [each[place] for each in maps]
-            results.append(_Result(number, natives[place], inputs[place], outputs))
+        return [
+            _Result(*parts)
+            for parts in zip(numbers, natives, inputs, zip(*maps, strict=True), strict=True)
+        ]
 
-        return results
+    def _write_result(
+        self, result: _Result, prepare: Prepare, canvases: Sequence[np.ndarray]
+    ) -> None:
+        """Write the maps of one image into canvases (D, *native), a few planes at a time."""
+        sides = list(result.native.shape[2:])
+        sharpens = prepare.sharpens(sides)
+        lines: list[tuple[Tensor, Tensor | None]] = []
+        for output, kind in zip(result.outputs, self.maps, strict=True):
+            if sharpens and kind == "image":
+                seen = prepare.middle(result.seen)[0].numpy()
+                fitted = lines_in_slabs(output[0].numpy(), seen)
+                lines.append((torch.from_numpy(fitted[0])[None], torch.from_numpy(fitted[1])[None]))
+            else:
+                lines.append((output, None))
+
+        whole = len(sides) == 2 or prepare.source.per_image
+        for part in [slice(0, sides[0])] if whole else slabs(tuple(sides)):
+            made: list[Tensor] = []  # of all maps before the first is written
+            for (rest, slope), kind in zip(lines, self.maps, strict=True):
+                each = prepare.apply_lines(rest, slope, result.native, part.start, part.stop)
+                if kind == "image":
+                    image = each
+                    made.append(prepare.target.inverse(image))
+                else:  # a deviation from the image before it
+                    width = each.clamp(min=0)
+                    upper = prepare.target.inverse(image + width)
+                    lower = prepare.target.inverse(image - width)
+                    made.append((upper - lower).abs() / 2)
+
+            for canvas, values in zip(canvases, made, strict=True):
+                canvas[:, part] = values[0].numpy()
+
+    def _write_blank(
+        self, image: np.ndarray, prepare: Prepare, canvases: Sequence[np.ndarray]
+    ) -> None:
+        """Write the target's value for that of a blank image (C, *native) into the canvases."""
+        first = image[(slice(None), *[slice(1)] * (image.ndim - 1))]
+        native = torch.from_numpy(first.copy())[None]
+        for canvas, kind in zip(canvases, self.maps, strict=True):
+            if kind == "image":
+                canvas[:] = prepare.blank(native, len(canvas))[0].numpy()
 
     def _canvases(
         self, images: np.ndarray, channels: int, own: bool, spill: Path | None
@@ -459,12 +524,24 @@ class Pipeline:
         result_scale: IntensityMapping,
     ) -> None:
         """Fill, in place, the region masked out of the input with the target's value for it."""
+        prepare = self.preparation(mapping, result_scale)
+        level = torch.tensor(outside.level, dtype=torch.float64)[
+            (None, ..., *[None] * self.frame.dims)
+        ]
         for result, kind in zip(results, self.maps, strict=True):
-            level = np.zeros(len(result))
+            values = np.zeros(len(result))
             if kind == "image":
-                seen = level_in_network(self.frame, mapping, outside.level)
-                level = target_level(self.frame, result_scale, seen, len(result))
-            outside.fill(result, level)
+                values = prepare.target_level(prepare.level(level), len(result)).flatten().numpy()
+            outside.fill(result, values)
+
+
+def _with_neighbours(images: np.ndarray, places: Sequence[int]) -> Tensor:
+    """The images at these places of (N, C, *native) as one of more channels, (1, C', *native)."""
+    if len(places) == 1:
+        native = np.ascontiguousarray(images[places[0]], dtype=np.float32)  # strided if sliced
+    else:
+        native = np.concatenate([images[place] for place in places])
+    return torch.from_numpy(native if native.flags.writeable else native.copy())[None]
 
 
 def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:

@@ -1,0 +1,372 @@
+"""`Prepare`, from images in the units of the files to a network's input, and from its output back.
+
+TorchScript compiles this file, so it uses only annotations and syntax that TorchScript supports.
+All of it can be differentiated.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+WINDOW_SIDE = 3  # side in pixels, at the networks' size, of the windows in which lines are fitted
+# share of the squared range: windows with less variance than this get slope 0
+MIN_VARIANCE_SHARE = 1e-10
+
+
+class Scale(nn.Module):
+    """The intensity mapping of a domain, (N, C, *spatial), as piecewise linear functions of tensors.
+
+    Channel i belongs to contrast i modulo their number. Computed in float64 and returned in the
+    images' own precision.
+    """
+
+    native: Tensor  # the corners, (contrasts, count)
+    network: Tensor
+    tissue: Tensor  # network intensity of each contrast above which an image shows tissue, not air
+
+    def __init__(self, mapping: Any):
+        super().__init__()
+        lines = list(getattr(mapping, "lines", [mapping]))
+        corners = [_corners(line) for line in lines]
+        count = max(native.numel() for native, _ in corners)
+        native, network = (
+            torch.stack([_lengthen(pair[end], count) for pair in corners]) for end in (0, 1)
+        )
+        self.register_buffer("native", native)
+        self.register_buffer("network", network)
+        tissue = torch.tensor(list(mapping.tissue), dtype=torch.float64)
+        self.register_buffer("tissue", tissue)
+        self.nearest = bool(getattr(mapping, "nearest", False))  # a label map
+        # each image is mapped by its own values; only in Python
+        self.per_image = getattr(mapping, "per", "set") in ("volume", "image")
+        self._mapping = mapping if self.per_image else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Native intensities to those of the network."""
+        if self.per_image:
+            return self._each(images)
+        return piecewise_linear(images, self.native, self.network)
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Network intensities to native ones."""
+        return piecewise_linear(images, self.network, self.native)
+
+    @torch.jit.unused
+    def _each(self, images: Tensor) -> Tensor:
+        mapping: Any = self._mapping
+        return torch.stack([mapping.forward(image) for image in images])
+
+
+def _corners(line: Any) -> tuple[Tensor, Tensor]:
+    native, network = (
+        torch.from_numpy(np.array(ends, dtype=np.float64)) for ends in line.corners()
+    )
+    return native, network
+
+
+def _lengthen(corners: Tensor, count: int) -> Tensor:
+    """Corners with further ones on the extension of the last piece."""
+    step = corners[-1] - corners[-2]
+    more = torch.arange(1, count - len(corners) + 1, dtype=torch.float64)
+    return torch.cat([corners, corners[-1] + step * more])
+
+
+def piecewise_linear(images: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Map (N, C, *spatial) by the lines through the corners (contrasts, count) `before` and `after`;
+    the outer pieces are extended.
+    """
+    values = images.double()
+    done: list[Tensor] = []
+    for channel in range(images.shape[1]):
+        start = before[channel % before.shape[0]]
+        end = after[channel % after.shape[0]]
+        slopes = (end[1:] - end[:-1]) / (start[1:] - start[:-1])
+        part = values[:, channel]
+        if start.shape[0] == 2:
+            done.append((part - start[0]) * slopes[0] + end[0])
+        else:
+            piece = torch.bucketize(part.detach(), start[1:-1].contiguous(), right=True)
+            done.append(end[piece] + (part - start[piece]) * slopes[piece])
+
+    return torch.stack(done, dim=1).to(images.dtype)
+
+
+class Prepare(nn.Module):
+    """Brings images (N, C, *native) to a network's size and intensities, and its results back.
+
+    C holds a slice and `neighbours` slices on each side. A contrast that is NaN throughout is
+    missing, and black. `fit`: "pad" keeps the aspect and centres the image in its own background,
+    "resize" fills the size, "crop" runs the network at the native size.
+
+    Results get the input's detail where the network's size is another: the fast guided filter (He
+    and Sun 2015) without regularisation, whose remainder is kept, so that an output equal to its
+    input stays equal. Constant images are not the network's: see `blank`.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, ...],
+        fit: str,
+        source: Scale,
+        target: Scale,
+        black: float,  # network intensity
+        neighbours: int = 0,
+        guided: bool = True,
+    ):
+        super().__init__()
+        self.size = list(size)
+        self.fit = fit
+        self.source = source
+        self.target = target
+        self.black = float(black)
+        self.neighbours = neighbours
+        self.guided = guided
+
+    def forward(self, native: Tensor) -> Tensor:
+        """The network's input, (N, C, *size)."""
+        content = self.content(list(native.shape[2:]))
+        filled = native.nan_to_num()
+        if self.source.nearest:
+            small = pick_nearest(filled, content)
+        else:
+            small = resize(filled, content)
+
+        seen = self.source(self._pad(small, filled))
+        missing = native.isnan().flatten(2).all(dim=2)
+        return torch.where(_spread(missing, native.dim()), self.black, seen)
+
+    def restore(self, output: Tensor, native: Tensor, seen: Tensor) -> Tensor:
+        """Results (N, D, *size) in the target's native intensities, (N, D, *native); `seen` is what
+        `forward` made of `native`.
+        """
+        sides = list(native.shape[2:])
+        rest, slope = self.lines(output, seen, sides)
+        return self.target.inverse(self.apply_lines(rest, slope, native, 0, None))
+
+    def lines(self, output: Tensor, seen: Tensor, sides: list[int]) -> tuple[Tensor, Tensor | None]:
+        """`fit_lines` of a result where its native size, `sides`, is another; else the result alone."""
+        if not self.sharpens(sides):
+            return output, None
+
+        shown = self.middle(seen)
+        return fit_lines(output, shown, least_variance(shown))
+
+    def sharpens(self, sides: list[int]) -> bool:
+        """Whether results get detail: the network's size is another than these native sides."""
+        return self.guided and self.content(sides) != sides
+
+    def apply_lines(
+        self,
+        rest: Tensor,
+        slope: Tensor | None,
+        native: Tensor,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Tensor:
+        """What `lines` returned, at the native size with the input's detail, in network intensities;
+        of volumes only the planes from `first` to before `last`.
+        """
+        sides = list(native.shape[2:])
+        made = self.enlarge(rest, sides, first, last)
+        if slope is None:
+            return made
+
+        part = self.middle(native)[:, :, first:last]
+        detail = torch.where(part.isnan(), self.black, self.source(part.nan_to_num()))
+        if detail.shape[1] != made.shape[1]:
+            detail = detail.mean(dim=1, keepdim=True)
+        return made + self.enlarge(slope, sides, first, last) * detail
+
+    def enlarge(
+        self, image: Tensor, sides: list[int], first: int = 0, last: int | None = None
+    ) -> Tensor:
+        """Undo the padding and the resizing of (N, D, *size); of volumes only these planes."""
+        content = self.content(sides)
+        for axis, side in enumerate(content):
+            image = image.narrow(axis + 2, (image.shape[axis + 2] - side) // 2, side)
+        return resize(image, sides, first, last)
+
+    def is_blank(self, shown: Tensor) -> Tensor:
+        """Whether all known values of each image (N, C, *spatial), without its neighbours, are equal:
+        (N,) bool.
+        """
+        values = shown.flatten(1)
+        missing = values.isnan()
+        highest = values.masked_fill(missing, -float("inf")).amax(dim=1)
+        return ~(highest > values.masked_fill(missing, float("inf")).amin(dim=1))
+
+    def blank(self, shown: Tensor, channels: int) -> Tensor:
+        """The target's values (N, channels, *spatial) for blank images: of air the target's air; a
+        value brighter than air has no known translation, and becomes black.
+        """
+        seen = self.level(shown)
+        tissue = self.source.tissue
+        tissue = tissue.repeat(seen.shape[1] // tissue.shape[0]).to(seen.dtype)
+        bright = seen > _spread(tissue[None], seen.dim())
+        return self.target_level(torch.where(bright, self.black, seen), channels)
+
+    def level(self, native: Tensor) -> Tensor:
+        """Values (N, C, *spatial) in network intensities; for a missing contrast the mean of the
+        others, and black where all are missing.
+        """
+        known = ~native.isnan()
+        seen = torch.where(known, self.source(native.nan_to_num()), 0.0)
+        count = known.sum(dim=1, keepdim=True)
+        usual = torch.where(
+            count > 0, seen.sum(dim=1, keepdim=True) / count.clamp(min=1), self.black
+        )
+        return torch.where(known, seen, usual)
+
+    def target_level(self, seen: Tensor, channels: int) -> Tensor:
+        """The target's native values for network intensities of the source; black where the domains
+        have different numbers of channels.
+        """
+        if channels != seen.shape[1]:
+            seen = torch.full_like(seen[:, :1], self.black).repeat_interleave(channels, dim=1)
+        return self.target.inverse(seen)
+
+    def middle(self, stacked: Tensor) -> Tensor:
+        """The channels of the slice itself, without its neighbours."""
+        return stacked.chunk(2 * self.neighbours + 1, dim=1)[self.neighbours]
+
+    def content(self, sides: list[int]) -> list[int]:
+        """The part of the network's size that an image with these sides fills."""
+        if self.fit == "crop":
+            return sides
+        if self.fit == "resize":
+            return self.size
+
+        scale = float("inf")
+        for side, to in zip(sides, self.size):  # noqa: B905 (TorchScript has no `strict`)
+            scale = min(scale, to / side)
+
+        filled: list[int] = []
+        for side, to in zip(sides, self.size):  # noqa: B905
+            filled.append(max(1, min(to, int(round(side * scale)))))
+        return filled
+
+    def _pad(self, image: Tensor, whole: Tensor) -> Tensor:
+        """An image in the middle of the network's size; the padding is each channel's lowest value
+        in `whole`.
+        """
+        content = list(image.shape[2:])
+        if self.fit == "crop" or content == self.size:
+            return image
+
+        lowest = _spread(whole.flatten(2).amin(dim=2), image.dim())
+        canvas = lowest.expand([image.shape[0], image.shape[1]] + self.size).clone()
+        part = canvas
+        for axis, side in enumerate(content):
+            part = part.narrow(axis + 2, (self.size[axis] - side) // 2, side)
+
+        part.copy_(image)
+        return canvas
+
+
+class Prepared(nn.Module):
+    """A network between images in the units of the files: (N, C, *native) to (N, D, *native)."""
+
+    def __init__(self, prepare: Prepare, network: Any):
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, native: Tensor) -> Tensor:
+        prepare = self.prepare
+        seen = prepare(native)
+        output = prepare.middle(self.network(seen))
+        made = prepare.restore(output, native, seen)
+        shown = prepare.middle(native)
+        blank = prepare.is_blank(shown)
+        if bool(blank.any()):
+            flat = prepare.blank(shown, made.shape[1])
+            made = torch.where(_spread(blank[:, None], made.dim()), flat, made)
+
+        return made
+
+
+def neighbour_places(numbers: Tensor, neighbours: int, count: int) -> Tensor:
+    """The slices (n, 2 x neighbours + 1) that a network sees for these of `count` slices; at the
+    ends the outermost is repeated.
+    """
+    offsets = torch.arange(-neighbours, neighbours + 1, device=numbers.device)
+    return (numbers[:, None] + offsets[None]).clamp(0, count - 1)
+
+
+def resize(image: Tensor, size: list[int], first: int = 0, last: int | None = None) -> Tensor:
+    """Resize (N, C, *spatial) linearly, axis by axis; averages where an axis shrinks. Of the first
+    axis only the places from `first` to before `last`.
+    """
+    for axis, to in enumerate(size):
+        side = image.shape[axis + 2]
+        is_part = axis == 0 and (first > 0 or last is not None)
+        if side != to:
+            step = side / to
+            centres = (
+                torch.arange(to, dtype=torch.float64, device=image.device) + 0.5
+            ) * step - 0.5
+            if is_part:
+                centres = centres[first:last]
+            places = torch.arange(side, dtype=torch.float64, device=image.device)
+            # a triangle as wide as the larger of the two steps
+            distances = (places[None] - centres[:, None]).abs()
+            weights = (1 - distances / max(step, 1.0)).clamp(min=0)
+            weights = (weights / weights.sum(dim=1, keepdim=True)).to(image.dtype)
+            image = torch.matmul(image.movedim(axis + 2, -1), weights.t()).movedim(-1, axis + 2)
+        elif is_part:
+            image = image[:, :, first:last]
+
+    return image
+
+
+def pick_nearest(image: Tensor, size: list[int]) -> Tensor:
+    """Resize (N, C, *spatial) by the nearest pixels."""
+    for axis, to in enumerate(size):
+        places = (2 * torch.arange(to, device=image.device) + 1) * image.shape[axis + 2] // (2 * to)
+        image = image.index_select(axis + 2, places)
+    return image
+
+
+def fit_lines(output: Tensor, seen: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit outputs (N, D, *spatial) as slope x input + rest by least squares in small windows; returns
+    (rest, slope).
+
+    `seen`: the input, matched by channel, or averaged where it has another number of channels.
+    `least`: the variance of each image, (N,), up to which a window's slope is 0.
+    """
+    if seen.shape[1] != output.shape[1]:
+        seen = seen.mean(dim=1, keepdim=True).repeat_interleave(output.shape[1], dim=1)
+
+    x = seen.double()
+    y = output.double()
+    mean_x = _window_mean(x)
+    variance = _window_mean(_window_mean(x * x) - mean_x * mean_x)
+    covariance = _window_mean(_window_mean(x * y) - mean_x * _window_mean(y))
+    varied = variance > _spread(least[:, None], x.dim())
+    slope = torch.where(varied, covariance / torch.where(varied, variance, 1.0), 0.0)
+    return (y - slope * x).to(output.dtype), slope.to(output.dtype)
+
+
+def least_variance(seen: Tensor, share: float = MIN_VARIANCE_SHARE) -> Tensor:
+    """The variance that counts as none in images (N, C, *spatial): (N,), float64."""
+    values = seen.detach().flatten(1)
+    span = values.amax(dim=1).double() - values.amin(dim=1).double()
+    return share * span.square()
+
+
+def _window_mean(images: Tensor, side: int = WINDOW_SIDE) -> Tensor:
+    """The mean over small windows; borders are repeated."""
+    half = side // 2
+    framed = nn.functional.pad(images, [half] * (2 * (images.dim() - 2)), mode="replicate")
+    if images.dim() == 4:
+        return nn.functional.avg_pool2d(framed, side, stride=1)
+    return nn.functional.avg_pool3d(framed, side, stride=1)
+
+
+def _spread(values: Tensor, dims: int) -> Tensor:
+    """Values of (N, C) with axes for all pixels, `dims` axes in all."""
+    for _ in range(dims - 2):
+        values = values.unsqueeze(-1)
+    return values
