@@ -7,7 +7,6 @@ version of gantk and compared by another.
 
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,18 +91,13 @@ def outputs_of_exports(runs: list[Path], folder: Path) -> dict[str, np.ndarray]:
     onnx = gantk.export(runs[0], out=folder / "x.onnx", **quiet)
     bundle = gantk.export(runs[0], out=folder / "bundle", format="monai", **quiet)
     network = torch.jit.load(bundle / "models" / "model.ts")
+    with torch.no_grad():
+        from_network = network(torch.from_numpy(images)).numpy()
     return {
         "ONNX": gantk.load(onnx).translate(images),
-        "TorchScript": torchscript_output(gantk.load(runs[0], device="cpu"), network, images),
+        "TorchScript": from_network,
         "ensemble": gantk.load(runs, device="cpu").translate(images),
     }
-
-
-def torchscript_output(model, network: Callable, images: np.ndarray) -> np.ndarray:
-    """The result of a bundle's network, which maps network intensities, in native intensities."""
-    seen = torch.from_numpy(model.intensity["a"].forward(images))
-    with torch.no_grad():
-        return model.intensity["b"].inverse(network(seen).numpy())
 
 
 def outputs_of_shipped(data: Path) -> dict[str, np.ndarray]:

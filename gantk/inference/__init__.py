@@ -1,7 +1,7 @@
 """Trained models at work: translation of files, folders and arrays.
 
 Read first: translation (files and folders, with the ledger), then translator (a run's networks),
-pipeline (one image), processing (`Preprocess`, `Postprocess`: inverse objects), tiles (a network
-that wraps a network) and windows (overlapping tiles, blended).
+pipeline (one image, through `gantk.prepare`), tiles (a network that wraps a network) and windows
+(overlapping tiles, blended).
 Imports nothing of metrics, report or training.
 """

@@ -17,17 +17,15 @@ from tiny import PATCHGAN, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
-from gantk.data.intensity import MinMax, Percentile, ZScore
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.translator import Translator
+from gantk.prepare.module import Prepared
 from gantk_models.monai.bundle import answers
-from gantk_models.monai.config import scaling
-from gantk_models.monai.torchscript import Fitted, load_torchscript, torchscript_bytes
+from gantk_models.monai.torchscript import load_torchscript, torchscript_bytes
 from gantk_parts.ct.intensity import Window
-from gantk_parts.nyul import Nyul
 
 
 def native(shape: tuple[int, ...]) -> np.ndarray:
@@ -404,7 +402,7 @@ def test_a_bundle_names_no_machine(bundle):
 def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
     there = Translator.load(run, "cpu")
     pixels = native((2, 1, 41, 50))
-    np.save(tmp_path / "in.npy", there.intensity["a"].forward(pixels))
+    np.save(tmp_path / "in.npy", pixels)
     script = (
         "import sys, numpy, torch\n"
         "network = torch.jit.load(sys.argv[1] + '/models/model.ts')\n"
@@ -422,7 +420,7 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
         str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
     ]
 
-    found = there.intensity["b"].inverse(np.load(tmp_path / "out.npy"))
+    found = np.load(tmp_path / "out.npy")
     expected = there.translate(pixels)
 
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
@@ -472,54 +470,37 @@ def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     # nothing in them: brighter than air, and air
     images[1] = 0.5
     images[3] = -0.97
-    expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
-    found = load_torchscript(torchscript_bytes(Fitted(network, frame)))(torch.from_numpy(images))
+    pipeline = Pipeline(frame, line, line, answers(network))
+    expected = pipeline.stack(images.copy(), line)[0]
+    module = Prepared(pipeline.preparation(line), network)
+    found = load_torchscript(torchscript_bytes(module))(torch.from_numpy(images))
 
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
-def scaled(values: np.ndarray, step: dict) -> np.ndarray:
-    """What MONAI's ScaleIntensityRange does."""
-    share = (values - step["a_min"]) / (step["a_max"] - step["a_min"])
-    return share * (step["b_max"] - step["b_min"]) + step["b_min"]
-
-
-def test_a_bundles_intensities_are_the_runs(run, bundle):
-    there = Translator.load(run, "cpu")
-    values = native((1, 7))
-    config = configs(bundle)[1]
+def test_a_bundle_takes_and_returns_the_units_of_the_files(run, bundle):
+    meta, config = configs(bundle)
     steps = [
-        step for part in ("preprocessing", "postprocessing") for step in config[part]["transforms"]
+        step["_target_"]
+        for part in ("preprocessing", "postprocessing")
+        for step in config[part]["transforms"]
     ]
-    forth, back = (step for step in steps if step["_target_"] == "ScaleIntensityRanged")
-    seen = scaled(values, forth)
+    low, high = meta["network_data_format"]["inputs"]["image"]["value_range"]
 
-    np.testing.assert_allclose(seen, there.intensity["a"].forward(values), atol=1e-6)
-    np.testing.assert_allclose(scaled(seen, back), there.intensity["b"].inverse(seen), rtol=1e-5)
+    assert not [step for step in steps if "Scale" in step or "Normalize" in step]
+    black, white = Translator.load(run, "cpu").intensity["a"].inverse(np.array([-1.0, 1.0]))
+    np.testing.assert_allclose([low, high], [black, white])
 
 
-def test_mappings_of_each_scan_become_monais_own_transforms():
-    (percentiles,) = scaling("x", Percentile(low=1.0, high=99.0, per="volume"), False)
-    assert percentiles["_target_"] == "ScaleIntensityRangePercentilesd"
-    assert not percentiles["clip"]
-    (ends,) = scaling("x", MinMax(per="image"), True)
-    assert ends["_target_"] == "ScaleIntensityd"
-    assert ends["minv"] == -1.0
-    assert ends["maxv"] == 1.0
+def test_a_bundle_of_mappings_of_each_scan_is_refused(tmp_path):
+    run = small_run(
+        tmp_path,
+        {"name": "regression", "generator": UNET},
+        intensity={"name": "zscore", "per": "volume"},
+    )
 
-    mapping = ZScore(per="volume")
-    volume = native((1, 4, 9, 9))
-    _, line = scaling("x", mapping, False)
-    mapping.fit([volume])
-    found = scaled((volume - volume.mean()) / volume.std(), line)
-
-    np.testing.assert_allclose(found, mapping.of(volume).forward(volume), atol=1e-5)
-
-    for refused in (Nyul(), Percentile(per="volume", foreground=True), Percentile(per="image")):
-        with pytest.raises(
-            UserError, match=f"no transform for the intensity mapping '{refused.name}'.*export ONNX"
-        ):
-            scaling("x", refused, False)
+    with pytest.raises(UserError, match="each scan has its own intensity mapping.*export ONNX"):
+        export(run, tmp_path / "bundle", format="monai")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ ROOMS = (
     "catalog",
     "nets",
     "losses",
+    "prepare",
     "data",
     "runs",
     "inference",

@@ -18,13 +18,13 @@ from gantk import __version__
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.files import make_folder, whole_folder, write_file
-from gantk.inference.frame import OTHER
+from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
+from gantk.prepare.module import Prepared
 from gantk.report.markdown import code_span, escape_markdown, score_table
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import (
-    Fitted,
     Stacked,
     load_torchscript,
     torchscript_bytes,
@@ -66,7 +66,14 @@ class Monai:
                     "MONAI cannot cut windows like gantk", where=key, remedy="export ONNX"
                 )
 
-        # before tracing: raises UserError for what MONAI has no transform for
+        source = direction.translator.intensity[OTHER[direction.letter]]
+        if getattr(source, "per", "set") in ("volume", "image"):
+            raise UserError(
+                "a bundle's network sees no whole scan, but each scan has its own intensity mapping",
+                where="data.intensity",
+                remedy='train with per = "set", or export ONNX',
+            )
+
         config = inference(direction)
         content, parity = _network(direction, tolerance)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
@@ -109,7 +116,8 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
             if count == 1 or isinstance(error, OSError):
                 raise
 
-    module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
+    pipeline = translator.pipeline(direction.letter, TranslateOptions(label=direction.label))
+    module: nn.Module = Prepared(pipeline.preparation(pipeline.source), plain)
     if frame.neighbours:
         module = Stacked(module, frame.neighbours, translator.model.translate.batch)
 
@@ -179,8 +187,8 @@ pip install "monai[fire,ignite,nibabel]"
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
 ```
 
-INPUT is {given}. The results are written to `output`. `model.ts` resizes images of any size to
-{" x ".join(map(str, data.size))}. Volumes are reoriented to {AXCODES[data.plane]}: {data.plane} slices.
+INPUT is {given}. The results are written to `output`. `model.ts` takes and returns images of any
+size in the units of the training files. Volumes are reoriented to {AXCODES[data.plane]}: {data.plane} slices.
 
 ## Scores
 

@@ -1,8 +1,8 @@
 """Builds a bundle's configs/inference.json and configs/metadata.json from MONAI's components and
 the run's numbers.
 
-The pipeline turns, resamples and scales images, and inverts these steps; model.ts itself resizes to
-the network's size.
+The pipeline turns and resamples images, and inverts these steps; model.ts itself is `Prepared`: it
+takes and returns images of any size in the units of the files.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import numpy as np
 import torch
 
 from gantk import __version__
-from gantk.data.intensity import Linear, PerChannel
-from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.inference.frame import OTHER
 from gantk.runs.results import Results
@@ -30,18 +28,9 @@ MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
 MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
-def lines_of(mapping: Any) -> list[Any]:
-    """The intensity mappings of a domain's contrasts, as a list; a list of one where there is one
-    contrast.
-    """
-    return mapping.lines if isinstance(mapping, PerChannel) else [mapping]
-
-
 def inference(direction: Direction) -> dict[str, Any]:
     """The content of inference.json, for `python -m monai.bundle run --config_file
     configs/inference.json`.
-
-    UserError where MONAI has no transform for the intensities.
     """
     names = direction.translator.contrasts(OTHER[direction.letter])
     keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
@@ -105,61 +94,13 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
         pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: unchanged
         steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
 
-    for key, line in zip(
-        keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True
-    ):
-        steps += scaling(key, line, data.dims == 3)
-
     if len(keys) > 1:
         steps.append(part("ConcatItemsd", keys=keys, name="image"))
 
     return [*steps, part("EnsureTyped", keys="image", dtype="$torch.float32")]
 
 
-def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
-    """MONAI's transforms for one contrast's intensity mapping; UserError where MONAI has no
-    equivalent.
-
-    `image_is_scan`: an image of the network is a whole scan. MONAI scales before it cuts slices, so
-    only then is per = "image" the same as "volume".
-    """
-    state = line.state()
-    start, end = line.range
-    if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
-        return [_range(key, *state["fitted"][:2], start, end)]
-
-    own = line.per == "volume" or (line.per == "image" and image_is_scan)
-    if isinstance(line, Linear) and own and not state.get("foreground"):
-        if line.name == "percentile":
-            ends = {
-                "lower": state["low"],
-                "upper": state["high"],
-                "b_min": start,
-                "b_max": end,
-                "clip": False,
-            }
-            return [part("ScaleIntensityRangePercentilesd", keys=key, **ends, channel_wise=True)]
-
-        if line.name == "minmax":
-            return [part("ScaleIntensityd", keys=key, minv=start, maxv=end, channel_wise=True)]
-        if line.name == "zscore":
-            normal = part("NormalizeIntensityd", keys=key, nonzero=False, channel_wise=True)
-            return [normal, _range(key, -state["spread"], state["spread"], start, end)]
-
-    what = (
-        f"MONAI has no transform for the intensity mapping '{line.name}' with per = \"{line.per}\""
-    )
-    raise UserError(what, where="data.intensity", remedy='train with per = "set", or export ONNX')
-
-
-def _range(key: str, low: float, high: float, start: float, end: float) -> dict[str, Any]:
-    return part(
-        "ScaleIntensityRanged", keys=key, a_min=low, a_max=high, b_min=start, b_max=end, clip=False
-    )
-
-
 def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    target = lines_of(direction.target)
     names = direction.translator.contrasts(direction.letter)
     inverse = {
         "transform": "@preprocessing",
@@ -170,22 +111,12 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
     steps = [part("Invertd", keys="pred", **inverse)]
     made = ["pred"]
     tails = ["_".join(names)]
-    if len(target) > 1:
+    if len(names) > 1:
         tails = [re.sub(r"\W", "_", name) for name in names]
         steps.append(part("SplitDimd", keys="pred", dim=0, output_postfixes=tails))
         made = [f"pred_{tail}" for tail in tails]
 
-    for key, line, tail in zip(made, target, tails, strict=True):
-        if not isinstance(line, Linear):
-            what = f"MONAI has no transform for the inverse of the intensity mapping '{line.name}'"
-            raise UserError(
-                what,
-                where="data.intensity",
-                remedy='use "percentile", "zscore" or "window", or export ONNX',
-            )
-
-        low, high = line.state()["fitted"][:2]
-        steps.append(_range(key, *line.range, low, high))
+    for key, tail in zip(made, tails, strict=True):
         save = part(
             "SaveImaged",
             keys=key,
@@ -253,6 +184,8 @@ def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
     data = translator.model.data
     geometry = translator.method.geometry
     channels = geometry.channels[letter] // (2 * data.neighbours + 1)
+    ends = np.array(geometry.range).reshape(-1, *[1] * (data.dims + 1))
+    native = translator.intensity[letter].inverse(ends.repeat(channels, 1))
     kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
     modality = kinds.pop() if len(kinds) == 1 else "n/a"
     if len(names) != channels:
@@ -268,7 +201,7 @@ def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
         "num_channels": channels,
         "spatial_shape": ["*"] * (3 if data.dims == 3 or data.neighbours else 2),
         "dtype": "float32",
-        "value_range": list(geometry.range),
+        "value_range": [float(native.min()), float(native.max())],
         "is_patch_data": False,
         "channel_def": {str(k): name for k, name in enumerate(names)},
     }
