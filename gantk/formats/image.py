@@ -91,6 +91,8 @@ class Image:
     made_of: tuple[Any, ...] = ()
     # folder for temporary files of large results; None: they stay in memory
     spill: Path | None = None
+    # of a translation: the notes and warnings about it and the image it was made of
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"

@@ -11,12 +11,20 @@ from gantk.formats.image import UNUSABLE, usable
 from gantk.inference.frame import Frame
 from gantk.inference.pipeline import Pipeline
 
+COMPARED_SIDE = 48  # about how many planes of each axis are compared with their mirror image
+MIN_COMPARED_SIDE = 8
+# correlation of a volume with its mirror image: 10 heads of 5 sets have 0.82 to 0.99 along the axis
+# from left to right, and 0.13 to 0.44 less from inferior to superior
+MIN_SYMMETRY = 0.5
+SYMMETRY_GAIN = 0.1
+
 
 def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str]:
     """The shape (N, C, *spatial) of an array for a model, and its kind: "one" image, "stack",
     "channels" or "batch".
 
-    UserError where the number of axes or of channels does not fit the model, or the array is empty.
+    UserError where the number of axes or of channels does not fit the model, the last axis can be
+    channels, or the array is empty.
     """
     dims = frame.dims
     extra = len(shape) - dims
@@ -44,6 +52,15 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
         kind = "stack"
         batch = (shape[0], 1, *shape[1:])
 
+    if batch[-1] == 1:
+        one, several = shape[:-1], _words_of_stack(shape, dims)
+        _refuse_shape(
+            shape,
+            f"can be one image {one} with its channel last, or {several}",
+            frame,
+            "select the channel of an image: array[..., 0]",
+        )
+
     if batch[1] != frame.channels:
         names = frame.source.split("+")
         needs = " and ".join(names) if len(names) == frame.channels else "as in its training"
@@ -55,6 +72,29 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str
         _refuse_shape(shape, what, frame, remedy)
 
     return batch, kind
+
+
+def _words_of_stack(shape: tuple[int, ...], dims: int) -> str:
+    """An array's shape, whose last axes are an image's, in words: 72 images of 64 x 1."""
+    sides = " x ".join(map(str, shape[-dims:]))
+    return " x ".join(map(str, shape[:-dims])) + f" images of {sides}"
+
+
+def has_slices_last(volume: np.ndarray) -> bool:
+    """Whether a volume seems to have the axes (x, y, z), not (planes, rows, columns): its last axis is
+    at most half as long as the others, or it is more like its mirror image along the first axis than
+    along the last, as a head is from left to right.
+    """
+    if 2 * volume.shape[2] <= min(volume.shape[:2]):
+        return True
+
+    steps = (max(1, side // COMPARED_SIDE) for side in volume.shape)
+    some = volume[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
+    if min(some.shape) < MIN_COMPARED_SIDE or not np.ptp(some) > 0:
+        return False
+
+    first, last = (np.corrcoef(some.ravel(), np.flip(some, axis).ravel())[0, 1] for axis in (0, 2))
+    return bool(first > max(MIN_SYMMETRY, last + SYMMETRY_GAIN))
 
 
 def _refuse_shape(

@@ -22,12 +22,14 @@ from gantk.inference.array_shapes import (
     as_batch,
     as_in_training,
     check_values,
+    has_slices_last,
     own_mapping,
     own_result_scale,
     remove_batch_axes,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.masks import outside_of
+from gantk.inference.notes import Note, ResultCheck, check_input, warn
 from gantk.inference.patients import (
     by_contrast,
     contrasts_to_make,
@@ -93,9 +95,13 @@ def translate_arrays(
         return _array(model, images, to, options, progress)
 
     image, back = _as_image(images)
-    frame = model.frame(model.domain(to))
-    image = replace(image, pixels=frame.as_in_training(image.pixels))
-    results = [back(made) for made in model.images(image, to, options, progress)]
+    letter = model.domain(to)
+    frame = model.frame(letter)
+    image, notes = check_input(image, frame)
+    check = ResultCheck(model.pipeline(letter, options), image)
+    made = model.images(image, to, options, progress)
+    said = warn([*notes, *check.notes(made[0].pixels, frame)])
+    results = [back(replace(each, notes=said)) for each in made]
     return results[0] if len(results) == 1 and options.variants is None else results
 
 
@@ -114,7 +120,27 @@ def _array(
     array = _numbers(array)
     frame = model.frame(model.domain(to))
     shape, kind = as_batch(array.shape, frame)
+    warn(_about_values(array.reshape(shape), frame))
     return _translate_batch(model, array.reshape(shape), kind, to, options, progress)
+
+
+def _about_values(batch: np.ndarray, frame: Frame) -> list[Note]:
+    """The notes about an array (N, C, *spatial): those that need neither header nor name."""
+    scan = _as_scan(batch, frame.dims) if len(batch) == 1 or frame.dims == 2 else batch[0]
+    if not np.isfinite(scan).all():
+        return []  # refused, or a missing contrast
+
+    if frame.dims == 2 and len(batch) == 1:
+        scan = batch[0]
+    scan = scan.astype(np.float32)
+    _, notes = check_input(Image(scan, path=Path("/array")), frame)
+    if frame.plane == "axial" and scan.ndim == 4 and has_slices_last(scan[0]):
+        line = (
+            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices,"
+            " rows and columns: translate the nibabel image itself"
+        )
+        notes.append(("warning", line))
+    return notes
 
 
 def _translate_batch(
@@ -275,17 +301,18 @@ def _contrasts_of_images(
     letter = model.domain(to)
     images = {}
     backs = {}
+    said: tuple[str, ...] = ()
     for name, value in given.items():
         image, backs[name] = _as_image(value)
-        pixels = model.frame(letter).as_in_training(image.pixels)
-        images[name] = replace(image, pixels=pixels)
+        images[name], notes = check_input(image, model.frame(letter), name)
+        said += warn(notes)
 
     images, chosen, _ = on_one_grid(images, options.onto)
     image = stack_contrasts(images, model.contrasts(OTHER[letter]), chosen)
     results = model.images(image, to, options, progress)
     parts = []
     for number in range(results[0].channels):
-        own = [replace(made, pixels=made.pixels[[number]]) for made in results]
+        own = [replace(made, pixels=made.pixels[[number]], notes=said) for made in results]
         converted = [backs[chosen](made) for made in own]
         single = len(converted) == 1 and options.variants is None
         parts.append(converted[0] if single else converted)

@@ -27,8 +27,8 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
-from gantk.inference.masks import corner_levels
 from gantk.inference.model import TrainedModel
+from gantk.inference.notes import Note, ResultCheck, check_input
 from gantk.inference.patients import (
     TABLES,
     Patient,
@@ -48,7 +48,6 @@ from gantk.plugin.loader import load
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_NAME_BYTES = 255  # of a file on common file systems
-COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
 MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
 
@@ -590,47 +589,9 @@ class Translation:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
-        prefix = f"{contrast}: " if contrast else ""
-        frame = self.frame
-        if contrast:  # the values of the training are those of all contrasts together
-            frame = replace(frame, source=contrast, values={})
-
-        for line in image.remarks:
-            text = line.removeprefix(f"'{image.path}'").lstrip(": ")
-            self.notes["note", prefix + text].append(job.name)
-        if np.ptp(image.pixels) == 0:
-            line = "the image has the same value everywhere"
-            if not contrast:
-                line += f", and so has its {frame.target}"
-            self.notes["note", prefix + line].append(job.name)
-
-        pixels = self.frame.as_in_training(image.pixels)
-        if pixels is not image.pixels:
-            line = (
-                "the background is brighter than much of the tissue, as of z-scores; it is set to"
-                " the darkest value"
-            )
-            self.notes["note", prefix + line].append(job.name)
-            image = replace(image, pixels=pixels)
-
-        lines = load().hook.gantk_image_warning(image=image, frame=frame)
-        self._warn(job, [prefix + line for line in [*lines, *self._about_skull(image)]], contrast)
+        image, notes = check_input(image, self.frame, contrast)
+        self._keep_notes(job, notes, contrast)
         return image
-
-    def _about_skull(self, image: Image) -> list[str]:
-        """A warning about a whole head, for a model of skull-stripped ones."""
-        if not self.frame.stripped or image.dims != 3:
-            return []
-
-        from gantk.inference.skull import shows_skull  # other models do not need it
-
-        if corner_levels(image.pixels) is None:
-            seen = "nothing is masked out of the input"
-        elif shows_skull(image):
-            seen = "the input shows the skull"
-        else:
-            return []
-        return [f"{seen}, but this model was trained on skull-stripped heads"]
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of the result of a single contrast."""
@@ -641,19 +602,18 @@ class Translation:
             self.progress(begun + done / total / jobs, job.name)
 
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
-        step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
-        some = (slice(None), *[slice(None, None, step)] * image.dims)
-        if single:  # now, because the image may be overwritten
+        # now, because the image may be overwritten
+        check = None
+        if single:
             pipeline = self.model.pipeline(self.letter, self.options)
-            given_in_units, made_in_units = pipeline.in_training_units(image)
+            check = ResultCheck(pipeline, image)
             is_slice = image.dims == 2 and self.count > 1
             if is_slice and pipeline.own_scale(image.pixels) is not pipeline.source:
                 line = (
                     "a single slice is scaled by its own intensities; slices of one head share a"
                     " scale only as one volume"
                 )
-                self.notes["note", line].append(job.name)
-            given = given_in_units(image.pixels[some].copy())
+                self._keep_notes(job, [("note", line)])
 
         own = replace(image, own=True, spill=spill)
         options = self.options
@@ -661,12 +621,8 @@ class Translation:
             options = replace(options, contrasts=tuple(self._parts(job)))
         self._note_scores(job)
         made = self.model.images(own, self.to, options, report)
-        if single:
-            shown = made_in_units(made[0].pixels[some])
-            warnings = load().hook.gantk_translation_warning(
-                given=given, made=shown, frame=self.frame
-            )
-            self._warn(job, warnings)
+        if check:
+            self._keep_notes(job, check.notes(made[0].pixels, self.frame))
 
         return made
 
@@ -678,16 +634,16 @@ class Translation:
             if score:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
 
-    def _warn(self, job: Job, lines: Iterable[str], contrast: str = "") -> None:
-        """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS
+    def _keep_notes(self, job: Job, notes: Iterable[Note], contrast: str = "") -> None:
+        """Keep notes for the end, and pass warnings to the plugin that names results (BIDS
         sidecars): about one contrast of a patient, or about all.
         """
         about = job.files
         if contrast:
             about = [*self._scans_of(job)[contrast].files]
-        for line in lines:
-            self.notes["warning", line].append(job.name)
-            if hasattr(self.layout, "keep_warning"):
+        for kind, line in notes:
+            self.notes[kind, line].append(job.name)
+            if kind == "warning" and hasattr(self.layout, "keep_warning"):
                 self.layout.keep_warning(about, line)
 
     @cached_property

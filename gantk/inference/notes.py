@@ -1,0 +1,97 @@
+"""What is said about the input and the result of a translation, whichever way it is asked for.
+
+Files and folders print it; `model.translate` gives Python warnings, and the `notes` of its results.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from gantk.formats.image import Image
+from gantk.inference.frame import Frame
+from gantk.inference.masks import corner_levels
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.skull import shows_skull
+from gantk.plugin.loader import load
+
+Note = tuple[str, str]  # "note" or "warning", and its text
+COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
+
+
+class TranslationWarning(UserWarning):
+    """A note or a warning about an input or a result of `model.translate`."""
+
+
+def warn(notes: Iterable[Note]) -> tuple[str, ...]:
+    """Give a Python warning for each note; returns their texts."""
+    texts = [text for _, text in notes]
+    for text in texts:
+        warnings.warn(text, TranslationWarning, stacklevel=5)
+    return tuple(texts)
+
+
+def check_input(image: Image, frame: Frame, contrast: str = "") -> tuple[Image, list[Note]]:
+    """The image as in the training, and the notes about it. `contrast` is its name where a patient
+    has several.
+    """
+    prefix = f"{contrast}: " if contrast else ""
+    notes: list[Note] = []
+    for line in image.remarks:
+        notes.append(("note", prefix + line.removeprefix(f"'{image.path}'").lstrip(": ")))
+
+    if np.ptp(image.pixels) == 0:
+        line = "the image has the same value everywhere"
+        if not contrast:
+            line += f", and so has its {frame.target}"
+        notes.append(("note", prefix + line))
+
+    pixels = frame.as_in_training(image.pixels)
+    if pixels is not image.pixels:
+        line = (
+            "the background is brighter than much of the tissue, as of z-scores; it is set to the"
+            " darkest value"
+        )
+        notes.append(("note", prefix + line))
+        image = replace(image, pixels=pixels)
+
+    meant = frame
+    if contrast:  # the values of the training are those of all contrasts together
+        meant = replace(frame, source=contrast, values={})
+    lines = load().hook.gantk_image_warning(image=image, frame=meant)
+    for line in [*lines, *_about_skull(image, frame)]:
+        notes.append(("warning", prefix + line))
+    return image, notes
+
+
+def _about_skull(image: Image, frame: Frame) -> list[str]:
+    """A warning about a whole head, for a model of skull-stripped ones."""
+    if not frame.stripped or image.dims != 3:
+        return []
+    if corner_levels(image.pixels) is None:
+        seen = "nothing is masked out of the input"
+    elif shows_skull(image):
+        seen = "the input shows the skull"
+    else:
+        return []
+    return [f"{seen}, but this model was trained on skull-stripped heads"]
+
+
+class ResultCheck:
+    """Compares an image, of which it keeps some pixels, with its translation."""
+
+    def __init__(self, pipeline: Pipeline, image: Image):
+        step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
+        self._some = (slice(None), *[slice(None, None, step)] * image.dims)
+        given_in_units, self._made_in_units = pipeline.in_training_units(image)
+        # copied, because the image may be overwritten
+        self._given = given_in_units(image.pixels[self._some].copy())
+
+    def notes(self, made: np.ndarray, frame: Frame) -> list[Note]:
+        """The warnings about a result (C, *spatial)."""
+        shown = self._made_in_units(made[self._some])
+        lines = load().hook.gantk_translation_warning(given=self._given, made=shown, frame=frame)
+        return [("warning", line) for line in lines]

@@ -1,0 +1,88 @@
+"""What `model.translate` says in Python about an input: as much as the command line says of a file."""
+
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from page_data import volumes
+from tiny import PATCHGAN, UNET, small_run
+
+import gantk
+from gantk.inference.notes import TranslationWarning
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    return gantk.load(small_run(tmp_path_factory.mktemp("run"), method), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    """The T1 of a synthetic head, (planes, rows, columns)."""
+    return next(voxels for domain, _, voxels in volumes(("T1", "T2"), ["p1"]) if domain == "T1")
+
+
+def said(call) -> list[str]:
+    """The texts of the TranslationWarnings of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(each.message) for each in caught if each.category is TranslationWarning]
+
+
+@pytest.mark.parametrize("kind", ["path", "nibabel"])
+def test_a_file_of_another_contrast_warns_in_python(kind, model, head, tmp_path):
+    path = tmp_path / "sub_T2.nii.gz"
+    nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
+    given = path if kind == "path" else nib.load(path)
+
+    lines = said(lambda: model.translate(given))
+
+    assert "the header or the name says T2, but this model translates T1" in lines
+
+
+def test_a_result_holds_its_notes(model, head, tmp_path):
+    path = tmp_path / "T2.nii.gz"
+    nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
+
+    with pytest.warns(TranslationWarning):
+        made = model.translate(path)
+
+    assert any("says T2" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_an_array_of_get_fdata_warns_of_its_axes(kind, model, head):
+    turned = kind(np.ascontiguousarray(head.T))
+
+    assert any(
+        "translate the nibabel image itself" in line
+        for line in said(lambda: model.translate(turned))
+    )
+    assert not [line for line in said(lambda: model.translate(kind(head))) if "axes" in line]
+
+
+@pytest.mark.parametrize("shape", [(72, 64, 1), (5, 72, 64, 1), (1, 1, 64, 1)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_arrays_with_the_channel_last_are_refused(shape, grad, model):
+    with pytest.raises(
+        gantk.UserError, match=r"channel last, or .* images of \d+ x 1.*\[\.\.\., 0\]"
+    ):
+        model.translate(torch.rand(shape), grad=grad)
+
+
+def test_a_translation_on_a_cpu_is_in_float32(tiny_recipe, tmp_path):
+    del tiny_recipe["train"]["precision"]
+    tiny_recipe["train"]["steps"] = 0
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+
+    model = gantk.load(run.path, device="cpu")
+
+    image = torch.rand(1, 1, 32, 32)
+    exact = model.method.translate(model.runtime.place(image, 2), "b")
+    assert model.runtime.precision == "fp32"
+    with model.runtime.autocast():
+        assert torch.equal(model.method.translate(model.runtime.place(image, 2), "b"), exact)
