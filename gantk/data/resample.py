@@ -136,7 +136,8 @@ class SamplingGrid:
 
 
 class Resize:
-    """Bring images of one native size to `size`, and bring results back onto the native grid.
+    """Bring images of one native size to `size`; `gantk.prepare` does so for networks in use, and
+    brings their results back.
 
     `pad` keeps the aspect: the image is resized to the largest that fits, centred in its
     background. `resize` resizes each axis on its own. `crop` keeps the resolution: larger images
@@ -172,27 +173,6 @@ class Resize:
         )
         return _place_in_canvas(part, self.window, self.size, image, fill)
 
-    def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
-        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off
-        is the minimum.
-
-        `planes`: one of `slabs`, to return these planes only.
-        """
-        sides = tuple(place.stop - place.start for place in self.shown)
-        part = resize(image[(slice(None), *self.window)], sides, planes)
-        return (
-            part if sides == self.native else _place_in_canvas(part, self.shown, self.native, image)
-        )
-
-    @property
-    def slabs(self) -> list[slice]:
-        """Slices of a few native planes each; one slice of all planes for pictures, and where
-        `crop` cuts.
-        """
-        if len(self.native) == 2 or self.shown != tuple(slice(0, side) for side in self.native):
-            return [slice(None)]
-        return slabs(self.native)
-
 
 def slabs(sides: tuple[int, ...]) -> list[slice]:
     """Slices of the first axis with a few planes (rows of a picture) each."""
@@ -200,17 +180,15 @@ def slabs(sides: tuple[int, ...]) -> list[slice]:
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
 
 
-def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other;
-    only these planes.
+def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other.
 
     Not by a matrix product: with the threads of NumPy's BLAS, a training step took five times as
     long.
     """
     for axis, to in enumerate(size, start=1):
-        part = planes if axis == 1 else slice(None)
-        if image.shape[axis] != to or part != slice(None):
-            image = _resample_axis(image, axis, to, image.shape[axis] / to, part)
+        if image.shape[axis] != to:
+            image = _resample_axis(image, axis, to, image.shape[axis] / to)
 
     return np.ascontiguousarray(image)
 

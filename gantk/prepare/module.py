@@ -125,15 +125,9 @@ class Prepare(nn.Module):
         self.guided = guided
 
     def forward(self, native: Tensor) -> Tensor:
-        """The network's input, (N, C, *size)."""
-        content = self.content(list(native.shape[2:]))
+        """The network's input, (N, C, *size); the padding is each channel's lowest value."""
         filled = native.nan_to_num()
-        if self.source.nearest:
-            small = pick_nearest(filled, content)
-        else:
-            small = resize(filled, content)
-
-        seen = self.source(self._pad(small, filled))
+        seen = self.source(self.to_size(filled, filled.flatten(2).amin(dim=2)))
         missing = native.isnan().flatten(2).all(dim=2)
         return torch.where(_spread(missing, native.dim()), self.black, seen)
 
@@ -247,21 +241,26 @@ class Prepare(nn.Module):
             filled.append(max(1, min(to, int(round(side * scale)))))
         return filled
 
-    def _pad(self, image: Tensor, whole: Tensor) -> Tensor:
-        """An image in the middle of the network's size; the padding is each channel's lowest value
-        in `whole`.
+    def to_size(self, image: Tensor, fill: Tensor) -> Tensor:
+        """Bring (N, C, *native) to the network's size, (N, C, *size), in the same units; the padding
+        has the values `fill`, (N, C).
         """
-        content = list(image.shape[2:])
-        if self.fit == "crop" or content == self.size:
-            return image
+        content = self.content(list(image.shape[2:]))
+        if self.source.nearest:
+            small = pick_nearest(image, content)
+        else:
+            small = resize(image, content)
 
-        lowest = _spread(whole.flatten(2).amin(dim=2), image.dim())
-        canvas = lowest.expand([image.shape[0], image.shape[1]] + self.size).clone()
+        if self.fit == "crop" or content == self.size:
+            return small
+
+        canvas = _spread(fill, image.dim())
+        canvas = canvas.expand([image.shape[0], image.shape[1]] + self.size).clone()
         part = canvas
         for axis, side in enumerate(content):
             part = part.narrow(axis + 2, (self.size[axis] - side) // 2, side)
 
-        part.copy_(image)
+        part.copy_(small)
         return canvas
 
 

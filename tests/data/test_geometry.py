@@ -204,18 +204,12 @@ def two_channels(shape):
 
 @any_size
 @settings(max_examples=80, deadline=None)
-def test_any_size_fits_and_comes_back(data, native, mode, fill):
+def test_any_size_fits(data, native, mode, fill):
     size = data.draw(st.tuples(*[sides] * len(native)))
     image = two_channels(native)
     there = Resize(native, size, mode)
-    fitted = there.forward(image, fill)
-    back = there.inverse(fitted)
 
-    assert fitted.shape == (2, *size)
-    assert back.shape == image.shape
-
-    if there.content == native:
-        np.testing.assert_array_equal(back, image)
+    assert there.forward(image, fill).shape == (2, *size)
 
     constant = np.full_like(image, 7.5)
 
@@ -265,7 +259,6 @@ def test_cropping_shows_the_middle_as_it_is(data, native):
     window = (slice(None), *there.window)
 
     np.testing.assert_array_equal(fitted[window], image[shown])
-    np.testing.assert_array_equal(there.inverse(fitted)[shown], image[shown])
 
     for part, side, to in zip(there.shown, native, size, strict=True):
         assert part.stop - part.start == min(side, to)

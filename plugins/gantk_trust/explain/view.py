@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.intensity import to_network
 from gantk.data.preparation import middle_slice
-from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
+from gantk.prepare.module import neighbour_places
 
 
 class View:
@@ -64,20 +64,17 @@ class View:
         self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
         if self.by_slice:
             at = self._slice(number, wanted)
-            count = len(self.stack)
-            reach = range(at - self.frame.neighbours, at + self.frame.neighbours + 1)
-            self.places = [min(max(place, 0), count - 1) for place in reach]
+            places = neighbour_places(torch.tensor([at]), self.frame.neighbours, len(self.stack))
+            self.places = places[0].tolist()
             wanted = None if wanted is None else wanted[at]
 
         native = np.concatenate(self.stack[self.places])
-        cropped = self.frame.fit == "crop"
-        sides = native.shape[1:]
-        self.resize = Resize(
-            sides, sides if cropped else self.frame.size, "pad" if cropped else self.frame.fit
-        )
+        self.sides = list(native.shape[1:])
+        self.prepare = pipeline.preparation(pipeline.own_scale(given.pixels))
+        seen = self.prepare(torch.from_numpy(native)[None])
         trained = tuple(model.method.geometry.size)
-        if self.resize.size != trained:
-            sizes = [" x ".join(map(str, each)) for each in (self.resize.size, trained)]
+        if tuple(seen.shape[2:]) != trained:
+            sizes = [" x ".join(map(str, each)) for each in (seen.shape[2:], trained)]
             what = (
                 f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, and `gantk"
                 " explain` cannot combine tiles"
@@ -86,11 +83,10 @@ class View:
                 what, where="IMAGE", remedy=f"crop the image to {sizes[1]} around the region"
             )
 
-        self.seen = to_network(native, pipeline.own_scale(given.pixels), self.resize)
-        self.region = self._region(region, wanted, sides)
-        self.inside = torch.from_numpy(
-            self.resize.forward(self.region[None].astype(np.float32), 0.0)[0] > 0.5
-        )
+        self.seen = seen[0].numpy()
+        self.region = self._region(region, wanted, tuple(self.sides))
+        inside = torch.from_numpy(self.region[None, None].astype(np.float32))
+        self.inside = self.prepare.to_size(inside, torch.zeros(1, 1))[0, 0] > 0.5
         if not self.inside.any():
             raise UserError(
                 "the region is smaller than a pixel of the network's input",
@@ -107,10 +103,11 @@ class View:
         """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices,
         0 elsewhere.
         """
-        parts = found.unflatten(0, (len(self.places), -1)).sum(1, keepdim=True).numpy()
+        parts = found.unflatten(0, (len(self.places), -1)).sum(1, keepdim=True)
+        parts = self.prepare.enlarge(parts, self.sides)
         whole = np.zeros((len(self.stack), 1, *self.stack.shape[2:]), np.float32)
         for place, part in zip(self.places, parts, strict=True):
-            whole[place] += self.resize.inverse(part)
+            whole[place] += part.numpy()
 
         pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
         pixels = pixels if self.grid.is_plain else self.grid.inverse(pixels, self.given)
@@ -129,7 +126,7 @@ class View:
         whole_map = self.middle(found[None])[0].sum(0, keepdim=True)
         planes = []
         for image in (gray_input, gray_output, whole_map):
-            planes.append(self.resize.inverse(image.numpy())[0])
+            planes.append(self.prepare.enlarge(image[None], self.sides)[0, 0].numpy())
         planes.append(self.region)
         if self.frame.dims == 3:
             best = int(np.abs(planes[2]).sum(axis=(1, 2)).argmax())

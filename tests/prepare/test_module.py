@@ -1,0 +1,49 @@
+"""`Prepare` brings any size to the network's and back, as training's images were brought there."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gantk.data.intensity import Percentile
+from gantk.data.resample import Resize
+from gantk.prepare.module import Prepare, Scale
+
+sides = st.integers(3, 30)
+shapes = st.one_of(st.tuples(sides, sides), st.tuples(sides, sides, sides))
+
+
+def prepare_for(size: tuple[int, ...], fit: str) -> Prepare:
+    """A preparation whose intensities change nothing."""
+    line = Percentile()
+    line.fitted = [-1.0, 1.0, 0.05, -1.0]
+    return Prepare(size, fit, Scale(line), Scale(line), -1.0)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+@given(data=st.data(), native=shapes)
+@settings(max_examples=40, deadline=None)
+def test_images_are_sized_as_in_training(fit, data, native):
+    size = data.draw(st.tuples(*[sides] * len(native)))
+    image = np.random.default_rng(0).uniform(-1, 1, (2, *native)).astype(np.float32)
+    prepare = prepare_for(size, fit)
+
+    seen = prepare(torch.from_numpy(image)[None])
+
+    np.testing.assert_allclose(seen[0], Resize(native, size, fit).forward(image), atol=1e-5)
+    assert prepare.enlarge(seen, list(native)).shape == (1, 2, *native)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
+@given(data=st.data(), native=shapes)
+@settings(max_examples=40, deadline=None)
+def test_an_unchanged_image_comes_back_as_it_was(fit, data, native):
+    size = data.draw(st.tuples(*[sides] * len(native)))
+    image = torch.rand(1, 1, *native) * 2 - 1
+    prepare = prepare_for(size, fit)
+    seen = prepare(image)
+
+    back = prepare.restore(seen, image, seen)
+
+    torch.testing.assert_close(back, image, atol=1e-4, rtol=0)
