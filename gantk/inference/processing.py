@@ -14,7 +14,7 @@ from gantk.data.intensity import IntensityMapping, Linear
 from gantk.data.resample import slabs
 from gantk.errors import UserError
 from gantk.files import zeros_beside
-from gantk.prepare.module import WINDOW_SIDE, fit_lines, least_variance
+from gantk.prepare.module import WINDOW_REACH, fit_lines, least_variance
 
 if TYPE_CHECKING:
     from gantk.inference.frame import Frame
@@ -86,7 +86,7 @@ def lines_in_slabs(
     rest = zeros_beside(spill, output.shape)
     slopes = zeros_beside(spill, output.shape)
     least = least_variance(shown)
-    reach = 2 * (WINDOW_SIDE // 2)  # of two means
+    reach = 2 * WINDOW_REACH  # of two means
     for part in slabs(output.shape[1:]):
         begin = max(0, part.start - reach)
         around = slice(begin, part.stop + reach)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-WINDOW_SIDE = 3  # side in pixels, at the networks' size, of the windows in which lines are fitted
+WINDOW_REACH = 1  # pixels of the windows, at the networks' size, beyond the one in their middle
 # share of the squared range: windows with less variance than this get slope 0
 MIN_VARIANCE_SHARE = 1e-10
 
@@ -85,7 +85,7 @@ def piecewise_linear(images: Tensor, before: Tensor, after: Tensor) -> Tensor:
         slopes = (end[1:] - end[:-1]) / (start[1:] - start[:-1])
         part = values[:, channel]
         if start.shape[0] == 2:
-            done.append((part - start[0]) * slopes[0] + end[0])
+            done.append(part * slopes[0] + (end[0] - start[0] * slopes[0]))
         else:
             piece = torch.bucketize(part.detach(), start[1:-1].contiguous(), right=True)
             done.append(end[piece] + (part - start[piece]) * slopes[piece])
@@ -298,26 +298,37 @@ def resize(image: Tensor, size: list[int], first: int = 0, last: int | None = No
     """Resize (N, C, *spatial) linearly, axis by axis; averages where an axis shrinks. Of the first
     axis only the places from `first` to before `last`.
     """
-    for axis, to in enumerate(size):
-        side = image.shape[axis + 2]
-        is_part = axis == 0 and (first > 0 or last is not None)
-        if side != to:
-            step = side / to
-            centres = (
-                torch.arange(to, dtype=torch.float64, device=image.device) + 0.5
-            ) * step - 0.5
-            if is_part:
-                centres = centres[first:last]
-            places = torch.arange(side, dtype=torch.float64, device=image.device)
-            # a triangle as wide as the larger of the two steps
-            distances = (places[None] - centres[:, None]).abs()
-            weights = (1 - distances / max(step, 1.0)).clamp(min=0)
-            weights = (weights / weights.sum(dim=1, keepdim=True)).to(image.dtype)
-            image = torch.matmul(image.movedim(axis + 2, -1), weights.t()).movedim(-1, axis + 2)
-        elif is_part:
-            image = image[:, :, first:last]
+    if len(size) == 3:
+        image = _resize_planes(image, size[0], first, last)
+        planes = image.flatten(1, 2)
+        return _resize_pictures(planes, size[1:]).unflatten(1, (image.shape[1], -1))
+    return _resize_pictures(image, size)[:, :, first:last]
 
-    return image
+
+def _resize_pictures(image: Tensor, size: list[int]) -> Tensor:
+    """Resize (N, C, H, W): a triangle as wide as the larger of the two steps."""
+    if list(image.shape[2:]) == size:
+        return image
+    if size[1] == 1 and size[0] > 1:  # torch 2.9 mixes the rows of a result of one column
+        turned = image.transpose(2, 3)
+        row = nn.functional.interpolate(turned, [1, size[0]], mode="bilinear", antialias=True)
+        return row.transpose(2, 3)
+    return nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
+
+
+def _resize_planes(image: Tensor, to: int, first: int, last: int | None) -> Tensor:
+    """Resize the planes of volumes (N, C, D, H, W) in the same way."""
+    side = image.shape[2]
+    if side == to:
+        return image[:, :, first:last]
+
+    step = side / to
+    centres = (torch.arange(to, dtype=torch.float64, device=image.device) + 0.5) * step - 0.5
+    places = torch.arange(side, dtype=torch.float64, device=image.device)
+    distances = (places[None] - centres[first:last, None]).abs()
+    weights = (1 - distances / max(step, 1.0)).clamp(min=0)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).to(image.dtype)
+    return torch.einsum("pd,ncdhw->ncphw", weights, image)
 
 
 def pick_nearest(image: Tensor, size: list[int]) -> Tensor:
@@ -355,13 +366,15 @@ def least_variance(seen: Tensor, share: float = MIN_VARIANCE_SHARE) -> Tensor:
     return share * span.square()
 
 
-def _window_mean(images: Tensor, side: int = WINDOW_SIDE) -> Tensor:
-    """The mean over small windows; borders are repeated."""
-    half = side // 2
-    framed = nn.functional.pad(images, [half] * (2 * (images.dim() - 2)), mode="replicate")
-    if images.dim() == 4:
-        return nn.functional.avg_pool2d(framed, side, stride=1)
-    return nn.functional.avg_pool3d(framed, side, stride=1)
+def _window_mean(images: Tensor) -> Tensor:
+    """The mean over windows of three pixels a side; borders are repeated."""
+    for axis in range(2, images.dim()):
+        side = images.shape[axis]
+        ends = images.narrow(axis, 0, 1), images.narrow(axis, side - 1, 1)
+        framed = torch.cat([ends[0], images, ends[1]], dim=axis)
+        total = framed.narrow(axis, 0, side) + framed.narrow(axis, 1, side)
+        images = (total + framed.narrow(axis, 2, side)) / 3
+    return images
 
 
 def _spread(values: Tensor, dims: int) -> Tensor:

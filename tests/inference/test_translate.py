@@ -20,6 +20,7 @@ from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
+from gantk.formats.contrasts import QUANTILE_COUNT
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
@@ -623,7 +624,8 @@ def test_a_background_that_is_dark_or_none_is_left(kind):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_arrays_of_volumes_are_masked_by_a_model_of_volumes(channels):
-    values = {"source": {"low": 0.0, "high": 300.0}}
+    quantiles = np.linspace(30, 300, QUANTILE_COUNT).tolist()
+    values = {"source": {"low": 0.0, "high": 300.0, "quantiles": quantiles}}
     names = {1: "T1", 2: "T1+FLAIR"}
     options = {"dims": 3, "size": (12, 40, 40), "masked": True, "values": values}
     frame = {"channels": channels, "source": names[channels], **options}
