@@ -460,7 +460,7 @@ def export(run, **options) -> None:
     """Write the model of RUN as ONNX or as a MONAI bundle.
 
     gantk compares the file with PyTorch on real images before it counts as written. `gantk
-    translate model.onnx IN OUT` needs onnxruntime, but not torch. A MONAI bundle is the format of
+    translate model.onnx IN OUT` runs its network by onnxruntime. A MONAI bundle is the format of
     MONAI and its model zoo.
     """
     api.export(run, **options, say=say)

@@ -309,7 +309,7 @@ def _resize_pictures(image: Tensor, size: list[int]) -> Tensor:
     """Resize (N, C, H, W): a triangle as wide as the larger of the two steps."""
     if list(image.shape[2:]) == size:
         return image
-    if size[1] == 1 and size[0] > 1:  # torch 2.9 mixes the rows of a result of one column
+    if size[1] == 1 and size[0] > 1:  # torch 2.11 mixes the rows of a result of one column
         turned = image.transpose(2, 3)
         row = nn.functional.interpolate(turned, [1, size[0]], mode="bilinear", antialias=True)
         return row.transpose(2, 3)

@@ -183,7 +183,7 @@ class Ensemble(TrainedModel):
         if not options.uncertainty:
             return mean
 
-        # exported models do without torch: it is imported only where a member returns tensors
+        # torch is there where a member returns tensors
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5])
 

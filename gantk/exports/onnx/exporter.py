@@ -1,6 +1,4 @@
-"""The exporter "onnx": writes a model and all its settings to one file, which is read without
-PyTorch.
-"""
+"""The exporter "onnx": writes a model and all its settings to one file."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from gantk.files import write_output
 
 
 class Onnx:
-    """Writes one .onnx file; `gantk translate model.onnx IN OUT` needs only onnxruntime, not
-    PyTorch.
-    """
+    """Writes one .onnx file; `gantk translate model.onnx IN OUT` runs its network by onnxruntime."""
 
     def check(self, out: Path) -> None:
         """Raise UserError if a package is missing or `out` is no .onnx file, before the model is

@@ -1,4 +1,4 @@
-"""Translates with a .onnx file that `gantk export` wrote, by onnxruntime and numpy, without torch."""
+"""Translates with a .onnx file that `gantk export` wrote, by onnxruntime."""
 
 from __future__ import annotations
 
