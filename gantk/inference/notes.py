@@ -15,7 +15,6 @@ from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 from gantk.inference.masks import corner_levels
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.skull import shows_skull
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
@@ -71,6 +70,9 @@ def _about_skull(image: Image, frame: Frame) -> list[str]:
     """A warning about a whole head, for a model of skull-stripped ones."""
     if not frame.stripped or image.dims != 3:
         return []
+
+    from gantk.inference.skull import shows_skull  # other models do not need it
+
     if corner_levels(image.pixels) is None:
         seen = "nothing is masked out of the input"
     elif shows_skull(image):
