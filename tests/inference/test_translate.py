@@ -19,8 +19,8 @@ from scipy import ndimage
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
+from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import GantkError, UserError
-from gantk.formats.contrasts import QUANTILE_COUNT
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
