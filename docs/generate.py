@@ -272,11 +272,8 @@ def service_rules() -> str:
 
     tables = {
         "the file": rules.Rules,
+        "[orthanc]": rules.OrthancTable,
         "[service]": rules.ServiceTable,
-        "[dicom]": rules.DicomTable,
-        "[http]": rules.HttpTable,
-        "[dicom.tls] and [http.tls]": rules.TlsTable,
-        "[[peers]]": rules.PeerTable,
         "[[rules]]": rules.RuleTable,
         "rules.when": rules.WhenTable,
     }

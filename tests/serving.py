@@ -1,14 +1,12 @@
-"""`gantk serve`, archives and senders in processes of their own, for its tests and its benchmarks.
-
-python tests/serving.py FOLDER PORT    an archive: keeps in FOLDER what it is sent
-"""
+"""`gantk serve`, Orthancs and senders in processes of their own, for its tests and its benchmarks."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,23 +15,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import requests
 import tomli_w
 from dicom_files import head, series
-from pynetdicom import AE, AllStoragePresentationContexts, evt
 from tiny import PATCHGAN, ROOT, UNET, small_run
 
 START_SECONDS = 120.0  # for a process to listen, on a busy machine
 POLL_SECONDS = 0.05
-GANTK = "GANTK"  # AE titles
-ARCHIVE = "ARCHIVE"
-SENDER = "SENDER"
-RECEIVED = "received.jsonl"  # what an archive has got: a line for each instance, again and again
-SUCCESS = 0x0000
+PACS = "PACS"  # the modality that derived series are sent to
+ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 
 
 # ---- conditions and ports
@@ -67,12 +61,6 @@ def listens(port: int) -> bool:
     """Whether somebody listens on a port of the loopback address."""
     with socket.socket() as each:
         return each.connect_ex(("127.0.0.1", port)) == 0
-
-
-def json_lines(text: str) -> list[dict[str, Any]]:
-    """The values of all lines that are complete: the last one may still be written."""
-    whole, _, _ = text.rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 # ---- processes
@@ -123,114 +111,96 @@ class Process:
             self.stop()
 
 
-class Server(Process):
-    """`gantk serve` with these rules; its queue and its log."""
+class Worker(Process):
+    """`gantk serve` with these rules."""
 
-    def __init__(self, folder: Path, rules: Mapping[str, Any]):
-        self.rules = folder / "rules.toml"
-        self.folder = folder / rules.get("service", {}).get("folder", "serve")
-        super().__init__(folder, "server", [sys.executable, "-m", "gantk", "serve", self.rules])
-        self.rules.write_text(tomli_w.dumps(rules), "utf-8")
+    def __init__(self, folder: Path, rules: Mapping[str, Any], name: str = "worker"):
+        self.folder = folder / name
+        self.rules = folder / f"{name}.toml"
+        super().__init__(folder, name, [sys.executable, "-m", "gantk", "serve", self.rules])
+        service = {"folder": str(self.folder), "device": "cpu"} | dict(rules.get("service", {}))
+        self.rules.write_text(tomli_w.dumps(dict(rules) | {"service": service}), "utf-8")
+
+    def start(self) -> None:  # type: ignore[override]
+        """Start it, and wait until it follows its Orthanc."""
+        super().start(lambda: "orthanc " in self.out.read_text())
+
+
+class OrthancServer(Process):
+    """An Orthanc that keeps all in `folder`; `pacs` is the DICOM port of its modality PACS."""
+
+    def __init__(self, folder: Path, name: str = "orthanc", pacs: int = 0, **settings: Any):
+        self.port, self.dicom = free_ports(2)
+        self.storage = folder / name
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = folder / f"{name}.json"
+        super().__init__(folder, name, [ORTHANC or "Orthanc", self.settings])
+        own = {
+            "Name": name,
+            "DicomAet": name.upper(),
+            "DicomPort": self.dicom,
+            "HttpPort": self.port,
+            "RemoteAccessAllowed": False,
+            "StorageDirectory": str(self.storage),
+            "IndexDirectory": str(self.storage),
+            "StableAge": 1,
+            "OverwriteInstances": True,
+            "CheckRevisions": True,
+            "DicomAlwaysAllowStore": True,
+            "DicomModalities": {PACS: [PACS, "127.0.0.1", pacs or 1]},
+        }
+        self.settings.write_text(json.dumps(own | settings), "utf-8")
 
     def start(self) -> None:  # type: ignore[override]
         """Start it, and wait until it listens."""
-        super().start(lambda: "http " in self.out.read_text())  # its last line
+        super().start(lambda: self.get("/system"))
 
-    def workers(self) -> list[int]:
-        """The process ids of its workers."""
-        parent = self.process.pid
-        found = Path(f"/proc/{parent}/task/{parent}/children")
-        return [int(word) for word in found.read_text().split()] if found.exists() else []
+    def get(self, path: str) -> Any:
+        """The JSON value at a path; None where it is away or has none."""
+        with suppress(requests.RequestException, ValueError):
+            answer = requests.get(self.url + path, timeout=60)
+            return answer.json() if answer.ok else None
 
-    def kill_workers(self) -> None:
-        """SIGKILL of its workers."""
-        for each in self.workers():
-            with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
+    def store(self, file: Path) -> bool:
+        """Give it a file; returns whether it has acknowledged it."""
+        with suppress(requests.RequestException):
+            content = file.read_bytes()
+            return requests.post(f"{self.url}/instances", data=content, timeout=60).ok
+        return False
 
-    @cached_property
-    def queue(self) -> Any:
-        """Its queue, once it has started."""
-        from gantk_serve.store import Store
+    def series(self) -> list[dict[str, Any]]:
+        """All series with their metadata."""
+        wanted = {"Resources": self.get("/series") or [], "Level": "Series", "Metadata": True}
+        return requests.post(f"{self.url}/tools/bulk-content", json=wanted, timeout=60).json()
 
-        return Store(self.folder)
+    def record(self, series: str) -> dict[str, Any]:
+        """What gantk has noted about a series."""
+        return self.get(f"/series/{series}/metadata/4268") or {}
 
-    def jobs(self) -> list[Any]:
-        """The jobs of its queue."""
-        return self.queue.jobs()
+    def records(self) -> list[dict[str, Any]]:
+        """What gantk has noted about all series that it has not made."""
+        found = [json.loads(each["Metadata"].get("4268", "{}")) for each in self.series()]
+        return [each for each in found if each.get("outcome") != "derived"]
 
-    def counts(self) -> dict[str, int]:
-        """The numbers of incomplete studies and of jobs by state."""
-        return self.queue.counts()
-
-    def log(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The lines of its log; those of one event where it is named."""
-        file = self.folder / "log.jsonl"
-        text = file.read_text("utf-8") if file.exists() else ""
-        return [line for line in json_lines(text) if event in (None, line["event"])]
-
-
-class Archive(Process):
-    """A PACS that keeps what it is sent in `folder`, and acknowledges what it has kept."""
-
-    def __init__(self, folder: Path, port: int):
-        self.folder = folder / "archive"
-        self.port = port
-        super().__init__(folder, "archive", [sys.executable, __file__, self.folder, port])
-
-    def start(self) -> None:  # type: ignore[override]
-        """Start it, and wait until it listens."""
-        super().start(lambda: "listens" in self.out.read_text())
-
-    def derived(self) -> dict[str, dict[str, set[str]]]:
-        """source SOPInstanceUID -> derived SeriesInstanceUID -> derived SOPInstanceUIDs."""
-        found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for line in self.received():
-            found[line["source"]][line["series"]].add(line["instance"])
+    def derived(self) -> dict[str, dict[str, dict[str, str]]]:
+        """source SOPInstanceUID -> derived SeriesInstanceUID -> derived SOPInstanceUID -> MD5 of its
+        pixels.
+        """
+        found: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+        for each in self.series():
+            tags = each["MainDicomTags"]
+            if not tags.get("SeriesDescription", "").endswith("(gantk)"):
+                continue
+            for name in each["Instances"]:
+                file = requests.get(f"{self.url}/instances/{name}/file", timeout=60).content
+                made = pydicom.dcmread(io.BytesIO(file))
+                source = made.SourceImageSequence[0].ReferencedSOPInstanceUID
+                pixels = hashlib.md5(made.PixelData).hexdigest()
+                found[source][made.SeriesInstanceUID][made.SOPInstanceUID] = pixels
         return found
 
-    def received(self) -> list[dict[str, str]]:
-        """What it has kept, instance by instance, with repetitions."""
-        file = self.folder / RECEIVED
-        text = file.read_text("utf-8") if file.exists() else ""
-        return json_lines(text)
 
-
-def keep_all(folder: Path, port: int) -> None:
-    """Be an archive until the process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def keep(event: evt.Event) -> int:
-        made = event.dataset
-        content = event.encoded_dataset()
-        path = folder / f"{made.SOPInstanceUID}.dcm"
-        path.with_suffix(".tmp").write_bytes(content)
-        path.with_suffix(".tmp").replace(path)
-        sources = made.get("SourceImageSequence") or [pydicom.Dataset()]
-        line = {
-            "instance": made.SOPInstanceUID,
-            "series": made.SeriesInstanceUID,
-            "study": made.StudyInstanceUID,
-            "source": sources[0].get("ReferencedSOPInstanceUID", ""),
-            "pixels": hashlib.sha256(made.PixelData).hexdigest(),
-            "time": time.time(),
-        }
-        with open(folder / RECEIVED, "ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
-        return SUCCESS
-
-    entity = AE(ae_title=ARCHIVE)
-    entity.maximum_associations = 50
-    entity.supported_contexts = AllStoragePresentationContexts
-    server = entity.start_server(
-        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)]
-    )
-    print(f"listens on {server.server_address[1]}", flush=True)
-    signal.sigwait([signal.SIGTERM, signal.SIGINT])
-    server.shutdown()
-
-
-# ---- studies and their senders
+# ---- models and studies
 
 
 def tiny_model(folder: Path) -> Path:
@@ -267,55 +237,24 @@ def study(
     return paths
 
 
-def store(
-    files: Sequence[Path],
-    port: int,
-    sender: str = SENDER,
-    called: str = GANTK,
-    pause: Callable[[], object] = lambda: None,
-) -> list[Path]:
-    """Send files over one association, with a pause after each; returns those that were not
-    acknowledged.
-    """
-    datasets = [(file, pydicom.dcmread(file)) for file in files]
-    entity = AE(ae_title=sender)
-    for kind in {made.SOPClassUID for _, made in datasets}:
-        entity.add_requested_context(kind)
-    link = entity.associate("127.0.0.1", port, ae_title=called)
-    if not link.is_established:
-        return list(files)
-
-    left = []
-    for file, made in datasets:
-        try:
-            answer = link.send_c_store(made)
-        except (RuntimeError, ValueError):  # the association has ended meanwhile
-            left.append(file)
-            continue
-        if answer.get("Status") != SUCCESS:
-            left.append(file)
-        pause()
-    link.release()
-    return left
-
-
 def store_until_kept(
+    orthanc: OrthancServer,
     files: Sequence[Path],
-    port: int,
     stop: threading.Event,
     pause_seconds: float = 0.0,
     again_seconds: float = 0.1,
 ) -> bool:
-    """Send files, with a pause after each, and after some time again those that were not
+    """Give an Orthanc files, with a pause after each, and after some time again those that were not
     acknowledged, as a PACS does; False if stopped.
     """
     left = list(files)
     while left and not stop.is_set():
-        left = store(left, port, pause=lambda: stop.wait(pause_seconds))
+        missing = []
+        for file in left:
+            if not orthanc.store(file):
+                missing.append(file)
+            stop.wait(pause_seconds)
+        left = missing
         if left:
             stop.wait(again_seconds)
     return not left
-
-
-if __name__ == "__main__":
-    keep_all(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,5 +1,7 @@
-"""`gantk serve`: receives studies from a PACS or by HTTP, translates what its rules name, and sends
-derived series back. `gantk app`: the same in a window of the browser.
+"""`gantk serve`: a worker beside an Orthanc, which translates the series that its rules name and
+gives Orthanc the derived series. `gantk app`: the same in a window of the browser.
+
+Read `worker.py` first.
 """
 
 from gantk.plugin.hookspecs import hookimpl
@@ -8,7 +10,7 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """Register the functions of the Python interface."""
-    add.function("serve", "gantk_serve.service:serve")
+    add.function("serve", "gantk_serve.worker:serve")
     add.function("app", "gantk_serve.app.service:app")
 
 

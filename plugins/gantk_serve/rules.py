@@ -1,11 +1,11 @@
-"""The file of a service's rules: who may send, which series are translated by which model, and
-where results go.
+"""The file of a worker's rules: its Orthanc, which series are translated by which model, and where
+the derived series go.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,66 +13,30 @@ from pydantic import Field
 
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
+from gantk.formats.contrasts import one_word, same_contrast
 from gantk.plugin import spec
 
 MAX_RULES_BYTES = 2**18
-# PS3.5, 6.2: up to 16 characters without backslash and control characters
-Title = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
-Days = Annotated[float, Field(ge=0.0, le=36500.0)]
-Megabytes = Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class OrthancTable(spec.Table):
+    """The Orthanc that the worker stands beside."""
+
+    url: str = "http://127.0.0.1:8042"  # address of its REST interface
+    user: str = ""  # a user of Orthanc; "": no password
+    password_file: str = ""  # file with the user's password, which only the worker's user can read
+    ca: str = ""  # PEM file of the authority of an https address; "": the system's authorities
 
 
 class ServiceTable(spec.Table):
-    """The service's folder, and how long it keeps what."""
+    """The worker's own folder and device."""
 
-    folder: str = "serve"  # of the queue and of all images; relative to the rules
-    quiet: Seconds = 30.0  # seconds without a new instance, after which a study is complete
-    keep_inputs: Days = 0.0  # days for which inputs are kept after their results are delivered
-    keep_results: Days = 7.0  # days for which results are kept after they are delivered
-    keep_failed: Days = 7.0  # days for which inputs of failed translations are kept
-    devices: list[str] = []  # one worker for each, such as "cuda:0"; []: one for the best device
-    max_mb: Megabytes = 2048  # largest instance or upload in MB, also after unzipping
-    retry: Seconds = 10.0  # seconds until a second try; each further one waits twice as long
-    max_waiting: spec.Count = 1000  # translations that may wait; further uploads are refused
-
-
-class TlsTable(spec.Table):
-    """The files of TLS, PEM each, relative to the rules."""
-
-    certificate: str  # of this service, with those between it and the authority
-    key: str  # of the certificate
-    # certificates of the authorities whose peers are accepted; "": any peer, not authenticated
-    authorities: str = ""
-
-
-class DicomTable(spec.Table):
-    """The DICOM node."""
-
-    title: Title = "GANTK"  # AE title
-    host: str = "127.0.0.1"  # address to listen on
-    port: Port = 11112  # port to listen on; 0: any that is free
-    tls: TlsTable | None = None  # none: without encryption
-
-
-class HttpTable(spec.Table):
-    """The HTTP server."""
-
-    host: str = "127.0.0.1"  # address to listen on
-    port: Port = 8080  # port to listen on; 0: any that is free
-    token: str = "token"  # file of the token, relative to the service's folder; made if missing
-    models: list[str] = ["t1t2"]  # models that uploads may use, beside those of the rules
-    tls: TlsTable | None = None  # none: without encryption
-
-
-class PeerTable(spec.Table):
-    """A DICOM node that may send, and that results can be sent to."""
-
-    title: Title  # its AE title
-    host: str  # its address
-    port: Port = 104  # its port
-    tls: bool = False  # whether results are sent with TLS
+    folder: str = "serve"  # of the number of the last change and of temporary files
+    device: str = ""  # such as "cuda:1"; "": the best one
+    # seconds without a new instance after which a series is complete that Orthanc did not call
+    # stable, because it was restarted meanwhile
+    quiet: Seconds = 60.0
 
 
 class WhenTable(spec.Table):
@@ -91,30 +55,27 @@ class RuleTable(spec.Table):
     model: str  # a name that `gantk models` lists, or a run folder
     to: str = ""  # the domain to make; "": the model's second, or contrasts that a study lacks
     label: str = ""  # the class, for a model with classes
-    send: list[str] | str = []  # AE titles of the peers that get the result
+    send: list[str] | str = []  # Orthanc's modalities that get the derived series
     # "series": each series that matches by itself; "study": all of a study's together, for models
     # of several contrasts
     each: Literal["series", "study"] = "series"
+    # what becomes of a derived series whose source has changed: "replace" deletes it from Orthanc
+    # once the new one is there, "keep" marks it as superseded
+    on_change: Literal["replace", "keep"] = "replace"
 
     @property
-    def peers(self) -> list[str]:
-        """The AE titles of the peers that get the result."""
+    def modalities(self) -> list[str]:
+        """The names of the modalities that get the derived series."""
         return [self.send] if isinstance(self.send, str) else self.send
 
 
 class Rules(spec.Table):
     """The content of a rules file."""
 
-    format: Literal[1] = 1  # of this file
-    service: ServiceTable = ServiceTable()  # folder, waits, limits, retention
-    dicom: DicomTable | None = None  # the DICOM node; none: no instance is taken by DICOM
-    http: HttpTable | None = None  # the HTTP server; none: nothing is taken by HTTP
-    peers: list[PeerTable] = []  # who may send, and where results can be sent to
+    format: Literal[2] = 2  # of this file
+    orthanc: OrthancTable = OrthancTable()  # address and password
+    service: ServiceTable = ServiceTable()  # folder, device
     rules: list[RuleTable] = []  # what is translated; the first that matches a series counts
-
-    def peer(self, title: str) -> PeerTable | None:
-        """The peer of an AE title."""
-        return next((peer for peer in self.peers if peer.title == title.strip()), None)
 
 
 def load_rules(path: Path) -> Rules:
@@ -128,17 +89,33 @@ def load_rules(path: Path) -> Rules:
         what = f"the rules are not TOML: {one_line(error)}"
         raise UserError(what, where=where, remedy="mend this line") from None
 
+    _expect_no_old_tables(values, where)
     rules = _check_tables(values, where)
-    _expect_known_peers(rules, where)
     base = path.absolute().parent
-    service = rules.service.model_copy(update={"folder": str(base / rules.service.folder)})
-    found = {"service": service, "dicom": _with_paths(rules.dicom, base)}
-    found["http"] = _with_paths(rules.http, base)
-    if rules.http is not None:
-        models = [_model(name, base) for name in rules.http.models]
-        found["http"] = found["http"].model_copy(update={"models": models})
-    own = [rule.model_copy(update={"model": _model(rule.model, base)}) for rule in rules.rules]
-    return rules.model_copy(update=found | {"rules": own})
+    files = {}
+    for name in ("password_file", "ca"):
+        file = getattr(rules.orthanc, name)
+        files[name] = str(base / file) if file else ""
+    found: dict[str, Any] = {
+        "orthanc": rules.orthanc.model_copy(update=files),
+        "service": rules.service.model_copy(update={"folder": str(base / rules.service.folder)}),
+        "rules": [
+            rule.model_copy(update={"model": _model(rule.model, base)}) for rule in rules.rules
+        ],
+    }
+    return rules.model_copy(update=found)
+
+
+def _expect_no_old_tables(values: Mapping[str, Any], where: str) -> None:
+    """UserError for the rules of earlier versions, which took images by themselves."""
+    old = [name for name in ("dicom", "http", "peers") if name in values]
+    if old:
+        raise UserError(
+            f"the rules have the table [{old[0]}], but gantk no longer receives images itself",
+            where=f"{where}, {old[0]}",
+            allowed="the tables [orthanc], [service] and [[rules]]",
+            remedy="let an Orthanc receive and send: docs/guides/hospital-network.md",
+        )
 
 
 def _model(name: str, base: Path) -> str:
@@ -155,30 +132,23 @@ def _check_tables(values: Mapping[str, Any], where: str) -> Rules:
         raise error.at(f"{where}, {key}" if key else where) from None
 
 
-def _expect_known_peers(rules: Rules, where: str) -> None:
-    """UserError where a rule sends to a node that is not among the peers, or two have one title."""
-    titles = [peer.title for peer in rules.peers]
-    for title in titles:
-        if titles.count(title) > 1:
-            what = f"two peers have the AE title '{title}'"
-            raise UserError(what, where=f"{where}, peers", remedy="give each its own")
-
-    for number, rule in enumerate(rules.rules):
-        for title in rule.peers:
-            if title not in titles:
-                raise UserError(
-                    f"rule {number + 1} sends to '{title}', which is no peer",
-                    where=f"{where}, rules.{number}.send",
-                    allowed=titles or "no peers, because the table [[peers]] is missing",
-                    remedy="add it as a table [[peers]] with title, host and port",
-                )
+def first_match(rules: Sequence[RuleTable], facts: Mapping[str, Any]) -> int | None:
+    """The number of the first rule that a series matches."""
+    for number, rule in enumerate(rules):
+        if matches(rule.when, facts):
+            return number
+    return None
 
 
-def _with_paths(table: Any, base: Path) -> Any:
-    """A table of a server with absolute paths of its TLS files."""
-    if table is None or table.tls is None:
-        return table
-    names = ("certificate", "key", "authorities")
-    given = {name: getattr(table.tls, name) for name in names}
-    paths = {name: str(base / value) if value else "" for name, value in given.items()}
-    return table.model_copy(update={"tls": table.tls.model_copy(update=paths)})
+def matches(when: WhenTable, facts: Mapping[str, Any]) -> bool:
+    """Whether a series, described by `modality`, `contrast`, `description` and `sender`, matches all
+    keys that are given.
+    """
+    contrast = str(facts.get("contrast") or "")
+    if when.modality and when.modality.upper() != str(facts.get("modality") or "").upper():
+        return False
+    if when.contrast and not same_contrast(one_word(when.contrast), one_word(contrast)):
+        return False
+    if when.description.lower() not in str(facts.get("description") or "").lower():
+        return False
+    return not when.sender or when.sender == facts.get("sender")

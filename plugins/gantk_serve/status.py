@@ -1,76 +1,76 @@
-"""What `gantk serve status`, `retry` and `pull` do with the queue of a service, which may run."""
+"""What `gantk serve status` tells: counts, reasons and times from the records in Orthanc."""
 
 from __future__ import annotations
 
 import json
+import textwrap
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
-from gantk.errors import UserError
-from gantk_serve.journal import Journal, local_time
+from gantk.files import write_file
+from gantk_serve.orthanc import Json, Orthanc, connect, record_of
 from gantk_serve.rules import load_rules
-from gantk_serve.store import NAME, Store, now
 
-SHOWN_JOBS = 20
+OUTCOMES = (
+    "receiving",
+    "waiting",
+    "translating",
+    "posting",
+    "sending",
+    "done",
+    "refused",
+    "failed",
+    "left out",
+)
+SHOWN = 20
+WIDTH = 80
 
 
-def status_lines(rules: Path, as_json: bool = False) -> Iterator[str]:
-    """The lines to print."""
-    store, folder = _open_queue(rules)
-    counts = store.counts()
-    jobs = store.jobs(newest=SHOWN_JOBS)
+def status_lines(
+    rules: Path, *, as_json: bool = False, metrics: Path | None = None
+) -> Iterator[str]:
+    """The lines to print; with `metrics`, the numbers are written to that file too."""
+    found = list(series_outcomes(connect(load_rules(rules))))
+    counts = Counter({name: 0 for name in OUTCOMES})
+    counts.update(each["outcome"] for each in found)
+    if metrics is not None:
+        write_file(metrics, exposition(counts).encode())
     if as_json:
-        shown = [{"job": job.job, "state": job.state, "reason": job.reason} for job in jobs]
-        yield json.dumps({"counts": counts, "jobs": shown})
+        yield json.dumps({"counts": counts, "series": found})
         return
 
-    yield ", ".join(f"{count} {state}" for state, count in counts.items())
-    journal = Journal(folder, quiet=True)
-    for job in jobs:
-        start = f"{local_time(job.created)}  {journal.whose(job.study):12}  {job.job}"
-        yield f"{start}  {job.model_name:12} {job.shown_state:11} {job.reason}".rstrip()
+    shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    yield from textwrap.wrap(shown or "Orthanc has no series yet", WIDTH)
+    told = [each for each in found if each["time"] and each["outcome"] != "left out"]
+    told.sort(key=lambda each: each["time"], reverse=True)
+    for each in told[:SHOWN]:
+        time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        yield f"{time}  {each['outcome']:11}  {each['series']}"
+        yield from textwrap.wrap(each["reason"], WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def retry_job(rules: Path, number: str) -> str:
-    """Let a failed job start again; returns a line for the user."""
-    store, _ = _open_queue(rules)
-    if store.job(number) is None:
-        remedy = f"list the jobs: gantk serve status {rules}"
-        raise UserError(f"there is no job '{number}'", where="JOB", remedy=remedy)
-    if not store.retry(number, now()):
-        what = f"the job is {store.job(number).state}"
-        raise UserError(what, where="JOB", allowed="a failed job")
-    return f"waiting  {number}"
+def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
+    """What became of each series, or group of a study's series, that was not made by gantk."""
+    for series in orthanc.series(orthanc.get("/series")):
+        record = record_of(series)
+        sources = record.get("sources") or {series["ID"]: ""}
+        if record.get("outcome") == "derived" or min(sources) != series["ID"]:
+            continue
+        unknown = "waiting" if series["IsStable"] else "receiving"
+        yield {
+            "series": series["ID"],
+            "outcome": record.get("outcome", unknown),
+            "reason": record.get("reason") or record.get("note", ""),
+            "time": record.get("time", ""),
+            "model": record.get("model", {}).get("name", ""),
+        }
 
 
-def pull_study(rules: Path, study: str, title: str) -> str:
-    """Let a peer send a study to the running service, and make it complete at once; returns a line
-    for the user.
-    """
-    from gantk_serve.dicom import pull
-    from gantk_serve.inbox import Inbox
-
-    loaded = load_rules(rules)
-    store, folder = _open_queue(rules)
-    peer = loaded.peer(title)
-    if peer is None or loaded.dicom is None:
-        known = [each.title for each in loaded.peers]
-        raise UserError(f"these rules have no peer '{title}'", where="PEER", allowed=known)
-    failure = pull(study, peer, loaded.dicom)
-    if failure:
-        raise UserError(f"the study was not received: {failure}", where=title)
-
-    inbox = Inbox(folder, loaded, store, Journal(folder, quiet=True))
-    count = len(store.instances(study))
-    if not count:
-        raise UserError("the peer sent no instance of this study", where=title)
-    inbox.complete(study, now())
-    return f"received {count} instances"
-
-
-def _open_queue(rules: Path) -> tuple[Store, Path]:
-    folder = Path(load_rules(rules).service.folder)
-    if not (folder / NAME).is_file():
-        what = f"the service of '{rules}' has not been started yet"
-        raise UserError(what, where="RULES", remedy=f"gantk serve {rules}")
-    return Store(folder), folder
+def exposition(counts: Counter[str]) -> str:
+    """The numbers in Prometheus' text format."""
+    lines = ["# HELP gantk_series Series by outcome", "# TYPE gantk_series gauge"]
+    for outcome, count in counts.items():
+        lines.append(f'gantk_series{{outcome="{outcome}"}} {count}')
+    return "\n".join(lines) + "\n"

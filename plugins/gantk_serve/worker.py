@@ -1,257 +1,561 @@
-"""Translates one job after another, in a process of its own for each device. A kill loses nothing:
-its job goes back to the queue.
+"""The worker beside an Orthanc: follows its changes, translates complete series, and gives it the
+derived series.
 
-    python -m gantk_serve.worker FOLDER NAME SERVER MOST [DEVICE]
+All state is Orthanc's. What became of a series is in its record (see `orthanc.py`); the UIDs of
+derived series are functions of their source (see `derived.py`), so that a translation that was cut
+off, or that two workers have made, is the same series. Here is only the number of the last change.
 
-SERVER is the process id of the service, and MOST the largest content of a zip in bytes.
+A series passes these outcomes:
+
+1. translating: a worker has begun; `attempts` counts how often.
+2. posting: `derived` names all series that may have been made of it, before they are stored.
+3. sending: they are stored; `send` names the modalities that do not have them yet.
+4. done; or refused, failed, left out, each with a reason.
+
+What cannot be done now, such as on a full disk, is waiting.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import platform
 import shutil
 import signal
-import sys
-import threading
 import time
-import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+from gantk import __version__
 from gantk.errors import GantkError, UserError, machine_failure, one_line
-from gantk.files import WRITTEN, make_folder, whole_folder
-from gantk_serve.journal import Journal, kind_and_place, silence_libraries
-from gantk_serve.store import Job, Store, now
+from gantk.files import lock_folder, make_folder, restrict
+from gantk_serve.mark import ChangeMark
+from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
+from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
 
-RESULTS = "results"
-UPLOADS = "uploads"
-IDLE_SECONDS = 0.2  # between two looks at an empty queue
-PROGRESS_SECONDS = 1.0  # between two notes of a job's progress
-TEMPORARY = "work"  # folder of what is being made
-CONTENT = "input"  # folder of what a zip or several series hold, within one of the above
-SENT = "in"  # folder of a file with its sender's name, within that of an upload
-MAX_REASON = 600  # characters
-MAX_FILES = 20_000  # in a zip
-DEFECT = "an unexpected error: "  # begins the reason of a job that failed by no fault of its input
+FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
+SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
+WORK = "work"  # folder of a translation
+POLL_SECONDS = 0.5  # between two looks at the changes
+WORK_SECONDS = 5.0  # after which a worker that has much to do looks at the changes
+FIRST_WAIT_SECONDS = 2.0  # until a second try; each further one waits twice as long
+MAX_WAIT_SECONDS = 600.0
+MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
+MAX_REASON = 400  # characters
+
+
+class Changed(Exception):
+    """The source of a translation has changed meanwhile: it is looked at again."""
+
+
+@dataclass
+class Waiting:
+    """A series that is not settled."""
+
+    number: int  # of the change before the first one that named it
+    stable: str = ""  # when Orthanc last called it stable
+    update: str = ""  # when it got its last instance
+    seen: float = 0.0  # when this was seen first
+    failures: int = 0  # in a row
+    ready: float = 0.0  # when it may be tried again
+
+    def delay(self) -> None:
+        """Let it wait, longer after each failure."""
+        self.failures += 1
+        self.ready = time.monotonic() + wait_seconds(self.failures)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one translation is made of: a series, or those of a study that one rule is for."""
+
+    rule: RuleTable
+    series: list[Json]  # as of `Orthanc.series`
+    instances: dict[str, list[Json]]  # of each series
+
+    @property
+    def names(self) -> list[str]:
+        """The identifiers of the series, sorted; the first one stands for all."""
+        return sorted(self.instances)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each series, which another instance changes."""
+        return {name: state_of(found) for name, found in self.instances.items()}
 
 
 class Worker:
-    """Translates the jobs of the service in `folder` with models on one device."""
+    """Translates what an Orthanc has received, as rules say."""
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        device: str | None = None,
-        *,
-        most: int = 2**31,  # bytes of a zip's content
-        journal: Journal | None = None,
-        show_defect: Callable[[BaseException], None] = lambda error: None,
-    ):
-        """`show_defect` is called with an error that nobody expected, which the journal only names."""
-        self.folder = folder
-        self.name = name
-        self.device = device
-        self.most = most
-        self.store = Store(folder)
-        self.journal = journal or Journal(folder)
-        self.show_defect = show_defect
-        self.stop = threading.Event()
-        self.model = lru_cache(maxsize=2)(self._load)  # a model by its name or folder
+    def __init__(self, rules: Rules, orthanc: Orthanc, say: Callable[[str], None]):
+        self.rules = rules
+        self.orthanc = orthanc
+        self.say = say
+        self.folder = Path(rules.service.folder)
+        self.mark = ChangeMark(self.folder)
+        self.name = f"{platform.node()}-{os.getpid()}"
+        self.waiting: dict[str, Waiting] = {}
+        self.stopping = Event()
+        self.model = lru_cache(maxsize=2)(self._load)  # (model, identity) by name or folder
 
-    def run(self, is_needed: Callable[[], bool] = lambda: True) -> None:
-        """Work until `stop`, or until no longer needed."""
-        import torch  # noqa: F401  takes seconds, in which no job should be running
-
-        while not self.stop.is_set() and is_needed():
-            job = self.store.claim(self.name, now())
-            if job is None:
-                self.stop.wait(IDLE_SECONDS)
-            else:
-                self.do(job)
-
-    def do(self, job: Job) -> None:
-        """Translate a job, and note its result, or why there is none."""
-        begun = time.monotonic()
-        try:
-            result, notes = self._translate(job)
-        except Exception as error:  # a defect of a model or a plugin: the next job may be well
-            self._give_up(job, error)
-        else:
-            seconds = round(time.monotonic() - begun, 3)
-            kept = self.store.finish(job, self.name, result, now(), notes)
-            facts = {"job": job.job, "seconds": seconds, "worker": self.name}
-            self.journal.say("done" if kept else "not needed", study=job.study, **facts)
-            if not kept and self.store.job(job.job) is None:
-                shutil.rmtree(self.folder / result, ignore_errors=True)
-
-    def _give_up(self, job: Job, error: BaseException) -> None:
-        """Let a job fail for its own fault, or wait for a machine that has no room."""
-        reason = self._reason(error)
-        transient = isinstance(error, (OSError, MemoryError)) and not isinstance(error, UserError)
-        if transient:
-            changed = self.store.put_back(job, reason, now())
-        else:
-            changed = self.store.fail(job, reason, now(), self.name)
-        event = "put back" if transient else "failed"
-        if changed:  # else another worker has it, or it was cancelled
-            self.journal.say(event, study=job.study, job=job.job, reason=reason, worker=self.name)
-
-    def _reason(self, error: BaseException) -> str:
-        """An error without the service's paths, and without what it may quote of a header."""
-        failure = machine_failure(error)
-        if failure is None and not isinstance(error, (GantkError, OSError, MemoryError)):
-            self.show_defect(error)
-            return f"{DEFECT}{kind_and_place(error)}"
-        return one_line(self._without_places(str(failure or error)), MAX_REASON)
-
-    def _without_places(self, text: str) -> str:
-        """A message that names files as their sender did, and no arguments of a command."""
-        folders = "|".join((UPLOADS, TEMPORARY, RESULTS))
-        root = re.escape(f"{self.folder}{os.sep}")
-        below = rf"(?:(?:{folders})/[^/']+/?(?:(?:{SENT}|{CONTENT})(?:/|(?=')))?)?"
-        text = re.sub(f"{root}{below}", "", text)
-        for argument in ("INPUT", "--to", "--label"):
-            text = text.replace(f"  ({argument})", "")
-        return text
-
-    def _translate(self, job: Job) -> tuple[str, list[str]]:
-        """Translate a job; returns the folder of its results, relative to the service's, and what
-        is to be said about its input.
-        """
-        from gantk import translate
-
-        model = self.model(job.model)
-        final = Path(RESULTS, job.job)
-        make_folder(self.folder / RESULTS, private=True)
-        work = self.folder / TEMPORARY / self.name
-        shutil.rmtree(work, ignore_errors=True)
-        make_folder(work, private=True)
-        said: list[str] = []
-        options: dict[str, Any] = {
-            "to": job.target or None,
-            "label": job.label or None,
-            "uncertainty": job.uncertainty or None,
-        }
-        try:
-            source = self._source(job, work)
-            with whole_folder(self.folder / final, private=True) as out:
-                target = out if source.is_dir() else out / source.name
-                try:
-                    translate(
-                        model,
-                        source,
-                        target,
-                        **options,
-                        say=said.append,
-                        progress=self._progress_of(job),
-                    )
-                except GantkError as error:
-                    some = job.study is None and out.is_dir() and any(out.iterdir())
-                    if isinstance(error, UserError) or not some:
-                        raise
-                    said.append(f"warning  {error}")  # some of an upload's files failed
-                for record in [*out.rglob(WRITTEN)]:  # is no result
-                    record.unlink()
-                if job.study is not None:
-                    from gantk_serve.derived import name_results  # needs pydicom
-
-                    name_results(out, job.job, model.identity())
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-        notes = [
-            self._without_places(line)
-            for line in said
-            if line.startswith(("warning", "note", "clipped"))
-        ]
-        for note in notes:
-            if note.startswith("warning"):
-                text = note.removeprefix("warning").strip()[:MAX_REASON]
-                self.journal.say("warning", study=job.study, job=job.job, text=text)
-        return final.as_posix(), notes
-
-    def _progress_of(self, job: Job) -> Callable[[float, str], None]:
-        """A function that notes a job's progress in the queue, at most once a second."""
-        noted = time.monotonic()
-
-        def note(share: float, name: str) -> None:
-            nonlocal noted
-            if time.monotonic() - noted >= PROGRESS_SECONDS:
-                noted = time.monotonic()
-                with suppress(OSError):  # a full disk: it is no reason to stop
-                    self.store.note_progress(job, self.name, share)
-
-        return note
-
-    def _source(self, job: Job, work: Path) -> Path:
-        """The input of a job: the folder of a series, of a study with a folder for each series, or
-        an upload, which is a file or a folder.
-        """
-        files = [self.folder / path for path in job.files]
-        source = work / CONTENT
-        if job.study is None:
-            (upload,) = files
-            return unpack_upload(upload, source, self.most) if is_zip(upload) else upload
-
-        series = {file.parent for file in files}
-        for file in files:
-            folder = source if len(series) == 1 else source / file.parent.name
-            make_folder(folder, private=True)
-            os.link(file, folder / file.name)
-        return source
-
-    def _load(self, model: str) -> Any:
+    def _load(self, model: str) -> tuple[Any, dict[str, str]]:
         from gantk import load
 
-        return load(model, device=self.device)
+        found = load(model, device=self.rules.service.device or None)
+        return found, found.identity()
 
+    def run(self) -> None:
+        """Work until `stopping` is set. Where Orthanc is away, wait for it."""
+        self._clear()  # those of a killed worker
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                self.step()
+            except (Away, Refused, OSError) as error:
+                failures += 1
+                self.log("waiting", reason=self._reason(error))
+                self.stopping.wait(wait_seconds(failures))
+            else:
+                failures = 0
+                self.stopping.wait(POLL_SECONDS)
 
-def is_zip(upload: Path) -> bool:
-    """Whether an upload is to be unpacked."""
-    return upload.suffix.lower() == ".zip"
+    def step(self) -> None:
+        """Look at the changes, do what is ready, and note how far this has come."""
+        self.follow()
+        self.work()
+        numbers = [each.number for each in self.waiting.values()]
+        self.mark.write(min(numbers, default=self.mark.read))
 
+    # ---- what is to be done
 
-def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
-    """Unpack a zip into a new folder and return it; UserError where it is damaged, holds more than
-    `most` bytes or MAX_FILES files, or has paths outside of it.
-    """
-    from gantk.formats.archives import unpack
+    def follow(self) -> None:
+        """Add the series of new changes to those that wait."""
+        last = self.mark.last
+        if last and self.orthanc.changes(last["Seq"] - 1, limit=1)[0] != [last]:
+            # the change has gone with its series, or Orthanc has another database
+            self.mark.forget()
+            self.waiting.clear()
 
-    make_folder(folder, private=True)
-    try:
-        with zipfile.ZipFile(upload) as opened:
-            sizes = [each.file_size for each in opened.infolist()]
-        if len(sizes) > MAX_FILES or sum(sizes) > most:
-            raise ValueError(f"it holds more than {MAX_FILES:,} files or {most >> 20} MB")
-        unpack(upload, folder)
-    except OSError:
-        raise  # a full disk
-    # zipfile and its decompressors raise any exception for a malicious file
-    except Exception as error:
-        what = f"the zip file '{upload.name}' cannot be unpacked: {one_line(error)}"
+        done = False
+        while not done:
+            changes, done = self.orthanc.changes(self.mark.read)
+            self._await_series(changes)
+            if changes:
+                self.mark.read = changes[-1]["Seq"]
+                self.mark.last = changes[-1]
+
+    def _await_series(self, changes: list[Json]) -> None:
+        named = [each["ID"] for each in changes if each["ChangeType"] in FOLLOWED]
+        for series in self.orthanc.series(named):
+            self.waiting.setdefault(series["ID"], Waiting(self.mark.read))
+        for change in changes:
+            if change["ChangeType"] == "StableSeries" and change["ID"] in self.waiting:
+                self.waiting[change["ID"]].stable = change["Date"]
+
+    def work(self) -> None:
+        """Do what is ready, for some seconds."""
+        found = {each["ID"]: each for each in self.orthanc.series(self.waiting)}
+        for name in [*self.waiting]:
+            if name not in found or record_of(found[name]).get("outcome") == "derived":
+                del self.waiting[name]  # it was deleted, or is one of ours
+                found.pop(name, None)
+
+        end = time.monotonic() + WORK_SECONDS
+        for series in sorted(found.values(), key=self._order):
+            if self.stopping.is_set() or time.monotonic() > end:
+                return
+            if self._is_due(series):
+                self._try(series["ID"])
+
+    def _order(self, series: Json) -> tuple[bool, int, int]:
+        """First those at which no other worker is; among them, last those that have ended one."""
+        record = record_of(series)
+        begun = record.get("outcome") == "translating"
+        elsewhere = begun and record["worker"] != self.name
+        attempts = record["attempts"] if begun else 0
+        return elsewhere, attempts, self.waiting[series["ID"]].number
+
+    def _is_due(self, series: Json) -> bool:
+        """Whether a series is complete, and may be tried now.
+
+        An Orthanc that was restarted calls all its series stable.
+        """
+        waiting = self.waiting[series["ID"]]
+        now = time.monotonic()
+        if waiting.update != series["LastUpdate"]:
+            waiting.update = series["LastUpdate"]
+            waiting.seen = now
+        announced = waiting.stable >= series["LastUpdate"]
+        quiet = now - waiting.seen >= self.rules.service.quiet
+        return series["IsStable"] and (announced or quiet) and now >= waiting.ready
+
+    def _try(self, name: str) -> None:
+        """Do what is next for a series; what cannot be done now is tried again later."""
+        waiting = self.waiting[name]
+        try:
+            if self._advance(name):
+                del self.waiting[name]
+        except Changed:
+            waiting.delay()
+        except (Refused, OSError, MemoryError) as error:
+            waiting.delay()
+            self._note_failure(name, self._reason(error))
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Delete the temporary files of a translation."""
+        shutil.rmtree(self.folder / WORK, ignore_errors=True)
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        """Note why a series waits, or what was made of it is not sent yet."""
+        self.log("waiting", name, reason=reason)
+
+        def change(before: Json) -> Json:
+            sending = before.get("outcome") == "sending"
+            outcome = "sending" if sending else "waiting"
+            return before | {"outcome": outcome, "reason": reason, "attempts": 0}
+
+        self.orthanc.update_record(name, change)
+
+    def _advance(self, name: str) -> bool:
+        """Do what is next for a series; returns whether it is settled."""
+        (series,) = self.orthanc.series([name]) or [None]
+        if series is None:
+            return True
+        record = record_of(series)
+        instances = self.orthanc.instances(name)
+        if record.get("sources", {}).get(name) == state_of(instances):
+            if record["outcome"] in SETTLED:
+                return True
+            if record["outcome"] == "sending":
+                return min(record["sources"]) != name or self._watch_sending(record)
+
+        number, reason = self._rule(series, instances)
+        if number is None:
+            self._settle({name: state_of(instances)}, "left out", reason)
+            return True
+        source = self._source(number, series, instances)
+        if source is not None:
+            self._translate(source)
+        return False
+
+    def _rule(self, series: Json, instances: list[Json]) -> tuple[int | None, str]:
+        """The number of the rule for a series; None and the reason where there is none."""
+        facts = self._facts(series, instances)
+        if facts.get("synthetic"):  # else a result that a PACS sends back would be translated
+            return None, "it is synthetic"
+        return first_match(self.rules.rules, facts), "no rule is for it"
+
+    def _facts(self, series: Json, instances: list[Json]) -> dict[str, Any]:
+        """Modality, description, contrast and sender of a series, and whether it is synthetic, by the
+        header of its first instance that is not damaged.
+        """
+        from gantk_serve.images import facts_of
+
+        sender = series["Metadata"].get("RemoteAET", "")
+        for each in instances[:5]:
+            facts = facts_of(self.orthanc.file(each["ID"]), self._work_folder())
+            if facts.get("modality"):
+                break
+        return facts | {"sender": sender}
+
+    def _source(self, number: int, series: Json, instances: list[Json]) -> Source | None:
+        """What a rule translates together with a series; None where some of it is not complete."""
+        rule = self.rules.rules[number]
+        if rule.each == "series":
+            return Source(rule, [series], {series["ID"]: instances})
+
+        study = self.orthanc.get(f"/studies/{series['ParentStudy']}")
+        together = []
+        found = {}
+        for each in self.orthanc.series([study["ID"]]):
+            if record_of(each).get("outcome") == "derived":
+                continue
+            own = self.orthanc.instances(each["ID"])
+            if self._rule(each, own)[0] != number:
+                continue
+            self.waiting.setdefault(each["ID"], Waiting(self.waiting[series["ID"]].number))
+            if each["ID"] != series["ID"] and not self._is_due(each):
+                return None
+            together.append(each)
+            found[each["ID"]] = own
+        return Source(rule, together, found) if study["IsStable"] else None
+
+    # ---- a translation
+
+    def _translate(self, source: Source) -> None:
+        """Translate a source and give Orthanc the result, or note why there is none."""
+        begun = time.monotonic()
+        attempts = self._begin(source)
+        if attempts > MAX_ATTEMPTS:
+            reason = f"{MAX_ATTEMPTS} translations of it have ended the worker"
+            self._settle(source.states, "failed", reason)
+            return
+        try:
+            made, model = self._make(source)
+        except (Away, Refused, Changed, OSError, MemoryError):
+            raise
+        except GantkError as error:
+            self._withdraw(source, set())
+            self._settle(source.states, "refused", self._reason(error), derived=[])
+        except Exception as error:  # a defect of a model or a plugin: the next may be well
+            self._withdraw(source, set())
+            self._settle(source.states, "failed", self._reason(error), derived=[])
+        else:
+            facts = {"model": model, "seconds": round(time.monotonic() - begun, 1)}
+            self._deliver(source, made, facts)
+
+    def _begin(self, source: Source) -> int:
+        """Note that a translation begins; returns how many have begun without an end."""
+
+        def change(before: Json) -> Json:
+            again = before.get("outcome") == "translating" and before["sources"] == source.states
+            attempts = before["attempts"] + 1 if again else 1
+            return before | self._facts_of_now(source.states, "translating", attempts=attempts)
+
+        return max(self.orthanc.update_record(name, change)["attempts"] for name in source.names)
+
+    def _make(self, source: Source) -> tuple[dict[str, list[Path]], dict[str, str]]:
+        """Translate a source in a folder; returns the files of each derived series, and the model."""
+        from gantk import translate
+        from gantk_serve.images import (
+            expect_one_acquisition,
+            name_results,
+            source_digest,
+            translation_key,
+        )
+
+        rule = source.rule
+        model, identity = self.model(rule.model)
+        work = self._work_folder()
+        inputs = make_folder(work / "series", private=True)
+        for series in source.series:
+            self._expect_one_study(series)
+            folder = inputs / series["ID"] if rule.each == "study" else inputs
+            make_folder(folder, private=True)
+            self._fetch(source.instances[series["ID"]], folder)
+            expect_one_acquisition(folder, series.get("ExpectedNumberOfInstances") or 0)
+
+        key = translation_key(source_digest(inputs), identity, rule.to, rule.label)
+        translate(
+            model,
+            inputs,
+            work / "derived",
+            to=rule.to or None,
+            label=rule.label or None,
+            say=lambda line: None,
+        )
+        shown = {"name": identity["name"], "sha256": identity["sha256"]}
+        return name_results(work / "derived", key, identity), shown
+
+    def _work_folder(self) -> Path:
+        """An empty folder for a translation, which only this user can read."""
+        self._clear()
+        return make_folder(self.folder / WORK, private=True)
+
+    def _fetch(self, instances: list[Json], folder: Path) -> None:
+        """Write the files of a series, named by their instance numbers, which messages quote."""
+        for each in instances:
+            number = str(each["MainDicomTags"].get("InstanceNumber", "")).strip()
+            stem = f"instance {number}" if number.isdecimal() else "instance"
+            path = folder / f"{stem}.dcm"
+            if path.exists():
+                path = folder / f"{stem} {each['ID'][:8]}.dcm"
+            path.write_bytes(self.orthanc.file(each["ID"]))
+
+    def _expect_one_study(self, series: Json) -> None:
+        """UserError where a SeriesInstanceUID is of several patients or studies."""
+        uid = series["MainDicomTags"]["SeriesInstanceUID"]
+        others = [name for name in self.orthanc.find_series(uid) if name != series["ID"]]
+        if not others:
+            return
+        shown = [instance_numbers(self.orthanc.instances(n)) for n in (series["ID"], others[0])]
         raise UserError(
-            what, allowed="a zip of DICOM series or images", remedy="pack it again"
-        ) from None
-    return folder
+            f"the series is of {1 + len(others)} patients or studies: {shown[0]} of this one,"
+            f" {shown[1]} of another one",
+            remedy="send each with a SeriesInstanceUID of its own",
+        )
+
+    def _deliver(self, source: Source, made: dict[str, list[Path]], facts: Json) -> None:
+        """Give Orthanc the derived series, withdraw earlier ones, and begin to send them."""
+        states = {name: state_of(self.orthanc.instances(name)) for name in source.names}
+        if states != source.states:
+            raise Changed
+
+        new = set(made)
+        for name in source.names:
+            self.orthanc.update_record(
+                name,
+                lambda before: (
+                    before
+                    | self._facts_of_now(states, "posting")
+                    | {"derived": sorted({*before.get("derived", []), *new})}
+                ),
+            )
+        for uid, files in made.items():
+            self._store(uid, files, source)
+        earlier = self._withdraw(source, new)
+
+        send = source.rule.modalities
+        outcome = "sending" if send else "done"
+        facts |= {"derived": sorted(new), "send": send, "jobs": {}}
+        facts["note"] = ""
+        if earlier and send:
+            facts["note"] = f"{', '.join(send)} may still have {', '.join(sorted(earlier))}"
+        self._settle(states, outcome, "", **facts)
+        if send:
+            (lead,) = self.orthanc.series(source.names[:1])
+            self._watch_sending(record_of(lead))
+
+    def _store(self, uid: str, files: list[Path], source: Source) -> None:
+        """Give Orthanc those files of a derived series that it does not have."""
+        from gantk_serve.images import instance_uid
+
+        there = set()
+        for name in self.orthanc.find_series(uid):
+            for each in self.orthanc.instances(name):
+                there.add(each["MainDicomTags"]["SOPInstanceUID"])
+        for file in files:
+            if instance_uid(file) not in there:
+                self.orthanc.store(file.read_bytes())
+        for name in self.orthanc.find_series(uid):
+            record = {"outcome": "derived", "of": source.names}
+            self.orthanc.update_record(name, lambda before, record=record: record)
+
+    def _withdraw(self, source: Source, new: set[str]) -> set[str]:
+        """Delete or mark what was made of an earlier state of a source; returns its UIDs."""
+        old: set[str] = set()
+        for series in self.orthanc.series(source.names):
+            old.update(record_of(series).get("derived", []))
+        for uid in old - new:
+            for name in self.orthanc.find_series(uid):
+                if source.rule.on_change == "replace":
+                    self.orthanc.delete(name)
+                else:
+                    by = {"superseded": True, "by": sorted(new)}
+                    self.orthanc.update_record(name, lambda before, by=by: before | by)
+        return old - new
+
+    def _watch_sending(self, record: Json) -> bool:
+        """Begin to send derived series to modalities, or look how far it is; returns whether all
+        have them.
+        """
+        waiting = self.waiting[min(record["sources"])]
+        jobs = dict(record["jobs"])
+        left = []
+        reason = ""
+        for modality in record["send"]:
+            job = self.orthanc.job(jobs[modality]) if modality in jobs else None
+            state = job["State"] if job else "lost"
+            if state == "Success":
+                continue
+            left.append(modality)
+            if state == "Failure":
+                reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
+                waiting.delay()
+            if state in ("Failure", "lost"):
+                jobs[modality] = self._send(record["derived"], modality)
+
+        if not left:
+            waiting.failures = 0
+        if (left, jobs) != (record["send"], record["jobs"]) or reason:
+            facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
+            outcome = "sending" if left else "done"
+            self._settle(record["sources"], outcome, reason, **facts)
+        return not left
+
+    def _send(self, derived: list[str], modality: str) -> str:
+        names = [name for uid in derived for name in self.orthanc.find_series(uid)]
+        return self.orthanc.send(names, modality)
+
+    # ---- what is noted
+
+    def _facts_of_now(self, states: dict[str, str], outcome: str, **facts: Any) -> Json:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        own = {"gantk": __version__, "worker": self.name, "time": now, "sources": states}
+        return own | {"outcome": outcome, "reason": ""} | facts
+
+    def _settle(self, states: dict[str, str], outcome: str, reason: str, **facts: Any) -> None:
+        """Note what became of the series of a translation."""
+        found = self._facts_of_now(states, outcome, reason=reason, attempts=0, **facts)
+        for name in sorted(states):
+            self.orthanc.update_record(name, lambda before: before | found)
+        self.log(outcome, min(states), reason=reason, seconds=facts.get("seconds"))
+
+    def log(self, event: str, series: str = "", **facts: object) -> None:
+        """Say what happened, without a word of a header."""
+        shown = [f"{name}={value}" for name, value in facts.items() if value not in ("", None)]
+        self.say("  ".join([f"{event:11}", *filter(None, [series]), *shown]))
+
+    def _reason(self, error: BaseException) -> str:
+        """An error without the worker's paths, and without what it may quote of a header."""
+        known = (GantkError, OSError, MemoryError, Away, Refused)
+        failure = machine_failure(error)
+        if failure is None and not isinstance(error, known):
+            return f"an unexpected error: {kind_and_place(error)}"
+        text = str(failure or error).replace(f"{self.folder / WORK}{os.sep}", "")
+        return one_line(text.replace("  (INPUT)", ""), MAX_REASON)
 
 
-def main() -> None:
-    """Work until a signal to stop, or until the server is gone."""
-    folder, name, server, most, *device = sys.argv[1:]
-    silence_libraries()
-    worker = Worker(Path(folder), name, *device, most=int(most))
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: worker.stop.set())
+def state_of(instances: Iterable[Json]) -> str:
+    """The state of a series: a digest of the identifiers of its files."""
+    files = sorted(each["FileUuid"] for each in instances)
+    return sha256(" ".join(files).encode()).hexdigest()[:16]
+
+
+def instance_numbers(instances: Iterable[Json]) -> str:
+    """The instance numbers of instances, in words."""
+    numbers = [str(each["MainDicomTags"].get("InstanceNumber", "?")) for each in instances]
+    shown = sorted(numbers, key=lambda text: (len(text), text))
+    return f"instances {', '.join(shown[:6])}{', ...' if len(shown) > 6 else ''}"
+
+
+def wait_seconds(failures: int) -> float:
+    """Seconds until the next try after so many failures in a row."""
+    return min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 20))
+
+
+def kind_and_place(error: BaseException) -> str:
+    """An error that nobody expected, without its text, which may quote a header."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+
+
+def serve(rules: str | Path, *, say: Callable[[str], None] = print) -> None:
+    """Run the worker of a rules file until Ctrl-C or a signal to stop.
+
+    Args:
+        rules: the path of a TOML file; the keys are those of `gantk_serve.rules.Rules`.
+        say: called with a line for each event.
+
+    Raises:
+        UserError: the rules are wrong, Orthanc does not answer or lacks a modality, another process
+            has the worker's folder, a model cannot be loaded, or a package is missing.
+    """
+    loaded = load_rules(Path(rules))
     try:
-        worker.run(lambda: os.getppid() == int(server))
-    except OSError as error:  # the queue cannot be written: the service puts the job back
-        sys.exit(f"the worker ends: {error.strerror}")
+        from gantk_serve import images  # noqa: F401 (a package is missing before anything runs)
+    except ModuleNotFoundError as error:
+        what = f"gantk serve needs the package {error.name}, which is not installed"
+        raise UserError(what, remedy='install it: pip install "gantk[serve]"') from None
 
-
-if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")  # those about DICOM quote headers
+    orthanc = connect(loaded)
+    folder = make_folder(Path(loaded.service.folder), private=True)
+    restrict(folder, private=True)  # also one that was there
+    with lock_folder(folder):
+        worker = Worker(loaded, orthanc, say)
+        for rule in loaded.rules:
+            worker.model(rule.model)  # a wrong name is an error now
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stopping.set())
+        say(f"orthanc     {orthanc.url}   (Ctrl-C stops the worker)")
+        worker.run()

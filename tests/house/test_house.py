@@ -35,7 +35,6 @@ UNSEEN = {
     "onnxscript",
     "tensorboard",
     "mkdocs-material",
-    "python-multipart",  # what fastapi reads forms with
 }
 # What a required one brings, and two that pip alone cannot build.
 OPTIONAL = {
@@ -44,6 +43,8 @@ OPTIONAL = {
     "markupsafe",
     "pydantic_core",
     "urllib3",
+    "fastapi",  # gradio's
+    "uvicorn",
     "frd_score",
     "radiomics",
 }

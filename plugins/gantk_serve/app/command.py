@@ -2,6 +2,8 @@
 runs.
 """
 
+from pathlib import Path
+
 import click
 
 from gantk.commands import Command, device_option
@@ -31,7 +33,13 @@ from gantk.commands import Command, device_option
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="Address to listen on. 0.0.0.0 lets other machines connect.",
+    help="Address to listen on. 0.0.0.0 lets other machines connect; it needs --token-file.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File with a password of 32 characters or more and mode 600, for the user 'gantk'.",
 )
 @click.option(
     "--max-mb",
@@ -46,8 +54,8 @@ def command(run, **options) -> None:
 
     Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page shows
     input, output, difference and uncertainty with one cursor. You can save the result in the
-    input's format. Programs send files to /translate (described in /openapi.json). Nothing leaves
-    the machine, and an upload is deleted when its window closes. Ctrl-C stops the server.
+    input's format. Programs use the same by Gradio's API (/translate) and its client. Nothing leaves
+    the machine. A result stays until its window closes. Ctrl-C stops the server.
     """
     from gantk.terminal import say
     from gantk_serve.app.service import app

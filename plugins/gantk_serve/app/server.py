@@ -1,34 +1,32 @@
-"""The web server: Gradio's page, POST /translate and result files, refused to other sites' pages
-and other machines.
+"""The web server: Gradio's page and API, and result files, refused to other sites' pages and other
+machines.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import threading
 import time
 import traceback
+from collections import defaultdict
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from queue import Full
 from urllib.parse import urlsplit
 
 import gradio as gr
-from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, UploadFile
+from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, machine_failure
-from gantk.files import write_file
 from gantk.metrics.verdict import title_of
 from gantk.metrics.words import baseline_words
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results
-from gantk_serve.app.service import Service
+from gantk_serve.app.service import LOOPBACK, TAKEN, Service
 
 HERE = Path(__file__).parent
 SCRIPTS = {
@@ -38,7 +36,6 @@ SCRIPTS = {
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
 PAGES.globals.update(title_of=title_of, baseline_words=baseline_words)
 PARTS = PAGES.get_template("parts.html.j2").module
-LOOPBACK = {"127.0.0.1", "localhost"}
 # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
@@ -50,13 +47,12 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-# what neither the page nor /translate needs: files by their paths, and calls outside the page's queue
+# what neither the page nor Gradio's client needs: calls outside the queue, and other services
 CLOSED = (
     "/gradio_api/api",
     "/gradio_api/call",
     "/gradio_api/component_server",
     "/gradio_api/deep_link",
-    "/gradio_api/file",
     "/gradio_api/process_recording",
     "/gradio_api/proxy",
     "/gradio_api/run",
@@ -65,14 +61,15 @@ CLOSED = (
 )
 
 
-PAGE_UPLOADS = "page"  # Gradio's folder of uploads, until the page takes them
+USER = "gantk"  # whose password is the token
+MAX_WAITING = 16  # translations that wait; a further one is refused
 UNTAKEN_S = 300.0  # seconds: a page takes its upload at once, and one that no page took is removed
 
 
 def remove_untaken(uploads: Path) -> None:
     """Remove uploads that no page has taken for `UNTAKEN_S` seconds."""
     with suppress(OSError):
-        for folder in uploads.iterdir():
+        for folder in set(uploads.iterdir()) - {uploads / TAKEN}:
             with suppress(OSError):  # a page is taking it
                 files_in = [folder, *folder.iterdir()]
                 newest = max(path.stat().st_mtime for path in files_in)
@@ -182,58 +179,19 @@ class Page(gr.Blocks):
             raise gr.Error(what, print_exception=False) from None
 
 
-def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
-    """Build the web application: the endpoints, and the page at /."""
+def application(service: Service, host: str = "127.0.0.1", token: str = "") -> FastAPI:
+    """Build the web application: the page at / with Gradio's API, and the files that it shows.
+
+    With a `token`, the page and the API ask for it, as the password of the user "gantk".
+    """
     limits = service.model.identity().get("limits", "")
-    directions = service.directions
-    app = FastAPI(
-        title=service.run,
-        description=f"To {', '.join(directions)}. {limits}",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = FastAPI(title=service.run, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(
         Guard,
-        hosts=LOOPBACK if host in LOOPBACK else set(),
+        hosts=set(LOOPBACK) if host in LOOPBACK else set(),
         most=service.most,
-        uploads=service.folder.resolve() / PAGE_UPLOADS,
+        uploads=service.folder.resolve(),
     )
-
-    @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
-    def translate(
-        background: BackgroundTasks,
-        file: UploadFile | None = None,
-        to: str = Form(""),
-        label: str = Form(""),
-    ):
-        """Translate `file` (NIfTI, picture or zip of a DICOM series) to the domain `to`. `label` is
-        the class of its images, for a model that was trained with classes. Returns a file of the
-        same kind. Headers: Gantk-Notes, a JSON list of warnings and notes about the
-        scan; Gantk-Waited, the number of translations that ran before this one.
-        """
-        if file is None or not file.filename:
-            raise HTTPException(400, "The request has no file. Send one in the form field 'file'.")
-
-        upload = service.place(file.filename)
-        background.add_task(shutil.rmtree, upload.parent.parent)
-        try:
-            write_file(upload, iter(lambda: file.file.read(2**20), b""))
-            result = service.translate(upload, to or next(iter(directions)), label=label or None)
-        except Exception as error:
-            shutil.rmtree(upload.parent.parent)
-            if isinstance(error, GantkError) and error.exit_code == UserError.exit_code:
-                status = 400
-            elif isinstance(error, Full):
-                status = 503
-            else:
-                status = 500
-            raise HTTPException(status, failure_of(error)) from error
-
-        headers = {
-            "Gantk-Notes": json.dumps(list(map(": ".join, result.notes))),
-            "Gantk-Waited": str(result.waited),
-        }
-        return FileResponse(result.file, filename=result.file.name, headers=headers)
 
     @app.get("/files/{folder}/{name}", include_in_schema=False)
     def file(folder: str, name: str):
@@ -261,32 +219,46 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         "mcp_server": False,
     }
     return gr.mount_gradio_app(
-        app, window(service, limits), "/", max_file_size=service.most, **options
+        app,
+        window(service, limits),
+        "/",
+        max_file_size=service.most,
+        auth=(USER, token) if token else None,
+        **options,
     )
 
 
 def window(service: Service, limits: str) -> gr.Blocks:
-    """Build the page that a user sees: upload, direction, result and viewer."""
-    # uploads: by browser session
-    uploads = {}
+    """Build the page that a user sees: upload, direction, result and viewer; and, for programs, the
+    call `/translate` of Gradio's API.
+    """
+    # by browser session: all of its uploads, and the one that the page shows
+    taken: dict[str, list[Path]] = defaultdict(list)
+    shown: dict[str, Path] = {}
     results = Results()
-    cache = service.folder.resolve() / PAGE_UPLOADS
+    cache = service.folder.resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         results = read_results(service.model.run.path)
 
+    def take_file(given: str, session: str) -> Path:
+        """Move an upload to a place of its session."""
+        path = uploaded_file(given, cache)
+        upload = path.rename(service.place(path.name))
+        taken[session].append(upload)
+        with suppress(OSError):
+            path.parent.rmdir()
+        return upload
+
     def forget(request: gr.Request) -> None:
-        if upload := uploads.pop(request.session_hash, None):
-            shutil.rmtree(upload.parent.parent, ignore_errors=True)
+        shown.pop(request.session_hash, None)
+        for upload in taken.pop(request.session_hash, []):
+            service.forget(upload)
 
     def take(given: str | None, request: gr.Request) -> gr.Button:
         forget(request)
         if given:
-            path = uploaded_file(given, cache)
-            uploads[request.session_hash] = path.rename(service.place(path.name))
-            with suppress(OSError):
-                path.parent.rmdir()
-
+            shown[request.session_hash] = take_file(given, request.session_hash)
         return gr.Button(interactive=bool(given))
 
     def go(
@@ -296,7 +268,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
         request: gr.Request,
         progress=gr.Progress(),  # noqa: B008
     ):
-        upload = uploads.get(request.session_hash)
+        upload = shown.get(request.session_hash)
         if upload is None:
             return PARTS.wrong("The scan was deleted. Upload it again."), None
 
@@ -315,6 +287,20 @@ def window(service: Service, limits: str) -> gr.Blocks:
         return PARTS.result(result, result.file.stat().st_size, **about), about | {
             "views": result.views
         }
+
+    def translate(file: str | None, to: str, label: str, request: gr.Request):
+        """Translate a file (NIfTI, picture or zip of a DICOM series) to the domain `to`. `label` is
+        the class of its images, for a model that was trained with classes. Returns a file of the
+        same kind, and the warnings and notes about the scan.
+        """
+        if not file:
+            raise gr.Error("The request has no file.", print_exception=False)
+        upload = take_file(file, request.session_hash)
+        try:
+            result = service.translate(upload, to or next(iter(service.directions)), label=label)
+        except Exception as error:
+            raise gr.Error(failure_of(error), print_exception=False) from error
+        return str(result.file), [": ".join(note) for note in result.notes]
 
     with Page(title="gantk", analytics_enabled=False) as blocks:
         gr.HTML(PARTS.top(service.run, limits), elem_id="top")
@@ -346,17 +332,40 @@ def window(service: Service, limits: str) -> gr.Blocks:
 
         result_data = gr.JSON(visible=False)
         asked = {"api_visibility": "private", "concurrency_limit": None}
+        one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "translate"}
         upload.change(take, upload, start, show_progress="hidden", **asked)
         done = start.click(
-            go, [way, label, unsure], [status, result_data], show_progress_on=status, **asked
+            go,
+            [way, label, unsure],
+            [status, result_data],
+            show_progress_on=status,
+            api_visibility="private",
+            **one_at_a_time,
         )
         done.then(None, result_data, None, js="(shown) => window.gantkShow(shown)")
         blocks.unload(forget)
+        sent = gr.File(visible=False)
+        target = gr.Textbox(visible=False)
+        kind = gr.Textbox(visible=False)
+        answer = gr.File(visible=False)
+        notes = gr.JSON(visible=False)
+        call = gr.Button(visible=False)
+        call.click(
+            translate,
+            [sent, target, kind],
+            [answer, notes],
+            api_name="translate",
+            **one_at_a_time,
+        )
+        blocks.queue(max_size=MAX_WAITING)
 
     # Otherwise Gradio downloads any URL that a client sends in place of a file, and leaves an empty
     # file behind.
-    upload.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
-    upload.preprocess = lambda given: given and given.path
+    for each in (upload, sent):
+        each.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
+        each.preprocess = lambda given: given and given.path
+    # a result stays where it is until its session ends
+    answer.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
     return blocks
 
 
@@ -375,7 +384,7 @@ def failure_of(error: Exception) -> str:
     """The message of an error for the sender of a file; an unexpected error is printed with its
     traceback.
     """
-    if message := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
+    if message := str(error) if isinstance(error, GantkError) else machine_failure(error):
         return message
     traceback.print_exception(error)
     return "An unexpected error occurred. The terminal that runs gantk app shows it."

@@ -1,6 +1,4 @@
-"""Translates for several users by the queue and the worker of `gantk_serve`, one upload at a time,
-and prepares what the page shows.
-"""
+"""Translates uploads with one model, and prepares what the page shows. The queue is Gradio's."""
 
 from __future__ import annotations
 
@@ -9,10 +7,10 @@ import re
 import secrets
 import shutil
 import signal
+import socket
+import stat
 import tempfile
-import threading
-import time
-import traceback
+import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,29 +19,21 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
-from gantk.errors import GantkError, UserError
-from gantk.files import make_folder, temporary_beside, write_file
+from gantk.errors import GantkError, UserError, one_line
+from gantk.files import WRITTEN, make_folder, read_file, temporary_beside, write_file
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
-from gantk_serve.addresses import listen
-from gantk_serve.journal import Journal
-from gantk_serve.store import Job, now
-from gantk_serve.worker import (
-    CONTENT,
-    DEFECT,
-    RESULTS,
-    SENT,
-    TEMPORARY,
-    UPLOADS,
-    Worker,
-    is_zip,
-    unpack_upload,
-)
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
-MAX_WAITING = 16  # translations that run or wait; a further one is refused
-LOOK_SECONDS = 0.1  # between two looks at the state of a job
+MAX_FILES = 20_000  # in a zip
+TAKEN = "taken"  # folder of the uploads that a session has taken, and of their results
+SENT = "in"  # folder of a file with its sender's name, within that of an upload
+CONTENT = "input"  # folder of what a zip holds, beside it
+RESULTS = "made"  # folder of what was made of an upload, beside it
+LOOPBACK = ("127.0.0.1", "localhost")
+MIN_TOKEN_CHARACTERS = 32
+MAX_TOKEN_BYTES = 4096
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -53,30 +43,21 @@ class Result(NamedTuple):
     file: Path  # the translated image or zip
     notes: list[tuple[str, str]]  # (warning, note or clipped; text)
     views: list[dict[str, Any]]  # data for the viewer, see `view`
-    waited: int  # translations ahead of it in the queue
 
 
 class Service:
-    """One trained model, the queue of its translations, and the folder of all uploads and results."""
+    """One trained model, and the folder of all uploads and results."""
 
     def __init__(self, run: str, folder: Path, most: int, device: str | None = None):
         """`most`: bytes of an upload, also after unzipping."""
+        from gantk import load
+
         self.run = run
         self.folder = folder
         self.most = most
-        for name in (UPLOADS, RESULTS, TEMPORARY):
-            make_folder(folder / name, private=True)
-        self.worker = Worker(
-            folder,
-            "app",
-            device,
-            most=most,
-            journal=Journal(folder, quiet=True),
-            show_defect=traceback.print_exception,
-        )
-        self.store = self.worker.store
-        self.model = self.worker.model(run)
-        self.directions = {}
+        make_folder(folder / TAKEN, private=True)
+        self.model = load(run, device=device)
+        self.directions: dict[str, str] = {}
         for letter in "ba":
             with suppress(UserError):  # the model lacks this direction
                 frame = self.model.frame(self.model.domain(letter))
@@ -88,23 +69,10 @@ class Service:
                 where="RUN",
                 remedy="name a run of an image-to-image method",
             )
-        self._unpacking = threading.Lock()
-        threading.Thread(target=self._work, name="translate", daemon=True).start()
-
-    def _work(self) -> None:
-        """Translate one upload after another until `close`."""
-        while not self.worker.stop.is_set():
-            with suppress(OSError):  # a full disk: the queue cannot be written
-                self.worker.run()
-            self.worker.stop.wait(LOOK_SECONDS)
-
-    def close(self) -> None:
-        """Begin no further translation."""
-        self.worker.stop.set()
 
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""
-        folder = self.folder / UPLOADS / secrets.token_urlsafe(16) / SENT
+        folder = self.folder / TAKEN / secrets.token_urlsafe(16) / SENT
         make_folder(folder, private=True, new=True)
         _, _, last = name.replace("\\", "/").rpartition("/")
         plain = re.sub(r"[^\w. #()+-]", "_", last).lstrip(".")
@@ -112,7 +80,11 @@ class Service:
 
     def results_folder(self, folder: str) -> Path:
         """Where the results of the upload with this folder's name lie."""
-        return self.folder / UPLOADS / folder / "made"
+        return self.folder / TAKEN / folder / RESULTS
+
+    def forget(self, upload: Path) -> None:
+        """Delete an upload that was made with `place`, and its result."""
+        shutil.rmtree(upload.parent.parent, ignore_errors=True)
 
     def translate(
         self,
@@ -124,34 +96,17 @@ class Service:
         uncertainty: bool = False,
         tell: Tell = lambda *_: None,
     ) -> Result:
-        """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a
-        bad file, queue.Full where too many are waiting.
+        """Translate an upload made with `place`; `show` adds data for the viewer. GantkError for a
+        bad file. An earlier result of the upload is replaced.
         """
         source = self._content_of(upload) if is_zip(upload) else upload
-        job = Job(
-            secrets.token_urlsafe(16),
-            None,
-            [source.relative_to(self.folder).as_posix()],
-            self.run,
-            to,
-            label or "",
-            uncertainty="auto" if uncertainty else "",
-            created=now(),
-        )
-        waited = self.store.enqueue(job, MAX_WAITING)
-        try:
-            ended = self._wait(job, tell)
-            tell(1.0, "Preparing the view")
-            made = self.results_folder(upload.parts[-3])
-            shutil.rmtree(made, ignore_errors=True)
-            make_folder(made, private=True, new=True)
-            out = (self.folder / ended.result).rename(made / "out")
-        finally:
-            self.store.cancel(job.job, now())
-            self.store.forget_job(job.job)
-            shutil.rmtree(self.folder / RESULTS / job.job, ignore_errors=True)
-
+        made = self.results_folder(upload.parts[-3])
+        shutil.rmtree(made, ignore_errors=True)
+        make_folder(made, private=True, new=True)
         packed = source.is_dir()
+        out = make_folder(made / "out", private=True)
+        said = self._translate_into(out, source, to, label, uncertainty, tell)
+        tell(1.0, "Preparing the view")
         inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
         views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
@@ -161,45 +116,94 @@ class Service:
             (out / upload.name).rename(file)
 
         notes = []
-        for line in ended.notes:
+        for line in said:
             kind, _, text = line.partition(" ")
-            notes.append((kind, text.strip()))
-        return Result(file, notes, views, waited)
+            if kind in ("warning", "note", "clipped"):
+                notes.append((kind, self._without_places(text.strip())))
+        return Result(file, notes, views)
+
+    def _translate_into(
+        self,
+        out: Path,
+        source: Path,
+        to: str,
+        label: str | None,
+        uncertainty: bool,
+        tell: Tell,
+    ) -> list[str]:
+        """Translate a file, or the images of a folder, into a folder; returns what was said."""
+        from gantk import translate
+
+        said: list[str] = []
+        try:
+            translate(
+                self.model,
+                source,
+                out if source.is_dir() else out / source.name,
+                to=to or None,
+                label=label or None,
+                uncertainty="auto" if uncertainty else None,
+                say=said.append,
+                progress=lambda share, name: tell(share, f"Translating to {to}"),
+            )
+        except GantkError as error:
+            text = self._without_places(str(error))
+            if isinstance(error, UserError) or not any(out.rglob("*")):
+                raise UserError(text) from None
+            said.append(f"warning  {text}")  # some of a zip's files failed
+        for record in [*out.rglob(WRITTEN)]:  # is no result
+            record.unlink()
+        return said
+
+    def _without_places(self, text: str) -> str:
+        """A message that names files as their sender did, and no arguments of a command."""
+        root = re.escape(f"{self.folder}{os.sep}")
+        text = re.sub(
+            rf"{root}{TAKEN}/[^/']+/(?:(?:{SENT}|{CONTENT}|{RESULTS})(?:/|(?=')))?", "", text
+        )
+        for argument in ("INPUT", "--to", "--label"):
+            text = text.replace(f"  ({argument})", "")
+        return text
 
     def _content_of(self, upload: Path) -> Path:
         """The folder of a zip's content; UserError as of `unpack_upload`."""
         folder = upload.parent.parent / CONTENT
-        with self._unpacking:
-            if folder.exists():
-                return folder
-            try:
-                return unpack_upload(upload, folder, self.most)
-            except (GantkError, OSError):
-                shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole
-                raise
+        if folder.exists():
+            return folder
+        try:
+            return unpack_upload(upload, folder, self.most)
+        except (GantkError, OSError):
+            shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole
+            raise
 
-    def _wait(self, job: Job, tell: Tell) -> Job:
-        """The job once its translation is done; GantkError with the reason where it fails."""
-        while True:
-            found = self.store.job(job.job)
-            if found is None or found.state in ("done", "failed", "cancelled"):
-                break
-            if found.state == "waiting" and found.attempts:  # such as a full disk
-                raise GantkError(found.reason)
-            ahead = self.store.ahead(job)
-            if ahead:
-                tell(0.0, f"Waiting: {ahead} translations run first")
-            else:
-                tell(found.progress, f"Translating to {job.target}")
-            time.sleep(LOOK_SECONDS)
 
-        if found is not None and found.state == "done":
-            return found
-        if found is None or found.reason.startswith(DEFECT):
-            raise GantkError(
-                "An unexpected error occurred. The terminal that runs gantk app shows it."
-            )
-        raise UserError(found.reason)
+def is_zip(upload: Path) -> bool:
+    """Whether an upload is to be unpacked."""
+    return upload.suffix.lower() == ".zip"
+
+
+def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
+    """Unpack a zip into a new folder and return it; UserError where it is damaged, holds more than
+    `most` bytes or MAX_FILES files, or has paths outside of it.
+    """
+    from gantk.formats.archives import unpack
+
+    make_folder(folder, private=True)
+    try:
+        with zipfile.ZipFile(upload) as opened:
+            sizes = [each.file_size for each in opened.infolist()]
+        if len(sizes) > MAX_FILES or sum(sizes) > most:
+            raise ValueError(f"it holds more than {MAX_FILES:,} files or {most >> 20} MB")
+        unpack(upload, folder)
+    except OSError:
+        raise  # a full disk
+    # zipfile and its decompressors raise any exception for a malicious file
+    except Exception as error:
+        what = f"the zip file '{upload.name}' cannot be unpacked: {one_line(error)}"
+        raise UserError(
+            what, allowed="a zip of DICOM series or images", remedy="pack it again"
+        ) from None
+    return folder
 
 
 def _views(
@@ -275,61 +279,112 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
     }
 
 
+def read_token(file: Path | None, host: str) -> str:
+    """The password of the page and its API, from a file that only its user can read; "" where it
+    listens on this machine alone and no file is given.
+
+    Raises:
+        UserError: other machines may connect and no file is given, or it cannot be read, holds too
+            short a text, or others can read it.
+    """
+    if file is None:
+        if host in LOOPBACK:
+            return ""
+        raise UserError(
+            f"other machines could use the server at {host} without a password",
+            where="--token-file",
+            remedy="name a file with a password, made by: (umask 077; openssl rand -hex 32 > token)",
+        )
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        token = read_file(file, None, MAX_TOKEN_BYTES).decode().strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or "it is no text"
+        raise UserError(f"'{file}' cannot be read: {reason}", where="--token-file") from None
+    if mode & 0o077:
+        raise UserError(
+            f"others can read '{file}': its mode is {mode:o}",
+            where="--token-file",
+            remedy=f"chmod 600 {file}",
+        )
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        raise UserError(
+            f"the password in '{file}' has {len(token)} characters",
+            where="--token-file",
+            allowed=f"{MIN_TOKEN_CHARACTERS} or more",
+            remedy="make one: openssl rand -hex 32",
+        )
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; 0 is a free port. UserError where that is impossible."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(
+            f"the server cannot listen on {host}, port {port}: {error.strerror}",
+            where="--host, --port",
+            remedy="choose another address or port; port 0 is a free one",
+        ) from None
+
+
 def app(
     run: str = "t1t2",
     *,
     port: int = 7860,
     host: str = "127.0.0.1",
+    token_file: Path | None = None,
     max_mb: int = 512,
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve a web page and POST /translate, which translate scans with `run`, until Ctrl-C.
+    """Serve a web page, and Gradio's API for programs, which translate scans with `run`, until
+    Ctrl-C.
 
     Args:
         run: as in `gantk.load`.
         port: the port; 0 chooses a free one.
-        host: the address to listen on. Any address but 127.0.0.1 lets other machines connect.
+        host: the address to listen on. Any address but that of this machine needs a `token_file`.
+        token_file: a file with a password of 32 characters or more, which only its user can read.
+            The user's name is "gantk".
         max_mb: the largest upload in MB, also after unzipping.
         device: as in `gantk.run`.
         say: called with each line of output.
+
+    Raises:
+        UserError: as of `read_token`; or the address is taken, or a package is missing.
     """
+    token = read_token(token_file, host)
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
     try:
-        os.environ |= {
+        os.environ |= {  # before gradio is imported
             "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": str(folder),
             "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
         }
         import uvicorn
 
-        from gantk_serve.app.server import LOOPBACK, application
+        from gantk_serve.app.server import application
     except ModuleNotFoundError as error:
         what = f"gantk app needs the package {error.name}, which is not installed"
         raise UserError(what, remedy='install it: pip install "gantk[app]"') from None
 
-    listener = listen(host, port, "--host, --port")
-    # also deletes those of killed processes
-    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
+    listener = listen(host, port)
     make_folder(folder, private=True, new=True)
-    service = None
     try:
         # so that `finally` deletes uploads
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(stop, signal.default_int_handler)
 
-        service = Service(run, folder, max_mb << 20, device)
-        served = application(service, host)
+        served = application(Service(run, folder, max_mb << 20, device), host, token)
         say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C stops the server)")
         if host not in LOOPBACK:
-            say(
-                "warning  anyone who can reach this address can use the server: there is no"
-                " password and no encryption"
-            )
+            say("warning  this address has no encryption: put a server with TLS before it")
 
         uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(
             sockets=[listener]
         )
     finally:
         listener.close()
-        if service is not None:
-            service.close()
         shutil.rmtree(folder, ignore_errors=True)

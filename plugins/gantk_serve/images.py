@@ -1,0 +1,166 @@
+"""The images of a translation, as files: what a series shows, whether its images belong together, and
+the UIDs of what is made of it.
+
+The UIDs of derived series are functions of the source images, the model and gantk's version: what is
+made again is the same series, and what is made of corrected images is another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.filereader import read_file_meta_info
+
+from gantk import __version__
+from gantk.errors import UserError
+from gantk.formats.files import outline, scans
+from gantk.formats.image import Scan
+
+MARK = "(gantk)"  # ends the SeriesDescription of what gantk writes
+# what all images of a series must have in common, in words
+COMMON = {
+    "PatientID": "patients",
+    "PatientName": "patients' names",
+    "PatientBirthDate": "dates of birth",
+    "StudyInstanceUID": "studies",
+    "Modality": "modalities",
+    "FrameOfReferenceUID": "frames of reference",
+}
+MAX_NUMBERS = 6  # instance numbers of a group that a reason names
+
+
+def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
+    """Modality, description and contrast of an instance, and whether it is synthetic, as far as its
+    header can be read. The file is written into `folder`.
+    """
+    facts: dict[str, Any] = {}
+    with suppress(Exception):  # pydicom raises any exception for damaged values
+        header = pydicom.dcmread(
+            io.BytesIO(content),
+            stop_before_pixels=True,
+            specific_tags=["Modality", "SyntheticData"],
+        )
+        facts["modality"] = str(header.get("Modality") or "")
+        facts["synthetic"] = header.get("SyntheticData") == "YES"
+    path = folder / "first.dcm"
+    path.write_bytes(content)
+    with suppress(Exception):
+        facts |= outline(Scan(path, (path,), path.name)).facts
+    return facts
+
+
+def instance_uid(file: Path) -> str:
+    """The SOPInstanceUID of a DICOM file."""
+    return str(pydicom.dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+
+
+# ---- whether images belong together
+
+
+def expect_one_acquisition(folder: Path, expected: int) -> None:
+    """UserError where the images of a series, all files of a folder, are fewer than its header
+    states, or not one volume of one patient; it names instance numbers, and no value of a header.
+
+    That no slice lacks is checked where the volume is read.
+    """
+    files = sorted(folder.iterdir())
+    if len(files) < expected:
+        raise UserError(
+            f"the series lacks {expected - len(files)} of the {expected} images that its header"
+            " states",
+            remedy="send all of its images",
+        )
+
+    values: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in COMMON}
+    for file in files:
+        header = pydicom.dcmread(file, specific_tags=list(COMMON), stop_before_pixels=True)
+        for name, found in values.items():
+            found[str(header.get(name) or "")].append(file)
+
+    for name, found in values.items():
+        if len(found) > 1:
+            raise _mixed(f"{len(found)} {COMMON[name]}", found.values())
+
+    stacks = [scan.files for scan in scans(folder)]
+    if len(stacks) > 1:
+        raise _mixed(f"{len(stacks)} stacks of slices, such as echoes", stacks)
+
+
+def _mixed(what: str, groups: Iterable[Sequence[Path]]) -> UserError:
+    shown = [_numbers(group) for group in groups]
+    return UserError(
+        f"the series mixes {what}: {' against '.join(shown[:4])}",
+        remedy="send each as a series of its own",
+    )
+
+
+def _numbers(files: Sequence[Path]) -> str:
+    """The instance numbers of files, which are their names."""
+    names = [file.stem.removeprefix("instance ") for file in files]
+    shown = ", ".join(names[:MAX_NUMBERS])
+    return f"instances {shown}{', ...' if len(names) > MAX_NUMBERS else ''}"
+
+
+# ---- UIDs
+
+
+def source_digest(folder: Path) -> str:
+    """The digest of the source images below a folder: of all their elements, pixels included, but
+    not of the group of elements 0002, which says who sent them.
+    """
+    digests = []
+    for file in filter(Path.is_file, folder.rglob("*")):
+        content = file.read_bytes()
+        meta = read_file_meta_info(file)
+        # 128 bytes, the letters DICM, the length's own element, and so many bytes
+        start = 132 + 12 + meta.FileMetaInformationGroupLength
+        digests.append(hashlib.sha256(content[start:]).hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def translation_key(source: str, model: Mapping[str, str], to: str, label: str) -> str:
+    """What the UIDs of a translation depend on: the digest of its source, its model as of
+    `TrainedModel.identity`, and the settings.
+    """
+    parts = [source, model["sha256"], to, label, __version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def name_results(folder: Path, key: str, model: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Give the DICOM files of a translation their UIDs and the model's name.
+
+    Returns the files of each SeriesInstanceUID, sorted.
+    """
+    series: dict[str, list[Path]] = {}
+    for file in sorted(path for path in folder.rglob("*.dcm") if path.is_file()):
+        place = file.relative_to(folder)
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID = uid_of(f"{key}/{place.parent.as_posix()}")
+        dataset.SOPInstanceUID = uid_of(f"{key}/{place.as_posix()}")
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SeriesDescription = _description(str(dataset.SeriesDescription), model["name"])
+        dataset.save_as(file, enforce_file_format=True)
+        series.setdefault(dataset.SeriesInstanceUID, []).append(file)
+    return series
+
+
+def uid_of(text: str) -> str:
+    """A UID that is a function of a text (PS3.5, B.2: 2.25. and a 128-bit number)."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def _description(written: str, model: str) -> str:
+    """The description with the model's name and gantk's version: at most 64 characters."""
+    shown = written.removesuffix(MARK).strip()
+    ending = f" {__version__} {MARK}"
+    start = f"{shown}, {model.split(' (')[0]}"
+    return start[: 64 - len(ending)] + ending

@@ -1,0 +1,227 @@
+"""The calls of Orthanc's REST interface that the worker uses, and the records that it keeps there.
+
+A record is a JSON object in the metadata 4268 of a series: what became of it. Orthanc deletes it
+with the series.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from gantk.errors import UserError
+from gantk.files import read_file
+from gantk_serve.rules import OrthancTable, Rules
+
+RECORD = 4268  # number of the metadata with a record; Orthanc leaves those from 1024 to its users
+CHANGES_PER_CALL = 500
+RESOURCES_PER_CALL = 200
+TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two parts of an answer
+MAX_PASSWORD_BYTES = 4096
+MODIFIED = (409, 412)  # status of a write with an ETag that is not the current one
+HOW_TO_GET_ONE = (
+    "start it, or correct the url; without one: apt install orthanc, or the compose file in"
+    " plugins/gantk_serve/deploy"
+)
+Json = dict[str, Any]
+
+
+class Away(Exception):
+    """Orthanc cannot be reached."""
+
+
+class Refused(Exception):
+    """Orthanc answered with an error; `status` is that of HTTP."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class Orthanc:
+    """The REST interface of an Orthanc.
+
+    All methods raise Away where it cannot be reached, and Refused where it answers with an error.
+    """
+
+    def __init__(self, table: OrthancTable):
+        """UserError where the password cannot be read."""
+        self.url = table.url.rstrip("/")
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy, no password of ~/.netrc
+        self.session.verify = table.ca or True
+        if table.user:
+            self.session.auth = (table.user, _password(table.password_file))
+
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
+        """One request."""
+        try:
+            answer = self.session.request(method, self.url + path, timeout=TIMEOUT, **options)
+        except (requests.RequestException, OSError) as error:
+            raise Away(f"{self.url} does not answer ({type(error).__name__})") from None
+        if not answer.ok:
+            raise Refused(answer.status_code, _reason(answer))
+        return answer
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON value at a path."""
+        return self.call("GET", path, params=parameters).json()
+
+    def post(self, path: str, value: Any) -> Any:
+        """Post a JSON value; returns that of the answer."""
+        return self.call("POST", path, json=value).json()
+
+    # ---- what is there
+
+    def changes(self, since: int, limit: int = CHANGES_PER_CALL) -> tuple[list[Json], bool]:
+        """The changes after a number, oldest first, and whether these are all."""
+        page = self.get("/changes", since=since, limit=limit)
+        return page["Changes"], page["Done"]
+
+    def series(self, resources: Iterable[str]) -> list[Json]:
+        """The series of patients, studies, series or instances, with their metadata; those that are
+        no longer there are left out.
+        """
+        wanted = list(dict.fromkeys(resources))
+        found: dict[str, Json] = {}
+        for start in range(0, len(wanted), RESOURCES_PER_CALL):
+            some = wanted[start : start + RESOURCES_PER_CALL]
+            asked = {"Resources": some, "Level": "Series", "Metadata": True}
+            found |= {each["ID"]: each for each in self.post("/tools/bulk-content", asked)}
+        return list(found.values())
+
+    def instances(self, series: str) -> list[Json]:
+        """The instances of a series, in the order of their identifiers."""
+        return sorted(self.get(f"/series/{series}/instances"), key=lambda each: each["ID"])
+
+    def file(self, instance: str) -> bytes:
+        """The DICOM file of an instance."""
+        return self.call("GET", f"/instances/{instance}/file").content
+
+    def find_series(self, uid: str) -> list[str]:
+        """The series that have this SeriesInstanceUID: several where it is of several studies."""
+        found = self.call("POST", "/tools/lookup", data=uid.encode()).json()
+        return [each["ID"] for each in found if each["Type"] == "Series"]
+
+    # ---- what is changed
+
+    def store(self, content: bytes) -> None:
+        """Give Orthanc a DICOM file."""
+        self.call("POST", "/instances", data=content)
+
+    def delete(self, series: str) -> None:
+        """Delete a series, if it is there."""
+        try:
+            self.call("DELETE", f"/series/{series}")
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    def send(self, series: list[str], modality: str) -> str:
+        """Let Orthanc send series to a modality; returns the number of its job."""
+        asked = {"Resources": series, "Synchronous": False}
+        return self.post(f"/modalities/{modality}/store", asked)["ID"]
+
+    def job(self, number: str) -> Json | None:
+        """The state of a job; None where Orthanc does not know it any more."""
+        try:
+            return self.get(f"/jobs/{number}")
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def update_record(self, series: str, change: Callable[[Json], Json]) -> Json:
+        """Replace the record of a series by `change` of it, and return it.
+
+        Nothing that another worker writes at the same time is lost, if Orthanc's `CheckRevisions`
+        is on: then the record is read and changed again.
+        """
+        path = f"/series/{series}/metadata/{RECORD}"
+        while True:
+            before, tag = self._read_record(path)
+            after = change(before)
+            if after == before:
+                return after
+            headers = {"If-Match": tag} if tag else {}
+            try:
+                self.call("PUT", path, data=json.dumps(after).encode(), headers=headers)
+            except Refused as error:
+                if error.status not in MODIFIED:
+                    raise
+            else:
+                return after
+
+    def _read_record(self, path: str) -> tuple[Json, str]:
+        """The record at a path and its ETag; {} and "" where there is none."""
+        try:
+            answer = self.call("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return {}, ""
+            raise
+        return parse_record(answer.text), answer.headers.get("ETag", "")
+
+
+def connect(rules: Rules) -> Orthanc:
+    """The Orthanc of a file of rules; UserError where it does not answer, does not let the worker
+    in, or lacks a modality that a rule sends to.
+    """
+    orthanc = Orthanc(rules.orthanc)
+    try:
+        modalities = orthanc.get("/modalities")
+    except Away as error:
+        raise UserError(str(error), where="orthanc.url", remedy=HOW_TO_GET_ONE) from None
+    except Refused as error:
+        remedy = "correct the user, the password and the url"
+        raise UserError(str(error), where="[orthanc]", remedy=remedy) from None
+
+    for number, rule in enumerate(rules.rules):
+        for name in rule.modalities:
+            if name not in modalities:
+                raise UserError(
+                    f"rule {number + 1} sends to '{name}', which is no modality of Orthanc",
+                    where=f"rules.{number}.send",
+                    allowed=modalities or "no modality, because Orthanc knows none",
+                    remedy="add it to DicomModalities in Orthanc's settings",
+                )
+    return orthanc
+
+
+def record_of(series: Mapping[str, Any]) -> Json:
+    """The record among the metadata of a series; {} where there is none."""
+    return parse_record(series["Metadata"].get(str(RECORD), ""))
+
+
+def parse_record(text: str) -> Json:
+    """The record of a text; {} where it is none of ours."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _password(file: str) -> str:
+    if not file:
+        raise UserError("orthanc.user needs a password", where="orthanc.password_file")
+    try:
+        return read_file(Path(file), None, MAX_PASSWORD_BYTES).decode().strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or "it is no text"
+        what = f"the password cannot be read: {reason}"
+        raise UserError(what, where="orthanc.password_file") from None
+
+
+def _reason(answer: requests.Response) -> str:
+    """What Orthanc says about an error."""
+    try:
+        told = answer.json()
+        reason = told.get("Details") or told.get("Message")
+    except (ValueError, AttributeError):
+        reason = ""
+    return f"Orthanc answered {answer.status_code}: {reason or answer.reason}"

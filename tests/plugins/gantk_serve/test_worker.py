@@ -1,0 +1,476 @@
+"""What `gantk serve` does with the series of an Orthanc, shown with a stand-in of its REST calls."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
+
+import pydicom
+from dicom_files import change, head, series
+from orthanc_double import OrthancDouble
+from serving import study, tiny_model
+
+from gantk_serve.orthanc import Away, Refused, parse_record
+from gantk_serve.rules import Rules
+from gantk_serve.worker import MAX_ATTEMPTS, Worker
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def orthanc():
+    return OrthancDouble()
+
+
+@pytest.fixture
+def work(tmp_path, model, orthanc, monkeypatch):
+    """`work(steps)` of one worker after another, all with the same folder and rule."""
+    monkeypatch.setattr("gantk_serve.worker.FIRST_WAIT_SECONDS", 0.0)
+    loaded = {}
+
+    def keep(name, model):
+        loaded[name] = model
+        return model
+
+    def step(steps: int = 2, name: str = "serve", quiet: float = 3600.0, **rule) -> Worker:
+        rule = {"model": model, "to": "T2"} | rule
+        service = {"folder": str(tmp_path / name), "quiet": quiet, "device": "cpu"}
+        (tmp_path / name).mkdir(exist_ok=True)
+        worker = Worker(Rules.model_validate({"service": service, "rules": [rule]}), orthanc, print)
+        worker.name = name
+        load = worker._load
+        worker.model = lambda name: loaded[name] if name in loaded else keep(name, load(name))
+        for _ in range(steps):
+            worker.step()
+        return worker
+
+    return step
+
+
+def record(orthanc, series: str) -> dict:
+    return parse_record(orthanc.metadata.get(series, b"").decode())
+
+
+def edit(file: Path, **elements) -> None:
+    """Change elements of a DICOM file."""
+    made = pydicom.dcmread(file)
+    change(made, **elements)
+    made.save_as(file)
+
+
+def test_a_stable_series_becomes_one_derived_series(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=4)
+    name = orthanc.add(*files)
+    work(4)
+
+    ((uid, made),) = orthanc.derived().items()
+    sources = {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in made}
+    assert sources == {pydicom.dcmread(file).SOPInstanceUID for file in files}
+    assert made[0].SeriesDescription.startswith("synthetic T2, cyclegan 0.1.0")
+    found = record(orthanc, name)
+    assert (found["outcome"], found["derived"]) == ("done", [uid])
+
+
+def test_a_series_that_still_arrives_is_left_alone(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1), stable=False)
+    work()
+    assert orthanc.derived() == {}
+
+    orthanc.make_stable(name)
+    work()
+    assert len(orthanc.derived()) == 1
+
+
+def test_stability_is_not_believed_after_a_restart(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1), stable=False)
+    orthanc.stable.add(name)  # without a change: so does an Orthanc that was killed
+    work()
+
+    assert orthanc.derived() == {}
+
+
+def test_the_same_input_twice_is_one_series(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1)
+    name = orthanc.add(*files)
+    work()
+    before = orthanc.derived().keys()
+    orthanc.add(*files)
+    work()
+
+    assert orthanc.derived().keys() == before
+    assert record(orthanc, name)["outcome"] == "done"
+
+
+@pytest.mark.parametrize(("on_change", "left"), [("replace", 1), ("keep", 2)])
+def test_corrected_pixels_make_another_series(work, orthanc, tmp_path, on_change, left):
+    files = study(tmp_path / "s", 1)
+    orthanc.add(*files)
+    work(on_change=on_change)
+    (first,) = orthanc.derived()
+    made = pydicom.dcmread(files[0])
+    pixels = made.pixel_array.copy()
+    pixels[3, 3] += 200
+    made.PixelData = pixels.tobytes()
+    made.save_as(files[0])
+    name = orthanc.add(files[0])
+    work(on_change=on_change)
+
+    assert len(orthanc.derived()) == left
+    (second,) = record(orthanc, name)["derived"]
+    assert second != first
+    assert second in orthanc.derived()
+    if on_change == "keep":
+        assert any(b'"superseded": true' in each for each in orthanc.metadata.values())
+
+
+def test_late_slices_withdraw_the_first_series(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=6)
+    orthanc.add(*files[:4])
+    work()
+    assert [len(made) for made in orthanc.derived().values()] == [4]
+
+    orthanc.add(*files[4:])
+    work()
+    assert [len(made) for made in orthanc.derived().values()] == [6]
+
+
+def test_slices_that_come_during_a_translation_count(work, orthanc, tmp_path, monkeypatch):
+    files = study(tmp_path / "s", 1, slices=6)
+    orthanc.add(*files[:4])
+    import gantk
+
+    translate = gantk.translate
+
+    def slow(*given, **options):
+        if len(orthanc.files) == 4:
+            orthanc.add(*files[4:])
+        return translate(*given, **options)
+
+    monkeypatch.setattr("gantk.translate", slow)
+    work(3)
+
+    assert [len(made) for made in orthanc.derived().values()] == [6]
+
+
+MIXED = {
+    "patients' names": ({"PatientName": "Other^One"}, "2 patients' names"),
+    "modalities": ({"Modality": "CT"}, "2 modalities"),
+    "frames of reference": ({"FrameOfReferenceUID": "1.2.9"}, "2 frames of reference"),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_mixed_series_are_refused_by_instance_number(work, orthanc, tmp_path, kind):
+    elements, words = MIXED[kind]
+    files = study(tmp_path / "s", 1, slices=4)
+    for file in files[2:]:
+        edit(file, **elements)
+    name = orthanc.add(*files)
+    work()
+
+    found = record(orthanc, name)
+    assert found["outcome"] == "refused"
+    assert words in found["reason"]
+    assert "instances 1, 2 against instances 3, 4" in found["reason"]
+    assert "Other" not in found["reason"]
+    assert orthanc.derived() == {}
+
+
+def test_echoes_in_one_series_are_refused(work, orthanc, tmp_path):
+    pixels = head(3)
+    first = series(tmp_path / "1", pixels, SeriesInstanceUID="1.2.7", EchoTime=10)
+    second = series(tmp_path / "2", pixels + 5, SeriesInstanceUID="1.2.7", EchoTime=90)
+    for number, file in enumerate(second, start=4):
+        edit(file, InstanceNumber=number)
+    name = orthanc.add(*first, *second)
+    work()
+
+    found = record(orthanc, name)
+    assert found["outcome"] == "refused"
+    assert "instances 1, 2, 3 against instances 4, 5, 6" in found["reason"]
+
+
+def test_two_patients_with_one_series_uid_are_refused(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=4)
+    for file in files[2:]:
+        edit(file, PatientID="other")
+    names = {orthanc.add(*files[:2]), orthanc.add(*files[2:])}
+    work()
+
+    for name in names:
+        found = record(orthanc, name)
+        assert found["outcome"] == "refused"
+        assert "2 patients or studies" in found["reason"]
+        assert "instances 1, 2" in found["reason"]
+        assert "instances 3, 4" in found["reason"]
+
+
+def test_a_lacking_slice_is_refused_by_instance_number(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=6)
+    name = orthanc.add(*files[:2], *files[3:])
+    work()
+
+    found = record(orthanc, name)
+    assert found["outcome"] == "refused"
+    assert "lacks 1 slice" in found["reason"]
+    assert "'instance 2.dcm' and 'instance 4.dcm'" in found["reason"]
+    assert str(tmp_path) not in found["reason"]
+
+
+def test_an_aborted_series_is_refused_until_it_is_whole(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=6, ImagesInAcquisition=6)
+    name = orthanc.add(*files[:4])
+    work()
+    assert "lacks 2 of the 6 images" in record(orthanc, name)["reason"]
+    assert orthanc.derived() == {}
+
+    orthanc.add(*files[4:])
+    work()
+    assert [len(made) for made in orthanc.derived().values()] == [6]
+
+
+def test_what_no_rule_is_for_is_listed(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1, ("T2",)))
+    work(when={"contrast": "T1"})
+
+    found = record(orthanc, name)
+    assert (found["outcome"], found["reason"]) == ("left out", "no rule is for it")
+
+
+def test_synthetic_series_are_not_translated_again(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1, SyntheticData="YES"))
+    work()
+
+    assert record(orthanc, name)["reason"] == "it is synthetic"
+    assert orthanc.derived() == {}
+
+
+def test_what_a_modality_still_has_is_told(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=6)
+    name = orthanc.add(*files[:4])
+    work(send="PACS")
+    (first,) = orthanc.derived()
+    orthanc.add(*files[4:])
+    work(send="PACS")
+
+    assert record(orthanc, name)["note"] == f"PACS may still have {first}"
+
+
+def test_results_are_sent_until_the_modality_has_them(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+    worker = work(send="PACS")
+    assert record(orthanc, name)["outcome"] == "sending"
+    (first,) = orthanc.jobs
+
+    orthanc.jobs[first] |= {"State": "Failure", "ErrorDescription": "no route to it"}
+    worker.step()
+    assert record(orthanc, name)["reason"] == "PACS: no route to it"
+    (_, second) = orthanc.jobs
+
+    orthanc.jobs[second]["State"] = "Success"
+    worker.step()
+    assert record(orthanc, name)["outcome"] == "done"
+    assert {modality for modality, _ in orthanc.sent} == {"PACS"}
+
+
+def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+    work(send="PACS")
+    orthanc.jobs.clear()
+    worker = work(1, send="PACS")  # another process
+    assert len(orthanc.sent) == 2
+
+    for job in orthanc.jobs.values():
+        job["State"] = "Success"
+    worker.step()
+    assert record(orthanc, name)["outcome"] == "done"
+
+
+CUTS = {
+    "while fetching": ("GET", "/instances"),
+    "while posting": ("POST", "/instances"),
+    "while noting": ("PUT", "/series"),
+    "while withdrawing": ("DELETE", "/series"),
+    "while sending": ("POST", "/modalities"),
+}
+
+
+class Killed(BaseException):
+    """Ends a worker at once."""
+
+
+@pytest.mark.parametrize(
+    "error", [Killed(), Away("gone"), Refused(507, "full")], ids=["killed", "away", "full"]
+)
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_cut_anywhere_loses_and_doubles_nothing(work, orthanc, tmp_path, cut, error):
+    files = study(tmp_path / "s", 1, slices=5)
+    if cut == "while withdrawing":
+        orthanc.add(*files[:3])
+        work(send="PACS")
+        orthanc.add(*files[3:])
+    else:
+        orthanc.add(*files)
+    call = orthanc.call
+    for number in range(1, 9):  # at the first call of this kind, the second, ...
+        calls = 0
+
+        def cut_off(method, path, number=number, **options):
+            nonlocal calls
+            if method == CUTS[cut][0] and path.startswith(CUTS[cut][1]):
+                calls += 1
+                if calls == number:
+                    raise error
+            return call(method, path, **options)
+
+        orthanc.call = cut_off
+        with suppress(Killed, Away, Refused):
+            work(1, send="PACS")
+        orthanc.call = call
+
+    for job in orthanc.jobs.values():
+        job["State"] = "Success"
+    worker = work(3, send="PACS")
+    for job in orthanc.jobs.values():
+        job["State"] = "Success"
+    worker.step()
+
+    assert [len(made) for made in orthanc.derived().values()] == [5]
+    (found,) = [
+        parse_record(each.decode()) for each in orthanc.metadata.values() if b'"of"' not in each
+    ]
+    assert (found["outcome"], found["reason"]) == ("done", "")
+    assert orthanc.sent
+
+
+def test_two_workers_make_one_series(work, orthanc, tmp_path):
+    names = [orthanc.add(*study(tmp_path / "s", number)) for number in range(3)]
+    one = work(0, "one")
+    two = work(0, "two")
+    one.follow()
+    two.follow()
+    one.work()
+    two.work()
+    one.work()
+
+    assert len(orthanc.derived()) == 3
+    assert {record(orthanc, name)["outcome"] for name in names} == {"done"}
+
+
+def test_two_workers_at_one_series_make_one(work, orthanc, tmp_path, monkeypatch):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+    other = work(0, "other")
+    import gantk
+
+    translate = gantk.translate
+    nested = []
+
+    def meanwhile(*given, **options):
+        if not nested:
+            nested.append(1)
+            other.step()
+        return translate(*given, **options)
+
+    monkeypatch.setattr("gantk.translate", meanwhile)
+    work(2, "one")
+
+    assert len(orthanc.derived()) == 1
+    assert record(orthanc, name)["outcome"] == "done"
+
+
+def test_an_orthanc_that_was_emptied_is_followed_anew(work, orthanc, tmp_path):
+    files = [study(tmp_path / "s", number) for number in range(3)]
+    for each in files:
+        orthanc.add(*each)
+    worker = work()
+    assert len(orthanc.derived()) == 3
+
+    orthanc.restart_empty()
+    for each in files[1:]:
+        orthanc.add(*each)
+    worker.step()
+    assert len(orthanc.derived()) == 2
+
+
+def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, monkeypatch):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+
+    def end(*given, **options):
+        raise Killed
+
+    monkeypatch.setattr("gantk.translate", end)
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Killed):
+            work(1)
+    work(1)
+
+    found = record(orthanc, name)
+    assert found["outcome"] == "failed"
+    assert f"{MAX_ATTEMPTS} translations" in found["reason"]
+
+
+def test_a_full_disk_is_listed_and_tried_again(work, orthanc, tmp_path, monkeypatch):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("gantk_serve.worker.Worker._fetch", _no_room)
+        worker = work(1)
+        found = record(orthanc, name)
+        assert found["outcome"] == "waiting"
+        assert "No space left" in found["reason"]
+    worker.step()
+
+    assert len(orthanc.derived()) == 1
+    assert record(orthanc, name)["reason"] == ""
+
+
+def _no_room(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, tmp_path, monkeypatch):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+
+    def defect(*given, **options):
+        raise ZeroDivisionError("Zweifel^Amalie")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gantk.translate", defect)
+        worker = work(quiet=0.0)
+        assert record(orthanc, name)["outcome"] == "failed"
+        assert "Zweifel" not in record(orthanc, name)["reason"]
+
+    del orthanc.metadata[name]
+    orthanc._change("UpdatedMetadata", name, "series")
+    worker.step()
+    assert record(orthanc, name)["outcome"] == "done"
+
+
+def test_only_own_files_are_kept_and_they_are_private(work, orthanc, tmp_path):
+    orthanc.add(*study(tmp_path / "s", 1))
+    work()
+    kept = [path for path in (tmp_path / "serve").rglob("*") if path.is_file()]
+
+    assert [path.name for path in kept] == ["changes.json"]
+    assert kept[0].stat().st_mode & 0o077 == 0
+    assert json.loads(kept[0].read_text())["read"] == orthanc.log[-1]["Seq"]
+
+
+def test_contrasts_of_a_study_are_translated_together(work, orthanc, tmp_path, monkeypatch):
+    names = sorted({orthanc.add(file) for file in study(tmp_path / "s", 1, ("T1", "T2"), slices=1)})
+    given = []
+    monkeypatch.setattr(
+        "gantk.translate",
+        lambda model, source, *_, **__: given.append(
+            sorted(path.name for path in Path(source).iterdir())
+        ),
+    )
+    work(3, each="study")
+
+    assert given == [names]
+    assert {record(orthanc, name)["outcome"] for name in names} == {"done"}
