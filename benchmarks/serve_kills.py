@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 
@@ -165,13 +166,26 @@ class Trial:
         for sender in senders:
             sender.result()
 
-    def _outcomes(self) -> Counter[str]:
-        """The number of series by outcome; none where Orthanc is away."""
+    def _records(self) -> list[dict[str, Any]]:
+        """The records of all series; none where Orthanc is away."""
         try:
-            records = self.orthanc.records()
+            return self.orthanc.records()
         except (OSError, ValueError):
-            return Counter()
-        return Counter(each.get("outcome", "") for each in records)
+            return []
+
+    def _outcomes(self) -> Counter[str]:
+        """The number of series by outcome."""
+        return Counter(each.get("outcome", "") for each in self._records())
+
+    def _is_at(self, outcome: str) -> bool:
+        """Whether the worker that runs now has done something, and a series has this outcome: by this
+        worker, where it is one of a worker.
+        """
+        records = self._records()
+        ends = f"-{self.worker.process.pid}"
+        own = [each for each in records if each.get("worker", "").endswith(ends)]
+        some = own if outcome else records
+        return bool(own) and any(each.get("outcome", "") == outcome for each in some)
 
     def _on_the_way(self) -> int:
         """Studies of which the PACS does not have all."""
@@ -183,7 +197,7 @@ class Trial:
         victims = self.random.choice(VICTIMS)
         stage = self.random.choice([*STAGES])
         delay = self.random.uniform(0.0, SPREAD_SECONDS)
-        reached = wait_for(lambda: self._outcomes()[STAGES[stage]], STAGE_SECONDS)
+        reached = wait_for(lambda: self._is_at(STAGES[stage]), STAGE_SECONDS)
         if stage != "sending":  # else it is soon over
             threading.Event().wait(delay)
         kill = Kill(round(second, 2), victims, stage, bool(reached), dict(self._outcomes()))

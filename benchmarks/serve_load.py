@@ -1,16 +1,18 @@
-"""Measures the time from the last instance of a study to its derived series in an archive, for
-several numbers of studies that are sent to `gantk serve` at once.
+"""Measures the time from the last instance of a study to its derived series in a PACS, for several
+numbers of studies that an Orthanc beside `gantk serve` gets at once.
 
     python benchmarks/serve_load.py [--studies 1 4 16 64 200] [--slices 24] [--size 256]
         [--model RUN] [--quiet 1] [--json FILE]
 
-The service has one worker on the CPU, and has translated a study before, so that the model is loaded.
-The archive is a process of its own on the loopback address. The time contains the quiet seconds after
-which a study is complete. "last" is the time until all of the studies are in the archive.
+The worker uses the CPU, and has translated a study before, so that the model is loaded. The PACS is
+another Orthanc on the loopback address. The time contains the quiet seconds after which Orthanc calls
+a series stable. "last" is the time until all of the studies are in the PACS.
 """
 
+import hashlib
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,47 +20,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pydicom
 from gantk_bench.harness import finish, parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from serve_kills import uid_of
-from serving import (
-    ARCHIVE,
-    SENDER,
-    Archive,
-    Server,
-    free_ports,
-    store,
-    study,
-    tiny_model,
-    wait_for,
-)
+from serving import PACS, OrthancServer, Worker, store_until_kept, study, tiny_model
 
-SENDERS = 16  # associations at a time
+SENDERS = 16  # at a time
 LIMIT_SECONDS = 3600.0
+LOOK_SECONDS = 0.2  # between two looks at the PACS
 
 
 class Load:
-    """A service and an archive in `folder`."""
+    """A worker, an Orthanc and a PACS in `folder`."""
 
     def __init__(self, folder: Path, model: str, quiet: float, slices: int, size: int):
         self.folder = folder
         self.shape = {"slices": slices, "size": (size, size)}
-        self.port, archive_port, http_port = free_ports(3)
-        self.archive = Archive(folder, archive_port)
-        rule = {"when": {"contrast": "T1"}, "model": model, "to": "T2", "send": ARCHIVE}
-        rules = {
-            "service": {"quiet": quiet, "devices": ["cpu"]},
-            "dicom": {"port": self.port},
-            "http": {"port": http_port},
-            "peers": [
-                {"title": SENDER, "host": "127.0.0.1"},
-                {"title": ARCHIVE, "host": "127.0.0.1", "port": archive_port},
-            ],
-            "rules": [rule],
-        }
-        self.server = Server(folder, rules)
+        self.pacs = OrthancServer(folder, "pacs")
+        self.orthanc = OrthancServer(folder, pacs=self.pacs.dicom, StableAge=round(quiet))
+        rule = {"when": {"contrast": "T1"}, "model": model, "to": "T2", "send": PACS}
+        self.worker = Worker(folder, {"orthanc": {"url": self.orthanc.url}, "rules": [rule]})
         self.number = 0
 
     def measure(self, count: int) -> dict[str, Any]:
@@ -67,36 +50,45 @@ class Load:
         for _ in range(count):
             self.number += 1
             studies.append(study(self.folder / "studies", self.number, **self.shape))
-        sources = [[uid_of(file) for file in files] for files in studies]
+        names = [orthanc_study(files[0]) for files in studies]
 
         begun = time.time()
-        with ThreadPoolExecutor(SENDERS) as threads:
+        arrived: dict[str, float] = {}
+        with ThreadPoolExecutor(SENDERS + 1) as threads:
+            looking = threads.submit(self._note_arrivals, names, arrived)
             sent = list(threads.map(self._send, studies))
-        arrived = wait_for(
-            lambda: self._arrivals(sources), LIMIT_SECONDS, "all results in the archive"
-        )
-        seconds = [after - before for before, after in zip(sent, arrived, strict=True)]
+            looking.result()
+        ends = [arrived[name] for name in names]
+        seconds = [after - before for before, after in zip(sent, ends, strict=True)]
         return {
             "studies": count,
             "seconds": seconds,
             "sending": max(sent) - begun,
-            "last": max(arrived) - max(sent),
-            "per_minute": 60 * count / (max(arrived) - begun),
+            "last": max(ends) - max(sent),
+            "per_minute": 60 * count / (max(ends) - begun),
         }
 
     def _send(self, files: Sequence[Path]) -> float:
         """Send a study; returns the time at which its last instance was acknowledged."""
-        left = list(files)
-        while left:
-            left = store(left, self.port)
+        store_until_kept(self.orthanc, files, threading.Event())
         return time.time()
 
-    def _arrivals(self, sources: Sequence[Sequence[str]]) -> list[float] | None:
-        """The times at which the results of each study were complete; None if one is not yet."""
-        times = {line["source"]: line["time"] for line in self.archive.received()}
-        if not all(uid in times for uids in sources for uid in uids):
-            return None
-        return [max(times[uid] for uid in uids) for uids in sources]
+    def _note_arrivals(self, names: Sequence[str], arrived: dict[str, float]) -> None:
+        """Note the times at which the results of studies are complete in the PACS."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while not arrived.keys() >= set(names):
+            assert time.monotonic() < end, "not all results are in the PACS"
+            for series in self.pacs.series():
+                if len(series["Instances"]) == self.shape["slices"]:
+                    arrived.setdefault(series["ParentStudy"], time.time())
+            time.sleep(LOOK_SECONDS)
+
+
+def orthanc_study(file: Path) -> str:
+    """Orthanc's identifier of the study of a file."""
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    digest = hashlib.sha1(f"{header.PatientID}|{header.StudyInstanceUID}".encode()).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -111,9 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(place)
         model = options.model or str(tiny_model(folder))
         load = Load(folder / "load", model, options.quiet, options.slices, options.size)
-        with load.archive, load.server:
-            load.archive.start()
-            load.server.start()
+        with load.pacs, load.orthanc, load.worker:
+            for part in (load.pacs, load.orthanc, load.worker):
+                part.start()
             load.measure(1)  # until the model is loaded
             rows = [load.measure(count) for count in options.studies]
 
