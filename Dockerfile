@@ -4,7 +4,7 @@
 #       older drivers, from the address that PyTorch's page on installation names for it
 #   docker run --rm -v "$PWD/scans:/input:ro" -v "$PWD/results:/output" -v "$PWD/runs/first:/model:ro" gantk
 # GANTK_MODEL, GANTK_TO, GANTK_INPUT and GANTK_OUTPUT change model, domain and folders, as for a container of
-# grand-challenge.org. plugins/gantk_serve/deploy/compose.yaml runs the service with it, `gantk serve`.
+# grand-challenge.org. plugins/gantk_serve/deploy/compose.yaml runs `gantk serve` with it.
 FROM python:3.12-slim-bookworm
 
 ARG TORCH_INDEX

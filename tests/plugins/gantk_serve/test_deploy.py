@@ -22,35 +22,49 @@ def compose() -> dict:
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
 
 
-def test_orthanc_and_rules_name_the_same_titles_hosts_and_ports(compose):
-    rules = load_rules(DEPLOY / "rules.toml")
-    orthanc = json.loads((DEPLOY / "orthanc.json").read_text("utf-8"))
-
-    assert orthanc["DicomModalities"]["GANTK"] == [rules.dicom.title, "gantk", rules.dicom.port]
-    (peer,) = rules.peers
-    assert (peer.title, peer.host, peer.port) == (
-        orthanc["DicomAet"],
-        "orthanc",
-        orthanc["DicomPort"],
-    )
-    assert {"gantk", "orthanc"} == compose.keys()
-    assert "/modalities/GANTK/store" in (DEPLOY / "route.lua").read_text("utf-8")
+@pytest.fixture
+def orthanc() -> dict:
+    return json.loads((DEPLOY / "orthanc.json").read_text("utf-8"))
 
 
-def test_only_orthanc_takes_dicom_from_the_network(compose):
+def test_rules_name_the_orthanc_of_the_compose_file(compose, orthanc):
     rules = load_rules(DEPLOY / "rules.toml")
 
-    assert compose["gantk"]["ports"] == [f"127.0.0.1:{rules.http.port}:{rules.http.port}"]
-    assert [port for port in compose["orthanc"]["ports"] if "127.0.0.1" not in port] == [
-        "4242:4242"
+    assert rules.orthanc.url == f"http://orthanc:{orthanc['HttpPort']}"
+    assert compose.keys() == {"gantk", "orthanc"}
+    assert orthanc["OverwriteInstances"]  # else corrected images are dropped
+    assert orthanc["CheckRevisions"]
+    assert orthanc["AuthenticationEnabled"]
+
+
+def test_only_orthanc_has_ports_and_only_dicom_is_open(compose, orthanc):
+    assert "ports" not in compose["gantk"]
+    assert compose["orthanc"]["ports"] == [
+        f"{orthanc['DicomPort']}:{orthanc['DicomPort']}",
+        f"127.0.0.1:{orthanc['HttpPort']}:{orthanc['HttpPort']}",
     ]
+
+
+def test_the_script_changes_what_debian_has(tmp_path):
+    settings = tmp_path / "orthanc.json"
+    settings.write_text('  "StableAge" : 60,\n  "OverwriteInstances" : false,\n')
+    script = (DEPLOY / "install.sh").read_text("utf-8")
+    (line,) = [each for each in script.splitlines() if "OverwriteInstances" in each]
+    subprocess.run(
+        ["sh", "-c", line.replace("/etc/orthanc/orthanc.json", str(settings))], check=True
+    )
+
+    assert json.loads("{" + settings.read_text().rstrip(",\n") + "}") == {
+        "StableAge": 60,
+        "OverwriteInstances": True,
+    }
 
 
 def test_every_mounted_file_exists(compose):
     mounts = [each for one in compose.values() for each in one["volumes"] if each.startswith("./")]
     files = {each.split(":")[0].removeprefix("./") for each in mounts}
 
-    assert {name for name in files if not (DEPLOY / name).is_file()} == {"users.json"}
+    assert {name for name in files if not (DEPLOY / name).is_file()} == {"users.json", "password"}
     assert all(each.endswith(":ro") for each in mounts)
 
 
@@ -71,6 +85,9 @@ def test_compose_stores_where_the_image_allows_it(compose):
         ("StateDirectoryMode", "0700"),
         ("User", "gantk-serve"),
         ("CapabilityBoundingSet", ""),
+        ("SocketBindDeny", "any"),
+        ("IPAddressDeny", "any"),
+        ("IPAddressAllow", "localhost"),
     ],
 )
 def test_the_unit_is_restricted(key, value):
