@@ -192,8 +192,10 @@ class OrthancServer(Process):
             if not tags.get("SeriesDescription", "").endswith("(gantk)"):
                 continue
             for name in each["Instances"]:
-                file = requests.get(f"{self.url}/instances/{name}/file", timeout=60).content
-                made = pydicom.dcmread(io.BytesIO(file))
+                answer = requests.get(f"{self.url}/instances/{name}/file", timeout=60)
+                if not answer.ok:  # it was deleted meanwhile
+                    continue
+                made = pydicom.dcmread(io.BytesIO(answer.content))
                 source = made.SourceImageSequence[0].ReferencedSOPInstanceUID
                 pixels = hashlib.md5(made.PixelData).hexdigest()
                 found[source][made.SeriesInstanceUID][made.SOPInstanceUID] = pixels

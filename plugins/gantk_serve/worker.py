@@ -47,6 +47,7 @@ POLL_SECONDS = 0.5  # between two looks at the changes
 WORK_SECONDS = 5.0  # after which a worker that has much to do looks at the changes
 FIRST_WAIT_SECONDS = 2.0  # until a second try; each further one waits twice as long
 MAX_WAIT_SECONDS = 600.0
+MAX_JOBS = 4  # of Orthanc at a time, which remembers the last ten that have ended
 MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
 MAX_REASON = 400  # characters
 
@@ -65,6 +66,7 @@ class Waiting:
     seen: float = 0.0  # when this was seen first
     failures: int = 0  # in a row
     ready: float = 0.0  # when it may be tried again
+    looked: str = ""  # `update` when it was last looked at
 
     def delay(self) -> None:
         """Let it wait, longer after each failure."""
@@ -102,6 +104,7 @@ class Worker:
         self.mark = ChangeMark(self.folder)
         self.name = f"{platform.node()}-{os.getpid()}"
         self.waiting: dict[str, Waiting] = {}
+        self.sending: dict[str, Json] = {}  # the records of those that are sent, see `_settle`
         self.stopping = Event()
         self.model = lru_cache(maxsize=2)(self._load)  # (model, identity) by name or folder
 
@@ -142,6 +145,7 @@ class Worker:
             # the change has gone with its series, or Orthanc has another database
             self.mark.forget()
             self.waiting.clear()
+            self.sending.clear()
 
         done = False
         while not done:
@@ -165,14 +169,17 @@ class Worker:
         for name in [*self.waiting]:
             if name not in found or record_of(found[name]).get("outcome") == "derived":
                 del self.waiting[name]  # it was deleted, or is one of ours
+                self.sending.pop(name, None)
                 found.pop(name, None)
 
         end = time.monotonic() + WORK_SECONDS
         for series in sorted(found.values(), key=self._order):
             if self.stopping.is_set() or time.monotonic() > end:
-                return
+                break
             if self._is_due(series):
                 self._try(series["ID"])
+                self._watch_sending()
+        self._watch_sending()
 
     def _order(self, series: Json) -> tuple[bool, int, int]:
         """First those at which no other worker is; among them, last those that have ended one."""
@@ -192,6 +199,8 @@ class Worker:
         if waiting.update != series["LastUpdate"]:
             waiting.update = series["LastUpdate"]
             waiting.seen = now
+        if series["ID"] in self.sending and waiting.looked == waiting.update:
+            return False  # `_watch_sending` looks after it
         announced = waiting.stable >= series["LastUpdate"]
         quiet = now - waiting.seen >= self.rules.service.quiet
         return series["IsStable"] and (announced or quiet) and now >= waiting.ready
@@ -199,6 +208,7 @@ class Worker:
     def _try(self, name: str) -> None:
         """Do what is next for a series; what cannot be done now is tried again later."""
         waiting = self.waiting[name]
+        waiting.looked = waiting.update
         try:
             if self._advance(name):
                 del self.waiting[name]
@@ -236,7 +246,10 @@ class Worker:
             if record["outcome"] in SETTLED:
                 return True
             if record["outcome"] == "sending":
-                return min(record["sources"]) != name or self._watch_sending(record)
+                lead = min(record["sources"])
+                if lead == name:
+                    self.sending[name] = record
+                return lead != name
 
         number, reason = self._rule(series, instances)
         if number is None:
@@ -411,9 +424,6 @@ class Worker:
         if earlier and send:
             facts["note"] = f"{', '.join(send)} may still have {', '.join(sorted(earlier))}"
         self._settle(states, outcome, "", **facts)
-        if send:
-            (lead,) = self.orthanc.series(source.names[:1])
-            self._watch_sending(record_of(lead))
 
     def _store(self, uid: str, files: list[Path], source: Source) -> None:
         """Give Orthanc those files of a derived series that it does not have."""
@@ -444,33 +454,37 @@ class Worker:
                     self.orthanc.update_record(name, lambda before, by=by: before | by)
         return old - new
 
-    def _watch_sending(self, record: Json) -> bool:
-        """Begin to send derived series to modalities, or look how far it is; returns whether all
-        have them.
-        """
-        waiting = self.waiting[min(record["sources"])]
-        jobs = dict(record["jobs"])
-        left = []
-        reason = ""
-        for modality in record["send"]:
-            job = self.orthanc.job(jobs[modality]) if modality in jobs else None
-            state = job["State"] if job else "lost"
-            if state == "Success":
+    def _watch_sending(self) -> None:
+        """Look at the jobs that send derived series to modalities, and begin some."""
+        running = sum(len(record["jobs"]) for record in self.sending.values())
+        for name, record in [*self.sending.items()]:
+            waiting = self.waiting.get(name)
+            if waiting is None or time.monotonic() < waiting.ready:
                 continue
-            left.append(modality)
-            if state == "Failure":
-                reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
-                waiting.delay()
-            if state in ("Failure", "lost"):
-                jobs[modality] = self._send(record["derived"], modality)
+            left = []
+            jobs = {}
+            reason = record["reason"]
+            for modality in record["send"]:
+                number = record["jobs"].get(modality, "")
+                job = self.orthanc.job(number) if number else None
+                if job and job["State"] == "Success":
+                    running -= 1
+                    continue
+                left.append(modality)
+                if job and job["State"] == "Failure":
+                    running -= 1
+                    reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
+                    waiting.delay()
+                elif job:
+                    jobs[modality] = number
+                elif number or running < MAX_JOBS:
+                    running += not number
+                    jobs[modality] = self._send(record["derived"], modality)
 
-        if not left:
-            waiting.failures = 0
-        if (left, jobs) != (record["send"], record["jobs"]) or reason:
-            facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
-            outcome = "sending" if left else "done"
-            self._settle(record["sources"], outcome, reason, **facts)
-        return not left
+            if (left, jobs) != (record["send"], record["jobs"]):
+                facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
+                outcome = "sending" if left else "done"
+                self._settle(record["sources"], outcome, reason if left else "", **facts)
 
     def _send(self, derived: list[str], modality: str) -> str:
         names = [name for uid in derived for name in self.orthanc.find_series(uid)]
@@ -486,9 +500,14 @@ class Worker:
     def _settle(self, states: dict[str, str], outcome: str, reason: str, **facts: Any) -> None:
         """Note what became of the series of a translation."""
         found = self._facts_of_now(states, outcome, reason=reason, attempts=0, **facts)
-        for name in sorted(states):
-            self.orthanc.update_record(name, lambda before: before | found)
-        self.log(outcome, min(states), reason=reason, seconds=facts.get("seconds"))
+        records = {}
+        for name in states:
+            records[name] = self.orthanc.update_record(name, lambda before: before | found)
+        lead = min(states)
+        self.sending.pop(lead, None)
+        if outcome == "sending":
+            self.sending[lead] = records[lead]
+        self.log(outcome, lead, reason=reason, seconds=facts.get("seconds"))
 
     def log(self, event: str, series: str = "", **facts: object) -> None:
         """Say what happened, without a word of a header."""

@@ -291,7 +291,7 @@ def run_blocks(page: Path, environment: dict[str, str]) -> None:
             assert done.returncode == 0, (
                 f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
             )
-        elif block.language == "python":
+        elif block.language == "python" and not block.not_run:
             exec(compile(block.text, page.name, "exec"), names)
 
 

@@ -15,7 +15,7 @@ from serving import study, tiny_model
 
 from gantk_serve.orthanc import Away, Refused, parse_record
 from gantk_serve.rules import Rules
-from gantk_serve.worker import MAX_ATTEMPTS, Worker
+from gantk_serve.worker import MAX_ATTEMPTS, MAX_JOBS, Worker
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +271,7 @@ def test_results_are_sent_until_the_modality_has_them(work, orthanc, tmp_path):
     orthanc.jobs[first] |= {"State": "Failure", "ErrorDescription": "no route to it"}
     worker.step()
     assert record(orthanc, name)["reason"] == "PACS: no route to it"
+    worker.step()
     (_, second) = orthanc.jobs
 
     orthanc.jobs[second]["State"] = "Success"
@@ -290,6 +291,19 @@ def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, tmp_path):
         job["State"] = "Success"
     worker.step()
     assert record(orthanc, name)["outcome"] == "done"
+
+
+def test_few_jobs_of_orthanc_run_at_a_time(work, orthanc, tmp_path):
+    for number in range(MAX_JOBS + 2):
+        orthanc.add(*study(tmp_path / "s", number, slices=1))
+    worker = work(send="PACS")
+    assert len(orthanc.sent) == MAX_JOBS
+
+    for _ in range(2):
+        for job in orthanc.jobs.values():
+            job["State"] = "Success"
+        worker.step()
+    assert len(orthanc.sent) == MAX_JOBS + 2
 
 
 CUTS = {
