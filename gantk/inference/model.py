@@ -32,6 +32,15 @@ class TrainedModel:
     sample: Callable[..., np.ndarray]
     sample_to: Callable[..., list[Path]]  # the same, written to files
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are models of one kind with the same weights."""
+        if not isinstance(other, TrainedModel) or type(self) is not type(other):
+            return NotImplemented
+        return self is other or self.identity() == other.identity()
+
+    def __hash__(self) -> int:
+        return hash(self.identity()["sha256"])
+
     def part(self, letter: str, to: str | None) -> slice:
         """The channels of a domain that `to` names: that of one contrast, or all if it is not one
         of several.
@@ -162,3 +171,17 @@ class TrainedModel:
             replace(each, pixels=each.pixels[part])
             for each in pipeline.images(image, options.planes, progress)
         ]
+
+
+def load_same(load: Callable[..., TrainedModel], sha256: str, *where: Any) -> TrainedModel:
+    """`load(*where)`, which is how a copied or unpickled model is made. Its pipeline cannot be copied:
+    what it has measured is bound to the layers of the first model.
+
+    Raises:
+        UserError: the weights are gone, or others than those with this digest.
+    """
+    model = load(*where)
+    if model.identity()["sha256"] != sha256:
+        what = f"the weights of '{where[0]}' have changed since the model was pickled or copied"
+        raise UserError(what, remedy="load it again with gantk.load")
+    return model

@@ -25,7 +25,7 @@ from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.model import TrainedModel
+from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
 from gantk.inference.processing import MAX_OF_BYTE, picture_scale
 from gantk.inference.tiles import AnySize, TiledNetwork
@@ -43,7 +43,7 @@ from gantk.runs.schemas import read_results
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Translator(TrainedModel):
     """A trained method with its intensity mappings, on a device."""
 
@@ -66,6 +66,10 @@ class Translator(TrainedModel):
             f"Translator({self.model.method.name}, {' and '.join(data.domains)},"
             f" {tuple(data.size)}, {end})"
         )
+
+    def __reduce__(self):
+        device = str(self.runtime.device)
+        return load_same, (Translator.load, self.identity()["sha256"], self.checkpoint, device)
 
     @property
     def run(self) -> RunFolder:

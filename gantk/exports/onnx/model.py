@@ -16,7 +16,7 @@ from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import REMEDY, Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
-from gantk.inference.model import TrainedModel
+from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import at, by_windows, pad_to_size
 from gantk.machine.usage import GIB, free_memory
@@ -38,6 +38,7 @@ class OnnxModel(TrainedModel):
     def __init__(self, session: Any, meta: Metadata, path: Path):
         self.session = session
         self.meta = meta
+        self._path = path
         self._frame = meta.frame
         self._letter = meta.direction[-1]
         self._window = meta.window
@@ -69,6 +70,9 @@ class OnnxModel(TrainedModel):
                 f" {given.shape}"
             )
             raise UserError(what, allowed=str(shape[1:]), remedy=REMEDY)
+
+    def __reduce__(self):
+        return load_same, (OnnxModel.load, self.identity()["sha256"], self._path)
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:

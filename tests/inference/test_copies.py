@@ -1,0 +1,48 @@
+"""A model that is copied or pickled, as processes of a loader do it, gives the same pixels."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import gantk
+from gantk.errors import UserError
+
+WAYS = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return (900 * np.random.default_rng(0).random((24, 20))).astype(np.float32)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("used", [False, True])
+def test_a_copy_gives_the_same_pixels(way, used, image):
+    model = gantk.load("t1t2", device="cpu")
+    if used:
+        model.translate(image, "T2")
+    copied = WAYS[way](model)
+
+    assert np.array_equal(copied.translate(image, "T2"), model.translate(image, "T2"))
+    assert copied == model
+    assert hash(copied) == hash(model)
+
+
+def test_a_copied_ensemble_gives_the_same_pixels(tiny_run, image):
+    model = gantk.load([tiny_run, tiny_run], device="cpu")
+    expected = model.translate(image, "T2")
+
+    assert np.array_equal(copy.deepcopy(model).translate(image, "T2"), expected)
+
+
+def test_models_of_other_weights_are_not_equal(tiny_run):
+    assert gantk.load(tiny_run, device="cpu") != gantk.load("t1t2", device="cpu")
+
+
+def test_a_copy_with_other_weights_is_refused(tiny_run):
+    rebuild, (load, _, *where) = gantk.load(tiny_run, device="cpu").__reduce__()
+
+    with pytest.raises(UserError, match="have changed since"):
+        rebuild(load, "0" * 64, *where)
