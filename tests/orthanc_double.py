@@ -184,7 +184,6 @@ class OrthancDouble(Orthanc):
                 "InstanceNumber": str(made.get("InstanceNumber", "")),
             },
             "description": made.get("SeriesDescription", ""),
-            "expected": made.get("ImagesInAcquisition"),
         }
         self.stable.discard(series)
         self._change("NewInstance", instance, "instances")
@@ -217,7 +216,6 @@ class OrthancDouble(Orthanc):
             "IsStable": series in self.stable,
             "LastUpdate": self.updates[series],
             "Instances": [each["ID"] for each in instances],
-            "ExpectedNumberOfInstances": first["expected"],
             "MainDicomTags": {
                 "SeriesInstanceUID": first["uid"],
                 "SeriesDescription": first["description"],

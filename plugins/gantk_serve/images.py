@@ -34,6 +34,7 @@ COMMON = {
     "Modality": "modalities",
     "FrameOfReferenceUID": "frames of reference",
 }
+COUNTS = ("ImagesInAcquisition", "NumberOfFrames")
 MAX_NUMBERS = 6  # instance numbers of a group that a reason names
 
 
@@ -65,26 +66,28 @@ def instance_uid(file: Path) -> str:
 # ---- whether images belong together
 
 
-def expect_one_acquisition(folder: Path, expected: int) -> None:
-    """UserError where the images of a series, all files of a folder, are fewer than its header
-    states, or not one volume of one patient; it names instance numbers, and no value of a header.
+def expect_one_acquisition(folder: Path) -> None:
+    """UserError where the images of a series, all files of a folder, are fewer than a header states,
+    or not one volume of one patient; it names instance numbers, and no value of a header.
 
-    That no slice lacks is checked where the volume is read.
+    That no slice lacks between others is checked where the volume is read.
     """
+    values: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in COMMON}
+    expected = 0
     files = sorted(folder.iterdir())
+    for file in files:
+        header = pydicom.dcmread(file, specific_tags=[*COMMON, *COUNTS], stop_before_pixels=True)
+        for name, found in values.items():
+            found[str(header.get(name) or "")].append(file)
+        if not header.get("NumberOfFrames"):
+            expected = max(expected, int(header.get("ImagesInAcquisition") or 0))
+
     if len(files) < expected:
         raise UserError(
             f"the series lacks {expected - len(files)} of the {expected} images that its header"
-            " states",
+            f" states: it has {_numbers(files)}",
             remedy="send all of its images",
         )
-
-    values: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in COMMON}
-    for file in files:
-        header = pydicom.dcmread(file, specific_tags=list(COMMON), stop_before_pixels=True)
-        for name, found in values.items():
-            found[str(header.get(name) or "")].append(file)
-
     for name, found in values.items():
         if len(found) > 1:
             raise _mixed(f"{len(found)} {COMMON[name]}", found.values())

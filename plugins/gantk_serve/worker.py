@@ -355,7 +355,7 @@ class Worker:
             folder = inputs / series["ID"] if rule.each == "study" else inputs
             make_folder(folder, private=True)
             self._fetch(source.instances[series["ID"]], folder)
-            expect_one_acquisition(folder, series.get("ExpectedNumberOfInstances") or 0)
+            expect_one_acquisition(folder)
 
         key = translation_key(source_digest(inputs), identity, rule.to, rule.label)
         translate(
