@@ -182,8 +182,8 @@ class Trial:
         worker, where it is one of a worker.
         """
         records = self._records()
-        ends = f"-{self.worker.process.pid}"
-        own = [each for each in records if each.get("worker", "").endswith(ends)]
+        name = f"-{self.worker.process.pid}-"
+        own = [each for each in records if name in each.get("worker", "")]
         some = own if outcome else records
         return bool(own) and any(each.get("outcome", "") == outcome for each in some)
 

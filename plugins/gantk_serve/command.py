@@ -55,8 +55,7 @@ def start(rules: Path) -> None:
 )
 def status(rules: Path, as_json: bool, metrics: Path | None) -> None:
     """Show what became of the series in the Orthanc of the file RULES."""
-    from gantk.terminal import say
     from gantk_serve.status import status_lines
 
     for line in status_lines(rules, as_json=as_json, metrics=metrics):
-        say(line)
+        click.echo(line)

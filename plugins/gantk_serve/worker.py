@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 import signal
 import time
@@ -49,6 +50,7 @@ FIRST_WAIT_SECONDS = 2.0  # until a second try; each further one waits twice as 
 MAX_WAIT_SECONDS = 600.0
 MAX_JOBS = 4  # of Orthanc at a time, which remembers the last ten that have ended
 MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
+TRIED_HEADERS = 5  # of a series, some of which may be damaged
 MAX_REASON = 400  # characters
 
 
@@ -102,11 +104,12 @@ class Worker:
         self.say = say
         self.folder = Path(rules.service.folder)
         self.mark = ChangeMark(self.folder)
-        self.name = f"{platform.node()}-{os.getpid()}"
+        self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.waiting: dict[str, Waiting] = {}
         self.sending: dict[str, Json] = {}  # the records of those that are sent, see `_settle`
         self.stopping = Event()
         self.model = lru_cache(maxsize=2)(self._load)  # (model, identity) by name or folder
+        self.facts = lru_cache(maxsize=1000)(self._read_facts)
 
     def _load(self, model: str) -> tuple[Any, dict[str, str]]:
         from gantk import load
@@ -185,8 +188,8 @@ class Worker:
         """First those at which no other worker is; among them, last those that have ended one."""
         record = record_of(series)
         begun = record.get("outcome") == "translating"
-        elsewhere = begun and record["worker"] != self.name
-        attempts = record["attempts"] if begun else 0
+        elsewhere = begun and record.get("worker") != self.name
+        attempts = record.get("attempts", 0) if begun else 0
         return elsewhere, attempts, self.waiting[series["ID"]].number
 
     def _is_due(self, series: Json) -> bool:
@@ -233,7 +236,11 @@ class Worker:
             outcome = "sending" if sending else "waiting"
             return before | {"outcome": outcome, "reason": reason, "attempts": 0}
 
-        self.orthanc.update_record(name, change)
+        try:
+            self.orthanc.update_record(name, change)
+        except Refused as error:
+            if error.status != 404:  # else the series was deleted meanwhile
+                raise
 
     def _advance(self, name: str) -> bool:
         """Do what is next for a series; returns whether it is settled."""
@@ -271,14 +278,17 @@ class Worker:
         """Modality, description, contrast and sender of a series, and whether it is synthetic, by the
         header of its first instance that is not damaged.
         """
-        from gantk_serve.images import facts_of
-
-        sender = series["Metadata"].get("RemoteAET", "")
-        for each in instances[:5]:
-            facts = facts_of(self.orthanc.file(each["ID"]), self._work_folder())
+        for each in instances[:TRIED_HEADERS]:
+            facts = self.facts(each["ID"], each["FileUuid"])
             if facts.get("modality"):
                 break
-        return facts | {"sender": sender}
+        return facts | {"sender": series["Metadata"].get("RemoteAET", "")}
+
+    def _read_facts(self, instance: str, file: str) -> dict[str, Any]:
+        """What the header of an instance says; `file` identifies its content."""
+        from gantk_serve.images import facts_of
+
+        return facts_of(self.orthanc.file(instance), self._work_folder())
 
     def _source(self, number: int, series: Json, instances: list[Json]) -> Source | None:
         """What a rule translates together with a series; None where some of it is not complete."""
@@ -330,8 +340,11 @@ class Worker:
         """Note that a translation begins; returns how many have begun without an end."""
 
         def change(before: Json) -> Json:
-            again = before.get("outcome") == "translating" and before["sources"] == source.states
-            attempts = before["attempts"] + 1 if again else 1
+            same = before.get("sources") == source.states
+            ended = before.get("outcome") == "translating" and before.get("worker") != self.name
+            attempts = before.get("attempts", 0) if same else 0
+            if ended or not attempts:
+                attempts += 1
             return before | self._facts_of_now(source.states, "translating", attempts=attempts)
 
         return max(self.orthanc.update_record(name, change)["attempts"] for name in source.names)
@@ -456,35 +469,37 @@ class Worker:
 
     def _watch_sending(self) -> None:
         """Look at the jobs that send derived series to modalities, and begin some."""
-        running = sum(len(record["jobs"]) for record in self.sending.values())
-        for name, record in [*self.sending.items()]:
+        for name in [*self.sending]:
             waiting = self.waiting.get(name)
-            if waiting is None or time.monotonic() < waiting.ready:
-                continue
-            left = []
-            jobs = {}
-            reason = record["reason"]
-            for modality in record["send"]:
-                number = record["jobs"].get(modality, "")
-                job = self.orthanc.job(number) if number else None
-                if job and job["State"] == "Success":
-                    running -= 1
-                    continue
-                left.append(modality)
-                if job and job["State"] == "Failure":
-                    running -= 1
-                    reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
-                    waiting.delay()
-                elif job:
-                    jobs[modality] = number
-                elif number or running < MAX_JOBS:
-                    running += not number
-                    jobs[modality] = self._send(record["derived"], modality)
+            if waiting is not None and time.monotonic() >= waiting.ready:
+                self._send_on(self.sending[name], waiting)
 
-            if (left, jobs) != (record["send"], record["jobs"]):
-                facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
-                outcome = "sending" if left else "done"
-                self._settle(record["sources"], outcome, reason if left else "", **facts)
+    def _send_on(self, record: Json, waiting: Waiting) -> None:
+        """Look at the jobs of one record, and begin those that are due."""
+        free = MAX_JOBS - sum(len(each["jobs"]) for each in self.sending.values())
+        left = []
+        jobs = {}
+        reason = record["reason"]
+        for modality in record["send"]:
+            number = record["jobs"].get(modality, "")
+            job = self.orthanc.job(number) if number else None
+            state = job["State"] if job else "unknown"
+            if state == "Success":
+                continue
+            left.append(modality)
+            if state == "Failure":
+                reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
+                waiting.delay()
+            elif state != "unknown":
+                jobs[modality] = number
+            elif number or free > 0:
+                free -= not number
+                jobs[modality] = self._send(record["derived"], modality)
+
+        if (left, jobs) != (record["send"], record["jobs"]):
+            facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
+            outcome = "sending" if left else "done"
+            self._settle(record["sources"], outcome, reason if left else "", **facts)
 
     def _send(self, derived: list[str], modality: str) -> str:
         names = [name for uid in derived for name in self.orthanc.find_series(uid)]

@@ -419,9 +419,11 @@ def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, mo
         raise Killed
 
     monkeypatch.setattr("gantk.translate", end)
-    for _ in range(MAX_ATTEMPTS):
+    for number in range(MAX_ATTEMPTS):
+        worker = work(0)
+        worker.name = f"process {number}"
         with pytest.raises(Killed):
-            work(1)
+            worker.step()
     work(1)
 
     found = record(orthanc, name)

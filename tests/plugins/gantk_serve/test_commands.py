@@ -1,0 +1,91 @@
+"""What `gantk serve` says: its rules, its Orthanc, its status."""
+
+import json
+
+import pytest
+
+pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
+
+from orthanc_double import OrthancDouble
+from serving import free_ports, study
+
+
+@pytest.fixture
+def orthanc(monkeypatch):
+    """The Orthanc of all rules."""
+    double = OrthancDouble()
+    monkeypatch.setattr("gantk_serve.orthanc.Orthanc", lambda table: double)
+    return double
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """The path of a file with these rules."""
+
+    def write(text: str):
+        path = tmp_path / "rules.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+WRONG = {
+    "no TOML": ("[[rules]", "not TOML"),
+    "an unknown key": ('[orthanc]\nurll = "x"', "Did you mean 'url'"),
+    "a rule without a model": ('[[rules]]\nto = "T2"', "model"),
+    "the tables of before": ("[dicom]\nport = 4243", "no longer receives images itself"),
+    "an unknown modality": ('[[rules]]\nmodel = "t1t2"\nsend = "OTHER"', "no modality of Orthanc"),
+    "a user without a password": ('[orthanc]\nuser = "a"', "needs a password"),
+    "a missing password": ('[orthanc]\nuser = "a"\npassword_file = "x"', "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_rules_are_one_message(case, rules, gantk, monkeypatch):
+    text, words = WRONG[case]
+    if "password" not in case:
+        monkeypatch.setattr("gantk_serve.orthanc.Orthanc", lambda table: OrthancDouble())
+    outcome = gantk("serve", rules(text))
+
+    assert outcome.code == 2
+    assert words.lower() in " ".join(outcome.err.split()).lower()
+
+
+def test_without_an_orthanc_it_says_how_to_get_one(rules, gantk):
+    (port,) = free_ports(1)
+    outcome = gantk("serve", rules(f'[orthanc]\nurl = "http://127.0.0.1:{port}"'))
+
+    assert outcome.code == 2
+    assert "does not answer" in outcome.err
+    assert "apt install orthanc" in " ".join(outcome.err.split())
+
+
+def test_status_fits_a_terminal_and_gives_reasons(orthanc, rules, gantk, tmp_path):
+    done, refused = (orthanc.add(*study(tmp_path / "s", number)) for number in (1, 2))
+    orthanc.add(*study(tmp_path / "s", 3), stable=False)
+    common = {"time": "2026-11-27T10:00:00+00:00", "model": {"name": "t1t2"}}
+    reason = "the series lacks 2 of the 6 images that its header states: " + "word " * 30
+    for name, outcome, why in ((done, "done", ""), (refused, "refused", reason)):
+        made = common | {"outcome": outcome, "reason": why, "sources": {name: ""}}
+        orthanc.metadata[name] = json.dumps(made).encode()
+    told = gantk("serve", "status", rules("[orthanc]"), "--metrics", tmp_path / "gantk.prom")
+
+    assert told.code == 0
+    assert told.out.startswith("1 receiving, 1 done, 1 refused\n")
+    assert "lacks 2 of the 6 images" in told.out
+    assert max(map(len, told.out.splitlines())) <= 80
+    lines = (tmp_path / "gantk.prom").read_text().splitlines()
+    assert 'gantk_series{outcome="refused"} 1' in lines
+    assert 'gantk_series{outcome="failed"} 0' in lines
+    assert lines[1] == "# TYPE gantk_series gauge"
+
+
+def test_status_as_json(orthanc, rules, gantk, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1))
+    told = json.loads(gantk("serve", "status", rules("[orthanc]"), "--json").out)
+
+    assert told["counts"]["waiting"] == 1
+    assert told["series"] == [
+        {"series": name, "outcome": "waiting", "reason": "", "time": "", "model": ""}
+    ]
