@@ -237,7 +237,7 @@ HOSTILE = {
     "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "more than 50 folders"),
     "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), "y.png"),
     "no images": ("a.zip", zipped({"letter.txt": b"text"}), "no images"),
-    "a letter": ("letter.txt", b"text", "not an image that gantk reads"),
+    "a letter": ("letter.txt", b"text", "unknown suffix '.txt'"),
     "another kind": ("a.nii.gz", PNG, "cannot be read as NIfTI"),
     "empty": ("a.nii", b"", "is empty"),
 }
@@ -272,7 +272,7 @@ def test_a_program_is_told_what_is_wrong_with_a_file(address, tmp_path, pictures
 
     (scan,) = pictures(tmp_path, 1)
     (letter := tmp_path / "letter.txt").write_text("text")
-    wrong = {"not an image that gantk reads": (letter, "T2"), "Allowed: T2, T1": (scan, "T9")}
+    wrong = {"unknown suffix '.txt'": (letter, "T2"), "Allowed: T2, T1": (scan, "T9")}
     with program(address, tmp_path) as call:
         for words, given in wrong.items():
             with pytest.raises(AppError, match=words):
