@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import pydicom
+
 from gantk_bench.harness import finish, parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
