@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from gantk.formats.contrasts import one_word, same_contrast
 from pydantic import Field
 
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
-from gantk.formats.contrasts import one_word, same_contrast
 from gantk.plugin import spec
 
 MAX_RULES_BYTES = 2**18
