@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from gantk.formats.contrasts import one_word, same_contrast
 from pydantic import Field
 
+from gantk.catalog.contrasts import one_word, same_contrast
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
 from gantk.plugin import spec
