@@ -50,13 +50,6 @@ BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 GLOB = re.compile(r"[*?\[]")
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images below a folder; none if the folder does not exist."""
-    with suppress(UserError):
-        return without_labels(list_images(folder, recursive=True), folder)
-    return []
-
-
 def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = ()) -> list[Path]:
     """The images that neither their names nor their folders' below `root` call masks; all, if that
     leaves none.

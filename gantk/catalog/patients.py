@@ -158,11 +158,6 @@ def _is_no_patient(folder: str) -> bool:
     return any(each.fullmatch(folder) for each in (VISIT_FOLDER, VERSION_FOLDER, SCANNER_FOLDER))
 
 
-def has_patient(place: Parts) -> bool:
-    """Whether a folder has a number of its own, and is no visit's, contrast's or version's."""
-    return _with_patient(place, 0)[1] is not None
-
-
 @lru_cache(maxsize=2**16)
 def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     """The folders without visits and versions, and the index of the patient's own, None where no

@@ -37,7 +37,7 @@ UNKNOWN = frozenset(
     ]
 )
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
-WORDS_OF_COLUMNS = {"split": {*LEFT_OUT}, "label": {"none", "missing"}}  # these are no unknowns
+WORDS_OF_COLUMNS = {"label": {"none", "missing"}}  # these are no unknowns
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 # Called every 1000 lines of a file with the share that was read and the line's number.
@@ -107,7 +107,7 @@ def _known_cells(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:
     cells = {}
     for column, text in zip(columns, row, strict=False):
         cell = text.strip()
-        is_word = column in WORDS_OF_COLUMNS and cell.lower() in WORDS_OF_COLUMNS[column]
+        is_word = column == "split" or cell.lower() in WORDS_OF_COLUMNS.get(column, ())
         cells[column] = cell if is_word or cell.lower() not in UNKNOWN else ""
     return cells
 

@@ -150,7 +150,7 @@ class LiveView:
         score = Score(value=value)
         if direction not in self._scores:
             return score.text()
-        return f"{score.text()} ({value - self._scores[direction]:+.{score.decimals}f})"
+        return f"{score.text()} ({value - self._scores[direction]:+.2g})"
 
     def _print_progress(self, facts: Sequence[str | None]) -> None:
         self._printed = self.clock()

@@ -149,9 +149,7 @@ class Bids(VolumeSource):
         """
         known = {}
         for _, row in read_rows(self.root / "participants.tsv")[1]:
-            known[subject_of(row)] = {
-                column: value for column, value in row.items() if value.lower() != "n/a"
-            }
+            known[subject_of(row)] = {column: value for column, value in row.items() if value}
 
         return [known.get(record.subject, {}) for record in records]
 

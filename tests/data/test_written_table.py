@@ -184,7 +184,11 @@ def test_names_that_decide_nothing_are_rows_without_a_domain(tmp_path):
 
 @pytest.mark.parametrize(
     "name, says",
-    [("there.csv", "exists"), ("scans.xlsx", "is not a CSV"), ("no/scans.csv", "is not an exis")],
+    [
+        ("there.csv", "not written by gantk"),
+        ("scans.xlsx", "is not a CSV"),
+        ("no/scans.csv", "does not exist"),
+    ],
 )
 def test_nothing_is_overwritten(tmp_path, name, says, capsys):
     root = grown(tmp_path / "scans", LAYOUTS["volumes"])

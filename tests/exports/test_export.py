@@ -376,7 +376,7 @@ def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
 
     assert meta["eval_metrics"]["psnr"] == psnr
     card = (bundle / "docs" / "README.md").read_text()
-    assert f"| psnr | {psnr:.4g} " in card
+    assert f"| {psnr:.2f} " in card
     assert "not for diagnosis" in card
     assert "monai[fire,ignite,nibabel]" in card
     assert "have no licence yet" in (bundle / "LICENSE").read_text()

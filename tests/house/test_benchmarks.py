@@ -16,7 +16,6 @@ from tiny import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import floor  # noqa: E402
-import harness  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
@@ -27,6 +26,7 @@ from gantk.errors import GantkError  # noqa: E402
 from gantk.method import Geometry  # noqa: E402
 from gantk.nets.blocks import conv  # noqa: E402
 from gantk.recipe.load import load_recipe  # noqa: E402
+from gantk_bench import harness  # noqa: E402
 
 pytestmark = pytest.mark.bench
 CPU = torch.device("cpu")

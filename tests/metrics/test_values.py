@@ -10,10 +10,10 @@ from gantk.metrics.values import value_distributions
 def test_shares_are_those_of_the_pixels():
     images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     row = value_distributions({"real": images, "generated": images}, -1.0, 2.0)
-    counts, _ = np.histogram((images.numpy() + 1) / 2, row["edges"])
+    counts, _ = np.histogram((images.numpy() + 1) / 2, row.edges)
 
-    assert row["shares"]["real"] == pytest.approx(counts / counts.sum(), abs=1e-6)
-    assert row["distance"] == {"generated": 0.0}
+    assert row.shares["real"] == pytest.approx(counts / counts.sum(), abs=1e-6)
+    assert row.distance == {"generated": 0.0}
 
 
 @pytest.mark.parametrize("shift", [-0.25, 0.125, 0.5])
@@ -21,11 +21,11 @@ def test_distance_is_the_shift_of_all_intensities(shift):
     real = torch.full((2, 1, 8, 8), 0.4)
     row = value_distributions({"real": real, "generated": real + shift}, 0.0, 1.0)
 
-    assert row["distance"]["generated"] == pytest.approx(abs(shift), abs=0.02)
+    assert row.distance["generated"] == pytest.approx(abs(shift), abs=0.02)
 
 
 def test_black_and_white_fill_the_first_and_last_bin():
     images = torch.tensor([-1.0, 1.0, 1.0, 1.0]).reshape(1, 1, 2, 2)
-    shares = value_distributions({"real": images}, -1.0, 2.0)["shares"]["real"]
+    shares = value_distributions({"real": images}, -1.0, 2.0).shares["real"]
 
     assert (shares[0], shares[-1], sum(shares)) == (0.25, 0.75, 1.0)

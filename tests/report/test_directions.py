@@ -9,6 +9,7 @@ import pytest
 import gantk
 from gantk.report.markdown import score_table
 from gantk.report.words import direction_name
+from gantk.runs.results import Results
 
 SCORES = {"a_to_b": 21.25, "b_to_a": 33.5}
 METRICS = {
@@ -39,10 +40,12 @@ def test_a_notebook_names_each_direction_beside_its_score(tmp_path):
 
 
 def test_a_table_names_each_direction_beside_its_score():
-    rows = [line.split(" | ") for line in score_table(METRICS).splitlines()[2:]]
+    rows = [
+        line.split(" | ") for line in score_table(Results.model_validate(METRICS)).splitlines()[2:]
+    ]
     shown = {row[0].strip("| "): row[2].split()[0] for row in rows}
 
-    assert shown == {"T1 to CT": "21.25", "CT to T1": "33.5"}
+    assert shown == {"T1 -> CT": "21.25", "CT -> T1": "33.50"}
 
 
 def plain(name):

@@ -36,6 +36,10 @@ IN_PLACE = {
     "gantk/formats/itk.py",
     "plugins/gantk_models/monai/bundle.py",
     "gantk/scaffold/scaffold.py",
+    "gantk/errors.py",  # a traceback, in a new file of the system's temporary folder
+    # a series of an Orthanc, in a temporary folder of its own
+    "plugins/gantk_serve/worker.py",
+    "plugins/gantk_serve/images.py",
 }
 
 

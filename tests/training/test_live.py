@@ -112,7 +112,7 @@ def test_the_live_line_fits_a_window_of_80_columns():
     view.update(400, validation=SCORES)
 
     shown = view.status_text(68)
-    assert shown == "step 400/2400  16%  left 5 min 00 s  PSNR 20.1 (+1.6), 19.0 (+0.5)"
+    assert shown == "step 400/2400  16%  left 5 min 00 s  PSNR 20.10 (+1.6), 19.00 (+0.5)"
 
 
 def test_slow_steps_and_narrow_windows_show_what_matters():
