@@ -52,7 +52,7 @@ def test_plain_lines_are_golden():
         "step 0/2400  0%  validation PSNR: T1 -> T2 18.50",
         (
             "step 200/2400  8%  left 9 min 10 s"
-            "  validation PSNR: T1 -> T2 20.10 (+1.60), T2 -> T1 19.00"
+            "  validation PSNR: T1 -> T2 20.10 (+1.6), T2 -> T1 19.00"
         ),
         "alarm: the output is nearly identical to the input",
         "step 2400/2400  100%  31.2 images/s",
