@@ -53,6 +53,7 @@ from gantk.errors import UserError
 from gantk.formats.files import natural, stem_of
 
 UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
+BEGINS_ALIKE = "a folder's name begins as the contrast's"
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,19 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     catalog = Catalog(row for image in images for row in rows_of_volumes(image, asked.contrasts))
     _set_kinds(catalog, root, asked)
     _set_contrasts(catalog, root, asked)
-    _set_places(catalog, root, asked)
-    catalog.notes += leave_one_version(_chosen(catalog, asked), root)
-    chosen = _chosen(catalog, asked)
+    _set_places(catalog, asked, root)
+    catalog.notes += leave_one_version(_asked_for(catalog, asked), root)
+    chosen = _asked_for(catalog, asked)
     if len(asked.contrasts) == 1:
         _set_labels(chosen)
     _set_splits(chosen, root)
     _set_patients(catalog, chosen, root, asked)
     leave_out_standard_space(chosen, root)
-    _set_pairs(_chosen(catalog, asked))
+    _set_pairs(_asked_for(catalog, asked))
     return catalog
 
 
-def _chosen(catalog: Catalog, asked: Asked) -> list[Row]:
+def _asked_for(catalog: Catalog, asked: Asked) -> list[Row]:
     """The images of the contrasts asked for; all images where none is."""
     images = catalog.of_kind("image")
     if not asked.contrasts:
@@ -133,42 +134,55 @@ def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
 def _set_contrasts(catalog: Catalog, root: Path, asked: Asked) -> None:
     """Set the contrast of each image, and its stem."""
     rows = catalog.of_kind("image")
+    said = _set_said_contrasts(rows, root, asked)
+    found = {name: _rows_of(name, rows, said, root, asked) for name in asked.contrasts}
+    if asked.by_folders and len(found) == 1:
+        _take_all_if_unnamed(found, rows, root, asked)
+    elif asked.by_folders and not any(asked.contrasts.values()):
+        found = _told_apart_by_folders(catalog, found, root, asked)
+
+    _name_contrasts(catalog, found, asked)
+    for contrast in found or {row.contrast for row in rows if row.contrast}:
+        _leave_out_derived(contrast, [row for row in rows if row.contrast == contrast])
+
+
+def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[int, str]:
+    """Set what each path says, without heed to what else there is; returns by id of the row the
+    word for the contrast.
+    """
     words = _words_wanted(asked)
     named = paths_with_contrasts([row.path for row in rows])
-    said: dict[int, str] = {}  # by id of row: the word for a contrast in its path
-    alone = len(asked.contrasts) == 1
+    said = {}
     for row in rows:
         path = named[row.path].relative_to(root)
         word, row.stem, where = _contrast_in_path(path, words)
-        if not word and alone:  # the root's own name may say the only one
-            word = contrast_in(root.resolve().name, words)[0] or ""
-            where = f"the folder's name '{root.resolve().name}'"
         if row.volume is not None:
             word, where = row.contrast.lower(), "the volume's name in dataset.json"
-        elif not word and named[row.path] != row.path:
+        elif not word and len(asked.contrasts) == 1:  # the root's own name may say the only one
+            word = contrast_in(root.resolve().name, words)[0] or ""
+            where = f"the folder's name '{root.resolve().name}'"
+        if not word and named[row.path] != row.path:
             word, where = channel_of(row.path).lower(), "the channel's name in dataset.json"
+
         if word and not asked.contrasts and len(_contrasts_of(path)) > 1:
             row.why["contrast"] = "empty: folder and file name different contrasts"
         elif word:
             said[id(row)] = word
             row.fill("contrast", CONTRASTS.get(word, word).upper(), where)
+    return said
 
-    found: dict[str, list[Row]] = {}
-    for contrast in asked.contrasts:
-        found[contrast] = _rows_of(contrast, rows, said, root, asked)
-    for contrast, own in found.items():
-        if not asked.contrasts[contrast]:
-            own += _rows_meant_beside_others(contrast, own, rows, said)
-    if alone and asked.by_folders:
-        _take_all_if_unnamed(found, rows, root, asked)
-    elif asked.by_folders and not all(found.values()) and not any(asked.contrasts.values()):
-        groups = _two_folders(rows, root, asked)
-        if groups and not (any(found.values()) and _by_letters_or_order(groups)):
-            found = _rows_of_groups(catalog, groups, root, asked)
 
-    _name_contrasts(catalog, found, asked)
-    for contrast in asked.contrasts or {row.contrast: "" for row in rows if row.contrast}:
-        _leave_out_derived(contrast, [row for row in rows if row.contrast == contrast])
+def _told_apart_by_folders(
+    catalog: Catalog, found: dict[str, list[Row]], root: Path, asked: Asked
+) -> dict[str, list[Row]]:
+    """The rows of two contrasts by their folders, where no name says them; else those found."""
+    if all(found.values()):
+        return found
+    groups, rule = _two_folders(catalog.of_kind("image"), root, asked)
+    one_is_named = any(found.values())
+    if not groups or (one_is_named and rule != BEGINS_ALIKE):
+        return found
+    return _rows_of_groups(catalog, groups, rule, root, asked)
 
 
 def _contrasts_of(path: Path) -> set[str]:
@@ -209,37 +223,51 @@ def _rows_of(
         is_path = "/" in text or (root / text).is_dir()
         pattern = root / text if is_path else root / "**" / text
         matched = set(images_of(pattern, where)[1])
-        return _filled([row for row in rows if row.path in matched], f"{where} is '{text}'")
+        return _with_rule([row for row in rows if row.path in matched], f"{where} is '{text}'")
 
+    with_words = _rows_with_words(text, rows, root)
+    if with_words:
+        return _with_rule(with_words, f"{where} is '{text}'")
+    found = _rows_saying(contrast, rows, said, asked)
     if text:
-        wanted = {word.lower() for word in words_of(text)}
-        matching = []
-        for row in rows:
-            path = relative_to(row.path, root)
-            if wanted and wanted <= {
-                w.lower() for w in words_of(str(path.with_name(stem_of(path))))
-            }:
-                matching.append(row)
-        if matching:
-            return _filled(matching, f"{where} is '{text}'")
+        return found
+    return found + _rows_meant_beside_others(contrast, found, rows, said)
 
+
+def _rows_with_words(text: str, rows: Sequence[Row], root: Path) -> list[Row]:
+    """The rows whose paths have all words of a text; none for an empty text."""
+    wanted = {word.lower() for word in words_of(text)}
+    matching = []
+    for row in rows if wanted else ():
+        path = relative_to(row.path, root)
+        words = words_of(str(path.with_name(stem_of(path))))
+        if wanted <= {word.lower() for word in words}:
+            matching.append(row)
+    return matching
+
+
+def _rows_saying(
+    contrast: str, rows: Sequence[Row], said: Mapping[int, str], asked: Asked
+) -> list[Row]:
+    """The rows whose path says a contrast by its own word, else by a synonym that no other contrast
+    is called; where a file has the own word, those with synonyms beside it are other versions.
+    """
     word = one_word(asked.text(contrast))
     others = {one_word(asked.text(name)) for name in asked.contrasts} - {word}
-    exact: dict[Path, set[str]] = defaultdict(set)
+    own_stems: dict[Path, set[str]] = defaultdict(set)
     for row in rows:
         if said.get(id(row)) == word:
-            exact[row.path.parent].add(row.stem)
+            own_stems[row.path.parent].add(row.stem)
+
     found = []
     for row in rows:
         own = said.get(id(row), "")
-        if own == word:
+        is_synonym = own != word and own not in others and same_contrast(own, word)
+        starts = {"", row.stem, *possible_originals(row.stem)}
+        if is_synonym and starts & own_stems[row.path.parent]:
+            row.fill("kind", "version", f"beside it lies a file named exactly '{word}'")
+        elif own == word or is_synonym:
             found.append(row)
-        elif own and own not in others and same_contrast(own, word):
-            starts = {"", row.stem, *possible_originals(row.stem)}
-            if starts & exact[row.path.parent]:
-                row.fill("kind", "version", f"beside it lies a file named exactly '{word}'")
-            else:
-                found.append(row)
     return found
 
 
@@ -266,10 +294,11 @@ def _rows_meant_beside_others(
             row.stem = without_gaps(
                 re.sub(rf"(?i)(?<![a-z0-9])({'|'.join(short)})(?![a-z0-9])", "", row.stem)
             )
-    return _filled(kept, "a word that means it beside other contrasts")
+    return _with_rule(kept, "a word that means it beside other contrasts")
 
 
-def _filled(rows: list[Row], rule: str) -> list[Row]:
+def _with_rule(rows: list[Row], rule: str) -> list[Row]:
+    """The rows, whose contrast this rule has found."""
     for row in rows:
         row.why["contrast"] = rule
     return rows
@@ -290,7 +319,7 @@ def _take_all_if_unnamed(
     named = paths_with_contrasts([row.path for row in rows])
     below += [Path(root.resolve().name) / relative_to(path, root) for path in named.values()]
     expect_no_other_contrast({"image": below}, {"image": contrast})
-    found[contrast] = _filled(list(rows), UNNAMED)
+    found[contrast] = _with_rule(list(rows), UNNAMED)
 
 
 def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]], asked: Asked) -> None:
@@ -355,7 +384,7 @@ def _two_folders(rows: Sequence[Row], root: Path, asked: Asked) -> tuple[Groups,
         return [int(last == letter) for letter in "ab"]
 
     for rule, score in (
-        ("the folder's name begins so", matches),
+        (BEGINS_ALIKE, matches),
         ("the folder ends in A or B", ends),
     ):
         groups = _best_folders(ordered, score, contrasts)
@@ -364,11 +393,6 @@ def _two_folders(rows: Sequence[Row], root: Path, asked: Asked) -> tuple[Groups,
     if any(row.contrast and row.is_volume for row in rows):
         return {}, ""  # volumes of one contrast in two folders are two groups of patients
     return _two_groups(ordered, contrasts), "the first and second folder in alphabetical order"
-
-
-def _by_letters_or_order(groups: tuple[Groups, str]) -> bool:
-    """Whether folders were told apart although no word names a contrast."""
-    return "begins" not in groups[1]
 
 
 def _best_folders(folders: Sequence[Parts], score, contrasts: Sequence[str]) -> Groups:
@@ -407,10 +431,9 @@ def _two_groups(folders: Sequence[Parts], contrasts: Sequence[str]) -> Groups:
 
 
 def _rows_of_groups(
-    catalog: Catalog, groups: tuple[Groups, str], root: Path, asked: Asked
+    catalog: Catalog, contrast_of: Groups, rule: str, root: Path, asked: Asked
 ) -> dict[str, list[Row]]:
     """The rows of two groups of folders; their names must not say other contrasts."""
-    contrast_of, rule = groups
     found: dict[str, list[Row]] = {contrast: [] for contrast in asked.contrasts}
     for row in catalog.of_kind("image"):
         parts = relative_to(row.path, root).parts[:-1]
@@ -419,7 +442,7 @@ def _rows_of_groups(
             found[contrast].append(row)
             row.why["contrast"] = rule
 
-    if "begins" not in rule:
+    if rule != BEGINS_ALIKE:
         paths = {
             letter: [relative_to(row.path, root) for row in rows]
             for letter, rows in zip("ab", found.values(), strict=True)
@@ -440,24 +463,14 @@ def _rows_of_groups(
 # --- folders, splits
 
 
-def _set_places(catalog: Catalog, root: Path, asked: Asked) -> None:
+def _set_places(catalog: Catalog, asked: Asked, root: Path) -> None:
     """Set the folders of each row that may be a patient's or a visit's."""
     words = _words_wanted(asked)
-    by_group = {part for parts in catalog.groups.values() for part in parts}
+    of_groups = {part for parts in catalog.groups.values() for part in parts}
     for row in catalog:
-        place = []
-        words_of_series = []  # TSE of `T2_TSE`: what a folder says besides the contrast
-        for folder in relative_to(row.path, root).parts[:-1]:
-            rest = contrast_in(folder, words)[1]
-            is_split = SPLIT_WORD.match(rest) and not parts_with_digits([rest])
-            if rest and not is_split and folder not in by_group:
-                place.append(rest)
-                if rest != folder and not parts_with_digits([rest]):
-                    words_of_series.append(rest)
-        others = [part for part in place if part not in words_of_series]
-        row.place = tuple(others if parts_with_digits(others) else place)
+        row.place = _place_of(relative_to(row.path, root).parts[:-1], words, of_groups)
 
-    images = _chosen(catalog, asked)
+    images = _asked_for(catalog, asked)
     _drop_folders_of_contrasts(images)
     places = defaultdict(set)
     for row in images:
@@ -465,7 +478,26 @@ def _set_places(catalog: Catalog, root: Path, asked: Asked) -> None:
     for row in images:
         if not row.is_volume and len(places[row.contrast]) == 1:
             row.place = ()  # what all images share says nothing of one
-        row.stem = bare_stem(row.stem or "", (row.contrast,))
+        row.stem = bare_stem(row.stem, (row.contrast,))
+
+
+def _place_of(folders: Parts, words: set[str], of_groups: set[str]) -> Parts:
+    """The folders without words for contrasts, splits and groups.
+
+    What a folder says besides a contrast (TSE of `T2_TSE`) counts only where no folder has a number.
+    """
+    place = []
+    others = []
+    for folder in folders:
+        rest = contrast_in(folder, words)[1]
+        has_number = bool(parts_with_digits([rest]))
+        is_split = SPLIT_WORD.match(rest) and not has_number
+        if not rest or is_split or folder in of_groups:
+            continue
+        place.append(rest)
+        if rest == folder or has_number:
+            others.append(rest)
+    return tuple(others if parts_with_digits(others) else place)
 
 
 def _drop_folders_of_contrasts(rows: Sequence[Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -230,26 +230,33 @@ class Files(VolumeSource):
         items = []
         beside = Counter(case.folder for case in cases)
         for case in cases:
-            key = self.key_of(case.folder) if case.folder != self.root else ""
-            if beside[case.folder] > 1:
-                key = f"{key}/{case.name}".strip("/")
-            key = key or self.root.resolve().name
             files = {name: self._only(case, name) for name in wanted if name in case.rows}
             self._expect_one_grid([row.path for row in files.values()])
+            key = self._key_of_case(case, alone=beside[case.folder] == 1)
             for letter, contrasts in self.contrasts.items():
-                present = [files[name] for name in contrasts if name in files]
-                if not present:
-                    continue
-                row = present[0]
-                item = Item(letter, row.path, key, row.subject)
-                item.contrasts = {
-                    name: files[name].path if name in files else None for name in contrasts
-                }
-                item.pair = item.key if len(self.domains) > 1 else None
-                item.split, item.label = row.split or None, row.label or None
-                item.place, item.stem = row.place, row.stem
-                items.append(item)
+                items += self._items_of_case(letter, contrasts, key, files)
         return items
+
+    def _key_of_case(self, case: Case, alone: bool) -> str:
+        """The folder of a case, and its name where it is not `alone` there."""
+        folder = self.key_of(case.folder) if case.folder != self.root else ""
+        key = folder if alone else f"{folder}/{case.name}".strip("/")
+        return key or self.root.resolve().name
+
+    def _items_of_case(
+        self, letter: str, contrasts: Sequence[str], key: str, files: Mapping[str, Row]
+    ) -> list[Item]:
+        """The item of a domain and case; none where all of the domain's contrasts lack."""
+        present = [files[name] for name in contrasts if name in files]
+        if not present:
+            return []
+        row = present[0]
+        item = Item(letter, row.path, key, row.subject)
+        item.contrasts = {name: files[name].path if name in files else None for name in contrasts}
+        item.pair = key if len(self.domains) > 1 else None
+        item.split, item.label = row.split or None, row.label or None
+        item.place, item.stem = row.place, row.stem
+        return [item]
 
     def _only(self, case: Case, contrast: str) -> Row:
         """The only image of a contrast of a case; UserError for two."""
