@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gantk.errors import UserError
-from gantk.formats.files import is_volume
+from gantk.errors import UserError, count_noun
+from gantk.formats.files import files_below, is_volume, unread_kind
 
 Kind = Literal["image", "mask", "version", "other"]
 
@@ -142,6 +142,26 @@ class Catalog(Sequence[Row]):
                     case.rows[row.contrast].append(row)
                 found.append(case)
         return found
+
+
+def unread_rows(folder: Path) -> list[Row]:
+    """A row of the kind "other" for each image below a folder that no format reads."""
+    rows = []
+    for file in files_below(folder, True, lambda path: unread_kind(path) is not None):
+        kind = unread_kind(file)
+        if kind is not None:
+            rows.append(Row((file,), kind="other", why={"kind": kind.name}))
+    return rows
+
+
+def unread_note(rows: Iterable[Row]) -> str:
+    """A sentence on the images that no format reads; "" without any."""
+    names = Counter(row.why["kind"] for row in rows if row.kind == "other")
+    if not names:
+        return ""
+    shown = ", ".join(f"{name} ({count})" for name, count in names.most_common())
+    files = count_noun(range(names.total()), "file")
+    return f"{files} of kinds that gantk does not read: {shown}"
 
 
 def groups_of(rows: Iterable[Row]) -> list[list[Row]]:

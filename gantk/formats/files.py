@@ -186,6 +186,16 @@ def kind_of(path: Path) -> FileKind | None:
         return None
     if suffix == ".img" and header.is_file():
         return FileKind("the voxels of a pair", "part", f"name its header, '{header}'")
+    return unread_kind(path)
+
+
+def unread_kind(path: Path) -> FileKind | None:
+    """The kind of an image file that no format reads, by its suffix; None for all other files, and
+    for hidden ones.
+    """
+    suffix = suffix_of(path)
+    if path.name.startswith("."):
+        return None
     if suffix in UNREAD_PICTURES.split(" "):
         return FileKind(suffix[1:].upper(), "unread", "save it as PNG or TIFF")
     if suffix in UNREAD_VOLUMES:

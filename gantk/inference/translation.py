@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.catalog import unread_note, unread_rows
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files
@@ -302,6 +303,9 @@ class Translation:
             what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
 
+        unread = unread_note(unread_rows(source)) if source.is_dir() else ""
+        if unread:
+            self.say(f"note     {unread}")
         return self._translate_all(jobs, target)
 
     def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:

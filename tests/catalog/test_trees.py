@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gantk.catalog.layouts import Asked, read_names
+from gantk.data.sources.files import Files
 
 THREE = ("001", "002", "003")
 FOUR = ("001", "002", "003", "004")
@@ -233,3 +234,15 @@ def test_volumes_of_one_file_are_known_by_dataset_json(tmp_path):
     images = [row for row in catalog.of_kind("image") if row.contrast in ("T1", "T2")]
     assert sorted({(row.contrast, row.volume) for row in images}) == [("T1", 1), ("T2", 3)]
     assert len({row.subject for row in images}) == 3
+
+
+def test_kinds_that_are_not_read_are_rows_and_a_note(tmp_path, pictures):
+    for domain in ("T1", "T2"):
+        pictures(tmp_path / domain, 4)
+        (tmp_path / domain / "more.gif").write_bytes(b"GIF89a")
+        (tmp_path / domain / "more.webp").write_bytes(b"RIFF")
+    source = Files(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
+
+    assert len(source.records()) == 8
+    assert len(source.catalog.of_kind("other")) == 4
+    assert "4 files of kinds that gantk does not read: GIF (2), WEBP (2)" in " ".join(source.notes)

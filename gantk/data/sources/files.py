@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gantk.catalog.catalog import Case, Catalog, Row
+from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
 from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.domains import rename_or_map
@@ -96,7 +96,11 @@ class Files(VolumeSource):
     def catalog(self) -> Catalog:
         """All images below the folder, read once."""
         images = io.list_images(self.root, recursive=True)
-        return read_names(self.root, self._of_dims(images), self.asked)
+        catalog = read_names(self.root, self._of_dims(images), self.asked)
+        unread = unread_rows(self.root)
+        catalog.rows += unread
+        catalog.notes += filter(None, [unread_note(unread)])
+        return catalog
 
     def _of_dims(self, images: Sequence[Path]) -> list[Path]:
         """The volumes where networks take volumes; the more numerous of volumes and pictures."""
