@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
@@ -32,13 +32,7 @@ def paths_with_contrasts(images: Iterable[Path]) -> dict[Path, Path]:
     UserError for a dataset.json that cannot be read, or gives two channels one name.
     """
 
-    @cache
-    def words_of(folder: Path) -> dict[int, str]:
-        for place in (folder, folder.parent):
-            if (place / DATASET_FILE).exists():
-                return channel_words(place / DATASET_FILE)
-        return {}
-
+    words_of = cache(_words_of_folder)  # for this call: the file may be corrected afterwards
     paths = {}
     for image in images:
         paths[image] = image
@@ -53,24 +47,24 @@ def paths_with_contrasts(images: Iterable[Path]) -> dict[Path, Path]:
     return paths
 
 
-def rows_of_volumes(image: Path, contrasts: Iterable[str]) -> list[Row]:
-    """A row for each of these contrasts that dataset.json says of a file of several volumes (MSD's
-    `BRATS_001.nii.gz` with FLAIR, T1w, ...); one row for the file otherwise.
+def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row]:
+    """A row for each image; for a file of several volumes one for each of these contrasts that
+    dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
     """
-    if not is_volume(image) or CHANNEL.fullmatch(stem_of(image)):
-        return [Row((image,))]
-    words = _words_of_folder(image.absolute().parent)
-    if len(words) < 2:
-        return [Row((image,))]
-
+    words_of = cache(_words_of_folder)
     rows = []
-    for number, word in words.items():
-        if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
-            rows.append(Row((image,), contrast=word, volume=number))
-    return rows or [Row((image,))]
+    for image in images:
+        words: dict[int, str] = {}
+        if is_volume(image) and not CHANNEL.fullmatch(stem_of(image)):
+            words = words_of(image.absolute().parent)
+        volumes = []
+        for number, word in words.items() if len(words) > 1 else ():
+            if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
+                volumes.append(Row((image,), contrast=word, volume=number))
+        rows += volumes or [Row((image,))]
+    return rows
 
 
-@lru_cache(maxsize=64)
 def _words_of_folder(folder: Path) -> dict[int, str]:
     """The channels that a dataset.json in a folder, or in the one above, names."""
     for place in (folder, folder.parent):

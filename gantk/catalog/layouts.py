@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row, groups_of, has_one_of_each, has_several
-from gantk.catalog.channels import channel_of, paths_with_contrasts, rows_of_volumes
+from gantk.catalog.channels import channel_of, paths_with_contrasts, rows_of_images
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
@@ -89,7 +89,7 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     told apart (`trainA`, `trainB`). UserError where a pattern is wrong, or names contain other
     contrasts than those asked for.
     """
-    catalog = Catalog(row for image in images for row in rows_of_volumes(image, asked.contrasts))
+    catalog = Catalog(rows_of_images(images, list(asked.contrasts)))
     _set_kinds(catalog, root, asked)
     _set_contrasts(catalog, root, asked)
     _set_places(catalog, asked, root)
