@@ -118,10 +118,6 @@ class Catalog(Sequence[Row]):
         """The rows of a kind."""
         return [row for row in self.rows if row.kind == kind]
 
-    def images_of(self, contrast: str) -> list[Row]:
-        """The images of a contrast, without masks and other versions."""
-        return [row for row in self.rows if row.kind == "image" and row.contrast == contrast]
-
     def cases(self, contrasts: Sequence[str]) -> list[Case]:
         """The images of these contrasts by subject and visit, in the order of the rows.
 
@@ -147,7 +143,7 @@ class Catalog(Sequence[Row]):
 def unread_rows(folder: Path) -> list[Row]:
     """A row of the kind "other" for each image below a folder that no format reads."""
     rows = []
-    for file in files_below(folder, True, lambda path: unread_kind(path) is not None):
+    for file in files_below(folder, True, bool):
         kind = unread_kind(file)
         if kind is not None:
             rows.append(Row((file,), kind="other", why={"kind": kind.name}))
