@@ -1,0 +1,51 @@
+"""One direction of a trained method as a module of PyTorch, for exports and other programs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Translates images (N, C, *size) to a domain `letter`; "image" samples from noise (N, latent)
+    and labels (N,).
+
+    A float32 copy of the method on the CPU in evaluation mode, without the networks that the
+    direction does not use.
+    """
+
+    def __init__(self, method: Any, letter: str, *inputs: Tensor):
+        super().__init__()
+        self.method = copy.deepcopy(method)
+        self.letter = letter
+        used = set()
+        self.method.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(
+            False
+        )
+        parts = [
+            (name, part) for name, child in self.method.named_children() for part in child.modules()
+        ]
+        if letter == "image":
+            self.sampler = self.method.sampler()
+
+        hooks = [
+            part.register_forward_pre_hook(lambda *_, name=name: used.add(name))
+            for name, part in parts
+        ]
+        with torch.no_grad():
+            self(*inputs)
+
+        for hook in hooks:
+            hook.remove()
+
+        for name in {name for name, _ in parts} - used:
+            # still an attribute, but no longer a submodule
+            vars(self.method)[name] = self.method._modules.pop(name)
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.letter == "image":
+            return self.sampler(image, label).float()
+        return self.method.translate(image, self.letter).float()
