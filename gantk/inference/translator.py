@@ -26,6 +26,7 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
+from gantk.inference.network import Network
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
 from gantk.inference.processing import MAX_OF_BYTE, picture_scale
 from gantk.inference.tiles import AnySize, TiledNetwork
@@ -34,6 +35,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
+from gantk.prepare.module import Prepare
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
@@ -238,6 +240,51 @@ class Translator(TrainedModel):
         pipeline = Pipeline(frame, source, target, network, maps, options.tta)
         self._last = letter, options, pipeline
         return pipeline
+
+    def network(self, source: str, to: str, *, label: str | None = None) -> Network:
+        """The network that makes images of one domain from another, as a module of PyTorch.
+
+        Example:
+
+            network = model.network("T1", "T2")
+            prepare = model.prepare("T1", "T2")
+            seen = prepare(t1)                              # (N, C, H, W) in the units of the files
+            t2 = prepare.restore(network(seen), t1, seen)
+
+        Args:
+            source: the name of the domain of the inputs.
+            to: the name of the domain to make.
+            label: the class of the images, for a model that was trained with classes.
+
+        Returns:
+            A float32 copy on the CPU in evaluation mode, whose weights need no gradients until
+            `requires_grad_()`. It takes (N, C, *size) and returns (N, D, *size), in network
+            intensities. Post-steps of the recipe are not part of it.
+
+        Raises:
+            UserError: the model has no such direction, or needs a class.
+        """
+        letter = self._direction(source, to)
+        shape = self.method.geometry.channels[OTHER[letter]], *self.method.geometry.size
+        return Network(self.method_of_class(label), letter, torch.zeros(1, *shape))
+
+    def prepare(self, source: str, to: str) -> Prepare:
+        """What images of `source` pass before the network that makes `to`; `restore` is the inverse.
+        Both are modules of PyTorch with gradients, see `network`.
+
+        Intensities are mapped as those of the training images. `translate` maps a scan that is off
+        their scale by its own values.
+        """
+        pipeline = self.pipeline(self._direction(source, to))
+        return pipeline.preparation(pipeline.source)
+
+    def _direction(self, source: str, to: str) -> str:
+        """The letter of `to`, which is made from the domain `source`."""
+        letter = self.domain(to)
+        expected = self.frame(letter).source
+        if source.lower() != expected.lower():
+            raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
+        return letter
 
     def _run(
         self,

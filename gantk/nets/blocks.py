@@ -98,9 +98,10 @@ class FitsOrFloat32(_ConvNd):
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the weights are those that the layer was folded with."""
+        """Whether the weights are those that the layer was folded with, and need no gradient."""
         weight, version = self.folded
-        return self.weight is weight and weight._version == version
+        same = self.weight is weight and weight._version == version
+        return same and not weight.requires_grad
 
     def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
         """Compute a single output as the sum of one output for each row of its kernel.
