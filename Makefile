@@ -7,7 +7,9 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3.12 python3.11 python3
 RECIPE ?= recipes/dualgan_t1t2.toml
 ARGS   ?=
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip's lines go to a file, whose end is shown if pip fails: with --quiet it would hide the reason of a conflict.
+install = $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check --constraint constraints.txt \
+	--editable $(1) >$(VENV)/pip.log 2>&1 || { tail -n 15 $(VENV)/pip.log >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-bench test-slow bench-gpu docs lint clean
@@ -58,17 +60,17 @@ clean:  ## remove .venv and everything that was built; runs/ stays
 # Each stamp says that an installation was finished; it is renewed when what is to be installed changes.
 $(VENV)/ready: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing gantk into $(VENV) (once; PyTorch is large, so this can take some minutes)"
-	@$(PIP) --editable .
+	@$(call install,.)
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
 	@echo "Installing what the tests need into $(VENV)"
-	@$(PIP) --editable '.[dev]'
+	@$(call install,'.[dev]')
 	@touch $@
 
 $(VENV)/ready-docs: $(VENV)/ready
 	@echo "Installing what the documentation is built with into $(VENV)"
-	@$(PIP) --editable '.[docs]'
+	@$(call install,'.[docs]')
 	@touch $@
 
 # The first Python that is new enough and can make an environment with pip in it.

@@ -30,7 +30,7 @@ def _command(kind: str, part: str) -> click.Command:
 
         path = new_plugin(name, Path(folder), part, overwrite)
         say(f"written  {path}")
-        say(f"next     pip install -e {path} && pytest {path}")
+        say(f"next     pip install -e '{path}[dev]' && pytest {path}")
 
     place = click.Option(
         ["--folder"],

@@ -8,12 +8,14 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib.metadata import distribution
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 from packages import python
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from tiny import ROOT
 
@@ -181,3 +183,16 @@ def test_constraints_name_every_tested_package():
                 )
 
     assert needed.keys() - pinned.keys() <= {"gantk"}, needed.keys() - pinned.keys()
+
+
+def test_each_pinned_version_runs_on_the_oldest_python():
+    pinned = re.findall("^(.+)==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    too_new = []
+    for name, version in pinned:
+        with suppress(PackageNotFoundError):
+            package = distribution(name)
+            needed = SpecifierSet(package.metadata["Requires-Python"] or "")
+            if package.version == version and not needed.contains("3.11.0"):
+                too_new.append(f"{name}=={version} needs Python {needed}")
+
+    assert too_new == []
