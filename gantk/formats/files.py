@@ -291,11 +291,12 @@ def outline(path: Path | Scan, volume: int | None = None) -> Image:
 def difference(
     one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
 ) -> str | None:
-    """How the voxel grids of two images differ, in words, by their headers; None where they are the
-    same.
-    """
-    first = outline(one, volume)
-    second = outline(other, other_volume)
+    """`grids_differ` of two images, by their headers."""
+    return grids_differ(outline(one, volume), outline(other, other_volume))
+
+
+def grids_differ(first: Image, second: Image) -> str | None:
+    """How the voxel grids of two images differ, in words; None where they are the same."""
     if first.pixels.shape[1:] != second.pixels.shape[1:]:
         return " against ".join(
             " x ".join(map(str, image.pixels.shape[1:])) for image in (first, second)

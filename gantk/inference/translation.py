@@ -92,6 +92,7 @@ class Translation:
         keep_header: bool = False,  # whether to copy header texts
         overwrite: bool = False,  # whether to replace what gantk did not write
         workers: Callable[..., None] | None = None,  # see `_shared_out`
+        read: Callable[[Scan, int | None], Image] = read,
     ):
         self.model = model
         self.to = to
@@ -104,6 +105,7 @@ class Translation:
         self.keep_header = keep_header
         self.overwrite = overwrite
         self.workers = workers
+        self.read = read
         self.letter = model.domain(to)
         model.class_to_translate(options.label)  # refuses a wrong class before any file is read
         self.frame = model.frame(self.letter)
@@ -575,14 +577,16 @@ class Translation:
 
         first = job.scans[0]
         if len(job.scans) == 1 and first is not None:
-            return self._check_image(job, self._in_colours_of_model(read(first, self.volume), job))
+            return self._check_image(
+                job, self._in_colours_of_model(self.read(first, self.volume), job)
+            )
 
         scans = self._scans_of(job)
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {}
         for name, scan in scans.items():
-            images[name] = self._check_image(job, read(scan, self.volume), name)
+            images[name] = self._check_image(job, self.read(scan, self.volume), name)
         images, chosen, resampled = on_one_grid(images, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gantk.catalog.layouts import Asked, read_names
+from gantk.data.sources.reader import KeptImages
 from gantk.errors import UserError
-from gantk.formats.files import difference, list_images, read, readable, scans, suffix_of
+from gantk.formats.files import grids_differ, list_images, readable, scans, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import (
@@ -43,6 +44,7 @@ NO_PATIENTS = (
 
 PatientOf = Callable[[Scan], str]
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
+Read = Callable[[Scan], Image]
 
 
 class ScaleFit(Table):
@@ -146,17 +148,18 @@ def compare_folders(
     patient_of_file = _patient_function([predicted, truth], patient)
     pairs: list[FilePair] = []
     scale = ScaleFit()
+    read = KeptImages().read
     if of_pairs or match:
         pairs = pairs_of_files(predicted, truth)
-        _require_same_grid(pairs)
-        scale = _fit_line(pairs, match)
+        _require_same_grid(pairs, read)
+        scale = _fit_line(pairs, match, read)
 
     scores: dict[str, Score] = {}
     if of_pairs:
-        scores |= _pair_scores(pairs, of_pairs, device, scale, patient_of_file)
+        scores |= _pair_scores(pairs, of_pairs, device, scale, patient_of_file, read)
     if of_sets:
         folders = (_files(predicted), _files(truth))
-        scores |= _set_scores(*folders, of_sets, device, scale, patient_of_file)
+        scores |= _set_scores(*folders, of_sets, device, scale, patient_of_file, read)
     if match:
         for name, score in scores.items():
             definition = f"{score.definition}/predictions-matched-linearly"
@@ -276,17 +279,17 @@ def _by_name(scans: Sequence[Scan]) -> dict[str, Scan]:
     return {scan.name.removesuffix(suffix_of(scan.name)): scan for scan in scans}
 
 
-def _require_same_grid(pairs: list[FilePair]) -> None:
+def _require_same_grid(pairs: list[FilePair], read: Read) -> None:
     """Raise UserError where a prediction is on another grid than its truth."""
     for made, real in pairs:
-        differs = difference(made, real)  # compares headers only
+        differs = grids_differ(read(made), read(real))
         if differs:
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
             remedy = "resample the prediction onto the grid of the truth first"
             raise UserError(what, where=WHERE, remedy=remedy)
 
 
-def _read(pair: FilePair) -> list[np.ndarray]:
+def _read(pair: FilePair, read: Read) -> list[np.ndarray]:
     """The pixels of a prediction and of its truth; UserError where their shapes differ."""
     made, real = (read(scan).pixels for scan in pair)
     if made.shape != real.shape:
@@ -296,7 +299,7 @@ def _read(pair: FilePair) -> list[np.ndarray]:
     return [made, real]
 
 
-def _fit_line(pairs: list[FilePair], match: bool) -> ScaleFit:
+def _fit_line(pairs: list[FilePair], match: bool, read: Read) -> ScaleFit:
     """Fit the linear function from predictions to the truth's scale, which is applied with `match`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
@@ -304,7 +307,8 @@ def _fit_line(pairs: list[FilePair], match: bool) -> ScaleFit:
     """
     pixels = []
     for pair in pairs:
-        both = [each.ravel()[:: max(1, each.size // MAX_LINE_PIXELS)] for each in _read(pair)]
+        pair_pixels = _read(pair, read)
+        both = [each.ravel()[:: max(1, each.size // MAX_LINE_PIXELS)] for each in pair_pixels]
         pixels.append(np.stack(both))
 
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
@@ -374,11 +378,12 @@ def _pair_scores(
     device: Any,
     scale: ScaleFit,
     patient_of_file: PatientOf,
+    read: Read,
 ) -> dict[str, Score]:
     scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
     found = []
     for pair in pairs:
-        made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
+        made, real = (torch.tensor(pixels)[None] for pixels in _read(pair, read))
         found.append(scorer(scale(made), real, patient_of_file(pair[1])))
 
     scores = scorer.scores(found)
@@ -396,6 +401,7 @@ def _set_scores(
     device: Any,
     scale: ScaleFit,
     patient_of_file: PatientOf,
+    read: Read,
 ) -> dict[str, Score]:
     black, data_range = black_and_range(map(read, truth))
     made = [read(scan).pixels for scan in predicted]

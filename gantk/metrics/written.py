@@ -149,7 +149,7 @@ class WrittenTranslations:
             if real.channels == written.channels and written.grid.same_as(real.grid):
                 pixels = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
                 patient = truth.subject or truth.key
-                scores = scorer(pixels, torch.from_numpy(real.pixels)[None], patient)
+                scores = scorer(pixels, torch.tensor(real.pixels)[None], patient)
 
         planes = [record.file.plane for record in records]
         return *self._to_network(written, file, planes, to), scores
@@ -179,7 +179,7 @@ class WrittenTranslations:
         """The translation of a file, as the written file holds it; None where values are not
         finite.
         """
-        translation = self._translation(to, label, file.volume)
+        translation = self._translation(to, label, file)
         present = next(scan for scan in file.scans if scan is not None)
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
@@ -195,12 +195,13 @@ class WrittenTranslations:
 
         return replace(parts[0], pixels=np.concatenate([part.pixels for part in parts]))
 
-    def _translation(self, to: str, label: str | None, volume: int | None) -> Translation:
-        key = to, label, volume
+    def _translation(self, to: str, label: str | None, file: FileImage) -> Translation:
+        key = to, label, file.volume
         if key not in self._translations:
             options = TranslateOptions(label=label)
             self._translations[key] = Translation(
-                *(self.translator, self._name(to), options, volume, lambda line: None, None)
+                *(self.translator, self._name(to), options, file.volume, lambda line: None, None),
+                read=file.reader.kept.read,
             )
         return self._translations[key]
 

@@ -19,7 +19,7 @@ from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
-from gantk.formats.files import read, stem_of
+from gantk.formats.files import stem_of
 from gantk.formats.image import Image
 from gantk.inference.skull import shows_skull
 from gantk.recipe.load import Recipe
@@ -99,7 +99,7 @@ class Scans:
 def _first_image(file: FileImage) -> Image:
     """The image of the first contrast of a file or of several."""
     scan = next(scan for scan in file.scans if scan is not None)
-    return read(scan, file.volume)
+    return file.read(scan)
 
 
 def look(

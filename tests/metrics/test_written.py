@@ -9,10 +9,12 @@ import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
+from opens import count_opens
 from PIL import Image as Picture
 
 import gantk
 from gantk.errors import UserError
+from gantk.formats import files
 
 ALIKE = 1e-4
 SCORES = ("psnr", "ssim", "mae")
@@ -102,13 +104,12 @@ def train(scans: Path, out: Path, kind: Kind, **tables: dict) -> Path:
         "size": size,
         "split": {"test": 0.4, "validation": 0.0, "by": "image" if kind.dims == 3 else "patient"},
     }
-    method = {
-        "name": "pix2pix",
+    networks = {
         "generator": {"name": "unet", "width": 4, "depth": 2},
         "discriminator": {"name": "patchgan", "width": 4, "layers": 3},
     }
     recipe = {
-        "method": method,
+        "method": {"name": tables.pop("method", "pix2pix"), **networks},
         "data": data | tables.pop("data", {}),
         "train": {"steps": 3, "batch": 1, "precision": "fp32"},
         "evaluate": {"metrics": list(SCORES), "samples": 1},
@@ -205,3 +206,31 @@ def test_the_table_scores_masked_and_rounded_values_too(tmp_path):
     by_files = compared["metrics"]["pred_to_truth"]["mae"]["value"]
 
     assert table["mae"]["in_units"]["value"] == pytest.approx(by_files, rel=ALIKE)
+
+
+def opens_of(work) -> dict:
+    with count_opens() as opens:
+        work()
+    return opens
+
+
+def test_an_evaluation_reads_each_image_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTK_CACHE_GIB", "0")
+    kind = KINDS["nifti"]
+    scans = write_scans(tmp_path / "scans", kind)
+    run = train(scans, tmp_path / "run", kind, method="cyclegan", **VARIATIONS["post"])
+    sides = link_test_files(run, scans, tmp_path / "files")
+    truth = next(sides[1].iterdir())
+    (read,) = opens_of(lambda: files.read(truth)).values()
+    (header,) = opens_of(lambda: files.outline(truth)).values()
+
+    opens = opens_of(lambda: gantk.evaluate(run, device="cpu", say=silent))
+    for side in sides:
+        for path in side.iterdir():
+            # its hash, and two looks at its header for pairs and planes
+            assert opens[str(path.resolve())] <= read + 1 + 2 * header
+
+    opens = opens_of(lambda: gantk.compare(*sides, match=True, device="cpu", say=silent))
+    for side in sides:
+        for path in side.iterdir():
+            assert opens[str(path.resolve())] == read

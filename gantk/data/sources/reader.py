@@ -22,7 +22,7 @@ Source = Path | Scan  # what a source names as one image: a file, or the files o
 
 MIN_SIDE_PIXELS = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-MAX_CACHED_BYTES = 2**30  # bytes of decoded volumes that are kept for reading their planes
+MAX_CACHED_BYTES = 2**30  # of decoded images that are kept for the next reader
 
 
 @dataclass(slots=True)
@@ -80,12 +80,42 @@ class Item:
         return io.outline(self.source, self.volume)
 
 
+class KeptImages:
+    """Reads images and keeps the last ones, so that each is decoded once, even if several threads
+    read it at the same time. Their pixels cannot be changed.
+    """
+
+    def __init__(self) -> None:
+        self._images: OrderedDict[Hashable, Image] = OrderedDict()
+        self._bytes = 0
+        self._locks: dict[Hashable, Lock] = {}
+        self._lock = Lock()
+
+    def read(self, source: Source, volume: int | None = None) -> Image:
+        """What `gantk.formats.files.read` returns for a file or a series."""
+        return self.get((_scan_of(source), volume), partial(io.read, source, volume))
+
+    def get(self, key: Hashable, make: Callable[[], Image]) -> Image:
+        """The image that `make()` returns, or returned for this key before; errors are not kept."""
+        # one lock for each key: other images need not wait
+        with self._locks.setdefault(key, Lock()):
+            image = self._images.get(key) or make()
+            image.pixels.flags.writeable = False
+            with self._lock:
+                if key not in self._images:
+                    self._bytes += image.pixels.nbytes
+                self._images[key] = image
+                self._images.move_to_end(key)
+                while len(self._images) > 1 and self._bytes > MAX_CACHED_BYTES:
+                    _, oldest = self._images.popitem(last=False)
+                    self._bytes -= oldest.pixels.nbytes
+
+            return image
+
+
 class Reader:
     """Reads images of `dims` axes on the sampling grid `view`, and checks each against the first of
     its domain.
-
-    The volumes read last are kept. Each is decoded once, even if several threads read it at the
-    same time.
     """
 
     def __init__(self, dims: int, channels: int | None = None):
@@ -93,9 +123,7 @@ class Reader:
         self.channels = channels
         self.view = SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
-        self._volumes: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-        self._locks: dict[Hashable, Lock] = {}
-        self._lock = Lock()
+        self.kept = KeptImages()
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
         """Read an item, or one plane of its volume, as float32 (C, *spatial); a UserError names the
@@ -104,7 +132,8 @@ class Reader:
 
         def pixels(one: Item) -> np.ndarray:
             # A copy of the plane: a view would keep the whole volume in memory.
-            found = self._image(one) if plane is None else self._volume(one)[:, plane].copy()
+            whole = self._sampled(one)
+            found = (whole if plane is None else whole[:, plane]).copy()
             self._expect_dims(one.display_path, found)
             return found
 
@@ -114,7 +143,7 @@ class Reader:
         """Read the whole volume, whose planes `read` returns, as float32 (C, D, H, W); it must not
         be changed.
         """
-        return self._channels_of(item, self._volume)
+        return self._channels_of(item, self._sampled)
 
     def mask(self, item: Item, plane: int | None = None) -> np.ndarray:
         """Read an item's mask as float32 (1, *spatial): 1 where any label is above 0, else 0.
@@ -125,11 +154,10 @@ class Reader:
         if file is None:
             raise ValueError(f"'{item.key}' has no mask")
 
-        if plane is None:
-            shares = self._mask(item, file)
-        else:
-            read = partial(self._mask, file=file)
-            shares = self._read_cached((file, item.onto), read, item)[:, plane]
+        key = "mask", file, item.onto, self.view
+        shares = self.kept.get(key, partial(self._mask, item, file)).pixels
+        if plane is not None:
+            shares = shares[:, plane]
 
         self._expect_dims(file, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
@@ -209,43 +237,25 @@ class Reader:
 
         return np.ascontiguousarray(pixels)
 
-    def _read_cached(
-        self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item
-    ) -> np.ndarray:
-        """The result of `read(item)`, cached by key and view; errors are not cached."""
-        key = (key, self.view)
-        # one lock for each key: other volumes need not wait
-        with self._locks.setdefault(key, Lock()):
-            value = self._volumes.get(key)
-            value = read(item) if value is None else value
-            with self._lock:
-                self._volumes[key] = value
-                self._volumes.move_to_end(key)
-                while (
-                    len(self._volumes) > 1
-                    and sum(each.nbytes for each in self._volumes.values()) > MAX_CACHED_BYTES
-                ):
-                    self._volumes.popitem(last=False)
+    def on_grid(self, image: Image, item: Item) -> Image:
+        """An image on the grid of an item's file, as this reader samples it."""
+        return self.view.forward(resample_onto(image, item.grid) if item.onto else image)
 
-            return value
+    def _sampled(self, item: Item) -> np.ndarray:
+        """The pixels (C, D, H, W), or (C, H, W), of an item on the view; they cannot be changed."""
+        if self.view.is_plain and not item.onto:
+            return self.kept.read(item.source, item.volume).pixels
 
-    def _volume(self, item: Item) -> np.ndarray:
-        return self._read_cached((item.source, item.volume, item.onto), self._image, item)
+        def sample() -> Image:
+            return self.on_grid(self.kept.read(item.source, item.volume), item)
 
-    def on_grid(self, image: Image, item: Item) -> np.ndarray:
-        """The pixels of an image on the grid of an item's file, as this reader samples them."""
-        return self.view.forward(resample_onto(image, item.grid) if item.onto else image).pixels
+        return self.kept.get((item.source, item.volume, item.onto, self.view), sample).pixels
 
-    def _image(self, item: Item) -> np.ndarray:
-        return self.on_grid(io.read(item.source, item.volume), item)
-
-    def _mask(self, item: Item, file: Path) -> np.ndarray:
+    def _mask(self, item: Item, file: Path) -> Image:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
         image = io.read(file)
         image = resample_onto(image, item.grid, order=0) if item.onto else image
-        return self.view.forward(
-            replace(image, pixels=(image.pixels > 0).astype(np.float32))
-        ).pixels
+        return self.view.forward(replace(image, pixels=(image.pixels > 0).astype(np.float32)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +279,15 @@ class FileImage:
         """The volume of a file that holds several."""
         return self.item.volume
 
-    def read(self) -> Image:
-        """The image of the only contrast, as its file holds it."""
-        return io.read(self.item.source, self.item.volume)
+    def read(self, scan: Scan | None = None) -> Image:
+        """The image of one of `scans`, or of the only one, as its file holds it. It is kept for the
+        next call, so its pixels cannot be changed.
+        """
+        return self.reader.kept.read(scan or self.item.source, self.item.volume)
 
     def on_grid(self, image: Image) -> np.ndarray:
         """An image on the grid of the file as the records sample it: (C, D, H, W) or (C, H, W)."""
-        return self.reader.on_grid(image, self.item)
+        return self.reader.on_grid(image, self.item).pixels
 
 
 def _scan_of(source: Source) -> Scan:
