@@ -54,6 +54,7 @@ from gantk.formats.files import natural, stem_of
 
 UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
 BEGINS_ALIKE = "a folder's name begins as the contrast's"
+PATIENT_IN_NAME = "the file's name"
 
 
 @dataclass(frozen=True)
@@ -602,7 +603,7 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
         if is_numbered or (row.place and beside[row.place, row.contrast] == 1):
             row.fill("subject", of_folder[row.place], "the folder")
         else:
-            row.fill("subject", name, "the file's name")
+            row.fill("subject", name, PATIENT_IN_NAME)
         row.session = _session(row)
 
 
@@ -636,7 +637,7 @@ def _set_patients_of_pictures(
         return
     if reading.sure or asked.patient == "names":
         for row, patient in zip(rows, reading.patients, strict=True):
-            row.fill("subject", patient, "the file's name")
+            row.fill("subject", patient, PATIENT_IN_NAME)
         return
 
     catalog.doubts.append(unsure([row.stem for row in rows], reading))

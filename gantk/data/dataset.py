@@ -97,7 +97,7 @@ class Data:
             self.splits, self.split_description = split_records(
                 records, **table.split.model_dump(), origin=split_origin(self.source)
             )
-            training = training_of(table, method, self.splits["train"])
+            training = training_of(table, method, self.source, self.splits["train"])
             # for the method: maybe unpaired
             self.training = [r for r in training if r.domain in method.reads]
 
@@ -335,7 +335,8 @@ class Data:
                     splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
 
         try:
-            check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
+            same_patient = self.paired or may_share_patients(self.table, self.source)
+            check_leakage(splits, same_patient=same_patient, near=near)
         except UserError as error:
             return error
 
@@ -371,6 +372,7 @@ class Data:
         left_out = left_out_note(getattr(self.source, "left_out", {}), self.table.domains)
         if left_out:
             lines.append(f"note     {left_out}")
+        lines += self._notes_on_unpairing(names)
         warning = warning_of_unlike_pairs(self)
         if warning:
             lines.append(f"warning  {warning}")
@@ -402,6 +404,25 @@ class Data:
             )
 
         return lines
+
+    def _notes_on_unpairing(self, names: Mapping[str, str]) -> list[str]:
+        """Which training images an unpaired method uses, where that is a choice."""
+        if self.paired or len(self.letters) == 1:
+            return []
+        available = sum(record.for_training for record in self.splits["train"])
+        if len(self.training) < available:
+            return [
+                f"note     unpaired training uses one domain of each patient:"
+                f" {len(self.training)} of {available} images. To use all, set data.unpair = false"
+                " and data.same_patient = true"
+            ]
+        if self.table.unpair == "auto" and not unpairs(self.table, self.source):
+            return [
+                f"note     all images of {' and '.join(names.values())} are used, because only"
+                " their file names suggest that both show the same patients. If they do, set"
+                " data.unpair = true"
+            ]
+        return []
 
     def split_json(self) -> dict[str, Any]:
         """The contents of split.json: every image of every set, the hash of every file, and all
@@ -630,7 +651,21 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     )
 
 
-def training_of(table: DataTable, method: type[Method], records: list[Record]) -> list[Record]:
+def unpairs(table: DataTable, source: Any) -> bool:
+    """Whether unpaired training uses one domain of each patient."""
+    if table.unpair == "auto":
+        return not getattr(source, "patients_guessed", False)
+    return table.unpair
+
+
+def may_share_patients(table: DataTable, source: Any) -> bool:
+    """Whether a patient may give unpaired training images of both domains."""
+    return table.same_patient or (table.unpair == "auto" and not unpairs(table, source))
+
+
+def training_of(
+    table: DataTable, method: type[Method], source: Any, records: list[Record]
+) -> list[Record]:
     """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired
     study. Images that are not for training are left out.
     """
@@ -639,7 +674,7 @@ def training_of(table: DataTable, method: type[Method], records: list[Record]) -
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)
         return sorted(paired, key=lambda record: (record.domain, record.pair))
-    return unpair(records, table.split.seed) if table.unpair else records
+    return unpair(records, table.split.seed) if unpairs(table, source) else records
 
 
 def _evenly_spaced(records: list[Record], count: int) -> list[Record]:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from gantk.data.split import split_records
 from gantk.errors import count_noun
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
 from gantk.planning.method import Line, lines_of
 
@@ -184,9 +186,8 @@ def _intensity(seen: Scans) -> Line:
 
 
 def _split(seen: Scans) -> Line:
-    """The line for the split: shares of test and validation images, and the unit that is held out."""
+    """The line for the split: that of `data check`, or folds where few patients are known."""
     split = seen.found["split"] or {}
-    patients = seen.patients
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])
 
@@ -195,16 +196,32 @@ def _split(seen: Scans) -> Line:
         if record.subject:
             subjects[record.domain].add(record.subject)
 
-    if min(map(len, subjects.values())) > 1:
-        test = 0.2
-        why = f"{patients} patients, each in one set only"
-        if 3 < patients < 10:
-            test = 0.34
-            why += "; a third of so few is held out, so that no score rests on a single patient"
-        return Line("data.split", {"test": test, "validation": 0.1, "by": "patient"}, why)
+    patients = min(map(len, subjects.values()))
+    if 1 < patients < MIN_TEST_PATIENTS:
+        folds = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
+        _, how = split_records(seen.records, folds=patients, validation=0.0, by="patient")
+        return Line("data.split", folds, f"{how}; {_cross_validation(patients)}")
+    if patients > 1:
+        shares = {"test": 0.2, "validation": 0.1, "by": "patient"}
+        splits, how = split_records(seen.records, by="patient")
+        if len({record.subject for record in splits["test"]}) < MIN_TEST_PATIENTS:
+            how += f"; {_cross_validation(5, ' --set data.split.folds=5')}"
+        return Line("data.split", shares, how)
 
-    why = "there are too few patients to hold one out" if patients else "no name contains a patient"
+    why = "no name contains a patient"
+    if seen.patients:
+        why = "there are too few patients to hold one out"
     why += ", so runs of neighbouring slices are held out; scores hold only for these patients"
     placed = all(record.position is not None for record in seen.records)
     by = "block" if placed else "image"
     return Line("data.split", {"test": 0.2, "validation": 0.1, "by": by}, why)
+
+
+def _cross_validation(folds: int, settings: str = "") -> str:
+    """How to test every patient once, where one run tests too few to tell a gain from chance."""
+    numbers = ",".join(map(str, range(folds)))
+    return (
+        f"one run tests fewer than {MIN_TEST_PATIENTS} patients, so a gain may be chance; to test"
+        f" each patient once, use `gantk sweep RECIPE{settings} --space data.split.fold={numbers}"
+        " --scheduler none`"
+    )

@@ -400,9 +400,10 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         kind = "from noise"
 
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
+    split = next((line for line in lines if line.key == "data.split"), None)
     for key, text in seen.found["summary"].items():
-        if key != "split":
-            out += _comment(f"{key:9} {text}")
+        text = split.why if key == "split" and split else text
+        out += _comment(f"{key:9} {text}")
 
     for problem in seen.found["problems"]:
         is_told = problem["severity"] != "note" or problem["kind"] in TOLD_NOTES
@@ -416,7 +417,7 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         if own:
             out += ["", f"[{table}]"]
         for line in own:
-            out += _key_lines(line)
+            out += _key_lines(line._replace(why="see above") if line is split else line)
 
     return "\n".join(out) + "\n"
 

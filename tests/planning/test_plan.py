@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Picture
 from volumes import PAIRED, load
 
+from gantk.data.check.check import check
 from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.planning.recipe import plan
@@ -24,9 +25,12 @@ NAMES = {"a": "T1", "b": "T2"}
 
 
 def pictures(
-    folder, name=lambda record: f"{record.subject}/{int(record.position)}.png", domains="ab"
+    folder,
+    name=lambda record: f"{record.subject}/{int(record.position)}.png",
+    domains="ab",
+    records=RECORDS,
 ):
-    for record in (record for record in RECORDS if record.domain in domains):
+    for record in (record for record in records if record.domain in domains):
         path = folder / NAMES[record.domain] / name(record)
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
@@ -78,6 +82,30 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
     for number, line in enumerate(lines):
         if re.match(r"\w+ = ", line):
             assert "# " in line or lines[number - 1].startswith("# "), f"no reason for {line}"
+
+
+@pytest.mark.parametrize(
+    ("patients", "keys", "sets"),
+    [
+        (2, {"folds": 2, "fold": 0, "validation": 0.0}, "1 train, 0 validation, 1 test patients"),
+        (3, {"folds": 3, "fold": 0, "validation": 0.0}, "2 train, 0 validation, 1 test patients"),
+        (5, {"folds": 5, "fold": 0, "validation": 0.0}, "4 train, 0 validation, 1 test patients"),
+        (6, {"test": 0.2, "validation": 0.1}, "4 train, 1 validation, 1 test patients"),
+        (8, {"test": 0.2, "validation": 0.1}, "5 train, 1 validation, 2 test patients"),
+    ],
+)
+def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path, instant_trials):
+    first = sorted({record.subject for record in RECORDS})[:patients]
+    records = [record for record in RECORDS if record.subject in first]
+    text = plan(pictures(tmp_path / "data", records=records))
+    (tmp_path / "planned.toml").write_text(text, "utf-8")
+    found = check(tmp_path / "data", recipe=tmp_path / "planned.toml")["summary"]["split"]
+    said = " ".join(text.split("\n\n")[0].replace("\n#  ", "").split())
+
+    assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
+    assert sets in found
+    assert f"split {found}; one run tests fewer than 6 patients" in said
+    assert "--space data.split.fold=0,1" in said
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):

@@ -18,7 +18,12 @@ from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
-from gantk.data.dataset import doubts_of, source_and_records, training_of
+from gantk.data.dataset import (
+    doubts_of,
+    may_share_patients,
+    source_and_records,
+    training_of,
+)
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.source import source_for
@@ -44,7 +49,7 @@ class Usage:
     records: list[Record]
     recipe: str | None = None  # the table's recipe; None: a guess
     catalog: Catalog | None = None  # of a source that reads names
-    split_origin: str = ""  # what gives the sets that records name
+    source: Any = None  # the data source of the records
     problems: list[Problem] = field(default_factory=list)
     splits: Splits | None = None
     split_description: str = ""
@@ -73,7 +78,7 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
 
     source, records = source_and_records(listed, method)
     catalog = getattr(source, "catalog", None)
-    usage = Usage(table, method, names, records, recipe, catalog, split_origin(source))
+    usage = Usage(table, method, names, records, recipe, catalog, source)
     for note in getattr(source, "notes", ()):
         usage.problems.append(problem("versions", "note", note))
 
@@ -245,7 +250,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
             usage.records,
             **usage.table.split.model_dump(),
             fingerprints=fingerprints,
-            origin=usage.split_origin,
+            origin=split_origin(usage.source),
         )
     except UserError as error:
         which = "this split" if by_recipe else "the default split"
@@ -302,9 +307,9 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
 def _check_leakage(usage: Usage, splits: Splits) -> None:
     """UserError where a training of this use would see what it is tested on."""
     table = usage.table
-    training = training_of(table, usage.method, splits["train"])
+    training = training_of(table, usage.method, usage.source, splits["train"])
     trained = [record for record in training if record.domain in usage.method.reads]
-    same_patient = usage.method.paired or table.same_patient
+    same_patient = usage.method.paired or may_share_patients(table, usage.source)
     check_leakage(splits.with_training(trained), same_patient=same_patient)
 
 

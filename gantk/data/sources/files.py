@@ -12,7 +12,7 @@ from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
 from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.domains import rename_or_map
-from gantk.catalog.layouts import UNNAMED, Asked, read_names
+from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
@@ -294,8 +294,11 @@ class Files(VolumeSource):
         if self.pairs == "none" or pair_by_table(items, self.root, self.pairs):
             for item in items:
                 item.study = ""
-        else:
-            pair_by_name([item for item in items if not item.study])
+            return
+        pair_by_name([item for item in items if not item.study])
+        rules = {row.why["subject"] for row in self.catalog if row.subject}
+        by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
+        self.patients_guessed = self.domains == ("A", "B") and by_names_alone
 
     def _of_class(self, records: list[Record]) -> list[Record]:
         """The records of the class `only`."""

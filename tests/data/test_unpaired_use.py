@@ -1,0 +1,54 @@
+"""Unpaired training uses one domain of each patient, or all images of folders called A and B."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from volumes import UNPAIRED, load
+
+PATIENTS = range(6)
+BY_NAME = "{side}/sub-0{patient}_slice-{slice}.png"
+BY_FOLDER = "{side}/patient{patient}/{slice}.png"
+FOLDERS_A_AND_B = ("trainA", "trainB")
+FOLDERS_OF_CONTRASTS = ("T1", "T2")
+WHOLE = "all images of A and B are used"
+HALF = "uses one domain of each patient: 12 of 24 images"
+
+
+def pictures(folder, sides, pattern):
+    """Two slices of six patients in each of two folders."""
+    rng = np.random.default_rng(0)
+    for side in sides:
+        for patient in PATIENTS:
+            for place in range(2):
+                path = folder / pattern.format(side=side, patient=patient, slice=place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Picture.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sides", "pattern", "source", "table", "images", "note"),
+    [
+        (FOLDERS_A_AND_B, BY_NAME, {}, {}, 24, WHOLE),
+        (FOLDERS_A_AND_B, BY_NAME, {}, {"unpair": True}, 12, HALF),
+        (FOLDERS_A_AND_B, BY_NAME, {"patient": "names"}, {}, 12, HALF),
+        (FOLDERS_A_AND_B, BY_NAME, {"patient": "sub-([0-9]+)"}, {}, 12, HALF),
+        (FOLDERS_A_AND_B, BY_FOLDER, {}, {}, 12, HALF),
+        (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {}, 12, HALF),
+        (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {"unpair": False, "same_patient": True}, 24, ""),
+    ],
+)
+def test_images_that_unpaired_training_uses(sides, pattern, source, table, images, note, tmp_path):
+    """Images, whether patients are known, settings -> training images, and what is said of them."""
+    domains = ("A", "B") if sides == FOLDERS_A_AND_B else sides
+    split = {"test": 0.0, "validation": 0.0}
+    path = pictures(tmp_path, sides, pattern)
+    options = {"name": "files", "path": str(path)} | source
+    data = load(options, UNPAIRED, domains=domains, split=split, **table)
+
+    said = [line for line in data.description() if re.search("are used|uses one", line)]
+    assert len(data.training) == images
+    assert data.leaks() is None
+    assert [note in line for line in said] == ([True] if note else [])
