@@ -34,7 +34,6 @@ from gantk.catalog.patterns import (
 )
 from gantk.errors import NothingFound, UserError, count_noun, one_line
 from gantk.formats.files import (
-    LISTING_FILTER,
     is_image,
     is_volume,
     list_images,
@@ -126,7 +125,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
             images = [path for path in found if is_image(path) and path.is_file()]
 
         if images:
-            return start, LISTING_FILTER.get()(sorted(images, key=natural))
+            return start, sorted(images, key=natural)
 
         raise NothingFound(f"no images match '{folder}'", where=option, allowed=readable())
 

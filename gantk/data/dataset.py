@@ -4,13 +4,10 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from gantk.catalog.domains import left_out_note, relative_to
+from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.pixels import warning_of_unlike_pairs
@@ -55,7 +52,6 @@ if TYPE_CHECKING:
     from gantk.method import Method
     from gantk.recipe.tables import DataTable
 
-T = TypeVar("T")
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
@@ -74,13 +70,10 @@ class Data:
         self.table = table
         self.paired = method.paired
         self.letters = domain_letters(table.domains)
-        # files that were listed below the source's path
-        self.files = set[str]()
         self.notes: list[str] = []
         # about the images of `test_on`
         self.warnings: list[str] | None = None
-        self._before = set(known["files"]) if known and known.get("files") is not None else None
-        self.source, records = self.with_listing_filter(lambda: source_and_records(table, method))
+        self.source, records = source_and_records(table, method, (known or {}).get("catalog"))
         if known:
             records = self._read_known(known, records)
         else:
@@ -122,9 +115,7 @@ class Data:
         sha256 = _preparation(self.table, present).sha256
         self.splits, self.training, records = read_splits(known["splits"], present, sha256)
         named_ids = {record.id for record in records}
-        files_before = self.files if self._before is None else self._before
-        new = self.files - files_before
-        new |= {record.key for record in present if record.id not in named_ids}
+        new = {record.key for record in present if record.id not in named_ids}
         if new:
             self.notes.append(
                 f"note     left out, because split.json does not list them:"
@@ -425,8 +416,8 @@ class Data:
         return []
 
     def split_json(self) -> dict[str, Any]:
-        """The contents of split.json: every image of every set, the hash of every file, and all
-        files listed.
+        """The contents of split.json: every image of every set, the hash of every file, and the
+        catalog, from which a resume reads without a second look at names.
         """
         sets = self.splits.with_training(self.training)
         seen = {record.id for record in self.training}
@@ -434,27 +425,11 @@ class Data:
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self.records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256)
-        return {"how": self.split_description, "splits": listing, "files": sorted(self.files)}
+        return {"how": self.split_description, "splits": listing, "catalog": self.catalog()}
 
-    def with_listing_filter(self, make: Callable[[], T]) -> T:
-        """The result of `make` with folder listings limited to the files of the run's split.json;
-        all for a new run.
-        """
-        root = Path(self.table.source.options.get("path") or ".")
-        root = root.parent if root.is_file() else root
-
-        def keep_split_files(paths: list[Path]) -> list[Path]:
-            names = {path: relative_to(path, root).as_posix() for path in paths}
-            self.files |= {*names.values()}
-            return [
-                path for path, name in names.items() if self._before is None or name in self._before
-            ]
-
-        token = files.LISTING_FILTER.set(keep_split_files)
-        try:
-            return make()
-        finally:
-            files.LISTING_FILTER.reset(token)
+    def catalog(self) -> list[dict[str, Any]] | None:
+        """The items of the source as JSON; None of a source that computes or wraps images."""
+        return self.source.rows() if hasattr(self.source, "rows") else None
 
     def intensity_state(self) -> dict[str, Any]:
         """The fitted mappings, for the checkpoint."""
@@ -465,19 +440,6 @@ class Data:
         other ones now.
         """
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
-
-
-@contextmanager
-def without_full_collections() -> Iterator[None]:
-    """Turn off full garbage collections in a block: they go through 100,000 records again and
-    again, which was a sixth of the time of reading a table of them.
-    """
-    usual = gc.get_threshold()
-    gc.set_threshold(*usual[:2], 2**30)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def records_of(table: DataTable, method: type[Method]) -> list[Record]:
@@ -508,10 +470,35 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
-@without_full_collections()
-def source_and_records(table: DataTable, method: type[Method]) -> tuple[Any, list[Record]]:
-    """The source, and its records as `records_of` returns them."""
-    if set(method.reads) - set(domain_letters(table.domains)):
+def open_source(table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = None) -> Any:
+    """The source of a table, in its plane, spacing and channels; with the `catalog` of a run, a
+    source of files takes these images and lists no folder.
+    """
+    source = table.source(table.domains, table.dims, table.size)
+    if catalog is not None and hasattr(source, "rows"):
+        source.recorded = catalog
+    if table.channels is not None and hasattr(source, "set_channels"):
+        source.set_channels(table.channels)
+
+    grid = SamplingGrid(table.plane, table.spacing)
+    if not grid.is_plain and not hasattr(source, "sees"):
+        raise UserError(
+            f"the source '{table.source.name}' cannot resample its images to another plane or"
+            " spacing",
+            where="data.plane, data.spacing",
+            remedy="use a source of volumes, such as 'files'",
+        )
+    if not grid.is_plain:
+        source.sees(grid)
+    return source
+
+
+def source_and_records(
+    table: DataTable, method: type[Method], catalog: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[Any, list[Record]]:
+    """The source, see `open_source`, and its records."""
+    letters = domain_letters(table.domains)
+    if set(method.reads) - set(letters):
         what = (
             f"this method needs {count_noun(len(method.reads), 'domain')}, but data.domains has"
             f" {len(table.domains)}"
@@ -519,41 +506,23 @@ def source_and_records(table: DataTable, method: type[Method]) -> tuple[Any, lis
         remedy = 'set for example domains = ["T1", "T2"]'
         raise UserError(what, where="data.domains", remedy=remedy)
 
-    grid = SamplingGrid(table.plane, table.spacing)
     try:
-        source = table.source(table.domains, table.dims, table.size)
-        if table.channels is not None and hasattr(source, "set_channels"):
-            source.set_channels(table.channels)
-
-        if not grid.is_plain and not hasattr(source, "sees"):
-            what = (
-                f"the source '{table.source.name}' cannot resample its images to another plane or"
-                " spacing"
-            )
-            raise UserError(
-                what,
-                where="data.plane, data.spacing",
-                remedy="use a source of volumes, such as 'files'",
-            )
-
-        if not grid.is_plain:
-            source.sees(grid)
-
+        source = open_source(table, catalog)
         records = source.records()
-        letters = domain_letters(table.domains)
-        if not isinstance(records, list) or any(
-            getattr(each, "domain", None) not in letters for each in records
-        ):
-            what = (
-                f"records() of the source '{table.source.name}' did not return a list of"
-                f" gantk.Record with the domains {letters}"
-            )
-            raise UserError(what)
-
-        return source, records
     except UserError as error:
         error.where = error.where or "data.source"
         raise
+
+    are_records = isinstance(records, list) and all(
+        getattr(each, "domain", None) in letters for each in records
+    )
+    if not are_records:
+        raise UserError(
+            f"records() of the source '{table.source.name}' did not return a list of gantk.Record"
+            f" with the domains {letters}",
+            where="data.source",
+        )
+    return source, records
 
 
 def _summary(records: list[Record], names: dict[str, str]) -> str:

@@ -41,10 +41,6 @@ from gantk.formats.image import (
 )
 from gantk.plugin.loader import registry
 
-# filters each listing
-LISTING_FILTER: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar(
-    "LISTING_FILTER", default=list
-)
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
@@ -554,12 +550,11 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
     listings = _listings.get()
-    listing_filter = LISTING_FILTER.get()
-    key = (str(folder), recursive, wanted, listing_filter)
+    key = (str(folder), recursive, wanted)
     if listings is not None and key in listings:
         return [*listings[key]]
 
-    found = listing_filter(sorted(_walk(folder, recursive, wanted), key=natural))
+    found = sorted(_walk(folder, recursive, wanted), key=natural)
     if listings is not None:
         listings[key] = found
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.dataset import Data
+from gantk.data.dataset import Data, open_source
 from gantk.data.intensity import PerChannel
 from gantk.data.preparation import Record
 from gantk.formats.files import is_image, is_volume
@@ -94,9 +94,8 @@ class RealImages:
             return {}
 
         all_classes = replace(part, options=part.options | {"only": default})
-        records = self.data.with_listing_filter(
-            lambda: all_classes(table.domains, table.dims, table.size).records()
-        )
+        whole_table = table.model_copy(update={"source": all_classes})
+        records = open_source(whole_table, self.data.catalog()).records()
         in_splits = set()
         split_of = {}  # by patient
         for split, own in self.data.splits.items():

@@ -200,9 +200,10 @@ SCHEMAS = {
         how=(str, "How the split was made, in words, with the number of images of each set."),
         leakage_allowed=(str, "The leaks that `--allow-leakage` accepted; null without leaks."),
         warnings=(list[str], "The warnings about the data at the start, repeated by a resume."),
-        files=(
-            list[str],
-            "All files that the source listed, relative to its folder; a resume reads only these.",
+        catalog=(
+            list[dict[str, Any]] | None,
+            "Every image that the source found, with its files relative to the source's folder; a"
+            " resume reads these and lists no folder. Null where images are computed.",
         ),
         splits=(
             table(

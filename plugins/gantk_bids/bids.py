@@ -66,8 +66,8 @@ class Bids(VolumeSource):
 
         return None
 
-    def records(self) -> list[Record]:
-        """One record for every scan, or each plane of it; UserError where a domain has none."""
+    def find_items(self) -> list[Item]:
+        """An item for every scan; UserError where a domain has none."""
         images = io.list_images(self.root, recursive=True)
         masks = masks_named(images, self.root, self.mask)
         named_masks = [mask for mask in map(parse_name, masks) if mask]
@@ -88,7 +88,7 @@ class Bids(VolumeSource):
                 key = self.key_of(scan.path)
                 items.append(Item(letter, scan.path, key, scan.subject, study, **options))
 
-        return self.records_of(items)
+        return items
 
     def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""

@@ -169,8 +169,8 @@ class Dicom(VolumeSource):
             return {"path": str(path)}
         return None
 
-    def records(self) -> list[Record]:
-        """One record per series, or per plane of it; UserError where a domain has none."""
+    def find_items(self) -> list[Item]:
+        """An item for each series; UserError where a domain has none."""
         found = []
         for scan in io.scans(self.root):
             if not io.is_image(scan.path):
@@ -187,7 +187,7 @@ class Dicom(VolumeSource):
         splits = splits_of([series.place for own in chosen.values() for series in own])
         for item, split in zip(items, splits, strict=True):
             item.split = split
-        return self.records_of(items)
+        return items
 
     def columns(self) -> list[str]:
         """The keys of the dicts that `about` returns."""

@@ -25,7 +25,7 @@ from gantk.data.check.usage import (
     usage_by_recipe,
 )
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, without_full_collections
+from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.table import Manifest
@@ -41,7 +41,6 @@ SHARE_OF_TABLE = 0.2  # of the progress of a check, for reading the table
 
 
 @io.listed_once()
-@without_full_collections()
 def check(
     path: str | Path,
     *,

@@ -57,8 +57,8 @@ class Aligned(FileSource):
 
         return None
 
-    def records(self) -> list[Record]:
-        """Two paired records for every picture, one for each half."""
+    def find_items(self) -> list[Item]:
+        """An item for every picture."""
         images = io.list_images(self.root, recursive=True)
         catalog = read_names(self.root, images, Asked(patient=self.patient))
         self.doubts = catalog.doubts
@@ -67,7 +67,11 @@ class Aligned(FileSource):
             item = Item("image", row.path, self.key_of(row.path), row.subject)
             item.split = row.split or None
             items.append(item)
-        wholes = self.records_of(items)
+        return items
+
+    def records(self) -> list[Record]:
+        """Two paired records for every picture, one for each half."""
+        wholes = super().records()
         read = {
             letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
         }

@@ -141,6 +141,8 @@ class Files(VolumeSource):
     @cached_property
     def left_out(self) -> dict[str, int]:
         """How many images say another contrast than the domains, by contrast."""
+        if self.recorded is not None:
+            return {}
         wanted = {name for names in self.contrasts.values() for name in names}
         usual = {usual_contrast(name) for name in wanted}
         images = self.catalog.of_kind("image")
@@ -148,9 +150,19 @@ class Files(VolumeSource):
         return Counter(name for name in said if name and usual_contrast(name) not in usual)
 
     def records(self) -> list[Record]:
-        """A record for each image, or each plane of a volume; UserError where a domain has no
-        images.
-        """
+        """A record for each image of the class `only`, or each plane of a volume."""
+        records = super().records()
+        kept = [record for record in records if self.only in ("", record.label)]
+        if not kept:
+            known = sorted({record.label for record in records if record.label})
+            allowed = known or "the name of a folder that is a class, such as yes"
+            what = f"there is no image of the class '{self.only}'"
+            remedy = did_you_mean(self.only, known)
+            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
+        return kept
+
+    def find_items(self) -> list[Item]:
+        """An item for each image of the domains; UserError where a domain has none."""
         wanted = [name for names in self.contrasts.values() for name in names]
         rows = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
         self._expect_contrasts(rows, wanted)
@@ -167,8 +179,7 @@ class Files(VolumeSource):
         find_masks(items, masks, self.root, self.mask, self.domains, self.onto == "none")
         if not self.several and len(self.names) == 2:
             self._set_pairs(items)
-        records = self.records_of(items)
-        return self._of_class(records)
+        return items
 
     def _expect_contrasts(self, rows: Sequence[Row], wanted: Sequence[str]) -> None:
         """UserError where a contrast has no image."""
@@ -299,17 +310,6 @@ class Files(VolumeSource):
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         self.patients_guessed = self.domains == ("A", "B") and by_names_alone
-
-    def _of_class(self, records: list[Record]) -> list[Record]:
-        """The records of the class `only`."""
-        kept = [record for record in records if self.only in ("", record.label)]
-        if not kept:
-            known = sorted({record.label for record in records if record.label})
-            allowed = known or "the name of a folder that is a class, such as yes"
-            what = f"there is no image of the class '{self.only}'"
-            remedy = did_you_mean(self.only, known)
-            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
-        return kept
 
 
 def _first(names: Sequence[str]) -> str:

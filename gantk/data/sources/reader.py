@@ -5,14 +5,16 @@ once for all threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
+from gantk.catalog.domains import relative_to
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
@@ -48,6 +50,41 @@ class Item:
     place: tuple[str, ...] = ()
     stem: str = ""  # its file's name without suffix and without the domain's name
 
+    def row(self, root: Path) -> dict[str, Any]:
+        """What is known of it as JSON, for `of_row`; files below `root` relative to it."""
+        contrasts = self.contrasts or {}
+        row = {
+            "domain": self.letter,
+            "files": _texts(self.source, root),
+            "key": self.key,
+            "patient": self.subject,
+            "split": self.split,
+            "label": self.label,
+            "mask": _texts(self.mask, root),
+            "position": self.position,
+            "pair": self.pair,
+            "onto": _texts(self.onto, root),
+            "volume": self.volume,
+            "contrasts": {name: _texts(file, root) for name, file in contrasts.items()},
+        }
+        return {name: value for name, value in row.items() if value not in (None, "", [], {})}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], root: Path) -> Item:
+        """The item of a row, with the files below `root`."""
+        item = cls(row["domain"], _source_of(row["files"], root), row["key"])
+        item.subject = row.get("patient", "")
+        item.split = row.get("split")
+        item.label = row.get("label")
+        item.position = row.get("position")
+        item.pair = row.get("pair")
+        item.volume = row.get("volume")
+        item.mask = root / row["mask"][0] if "mask" in row else None
+        item.onto = _source_of(row["onto"], root) if "onto" in row else None
+        for name, files in row.get("contrasts", {}).items():
+            item.contrasts = (item.contrasts or {}) | {name: root / files[0] if files else None}
+        return item
+
     @property
     def name(self) -> str:
         """The name that registered images of two domains share: place and stem."""
@@ -71,6 +108,11 @@ class Item:
                 files.append(source)
 
         return tuple(dict.fromkeys(files))
+
+    @property
+    def files_with_mask(self) -> tuple[Path, ...]:
+        """The files that are read for it and for its mask."""
+        return (*self.files, self.mask) if self.mask else self.files
 
     @property
     def grid(self) -> Image:
@@ -111,6 +153,20 @@ class KeptImages:
                     self._bytes -= oldest.pixels.nbytes
 
             return image
+
+
+def _texts(source: Source | None, root: Path) -> list[str]:
+    """The paths of a source: a file; or the folder of a series, and its files."""
+    if source is None:
+        return []
+    paths = (source.path, *source.files) if isinstance(source, Scan) else (source,)
+    return [relative_to(path, root).as_posix() for path in paths]
+
+
+def _source_of(texts: list[str], root: Path) -> Source:
+    """The source that `_texts` has written."""
+    place, *files = (root / text for text in texts)
+    return Scan(place, tuple(files), texts[0]) if files else place
 
 
 class Reader:

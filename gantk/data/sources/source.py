@@ -4,9 +4,10 @@ source for a path.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,10 @@ class FileSource(_Defaults):
             raise UserError(what, where="data.domains", remedy=remedy)
 
         self.root = Path(self.path)
+        self.folder = self.root  # that keys and the rows of a run are relative to
+        # the rows of a run, which is resumed or evaluated, and the items of `records_of`
+        self.recorded: Sequence[Mapping[str, Any]] | None = None
+        self.items: list[Item] = []
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
@@ -97,6 +102,25 @@ class FileSource(_Defaults):
             remedy = "remove one of the two"
             raise UserError(what, where="data.channels, data.source.channels", remedy=remedy)
         self.reader.channels = channels
+
+    def find_items(self) -> list[Item]:
+        """What the files below the root are, of the recipe's domains."""
+        raise NotImplementedError
+
+    def records(self) -> list[Record]:
+        """A record for each item, or each plane of it, see `records_of`."""
+        return self.records_of(self.known_items())
+
+    def known_items(self) -> list[Item]:
+        """The items of a run's rows whose files exist; of a new run those of `find_items`."""
+        if self.recorded is None:
+            return self.find_items()
+        items = [Item.of_row(row, self.folder) for row in self.recorded]
+        return [item for item in items if all(map(os.path.exists, item.files_with_mask))]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a run's catalog, of the items of its records."""
+        return [item.row(self.folder) for item in self.items]
 
     def key_of(self, path: Path) -> str:
         """The key of a file: its path relative to the root, if it is below it."""
@@ -134,6 +158,7 @@ class FileSource(_Defaults):
         """
         records = []
         pictures: Counter[tuple[str, str, str | None]] = Counter()
+        self.items = list(items)
         _pair_studies(items, self.onto)
         for item in items:
             is_picture = not is_volume(item.source)
@@ -141,7 +166,7 @@ class FileSource(_Defaults):
                 position = item.position if plane is None else plane
                 if position is None and is_picture:
                     stack = (item.letter, item.subject, item.split)
-                    position = pictures[stack]
+                    position = item.position = pictures[stack]
                     pictures[stack] += 1
                 records.append(self._record(item, plane, position))
 

@@ -102,10 +102,8 @@ class Manifest(VolumeSource):
             return {"path": str(path)}
         return None
 
-    def records(self) -> list[Record]:
-        """A record for each image, or each plane of a volume; one UserError lists all wrong cells
-        with their lines.
-        """
+    def find_items(self) -> list[Item]:
+        """An item for each image; one UserError lists all wrong cells with their lines."""
         self.doubts = []
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
         names = self.columns()
@@ -159,7 +157,7 @@ class Manifest(VolumeSource):
                 item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
             _pair_slices(kept)
 
-        return self.records_of(kept)
+        return kept
 
     def expect_said_domain(self) -> None:
         """UserError where a recipe has one domain, the table one column of paths, and no row says a

@@ -179,7 +179,7 @@ def accuracy_on_held_out_thirds(records: list[Record], groups: np.ndarray, data:
 def test_classifier_recognises_tumours_of_the_phantom():
     _, model = checked_recipe("dcgan_tumour", None, [], "cpu,by_class")
     data = Data(model.data, model.method.target)
-    records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
+    records = records_of(model.data, model.method.target)
     _, by_subject = np.unique([r.subject for r in records], return_inverse=True)
 
     assert accuracy_on_held_out_thirds(records, by_subject, data) > 0.9
@@ -190,7 +190,7 @@ def test_classifier_recognises_tumours_in_images(shared_data):
     folder = shared_data / "tumour_yes_no"
     _, model = checked_recipe("dcgan_tumour", folder, ["data.source.channels=1"], "cpu,by_class")
     data = Data(model.data, model.method.target)
-    records = data.with_listing_filter(lambda: records_of(model.data, model.method.target))
+    records = records_of(model.data, model.method.target)
 
     assert accuracy_on_held_out_thirds(records, groups_without_copies(records), data) > 0.75
 
