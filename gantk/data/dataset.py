@@ -31,9 +31,11 @@ from gantk.data.preparation import (
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import (
+    Hash,
     Splits,
     consequences,
     describe_images,
+    hashes_of_items,
     read_splits,
     split_json,
     split_origin,
@@ -113,7 +115,8 @@ class Data:
         """Take the splits of a run's split.json; returns all records that it names."""
         self.split_description = known.get("how") or ""
         sha256 = _preparation(self.table, present).sha256
-        self.splits, self.training, records = read_splits(known["splits"], present, sha256)
+        changed = self._changed_items(known.get("catalog") or (), sha256)
+        self.splits, self.training, records = read_splits(known["splits"], present, changed, sha256)
         named_ids = {record.id for record in records}
         new = {record.key for record in present if record.id not in named_ids}
         if new:
@@ -123,6 +126,13 @@ class Data:
             )
 
         return records
+
+    def _changed_items(self, rows: Sequence[Mapping[str, Any]], sha256: Hash) -> list[str]:
+        """The keys of the source's items whose files have other hashes than in these rows."""
+        before = {(row["domain"], row["key"]): row["sha256"] for row in rows}
+        items = getattr(self.source, "items", ()) if rows else ()
+        hashes = zip(items, hashes_of_items(items, sha256), strict=True)
+        return [item.key for item, own in hashes if own != before[item.letter, item.key]]
 
     def _fit(self, letter: str, training: list[Record]) -> None:
         """Fit the intensity mapping of a domain to these training images only, and set its number
@@ -425,7 +435,11 @@ class Data:
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self.records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256)
-        return {"how": self.split_description, "splits": listing, "catalog": self.catalog()}
+        catalog = self.catalog()
+        if catalog is not None:
+            hashes = hashes_of_items(self.source.items, self.preparation.sha256)
+            catalog = [row | {"sha256": own} for row, own in zip(catalog, hashes, strict=True)]
+        return {"how": self.split_description, "splits": listing, "catalog": catalog}
 
     def catalog(self) -> list[dict[str, Any]] | None:
         """The items of the source as JSON; None of a source that computes or wraps images."""

@@ -140,6 +140,7 @@ class Preparation:
         }
         self._names: dict[Hashable, str | None] = {}  # of cache entries
         self._measured: dict[Hashable, Any] = {}
+        self._hashes: dict[Path, str] = {}
 
     def image(self, record: Record, intensity: IntensityMapping) -> np.ndarray:
         """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has
@@ -197,19 +198,21 @@ class Preparation:
         return self.cache.fact(digest(kind, self.about, self.intensity, stamps, key), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
-        """The SHA-256 of each file; cached until one of the files changes."""
-        files = sorted(files)
-        stamps = self._stamps(files)
+        """The SHA-256 of each file, read once; cached until one of the files changes."""
+        wanted = set(files)
+        new = sorted(wanted - self._hashes.keys())
+        stamps = self._stamps(new)
 
         def make() -> list[str]:
-            return [sha256_of(file) for file in files]
+            return [sha256_of(file) for file in new]
 
         if self.cache is None or not stamps:
             hashes = make()
         else:
-            hashes = self.cache.fact(digest("sha256", stamps), make)
+            hashes = self.cache.fact(digest("sha256", stamps, [*map(str, new)]), make)
 
-        return dict(zip(files, hashes, strict=True))
+        self._hashes |= zip(new, hashes, strict=True)
+        return {file: self._hashes[file] for file in wanted}
 
     def from_cache(
         self, kind: str, record: Record, make: Callable[[Record], np.ndarray]

@@ -63,13 +63,6 @@ def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
 CHOSEN_BY = Annotated[
     dict[str, dict[str, float | None] | float | str | None], AfterValidator(_require_numbers)
 ]
-FILE = table(
-    "path",
-    "sha256",
-    path=(str, "Path of the file."),
-    sha256=(str, "SHA-256 of the file."),
-)
-FILES = list_of(FILE)
 IMAGE = table(
     "domain",
     "key",
@@ -84,8 +77,6 @@ IMAGE = table(
     sha256=(str, "SHA-256 of the file."),
     label=(str, "Class of the image, with data.labels."),
     missing=(list[str], "Contrasts that the patient lacks."),
-    others=(FILES, "Further files of the image; listed with the first image of a file."),
-    parts=(FILES, "Files that are read with it: separate voxels and masks."),
 )
 IMAGES = list_of(IMAGE)
 MAPPING = {

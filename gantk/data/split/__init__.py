@@ -3,7 +3,13 @@ copies.
 """
 
 from gantk.data.split.near_duplicates import SETS
-from gantk.data.split.recorded import describe_images, read_splits, split_json
+from gantk.data.split.recorded import (
+    Hash,
+    describe_images,
+    hashes_of_items,
+    read_splits,
+    split_json,
+)
 from gantk.data.split.split import (
     Splits,
     consequences,
@@ -13,10 +19,12 @@ from gantk.data.split.split import (
 )
 
 __all__ = [
+    "Hash",
     "SETS",
     "Splits",
     "consequences",
     "describe_images",
+    "hashes_of_items",
     "read_splits",
     "split_json",
     "split_origin",

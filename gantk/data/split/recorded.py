@@ -8,34 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.preparation import Record
+from gantk.data.sources.reader import Item
 from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.split import Splits, consequences
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import files_of
 
 RECORDED_SETS = (*SETS, "set_aside")
+Hash = Callable[[Iterable[Path]], dict[Path, str]]
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]],
-    left_out: Sequence[Record],
-    sha256: Callable[[Iterable], dict],
+    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record], sha256: Hash
 ) -> dict[str, Any]:
-    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256
-    of its file; how the split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a
-    split file its path and SHA-256.
+    """The `splits` of split.json: for every record its domain, key, subject, pair, path and the
+    SHA-256 of its file, its class and missing contrasts if it has any; and how the split was made.
 
-    A record's class and missing contrasts are listed if it has any; with the first record of a
-    file, its further files (`others`) and files read beside them (`parts`: separate voxels, masks).
     The set `set_aside` holds training images that the method does not use, such as other halves of
     pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in RECORDED_SETS}
-    listed = [record for records in sets.values() for record in records]
-    files_of_record, hashes = _files_behind(listed, sha256)
-
-    def file_entry(path: Path) -> dict[str, str]:
-        return {"path": str(path), "sha256": hashes[path]}
+    hashes = sha256({record.path for own in sets.values() for record in own if record.path})
 
     def entry(record: Record) -> dict[str, Any]:
         known: dict[str, Any] = {
@@ -43,17 +36,14 @@ def split_json(
             "key": record.key,
             "subject": record.subject,
             "pair": record.pair,
+            "path": record.path and str(record.path),
         }
-        known |= file_entry(record.path) if record.path else {"path": None}
+        if record.path:
+            known["sha256"] = hashes[record.path]
         if record.label is not None:
             known["label"] = record.label
         if record.missing:
             known["missing"] = list(record.missing)
-
-        for kind, paths in files_of_record.get(record.id, {}).items():
-            if paths and kind != "path":
-                known[kind] = [file_entry(path) for path in paths]
-
         return known
 
     content = {"by": getattr(splits, "by", None), "consequences": consequences(splits)}
@@ -64,37 +54,25 @@ def split_json(
     return content | {"left_out": [record.id for record in left_out]}
 
 
-def _files_behind(
-    records: Sequence[Record], sha256: Callable[[Iterable], dict]
-) -> tuple[dict, dict[Path, str]]:
-    """All files that are read for an image, by the id of its file's first record; and the hashes of
-    these files.
+def hashes_of_items(items: Sequence[Item], sha256: Hash) -> list[list[str]]:
+    """For each item the SHA-256 of all files that are read for it: those of its series, contrasts
+    and mask, of the grid it is resampled onto, and separate voxels.
     """
-    first_of_file: dict[tuple[str, Path], Record] = {}
-    for record in records:
-        if record.path:
-            first_of_file.setdefault((record.domain, record.path), record)
-
-    files = {}
-    paths: set[Path] = set()
-    for (_, path), record in first_of_file.items():
-        parts: set[Path] = set()
-        for file in (*record.files, *record.mask_files):
-            parts |= set(files_of(file))
-        parts -= set(record.files)
-        files[record.id] = {"path": [path], "others": record.others, "parts": sorted(parts)}
-        paths |= {path, *record.others, *parts}
-
-    return files, sha256(paths)
+    files = [
+        sorted({part for file in item.files_with_mask for part in files_of(file)}) for item in items
+    ]
+    hashes = sha256({file for own in files for file in own})
+    return [[hashes[file] for file in own] for own in files]
 
 
 def read_splits(
-    content: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
+    content: Mapping[str, Any], records: Sequence[Record], changed: Iterable[str], sha256: Hash
 ) -> tuple[Splits, list[Record], list[Record]]:
     """The splits in a run's split.json, the training images that its method uses, and all records
     that it names.
 
-    UserError names images that are gone or have changed; new images are left out.
+    UserError names images that are gone or have changed; new images are left out. `changed` are
+    known changes.
     """
     # by a record's id: its entry, and the set that lists it
     entries = {}
@@ -106,7 +84,7 @@ def read_splits(
             set_of[key] = name
 
     present = {record.id: record for record in records}
-    _expect_unchanged(entries, present, sha256)
+    _expect_unchanged(entries, present, changed, sha256)
 
     known = {key: _as_recorded(present[key], entry) for key, entry in entries.items()}
     sets: dict[str, list[Record]] = {name: [] for name in RECORDED_SETS}
@@ -137,29 +115,26 @@ def _as_recorded(record: Record, entry: Mapping[str, Any]) -> Record:
 
 
 def _expect_unchanged(
-    entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable
+    entries: Mapping[tuple, Any],
+    present: Mapping[tuple, Record],
+    changed: Iterable[str],
+    sha256: Hash,
 ) -> None:
-    """UserError where images are not `present`, or their files' SHA-256 differ."""
-    found = [present[key] for key in entries if key in present]
-    files_of_record, hashes = _files_behind(found, sha256)
-    gone = []
-    changed = []
-    for key, entry in entries.items():
-        if key not in present:
-            gone.append(key[1])
-        elif entry["path"]:
-            files = files_of_record.get(key, {}) | {"path": [present[key].path]}
-            if _differ(entry, files, hashes):
-                changed.append(key[1])
+    """UserError where images are not `present`, are known to have `changed`, or have another hash."""
+    gone = [key[1] for key in entries if key not in present]
+    paths = {key: present[key].path for key in entries if key in present}
+    hashes = sha256({path for path in paths.values() if path})
+    changed = [*changed]
+    for key, path in paths.items():
+        if path and entries[key].get("sha256") != hashes[path]:
+            changed.append(key[1])
 
     problems = []
     if gone:
         problems.append(f"{describe_images(gone)} {'is' if len(gone) < 2 else 'are'} missing")
     if changed:
-        problems.append(
-            f"{describe_images(changed)} {'has' if len(changed) < 2 else 'have'} changed"
-        )
-
+        verb = "has" if len(set(changed)) < 2 else "have"
+        problems.append(f"{describe_images(changed)} {verb} changed")
     if problems:
         remedy = (
             "restore the images or, if they were moved, set data.source.path in the run's"
@@ -167,19 +142,6 @@ def _expect_unchanged(
         )
         what = f"the images differ from those of the run: {' and '.join(problems)}"
         raise UserError(what, where="split.json", remedy=remedy)
-
-
-def _differ(
-    entry: Mapping[str, Any], files: Mapping[str, list[Path]], hashes: Mapping[Path, str]
-) -> bool:
-    """Whether any file of an entry has another SHA-256 now."""
-    for kind, paths in files.items():
-        recorded = [entry] if kind == "path" else entry.get(kind) or ()
-        before = [file.get("sha256") for file in recorded]
-        if before != [hashes.get(path) for path in paths]:
-            return True
-
-    return False
 
 
 def describe_images(keys: Iterable[str]) -> str:
