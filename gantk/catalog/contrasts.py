@@ -119,6 +119,20 @@ def same_contrast(word: str, wanted: str) -> bool:
     return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
 
 
+def contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
+    """The one of `contrasts` whose own name or usual synonym `name` is: T2 for `t2w`; else None."""
+    word = one_word(name)
+    for fits in (
+        lambda each: each.lower() == name.lower(),
+        lambda each: one_word(each) == word,
+        lambda each: same_contrast(word, one_word(each)),
+    ):
+        found = next(filter(fits, contrasts), None)
+        if found is not None:
+            return found
+    return None
+
+
 def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name
     without it.

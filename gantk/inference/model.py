@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.contrasts import contrast_called
 from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
@@ -45,9 +46,12 @@ class TrainedModel:
         """The channels of a domain that `to` names: that of one contrast, or all if it is not one
         of several.
         """
-        names = [name.lower() for name in self.contrasts(letter)]
-        place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
-        return slice(place, None if place is None else place + 1)
+        contrasts = self.contrasts(letter)
+        called = contrast_called(to, contrasts) if to and len(contrasts) > 1 else None
+        if called is None:
+            return slice(None)
+        place = contrasts.index(called)
+        return slice(place, place + 1)
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""

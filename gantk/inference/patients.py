@@ -17,10 +17,10 @@ from gantk.catalog.catalog import Catalog
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
+    contrast_called,
     contrast_word,
     contrasts_in,
     one_word,
-    same_contrast,
     usual_contrast,
     with_contrast,
     word_in_naming,
@@ -235,7 +235,7 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
     (`T1 post contrast`); None for others.
     """
     contrasts = list(contrasts)
-    called = _contrast_called(name, contrasts)
+    called = contrast_called(name, contrasts)
     if called:
         return called
 
@@ -243,18 +243,6 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
     for contrast in contrasts:
         usual = CONTRASTS.get(one_word(contrast), "")
         if said == {usual} or one_word(name) in BESIDE_OTHERS.get(usual, ()):
-            return contrast
-    return None
-
-
-def _contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
-    """The contrast of a model whose own name or usual synonym this is; None for others."""
-    word = one_word(name)
-    for contrast in contrasts:
-        if word == one_word(contrast):
-            return contrast
-    for contrast in contrasts:
-        if same_contrast(word, one_word(contrast)):
             return contrast
     return None
 
@@ -366,7 +354,7 @@ def _columns_of_contrasts(
     names = {column: OF_FILES.sub("", column) for column in columns}
     column_of: dict[str, str] = {}
     for column, name in names.items():
-        contrast = _contrast_called(name, contrasts)
+        contrast = contrast_called(name, contrasts)
         if contrast:
             column_of.setdefault(contrast, column)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import contrast_called
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range, to_network
 from gantk.data.preparation import middle_slice
@@ -133,7 +134,7 @@ class Translator(TrainedModel):
             letters[names[letter].lower()] = letter
 
         # a name wins over a letter: the first domain may be called B
-        chosen = letters.get(name.lower(), name.lower())
+        chosen = letters.get(contrast_called(name, [*letters]) or "", name.lower())
         if chosen not in directions:
             what = f"this run cannot generate '{name}'"
             raise UserError(what, where="--to", allowed=list(dict.fromkeys(allowed)))

@@ -460,18 +460,18 @@ def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
 
     low = min(extremes)
     high = max(extremes)
-    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
-        full = float(max(np.iinfo(kind).max for kind in kinds))
-        is_byte = full == np.iinfo(np.uint8).max
-        # below 0 or above the type's range, a header rescales the values
-        if low >= 0 and high <= full and (is_byte or high > full / 2):
-            return 0.0, full
-
     if high <= low:
         what = (
             f"all pixels of the truth are {low:g}, in all {len(paths)} images from '{paths[0]}' on"
         )
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
+
+    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        full = float(max(np.iinfo(kind).max for kind in kinds))
+        is_byte = full == np.iinfo(np.uint8).max
+        # below 0 or above the type's range, a header rescales the values
+        if low >= 0 and high <= full and (is_byte or high > full / 2):
+            return 0.0, full
 
     return low, high - low

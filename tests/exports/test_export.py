@@ -140,7 +140,7 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
 
-    assert model.domain("t2") == model.domain("b") == model.domain(None) == "b"
+    assert {model.domain(name) for name in ("t2", "T2w", "b", None)} == {"b"}
     assert model.frame("b") == there.frame("b")
 
 

@@ -101,6 +101,11 @@ def test_normalised_arrays_come_back_on_their_scale(model, head, low, high):
     expect_same_brightness(made - low, array - low)
 
 
+@pytest.mark.parametrize("name", ["T2", "t2", "b", "t2w", "T2W", "T2_W", "T2wi"])
+def test_usual_spellings_name_the_domain_to_make(model, name):
+    assert model.domain(name) == "b"
+
+
 def test_gradients_flow_on_the_scale_of_normalised_arrays(model, head):
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(head / 255.0)[None, None].float()

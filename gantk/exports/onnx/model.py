@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.contrasts import contrast_called
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import REMEDY, Metadata, read_metadata
@@ -99,7 +100,7 @@ class OnnxModel(TrainedModel):
         """The letter of the file's one output domain; UserError where `name` is another domain."""
         made = self._frame.target
         known = [made, self._letter, *self.contrasts(self._letter)]
-        if name is not None and name.lower() not in map(str.lower, known):
+        if name is not None and not contrast_called(name, known):
             remedy = f"export the other direction: gantk export RUN --to {name}"
             raise UserError(
                 f"this file cannot generate '{name}'", where="--to", allowed=made, remedy=remedy
