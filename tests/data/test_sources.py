@@ -3,6 +3,7 @@ mistakes are named.
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import PIL.Image
@@ -191,6 +192,35 @@ def test_equal_names_or_a_csv_make_pairs(tmp_path):
     (tmp_path / "PAIRS.csv").write_text("no,t2,t1\n1,T2/8.png,T1/6.png\n2,T2/7.png,T1/7.png\n")
 
     assert by_pair(folders(tmp_path)) == [("T1/6.png", "T2/8.png"), ("T1/7.png", "T2/7.png")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "registered"),
+    [
+        ((16, 16), (32, 32), True),
+        ((200, 160), (201, 160), True),
+        ((72, 64), (64, 72), False),
+        ((72, 64), (72, 68), False),
+    ],
+)
+def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, registered):
+    names = [f"{n}.png" for n in range(3)]
+    tree(tmp_path, *(f"T1/{name}" for name in names), shape=one)
+    tree(tmp_path, *(f"T2/{name}" for name in names), shape=other)
+
+    source = Files(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
+    assert len(by_pair(source.records())) == 3 * registered
+    sizes = " against ".join(f"{rows} x {columns}" for rows, columns in (one, other))
+    assert (
+        registered or f"'T1/0.png' and 'T2/0.png' have different grids, {sizes}" in source.notes[0]
+    )
+
+    table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
+    with nullcontext() if registered else pytest.raises(UserError, match=sizes):
+        load(method=PAIRED, **table)
+    (tmp_path / "pairs.csv").write_text("t1,t2\n" + "".join(f"T1/{x},T2/{x}\n" for x in names))
+    with nullcontext() if registered else pytest.raises(UserError, match=f"no registered.*{sizes}"):
+        folders(tmp_path)
 
 
 def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):

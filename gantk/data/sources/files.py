@@ -306,7 +306,8 @@ class Files(VolumeSource):
             for item in items:
                 item.study = ""
             return
-        pair_by_name([item for item in items if not item.study])
+        others = [item for item in items if not item.study]
+        self.notes = [*self.notes, *pair_by_name(others)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         self.patients_guessed = self.domains == ("A", "B") and by_names_alone

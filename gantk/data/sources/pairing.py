@@ -10,12 +10,36 @@ from pathlib import Path
 
 from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item
-from gantk.errors import UserError
-from gantk.formats.files import difference, is_volume
+from gantk.data.sources.reader import Item, is_volume
+from gantk.errors import UserError, count_noun
+from gantk.formats.files import difference, outline
 
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
+ALONE = "alone/"  # start of the pair of an image without a partner
+ASPECT_TOLERANCE = 0.02  # of the ratio of two pictures' aspect ratios: 1 % at each edge
+
+
+def mismatch(one: Item, other: Item) -> str:
+    """How the grids of two images differ, in words; of pictures, their aspect ratios. "" where they
+    can be a registered pair. UserError where a header cannot be read.
+    """
+    differs = difference(one.source, other.source, one.volume, other.volume) or ""
+    if differs and not (is_volume(one.source) or is_volume(other.source)):
+        (rows, columns), (other_rows, other_columns) = (
+            outline(each.source).pixels.shape[1:] for each in (one, other)
+        )
+        if abs(rows * other_columns / (columns * other_rows) - 1) <= ASPECT_TOLERANCE:
+            return ""
+    return differs
+
+
+def _mismatch_if_readable(one: Item, other: Item) -> str:
+    """The same, and "" for a file that cannot be read: reading its pixels reports the error."""
+    try:
+        return mismatch(one, other)
+    except UserError:
+        return ""
 
 
 def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
@@ -75,6 +99,7 @@ def _by_rows(
         return False
 
     for line, row in rows:
+        pair = []
         for letter, column in sorted(columns.items()):
             item = image(row, column)
             if item is None or item.letter != letter or item.pair:
@@ -86,16 +111,24 @@ def _by_rows(
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
 
             item.pair = row[columns["a"]]
+            pair.append(item)
+
+        one, other = pair
+        differs = _mismatch_if_readable(one, other)
+        if differs:
+            what = f"'{one.key}' and '{other.key}' are no registered pair: {differs}"
+            remedy = "resample one onto the grid of the other first, or remove that row"
+            raise UserError(what, where=f"{path}, line {line}", remedy=remedy)
 
     return True
 
 
-def pair_by_name(items: Sequence[Item]) -> None:
+def pair_by_name(items: Sequence[Item]) -> list[str]:
     """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may
     be chance, unless the images of each pair lie in one folder, as a patient's do.
 
-    An image without an equal name then gets a pair of its own, for which paired methods raise a
-    UserError.
+    An image without an equal name, or on another grid than its namesake, then gets a pair of its
+    own, for which paired methods raise a UserError. Returns notes on images on other grids.
     """
     alike: dict[tuple, list[Item]] = defaultdict(list)
     for item in items:
@@ -110,14 +143,30 @@ def pair_by_name(items: Sequence[Item]) -> None:
     by_chance = len(shared) < NAMED_ALIKE * smaller
     in_one_folder = all(_are_in_one_folder(alike[name]) for name in shared)
     if not shared or (by_chance and not in_one_folder):
-        return
+        return []
 
+    apart = {}
+    for name in filter(shared.__contains__, alike):
+        differs = _mismatch_if_readable(*alike[name])
+        if differs:
+            apart[name] = differs
+
+    shared -= apart.keys()
     for (split, name), members in alike.items():
         for item in members:
             if (split, name) in shared:
                 item.pair = "/".join(filter(None, (split, name)))
             else:
-                item.pair = f"alone/{item.letter}/{split or ''}/{name}"
+                item.pair = f"{ALONE}{item.letter}/{split or ''}/{name}"
+
+    if not apart:
+        return []
+    name, differs = next(iter(apart.items()))
+    one, other = (f"'{item.key}'" for item in alike[name])
+    return [
+        f"{count_noun(apart, 'pair')} by name {'is' if len(apart) == 1 else 'are'} not registered:"
+        f" {one} and {other} have different grids, {differs}"
+    ]
 
 
 def _are_in_one_folder(items: Sequence[Item]) -> bool:
@@ -153,11 +202,17 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     unpaired = "use an unpaired method such as dualgan"
     apart = _on_different_grids(alone)
     if apart:
-        what = apart
-        remedy = (
-            'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
-            f" (an option of the sources files, bids, dicom and manifest). Or {unpaired}"
-        )
+        one, other, differs = apart
+        remedy = f"resample one onto the grid of the other first, or {unpaired}"
+        what = f"'{one}' and '{other}' have one name, but different grids: {differs}"
+        if is_volume(one):
+            what = (
+                f"'{one}' and '{other}' are of one patient, but on different voxel grids: {differs}"
+            )
+            remedy = (
+                'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
+                f" (an option of the sources files, bids, dicom and manifest). Or {unpaired}"
+            )
     elif complete:
         lacking = domains[1 if broken[0].domain == "a" else 0]
         what = (
@@ -182,22 +237,24 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     raise UserError(what, where="data.source", remedy=remedy)
 
 
-def _on_different_grids(records: Sequence[Record]) -> str:
-    """The message that a patient's only two scans are on different grids; "" if there are no such."""
-    scans: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
+def _on_different_grids(records: Sequence[Record]) -> tuple[Path, Path, str] | None:
+    """The only two scans of a patient, or two images of one name, that are on different grids, and
+    in words how these differ.
+    """
+    found: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
     for record in records:
-        if record.subject and record.path and is_volume(record.path):
-            scans[record.subject][record.domain].add(record.path)
+        if record.path and record.subject and is_volume(record.path):
+            found[f"patient {record.subject}"][record.domain].add(record.path)
+        elif record.path and record.pair and record.pair.startswith(ALONE):
+            name = record.pair.split("/", 2)[2]
+            found[name][record.domain].add(record.path)
 
-    for files in scans.values():
+    for files in found.values():
         if len(files["a"]) == len(files["b"]) == 1:
             (one,) = files["a"]
             (other,) = files["b"]
             differs = difference(one, other)
             if differs:
-                return (
-                    f"'{one}' and '{other}' are of one patient, but on different voxel grids:"
-                    f" {differs}"
-                )
+                return one, other, differs
 
-    return ""
+    return None

@@ -17,6 +17,7 @@ from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
+from gantk.data.sources.pairing import ALONE, mismatch
 from gantk.data.sources.reader import FileImage, Item, Reader, is_volume
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
@@ -245,13 +246,13 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
         if [item.letter for item in members] == ["a", "b"]:
             a, b = members
             grid = {"none": None, "a": a.source, "b": b.source}[onto]
-            if grid or io.difference(a.source, b.source, a.volume, b.volume) is None:
+            if grid or not mismatch(a, b):
                 a.pair = b.pair = study
                 a.onto = b.onto = grid
 
     if any(item.study and item.pair for item in items):
         for item in items:
-            item.pair = item.pair or f"alone/{item.letter}/{item.key}"
+            item.pair = item.pair or f"{ALONE}{item.letter}/{item.key}"
 
 
 def source_for(path: Path, own: str | None = None) -> dict:

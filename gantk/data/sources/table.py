@@ -155,7 +155,7 @@ class Manifest(VolumeSource):
             for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
                 item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
-            _pair_slices(kept)
+            self.notes += _pair_slices(kept)
 
         return kept
 
@@ -534,14 +534,13 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _pair_slices(items: Sequence[Item]) -> None:
+def _pair_slices(items: Sequence[Item]) -> list[str]:
     """Set the study of a table's images, which a pair shares: the patient where it has one image
     per domain, else the patient and the slice's stem; images of unknown patients are paired by name
-    where nearly all names agree.
+    where nearly all names agree. Returns notes.
     """
     if not any(item.subject for item in items):
-        pair_by_name(items)
-        return
+        return pair_by_name(items)
 
     counts = Counter((item.subject, item.letter) for item in items)
     for item in items:
@@ -550,3 +549,5 @@ def _pair_slices(items: Sequence[Item]) -> None:
             item.study = patient
         elif patient:
             item.study = f"{patient}/{item.stem}"
+
+    return []
