@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.pixels import warning_of_unlike_pairs
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,
@@ -374,10 +373,6 @@ class Data:
         if left_out:
             lines.append(f"note     {left_out}")
         lines += self._notes_on_unpairing(names)
-        warning = warning_of_unlike_pairs(self)
-        if warning:
-            lines.append(f"warning  {warning}")
-
         count = sum(map(len, self.splits.values()))
         if count > MAX_ALL_COMPARED:
             lines.append(

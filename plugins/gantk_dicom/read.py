@@ -64,8 +64,8 @@ class Headers(list[Dataset]):
 
     @property
     def facts(self) -> dict[str, object]:
-        """Facts for `data check`: modality, contrast, times in ms, pseudonyms of patient and
-        study.
+        """Facts for `data check`: modality, contrast, times in ms, pseudonyms of patient,
+        study and series.
         """
         from gantk_dicom.source import contrast_of
 
@@ -76,8 +76,9 @@ class Headers(list[Dataset]):
             "PatientID",
             "LossyImageCompression",
             "StudyInstanceUID",
+            "SeriesInstanceUID",
         )
-        modality, description, protocol, patient, lossy, study = (
+        modality, description, protocol, patient, lossy, study, series = (
             value_of(self[0], name) for name in names
         )
         times = {
@@ -95,6 +96,7 @@ class Headers(list[Dataset]):
             "lossy": lossy == "01",
             "patient": pseudonym(patient),
             "study": pseudonym(study),
+            "series": pseudonym(series),
             "contrast": (
                 contrast_of(description)
                 or contrast_of(protocol)

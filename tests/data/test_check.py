@@ -579,3 +579,48 @@ def test_patients_without_a_contrast_leave_the_pairs_of_others(volumes):
     assert {first, second}.isdisjoint(paired)
     assert len(paired) == 4
     assert any("have no partner in the other domain" in line for line in warnings_about(data))
+
+
+def slices_of_heads(cut=lambda image: image):
+    """(T1, T2) of 14 heads."""
+    subjects = sorted({subject for _, subject in heads()})
+    return [(cut(heads()["a", name]), cut(heads()["b", name])) for name in subjects]
+
+
+LAYOUTS = {
+    "two images side by side": lambda one, other: np.hstack([one, other]),
+    "three images side by side": lambda one, other: np.hstack([one, other, one]),
+    "two images, one above the other": lambda one, other: np.vstack([one, other]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pictures_of_several_images_are_told_by_layout(tmp_path, layout):
+    for number, pair in enumerate(slices_of_heads()):
+        save(tmp_path / f"{number}.png", LAYOUTS[layout](*pair))
+
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'format = 1\ntrain.steps = 1\nmethod.name = "pix2pix"\ndata.source.name = "aligned"\n'
+        f"data.source.path = {json.dumps(str(tmp_path))}\ndata.size = [32, 32]\n"
+        'data.domains = ["T1", "T2"]\n'
+    )
+    _, model = checked_recipe(recipe, None, [], None)
+    told = [
+        line for line in warnings_about(Data(model.data, model.method.target)) if "show" in line
+    ]
+    if layout.startswith("two images side"):
+        assert not told
+    else:
+        assert f"the pictures seem to show {layout}" in told[0]
+
+
+@pytest.mark.parametrize("turn", [0, 5])
+def test_check_measures_whether_pairs_fit(tmp_path, turn):
+    pairs = slices_of_heads()
+    for number, (one, _) in enumerate(pairs):
+        save(tmp_path / f"T1/p{number}/slice.png", one)
+        save(tmp_path / f"T2/p{number}/slice.png", pairs[(number + turn) % len(pairs)][1])
+
+    told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
+    assert ["the pairs may show different patients" in what for what in told] == [True] * (turn > 0)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Picture
 from volumes import PAIRED, load
 
-from gantk.data.check.check import check
+from gantk.data.check.check import check, warnings_about
 from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.planning.recipe import plan
@@ -128,7 +128,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     assert "cycle" not in asked["method"]
     assert Recipe(asked).check()
     for path, count in ((tmp_path, 1), (pictures(tmp_path / "true"), 0)):
-        said = load({"name": "folders", "path": str(path)}, PAIRED).description()
+        said = warnings_about(load({"name": "folders", "path": str(path)}, PAIRED))
         assert sum("the pairs may show different patients" in line for line in said) == count
 
 

@@ -15,6 +15,7 @@ from gantk.catalog.tables import READING
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
 from gantk.data.check.inspect import Inspected, inspect
+from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pairs
 from gantk.data.check.usage import (
     Usage,
     absolute,
@@ -331,10 +332,12 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
             problems += finding(group, of)
 
     problems += findings.same_people(items)
+    problems += findings.shared_series(items)
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage:
         problems += _about_names(usage)
+        problems += _about_pairs(usage)
         problems = [each for each in problems if not _is_solved(each, usage)]
 
     return problems + list(findings.copies(items))
@@ -371,6 +374,41 @@ def _about_names(usage: Usage) -> list[Problem]:
     if _reads_table(usage):
         problems += findings.contradicted_by_names(usage.records, usage.names)
     return problems
+
+
+def _about_pairs(usage: Usage) -> list[Problem]:
+    """Problems of registered pairs: their pixels do not fit, or they are no halves of a picture."""
+    pairs = [
+        pair
+        for pair in complete_pairs(usage.records).values()
+        if pair["a"].path and pair["b"].path and pair.keys() == usage.names.keys()
+    ]
+    wholes = []
+    for pair in pairs:
+        path = pair["a"].path
+        if path and path == pair["b"].path and not io.is_volume(path):
+            wholes.append(path)
+
+    layout = HALVES
+    if wholes:
+        step = -(-len(wholes) // MAX_PICTURES)
+        layout = layout_of([io.read(path).pixels for path in wholes[::step]])
+    if layout != HALVES:
+        what = f"the pictures seem to show {layout}, so that their halves are no pairs, such as:"
+        remedy = "save each image as a file of its own, in a folder for each domain"
+        return [problem("pairs", "warning", what, [Path(wholes[0]).name], remedy)]
+
+    remedies = []
+    used = "the scores are computed from them"
+    if usage.recipe is None:
+        used = "paired methods learn from them, and scores are computed from them"
+    elif usage.method.paired:
+        used = "this method learns from them"
+        remedies.append("use dualgan or another unpaired method")
+    if "pairs" in usage.table.source.options:
+        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
+    said = pairs and unlike_pairs(pairs, used, remedies)
+    return [problem("pairs", "warning", said)] if said else []
 
 
 def _is_solved(problem: Problem, usage: Usage) -> bool:

@@ -581,6 +581,26 @@ def same_people(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield problem("patients", "warning", what, (), remedy)
 
 
+def shared_series(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Warn of DICOM series of several patients that have one SeriesInstanceUID, as anonymisers leave
+    them.
+    """
+    by_series: dict[str, list[Inspected]] = defaultdict(list)
+    for item in items:
+        if item.series:
+            by_series[item.series].append(item)
+
+    for own in by_series.values():
+        patients = {item.patient for item in own}
+        if len(patients) > 1:
+            what = f"scans of {len(patients)} patients share one SeriesInstanceUID:"
+            remedy = (
+                "gantk separates them, but other programs mix their slices: give each scan a"
+                " SeriesInstanceUID of its own"
+            )
+            yield problem("series", "warning", what, [item.name for item in own], remedy)
+
+
 def mixed_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
     """Warn of a table's domain whose files differ in the number of a channel, as those of nnU-Net
     do: `p1_0000` and `p1_0001` are two contrasts. (Elsewhere this is an error.)

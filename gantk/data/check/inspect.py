@@ -38,6 +38,7 @@ class Inspected:
     remarks: tuple[str, ...] = ()
     domains: list[str] = field(default_factory=list)  # filled in by `check`
     patient: str = ""
+    series: str = ""  # pseudonym of the DICOM series
     name_says: str = ""  # contrast in the file's name, else in the nearest folder's
     header_says: str = ""  # contrast in the DICOM header
 
@@ -97,6 +98,7 @@ def inspect(scan: Scan) -> Inspected:
     header_facts = dict(image.facts)
     item.patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
+    item.series = header_facts.pop("series", "")
     item.header_says = header_facts.pop("contrast", "")
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.

@@ -22,6 +22,14 @@ MAX_PICTURES = 16
 MAX_VOLUMES = 3
 MIN_PAIRS = 4  # for telling chance
 ALIKE = 0.75  # least share of comparisons that pairs of one anatomy win
+# layouts of a picture of several images: the axis that is cut, and the number of parts
+HALVES = "two images side by side"
+LAYOUTS = {
+    HALVES: (-1, 2),
+    "three images side by side": (-1, 3),
+    "two images, one above the other": (-2, 2),
+}
+MIN_LAYOUT_RATIO = 2.0
 SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 
 
@@ -262,29 +270,15 @@ def _mirror(image: np.ndarray, foreground: np.ndarray) -> float:
     return float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
 
 
-def warning_of_unlike_pairs(data) -> str | None:
-    """A warning if pairs are not more similar than images of different patients, as if only their
-    names were equal. `data` is a gantk.data.dataset.Data.
+def unlike_pairs(
+    pairs: Sequence[dict[str, Record]], used: str, remedies: Sequence[str]
+) -> str | None:
+    """Say that pairs are not more similar than images of different patients, as if only their names
+    were equal; None where they are. `used` says what for.
     """
-    pairs = [
-        pair
-        for split in data.splits
-        for pair in data.pairs(split)
-        if pair["a"].path and pair["b"].path
-    ]
-    if len(data.letters) < 2 or not pairs:
-        return None
-
     likeness = likeness_of(pairs)
     if likeness is None or likeness >= ALIKE:
         return None
-
-    used = "this method learns from them" if data.paired else "the scores are computed from them"
-    remedies = []
-    if data.paired:
-        remedies.append("use dualgan or another unpaired method")
-    if "pairs" in data.table.source.options:
-        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
 
     first = pairs[0]
     return (
@@ -293,3 +287,23 @@ def warning_of_unlike_pairs(data) -> str | None:
         f" is 50 %). The first pair is '{first['a'].key}' and '{first['b'].key}'. If these are not"
         f" pairs: {' or '.join(remedies) or 'correct them'}"
     )
+
+
+def layout_of(pictures: Sequence[np.ndarray]) -> str:
+    """How pictures (C, H, W) of several images are laid out, a key of LAYOUTS: the cut whose first
+    two parts share the most information, if this is twice what the halves side by side share.
+
+    Measured as multiples of that: 17 to 30 for three side by side and two one above the other; for
+    true halves 0.1 to 0.25, and for facades, which repeat themselves, 1.3 to 1.6.
+    """
+    shared = {}
+    for name, (axis, count) in LAYOUTS.items():
+        found = []
+        for picture in pictures:
+            side = picture.shape[axis] // count
+            parts = [picture.take(range(k * side, (k + 1) * side), axis) for k in range(2)]
+            found.append(_information(*map(_small, parts)))
+        shared[name] = float(np.median(found))
+
+    best = max(shared, key=lambda name: shared[name])
+    return best if shared[best] > MIN_LAYOUT_RATIO * shared[HALVES] else HALVES
