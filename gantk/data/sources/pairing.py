@@ -10,32 +10,16 @@ from pathlib import Path
 
 from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.reader import ALONE, Item, is_volume, mismatch
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import difference, outline
+from gantk.formats.files import difference
 
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
-ALONE = "alone/"  # start of the pair of an image without a partner
-ASPECT_TOLERANCE = 0.02  # of the ratio of two pictures' aspect ratios: 1 % at each edge
-
-
-def mismatch(one: Item, other: Item) -> str:
-    """How the grids of two images differ, in words; of pictures, their aspect ratios. "" where they
-    can be a registered pair. UserError where a header cannot be read.
-    """
-    differs = difference(one.source, other.source, one.volume, other.volume) or ""
-    if differs and not (is_volume(one.source) or is_volume(other.source)):
-        (rows, columns), (other_rows, other_columns) = (
-            outline(each.source).pixels.shape[1:] for each in (one, other)
-        )
-        if abs(rows * other_columns / (columns * other_rows) - 1) <= ASPECT_TOLERANCE:
-            return ""
-    return differs
 
 
 def _mismatch_if_readable(one: Item, other: Item) -> str:
-    """The same, and "" for a file that cannot be read: reading its pixels reports the error."""
+    """Their `mismatch`, and "" for a file that cannot be read: reading its pixels reports the error."""
     try:
         return mismatch(one, other)
     except UserError:

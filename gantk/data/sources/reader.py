@@ -25,6 +25,9 @@ Source = Path | Scan  # what a source names as one image: a file, or the files o
 MIN_SIDE_PIXELS = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 MAX_CACHED_BYTES = 2**30  # of decoded images that are kept for the next reader
+ALONE = "alone/"  # start of the pair of an image without a partner
+# of the ratio of two pictures' aspect ratios: 1 % at each edge
+ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(slots=True)
@@ -360,3 +363,17 @@ def is_volume(source: Source) -> bool:
     if form:
         return form.volumes or isinstance(form, SeriesFormat)
     return bool(io.series_format(source))
+
+
+def mismatch(one: Item, other: Item) -> str:
+    """How the grids of two images differ, in words; of pictures, their aspect ratios. "" where they
+    can be a registered pair. UserError where a header cannot be read.
+    """
+    differs = io.difference(one.source, other.source, one.volume, other.volume) or ""
+    if differs and not (is_volume(one.source) or is_volume(other.source)):
+        (rows, columns), (other_rows, other_columns) = (
+            io.outline(each.source).pixels.shape[1:] for each in (one, other)
+        )
+        if abs(rows * other_columns / (columns * other_rows) - 1) <= ASPECT_TOLERANCE:
+            return ""
+    return differs

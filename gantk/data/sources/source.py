@@ -17,8 +17,7 @@ from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.pairing import ALONE, mismatch
-from gantk.data.sources.reader import FileImage, Item, Reader, is_volume
+from gantk.data.sources.reader import ALONE, FileImage, Item, Reader, is_volume, mismatch
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 
