@@ -22,7 +22,9 @@ Plane = Literal["axial", "coronal", "sagittal"]
 # show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 MAX_RESAMPLED_VOXELS = 2**30  # voxels that a resampled volume may have: 4 GiB
-SLAB = 2**22  # voxels of a volume that are computed at a time
+# voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
+# that the allocator keeps (from 32 MiB on, every array is new pages)
+SLAB = 2**18
 MAX_IGNORED_SHIFT_VOXELS = (
     0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
 )

@@ -78,17 +78,22 @@ def piecewise_linear(images: Tensor, before: Tensor, after: Tensor) -> Tensor:
     the outer pieces are extended.
     """
     values = images.double()
+    if before.shape[1] == 2:
+        contrasts = torch.arange(images.shape[1], device=images.device) % before.shape[0]
+        black, white = before[contrasts].unbind(1)
+        low, high = after[contrasts].unbind(1)
+        slopes = _spread(((high - low) / (white - black))[None], images.dim())
+        values = values - _spread(black[None], images.dim())
+        return values.mul_(slopes).add_(_spread(low[None], images.dim())).to(images.dtype)
+
     done: list[Tensor] = []
     for channel in range(images.shape[1]):
         start = before[channel % before.shape[0]]
         end = after[channel % after.shape[0]]
         slopes = (end[1:] - end[:-1]) / (start[1:] - start[:-1])
         part = values[:, channel]
-        if start.shape[0] == 2:
-            done.append(part * slopes[0] + (end[0] - start[0] * slopes[0]))
-        else:
-            piece = torch.bucketize(part.detach(), start[1:-1].contiguous(), right=True)
-            done.append(end[piece] + (part - start[piece]) * slopes[piece])
+        piece = torch.bucketize(part.detach(), start[1:-1].contiguous(), right=True)
+        done.append(end[piece] + (part - start[piece]) * slopes[piece])
 
     return torch.stack(done, dim=1).to(images.dtype)
 
@@ -128,7 +133,7 @@ class Prepare(nn.Module):
         """The network's input, (N, C, *size); the padding is each channel's lowest value."""
         filled = native.nan_to_num()
         seen = self.source(self.to_size(filled, filled.flatten(2).amin(dim=2)))
-        missing = native.isnan().flatten(2).all(dim=2)
+        missing = native.detach().flatten(2).amin(dim=2).isnan()
         return torch.where(_spread(missing, native.dim()), self.black, seen)
 
     def restore(self, output: Tensor, native: Tensor, seen: Tensor) -> Tensor:
@@ -323,12 +328,17 @@ def _resize_planes(image: Tensor, to: int, first: int, last: int | None) -> Tens
         return image[:, :, first:last]
 
     step = side / to
+    reach = max(step, 1.0)
     centres = (torch.arange(to, dtype=torch.float64, device=image.device) + 0.5) * step - 0.5
-    places = torch.arange(side, dtype=torch.float64, device=image.device)
-    distances = (places[None] - centres[first:last, None]).abs()
-    weights = (1 - distances / max(step, 1.0)).clamp(min=0)
+    centres = centres[first:last, None]
+    # the planes that these places are made of
+    begin = max(0, int(first * step - reach))
+    end = min(side, int((first + centres.shape[0]) * step + reach) + 1)
+    places = torch.arange(begin, end, dtype=torch.float64, device=image.device)
+    weights = (1 - (places - centres).abs() / reach).clamp(min=0)
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(image.dtype)
-    return torch.einsum("pd,ncdhw->ncphw", weights, image)
+    made = weights @ image[:, :, begin:end].flatten(3)
+    return made.unflatten(3, image.shape[3:])
 
 
 def pick_nearest(image: Tensor, size: list[int]) -> Tensor:
@@ -369,12 +379,15 @@ def least_variance(seen: Tensor, share: float = MIN_VARIANCE_SHARE) -> Tensor:
 def _window_mean(images: Tensor) -> Tensor:
     """The mean over windows of three pixels a side; borders are repeated."""
     for axis in range(2, images.dim()):
-        side = images.shape[axis]
-        ends = images.narrow(axis, 0, 1), images.narrow(axis, side - 1, 1)
-        framed = torch.cat([ends[0], images, ends[1]], dim=axis)
-        total = framed.narrow(axis, 0, side) + framed.narrow(axis, 1, side)
-        images = (total + framed.narrow(axis, 2, side)) / 3
-    return images
+        last = images.shape[axis] - 1
+        total = images.clone()
+        total.narrow(axis, 1, last).add_(images.narrow(axis, 0, last))
+        total.narrow(axis, 0, last).add_(images.narrow(axis, 1, last))
+        total.narrow(axis, 0, 1).add_(images.narrow(axis, 0, 1))
+        total.narrow(axis, last, 1).add_(images.narrow(axis, last, 1))
+        images = total
+
+    return images / 3 ** (images.dim() - 2)
 
 
 def _spread(values: Tensor, dims: int) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gantk.data.intensity import Percentile
 from gantk.data.resample import Resize
-from gantk.prepare.module import Prepare, Scale
+from gantk.prepare.module import Prepare, Scale, resize
 
 sides = st.integers(3, 30)
 shapes = st.one_of(st.tuples(sides, sides), st.tuples(sides, sides, sides))
@@ -47,3 +47,15 @@ def test_an_unchanged_image_comes_back_as_it_was(fit, data, native):
     back = prepare.restore(seen, image, seen)
 
     torch.testing.assert_close(back, image, atol=1e-4, rtol=0)
+
+
+@given(data=st.data(), native=st.tuples(sides, sides, sides), to=sides)
+@settings(max_examples=40, deadline=None)
+def test_a_few_planes_are_resized_as_the_whole_volume(data, native, to):
+    first = data.draw(st.integers(0, to - 1))
+    last = data.draw(st.integers(first + 1, to))
+    volume = torch.rand(2, 2, *native)
+
+    planes = resize(volume, [to, 7, 9], first, last)
+
+    torch.testing.assert_close(planes, resize(volume, [to, 7, 9])[:, :, first:last])
