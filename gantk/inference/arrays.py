@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gantk.data.intensity import IntensityMapping
+from gantk.data.masks import outside_of
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
@@ -28,7 +29,6 @@ from gantk.inference.array_shapes import (
     remove_batch_axes,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.masks import outside_of
 from gantk.inference.notes import Note, ResultCheck, check_input, warn
 from gantk.inference.patients import (
     by_contrast,

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
-from gantk.inference.masks import RINGING_SHARE, with_dark_background
 from gantk.plugin.spec import Count, Few
 from gantk.recipe.tables import current_fit
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from gantk.data.masks import corner_levels
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
-from gantk.inference.masks import corner_levels
 from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
@@ -71,7 +71,7 @@ def _about_skull(image: Image, frame: Frame) -> list[str]:
     if not frame.stripped or image.dims != 3:
         return []
 
-    from gantk.inference.skull import shows_skull  # other models do not need it
+    from gantk.data.skull import shows_skull  # other models do not need it
 
     if corner_levels(image.pixels) is None:
         seen = "nothing is masked out of the input"

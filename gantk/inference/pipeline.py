@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping, Linear, PerChannel, some_of
+from gantk.data.masks import Outside, outside_of
 from gantk.data.resample import Plane, SamplingGrid, slabs
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame
-from gantk.inference.masks import Outside, outside_of
 from gantk.inference.processing import (
     brightest_tissue,
     expect_enlargement,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.intensity import IntensityMapping, Linear, PerChannel, to_intensities
+from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.sources.reader import FileImage
@@ -24,7 +25,6 @@ from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.ledger import Job
-from gantk.inference.masks import outside_of
 from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime

@@ -16,12 +16,12 @@ from gantk.data.check.check import check
 from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
 from gantk.data.dataset import records_of
 from gantk.data.preparation import Record, domain_letters
+from gantk.data.skull import shows_skull
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.formats.image import Image
-from gantk.inference.skull import shows_skull
 from gantk.recipe.load import Recipe
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked

@@ -20,14 +20,14 @@ from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.data.distribution import QUANTILE_COUNT
+from gantk.data.masks import with_dark_background
+from gantk.data.skull import shows_skull
 from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
 from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.masks import with_dark_background
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.skull import shows_skull
 from gantk.runs.folder import RunFolder
 from gantk_parts.ct.intensity import Window
 

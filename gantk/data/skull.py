@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gantk.data.masks import with_dark_background
 from gantk.formats.image import Image
-from gantk.inference.masks import with_dark_background
 
 STEP_MM = 2.0  # distance of the voxels that are looked at, and thickness of the layers
 AIR_SHARE = 0.08  # of the 99.5th percentile: what is darker is air
