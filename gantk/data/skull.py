@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gantk.data.masks import with_dark_background
+from gantk.data.masks import corner_levels, with_dark_background
 from gantk.formats.image import Image
 
 STEP_MM = 2.0  # distance of the voxels that are looked at, and thickness of the layers
@@ -35,6 +35,16 @@ def shows_skull(image: Image) -> bool | None:
     darkest = BONE_LAYERS.start + int(np.argmin(bone))
     rim = min(1.0, float(np.nanmax(layers[:darkest])))
     return bool(layers[darkest] < MAX_BONE_SHARE * rim)
+
+
+def is_stripped(image: Image) -> bool | None:
+    """Whether a volume of a head is skull-stripped: it shows no skull, and its background is masked.
+    None where this cannot be told.
+    """
+    shown = shows_skull(image)
+    if shown is None:
+        return None
+    return not shown and corner_levels(image.pixels) is not None
 
 
 def _layers(image: Image) -> np.ndarray:

@@ -118,10 +118,11 @@ class Pipeline:
             self.mask(results, outside, mapping, result_scale)
 
         own_scale = result_scale is not self.target
-        return [
-            replace(image, pixels=np.asarray(pixels, dtype=np.float32), own_scale=own_scale)
-            for pixels in results
-        ]
+        arrays = [np.asarray(pixels, dtype=np.float32) for pixels in results]
+        # scans of magnitudes (MR) are never negative; what pictures cannot hold is counted later
+        if image.affine is not None and self.frame.values.get("target", {}).get("low", -1.0) >= 0:
+            arrays = [np.maximum(pixels, 0) for pixels in arrays]
+        return [replace(image, pixels=pixels, own_scale=own_scale) for pixels in arrays]
 
     def _expect_fitting(self, image: Image, planes: str | None) -> None:
         """UserError where the image's axes do not fit the model, or the memory does not suffice."""

@@ -126,6 +126,7 @@ class Translation:
         self.clipped: list[Clipped] = []
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
+        self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def _say_scale(self, kind: str) -> None:
@@ -599,6 +600,10 @@ class Translation:
         """
         image, notes = check_input(image, self.frame, contrast)
         self._keep_notes(job, notes, contrast)
+        if hasattr(self.layout, "keep_facts") and image.dims == 3:
+            from gantk.data.skull import is_stripped  # other translations do not need it
+
+            self.stripped[job.name] = is_stripped(image)
         return image
 
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
@@ -740,9 +745,11 @@ class Translation:
         if job.makes and not result.is_uncertainty:
             score = self.model.case_score(given, result.contrast)
         identity = self._model_identity
-        return facts_of(
+        facts = facts_of(
             result.contrast, given, identity, score, is_uncertainty=result.is_uncertainty
         )
+        stripped = self.stripped.get(job.name)
+        return facts if stripped is None else facts | {"SkullStripped": stripped}
 
     def _scans_of(self, job: Job) -> dict[str, Scan]:
         """The scans that a job has, by their contrasts."""

@@ -172,8 +172,8 @@ def gantk_name_results(files, target, frame, model):
       made of.
     * `before_writing(path, files, contrast)` is called before each result (optional).
     * `keep_facts(path, facts, grid)` is called before that, with what a JSON file beside the result
-      should say ("Description", "SyntheticData", "Limits", "HeldOutPatients") and the path of the
-      input whose grid the result has (optional).
+      should say ("Description", "SyntheticData", "Limits", "HeldOutPatients", "SkullStripped") and
+      the path of the input whose grid the result has (optional).
     * `keep_warning(files, line)` is called with each warning of a plugin about an input (optional).
     """
 

@@ -125,10 +125,12 @@ class Derivatives:
     def _sidecar_content(self, path: Path, files: Sequence[Path]) -> dict[str, Any]:
         """The sidecar of a result that is made of `files`."""
         beside = _read(sidecar_of(files[0]))
+        facts = self.facts.get(path, {})
+        seen = facts.get("SkullStripped", "desc-brain" in files[0].name)
         content = {
-            **self.facts.get(path, {}),
+            **facts,
             "Sources": [self._uri(file) for file in files],
-            "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
+            "SkullStripped": bool(beside.get("SkullStripped", seen)),
             "GeneratedBy": [self._generator()],
         }
         warnings = dict.fromkeys(line for file in files for line in self.warnings.get(file, ()))

@@ -15,6 +15,7 @@ from gantk import api
 from gantk.cli import cli
 from gantk.commands import SECTIONS
 from gantk.errors import GantkError
+from gantk.lookup import doctor
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import first_sentence
 from gantk.plugin.loader import registry
@@ -166,6 +167,11 @@ def test_the_doctor_says_once_that_all_is_well(gantk, monkeypatch):
 
     assert lines[-1] == "no problem found"
     assert len(lines) <= 10
+    for extra, package in (("explain", "captum"), ("track", "tensorboard"), ("onnx", "onnx")):
+        monkeypatch.setattr(
+            doctor, "installed_version", lambda name, lost=package: None if name == lost else "1.0"
+        )
+        assert f"not installed: {extra} ({package})" in gantk("doctor").out
     assert not any(re.search(r"\bok$", line.rstrip()) for line in lines)
 
 

@@ -298,6 +298,21 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     ]
 
 
+@pytest.mark.parametrize(
+    ("low", "least"), [(0.0, 0.0), (-1000.0, -62.5)], ids=["magnitudes", "Hounsfield units"]
+)
+def test_volumes_are_negative_only_if_training_images_were(low, least, model, tmp_path):
+    model(RANGE | {"low": low, "high": 250.0})
+    path = tmp_path / "T1.nii.gz"
+    ramp = np.linspace(-200, 200, 16**3).reshape(16, 16, 16).astype(np.float32)
+    nib.save(nib.Nifti1Image(ramp, np.eye(4)), path)
+    translate(path, tmp_path / "T2.nii.gz")
+    made = nib.load(tmp_path / "T2.nii.gz").get_fdata()
+
+    assert made.max() > 200
+    assert (made.min() >= 0) == (least == 0)
+
+
 def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
     source = bids / f"{BIDS_NAMES[0]}.nii.gz"
     (result,) = api.translate("run", source, tmp_path / "one", say=lambda line: None)

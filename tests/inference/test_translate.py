@@ -21,7 +21,7 @@ from tiny import PATCHGAN, UNET, small_run
 import gantk as toolkit
 from gantk.data.distribution import QUANTILE_COUNT
 from gantk.data.masks import with_dark_background
-from gantk.data.skull import shows_skull
+from gantk.data.skull import is_stripped, shows_skull
 from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
@@ -678,11 +678,13 @@ STRIPPED = {  # fluid and cortex
 @pytest.mark.parametrize("name", SKULLS)
 def test_a_skull_is_seen_in_any_contrast(name, spacing):
     assert shows_skull(head_of_layers(SKULLS[name], spacing))
+    assert is_stripped(head_of_layers(SKULLS[name], spacing)) is False
 
 
 @pytest.mark.parametrize("name", STRIPPED)
 def test_a_brain_has_no_skull(name):
     assert not shows_skull(head_of_layers(STRIPPED[name]))
+    assert is_stripped(head_of_layers(STRIPPED[name]))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 20, 20), (1, 4, 4, 4), (1, 1, 90, 90), (1, 90, 90)])

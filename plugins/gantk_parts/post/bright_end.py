@@ -13,6 +13,8 @@ from gantk_parts.post.volumes import AIR_SHARE, MIN_TISSUE_VOXELS, each_volume
 MIN_SLICES = 3  # fewer do not show what is bright in a head
 MAX_TISSUE_VOXELS = 1_000_000  # of more an even part is taken
 MAX_STRETCH = 4.0  # a volume without anything bright is not stretched to noise
+# times the end of the range: the 99.99th percentile of ten scans is at most 2.6 times their 97th
+MAX_BRIGHTNESS = 3.0
 
 
 class BrightEnd:
@@ -23,7 +25,8 @@ class BrightEnd:
     in sulci, enhancing tissue) darker than they are, because it is not sure of their place. The
     histogram of its output ends too early, and whoever scales volumes by a percentile, as viewers
     and scores do, sees all tissue too bright. Values above the percentile `knee` are mapped
-    linearly, as the last piece of Nyul's standard scale (Nyul & Udupa 1999); darker ones stay.
+    linearly, as the last piece of Nyul's standard scale (Nyul & Udupa 1999), up to
+    MAX_BRIGHTNESS times the range; darker ones stay.
 
     It needs an intensity mapping that takes the same percentile of each scan there, such as
     `{ name = "nyul", foreground = "tissue", percentiles = [97] }`. `post(images, examples)` takes
@@ -87,4 +90,6 @@ class BrightEnd:
 
         stretch = (self.high - knee) / (top - knee)
         stretch = min(max(stretch, 1 / MAX_STRETCH), MAX_STRETCH)
-        return torch.where(made > knee, knee + stretch * (made - knee), made)
+        limit = self.low + MAX_BRIGHTNESS * (self.high - self.low)
+        bright = (knee + stretch * (made - knee)).clamp(max=limit)
+        return torch.where(made > knee, bright, made)

@@ -194,6 +194,17 @@ def test_the_bright_end_is_stretched_and_the_rest_stays():
     assert torch.equal(done.flatten().argsort(), short.flatten().argsort())  # no two change places
 
 
+def test_the_bright_end_has_a_limit():
+    _, short = blurred_head()
+    short[:, :, 10, 10] = 3.0
+    records = [
+        SimpleNamespace(subject="p", scan_key="s", key=f"s/{n}", position=n) for n in range(5)
+    ]
+    done = BrightEnd(2, (-1.0, 1.0))(short, examples_of(torch.zeros_like(short), records))
+
+    assert done.max() == 5.0  # three times the range of 2, from -1
+
+
 def test_the_bright_end_of_named_contrasts_only_is_stretched():
     _, short = blurred_head()
     both = torch.cat([short, short], dim=1)
