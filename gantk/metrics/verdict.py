@@ -33,7 +33,8 @@ def needs_pairs(baseline: str) -> bool:
 
 def tone_of(verdict: Verdict) -> Tone:
     """How a verdict may be shown: "good" only if the model is significantly better than every
-    baseline, corrected for all comparisons, on six patients or more.
+    baseline on six patients or more. The first score of a recipe is corrected for the directions,
+    all others for all comparisons.
     """
     if verdict.better is None:
         return ""
@@ -55,8 +56,9 @@ def _is_significant(verdict: Verdict) -> bool:
     if patients is not None and patients < MIN_TEST_PATIENTS:
         return False
     if verdict.test is not None:
-        holm = verdict.test.holm
-        return (verdict.test.p if holm is None else holm) < SIGNIFICANCE
+        test = verdict.test
+        p = next(p for p in (test.primary_p, test.holm, test.p) if p is not None)
+        return p < SIGNIFICANCE
     if verdict.holm is not None:
         return verdict.holm < SIGNIFICANCE
     return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER

@@ -146,6 +146,10 @@ class PairedTest(Table):
         "Mean gain of the model over the baseline; positive if the model is better.", ...
     )
     p: Share = about("p-value of the two-sided sign-flip permutation test.", ...)
+    primary_p: Share | None = about(
+        "`p` of the recipe's first score, corrected by Holm's method for the directions; decides its"
+        " verdict."
+    )
     ci95: Pair | None = about("95 % interval of the gain.")
     exact: bool | None = about("Whether all sign patterns were tried: true up to 20 patients.")
     wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")

@@ -12,7 +12,10 @@ from tiny import TINY, draw_pictures
 import gantk
 from gantk.errors import UserError
 from gantk.metrics.statistics import paired
+from gantk.metrics.statistics.comparing import add_tests
 from gantk.metrics.statistics.subgroups import group_names
+from gantk.metrics.verdict import tone_of
+from gantk.runs.results import Results
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import systems
 
@@ -261,3 +264,30 @@ def test_a_missing_column_is_an_error_that_lists_the_others(tmp_path):
         gantk.run(TINY | {"evaluate": {"by": ["sex"]}}, out=tmp_path / "no", say=lambda line: None)
 
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("patients", "tones"),
+    [(5, ["near"] * 4), (8, ["good", *["near"] * 3]), (12, ["good"] * 4)],
+)
+def test_the_first_score_decides_by_itself(patients, tones):
+    """Gains of every patient in three scores and two directions: which count as better."""
+    gains = [1.0 + 0.1 * number for number in range(patients)]
+    scores = ("psnr", "ssim", "mae", "rmse")
+    verdict = {"better": True, "best_baseline": "identity", "probability": 1.0}
+    results = Results.model_validate(
+        {"verdict": {key: dict.fromkeys(scores, verdict) for key in ("a_to_b", "b_to_a")}}
+    )
+    for of_scores in results.verdict.values():
+        for each in of_scores.values():
+            each.gains = gains
+    add_tests(results)
+
+    for of_scores in results.verdict.values():
+        assert [tone_of(of_scores[score]) for score in scores] == tones
+        assert [of_scores[score].test.primary_p is None for score in scores] == [
+            False,
+            True,
+            True,
+            True,
+        ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from gantk.metrics.intervals import bootstrap_draws
 from gantk.metrics.statistics.paired import paired_test
-from gantk.runs.results import Results
+from gantk.runs.results import Results, Verdict
 
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
@@ -123,25 +123,40 @@ def _ranks(
 def add_tests(results: Results) -> None:
     """Test all verdicts: those on pairs by their gains, corrected together, and so the ones against
     baselines without pairs; those on sets by their probability, corrected together.
+
+    The first score of each direction is the primary endpoint: which one it is was decided before
+    the training, so it is also corrected for the directions alone.
     """
-    verdicts = [
-        each for of_direction in results.verdict.values() for each in of_direction.values() if each
+    by_direction = [
+        [verdict for verdict in of_scores.values() if verdict]
+        for of_scores in results.verdict.values()
     ]
-    for family in (verdicts, [each.without_pairs for each in verdicts if each.without_pairs]):
-        for verdict in family:
-            test = paired_test(verdict.gains)
-            if test:
-                verdict.test = test
+    _test_family(by_direction)
+    without_pairs = [
+        [verdict.without_pairs for verdict in own if verdict.without_pairs] for own in by_direction
+    ]
+    _test_family(without_pairs)
 
-        tests = [verdict.test for verdict in family if verdict.test]
-        for test, (holm, fdr) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
-            test.holm = holm
-            test.fdr = fdr
-            test.of = len(tests)
 
-        known = [
-            each for each in family if each.patients is not None and each.probability is not None
-        ]
-        two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]
-        for verdict, (holm, _) in zip(known, corrected_p(two_sided), strict=True):
-            verdict.holm = holm
+def _test_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
+    """Test the verdicts of all directions, the primary score first in each, and correct them."""
+    family = [verdict for own in by_direction for verdict in own]
+    for verdict in family:
+        test = paired_test(verdict.gains)
+        if test:
+            verdict.test = test
+
+    tests = [verdict.test for verdict in family if verdict.test]
+    for test, (holm, fdr) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
+        test.holm = holm
+        test.fdr = fdr
+        test.of = len(tests)
+
+    primary = [own[0].test for own in by_direction if own and own[0].test]
+    for test, (holm, _) in zip(primary, corrected_p([test.p for test in primary]), strict=True):
+        test.primary_p = holm
+
+    known = [each for each in family if each.patients is not None and each.probability is not None]
+    two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]
+    for verdict, (holm, _) in zip(known, corrected_p(two_sided), strict=True):
+        verdict.holm = holm
