@@ -5,13 +5,14 @@ is lost, doubled or changed afterwards.
 
 Studies of a T1 and a T2 series of 2 to 4 small slices arrive all the time; the sender sends again
 what was not acknowledged. Two rules translate them, and both results go to the PACS, another Orthanc.
-One or more of the three are killed by SIGKILL at a seeded random time after a series has come to a
-seeded stage, and started again. At the end, what every series became must be in Orthanc and in the
+One or more of the three are killed by SIGKILL at a seeded moment, and started again. The worker's
+calls pass a relay, which kills before or after Orthanc has done what a call asks for. At the end, what every series became must be in Orthanc and in the
 PACS exactly once: one derived series with an instance for each of its own, with the same pixels in
 both.
 """
 
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -19,11 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -31,6 +35,7 @@ from serving import (
     PACS,
     OrthancServer,
     Worker,
+    free_ports,
     store_until_kept,
     study,
     tiny_model,
@@ -45,27 +50,35 @@ VICTIMS = (  # what is killed at a time
     ("worker", "orthanc"),
     ("worker", "orthanc", "pacs"),
 )
-# the outcome that a series has at a stage; "" while it is received and waits
-STAGES = {"receiving": "", "translating": "translating", "sending": "sending"}
+# the worker's call at which a kill of this moment comes; "": the moment is no call
+MOMENTS = {
+    "receiving": "",
+    "fetching": "GET /instances/[^/]+/file",
+    "translating": "",
+    "posting": "POST /instances",
+    "noting": "PUT /series/[^/]+/metadata/",
+    "sending": "POST /modalities/",
+}
 OPEN_STUDIES = 8  # that are on their way at a time
 STABLE_SECONDS = 4  # until Orthanc calls a series stable
 QUIET_SECONDS = 8.0  # until the worker does, after a restart of Orthanc
 PAUSE_SECONDS = 1.0  # at most, of a sender after each instance
 AGAIN_SECONDS = 2.5  # at most, until a sender sends again what was not acknowledged
-STAGE_SECONDS = 30.0  # after which a kill does not wait for its stage any longer
-SPREAD_SECONDS = 0.8  # of a kill after its stage begins
+MOMENT_SECONDS = 60.0  # after which a kill does not wait for its moment any longer
+SPREAD_SECONDS = 0.2  # at most, of a kill after a moment that is no call begins
+CALL_SECONDS = 120.0
+KEPT_HEADERS = ("Authorization", "Content-Type", "If-Match")
 DRAIN_SECONDS = 900.0
 
 
 @dataclass
 class Kill:
-    """What was killed, at which stage, and the outcomes just before."""
+    """What was killed, at which moment, and whether that moment came."""
 
     second: float
     victims: tuple[str, ...]
-    stage: str
+    moment: str
     reached: bool
-    outcomes: dict[str, int]
 
 
 @dataclass
@@ -83,16 +96,10 @@ class Outcome:
         """The numbers."""
         by_victim = Counter(victim for kill in self.kills for victim in kill.victims)
         shown = ", ".join(f"{count} of the {victim}" for victim, count in sorted(by_victim.items()))
-        # what was going on just before each moment
-        stages = Counter(
-            outcome or "receiving"
-            for kill in self.kills
-            for outcome in kill.outcomes
-            if outcome not in ("done", "left out")
-        )
-        reached = ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items()))
+        moments = Counter(kill.moment for kill in self.kills if kill.reached)
+        reached = ", ".join(f"{count} times {moment}" for moment, count in moments.items())
         return (
-            f"{by_victim.total()} kills ({shown}; during {reached}), {self.series} series,"
+            f"{by_victim.total()} kills ({shown}; while {reached}), {self.series} series,"
             f" {len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.changed)} changed,"
             f" {len(self.failed)} failed"
         )
@@ -100,6 +107,88 @@ class Outcome:
     def is_right(self) -> bool:
         """Whether every series is there once."""
         return not (self.lost or self.doubled or self.changed or self.failed)
+
+
+class Relay(ThreadingHTTPServer):
+    """Passes the worker's calls on to Orthanc. At the first call that `aim` names it kills."""
+
+    daemon_threads = True
+
+    def __init__(self, orthanc: OrthancServer):
+        (port,) = free_ports(1)
+        super().__init__(("127.0.0.1", port), RelayedCall)
+        self.url = f"http://127.0.0.1:{port}"
+        self.orthanc = orthanc
+        self._aim: tuple[str, bool, Callable[[], None]] | None = None
+        self._lock = threading.Lock()
+        self._killed = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def aim(self, call: str, after: bool, kill: Callable[[], None]) -> bool:
+        """Kill before or after the next call that a pattern describes; returns whether one came."""
+        self._killed.clear()
+        with self._lock:
+            self._aim = (call, after, kill)
+        self._killed.wait(MOMENT_SECONDS)
+        with self._lock:
+            missed = self._aim is not None
+            self._aim = None
+        if not missed:
+            self._killed.wait()  # the kill has begun
+        return not missed
+
+    def passes(self, call: str, after: bool) -> None:
+        """Kill, if this is what is waited for."""
+        with self._lock:
+            if self._aim is None or self._aim[1] != after or not re.match(self._aim[0], call):
+                return
+            kill = self._aim[2]
+            self._aim = None
+        kill()
+        self._killed.set()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a worker that was killed."""
+
+
+class RelayedCall(BaseHTTPRequestHandler):
+    """A call of the worker."""
+
+    server: Relay
+    protocol_version = "HTTP/1.1"
+
+    def relay(self) -> None:
+        """Ask Orthanc, and answer what it answers; nothing where it is away."""
+        call = f"{self.command} {self.path}"
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name: self.headers[name] for name in KEPT_HEADERS if name in self.headers}
+        self.server.passes(call, after=False)
+        self.close_connection = True
+        with suppress(requests.RequestException):
+            answer = requests.request(
+                self.command,
+                self.server.orthanc.url + self.path,
+                data=content,
+                headers=headers,
+                timeout=CALL_SECONDS,
+            )
+            self.server.passes(call, after=True)
+            self._answer(answer)
+
+    do_GET = do_POST = do_PUT = do_DELETE = relay
+
+    def _answer(self, answer: requests.Response) -> None:
+        self.close_connection = False
+        self.send_response(answer.status_code)
+        for name in ("Content-Type", "ETag"):
+            if name in answer.headers:
+                self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each call."""
 
 
 class Trial:
@@ -115,7 +204,8 @@ class Trial:
             {"when": {"contrast": one}, "model": str(model), "to": other, "send": PACS}
             for one, other in (("T1", "T2"), ("T2", "T1"))
         ]
-        told = {"service": {"quiet": QUIET_SECONDS}, "orthanc": {"url": self.orthanc.url}}
+        self.relay = Relay(self.orthanc)
+        told = {"service": {"quiet": QUIET_SECONDS}, "orthanc": {"url": self.relay.url}}
         self.worker = Worker(folder, told | {"rules": rules})
         self.parts = {"worker": self.worker, "orthanc": self.orthanc, "pacs": self.pacs}
         self.sent: dict[str, list[str]] = {}  # "STUDY-SERIES" -> SOPInstanceUIDs
@@ -137,7 +227,7 @@ class Trial:
             feeder = threads.submit(self._feed, threads)
             try:
                 while killed(done) < kills and time.monotonic() < begun + 60 * minutes:
-                    done.append(self._kill(time.monotonic() - begun))
+                    done.append(self._kill(time.monotonic() - begun, done))
                     say(f"{killed(done)}  {done[-1]}")
             except BaseException:
                 self.give_up.set()
@@ -177,35 +267,46 @@ class Trial:
         """The number of series by outcome."""
         return Counter(each.get("outcome", "") for each in self._records())
 
-    def _is_at(self, outcome: str) -> bool:
-        """Whether the worker that runs now has done something, and a series has this outcome: by this
-        worker, where it is one of a worker.
-        """
-        records = self._records()
+    def _has_begun(self) -> bool:
+        """Whether the worker that runs now has done something."""
         name = f"-{self.worker.process.pid}-"
-        own = [each for each in records if name in each.get("worker", "")]
-        some = own if outcome else records
-        return bool(own) and any(each.get("outcome", "") == outcome for each in some)
+        return any(name in each.get("worker", "") for each in self._records())
+
+    def _receives(self) -> bool:
+        return self._has_begun() and self._outcomes()[""] > 0
+
+    def _translates(self) -> bool:
+        return (self.worker.folder / "work" / "derived").exists()
 
     def _on_the_way(self) -> int:
         """Studies of which the PACS does not have all."""
         done = self._outcomes()["done"]
         return (len(self.sent) - done + 1) // 2
 
-    def _kill(self, second: float) -> Kill:
-        """Kill some parts at a random time, and start them again."""
+    def _kill(self, second: float, before: Sequence[Kill]) -> Kill:
+        """Kill some parts at the moment that came least often before, and start them again."""
         victims = self.random.choice(VICTIMS)
-        stage = self.random.choice([*STAGES])
+        times = Counter(kill.moment for kill in before if kill.reached)
+        moment = min(self.random.sample([*MOMENTS], len(MOMENTS)), key=lambda name: times[name])
+
+        def kill() -> None:
+            for name in victims:
+                self.parts[name].kill()
+
+        call = MOMENTS[moment]
+        after = self.random.random() < 0.5
         delay = self.random.uniform(0.0, SPREAD_SECONDS)
-        reached = wait_for(lambda: self._is_at(STAGES[stage]), STAGE_SECONDS)
-        if stage != "sending":  # else it is soon over
+        if call:
+            reached = self.relay.aim(call, after, kill)
+        else:
+            is_now = self._receives if moment == "receiving" else self._translates
+            reached = bool(wait_for(is_now, MOMENT_SECONDS))
             threading.Event().wait(delay)
-        kill = Kill(round(second, 2), victims, stage, bool(reached), dict(self._outcomes()))
-        for name in victims:
-            self.parts[name].kill()
+        if not (call and reached):
+            kill()
         for name in reversed(victims):
             self.parts[name].start()
-        return kill
+        return Kill(round(second, 2), victims, moment, reached)
 
     def _look(self, kills: list[Kill]) -> Outcome:
         derived = {"orthanc": self.orthanc.derived(), "pacs": self.pacs.derived()}
