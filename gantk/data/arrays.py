@@ -16,7 +16,8 @@ from gantk.data.array_tables import source_of
 from gantk.data.preparation import contrast_names, domain_letters
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
-from gantk.formats.files import expect_room, write
+from gantk.formats.budget import spend
+from gantk.formats.files import write
 from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
 
 ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
@@ -41,7 +42,7 @@ class Array(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        expect_room(path, array.size)
+        spend(values=array.size)
         pixels = np.array(array, dtype=np.float32) if values else zeros(*array.shape)
         return Image(pixels, path=path, dtype=array.dtype)
 

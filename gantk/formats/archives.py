@@ -7,6 +7,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import math
 import re
 import stat
 import tarfile
@@ -16,12 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from gantk.files import make_folder
+from gantk.formats.budget import MAX_COMPRESSION, reading, spend
 
 PIECE_BYTES = 2**20  # bytes
-MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
-MAX_MEMBERS = 1_000_000  # files and folders of an archive
-FREE_MEMBERS = 1000  # files and folders that an archive of any size may have
-MIN_BYTES_PER_MEMBER = 100  # bytes of an archive for each further one
+MEMBER_BYTES = 4096  # that a file or a folder takes on a disk, whatever its content
 MAX_DEPTH = 50  # folders in a name
 MAX_HEADER_BYTES = 2**16  # bytes of all headers before the content of one member of a tar
 MAX_SHARED_ENTRIES = 100  # entries of headers that hold for all members of a tar
@@ -42,65 +41,66 @@ class Refused(ValueError):
     """Raised for an archive that may not be unpacked; its text says why."""
 
 
-def unpack(archive: Path, folder: Path, ratio: float = MAX_COMPRESSION) -> None:
+def unpack(
+    archive: Path, folder: Path, compression: float = MAX_COMPRESSION, most: float = math.inf
+) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
     Args:
         archive: the archive.
         folder: the folder to write to.
-        ratio: the largest ratio of unpacked to packed size.
+        compression: the largest ratio of unpacked to packed size.
+        most: the most bytes that are unpacked.
 
     Raises:
-        Refused: the archive contains links or devices, its content is more than `ratio` times its
-            size, or a name is not valid on some system.
+        OverBudget: it unpacks to more than it may.
+        Refused: the archive contains links or devices, or a name is not valid on some system.
 
     A name that occurs twice, also by its case where the file system ignores it, raises
     FileExistsError; a damaged archive or a wrong checksum the error of zipfile, tarfile or gzip.
     """
-    archive_bytes = archive.stat().st_size
-    room = int(ratio * archive_bytes) + PIECE_BYTES
-    allowed_members = FREE_MEMBERS + archive_bytes // MIN_BYTES_PER_MEMBER
-    names = _Names(min(MAX_MEMBERS, allowed_members))
-    members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
-    for name, size, source in members:
-        place = folder / names.add(name, source is None)
-        room = room - size
-        if room < 0:
-            raise Refused(f"its content is more than {ratio} times its size")
+    names = _Names()
+    members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive)
+    with reading(archive, compression=compression, most=most):
+        for name, size, source in members:
+            place = folder / names.add(name, source is None)
+            spend(unpacked=size)
+            make_folder(place if source is None else place.parent)
+            if source is not None:
+                _write(place, size, source)
 
-        make_folder(place if source is None else place.parent)
-        if source is not None:
-            with open(place, "xb") as file:
-                while piece := source.read(min(PIECE_BYTES, size + 1)):
-                    size -= len(piece)
-                    file.write(piece)
-            if size:
-                raise Refused(f"the size of '{name}' is not the declared one")
+
+def _write(place: Path, size: int, source: IO[bytes]) -> None:
+    """Write a new file; Refused where it has not the declared size."""
+    with open(place, "xb") as file:
+        while piece := source.read(min(PIECE_BYTES, size + 1)):
+            spend()
+            size -= len(piece)
+            file.write(piece)
+    if size:
+        raise Refused(f"the size of '{place.name}' is not the declared one")
 
 
 def expect_sound(path: Path) -> None:
     """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
     damaged.
     """
-    room = 2 * 1032 * path.stat().st_size + PIECE_BYTES
-    with gzip.open(path) as file:
-        while room > 0 and (piece := file.read(PIECE_BYTES)):
-            room -= len(piece)
+    with reading(path), gzip.open(path) as file:
+        while file.read(PIECE_BYTES):
+            spend()
 
 
 class _Names:
     """The names of an archive's members as relative paths, each valid on every system.
 
-    Folders that only the names of files contain are counted too, since each is created.
+    Folders that only the names of files contain are paid for too, since each is created.
     """
 
-    def __init__(self, most: int):
-        self.most = most  # files and folders
-        self._members = 0
+    def __init__(self) -> None:
         self._known: set[str] = set()  # files and folders
 
     def add(self, name: str, folder: bool) -> str:
-        """Check a member's name and return its path; Refused where it is invalid or one too many."""
+        """Check a member's name and return its path; Refused where it is invalid."""
         parts = [part for part in name.removesuffix("/").split("/") if part != "."]
         wrong = (
             part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255
@@ -112,11 +112,9 @@ class _Names:
         if len(parts) > MAX_DEPTH:
             raise Refused(f"'{name[:100]}' is in more than {MAX_DEPTH} folders")
 
-        self._known.update("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-        self._members += 1
-        if max(self._members, len(self._known)) > self.most:
-            raise Refused(f"it has more than {self.most:,} files and folders")
-
+        folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))} - self._known
+        self._known |= folders
+        spend(unpacked=MEMBER_BYTES * (1 + len(folders)))
         return "/".join(parts)
 
 
@@ -154,12 +152,12 @@ class _Header(tarfile.TarInfo):
 
 class _Limited:
     """A stream that ends with Refused after so many bytes: tarfile reads all headers before a member
-    into memory, whatever size they state.
+    into memory, whatever size they state. Headers are paid for here, contents where they are written.
     """
 
-    def __init__(self, stream: IO[bytes], room: int):
-        self.room = room  # bytes in all
+    def __init__(self, stream: IO[bytes]):
         self.left = MAX_HEADER_BYTES  # bytes until the next header or content is allowed
+        self.is_header = True
         self._stream = stream
         self.tell = stream.tell
         self.seek = stream.seek
@@ -173,14 +171,11 @@ class _Limited:
             )
 
         self.left -= size
-        self.room -= size
-        if self.room < 0:
-            raise Refused("its headers and content are too large for its size")
-
+        spend(unpacked=size if self.is_header else 0)
         return self._stream.read(size)
 
 
-def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+def _of_tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at
     its end.
     """
@@ -188,7 +183,7 @@ def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | No
         opener = OPENERS.get(start.read(2), open)
 
     with opener(archive, "rb") as stream:
-        limited = _Limited(stream, room)
+        limited = _Limited(stream)
         with tarfile.open(fileobj=cast("IO[bytes]", limited), mode="r:", tarinfo=_Header) as opened:
             while (member := opened.next()) is not None:
                 opened.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all
@@ -198,8 +193,10 @@ def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, IO[bytes] | No
                     raise Refused(f"its headers share more than {MAX_SHARED_ENTRIES} entries")
 
                 limited.left = member.size
+                limited.is_header = False
                 yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
                 limited.left = MAX_HEADER_BYTES
+                limited.is_header = True
 
-        while limited.room > 0 and (piece := stream.read(PIECE_BYTES)):
-            limited.room -= len(piece)
+        while piece := stream.read(PIECE_BYTES):
+            spend(unpacked=len(piece))

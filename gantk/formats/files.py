@@ -31,6 +31,7 @@ from gantk.files import (
     sync,
     temporary_beside,
 )
+from gantk.formats.budget import reading
 from gantk.formats.image import (
     Format,
     Image,
@@ -407,22 +408,6 @@ def hidden_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def expect_room(path: Path, values: int) -> None:
-    """UserError where an image of `values` float32 values would take more than GANTK_MAX_GIB."""
-    limit = os.environ.get("GANTK_MAX_GIB") or "16"
-    if not re.fullmatch(r"\d*\.?\d+", limit):
-        what = f"GANTK_MAX_GIB is set to '{limit}'"
-        raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
-    if values * 4 > float(limit) * 2**30:
-        what = (
-            f"'{path}' declares {values} values, which need {values * 4 / 2**30:.1f} GiB of memory"
-        )
-        remedy = (
-            "if its header is right, set the environment variable GANTK_MAX_GIB to a larger number"
-        )
-        raise UserError(what, allowed=f"at most {limit} GiB", remedy=remedy)
-
-
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     """The index of the requested one of `count` volumes; UserError if there is no request, or if it
     is out of range.
@@ -469,9 +454,10 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         )
 
     try:
-        if series and isinstance(form, SeriesFormat):
-            return form.read_series(scan.files, values)
-        return form.read(path, volume, values)
+        with reading(*scan.files):
+            if series and isinstance(form, SeriesFormat):
+                return form.read_series(scan.files, values)
+            return form.read(path, volume, values)
     except MemoryError as error:
         raise UserError(
             f"'{path}' does not fit into memory", remedy="close other programs, or crop the image"

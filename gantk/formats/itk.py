@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.files import chosen_volume, expect_room
+from gantk.formats.budget import spend
+from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
     Format,
@@ -164,7 +165,7 @@ class Itk(Format):
         sides = upright_sides(shape, affine)
         pixels = zeros(len(chosen), *sides)
         if values:
-            expect_room(path, int(np.prod(shape if axis is None else stored.shape, dtype=object)))
+            spend(values=int(np.prod(shape if axis is None else stored.shape, dtype=object)))
             pixels = np.empty((len(chosen), *sides), np.float32)
             views = [in_file_order(upright, shape, affine) for upright in pixels]
             if axis is None:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.files import chosen_volume, expect_room
+from gantk.formats.budget import PARSING_SECONDS_PER_MIB, reading, spend
+from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
     Format,
@@ -33,7 +34,6 @@ from gantk.formats.image import (
 )
 from gantk.formats.voxels import CHUNK_BYTES, as_integers, expect_held
 
-MAX_HEADER_BYTES = 8 * 2**20  # bytes of a header with its extensions
 SLACK_BYTES = 2**20  # bytes that are read beyond a volume, to the checksum of the last one
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
@@ -59,7 +59,7 @@ class Nifti(Format):
         sides = upright_sides(shape, affine)
         upright = zeros(*sides)
         if values:
-            expect_room(path, int(np.prod(shape, dtype=object)))
+            spend(values=int(np.prod(shape, dtype=object)))
             upright = np.empty(sides, np.float32)
             _decode(_voxels_of(path), header, offset, in_file_order(upright, shape, affine))
 
@@ -205,11 +205,12 @@ def _decode(path: Path, header: Any, offset: int, voxels: np.ndarray) -> None:
 
     plane = int(np.prod(voxels.shape[:2])) * 8  # float64, in which nibabel scales
     planes = max(1, CHUNK_BYTES // plane)
-    with _open(path) as file:
+    with reading(path), _open(path) as file:
         slope, inter = header.get_slope_inter()
         scale = (1, 0) if slope is None else (slope, inter)
         stored = ArrayProxy(file, (voxels.shape, header.get_data_dtype(), offset, *scale))
         for first in range(0, voxels.shape[2], planes):
+            spend()
             part = slice(first, first + planes)
             voxels[:, :, part] = stored[:, :, part]
 
@@ -237,8 +238,6 @@ def _header_of(path: Path, voxels: Path, file: Any) -> Any:
 
     first = header_class(start[: header_class.sizeof_hdr], check=False)
     length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"its header is too long ({length} bytes)")
-
+    spend(unpacked=length, seconds=length / 2**20 * PARSING_SECONDS_PER_MIB)
     whole = start + file.read(max(0, length - len(start)))
     return header_class.from_fileobj(io.BytesIO(whole), check=False)

@@ -24,7 +24,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from gantk.errors import UserError
-from gantk.formats.files import expect_room
+from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, zeros
 
 # A filter for the whole process, since one set and reset around each file would race between
@@ -84,7 +84,7 @@ class Picture(Format):
         if not values and path.suffix.lower() == ".png":
             shape = _outline(path)
             if shape:
-                expect_room(path, shape[0] * shape[1] * shape[2])
+                spend(values=shape[0] * shape[1] * shape[2])
                 return Image(zeros(*shape), path=path)
 
         try:
@@ -99,11 +99,10 @@ class Picture(Format):
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
             _expect_one_page(path, _has_several_pages(picture))
-            # Each scan of a JPEG takes as long to decode as the whole picture.
-            if picture.format in JPEGS and path.read_bytes().count(b"\xff\xda") > 100:
-                raise ValueError("it has more than 100 scans")
-
-            expect_room(path, picture.width * picture.height * len(picture.getbands()))
+            size = picture.width * picture.height * len(picture.getbands())
+            spend(values=size)
+            if picture.format in JPEGS:
+                pay_for_scans(path.read_bytes(), size)
             if not values:
                 return Image(zeros(*_shape_of(path, picture)), path=path)
 
@@ -215,7 +214,7 @@ def _by_tifffile(path: Path, values: bool) -> Image:
     with tifffile.TiffFile(path) as file:
         _expect_one_page(path, file.pages.is_multipage)
         page = file.pages.first
-        expect_room(path, page.nbytes // 4)
+        spend(values=page.nbytes // 4)
         if page.dtype not in TIFFFILE_TYPES:
             raise ValueError(f"its values are of the type {page.dtype}")
         if page.axes != "YX" or page.photometric != 1 or page.tags.get(ORIENTATION) is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.files import ANY_SIZE, regular_file
+from gantk.formats.budget import reading, spend
 
 CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
@@ -65,11 +66,12 @@ class Stored:
         """
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK_BYTES // plane)
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             file.seek(self.opens)
             stream = self._unpack(file)
             stream.seek(self.start + (0 if self.packing else self.opens))
             for first in range(0, self.shape[2], planes):
+                spend()
                 count = min(planes, self.shape[2] - first)
                 content = stream.read(count * plane)
                 if len(content) < count * plane:
@@ -87,6 +89,7 @@ class Stored:
 
     def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
+            spend(values=self.end // 4)
             return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK_BYTES))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)

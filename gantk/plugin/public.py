@@ -22,6 +22,7 @@ PUBLIC_MODULES = (
     "gantk.machine.runtime",
     # files and data
     "gantk.formats.archives",
+    "gantk.formats.budget",
     "gantk.catalog.contrasts",
     "gantk.formats.files",
     "gantk.formats.image",

@@ -26,7 +26,8 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import chosen_volume, expect_room
+from gantk.formats.budget import spend
+from gantk.formats.files import chosen_volume
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import description_without_names, first_number, pseudonym, text_of, value_of
 from gantk_dicom.slices import (
@@ -119,7 +120,6 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         datasets[file], own = open_image(file)
         slices += own
 
-    expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
     stack = _choose_stack(path, slices, volume, datasets)
     first = stack.slices[0]
     headers = Headers(datasets[each.path] for each in stack.slices)
@@ -441,6 +441,7 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
         closing(_decode(file, dataset, numbers)) as frames,
     ):
         for frame in frames:
+            spend()
             if frame.shape[:2] != shape:
                 raise Broken(
                     f"its pixels have the shape {frame.shape}, but its header says {shape}"

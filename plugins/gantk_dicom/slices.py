@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import expect_room, natural
+from gantk.formats.budget import reading, spend
+from gantk.formats.files import natural
 from gantk.formats.image import UPRIGHT, Scan
 from gantk.formats.voxels import expect_held
 from gantk_dicom.names import (
@@ -35,7 +36,7 @@ from gantk_dicom.names import (
     text_of,
     value_of,
 )
-from gantk_dicom.streams import MAX_FRAMES, Broken, declared_bytes, expect_short, header_of
+from gantk_dicom.streams import Broken, declared_bytes, header_of, pay_for_parsing
 
 # Files of real scanners often hold values that violate their type's rules; the elements used here
 # are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
@@ -167,10 +168,10 @@ def header(path: Path) -> Dataset:
 
     Elements are parsed at first access: a damaged one is an error only for code that uses it.
     """
-    with readable(path), header_of(path) as (file, meta):
+    with readable(path), reading(path), header_of(path) as (file, meta):
         marked = meta is None and file.peek(132)[128:132] == b"DICM"
         dataset = dcmread(file, stop_before_pixels=True, force=not marked)
-        expect_short(dataset)
+        pay_for_parsing(dataset)
         dataset.begins = file.tell()
         dataset.held = file.size - file.tell()
         if meta is not None or not hasattr(dataset, "file_meta"):
@@ -181,10 +182,9 @@ def header(path: Path) -> Dataset:
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
             raise Broken("its header is truncated" if uid else "it has no elements of a DICOM file")
 
-        if (frames := _frames_of(dataset)) > min(MAX_FRAMES, max(1, dataset.held)):
-            raise Broken(
-                f"it declares {frames} frames: it is truncated, or has more than {MAX_FRAMES} frames"
-            )
+        frames = _frames_of(dataset)
+        if frames > max(1, dataset.held):
+            raise Broken(f"it is truncated: it declares {frames} frames")
 
         return dataset
 
@@ -224,8 +224,7 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
                 allowed="colour images of one frame",
             )
 
-        count = frames * rows * columns * samples
-        expect_room(path, count)
+        spend(values=frames * rows * columns * samples)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
             expect_held(path, declared_bytes(dataset), dataset.held)
@@ -345,18 +344,24 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         return [_slice_of(dataset, path, None, lambda name: dataset)]
 
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
-    if len(frames) != count:
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if frames and len(frames) != count:
         raise Broken(f"it declares {count} frames but describes {len(frames)}")
 
+    empty = Dataset()
+
+    def frame_of(number: int, own: Dataset) -> Slice:
+        def group(name: str) -> Dataset:
+            return (own.get(name) or shared.get(name) or [empty])[0]
+
+        return _slice_of(dataset, path, number, group)
+
     found = []
-    for number, own in enumerate(frames):
-
-        def group(name: str, own: Dataset = own) -> Dataset:
-            return (own.get(name) or shared.get(name) or [Dataset()])[0]
-
-        found.append(_slice_of(dataset, path, number, group))
-
+    for number, own in enumerate(frames or [empty]):
+        spend()
+        found.append(frame_of(number, own))
+    if not frames:  # they differ in nothing but their pixels
+        found = [replace(found[0], frame=number) for number in range(count)]
     return found
 
 
@@ -731,7 +736,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     for file in files:
         slices = []
         try:
-            with readable(file):
+            with readable(file), reading(file):
                 dataset = header(file)
                 if _no_image(dataset):
                     continue

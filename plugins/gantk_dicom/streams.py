@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,13 +19,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
+from gantk.formats.budget import FREE_BYTES, PARSING_SECONDS_PER_MIB, pay_for_scans, spend
 from gantk.formats.voxels import CHUNK_BYTES
 
-MAX_READS = 1_000_000  # read calls per header: an element takes two
-MAX_SEQUENCE_BYTES = 2**25
-MAX_TEXT_BYTES = 2**22  # of any other element that is not binary
-MAX_INFLATED_BYTES = 64 * 2**20  # bytes of a deflated header
-MAX_FRAMES = 65_536  # frames of one file
+READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
+PIECE_SECONDS = 1e-6  # of looking for one frame among the pieces of a file
 PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
 # markers of JPEG and JPEG-LS that precede a size
 SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
@@ -36,24 +35,22 @@ class Broken(ValueError):
 
 class Bounded(io.BufferedReader):
     """A file reader that never allocates more than the file's size, whatever length an element
-    states.
-
-    `reads` is the number of read calls after which a header without an end is refused.
+    states, and looks at the time that is left for the file.
     """
 
     name = ""  # pydicom reads this attribute
 
-    def __init__(self, raw: BinaryIO, reads: float = float("inf")):
+    def __init__(self, raw: BinaryIO):
         super().__init__(raw)
         self.size = self.seek(0, io.SEEK_END)
-        self.reads = reads
+        self.reads = 0
         self.seek(0)
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read at most `size` bytes; None or -1: the rest. Broken after too many calls."""
-        self.reads -= 1
-        if self.reads < 0:
-            raise Broken(f"its header has more than {MAX_READS // 2} elements")
+        """Read at most `size` bytes; None or -1: the rest."""
+        self.reads += 1
+        if self.reads % READS_PER_LOOK == 0:
+            spend()
         if size is None or not 0 <= size <= io.DEFAULT_BUFFER_SIZE:
             rest = max(0, self.size - self.tell())
             size = rest if size is None or size < 0 else min(size, rest)
@@ -67,8 +64,7 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
     """
     with io.FileIO(path) as raw:
         meta = _deflated_meta(raw)
-        raw = inflate_file(raw, MAX_INFLATED_BYTES) if meta is not None else raw
-        yield Bounded(raw, MAX_READS), meta
+        yield Bounded(raw if meta is None else inflate_file(raw, FREE_BYTES)), meta
 
 
 @contextmanager
@@ -90,20 +86,20 @@ def inflate_file(file: BinaryIO, most: int) -> io.BytesIO:
     found = io.BytesIO()
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK_BYTES)):
-        found.write(inflate.decompress(packed, most - found.tell()))
+        piece = inflate.decompress(packed, most - found.tell())
+        found.write(piece)
+        spend(unpacked=len(piece))
 
     found.seek(0)
     return found
 
 
-def expect_short(dataset: Dataset) -> None:
-    """Broken where an element is so long that parsing it, at first access, would take long."""
+def pay_for_parsing(dataset: Dataset) -> None:
+    """Pay for the elements that are parsed at first access."""
     for element in dataset.values():
         kind = (element.VR or "UN") if isinstance(element, RawDataElement) else "OB"
-        if kind[0] != "O" and len(element.value or b"") > (
-            MAX_SEQUENCE_BYTES if kind in ("SQ", "UN") else MAX_TEXT_BYTES
-        ):
-            raise Broken(f"its element {element.tag} has {len(element.value)} bytes")
+        if kind[0] != "O":
+            spend(seconds=len(element.value or b"") / 2**20 * PARSING_SECONDS_PER_MIB)
 
 
 def declared_bytes(dataset: Dataset) -> int:
@@ -135,7 +131,9 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
         start = file.tell()
         if not rle:
             first = not offsets
-            _expect_size(file.read(min(length, PICTURE_START_BYTES)), size, first)
+            content = file.read(length)
+            _expect_size(content[:PICTURE_START_BYTES], size, first)
+            pay_for_scans(content, prod(size))
 
         offsets.append(start - 8 - base)
         lengths.append(length)
@@ -150,9 +148,8 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     pieces = len(offsets)
     if pieces == frames:
         return offsets, lengths
-    if not table and pieces * frames > 10**7:
-        raise Broken(f"its {frames} frames are stored in {pieces} pieces without an offset table")
-
+    if not table:
+        spend(seconds=PIECE_SECONDS * pieces * frames)
     return None
 
 
@@ -201,14 +198,12 @@ def _deflated_meta(raw: io.FileIO) -> FileMetaDataset | None:
     """File meta elements of a deflated file, positioned at its deflated part; None for others,
     positioned at 0.
     """
-    start = raw.read(4096)
-    if start[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in start:
-        file = io.BytesIO(start)
-        file.seek(132)
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raw.seek(file.tell())
-            return FileMetaDataset(meta)
-
-    raw.seek(0)
-    return None
+    file = Bounded(raw)
+    begin = 132 if file.peek(132)[128:132] == b"DICM" else 0  # pydicom reads files without it, too
+    file.seek(begin)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    is_deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    end = file.tell()
+    file.detach()  # else it would close the file
+    raw.seek(end if is_deflated else 0)
+    return FileMetaDataset(meta) if is_deflated else None

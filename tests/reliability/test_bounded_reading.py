@@ -106,8 +106,16 @@ def text(path: Path, lines: str, voxels: bytes = bytes(2048)) -> None:
         path.write_bytes(f"{given}{lines}{end}\n".encode() + voxels)
 
 
-def deflated(path: Path, megabytes: int, at: bytes = b"\xe0\x7f\x10\x00") -> None:
-    """A deflated DICOM file in which zeros follow a place: without `at`, they are all there is."""
+def deflated(
+    path: Path,
+    megabytes: int,
+    at: bytes = b"\xe0\x7f\x10\x00",
+    meta: int = 0,
+    preamble: bool = True,
+) -> None:
+    """A deflated DICOM file in which zeros follow a place: without `at`, they are all there is. `meta`
+    more bytes come before what says that it is deflated.
+    """
     whole = made.save(made.dataset(), path, made.head(1)[0])
     dataset = dcmread(whole)
     dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
@@ -116,7 +124,18 @@ def deflated(path: Path, megabytes: int, at: bytes = b"\xe0\x7f\x10\x00") -> Non
     begin = 144 + struct.unpack("<I", content[140:144])[0]
     inside = zlib.decompress(content[begin:], -15)
     start = inside[: inside.index(at) + 8] + struct.pack("<I", 2**32 - 2) if at else b""
-    path.write_bytes(content[:begin] + deflate(start, megabytes, -15))
+    private = b"\x02\x00\x01\x00OB\0\0" + struct.pack("<I", meta) + bytes(meta)
+    whole = content[:144] + (private if meta else b"") + content[144:begin]
+    whole = whole if preamble else whole[132:]
+    path.write_bytes(whole + deflate(start, megabytes, -15))
+
+
+def frames(path: Path, count: int) -> None:
+    """A DICOM file of so many frames of six pixels."""
+    dataset = dcmread(made.save(made.dataset(), path, np.zeros((2, 2), np.uint8)))
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 2, 3, count
+    dataset.PixelData = bytes(6 * count)
+    dataset.save_as(path)
 
 
 def compressed(
@@ -173,9 +192,10 @@ J2K = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(
 )
 RLE = struct.pack("<16I", 1, 64, *[0] * 14)
 HEADER_ENDLESS = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
+TIME = r"takes more than \d+ s to read"
 HOSTILE = {
-    "offset.nii.gz": (lambda p: nifti(p, 300, vox_offset=2.0**40), "header is too long"),
-    "extension.nii.gz": (lambda p: nifti(p, 64, vox_offset=2.0**31), "header is too long"),
+    "offset.nii.gz": (lambda p: nifti(p, 300, vox_offset=2.0**40), "unpacks to more"),
+    "extension.nii.gz": (lambda p: nifti(p, 64, vox_offset=2.0**31), "unpacks to more"),
     "sides.nii.gz": (lambda p: nifti(p, 1, dim=[3, 32767, 32767, 4, 1, 1, 1, 1]), "truncated"),
     "behind.nii.gz": (lambda p: nifti(p, 300), r"read \(4, 16, 16\)"),
     "spaces.nrrd": (lambda p: text(p, "a" + " " * 400_000 + "b"), "is damaged"),
@@ -195,16 +215,18 @@ HOSTILE = {
         "truncated",
     ),
     "pixels deflated.dcm": (lambda p: deflated(p, 3000), r"read \(24, 20\)"),
-    "header deflated.dcm": (lambda p: deflated(p, 3000, b""), "elements"),
-    "elements.dcm": (lambda p: elements(p, b"\x09\x00\x10\x00LO\0\0" * 50_000), "elements"),
+    "header deflated.dcm": (lambda p: deflated(p, 40, b""), TIME),
+    "elements.dcm": (lambda p: elements(p, b"\x09\x00\x10\x00LO\0\0" * 50_000), "truncated"),
     "items.dcm": (
         lambda p: elements(p, HEADER_ENDLESS + b"\xfe\xff\x00\xe0\0\0\0\0" * 50_000),
-        "elements|damaged",
+        f"{TIME}|damaged",
     ),
     "depth.dcm": (
         lambda p: elements(p, (HEADER_ENDLESS + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 9999),
         "damaged",
     ),
+    "group 2.dcm": (lambda p: deflated(p, 80, meta=70_000), r"read \(24, 20\)"),
+    "no preamble.dcm": (lambda p: deflated(p, 80, preamble=False), r"read \(24, 20\)"),
     "length.dcm": (lambda p: elements(p, b"\x09\x00\x01\x10OB\0\0\xfe\xff\xff\xff"), "truncated"),
     "frames.dcm": (lambda p: compressed(p, [JPEG % b"\0\2\0\2"], frames=10**9), "frames"),
     "pieces.dcm": (
@@ -214,14 +236,21 @@ HOSTILE = {
     "size.dcm": (lambda p: compressed(p, [JPEG % b"\xff\xff\xff\xff"]), r"\(65535, 65535\)"),
     "size 2000.dcm": (lambda p: compressed(p, [J2K], uid.JPEG2000Lossless), r"\(40000, 40000\)"),
     "runs.dcm": (lambda p: compressed(p, [RLE + b"\x81\0" * 2**22], uid.RLELossless), "far more"),
-    "scans.jpg": (scans, "more than 100 scans"),
+    "60000 frames.dcm": (lambda p: frames(p, 60_000), rf"{TIME}|read \(60000, 2, 3\)"),
+    "drawn often.dcm": (
+        lambda p: compressed(
+            p, [JPEG % (b"\x3a\x98" * 2) + b"\xff\xda" * 9999], size=(15_000,) * 2
+        ),
+        TIME,
+    ),
+    "scans.jpg": (scans, TIME),
     "pages.tif": (lambda p: pages(p, 60_000), "pages"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_small_files_are_bounded_in_time_and_memory(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("gantk_dicom.streams.MAX_READS", 20_000)
+    monkeypatch.setattr("gantk.formats.budget.FREE_SECONDS", 0.5)
     make, words = HOSTILE[name]
     make(tmp_path / name)
 

@@ -29,7 +29,8 @@ from gantk.downloads import (
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
 from gantk.files import expect_name, make_folder, read_file, remove, write_file
-from gantk.formats.archives import ENDINGS, MAX_COMPRESSION, expect_sound, unpack
+from gantk.formats.archives import ENDINGS, expect_sound, unpack
+from gantk.formats.budget import MAX_COMPRESSION
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 # Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.

@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
-MAX_FILES = 20_000  # in a zip
 TAKEN = "taken"  # folder of the uploads that a session has taken, and of their results
 SENT = "in"  # folder of a file with its sender's name, within that of an upload
 CONTENT = "input"  # folder of what a zip holds, beside it
@@ -184,17 +182,13 @@ def is_zip(upload: Path) -> bool:
 
 def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
     """Unpack a zip into a new folder and return it; UserError where it is damaged, holds more than
-    `most` bytes or MAX_FILES files, or has paths outside of it.
+    `most` bytes, or has paths outside of it.
     """
     from gantk.formats.archives import unpack
 
     make_folder(folder, private=True)
     try:
-        with zipfile.ZipFile(upload) as opened:
-            sizes = [each.file_size for each in opened.infolist()]
-        if len(sizes) > MAX_FILES or sum(sizes) > most:
-            raise ValueError(f"it holds more than {MAX_FILES:,} files or {most >> 20} MB")
-        unpack(upload, folder)
+        unpack(upload, folder, most=most)
     except OSError:
         raise  # a full disk
     # zipfile and its decompressors raise any exception for a malicious file

@@ -459,10 +459,13 @@ HEADERS = {
     "shared by all": (shared_headers(), "share more than 100"),
     "deep": (packed({"a/" * 60 + "x": b"x"}), "more than 50 folders"),
     "folders": (
-        packed({f"{n}/" + "a/" * 40 + "x": b"x" for n in range(90)}),
-        "files and folders",
+        packed({f"{n}/" + "a/" * 40 + "x": b"x" for n in range(120)}),
+        "unpacks to more than",
     ),
-    "again": (packed({"a/b": b"x"})[:1024] + member(type=tarfile.DIRTYPE)[:512] * 2000, "folders"),
+    "again": (
+        packed({"a/b": b"x"})[:1024] + member(type=tarfile.DIRTYPE)[:512] * 5000,
+        "unpacks to more than",
+    ),
 }
 
 
@@ -774,7 +777,7 @@ NOTHING = {
     "hollow.zip": packed({"set/": b""}, ".zip"),
     "other.tar": packed({"set/readme.txt": b"nothing else"}),
     "few.zip": packed({"set/a.png": b"x"}, ".zip"),
-    "padding.tar.gz": packed({f"set/{n}.png": bytes(10**5) for n in range(90)}, ".gz"),
+    "padding.tar.gz": packed({f"set/{n}.png": bytes(10**5) for n in range(200)}, ".gz"),
 }
 
 

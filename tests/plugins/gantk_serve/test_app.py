@@ -232,7 +232,7 @@ HOSTILE = {
         zipped({"a.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777),
         "neither a file nor a folder",
     ),
-    "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), "holds more than"),
+    "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), "unpacks to more than"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", "cannot be unpacked"),
     "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "more than 50 folders"),
     "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), "y.png"),
