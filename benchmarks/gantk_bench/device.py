@@ -217,7 +217,8 @@ def train_for(
     steps = max(MIN_STEPS, int(seconds / step_seconds))
     steps = min(steps, full_steps or steps)
     every = max(1, steps // POINTS)
-    lengths = [f"train.steps={steps}", f"train.save_every={every}", f"train.sample_every={every}"]
+    # one save, at the end: that of a network of 440 million weights takes as long as 1,000 steps
+    lengths = [f"train.steps={steps}", f"train.save_every={steps}", f"train.sample_every={every}"]
     lengths.append(f"train.log_every={max(1, every // 2)}")
     with _emptied(device):
         gantk.run(

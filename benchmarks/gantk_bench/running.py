@@ -310,10 +310,15 @@ class Bench:
         }
 
     def _save_row(
-        self, job: Job, end: End, started: str, board: Board, speed: dict[str, Any] | None = None
+        self,
+        job: Job,
+        end: End,
+        started: str,
+        board: Board | None,
+        speed: dict[str, Any] | None = None,
     ) -> None:
         """Add or replace the row of a job, with the run's figures if it ended well, and save all
-        rows. `speed`: what was measured besides the run.
+        rows. `speed`: what was measured besides the run. `board` None: the row will be replaced.
         """
         run = self.path / "runs" / job.folder
         row = self._identity(job) | job.facts
@@ -335,7 +340,8 @@ class Bench:
         row["speed"] = row.get("speed", {}) | (speed or {})
         self.rows[job.label] = row
         write_rows(self.file, self.all_rows())
-        board.finished(row)
+        if board is not None:
+            board.finished(row)
 
 
 def _available_cores() -> int:

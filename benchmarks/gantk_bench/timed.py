@@ -20,10 +20,11 @@ from gantk_bench.running import Bench
 from gantk_bench.suite import RecipeTable, Suite
 
 PEAKS_LIMIT = 120.0  # seconds
+TIMING_LIMIT = 120.0  # seconds for the bare steps of a job
 # part of a recipe's time that its steps get; the rest reads images, times bare steps and scores
 TRAINING_SHARE = 0.5
-MIN_SHARE = 2.0  # seconds; a recipe with less is skipped
-PATIENCE = 3.0  # a recipe that takes so many times its share, and a minute, is ended
+MIN_SHARE = 40.0  # seconds; below, reading images and scoring leave nothing to train in
+PATIENCE = 3.0  # a recipe that takes so many times its share is ended
 REFERENCE_CASES = ("cyclegan-256-resnet9", "cyclegan-256-unet")
 
 
@@ -47,55 +48,78 @@ class TimedBench(Bench):
         self.reference = reference
         self.worker: Worker | None = None
         self.peaks: dict[str, Any] = {}
+        self.speeds: dict[str, dict[str, Any]] = {}  # of bare steps, by the job's label
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
+        """Time the bare steps of all jobs, which takes seconds each; then train as many as fit."""
         try:
-            for number, job in enumerate(todo):
-                if stopped:
-                    raise KeyboardInterrupt
-                share = (self.end - time.monotonic()) / (len(todo) - number)
-                self._measure_job(job, share, board)
+            timed = [job for job in todo if self._goes_on(stopped) and self._time_job(job, board)]
             if self.reference is not None:
                 self._time_reference()
+            for number, job in enumerate(timed):
+                self._goes_on(stopped)
+                left = self.end - time.monotonic()
+                share = max(left / (len(timed) - number), 0.0 if self.tiny else MIN_SHARE)
+                self._train_job(job, min(share, left), board)
         finally:
             self._end_worker()
 
-    def _measure_job(self, job: Job, share: float, board: Board) -> None:
-        """Time bare steps of a job, train it for its share of the time, and save its row."""
+    def _goes_on(self, stopped: list[int]) -> bool:
+        if stopped:
+            raise KeyboardInterrupt
+        return True
+
+    def _time_job(self, job: Job, board: Board) -> bool:
+        """Time the bare steps of a job and save them as its row; returns whether it can train."""
         started = now()
         began = time.monotonic()
-        if share < MIN_SHARE and not self.tiny:
-            self._save_row(job, End("skipped", "out of time"), started, board)
-            return
-        board.started(job.label)
-        speed: dict[str, Any] = {}
-        own = self.suite.recipe.get(job.recipe, RecipeTable())
-        case = {
-            "recipe": job.source,
-            "profile": job.profile,
-            "settings": [*job.settings, *(value.setting for value in job.values)],
-        }
-        limit = PATIENCE * share + 60
         try:
             worker = self._ready_worker()
             if not self.peaks:
                 self.peaks = worker.ask(peak_rates, PEAKS_LIMIT, tiny=self.tiny)
                 self._print_peaks()
-            speed = self._with_shares(worker.ask(time_step, limit, tiny=self.tiny, **case), own)
-            worker.ask(
+            found = worker.ask(time_step, TIMING_LIMIT, tiny=self.tiny, **_case(job))
+            self.speeds[job.label] = self._with_shares(found, self._table(job))
+        except GantkError as error:
+            self._save_row(job, self._failure(error, began), started, board)
+            return False
+        speed = self.speeds[job.label]
+        step = f"{1e3 * speed['step_s']:.3g} ms a step, {speed['of_conv']:.0%} of peak"
+        self._say(f"timed    {job.label}  {step}")
+        # replaced when it has been trained
+        self._save_row(job, End("skipped", "out of time"), started, None, speed)
+        return True
+
+    def _train_job(self, job: Job, share: float, board: Board) -> None:
+        """Train a job for its share of the time in seconds, and complete its row."""
+        if share < MIN_SHARE and not self.tiny:
+            board.finished(self.rows[job.label])
+            return
+        started = now()
+        began = time.monotonic()
+        board.started(job.label)
+        speed = self.speeds[job.label]
+        try:
+            self._ready_worker().ask(
                 train_for,
-                limit,
+                PATIENCE * share,
                 run=str(self._run_folder(job)),
                 seconds=0.0 if self.tiny else TRAINING_SHARE * share,
                 step_seconds=speed["step_s"],
-                full_steps=own.full_steps,
-                **case,
+                full_steps=self._table(job).full_steps,
+                **_case(job),
             )
             end = End("ok", None, time.monotonic() - began)
         except GantkError as error:
-            end = End("failed", without_paths(str(error))[:500], time.monotonic() - began)
-            self._end_worker()  # what failed may have left the device in a bad state
+            end = self._failure(error, began)
         self._save_row(job, end, started, board, speed)
+
+    def _failure(self, error: GantkError, began: float) -> End:
+        self._end_worker()  # what failed may have left the device in a bad state
+        return End("failed", without_paths(str(error))[:500], time.monotonic() - began)
+
+    def _table(self, job: Job) -> RecipeTable:
+        return self.suite.recipe.get(job.recipe, RecipeTable())
 
     def _run_folder(self, job: Job) -> Path:
         """The empty run folder of a job."""
@@ -165,3 +189,8 @@ class TimedBench(Bench):
         if self.worker is not None:
             self.worker.end()
             self.worker = None
+
+
+def _case(job: Job) -> dict[str, Any]:
+    settings = [*job.settings, *(value.setting for value in job.values)]
+    return {"recipe": job.source, "profile": job.profile, "settings": settings}

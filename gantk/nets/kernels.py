@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import product as combinations
 from math import prod
 
@@ -55,6 +56,26 @@ def usable(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.onnx.is_in_onnx_export()
     )
+
+
+def usable_on_gpu(x: Tensor) -> bool:
+    """Whether `gantk.nets.gpu_kernels` applies: `x` is a channels-last map on a GPU that Triton can
+    compile for, and neither torch.compile nor ONNX export is tracing.
+    """
+    return (
+        x.device.type == "cuda"
+        and x.dtype != torch.float64
+        and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
+        and has_triton()
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
+    )
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether Triton is installed: it comes with torch for NVIDIA GPUs on Linux."""
+    return find_spec("triton") is not None
 
 
 def precision(x: Tensor) -> torch.dtype:
