@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
+from gantk.data.check.populations import left_out_people, people_of_other_kinds
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,
@@ -405,12 +406,14 @@ class Data:
         """Which training images an unpaired method uses, where that is a choice."""
         if self.paired or len(self.letters) == 1:
             return []
-        available = sum(record.for_training for record in self.splits["train"])
-        if len(self.training) < available:
+        available = [record for record in self.splits["train"] if record.for_training]
+        if len(self.training) < len(available):
+            others = left_out_people(available, self.training)
             return [
                 f"note     unpaired training uses one domain of each patient:"
-                f" {len(self.training)} of {available} images. To use all, set data.unpair = false"
-                " and data.same_patient = true"
+                f" {len(self.training)} of {len(available)} images. To use all, set data.unpair ="
+                " false and data.same_patient = true",
+                *([f"note     {others}"] if others else []),
             ]
         if self.table.unpair == "auto" and not unpairs(self.table, self.source):
             return [
@@ -645,14 +648,17 @@ def training_of(
     table: DataTable, method: type[Method], source: Any, records: list[Record]
 ) -> list[Record]:
     """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired
-    study. Images that are not for training are left out.
+    study of people whose images are of one kind. Images that are not for training are left out.
     """
     records = [record for record in records if record.for_training]
     if method.paired:
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)
         return sorted(paired, key=lambda record: (record.domain, record.pair))
-    return unpair(records, table.split.seed) if unpairs(table, source) else records
+    if not unpairs(table, source):
+        return records
+    others = people_of_other_kinds(records, table.spacing is not None)
+    return unpair([each for each in records if each.subject not in others], table.split.seed)
 
 
 def _evenly_spaced(records: list[Record], count: int) -> list[Record]:

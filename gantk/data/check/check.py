@@ -16,6 +16,7 @@ from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pairs
+from gantk.data.check.populations import domains_of_two_kinds
 from gantk.data.check.usage import (
     Usage,
     absolute,
@@ -162,7 +163,7 @@ def warnings_about(data: Data) -> list[str]:
     sampled = scans[:: max(1, -(-len(scans) // MAX_SCANS_OF_RUN))]
     items = [inspect(scan) for scan in sampled]
     names = dict(zip(data.letters, data.table.domains, strict=True))
-    usage = Usage(data.table, data, names, records, recipe="")
+    usage = Usage(data.table, data, names, records, recipe="", training=data.training)
     assign(usage, items)
     problems = [each for each in incomplete(usage, data.records) if each["kind"] == "pairs"]
     problems += _compare([item for item in items if item.error is None], usage)
@@ -338,6 +339,7 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     if usage:
         problems += _about_names(usage)
         problems += _about_pairs(usage)
+        problems += _about_populations(items, usage)
         problems = [each for each in problems if not _is_solved(each, usage)]
 
     return problems + list(findings.copies(items))
@@ -409,6 +411,14 @@ def _about_pairs(usage: Usage) -> list[Problem]:
         remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
     said = pairs and unlike_pairs(pairs, used, remedies)
     return [problem("pairs", "warning", said)] if said else []
+
+
+def _about_populations(items: Sequence[Inspected], usage: Usage) -> list[Problem]:
+    """Problems of an unpaired training whose domains, or people, are of different kinds."""
+    if usage.method.paired:
+        return []
+    spacing_is_set = usage.table.spacing is not None
+    return domains_of_two_kinds(items, usage.training, usage.names, spacing_is_set)
 
 
 def _is_solved(problem: Problem, usage: Usage) -> bool:

@@ -31,6 +31,10 @@ MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compar
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
 MAX_LISTED = 4  # file names per sentence
+HEADS: Mapping[bool | None, str] = {
+    True: "whole heads",
+    False: "skull-stripped heads",
+}  # by the fact `skull`
 GLUED_NUMBER = re.compile(r"(?i)(t[12])\d+$")  # a whole name: `T11`, `t2007`
 
 Problem = dict[str, Any]
@@ -150,6 +154,13 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
         lambda facts: "2-D" if len(facts["shape"]) == 2 else "3-D",
         "are partly pictures and partly volumes",
         "keep only one kind",
+    ),
+    (
+        "skull",
+        "warning",
+        lambda facts: HEADS.get(facts.get("skull")),
+        "show partly the skull",
+        "keep only one kind, or strip the skulls of all",
     ),
     (
         "size",

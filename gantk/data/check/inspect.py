@@ -11,6 +11,7 @@ import numpy as np
 
 from gantk.catalog.channels import channel_of
 from gantk.catalog.contrasts import contrast_in
+from gantk.data.skull import shows_skull
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
@@ -22,6 +23,7 @@ AXES = ("axial", "coronal", "sagittal")
 # a volume was acquired in slices if their distance exceeds the pixel size by this factor
 THICK = 1.5
 LOSSY = (".jpg", ".jpeg")
+CT_BELOW = -500  # Hounsfield units: only CT has lower values, and its bone is bright
 SAMPLE = 500_000  # evenly spread pixels for computing percentiles
 
 
@@ -59,7 +61,7 @@ def inspect(scan: Scan) -> Inspected:
       the file states them
     * of the pixels: `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of
       pixels that differ from the background), `empty_planes` (number of axial planes of a volume
-      without contrast)
+      without contrast), `skull` (whether a volume, but of CT, shows one; None if this is unclear)
     """
     suffix = io.suffix_of(scan.path)
     series = io.series_format(scan.files[0]) if scan.files else None
@@ -147,6 +149,8 @@ def _facts(image: Image) -> dict[str, Any]:
         facts["empty_planes"] = sum(
             bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)
         )
+        is_ct = image.facts.get("modality") == "CT" or low < CT_BELOW
+        facts["skull"] = None if is_ct else shows_skull(image)
 
     return facts
 

@@ -51,6 +51,7 @@ class Usage:
     catalog: Catalog | None = None  # of a source that reads names
     source: Any = None  # the data source of the records
     problems: list[Problem] = field(default_factory=list)
+    training: list[Record] = field(default_factory=list)  # what the method would train on
     splits: Splits | None = None
     split_description: str = ""
 
@@ -308,9 +309,9 @@ def _check_leakage(usage: Usage, splits: Splits) -> None:
     """UserError where a training of this use would see what it is tested on."""
     table = usage.table
     training = training_of(table, usage.method, usage.source, splits["train"])
-    trained = [record for record in training if record.domain in usage.method.reads]
+    usage.training = [record for record in training if record.domain in usage.method.reads]
     same_patient = usage.method.paired or may_share_patients(table, usage.source)
-    check_leakage(splits.with_training(trained), same_patient=same_patient)
+    check_leakage(splits.with_training(usage.training), same_patient=same_patient)
 
 
 def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:

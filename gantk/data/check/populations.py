@@ -1,0 +1,199 @@
+"""Compares people and domains by the kind of their images: whole heads or skull-stripped ones, plane,
+spacing, field of view, background. An unpaired network learns such differences with the contrast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gantk.data.check.findings import HEADS, Problem, join_first, problem
+from gantk.data.check.inspect import Inspected, inspect
+from gantk.data.preparation import Record
+from gantk.errors import count_noun
+from gantk.formats.image import Scan
+
+Facts = Mapping[str, Any]
+
+MAX_PEOPLE_COMPARED = 16  # of more, random halves are of the same kinds
+MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What may differ between two groups of images."""
+
+    name: str
+    value: Callable[[Facts], Any]  # a word or numbers of an image's facts; None: unknown
+    max_ratio: float  # of medians, for numbers
+    text: str  # format of the values
+    changes: str  # what a network learns to change
+
+
+def _field_of_view(facts: Facts) -> list[float] | None:
+    if facts["spacing"] is None or len(facts["spacing"]) != len(facts["shape"]):
+        return None
+    return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
+
+
+TRAITS = (
+    Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls"),
+    Trait(
+        "plane",
+        lambda facts: None if facts["plane"] == "any" else facts["plane"],
+        1,
+        "{}",
+        "views",
+    ),
+    Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness"),
+    Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes"),
+    # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
+    Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
+)
+
+
+def differing_traits(
+    one: Sequence[Facts], other: Sequence[Facts], spacing_is_set: bool
+) -> list[tuple[Trait, str, str]]:
+    """The traits in which two groups of images differ, with their usual values in words."""
+    found = []
+    for trait in TRAITS:
+        if spacing_is_set and trait.name == "spacing":
+            continue
+        usual, others = _usual(trait, one), _usual(trait, other)
+        if usual is not None and others is not None and _differ(trait, usual, others):
+            found.append((trait, _in_words(trait, usual), _in_words(trait, others)))
+    return found
+
+
+def _usual(trait: Trait, group: Sequence[Facts]) -> Any:
+    """The most frequent word, or the medians, of the images whose value is known."""
+    values = [value for value in map(trait.value, group) if value is not None]
+    if not values:
+        return None
+    if isinstance(values[0], str):
+        return Counter(values).most_common(1)[0][0]
+    length = Counter(map(len, values)).most_common(1)[0][0]
+    return np.median([value for value in values if len(value) == length], axis=0)
+
+
+def _differ(trait: Trait, one: Any, other: Any) -> bool:
+    if isinstance(one, str):
+        return one != other
+    if len(one) != len(other):
+        return False  # pictures and volumes, which are reported as such
+    ratio = np.maximum(one, 1e-6) / np.maximum(other, 1e-6)
+    return bool(np.maximum(ratio, 1 / ratio).max() > trait.max_ratio)
+
+
+def _in_words(trait: Trait, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    number, _, unit = trait.text.partition(" ")
+    return " x ".join(number.format(each) for each in value) + f" {unit}"
+
+
+def domains_of_two_kinds(
+    items: Sequence[Inspected],
+    training: Sequence[Record],
+    names: Mapping[str, str],
+    spacing_is_set: bool,
+) -> list[Problem]:
+    """Warn of an unpaired training whose domains show different kinds of images; note very different
+    numbers of images or people. `names` are the domains by letter.
+    """
+    facts_of_file = {os.path.abspath(item.scan.files[0]): item.facts for item in items}
+    records = {x: [record for record in training if record.domain == x] for x in names}
+    facts = {}
+    for letter, own in records.items():
+        files = {os.path.abspath(path) for path in {record.path for record in own} if path}
+        facts[letter] = [facts_of_file[file] for file in files if file in facts_of_file]
+
+    if len(names) != 2 or not all(facts.values()):
+        return []
+
+    both = f"the training images of {' and '.join(names.values())}"
+    one, other = (_counts(records[letter]) for letter in names)
+    counts = " against ".join(map(_counts_in_words, (one, other)))
+    first, second = facts.values()
+    traits = differing_traits(first, second, spacing_is_set)
+    if traits:
+        listed = "; ".join(f"{trait.name}: {a} against {b}" for trait, a, b in traits)
+        changes = ", ".join(trait.changes for trait, _, _ in traits)
+        what = (
+            f"{both} are of different kinds: {listed}; {counts}. An unpaired network learns these"
+            f" differences with the contrast, and changes {changes}"
+        )
+        remedy = (
+            "train on people whose images of both domains are of one kind, or bring all to one:"
+            " strip the skulls, set data.spacing, crop to one field of view"
+        )
+        return [problem("populations", "warning", what, (), remedy)]
+
+    ratios = [max(a, b) / min(a, b) for a, b in zip(one, other, strict=True) if min(a, b)]
+    if max(ratios) >= MAX_RATIO_OF_COUNTS:
+        what = (
+            f"{both} differ much in number: {counts}. The network learns the fewer ones by heart,"
+            " their anatomy included"
+        )
+        return [problem("populations", "note", what, (), "add images of that domain")]
+    return []
+
+
+def _counts(records: Sequence[Record]) -> tuple[int, int]:
+    """(people, images); 0 people where they are unknown."""
+    return len({record.subject for record in records} - {""}), len(records)
+
+
+def _counts_in_words(counts: tuple[int, int]) -> str:
+    people, images = counts
+    of = f" of {count_noun(people, 'patient')}" if people else ""
+    return f"{count_noun(images, 'image')}{of}"
+
+
+def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> set[str]:
+    """Of the people who have volumes of both domains, those whose first domain differs in kind from
+    the largest group that is alike; none where that group is a single person, or of more than
+    MAX_PEOPLE_COMPARED people.
+    """
+    by_domain: dict[str, dict[str, Record]] = {"a": {}, "b": {}}
+    for record in records:
+        if record.subject and record.scan_key and record.path and record.domain in by_domain:
+            by_domain[record.domain].setdefault(record.subject, record)
+
+    both = sorted(by_domain["a"].keys() & by_domain["b"].keys())
+    if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
+        return set()
+
+    facts = {}
+    for person in both:
+        record = by_domain["a"][person]
+        item = inspect(Scan(record.files[0], record.files, record.key))
+        if item.error is None:
+            facts[person] = item.facts
+
+    alike = defaultdict(set)
+    for person, own in facts.items():
+        for other, its in facts.items():
+            if not differing_traits([own], [its], spacing_is_set):
+                alike[person].add(other)
+
+    largest = max(alike.values(), key=len, default=set())
+    return {*facts} - largest if len(largest) > 1 else set()
+
+
+def left_out_people(available: Collection[Record], training: Collection[Record]) -> str | None:
+    """A sentence on the people whose images unpaired training leaves out; None where it uses all."""
+    people = sorted({each.subject for each in available} - {each.subject for each in training})
+    if not people:
+        return None
+    named = join_first([repr(name) for name in people])
+    return (
+        f"{count_noun(people, 'patient')} left out of the training, because the images are of"
+        f" another kind than those of most: {named}"
+    )

@@ -1,0 +1,105 @@
+"""Whether the images of two domains, and of the people of one, are of one kind: an unpaired network
+learns every difference between them.
+"""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from volumes import UNPAIRED, load
+
+from gantk.data.check.check import check, warnings_about
+from gantk.data.check.populations import differing_traits
+
+BRAIN = {
+    "skull": False,
+    "plane": "any",
+    "spacing": [1.0, 1.0, 1.0],
+    "shape": [182, 218, 182],
+    "content": 0.15,
+}
+PICTURE = {"plane": None, "spacing": None, "shape": [217, 181], "content": 0.69}
+DIFFERENT = {  # the second group of images -> what differs from BRAIN
+    "the same": ({}, []),
+    "a whole head": ({"skull": True, "content": 0.34}, ["heads", "foreground"]),
+    "an unknown head": ({"skull": None}, []),
+    "thick axial slices": (
+        {"plane": "axial", "spacing": [4.0, 0.5, 0.5], "shape": [36, 448, 406]},
+        ["spacing"],
+    ),
+    "finer voxels": ({"spacing": [0.8, 0.8, 0.8], "shape": [224, 272, 224]}, []),
+    "a slab": ({"shape": [60, 218, 182]}, ["field of view"]),
+    "another frame": ({"shape": [155, 240, 240], "content": 0.18}, []),
+    "pictures": (PICTURE | {"content": 0.15}, []),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_traits_differ(name):
+    changed, expected = DIFFERENT[name]
+    found = differing_traits([BRAIN] * 3, [BRAIN | changed], spacing_is_set=False)
+    assert [trait.name for trait, _, _ in found] == expected
+    solved = differing_traits([BRAIN] * 3, [BRAIN | changed], spacing_is_set=True)
+    assert [trait.name for trait, _, _ in solved] == [
+        each for each in expected if each != "spacing"
+    ]
+
+
+def test_planes_and_pictures_differ():
+    sagittal = BRAIN | {"plane": "sagittal"}
+    axial = BRAIN | {"plane": "axial"}
+    assert [trait.name for trait, _, _ in differing_traits([sagittal], [axial], False)] == ["plane"]
+    full = PICTURE | {"content": 0.2}
+    assert [t.name for t, _, _ in differing_traits([PICTURE], [full], False)] == ["foreground"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Volumes of T1 and T2 below a folder, for (person, domain) the thickness of slices in mm."""
+
+    def make(thickness):
+        for (person, domain), step in thickness.items():
+            voxels = np.random.default_rng(hash(person) % 99).random((16, 16, 12)) * 900
+            path = tmp_path / person / f"{domain}.nii"
+            path.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([1, 1, step, 1])), path)
+        return tmp_path
+
+    return make
+
+
+def test_domains_of_two_kinds_are_a_warning_in_check_and_run(tree):
+    people = [(f"P{n}", "T1") for n in range(4)] + [(f"P{n}", "T2") for n in range(4, 8)]
+    root = tree({key: 1.0 if key[1] == "T1" else 4.0 for key in people})
+    (told,) = [each for each in check(root)["problems"] if each["kind"] == "populations"]
+    assert "spacing: 1 x 1 x 1 mm against 4 x 1 x 1 mm" in told["what"]
+    assert "changes sharpness, sizes" in told["what"]
+
+    data = load({"name": "files", "path": str(root)}, UNPAIRED)
+    assert any("are of different kinds: spacing" in line for line in warnings_about(data))
+
+
+def test_unpaired_training_takes_people_of_the_usual_kind(tree):
+    both = [(f"P{n}", domain) for n in range(5) for domain in ("T1", "T2")]
+    root = tree({key: 4.0 if key[0] == "P3" else 1.0 for key in both})
+    split = {"test": 0.0, "validation": 0.0, "by": "image"}
+    data = load({"name": "files", "path": str(root)}, UNPAIRED, split=split)
+
+    assert {record.subject for record in data.training} == {"P0", "P1", "P2", "P4"}
+    assert any("1 patient left out" in line and "'P3'" in line for line in data.description())
+    assert not [line for line in warnings_about(data) if "of different kinds" in line]
+
+
+def test_very_different_numbers_are_a_note(tree):
+    people = [(f"P{n}", "T1" if n < 3 else "T2") for n in range(17)]
+    told = check(tree(dict.fromkeys(people, 1.0)))["problems"]
+    (about,) = [each for each in told if each["kind"] == "populations"]
+    assert about["severity"] == "note"
+    assert "differ much in number" in about["what"]
+
+
+@pytest.mark.slow
+def test_a_raw_head_against_stripped_brains_is_a_warning(shared_data):
+    told = check(shared_data / "open_ms")["problems"]
+    (about,) = [each for each in told if each["kind"] == "populations"]
+    assert "heads: whole heads against skull-stripped heads" in about["what"]
+    assert "changes skulls" in about["what"]
