@@ -92,7 +92,7 @@ def import_checkpoint(
         what = "the discriminators of colour pictures cannot judge gray ones"
         raise UserError(what, where="--gray, --discriminators", remedy="leave one of them out")
 
-    options = read_options(folder, set or {})
+    options, not_carried = read_options(folder, set or {})
     if options.direction == "BtoA":
         domains = [*reversed(domains)]
 
@@ -123,8 +123,8 @@ def import_checkpoint(
         write_file(made / CARD, fill_card(text_of(OURS), out.name, made, dtype).encode())
         Translator.load(made, "cpu")
 
-    for line in _notes(options):
-        say(line)
+    for line in [*_notes(options), *not_carried]:
+        say(f"note     {line}")
     say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
     return out
 
@@ -138,12 +138,12 @@ def _notes(options: Options) -> list[str]:
     notes = []
     if "batch" in options.norm and not options.eval:
         notes.append(
-            "note     batch norm takes the statistics of each image, as test.py does without"
+            "batch norm takes the statistics of each image, as test.py does without"
             " --eval; --set eval=true takes those of the training"
         )
     if not options.no_dropout:
         notes.append(
-            "note     dropout is off in use; test.py leaves it on without --eval, so that its"
+            "dropout is off in use; test.py leaves it on without --eval, so that its"
             " results are random"
         )
     return notes

@@ -36,6 +36,31 @@ BY_MODEL: dict[str, dict[str, Any]] = {
     "cut": {"no_dropout": True, "no_antialias": False, "no_antialias_up": False, "pool_size": 0},
 }
 ModelName = Literal["cycle_gan", "pix2pix", "cut"]
+# option -> the values that a recipe has too, and what it does in place of others
+NOT_CARRIED = {
+    "lr_policy": (("linear", "cosine"), "the learning rate stays constant"),
+    "gan_mode": (("lsgan", "vanilla", "wgangp", "nonsaturating"), 'the adversarial loss is "bce"'),
+    "netD": (("basic", "n_layers"), "the discriminator is a PatchGAN of 70 pixels"),
+    "preprocess": (
+        ("resize_and_crop", "resize", "none"),
+        "images are resized or padded to crop_size, not cropped at random",
+    ),
+    "dataset_mode": (("unaligned", "aligned"), "images are read as the method needs them"),
+    "serial_batches": (("False",), "images are shuffled"),
+    "max_dataset_size": (("inf",), "all images are used"),
+    "lambda_GAN": (("1.0", "1"), "the weight of the adversarial loss is 1"),
+    "netF": (("mlp_sample",), "features pass through heads of two layers"),
+    "nce_layers": (("0,4,8,12,16",), "the features are those of the paper"),
+    "nce_includes_all_negatives_from_minibatch": (("False",), "negatives are of the same image"),
+    "flip_equivariance": (("False",), "features of mirrored images are not compared"),
+}
+# options without influence on what is imported
+WITHOUT_EFFECT = re.compile(
+    "display_.*|save_.*|.*_dir|.*_freq|init_.*|num_threads|num_test|gpu_ids|name|suffix|phase|verbose"
+    "|no_html|use_wandb|wandb_.*|continue_train|epoch_count|load_iter|lr_decay_iters|isTrain|easy_label"
+    "|aspect_ratio|normG|pretrained_name|random_scale_max|stylegan2_.*|nThreads"
+)
+FAST_CUT = {"nce_idt": False, "lambda_NCE": 10.0}  # the defaults of CUT_mode = FastCUT
 BLOCKS = {"resnet_9blocks": 9, "resnet_6blocks": 6, "resnet_4blocks": 4}
 DEPTHS = {"unet_256": 8, "unet_128": 7}
 DROPOUT = 0.5
@@ -83,6 +108,8 @@ class Options(BaseModel):
     nce_idt: bool = True
     nce_T: float = 0.07
     num_patches: int = 256
+    netF_nc: int = Field(256, ge=1)
+    CUT_mode: str = "CUT"
     n_epochs: float = 100
     n_epochs_decay: float = 100
     batch_size: int = Field(1, ge=1)
@@ -100,8 +127,9 @@ class Options(BaseModel):
         return ", ".join(f"{name} = {getattr(self, name)}" for name in names)
 
 
-def read_options(folder: Path, settings: Mapping[str, Any]) -> Options:
-    """Read the options of a checkpoint's folder; `settings` go before those of its file.
+def read_options(folder: Path, settings: Mapping[str, Any]) -> tuple[Options, list[str]]:
+    """Read the options of a checkpoint's folder; `settings` go before those of its file. Returns
+    them, and a line for each that the recipe of the import cannot have.
 
     Raises:
         UserError: an option has a value for which gantk has no network, or `model` is not known.
@@ -131,11 +159,13 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> Options:
     if values.get("model") not in get_args(ModelName):
         raise _unknown_model(values.get("model"), folder)
 
-    values = BY_MODEL[values["model"]] | values
+    fast = str(values.get("CUT_mode", "")).lower() == "fastcut"
+    values = BY_MODEL[values["model"]] | (FAST_CUT if fast else {}) | values
     if values.get("no_lsgan") in (True, "True"):
         values["gan_mode"] = "vanilla"
     try:
-        return Options.model_validate(values)
+        options = Options.model_validate(values)
+        return options, not_carried(options, values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -143,6 +173,32 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> Options:
             f"{key} = {first['input']} cannot be imported: {first['msg'].lower()}",
             where="--set" if key in settings else str(folder / (name or "")),
         ) from None
+
+
+def not_carried(options: Options, values: Mapping[str, Any]) -> list[str]:
+    """What a fine-tuning of the import does otherwise than these options, in sentences."""
+    lines = []
+    for name, (usual, instead) in NOT_CARRIED.items():
+        if str(values.get(name, usual[0])) not in usual:
+            lines.append(f"{name} = {values[name]} is not in the recipe: {instead}")
+
+    if options.model == "cycle_gan" and options.lambda_B != options.lambda_A:
+        lines.append(
+            f"lambda_B = {options.lambda_B:g} is not in the recipe: both directions have the cycle"
+            f" weight of lambda_A, {options.lambda_A:g}"
+        )
+    if options.lr_policy == "cosine" and options.n_epochs_decay:
+        lines.append(
+            "lr_policy = cosine rises again after n_epochs; in the recipe it ends at 0 after all"
+            " epochs"
+        )
+    known = {*Options.model_fields, *NOT_CARRIED}
+    unknown = {name for name in values.keys() - known if not WITHOUT_EFFECT.fullmatch(name)}
+    if unknown:
+        lines.append(
+            f"these options are not known, and not in the recipe: {', '.join(sorted(unknown))}"
+        )
+    return lines
 
 
 def _current(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +295,7 @@ def _method(options: Options) -> dict[str, Any]:
         "nce_identity": options.nce_idt,
         "patches": options.num_patches,
         "temperature": options.nce_T,
+        "width": options.netF_nc,
     }
     if options.netG in BLOCKS:
         contrastive["layers"] = [0, 2, 3, 4, 5]

@@ -464,6 +464,50 @@ def test_losses_and_schedule_of_the_options_are_in_the_recipe(tmp_path):
     assert recipe["data"]["augment"][1]["smallest"] == pytest.approx(64 / 72, abs=1e-4)
 
 
+# options of train_opt.txt -> what is said about them
+SAID = [
+    ({"lambda_A": 8.0, "lambda_B": 8.0}, None),
+    ({"lambda_B": 5.0}, "lambda_B = 5 is not in the recipe: both directions have"),
+    ({"lr_policy": "step"}, "lr_policy = step is not in the recipe: the learning rate stays"),
+    ({"lr_policy": "plateau"}, "lr_policy = plateau is not in the recipe"),
+    ({"lr_policy": "cosine", "n_epochs_decay": 0}, None),
+    ({"lr_policy": "cosine", "n_epochs_decay": 9}, "lr_policy = cosine rises again"),
+    ({"netD": "pixel"}, "netD = pixel is not in the recipe: the discriminator is a PatchGAN"),
+    ({"gan_mode": "wgangp"}, None),
+    ({"gan_mode": "hinge"}, "gan_mode = hinge is not in the recipe"),
+    ({"preprocess": "scale_width_and_crop"}, "preprocess = scale_width_and_crop is not in"),
+    ({"serial_batches": True, "display_id": 1, "init_gain": 0.02}, "serial_batches = True is not"),
+    ({"max_dataset_size": "inf", "verbose": False, "suffix": ""}, None),
+    ({"lambda_ssim": 3.0}, "these options are not known, and not in the recipe: lambda_ssim"),
+]
+
+
+@pytest.mark.parametrize(("more", "said"), SAID)
+def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
+    folder, _ = cyclegan(tmp_path / "maps", **more)
+    lines: list[str] = []
+    import_checkpoint(folder, tmp_path / "m", say=lines.append)
+
+    notes = [line for line in lines if line.startswith("note")]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
+
+
+def test_options_of_fastcut_are_in_the_recipe_or_named(tmp_path):
+    options = options_of("resnet_6blocks", model="cut", CUT_mode="FastCUT", netF_nc=64)
+    options |= {"no_antialias": True, "no_antialias_up": True, "flip_equivariance": True}
+    options |= {"lambda_GAN": 2.0, "netF": "sample", "nce_layers": "0,4"}
+    network = drawn(resnet(1, 1, 6, "instance"))
+    folder = write_folder(tmp_path / "maps", options, G=network)
+    lines: list[str] = []
+    model = import_checkpoint(folder, tmp_path / "m", say=lines.append)
+
+    method = load_recipe(model / "recipe.toml").tables["method"]
+    assert (method["nce"], method["nce_identity"], method["width"]) == (10.0, False, 64)
+    named = {line.split()[1] for line in lines if line.startswith("note")}
+    assert named == {"flip_equivariance", "lambda_GAN", "netF", "nce_layers"}
+
+
 def test_an_import_can_be_exported_packed_and_fine_tuned(tmp_path, gantk):
     folder, _ = cyclegan(tmp_path / "maps", ndf=4, netD="basic", crop_size=32)
     for name, seed in (("D_A", 2), ("D_B", 3)):
