@@ -3,12 +3,15 @@
     python benchmarks/imported_checkpoints.py --pix2pix CHECKOUT --cut CHECKOUT --work FOLDER
 
 CHECKOUT is a clone of github.com/junyanz/pytorch-CycleGAN-and-pix2pix, and of
-github.com/taesungp/contrastive-unpaired-translation. Their own train.py trains each network for a
-few steps, and their own test.py translates pictures of 256 x 256. `gantk import` and `gantk
-translate` do the same. The table has the largest difference of any pixel, and the contrast of the
-flattest result of test.py, both in gray levels of 255. They need torchvision, dominate, requests, beautifulsoup4 and packaging.
+github.com/taesungp/contrastive-unpaired-translation. Their own code builds each network, draws its
+weights and saves the checkpoint; a few images give batch norm its statistics. Their own test.py
+translates pictures of 256 x 256. `gantk import` and `gantk translate` do the same. The table has
+the largest difference of any pixel, and the contrast of the flattest result of test.py, both in
+gray levels of 255. They need torchvision, dominate, requests, beautifulsoup4 and packaging.
 
-Dropout is compared with test.py --eval, because without it test.py draws random results.
+Nothing is trained: a few steps of a network without norm may diverge, and one with batch norm has
+flat results with --eval. Dropout is compared with --eval, because without it test.py draws random
+results.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,6 +36,8 @@ NORMS = ("instance", "batch", "none")
 RESNETS = ("resnet_9blocks", "resnet_6blocks")
 UNETS = ("unet_256", "unet_128")
 OTHER_SIZES = ((384, 320), (200, 268))
+COLUMNS = ("model", "network", "norm", "channels", "dropout", "antialias", "direction", "--eval")
+COLUMNS += ("largest difference", "contrast")
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,67 @@ def work_off(jobs: list[list[str]]) -> None:
     for job in jobs:
         torch.manual_seed(0)
         sys.argv = job
-        runpy.run_path(job[0], run_name="__main__")
         if job[0] == "train.py":
-            _without_wrapper(job)
+            write_checkpoint()
+        else:
+            runpy.run_path(job[0], run_name="__main__")
+
+
+def write_checkpoint() -> None:
+    """Save the networks and options of sys.argv as train.py saves them, without a training step.
+
+    A checkpoint that CUT writes on a CPU has a prefix that its own test.py cannot read. It is kept
+    as wrapped_net_G.pth, beside one without the prefix.
+    """
+    import torch
+    from data import create_dataset
+    from models import create_model
+    from options.train_options import TrainOptions
+
+    options = TrainOptions().parse()
+    images = list(create_dataset(options))
+    model = create_model(options)
+    generators = [getattr(model, f"net{name}") for name in model.model_names if name[0] == "G"]
+    model.set_input(images[0])
+    for generator in generators:
+        draw_weights(generator, model.real_A)
+    with torch.no_grad():
+        for image in images:  # each is one more in the means of batch norm
+            model.set_input(image)
+            model.forward()
+
+    model.save_networks("latest")
+    if hasattr(model, "parallelize"):
+        model.parallelize()
+        model.save_networks("wrapped")
+
+
+def draw_weights(network: Any, image: Any) -> None:
+    """Draw offsets and scales too, which are 0 and 1 at first, and give the results of the network
+    contrast.
+    """
+    import torch
+    from torch import nn
+
+    convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean of all images
+            nn.init.normal_(layer.weight, 1, 0.2)
+    for layer in network.modules():
+        if getattr(layer, "bias", None) is not None:
+            nn.init.normal_(layer.bias, 0, 0.1)
+
+    outputs = []
+    last = convolutions[-1]
+    hook = last.register_forward_hook(lambda layer, given, made: outputs.append(made))
+    with torch.no_grad():
+        network(image)
+        deviation = outputs[0].std()
+        last.weight /= deviation
+        last.bias -= outputs[0].mean((0, 2, 3))
+        last.bias /= deviation
+    hook.remove()
 
 
 def _read_gray_in_cut() -> None:
@@ -135,33 +199,12 @@ def _read_gray_in_cut() -> None:
     unaligned_dataset.get_transform = get_transform
 
 
-def _without_wrapper(job: list[str]) -> None:
-    """Keep a CUT checkpoint of a CPU as wrapped_net_G.pth, which its own test.py cannot read, and
-    remove the wrapper's prefix from the other.
-    """
-    import torch
-
-    name, checkpoints = (job[job.index(key) + 1] for key in ("--name", "--checkpoints_dir"))
-    path = Path(checkpoints) / name / "latest_net_G.pth"
-    if not path.is_file():
-        return
-    state = torch.load(path, weights_only=True)
-    torch.save(state, path.with_name("wrapped_net_G.pth"))
-    torch.save({key.removeprefix("module."): value for key, value in state.items()}, path)
-
-
 def train_job(case: Case, work: Path) -> list[str]:
-    init = ["--init_type", "normal"]
-    if case.norm == "none":  # else its results would be flat, or diverge
-        init = ["--init_type", "xavier" if case.program == "cut" else "kaiming"]
-        init += ["--init_gain", "1.0", "--lr", "0.00001"]
-    data = str(work / "pictures")
-    # running statistics begin at 0 and 1, and follow the images slowly
-    count = "15" if case.norm == "batch" else "2"
-    epochs = ["--n_epochs", count, "--n_epochs_decay", "0", "--save_epoch_freq", count]
+    init = ["--init_type", "kaiming", "--init_gain", "1.0"]
     sizes = ["--load_size", "286", "--crop_size", "256"]
     rest = ["--display_id", "0", "--no_html", "--checkpoints_dir", str(work / "checkpoints")]
-    return ["train.py", "--dataroot", data, *case.options, *init, *epochs, *sizes, *rest]
+    data = str(work / "pictures")
+    return ["train.py", "--dataroot", data, *case.options, *init, *sizes, *rest]
 
 
 def test_job(case: Case, work: Path, evaluated: bool, pictures: str, *more: str) -> list[str]:
@@ -258,10 +301,8 @@ def main() -> None:
                 jobs += _other_sizes(case, work)
             run_program(checkout, jobs)
 
-    print(
-        "| model | network | norm | channels | dropout | antialias | direction | --eval | largest |"
-    )
-    print(f"{'|---' * 10}|")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print(f"{'|---' * len(COLUMNS)}|")
     for case in chosen:
         about = [case.model, case.network, case.norm, case.channels, case.dropout]
         about += [case.antialias if case.program == "cut" else "", case.direction]
