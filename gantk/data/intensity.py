@@ -207,6 +207,23 @@ class Linear(Mapping):
 
 
 @option_fields
+class Window(Linear, name="window"):
+    """Maps two given values of the files to the ends of the range. For Hounsfield units and other
+    calibrated scales.
+    """
+
+    low: float = -1000.0  # value mapped to the start of the range; default: air in Hounsfield units
+    high: float = 2000.0  # value mapped to the end of the range; default: dense bone
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.low < self.high:
+            what = f"the window from {self.low:g} to {self.high:g} is empty"
+            raise UserError(what, where="data.intensity", allowed="low < high")
+        self.fitted = [float(self.low), float(self.high)]
+
+
+@option_fields
 class Learnt(Linear):
     """A line fitted to images: a subclass's `ends_of(images)` returns the native values of the two
     ends.

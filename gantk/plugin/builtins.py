@@ -40,6 +40,7 @@ PARTS = {
         "percentile": "gantk.data.intensity:Percentile",
         "minmax": "gantk.data.intensity:MinMax",
         "zscore": "gantk.data.intensity:ZScore",
+        "window": "gantk.data.intensity:Window",
     },
     "metric": {
         "psnr": "gantk.metrics.pairs:PSNR",

@@ -51,7 +51,6 @@ def gantk_register(add) -> None:
     add.method("segmenter", "gantk_parts.feature_loss.segmenter:Segmenter")
     add.intensity("nyul", "gantk_parts.nyul:Nyul")
     add.intensity("unit", "gantk_parts.nyul:Unit")
-    add.intensity("window", "gantk_parts.ct.intensity:Window")
     add.intensity("ct", "gantk_parts.ct.intensity:Windows")
     add.intensity("domains", "gantk_parts.ct.intensity:Domains")
     add.loss("correlation_ratio", "gantk_parts.ct.loss:CorrelationRatio")

@@ -11,12 +11,12 @@ import torch
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
 
 from gantk.data.batches import Batches, ImageSet, Prefetcher, order
+from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record, neighbouring_slices
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
-from gantk_parts.ct.intensity import Window
 
 SIZE = (9, 7)
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data import intensity
-from gantk.data.intensity import MinMax, Percentile, PerChannel, ZScore, otsu, to_network
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu, to_network
 from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_parts.ct.intensity import Window
 from gantk_parts.nyul import Nyul, Unit
 
 LINES = [Percentile, MinMax, ZScore]

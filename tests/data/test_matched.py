@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gantk.data.batches import Batches, ImageSet
+from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.plugin.spec import bind_or_raise
-from gantk_parts.ct.intensity import Window
 
 # of scalp, bone and tissue
 MR = (0.0, -0.99, 0.5)

@@ -17,6 +17,7 @@ from tiny import PATCHGAN, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
+from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.frame import Frame, TranslateOptions
@@ -25,7 +26,6 @@ from gantk.inference.translator import Translator
 from gantk.prepare.module import Prepared
 from gantk_models.monai.bundle import answers
 from gantk_models.monai.torchscript import load_torchscript, torchscript_bytes
-from gantk_parts.ct.intensity import Window
 
 
 def native(shape: tuple[int, ...]) -> np.ndarray:

@@ -13,12 +13,11 @@ from tiny import ROOT
 
 from gantk import api
 from gantk.data.distribution import values_of
-from gantk.data.intensity import Percentile
+from gantk.data.intensity import Percentile, Window
 from gantk.errors import GantkError, UserError
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
-from gantk_parts.ct.intensity import Window
 from gantk_trust.wrong_contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])

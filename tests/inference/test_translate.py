@@ -20,6 +20,7 @@ from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.data.distribution import QUANTILE_COUNT
+from gantk.data.intensity import Window
 from gantk.data.masks import with_dark_background
 from gantk.data.skull import is_stripped, shows_skull
 from gantk.errors import GantkError, UserError
@@ -29,7 +30,6 @@ from gantk.inference.arrays import translate_arrays
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.folder import RunFolder
-from gantk_parts.ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 SHAPE = (40, 36, 5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scorers import Keeps, Samples, scorer_of
 
-from gantk.data.intensity import Percentile
+from gantk.data.intensity import Percentile, Window
 from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.method import Method
@@ -20,7 +20,6 @@ from gantk.metrics.summary import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs.results import Results
-from gantk_parts.ct.intensity import Window
 
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
 QUICK = {"name": "classification", "backbone": "small", "steps": 5, "side": 16}

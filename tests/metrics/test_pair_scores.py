@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_metrics import pair
 
+from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.pair_scores import PairScorer, References
@@ -17,7 +18,6 @@ from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.runs.results import Score
-from gantk_parts.ct.intensity import Window
 from gantk_trust.uncertainty.judging import judge_uncertainty
 
 SENSES = {"psnr": True, "mae": False}

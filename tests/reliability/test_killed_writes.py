@@ -57,11 +57,11 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     """By a model that adds a number, with a map of spread where the way has one."""
     import numpy as np
 
+    from gantk.data.intensity import Window
     from gantk.inference.frame import Frame, TranslateOptions
     from gantk.inference.model import TrainedModel
     from gantk.inference.pipeline import Pipeline
     from gantk.inference.translation import Translation
-    from gantk_parts.ct.intensity import Window
 
     maps = ("image", "spread")[: 1 + ("uncertain" in way)]
     frame = Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.files import lock_folder
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.translation import Translation
-from gantk_parts.ct.intensity import Window
 
 FILES = 2000
 PART = 400

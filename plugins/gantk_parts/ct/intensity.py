@@ -1,4 +1,4 @@
-"""Maps Hounsfield units to the networks' range, linearly or by windows; separate mappings per
+"""Maps Hounsfield units to the networks' range by windows; separate mappings per
 domain. Numpy only.
 """
 
@@ -10,29 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.intensity import Linear, Mapping, MinMax, Percentile, option_fields
+from gantk.data.intensity import Mapping, MinMax, Percentile, option_fields
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Intensity
 
 PADDING = 200.0  # values more than this many HU below air are padding
 FAINT_SHARE = 0.01  # share of the range for padding, and for the values between padding and air
-
-
-@option_fields
-class Window(Linear, name="window"):
-    """Maps two given values of the files to the ends of the range. For Hounsfield units and other
-    calibrated scales.
-    """
-
-    low: float = -1000.0  # value mapped to the start of the range; default: air in Hounsfield units
-    high: float = 2000.0  # value mapped to the end of the range; default: dense bone
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.low < self.high:
-            what = f"the window from {self.low:g} to {self.high:g} is empty"
-            raise UserError(what, where="data.intensity", allowed="low < high")
-        self.fitted = [float(self.low), float(self.high)]
 
 
 @option_fields

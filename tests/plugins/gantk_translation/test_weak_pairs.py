@@ -12,12 +12,12 @@ from tiny import PATCHGAN, UNET
 
 from gantk.data.augment import augment_batch
 from gantk.data.batches import Batches, ImageSet
+from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
-from gantk_parts.ct.intensity import Window
 from gantk_translation.weak_pairs.loss import WeakPairs
 from gantk_translation.weak_pairs.matching import grid, sample_at, zoom_affine, zoom_inside
 

@@ -1,0 +1,166 @@
+"""Batches of another program: a DataLoader, or any iterable of dictionaries of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gantk.data.arrays import letter_of
+from gantk.data.batches import Batches
+from gantk.data.intensity import IntensityMapping
+from gantk.data.preparation import domain_letters
+from gantk.errors import UserError
+from gantk.method import Batch
+from gantk.prepare.module import Scale
+from gantk.recipe.load import Recipe, mapping
+
+WINDOW = "window"  # the intensity mapping that needs no images to be fitted to
+UNITS = {"name": WINDOW, "low": -1.0, "high": 1.0}  # of tensors: those of the networks
+KEPT = ("domains", "fit", "augment")  # keys of [data] that apply to batches
+
+
+def is_loader(data: Any) -> bool:
+    """Whether data are batches, in place of images that can be taken one by one."""
+    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+
+
+class Loader:
+    """Takes one batch after the other; begins anew where the iterable ends.
+
+    Raises:
+        UserError: there is no batch, or it is no dictionary with a tensor (N, C, *size) of each
+            domain.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Mapping[str, Any]],
+        domains: Sequence[str],
+        size: Sequence[int] | None = None,  # of the images; None: that of the first batch
+    ):
+        self.batches = batches
+        self.names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
+        self.size = size and tuple(size)
+        self._rest = iter(batches)
+        self.first = self.take()
+        self._waiting: list[Batch] = [self.first]
+
+    @property
+    def length(self) -> int | None:
+        """The number of batches of an epoch; None where the loader does not know it."""
+        try:
+            return len(self.batches)  # type: ignore[arg-type]
+        except TypeError:  # an endless one of torch has the function, which raises this
+            return None
+
+    def take(self) -> Batch:
+        """The next batch, by the letters of the domains, in the units of the loader."""
+        if waiting := self.__dict__.get("_waiting"):
+            return waiting.pop()
+
+        found = next(self._rest, None)
+        if found is None:
+            self._rest = iter(self.batches)
+            found = next(self._rest, None)
+        if found is None:
+            raise UserError(
+                "there are no more batches",
+                where="data",
+                remedy="give a loader that can be iterated again, or an endless one",
+            )
+        if not isinstance(found, Mapping):
+            what = f"a batch has the type {type(found).__name__}"
+            raise UserError(what, where="data", allowed="a dictionary of tensors")
+
+        images = {letter_of(key, self.names): value for key, value in found.items()}
+        return Batch({key: self._image(images.get(key), name) for key, name in self.names.items()})
+
+    def _image(self, tensor: Any, name: str) -> Tensor:
+        """The images of one domain as a plain tensor; UserError where they are none of this size."""
+        size = "H, W) or (N, C, D, H, W)"
+        if self.size:
+            size = f"{', '.join(map(str, self.size))})"
+        if isinstance(tensor, Tensor) and tensor.ndim in (4, 5):
+            self.size = self.size or tuple(tensor.shape[2:])
+            if tuple(tensor.shape[2:]) == self.size:
+                return tensor.detach().as_subclass(Tensor).float()
+
+        found = f"no tensor '{name}'"
+        if isinstance(tensor, Tensor):
+            found = f"'{name}' of shape {tuple(tensor.shape)}"
+        raise UserError(f"a batch has {found}", where="data", allowed=f"a tensor (N, C, {size}")
+
+    def stored(self, paired: bool) -> dict[str, Any]:
+        """The first batch as images that a run stores, of which it shows samples."""
+        images: dict[str, Any] = {self.names[key]: each for key, each in self.first.items()}
+        split = {self.names[key]: ["train"] * len(each) for key, each in self.first.items()}
+        return images | {"split": split, "pair": paired}
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """A copy of a recipe for these batches, with notes on the keys that do not apply to them
+        and on values that are not those of its data.intensity.
+
+        Raises:
+            UserError: the recipe counts epochs, but the loader has no length.
+        """
+        changed = recipe.override([])
+        before = mapping(changed.tables.get("data"))
+        train = changed.tables.setdefault("train", {})
+        if "steps" not in train and self.length is None:
+            what = "train.epochs needs a loader with a length"
+            raise UserError(what, where="train.epochs", remedy="set train.steps")
+
+        table = {key: before[key] for key in KEPT if key in before}
+        intensity = mapping(before.get("intensity"))
+        if intensity.get("name") == WINDOW:
+            table["intensity"] = intensity
+        elif "range" in intensity:  # of the last activation
+            table["intensity"] = UNITS | {"range": intensity["range"]}
+        applied = {*table, "intensity", "source", "size", "dims", "channels"}
+        unused = sorted(before.keys() - applied)
+        if unused:
+            changed.remarks.append(
+                f"batches are taken as they are; keys of data without use: {', '.join(unused)}"
+            )
+
+        size = list(self.size or ())
+        changed.tables["data"] = {"intensity": UNITS} | table | {"dims": len(size), "size": size}
+        train["batch"] = len(next(iter(self.first.values())))
+        changed.remarks += self._about_values(changed.tables["data"]["intensity"])
+        return changed
+
+    def _about_values(self, units: Mapping[str, Any]) -> list[str]:
+        """A note where the first batch is not between black and white, or has nothing dark."""
+        low = float(units.get("low", UNITS["low"]))
+        high = float(units.get("high", UNITS["high"]))
+        least = min(float(each.min()) for each in self.first.values())
+        most = max(float(each.max()) for each in self.first.values())
+        half = (high - low) / 2
+        if low - half <= least < low + half and most <= high + half:
+            return []
+        return [
+            f"the first batch has values from {least:.3g} to {most:.3g}, but black is {low:g} and"
+            f' white {high:g}: scale the images, or set data.intensity = {{ name = "window",'
+            f" low = {least:.3g}, high = {most:.3g} }}"
+        ]
+
+
+class LoaderBatches(Batches):
+    """The batches of a loader, in its order and of its sizes."""
+
+    def __init__(self, loader: Loader, intensity: Mapping[str, IntensityMapping], like: Batches):
+        super().__init__(like.sets, like.batch, like.seed, like.paired, workers=0)
+        self.loader = loader
+        self.scales = {letter: Scale(mapping) for letter, mapping in intensity.items()}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The length of the loader; 1 where it has none."""
+        return self.loader.length or 1
+
+    def at(self, step: int) -> Batch:
+        """The next batch, whatever the step is."""
+        images = self.loader.take()
+        return Batch({key: self.scales[key].to(each.device)(each) for key, each in images.items()})

@@ -1,0 +1,345 @@
+"""From a recipe, or a run folder, to a `Training` that is ready for its next step: what `gantk run`,
+`gantk resume` and `gantk.training` share.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from gantk.data.check.check import warnings_about
+from gantk.data.loader import Loader, is_loader
+from gantk.data.recipe_data import checked_recipe
+from gantk.errors import UserError, count_noun
+from gantk.files import lock_folder
+from gantk.machine.runtime import describe, start, sync_errors
+from gantk.metrics.summary import with_label
+from gantk.plugin.callbacks import Hooks
+from gantk.recipe.departures import changes_of_file
+from gantk.recipe.load import load_recipe, mapping, resolved
+from gantk.recipe.published import published_system
+from gantk.runs.folder import RunFolder, environment, stored_data
+from gantk.runs.models import refuse_packed
+from gantk.runs.schemas import read
+from gantk.training.assemble import Parts, assemble, prepare_batches, restore
+from gantk.training.checks import check_training
+from gantk.training.loop import StepProfile, Training
+from gantk.training.memory import memory_advice
+from gantk.training.restart import advice, run_to_resume
+
+if TYPE_CHECKING:
+    from gantk.plugin.spec import Part
+    from gantk.recipe.load import Recipe, Settings
+    from gantk.recipe.published import PublishedSystem
+    from gantk.recipe.tables import Model
+
+LOADER = "batches of another program"  # where a run's images come from, in environment.json
+Say = Callable[[str], None]
+
+
+def training(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    data: Any = None,
+    set: Settings = (),
+    profile: str | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    allow_leakage: bool = False,
+    profile_steps: int | None = None,
+    track: Iterable[str] = (),
+    overwrite: bool = False,
+    callbacks: Iterable[object] = (),
+    say: Say = lambda line: None,
+    shown: bool = False,
+) -> Training:
+    """Prepare a training, whose steps are run by iterating over it. `gantk.run` does the same.
+
+    Example:
+
+        with gantk.training("cyclegan_t1t2", data=loader, out="runs/first") as training:
+            for step in training:
+                if step.number % 100 == 0:
+                    print(step.number, float(step.losses["generators/cycle_a"]))
+        model = gantk.load("runs/first")
+
+    Args:
+        recipe: as in `gantk.run`; or a run folder, whose training is continued.
+        data: as in `gantk.run`; or any iterable of batches, such as a DataLoader of torch or MONAI.
+            A batch is a dictionary with a tensor (N, C, *size) for each domain, by its name; other
+            entries are ignored. Black is -1 and white 1, unless data.intensity is a "window" of
+            other values. The run folder keeps the first batch, whose images are the samples;
+            nothing is held out.
+        set: as in `gantk.run`, and so are profile, out, device, precision, seed, allow_leakage,
+            profile_steps, track and overwrite. A continued training takes `device` alone.
+        callbacks: objects with methods that are named like hooks, for this training alone:
+            gantk_before_training, gantk_step_logged, gantk_images_scored, gantk_training_ended.
+        say: called with each line of output.
+        shown: whether to print the progress.
+
+    Returns:
+        The training: see `gantk.Training`.
+
+    Raises:
+        UserError: the recipe, an option or the data are wrong. Nothing has been written.
+    """
+    hooks = Hooks(callbacks)
+    with ExitStack() as ending:
+        if _is_run(recipe):
+            options = {"set": set, "profile": profile, "out": out, "precision": precision}
+            _expect_none(options | {"seed": seed})
+            return _continue(Path(recipe), data, device, hooks, say, shown, ending)
+
+        loader = None
+        if is_loader(data):
+            loaded = load_recipe(recipe).override([], profile).override(set)
+            method = loaded.check().method.target
+            loader = Loader(data, loaded.check().data.domains)
+            recipe = loader.recipe(loaded)
+            data = loader.stored(method.paired)
+            set, profile = (), None
+
+        if not isinstance(data, (str, os.PathLike, NoneType)):
+            stored = stored_data(data, recipe, set, profile, out, overwrite, say)
+            recipe, out = ending.enter_context(stored)
+            data, profile, overwrite = None, None, False
+
+        shorthands: dict[str, Any] = {"train.precision": precision, "train.seed": seed}
+        shorthands["track"] = list(track) or None
+        last = {key: value for key, value in shorthands.items() if value is not None}
+        loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, last))
+        sync_errors(lambda: check_training(model, hooks))
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
+        say = say if runtime.main else lambda line: None  # only the main rank prints
+        tables = resolved(model)
+        changed = changes_of_file(loaded, tables)
+        _say_recipe(loaded, published_system(tables, changed), say)
+        ending.enter_context(
+            runtime.watch_connection(lambda: advice(Path(out or "."), runtime.world))
+        )
+        ending.enter_context(memory_advice(model, runtime))
+        resumed, saved, split = runtime.from_main(
+            lambda: run_to_resume(out, tables, runtime.launched, ending)
+        )
+        parts = assemble(model, runtime, split, loader)
+        step_profile = _step_profile(profile_steps, parts)
+        leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
+        for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
+            say(line)
+
+        warnings: list[str] = []
+        if runtime.main and saved is None:
+            warnings = warnings_about(parts.data)
+            for line in warnings:
+                say(line)
+
+        if parts.method.companions_note:
+            say(f"match    {parts.method.companions_note}")
+        prepare_batches(parts)
+        folder = runtime.from_main(
+            lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
+        )
+        if runtime.main and saved is None:
+            _write_start(folder, loaded, tables, changed, parts, leaks, warnings)
+        if step_profile is not None:
+            step_profile.folder = folder.path / "profile"
+
+        say(f"run      {folder.path}")
+        return _ready(parts, folder, resumed, saved, hooks, say, shown, ending, step_profile)
+
+
+def _is_run(recipe: Any) -> TypeGuard[str | Path]:
+    """Whether a recipe is a run folder."""
+    return isinstance(recipe, (str, os.PathLike)) and (Path(recipe) / "recipe.toml").is_file()
+
+
+def _expect_none(options: Mapping[str, Any]) -> None:
+    """UserError for an option of a continued training, which its recipe sets."""
+    given = [name for name, value in options.items() if value not in (None, ())]
+    if given:
+        what = f"a training that is continued keeps its recipe, but {given[0]} is given"
+        raise UserError(what, where=given[0], remedy="start a new training from its recipe.toml")
+
+
+def _continue(
+    path: Path,
+    data: Any,
+    device: str | None,
+    hooks: Hooks,
+    say: Say,
+    shown: bool,
+    ending: ExitStack,
+) -> Training:
+    """The training of a run folder, after its newest checkpoint."""
+
+    def open_checked() -> tuple[RunFolder, Model, dict[str, Any]]:
+        folder = RunFolder.open(path)
+        model = folder.recipe().check()
+        check_training(model, hooks)
+        refuse_packed(folder)
+        return folder, model, folder.split()
+
+    def locked_checkpoint() -> Path:
+        ending.enter_context(lock_folder(folder.path))
+        return folder.latest()
+
+    folder, model, split = sync_errors(open_checked)
+    loader = _loader_again(folder, data, model)
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
+    say = say if runtime.main else lambda line: None  # only the main rank prints
+    ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
+    ending.enter_context(memory_advice(model, runtime))
+    saved = runtime.from_main(locked_checkpoint)
+    parts = assemble(model, runtime, split, loader)
+    prepare_batches(parts)
+    return _ready(parts, folder, True, saved, hooks, say, shown, ending)
+
+
+def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
+    """The loader of a continued training, which needs one if it began with one."""
+    ran = mapping(read(folder.path, "environment.json").get("recipe"))
+    if ran.get("data") != LOADER:
+        if data is not None:
+            what = "a training that is continued reads the images of its split.json"
+            raise UserError(what, where="data", remedy="leave it out")
+        return None
+
+    if not is_loader(data):
+        what = f"'{folder.path}' was trained on batches of another program, which it does not keep"
+        remedy = f"continue with gantk.training({str(folder.path)!r}, data=LOADER)"
+        raise UserError(what, where="data", remedy=remedy)
+    return Loader(data, model.data.domains, model.data.size)
+
+
+def _ready(
+    parts: Parts,
+    folder: RunFolder,
+    resumed: bool,
+    saved: Path | None,
+    hooks: Hooks,
+    say: Say,
+    shown: bool,
+    ending: ExitStack,
+    profile: StepProfile | None = None,
+) -> Training:
+    """The training from the checkpoint `saved`, or from step 0; `resumed`: there is a log."""
+    runtime = parts.runtime
+    engine = parts.engine
+    seconds = 0.0
+    if saved is not None:
+        runtime.sync_errors(lambda: restore(parts, saved))
+    if resumed and runtime.main:
+        seconds = folder.rewind_log(engine.step if saved else -1)
+
+    line = parts.threads.choose(engine.step)
+    if line:
+        engine.notes.append(line)
+
+    _say_training(parts, say)
+    if resumed:
+        say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+
+    if saved is not None:
+        for line in folder.split().get("warnings") or ():
+            say(line)
+
+    ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
+    ending.callback(parts.threads.reset)
+    if runtime.main:
+        ending.callback(hooks.gantk_training_ended, run=folder.path)
+    return Training(
+        parts, folder, seconds, profile, hooks=hooks, ending=ending.pop_all(), shown=shown
+    )
+
+
+def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> None:
+    """Say which recipe is trained, how far it is the published system, and what its reading has to
+    be noted for.
+    """
+    say(f"recipe   {recipe.origin}" + (f", profile {recipe.profile}" if recipe.profile else ""))
+    if system is not None:
+        say(with_label("system", system.in_short()))
+    for remark in recipe.remarks:
+        say(f"note     {remark}")
+    if recipe.notes:
+        say(
+            "note     the recipe uses keys of an earlier version:"
+            f" {'; '.join(recipe.notes.values())}"
+        )
+
+
+def _notes_of_parts(parts: Parts) -> list[str]:
+    """The notes of the method and of the post-steps."""
+    notes = [getattr(parts.method, "note", ""), *parts.scorer.posts.notes()]
+    return [f"note     {note}" for note in notes if note]
+
+
+def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
+    """What traces so many steps, on the main rank; None if no steps are to be traced."""
+    if steps is None or not parts.runtime.main:
+        return None
+    return StepProfile(steps, parts.engine.steps, parts.runtime.device)
+
+
+def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
+    """The leaks of the data's or the start model's split; raised unless `allow_leakage`."""
+    leaks = parts.data.leaks() or parts.start.leaks
+    if leaks and not allow_leakage:
+        raise leaks
+    return leaks
+
+
+def _write_start(
+    folder: RunFolder,
+    recipe: Recipe,
+    tables: dict[str, Any],
+    changed: Mapping[str, tuple[str, str]],
+    parts: Parts,
+    leaks: UserError | None,
+    warnings: list[str],
+) -> None:
+    """Write what is known before the first step: recipe, environment and split."""
+    machine = describe(parts.runtime)
+    ran = {
+        "origin": recipe.origin if recipe.text else "",
+        "profile": recipe.profile,
+        "changed": {key: list(values) for key, values in changed.items()},
+        "data": LOADER if parts.loader else _source_in_words(parts.model.data.source),
+    }
+    about = environment() | machine | parts.start.record | {"recipe": ran}
+    if parts.method.companions_note:
+        about["matched"] = parts.method.companions_note
+    about |= getattr(parts.data.source, "provenance", {})
+    folder.write_recipe(tables)
+    folder.write_json("environment.json", about)
+    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": warnings}
+    folder.write_json("split.json", parts.data.split_json() | found)
+
+
+def _source_in_words(source: Part) -> str:
+    """A data source's name with its path, or with the first paragraph of its description."""
+    description = (inspect.getdoc(source.target) or "").partition("\n\n")[0]
+    return f"{source.name}: {source.options.get('path') or ' '.join(description.split())}"
+
+
+def _say_training(parts: Parts, say: Say) -> None:
+    """Say what is trained, where, and what the data's reading has to be noted for."""
+    runtime = parts.runtime
+    millions = sum(parameter.numel() for parameter in parts.method.parameters()) / 1e6
+    weights = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
+    machine = describe(runtime)
+    size = f"{weights} M weights, {count_noun(parts.engine.steps, 'step')}"
+    place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
+    if runtime.world > 1:
+        place += f", {runtime.world} ranks"
+
+    say(f"train    {parts.model.method.name}, {size}, {place}")
+    for line in parts.data.notes:
+        say(line)

@@ -1,0 +1,273 @@
+"""`gantk.training`: the engine in other programs."""
+
+import runpy
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import ROOT, TINY
+
+import gantk
+
+GUIDE = ROOT / "docs" / "guides" / "engine-in-your-program.md"
+CPU = {"device": "cpu"}
+
+
+def images(seed=0, count=2, size=(32, 32), low=-1.0, high=1.0):
+    """A batch of T1 and T2, with an entry that is no image."""
+    drawn = torch.Generator().manual_seed(seed)
+    shape = (count, 1, *size)
+    batch = {name: torch.rand(shape, generator=drawn) * (high - low) + low for name in ("T1", "T2")}
+    return batch | {"path": ["somewhere"] * count}
+
+
+def endless():
+    seed = 0
+    while True:
+        yield images(seed)
+        seed += 1
+
+
+def weights_of(run):
+    model = gantk.load(run, device="cpu")
+    return torch.cat([weight.flatten() for weight in model.method.state_dict().values()])
+
+
+def settings(**train):
+    return {f"train.{key}": value for key, value in train.items()}
+
+
+def test_iterating_is_what_gantk_run_does(tmp_path):
+    gantk.run(TINY, out=tmp_path / "run", say=lambda line: None, **CPU)
+    with gantk.training(TINY, out=tmp_path / "loop", **CPU) as training:
+        steps = list(training)
+
+    assert [step.number for step in steps] == [1, 2, 3, 4]
+    torch.testing.assert_close(weights_of(tmp_path / "loop"), weights_of(tmp_path / "run"))
+    logged = gantk.Run(tmp_path / "run").log[-1]
+    for name, loss in steps[-1].losses.items():
+        assert float(loss) == pytest.approx(logged[f"losses.{name}"], abs=1e-6)
+    assert {"a", "b", "fake_a", "fake_b"} <= set(steps[-1].batch)
+
+
+@pytest.mark.parametrize("kind", ["stop", "break", "error"])
+def test_a_training_that_was_left_is_continued_to_the_same_weights(tmp_path, kind):
+    with gantk.training(TINY, out=tmp_path / "whole", **CPU) as training:
+        for _ in training:
+            pass
+
+    def leave():
+        with gantk.training(TINY, out=tmp_path / "left", **CPU) as training:
+            for step in training:
+                if step.number == 2 and kind == "stop":
+                    training.stop()
+                if step.number == 3:
+                    assert kind != "stop"
+                    training.save()
+                    if kind == "error":
+                        raise RuntimeError("of the program")
+                    break
+
+    if kind == "error":
+        with pytest.raises(RuntimeError, match="of the program"):
+            leave()
+    else:
+        leave()
+    gantk.resume(tmp_path / "left", say=lambda line: None, **CPU)
+
+    assert torch.equal(weights_of(tmp_path / "left"), weights_of(tmp_path / "whole"))
+
+
+def test_a_loop_can_be_entered_again(tmp_path):
+    with gantk.training(TINY, out=tmp_path / "run", **CPU) as training:
+        first = next(iter(training)).number
+        numbers = [step.number for step in training]
+    assert (first, numbers) == (1, [2, 3, 4])
+
+
+LOADERS = {
+    "generator": endless,
+    "DataLoader": lambda: torch.utils.data.DataLoader(
+        [{"T1": images(n)["T1"][0], "T2": images(n)["T2"][0]} for n in range(6)], batch_size=2
+    ),
+    "of letters": lambda: ({"a": images(n)["T1"], "b": images(n)["T2"]} for n in range(9)),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_batches_of_any_iterable_are_trained_on(tmp_path, name):
+    expected = list(zip(range(4), LOADERS[name]() if name != "DataLoader" else [], strict=False))
+    with gantk.training(TINY, data=LOADERS[name](), out=tmp_path / "run", **CPU) as training:
+        steps = list(training)
+
+    assert len(steps) == 4
+    for number, batch in expected:
+        torch.testing.assert_close(steps[number].batch["a"], batch.get("T1", batch.get("a")))
+    made = gantk.load(tmp_path / "run", **CPU).translate(images()["T1"], to="T2")
+    assert made.shape == (2, 1, 32, 32)
+
+
+def test_a_loader_is_as_long_as_an_epoch(tmp_path):
+    recipe = {**TINY, "train": {**TINY["train"], "epochs": 2}}
+    del recipe["train"]["steps"]
+    loader = LOADERS["DataLoader"]()
+    with gantk.training(recipe, data=loader, out=tmp_path / "run", **CPU) as training:
+        assert [step.number for step in training] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(gantk.UserError, match="a loader with a length"):
+        gantk.training(recipe, data=endless(), out=tmp_path / "other", **CPU)
+
+
+def test_batches_in_other_units_are_scaled(tmp_path):
+    units = {"data.intensity": {"name": "window", "low": 0.0, "high": 100.0}}
+    loader = [images(low=0.0, high=100.0)]
+    with gantk.training(
+        TINY, data=iter(loader), set=units | settings(steps=1), out=tmp_path / "run", **CPU
+    ) as training:
+        (step,) = training
+    torch.testing.assert_close(step.batch["a"], loader[0]["T1"] / 50 - 1)
+
+
+def test_a_training_on_batches_is_continued_with_batches(tmp_path):
+    with gantk.training(TINY, data=endless(), out=tmp_path / "run", **CPU) as training:
+        for step in training:
+            if step.number == 2:
+                training.stop()
+
+    for again in (lambda: gantk.resume(tmp_path / "run"), lambda: gantk.training(tmp_path / "run")):
+        with pytest.raises(gantk.UserError, match="batches of another program"):
+            again()
+    with gantk.training(tmp_path / "run", data=endless(), **CPU) as training:
+        assert [step.number for step in training] == [3, 4]
+
+
+# what is wrong with the batches -> what is said
+WRONG = [
+    ([], "there are no more batches"),
+    ([[images()["T1"]]], "a batch has the type list"),
+    ([{"T1": images()["T1"]}], "a batch has no tensor 'T2'"),
+    ([images() | {"T2": np.zeros((2, 1, 32, 32))}], "a batch has no tensor 'T2'"),
+    ([images(size=(32,))], "a batch has 'T1' of shape (2, 1, 32)"),
+    ([images(), images(size=(16, 32))], "a batch has 'T1' of shape (2, 1, 16, 32)"),
+]
+
+
+@pytest.mark.parametrize(("batches", "said"), WRONG)
+def test_batches_that_do_not_fit_are_named(tmp_path, batches, said):
+    with (
+        pytest.raises(gantk.UserError) as error,
+        gantk.training(TINY, data=iter(batches), out=tmp_path / "run", **CPU) as training,
+    ):
+        for _ in training:
+            pass
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(-1.0, 1.0, 0), (0.0, 1.0, 1), (0.0, 255.0, 1), (-0.9, 1.2, 0)]
+)
+def test_values_of_another_scale_are_noted(tmp_path, low, high, said):
+    lines = []
+    loader = iter([images(low=low, high=high)])
+    with gantk.training(TINY, data=loader, out=tmp_path / "run", say=lines.append, **CPU):
+        pass
+    assert sum("the first batch has values from" in line for line in lines) == said
+
+
+def test_callbacks_are_hooks_of_their_training_alone(tmp_path):
+    calls = []
+
+    class Mine:
+        def gantk_before_training(self, model):
+            calls.append(("before", model.method.name))
+
+        def gantk_step_logged(self, run, step, logs):
+            calls.append((run.name, step))
+
+        def gantk_training_ended(self, run):
+            calls.append((run.name, "ended"))
+
+    short = settings(steps=2)
+    with (
+        gantk.training(TINY, set=short, out=tmp_path / "x", callbacks=[Mine()], **CPU) as mine,
+        gantk.training(TINY, set=short, out=tmp_path / "y", **CPU) as other,
+    ):
+        for _ in zip(mine, other, strict=True):
+            pass
+    assert calls == [("before", "dualgan"), ("x", 1), ("x", 2), ("x", "ended")]
+
+
+class Refuses:
+    def gantk_before_training(self, model):
+        raise gantk.UserError("not on a Friday")
+
+
+class Misspelt:
+    def gantk_step_loged(self, step):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        (Refuses(), "not on a Friday"),
+        (Misspelt(), "Misspelt has a method 'gantk_step_loged'"),
+        (print, "has no method that is named like a hook"),
+    ],
+)
+def test_a_callback_that_refuses_or_does_nothing_is_an_error(tmp_path, callback, said):
+    with pytest.raises(gantk.UserError, match=said):
+        gantk.training(TINY, out=tmp_path / "run", callbacks=[callback], **CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_continued_training_are_refused(tmp_path):
+    with gantk.training(TINY, out=tmp_path / "run", **CPU) as training:
+        next(iter(training))
+        training.save()
+    with pytest.raises(gantk.UserError, match="keeps its recipe, but seed is given"):
+        gantk.training(tmp_path / "run", seed=3)
+    with pytest.raises(gantk.UserError, match="reads the images of its split.json"):
+        gantk.training(tmp_path / "run", data=endless())
+
+
+# ---- the examples of the guide
+
+
+def example(title):
+    """The text of the guide's file of this name."""
+    _, _, rest = GUIDE.read_text("utf-8").partition(f'```python title="{title}"\n')
+    return rest.partition("```")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "needs", "names"),
+    [
+        ("monai_pipeline.py", "monai", ("step", "training")),
+        ("own_loop.py", "torch", ("t2",)),
+        ("lightning_module.py", "pytorch_lightning", ("trainer",)),
+    ],
+)
+def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, title, needs, names):
+    pytest.importorskip(needs, reason=f"the example needs {needs}")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for patient in ("p01", "p02", "p03"):
+        Path("patients", patient).mkdir(parents=True)
+        for name in ("T1", "T2"):
+            pixels = rng.random((40, 48, 8), dtype=np.float32) * 900
+            nib.save(nib.Nifti1Image(pixels, np.eye(4)), f"patients/{patient}/{name}.nii.gz")
+    Path(title).write_text(example(title), "utf-8")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        left = runpy.run_path(title)
+
+    assert all(name in left for name in names)
+    if "step" in names:
+        assert left["step"].number == 4
+        made = gantk.load("runs/monai", device="cpu").translate(np.zeros((64, 64), np.float32))
+        assert made.shape == (64, 64)
