@@ -28,6 +28,8 @@ _PUBLIC = {
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.plugin.loader": ["registry"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
+    "gantk.training.begin": ["training"],
+    "gantk.training.loop": ["Step", "Training"],
     "gantk.training.adaptive": ["DiscriminatorAugment"],
     "gantk.training.two_way": ["CycleMethod", "Terms"],
     "gantk.training.pool": ["ImagePool"],

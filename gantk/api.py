@@ -11,25 +11,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gantk.errors import UserError, argument, count_noun, doing, machine_failure
-from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
     from gantk.data.resample import Plane
     from gantk.inference.model import TrainedModel
-    from gantk.plugin.spec import Part
+    from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import Recipe, Settings
-    from gantk.recipe.published import PublishedSystem
-    from gantk.recipe.tables import Model
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
     from gantk.runs.results import Results
     from gantk.training.assemble import Parts
-    from gantk.training.loop import StepProfile
+    from gantk.training.loop import Training
 
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 Say = Callable[[str], None]
@@ -100,154 +96,25 @@ def run(
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
         Interrupted: the training was stopped. A checkpoint has been written; `resume` continues.
     """
-    from gantk.data.check.check import warnings_about
-    from gantk.data.recipe_data import checked_recipe
-    from gantk.machine.runtime import start, sync_errors
-    from gantk.recipe.departures import changes_of_file
-    from gantk.recipe.load import resolved
-    from gantk.recipe.published import published_system
-    from gantk.report.notebook import Run
-    from gantk.runs.folder import RunFolder, stored_data
-    from gantk.training.assemble import assemble, prepare_batches
-    from gantk.training.checks import check_training
-    from gantk.training.memory import memory_advice
-    from gantk.training.restart import advice, run_to_resume
+    from gantk.training.begin import training
 
-    if not isinstance(data, (str, os.PathLike, NoneType)):
-        with stored_data(data, recipe, set, profile, out, overwrite, say) as (loaded, out):
-            return run(
-                loaded,
-                set=set,
-                out=out,
-                device=device,
-                precision=precision,
-                seed=seed,
-                allow_leakage=allow_leakage,
-                profile_steps=profile_steps,
-                track=track,
-                say=say,
-            )
-
-    shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
-    shorthands = {key: value for key, value in shorthands.items() if value is not None}
-
-    loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, shorthands))
-    sync_errors(lambda: check_training(model))
-    runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else lambda line: None  # only the main rank prints
-    tables = resolved(model)
-    changed = changes_of_file(loaded, tables)
-    _say_recipe(loaded, published_system(tables, changed), say)
-    watched = runtime.watch_connection(lambda: advice(Path(out or "."), runtime.world))
-    with ExitStack() as locks, watched, memory_advice(model, runtime):
-        resumed, saved, split = runtime.from_main(
-            lambda: run_to_resume(out, tables, runtime.launched, locks)
-        )
-        parts = assemble(model, runtime, split)
-        step_profile = _step_profile(profile_steps, parts)
-        leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
-        for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
-            say(line)
-
-        warnings: list[str] = []
-        if runtime.main and saved is None:
-            warnings = warnings_about(parts.data)
-            for line in warnings:
-                say(line)
-
-        if parts.method.companions_note:
-            say(f"match    {parts.method.companions_note}")
-        prepare_batches(parts)
-        folder = runtime.from_main(
-            lambda: RunFolder.create(out, loaded.name, locks, resumed, overwrite)
-        )
-        if runtime.main and saved is None:
-            _write_start(folder, loaded, tables, changed, parts, leaks, warnings)
-        if step_profile is not None:
-            step_profile.folder = folder.path / "profile"
-
-        say(f"run      {folder.path}")
-        _train(parts, folder, say, resumed, saved, step_profile)
-        return Run(folder.path)
-
-
-def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> None:
-    """Say which recipe is trained, how far it is the published system, and what its reading has to
-    be noted for.
-    """
-    from gantk.metrics.summary import with_label
-
-    say(f"recipe   {recipe.origin}" + (f", profile {recipe.profile}" if recipe.profile else ""))
-    if system is not None:
-        say(with_label("system", system.in_short()))
-    for remark in recipe.remarks:
-        say(f"note     {remark}")
-    if recipe.notes:
-        say(
-            "note     the recipe uses keys of an earlier version:"
-            f" {'; '.join(recipe.notes.values())}"
-        )
-
-
-def _notes_of_parts(parts: Parts) -> list[str]:
-    """The notes of the method and of the post-steps."""
-    notes = [getattr(parts.method, "note", ""), *parts.scorer.posts.notes()]
-    return [f"note     {note}" for note in notes if note]
-
-
-def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
-    """What traces so many steps, on the main rank; None if no steps are to be traced."""
-    from gantk.training.loop import StepProfile
-
-    if steps is None or not parts.runtime.main:
-        return None
-    return StepProfile(steps, parts.engine.steps, parts.runtime.device)
-
-
-def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
-    """The leaks of the data's or the start model's split; raised unless `allow_leakage`."""
-    leaks = parts.data.leaks() or parts.start.leaks
-    if leaks and not allow_leakage:
-        raise leaks
-    return leaks
-
-
-def _write_start(
-    folder: RunFolder,
-    recipe: Recipe,
-    tables: dict[str, Any],
-    changed: Mapping[str, tuple[str, str]],
-    parts: Parts,
-    leaks: UserError | None,
-    warnings: list[str],
-) -> None:
-    """Write what is known before the first step: recipe, environment and split."""
-    from gantk.machine.runtime import describe
-    from gantk.runs.folder import environment
-
-    machine = describe(parts.runtime)
-    ran = {
-        "origin": recipe.origin if recipe.text else "",
-        "profile": recipe.profile,
-        "changed": {key: list(values) for key, values in changed.items()},
-        "data": _source_in_words(parts.model.data.source),
-    }
-    about = environment() | machine | parts.start.record | {"recipe": ran}
-    if parts.method.companions_note:
-        about["matched"] = parts.method.companions_note
-    about |= getattr(parts.data.source, "provenance", {})
-    folder.write_recipe(tables)
-    folder.write_json("environment.json", about)
-    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": warnings}
-    folder.write_json("split.json", parts.data.split_json() | found)
-
-
-def _source_in_words(source: Part) -> str:
-    """A data source's name with its path, or with the first paragraph of its description."""
-    import inspect
-
-    description = (inspect.getdoc(source.target) or "").partition("\n\n")[0]
-    return f"{source.name}: {source.options.get('path') or ' '.join(description.split())}"
+    begun = training(
+        recipe,
+        data=data,
+        set=set,
+        profile=profile,
+        out=out,
+        device=device,
+        precision=precision,
+        seed=seed,
+        allow_leakage=allow_leakage,
+        profile_steps=profile_steps,
+        track=track,
+        overwrite=overwrite,
+        say=say,
+        shown=True,
+    )
+    return _finish(begun, say)
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
@@ -264,126 +131,52 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     Returns:
         The run, as `run` returns it.
     """
-    from gantk.files import lock_folder
-    from gantk.machine.runtime import start, sync_errors
-    from gantk.report.notebook import Run
+    from gantk.machine.runtime import sync_errors
     from gantk.runs.folder import RunFolder
-    from gantk.runs.models import refuse_packed
-    from gantk.training.assemble import assemble, prepare_batches
-    from gantk.training.checks import check_training
-    from gantk.training.memory import memory_advice
-    from gantk.training.restart import advice
+    from gantk.training.begin import training
 
-    def open_checked() -> tuple[RunFolder, Model, dict[str, Any]]:
-        folder = RunFolder.open(run)
-        model = folder.recipe().check()
-        check_training(model)
-        refuse_packed(folder)
-        return folder, model, folder.split()
-
-    def locked_checkpoint() -> Path:
-        locks.enter_context(lock_folder(folder.path))
-        return folder.latest()
-
-    folder, model, split = sync_errors(open_checked)
-    runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else lambda line: None  # only the main rank prints
-    watched = runtime.watch_connection(lambda: advice(folder.path, runtime.world))
-    with ExitStack() as locks, watched, memory_advice(model, runtime):
-        saved = runtime.from_main(locked_checkpoint)
-        parts = assemble(model, runtime, split)
-        prepare_batches(parts)
-        _train(parts, folder, say, True, saved)
-        return Run(folder.path)
+    folder = sync_errors(lambda: RunFolder.open(run)).path
+    return _finish(training(folder, device=device, say=say, shown=True), say)
 
 
-def _train(
-    parts: Parts,
-    folder: RunFolder,
-    say: Say,
-    resumed: bool,
-    saved: Path | None,
-    profile: StepProfile | None = None,
-) -> None:
-    """Train to the last step, score and report; `resumed`: from the checkpoint `saved`, or from
-    step 0.
-    """
+def _finish(begun: Training, say: Say) -> Run:
+    """Train to the last step, score and report."""
+    from gantk.report.notebook import Run
     from gantk.training.assemble import restore
-    from gantk.training.loop import Training
     from gantk.training.restart import advice
 
-    runtime = parts.runtime
-    engine = parts.engine
-    seconds = 0.0
-    if saved is not None:
-        runtime.sync_errors(lambda: restore(parts, saved))
-    if resumed and runtime.main:
-        seconds = folder.rewind_log(engine.step if saved else -1)
-
-    line = parts.threads.choose(engine.step)
-    if line:
-        engine.notes.append(line)
-
-    _say_training(parts, say)
-    if resumed:
-        say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
-
-    if saved is not None:
-        for line in folder.split().get("warnings") or ():
-            say(line)
+    parts = begun.parts
+    folder = begun.run
+    main = parts.runtime.main
 
     def say_safely(line: str) -> None:
         # a closed terminal or pipe must not stop the scoring
         with suppress(OSError, SystemExit):
-            say(line)
+            if main:
+                say(line)
 
-    with (
-        runtime.watch_connection(lambda: advice(folder.path, runtime.world)),
-        ExitStack() as ending,
-    ):
-        ending.callback(parts.threads.reset)
-        if runtime.main:
-            ending.callback(plugins().hook.gantk_training_ended, run=folder.path)
-
-        training = Training(parts, folder, seconds, profile)
+    with begun:
         try:
-            training.fit()
-            if runtime.main and folder.inference_checkpoint() != folder.latest():
+            begun.fit()
+            if main and folder.inference_checkpoint() != folder.latest():
                 restore(parts, folder.inference_checkpoint())
-                say_safely(f"best     step {engine.step}, chosen by: {training.choice.rule}")
-            _evaluate(parts, folder, say_safely)
+                say_safely(f"best     step {parts.engine.step}, chosen by: {begun.choice.rule}")
+            _evaluate(parts, folder, say_safely, hooks=begun.hooks)
         except BaseException as error:
-            if runtime.main:
+            if main:
                 # makes the page stop reloading; its failure must not hide `error`
                 with suppress(Exception):
                     _write_report(folder)
-            error.add_note(advice(folder.path, runtime.world).rstrip("."))
+            error.add_note(advice(folder.path, parts.runtime.world).rstrip("."))
             raise
 
-        if runtime.main:
+        if main:
             for line in _next_steps(parts, folder):
                 say_safely(line)
             say_safely(f"report   {_write_report(folder)}")
 
-        runtime.wait()
-
-
-def _say_training(parts: Parts, say: Say) -> None:
-    """Say what is trained, where, and what the data's reading has to be noted for."""
-    from gantk.machine.runtime import describe
-
-    runtime = parts.runtime
-    millions = sum(parameter.numel() for parameter in parts.method.parameters()) / 1e6
-    weights = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
-    machine = describe(runtime)
-    size = f"{weights} M weights, {count_noun(parts.engine.steps, 'step')}"
-    place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
-    if runtime.world > 1:
-        place += f", {runtime.world} ranks"
-
-    say(f"train    {parts.model.method.name}, {size}, {place}")
-    for line in parts.data.notes:
-        say(line)
+        parts.runtime.wait()
+    return Run(folder.path)
 
 
 def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
@@ -762,7 +555,11 @@ def export(
 
 @doing("scoring the test images")
 def _evaluate(
-    parts: Parts, folder: RunFolder, say: Say, scratch: RunFolder | None = None
+    parts: Parts,
+    folder: RunFolder,
+    say: Say,
+    scratch: RunFolder | None = None,
+    hooks: Hooks | None = None,
 ) -> dict[str, Any]:
     """Score the test split, write metrics.json and print its lines; returns its content, {} on
     ranks other than 0.
@@ -772,6 +569,7 @@ def _evaluate(
     kept = scratch or folder
     from gantk.machine.usage import speed_of
     from gantk.metrics.summary import published_lines, summary_lines
+    from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import resolved
     from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
@@ -807,7 +605,7 @@ def _evaluate(
         keep_test_patients(kept.path, parts.scorer.tested)
         _keep_earlier_uncertainty(kept, results)
         kept.write_json("metrics.json", results.dump())  # whatever plugins do, it is not lost
-        plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
+        (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         _add_statistics(results, parts.scorer)
         kept.write_json("metrics.json", results.dump())
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored

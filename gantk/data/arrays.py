@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.catalog.tables import csv_text
 from gantk.data.array_tables import source_of
-from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.preparation import contrast_names, domain_letters, letter_of
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.budget import spend
@@ -138,7 +138,11 @@ class _Kept:
                 what = f"item {number} of the data set has the type {type(item).__name__}, not dict"
                 raise UserError(what, where="data", allowed=KINDS)
 
-            images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
+            images = {
+                letter: value
+                for key, value in item.items()
+                if (letter := letter_of(key, self.letters))
+            }
             # raises the UserError; keys beside an image are ignored
             images = images or self._images(item)
             metadata = {key: item[key] for key in (*ABOUT, "mask") if key in item}
@@ -172,27 +176,12 @@ class _Kept:
         words = f"{' and '.join(counts)}{whose}{how}; {self.bytes / 2**20:.1f} MiB in {self.folder}"
         return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
 
-    def _letter(self, key: Any) -> str | None:
-        """The letter of the domain that a key names, by name or letter; None where it names no
-        domain.
-        """
-        name_or_letter = str(key).lower()
-        letters = [
-            letter for letter, name in self.letters.items() if name_or_letter == name.lower()
-        ]
-        letters += (
-            ["image"]
-            if len(self.letters) == 1 and name_or_letter in ("a", "image", "images")
-            else []
-        )
-        return next(iter([*letters, *[name_or_letter] * (name_or_letter in self.letters)]), None)
-
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """A dict's entries without metadata, by domain letter; UserError where a key names no
         domain.
         """
         keys = [key for key in data if key not in (*ABOUT, "mask")]
-        unknown = [str(key) for key in keys if self._letter(key) is None]
+        unknown = [str(key) for key in keys if letter_of(key, self.letters) is None]
         if unknown:
             close = did_you_mean(
                 unknown[0], [name.lower() for name in (*self.domains, *ABOUT, "mask")]
@@ -210,7 +199,7 @@ class _Kept:
                 what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy
             )
 
-        return {letter: data[key] for key in keys if (letter := self._letter(key))}
+        return {letter: data[key] for key in keys if (letter := letter_of(key, self.letters))}
 
     def _expect(self, images: Iterable[str]) -> None:
         if lacking := [name for letter, name in self.letters.items() if letter not in images]:
@@ -230,7 +219,7 @@ class _Kept:
             return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
 
         if isinstance(values, Mapping):
-            values = {self._letter(name): each for name, each in values.items()}.get(
+            values = {letter_of(name, self.letters): each for name, each in values.items()}.get(
                 letter, [""] * counts[letter]
             )
 

@@ -7,17 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from gantk.data.arrays import letter_of
 from gantk.data.batches import Batches
-from gantk.data.intensity import IntensityMapping
-from gantk.data.preparation import domain_letters
+from gantk.data.intensity import IntensityMapping, Window
+from gantk.data.preparation import domain_letters, letter_of
 from gantk.errors import UserError
 from gantk.method import Batch
 from gantk.prepare.module import Scale
 from gantk.recipe.load import Recipe, mapping
 
-WINDOW = "window"  # the intensity mapping that needs no images to be fitted to
-UNITS = {"name": WINDOW, "low": -1.0, "high": 1.0}  # of tensors: those of the networks
 KEPT = ("domains", "fit", "augment")  # keys of [data] that apply to batches
 
 
@@ -44,8 +41,9 @@ class Loader:
         self.names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
         self.size = size and tuple(size)
         self._rest = iter(batches)
+        self._waiting: list[Batch] = []
         self.first = self.take()
-        self._waiting: list[Batch] = [self.first]
+        self._waiting.append(self.first)
 
     @property
     def length(self) -> int | None:
@@ -57,8 +55,8 @@ class Loader:
 
     def take(self) -> Batch:
         """The next batch, by the letters of the domains, in the units of the loader."""
-        if waiting := self.__dict__.get("_waiting"):
-            return waiting.pop()
+        if self._waiting:
+            return self._waiting.pop()
 
         found = next(self._rest, None)
         if found is None:
@@ -112,13 +110,13 @@ class Loader:
             what = "train.epochs needs a loader with a length"
             raise UserError(what, where="train.epochs", remedy="set train.steps")
 
-        table = {key: before[key] for key in KEPT if key in before}
-        intensity = mapping(before.get("intensity"))
-        if intensity.get("name") == WINDOW:
-            table["intensity"] = intensity
-        elif "range" in intensity:  # of the last activation
-            table["intensity"] = UNITS | {"range": intensity["range"]}
-        applied = {*table, "intensity", "source", "size", "dims", "channels"}
+        part = recipe.check().data.intensity
+        units = part()
+        applied = {*KEPT, "source", "size", "dims", "channels"}
+        if not isinstance(units, Window):
+            units = Window(low=-1.0, high=1.0, range=units.range)
+        else:
+            applied.add("intensity")
         unused = sorted(before.keys() - applied)
         if unused:
             changed.remarks.append(
@@ -126,15 +124,15 @@ class Loader:
             )
 
         size = list(self.size or ())
-        changed.tables["data"] = {"intensity": UNITS} | table | {"dims": len(size), "size": size}
+        table = {key: before[key] for key in KEPT if key in before}
+        window = {"name": "window", "low": units.low, "high": units.high, "range": units.range}
+        changed.tables["data"] = table | {"dims": len(size), "size": size, "intensity": window}
         train["batch"] = len(next(iter(self.first.values())))
-        changed.remarks += self._about_values(changed.tables["data"]["intensity"])
+        changed.remarks += self._about_values(units.low, units.high)
         return changed
 
-    def _about_values(self, units: Mapping[str, Any]) -> list[str]:
+    def _about_values(self, low: float, high: float) -> list[str]:
         """A note where the first batch is not between black and white, or has nothing dark."""
-        low = float(units.get("low", UNITS["low"]))
-        high = float(units.get("high", UNITS["high"]))
         least = min(float(each.min()) for each in self.first.values())
         most = max(float(each.max()) for each in self.first.values())
         half = (high - low) / 2

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,19 @@ class Record:
 def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
     """`("a", "b")` for two domains, `("image",)` for one."""
     return ("image",) if len(domains) == 1 else ("a", "b")
+
+
+def letter_of(key: Any, letters: Mapping[str, str]) -> str | None:
+    """The letter of the domain that a key names, by name or letter; None where it names none.
+    `letters`: the names of the domains by their letters.
+    """
+    name_or_letter = str(key).lower()
+    for letter, name in letters.items():
+        if name_or_letter == name.lower():
+            return letter
+    if len(letters) == 1 and name_or_letter in ("a", "image", "images"):
+        return "image"
+    return name_or_letter if name_or_letter in letters else None
 
 
 def contrast_names(domain: str) -> tuple[str, ...]:

@@ -260,7 +260,7 @@ class Translator(TrainedModel):
         Returns:
             A float32 copy on the CPU in evaluation mode, whose weights need no gradients until
             `requires_grad_()`. It takes (N, C, *size) and returns (N, D, *size), in network
-            intensities. Post-steps of the recipe are not part of it.
+            intensities; sides must suit the network. Post-steps of the recipe are not part of it.
 
         Raises:
             UserError: the model has no such direction, or needs a class.

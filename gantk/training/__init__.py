@@ -1,7 +1,23 @@
-"""Training: from a checked recipe to checkpoints.
+"""Training: from a checked recipe to checkpoints. `gantk.training(...)` calls `begin.training`.
 
-Read first: loop (`Training.fit`: the steps and what is due between them), then engine (one step) and
-assemble (builds data, method, optimizers). optim holds optimizers and schedules of the learning
-rate, two_way what methods of two directions share, accelerate/ what makes a step faster.
-Imports nothing of planning, the API or the command line.
+Read first: begin (`training`: from a recipe to a `Training`), then loop (the steps and what is due
+between them), engine (one step) and assemble (builds data, method, optimizers). optim holds
+optimizers and schedules of the learning rate, two_way what methods of two directions share,
+accelerate/ what makes a step faster. Imports nothing of planning, the API or the command line.
 """
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Room(ModuleType):
+    """This package, which can be called: `gantk.training` names it as soon as it is imported."""
+
+    def __call__(self, *recipe: Any, **options: Any) -> Any:
+        from gantk.training.begin import training
+
+        return training(*recipe, **options)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -12,6 +12,7 @@ from torch import Tensor, get_num_threads
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
+from gantk.data.loader import Loader, LoaderBatches
 from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
@@ -43,11 +44,17 @@ class Parts:
     threads: Threads
     # set for a new run, on rank 0, which broadcasts its weights
     start: Start = field(default_factory=Start)
+    loader: Loader | None = None  # of another program, in place of the data's own batches
 
 
-def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
+def assemble(
+    model: Model,
+    runtime: Runtime,
+    known: dict[str, Any] | None = None,
+    loader: Loader | None = None,
+) -> Parts:
     """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an
-    existing run.
+    existing run, `loader` gives its batches.
     """
     train = model.train
     threads = Threads(runtime.world > 1 or runtime.device.type != "cpu")
@@ -63,6 +70,8 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         batches = Batches(
             sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers
         )
+        if loader:
+            batches = LoaderBatches(loader, data.intensity, batches)
         batches.end = train.steps_in_all(batches.steps_per_epoch)
         if method.weighs_lesions and not model.data.mask:
             remedy = (
@@ -92,7 +101,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
 
-    return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
+    return Parts(model, runtime, data, method, batches, engine, scorer, threads, start, loader)
 
 
 def prepare_batches(parts: Parts) -> None:

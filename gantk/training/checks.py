@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gantk.plugin.loader import load
+from gantk.plugin.callbacks import Hooks
 
 if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
 
-def check_training(model: Model) -> None:
-    """Raise a UserError to refuse a new or resumed training: what the core knows, then plugins."""
+def check_training(model: Model, hooks: Hooks | None = None) -> None:
+    """Raise a UserError to refuse a new or resumed training: what the core knows, then hooks."""
     # imported here: the command line reads this module, and these import torch
     from gantk.metrics.statistics.subgroups import check_columns
     from gantk.training.cost import require_memory
@@ -19,5 +19,5 @@ def check_training(model: Model) -> None:
     if model.evaluate.by:
         check_columns(model)
 
-    load().hook.gantk_before_training(model=model)
+    (hooks or Hooks()).gantk_before_training(model=model)
     require_memory(model)

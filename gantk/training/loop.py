@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import Samples, alarms
-from gantk.plugin.loader import load
+from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
@@ -54,21 +54,38 @@ class Due:
     log: bool
     samples: bool
     save: bool
-    stop: bool  # an interruption, after which the training can be resumed
     end: bool  # the last step
 
     @property
     def anything(self) -> bool:
         return self.log or self.samples or self.save
 
-    @property
-    def save_in_between(self) -> bool:
-        """Whether a save is due that is neither the last one nor an interruption's."""
-        return self.save and not self.end and not self.stop
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step of a training.
+
+    Attributes:
+        number: how many steps are finished.
+        stage: the name of the stage, as in the log.
+        losses: scalar tensors on the device, by "PHASE/NAME". `float()` of one waits for the device.
+        batch: the images (N, C, *size) in network intensities: "a" and "b", the first and second
+            domain of the recipe, or "image"; and the fakes that the step added.
+    """
+
+    number: int
+    stage: str
+    losses: Mapping[str, Tensor]
+    batch: Batch
 
 
 class Training:
-    """Runs the remaining steps and writes the run folder: logs, samples, scores, checkpoints."""
+    """A training of a recipe, from `gantk.training`: iterate over it to run the remaining steps.
+
+    Between the steps it writes the run folder: logs, samples, scores, checkpoints. A loop that was
+    left with `break` can be entered again. Use it in a `with` statement, which ends the training:
+    it unlocks the run folder and calls the hooks `gantk_training_ended`.
+    """
 
     def __init__(
         self,
@@ -76,10 +93,19 @@ class Training:
         run: RunFolder | None,
         seconds: float = 0.0,
         profile: StepProfile | None = None,
+        *,
+        hooks: Hooks | None = None,
+        ending: ExitStack | None = None,  # closed at the end
+        shown: bool = False,  # whether the progress is printed
     ):
         self.parts = parts
         self._run = run
         self.profile = profile
+        self.hooks = hooks or Hooks()
+        self._ending = ending or ExitStack()
+        self._shown = shown and parts.runtime.main
+        self._stops: list[int] = []  # not empty: the training is to stop after this step
+        self.was_stopped = False  # before its last step; it can be continued
         self.engine = parts.engine
         self.runtime = parts.runtime
         self.table = parts.model.train
@@ -100,6 +126,7 @@ class Training:
         # time of the last report.html; seconds it took
         self._reported = time.perf_counter()
         self._report_cost = 0.0
+        self._view = self._new_view()
 
     @property
     def run(self) -> RunFolder:
@@ -108,19 +135,23 @@ class Training:
             raise ValueError("this training has no run folder")
         return self._run
 
-    def fit(self) -> None:
-        """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._ending.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run the remaining steps, and write what is due after each."""
         if self.runtime.main:
             self._choose_among_earlier_saves()
 
-        view = LiveView(
-            self.engine.steps,
-            shown=self.runtime.main,
-            doing=lambda: self.engine.doing,
-            domains=self.parts.model.data.domains,
-        )
+        self._view = view = self._new_view()
+        if self.was_stopped:
+            self._stops.clear()
+            self.was_stopped = False
         traced = self.profile.profiler if self.profile else nullcontext()
-        with stop_on_ctrl_c() as stopped, view, closing(self.feed), ExitStack() as tracing:
+        with view, closing(self.feed), ExitStack() as tracing:
             tracing.callback(self._free_memory)
             self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
@@ -130,15 +161,47 @@ class Training:
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 view.step(self.engine.step)
-                due = self._due(stop=bool(stopped or view.write_error))
+                due = self._due()
+                ended = False
                 if due.anything or self.profile or self.used.first_step is None:
                     with self._clock_stopped():
                         ended = self._do(due, view, stage, batch, losses)
-                    if ended:
-                        return
 
-                if due.stop:
-                    self._interrupt(view, stopped)
+                yield Step(self.engine.step, stage.name, losses, batch)
+                if ended:
+                    return
+                if self._stopping(bool(self._stops or view.write_error)):
+                    self.was_stopped = True
+                    if not due.save:
+                        with self._clock_stopped():
+                            self._save(view)
+                    return
+
+    def _new_view(self) -> LiveView:
+        return LiveView(
+            self.engine.steps,
+            shown=self._shown,
+            doing=lambda: self.engine.doing,
+            domains=self.parts.model.data.domains,
+        )
+
+    def stop(self) -> None:
+        """Let the loop end after this step, with a checkpoint."""
+        self._stops.append(0)
+
+    def save(self) -> Path:
+        """Write a checkpoint, and return its folder; `gantk.load` opens it."""
+        if self.engine.step not in checkpoint.steps_saved(self.run.checkpoints):
+            self._save(self._view)
+        return self.run.latest()
+
+    def fit(self) -> None:
+        """Run the remaining steps. Ctrl-C finishes the step, saves, and raises Interrupted."""
+        with stop_on_ctrl_c() as self._stops:
+            for _ in self:
+                pass
+        if self.was_stopped:
+            self._interrupt()
 
     def _free_memory(self) -> None:
         """Let go of the training's prepared images: the scores that follow need room for others."""
@@ -159,11 +222,11 @@ class Training:
             self._samples(view)
         if due.save:
             self._save(view)
-        if self.runtime.main and not due.stop:
+        if self.runtime.main:
             self._renew_report(view)
         if self.profile is not None:
             view.print(*self.profile.step())
-        if not due.save_in_between or not self._out_of_patience(view):
+        if not due.save or due.end or not self._out_of_patience(view):
             return False
         if not due.log:
             self._log(view, stage, batch, losses)
@@ -193,20 +256,18 @@ class Training:
                 f"patience {saves} without a better score, computed on {self.criterion.image_kind}"
             )
 
-    def _due(self, stop: bool) -> Due:
-        """What is to be done after the step that has just ended; `stop`: the user asked to stop."""
+    def _due(self) -> Due:
+        """What is to be done after the step that has just ended."""
         step = self.engine.step
         end = step == self.engine.steps
-        stop = self._stopping(stop, step)
         return Due(
             log=end or step % self.table.log_every == 0,
             samples=end or step % self.table.sample_every == 0,
-            save=end or stop or step % self.table.save_every == 0,
-            stop=stop,
+            save=end or step % self.table.save_every == 0,
             end=end,
         )
 
-    def _interrupt(self, view: LiveView, stopped: list[int]) -> NoReturn:
+    def _interrupt(self) -> NoReturn:
         """End a training that was saved before its last step: raises Interrupted, or the error of
         writing lines.
         """
@@ -216,8 +277,9 @@ class Training:
 
         closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
         # such as a full disk
-        if view.write_error and not stopped and view.write_error.errno not in closed:
-            raise view.write_error
+        write_error = self._view.write_error
+        if write_error and not self._stops and write_error.errno not in closed:
+            raise write_error
 
         what = (
             f"stopped after step {self.engine.step} of {self.engine.steps}; a checkpoint was saved."
@@ -251,13 +313,14 @@ class Training:
 
         return True
 
-    def _stopping(self, stopped: object, step: int) -> bool:
+    def _stopping(self, stopped: bool) -> bool:
         """Whether to stop after this step. Ranks agree on it at log points only, since that
         synchronises them.
         """
         if self.runtime.world == 1:
-            return bool(stopped)
-        return step % self.table.log_every == 0 and any(self.runtime.gather(bool(stopped)))
+            return stopped
+        is_log_point = self.engine.step % self.table.log_every == 0
+        return is_log_point and any(self.runtime.gather(stopped))
 
     def batch_at(self, step: int, stage: Stage) -> Batch:
         """The step's images on the device, at the stage's size, augmented."""
@@ -299,7 +362,7 @@ class Training:
 
         self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed)
-        load().hook.gantk_step_logged(
+        self.hooks.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
         )
 

@@ -70,13 +70,13 @@ def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp
     monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
 
-    with pytest.raises(Interrupted, match="stopped after step 2"):
+    with pytest.raises(Interrupted, match="stopped after step 1"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
 
     page = Page(tmp_path / "run" / "report.html")
 
     assert "live" not in page.having("id")
-    assert "the run stopped at step 2 of 4" in page.words
+    assert "the run stopped at step 1 of 4" in page.words
     assert "gantk resume" in page.words
 
 

@@ -54,7 +54,7 @@ def test_iterating_is_what_gantk_run_does(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["stop", "break", "error"])
-def test_a_training_that_was_left_is_continued_to_the_same_weights(tmp_path, kind):
+def test_a_training_that_was_left_ends_with_the_same_weights(tmp_path, kind):
     with gantk.training(TINY, out=tmp_path / "whole", **CPU) as training:
         for _ in training:
             pass
