@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import files_below, is_volume, unread_kind
+from gantk.formats.files import is_volume, unread_kind
+from gantk.formats.image import Scan
 
 Kind = Literal["image", "mask", "version", "other"]
 
@@ -33,6 +34,7 @@ class Row:
         why: column -> the rule that filled the cell, or left it empty.
         place: the folders, without those of contrasts, splits and classes.
         stem: the name without suffix and contrast.
+        series: the DICOM series; None for a file.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +49,7 @@ class Row:
     why: dict[str, str] = field(default_factory=dict)
     place: tuple[str, ...] = ()
     stem: str = ""
+    series: Scan | None = None
 
     @property
     def path(self) -> Path:
@@ -56,7 +59,13 @@ class Row:
     @property
     def is_volume(self) -> bool:
         """Whether its file may hold three axes."""
-        return len(self.files) > 1 or is_volume(self.path)
+        return self.series is not None or len(self.files) > 1 or is_volume(self.path)
+
+    def scan_below(self, root: Path) -> Scan:
+        """What `gantk.formats.files.read` reads, named by its path below `root`."""
+        if self.series is not None:
+            return self.series
+        return Scan(self.path, self.files, os.path.relpath(self.path, root).replace(os.sep, "/"))
 
     @property
     def name(self) -> str:
@@ -140,10 +149,10 @@ class Catalog(Sequence[Row]):
         return found
 
 
-def unread_rows(folder: Path) -> list[Row]:
-    """A row of the kind "other" for each image below a folder that no format reads."""
+def unread_rows(files: Iterable[Path]) -> list[Row]:
+    """A row of the kind "other" for each of these files that is an image which no format reads."""
     rows = []
-    for file in files_below(folder, True, bool):
+    for file in files:
         kind = unread_kind(file)
         if kind is not None:
             rows.append(Row((file,), kind="other", why={"kind": kind.name}))

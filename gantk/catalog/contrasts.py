@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -130,6 +130,23 @@ def contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
         found = next(filter(fits, contrasts), None)
         if found is not None:
             return found
+    return None
+
+
+def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
+    """The contrast of a model that a name means: by its own name, a usual synonym, or several words
+    (`T1 post contrast`); None for others.
+    """
+    contrasts = list(contrasts)
+    called = contrast_called(name, contrasts)
+    if called:
+        return called
+
+    said = contrasts_in(name)
+    for contrast in contrasts:
+        usual = CONTRASTS.get(one_word(contrast), "")
+        if said == {usual} or one_word(name) in BESIDE_OTHERS.get(usual, ()):
+            return contrast
     return None
 
 

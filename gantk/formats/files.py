@@ -238,22 +238,23 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     unreadable folder.
     """
     folder = Path(folder)
+    return scans_of(folder, files_below(folder, recursive, bool))
+
+
+def scans_of(folder: Path, files: Iterable[Path]) -> list[Scan]:
+    """The scans of these files below a folder, as `scans` finds them; other files are left out."""
     scanned = []
     series: dict[tuple[Path, SeriesFormat], list[Path]] = {}
-    forms: dict[Path, SeriesFormat | None] = {}
-
-    def is_readable(path: Path) -> bool:
-        forms[path] = series_format(path)  # opens files whose suffix no format claims
-        return is_image(path) or forms[path] is not None
-
-    for file in files_below(folder, recursive, is_readable):
-        if form := forms[file]:
-            series.setdefault((file.parent, form), []).append(file)
-        else:
+    for file in files:
+        if is_image(file):
             scanned.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+            continue
+        form = series_format(file)  # opens files whose suffix no format claims
+        if form is not None:
+            series.setdefault((file.parent, form), []).append(file)
 
-    for (place, form), files in series.items():
-        scanned += _group_into_scans(form, place, files, place.relative_to(folder))
+    for (place, form), slices in series.items():
+        scanned += _group_into_scans(form, place, slices, place.relative_to(folder))
 
     return sorted(scanned, key=lambda scan: natural(scan.name))
 

@@ -1,33 +1,27 @@
-"""Finds the contrasts of patients, for models of several: in folders, in a table, or in files that
-are named one by one; reads them onto one grid.
+"""What a model translates: the rows of a catalog, for models of several contrasts as patients, whose
+images are brought onto one grid.
 """
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from gantk.catalog.catalog import Catalog
+from gantk.catalog.catalog import Case, Catalog, Row
 from gantk.catalog.contrasts import (
-    BESIDE_OTHERS,
-    CONTRASTS,
-    contrast_called,
     contrast_word,
-    contrasts_in,
-    one_word,
+    exclude,
+    known_contrast,
     usual_contrast,
     with_contrast,
     word_in_naming,
 )
-from gantk.catalog.domains import names_mask
-from gantk.catalog.layouts import Asked, read_names
-from gantk.catalog.versions import without_whole_heads
+from gantk.catalog.layouts import Asked
+from gantk.catalog.scan import scan
 from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -35,9 +29,7 @@ from gantk.formats.image import Image, Scan
 from gantk.inference.sidecar import is_generated
 
 T = TypeVar("T")
-TABLES = (".csv", ".tsv")
 Candidates = dict[str, list[Scan]]  # by contrast
-Rows = Iterable[tuple[int, dict[str, str]]]  # line numbers and cells
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,11 @@ class Patient:
     def scans(self) -> dict[str, Scan]:
         """The scan of each contrast that the patient has."""
         return {contrast: found[0] for contrast, found in self.candidates.items()}
+
+    @property
+    def all_scans(self) -> list[Scan]:
+        """All scans that were found for the contrasts."""
+        return [scan for found in self.candidates.values() for scan in found]
 
     def scans_of(self, contrasts: Sequence[str]) -> tuple[Scan | None, ...]:
         """The scan of each of these contrasts; None for one that the patient lacks."""
@@ -98,38 +95,58 @@ class Patient:
         return f"{stems[0]}_{contrast}{suffix}"
 
 
-@dataclass(frozen=True)
-class Found:
-    """The patients of a table or a folder, and the images of the folder that are not used."""
+def inputs_below(
+    source: Path, results: Path, contrasts: Sequence[str], *, stripped: bool = False
+) -> Catalog:
+    """The catalog of a folder without the folder `results`, if it lies inside, and without images
+    that gantk generated.
 
-    patients: list[Patient]
-    unused: list[Path] = field(default_factory=list)
-
-
-def find_patients(
-    source: Path, results: Path, contrasts: Sequence[str], stripped: bool = False
-) -> Found:
-    """The patients of a table or a folder; UserError where there is none with a contrast.
-
-    `results` is the folder of results, which may lie in the source and is then left out, as are
-    images that gantk generated. `stripped`: whether the model was trained on skull-stripped
-    images. Then an image without skull is used where there is one (`T1_brain` beside `T1`).
+    `stripped`: whether the model was trained on skull-stripped images. Then an image without skull
+    is used where there is one (`T1_brain` beside `T1`).
     """
-    if source.is_file():
-        return Found(_of_table(source, contrasts))
+    root = source.resolve()
+    folder = results.resolve()
+    holds_results = folder != root and folder.is_relative_to(root)
 
-    is_input = no_result_of(source, results)
-    images = [file for file in io.list_images(source, recursive=True) if is_input(file)]
-    images = [file for file in images if not is_generated(file)]
-    candidates = without_whole_heads(images) if stripped else images
-    catalog = read_names(source, candidates, Asked(dict.fromkeys(contrasts, ""), by_folders=False))
-    patients = _of_catalog(source, catalog, contrasts)
-    patients += _of_series(source, is_input, contrasts)
+    def is_input(file: Path) -> bool:
+        if holds_results and file.resolve().is_relative_to(folder):
+            return False
+        return not (io.is_image(file) and is_generated(file))
+
+    asked = Asked(dict.fromkeys(contrasts, ""), by_folders=False)
+    return scan(source, asked, is_input, stripped=stripped)
+
+
+def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
+    """The rows that a model of one contrast translates: where names or headers say the contrast, not
+    those that say another one or a mask; else all.
+    """
+    readable = [row for row in catalog if row.kind != "other"]
+    rows = [row for row in readable if row.kind != "mask"]
+    if any(known_contrast(row.contrast, [contrast]) for row in rows):
+        own = usual_contrast(contrast)
+        rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
+    return rows or readable
+
+
+def patients_of(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Patient]:
+    """A patient for each case of a catalog below the folder `root`; UserError without any."""
+    cases = catalog.cases(contrasts)
+    patients = []
+    for case in cases:
+        candidates = {}
+        for contrast, rows in _in_order(case.rows, contrasts).items():
+            candidates[contrast] = [row.scan_below(root) for row in rows]
+
+        place = _folder_of_case(case, root, alone=len(cases) == 1)
+        name = root.name if place == Path() else place.as_posix()
+        patients.append(Patient(name, place, candidates))
+
     if not patients:
-        what = f"no folder in '{source}' contains files named after {', '.join(contrasts)}"
-        found = [f"'{file.relative_to(source)}'" for file in images[:3]]
+        what = f"no folder in '{root}' contains files named after {', '.join(contrasts)}"
+        found = [f"'{row.scan_below(root).name}'" for row in catalog if row.kind != "other"]
         if found:
-            what += f". Files found: {', '.join(found)}"
+            what += f". Files found: {', '.join(found[:3])}"
         raise UserError(
             what,
             where="INPUT",
@@ -138,14 +155,25 @@ def find_patients(
                 f" --from {contrasts[0]}=FILE"
             ),
         )
+    return patients
 
-    used: set[Path] = set()
-    for patient in patients:
-        for scans in patient.candidates.values():
-            used.update(scan.path for scan in scans)
-    used.update(row.path for row in catalog.of_kind("mask"))
-    unused = [image for image in images if image not in used]
-    return Found(patients, unused)
+
+def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:
+    """The folder of a case below `root`: above the folders that are named after contrasts; of images
+    elsewhere, which a table names, the patient's name.
+    """
+    if not case.folder.is_relative_to(root):
+        return Path(case.name)
+
+    place = case.folder.relative_to(root)
+    for part in (place, *place.parents):
+        if usual_contrast(part.name):
+            return part.parent
+
+    of_series = [row for rows in case.rows.values() for row in rows if row.series]
+    if len(of_series) == 1 and not alone:
+        return place.parent  # of the patient, not of the series
+    return place
 
 
 def patient_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Patient:
@@ -228,202 +256,6 @@ def expect_sources(
         what = f"{whose} lacks {' and '.join(absent)}"
         remedy = 'add the files, or train a model with data.missing = "mask"'
         raise UserError(what, where="INPUT", remedy=remedy)
-
-
-def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
-    """The contrast of a model that a name means: by its own name, a usual synonym, or several words
-    (`T1 post contrast`); None for others.
-    """
-    contrasts = list(contrasts)
-    called = contrast_called(name, contrasts)
-    if called:
-        return called
-
-    said = contrasts_in(name)
-    for contrast in contrasts:
-        usual = CONTRASTS.get(one_word(contrast), "")
-        if said == {usual} or one_word(name) in BESIDE_OTHERS.get(usual, ()):
-            return contrast
-    return None
-
-
-def _of_catalog(source: Path, catalog: Catalog, contrasts: Sequence[str]) -> list[Patient]:
-    """A patient for each case of a catalog: its files of each contrast."""
-    patients = []
-    for case in catalog.cases(contrasts):
-        candidates = {
-            contrast: [Scan(row.path, (row.path,), row.path.name) for row in rows]
-            for contrast, rows in case.rows.items()
-        }
-        place = _folder_of_case(case.folder.relative_to(source))
-        name = source.name if place == Path() else place.as_posix()
-        patients.append(Patient(name, place, _in_order(candidates, contrasts)))
-    return patients
-
-
-def _folder_of_case(place: Path) -> Path:
-    """The folder of a case: above the folders that are named after contrasts."""
-    for part in (place, *place.parents):
-        if usual_contrast(part.name):
-            return part.parent
-    return place
-
-
-def _of_series(
-    source: Path, is_input: Callable[[Path], bool], contrasts: Sequence[str]
-) -> list[Patient]:
-    """A patient for each DICOM study, whose series say their contrast in header or folder name."""
-    studies: dict[tuple[str, str], Candidates] = defaultdict(dict)
-    for scan in io.scans(source):
-        if io.is_image(scan.path) or not is_input(scan.files[0]):
-            continue
-
-        try:
-            facts = io.outline(scan).facts
-        except UserError:  # a damaged file beside others
-            continue
-
-        folder = Path(scan.name).name
-        said = facts.get("contrast") or usual_contrast(folder) or folder
-        contrast = known_contrast(said, contrasts)
-        if contrast:
-            study = facts.get("patient", ""), facts.get("study", "")
-            studies[study].setdefault(contrast, []).append(scan)
-
-    patients = []
-    for found in studies.values():
-        folders = [scan.files[0].parent for own in found.values() for scan in own]
-        place = Path(os.path.commonpath(folders)).relative_to(source)
-        if len(folders) == 1 and len(studies) > 1:
-            place = place.parent  # of the patient, not of the series
-        name = source.name if place == Path() else place.as_posix()
-        patients.append(Patient(name, place, _in_order(found, contrasts)))
-
-    return patients
-
-
-def _of_table(table: Path, contrasts: Sequence[str]) -> list[Patient]:
-    """The patients of a CSV: one row for each patient with a column for each contrast, or one row
-    for each image with the columns path, domain and patient.
-    """
-    from gantk.catalog.tables import first_columns, open_rows, usual_columns
-
-    columns, rows = open_rows(table)
-    usual = {column: names[0] for column, names in usual_columns(columns).items()}
-    column_of = _columns_of_contrasts(table, columns, contrasts)
-    if column_of:
-        found = _of_rows(table, rows, column_of, usual.get("patient", ""))
-    elif {"path", "domain", "patient"} <= usual.keys():
-        found = _of_images(table, rows, usual, contrasts)
-    else:
-        raise UserError(
-            f"'{table}' does not say which contrast each image is. Its columns are"
-            f" {first_columns(columns)}",
-            where="INPUT",
-            allowed=f"path, domain and patient, or a column for each of {', '.join(contrasts)}",
-        )
-
-    patients = []
-    for name, own in found:
-        if own:
-            ordered = _in_order(own, contrasts)
-            folder = next(iter(ordered.values()))[0].path.parent
-            place = Path(name)
-            if folder.is_relative_to(table.parent):
-                place = folder.relative_to(table.parent)
-            patients.append(Patient(name, place, ordered))
-
-    if not patients:
-        raise UserError(
-            f"'{table}' lists no image of {', '.join(contrasts)}",
-            where="INPUT",
-            allowed=contrasts,
-        )
-
-    return patients
-
-
-def _columns_of_contrasts(
-    table: Path, columns: Sequence[str], contrasts: Sequence[str]
-) -> dict[str, str]:
-    """The column of each contrast: one that is called as the contrast, else one whose words mean it
-    (`T1_post_contrast`); UserError where two do.
-    """
-    from gantk.catalog.tables import OF_FILES
-
-    names = {column: OF_FILES.sub("", column) for column in columns}
-    column_of: dict[str, str] = {}
-    for column, name in names.items():
-        contrast = contrast_called(name, contrasts)
-        if contrast:
-            column_of.setdefault(contrast, column)
-
-    called = set(column_of)
-    for column, name in names.items():
-        contrast = known_contrast(name, contrasts)
-        if contrast is None or contrast in called or names_mask(name):
-            continue
-        if contrast in column_of:
-            raise UserError(
-                f"'{table}' has two columns of {contrast}: '{column_of[contrast]}' and '{column}'",
-                where="INPUT",
-                allowed="one column for each contrast",
-            )
-        column_of[contrast] = column
-
-    return column_of
-
-
-def _of_rows(
-    table: Path, rows: Rows, column_of: Mapping[str, str], patient: str
-) -> list[tuple[str, Candidates]]:
-    """Name and scans of the patient of each row, from a column for each contrast."""
-    found = []
-    for line, row in rows:
-        own: Candidates = {}
-        for contrast, column in column_of.items():
-            if row.get(column):
-                own[contrast] = [_scan_in_cell(table, row[column], line)]
-        found.append((row.get(patient) or f"line {line}", own))
-
-    return found
-
-
-def _of_images(
-    table: Path, rows: Rows, columns: Mapping[str, str], contrasts: Sequence[str]
-) -> list[tuple[str, Candidates]]:
-    """Name and scans of each patient, from a row for each image."""
-    found: dict[str, Candidates] = {}
-    for line, row in rows:
-        contrast = known_contrast(row.get(columns["domain"], ""), contrasts)
-        path = row.get(columns["path"])
-        if contrast and path:
-            own = found.setdefault(row.get(columns["patient"], ""), {})
-            own.setdefault(contrast, []).append(_scan_in_cell(table, path, line))
-
-    return list(found.items())
-
-
-def _scan_in_cell(table: Path, text: str, line: int) -> Scan:
-    path = table.parent / text
-    if not path.exists():
-        raise UserError(
-            f"line {line} of '{table}' names '{text}', which does not exist",
-            where="INPUT",
-            allowed="paths relative to the table",
-        )
-    return io.scan_of(path)
-
-
-def no_result_of(source: Path, results: Path) -> Callable[[Path], bool]:
-    """The test that tells the inputs in the folder `source` from earlier results, where the folder
-    of results is a part of it.
-    """
-    root = source.resolve()
-    folder = results.resolve()
-    if folder == root or not folder.is_relative_to(root):
-        return lambda file: True
-    return lambda file: not file.resolve().is_relative_to(folder)
 
 
 # ---- one grid

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.catalog import unread_note, unread_rows
+from gantk.catalog.catalog import Row, unread_note
+from gantk.catalog.contrasts import known_contrast
+from gantk.catalog.scan import read_table
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files
@@ -31,18 +33,17 @@ from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
 from gantk.inference.notes import Note, ResultCheck, check_input
 from gantk.inference.patients import (
-    TABLES,
     Patient,
     contrasts_to_make,
     expect_sources,
-    find_patients,
-    known_contrast,
-    no_result_of,
+    inputs_below,
     on_one_grid,
     patient_of_files,
+    patients_of,
+    rows_of_one,
     stack_contrasts,
 )
-from gantk.inference.processing import MAX_OF_BYTE
+from gantk.inference.pipeline import MAX_OF_BYTE
 from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
@@ -155,9 +156,11 @@ class Translation:
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
 
-        is_table = source.suffix.lower() in TABLES and source.is_file()
+        is_table = source.suffix.lower() in (".csv", ".tsv") and source.is_file()
         if self.several_contrasts and is_table:
-            return self._folder(self._jobs_of(source, target), source, target)
+            catalog = read_table(source, self.contrasts)
+            patients = patients_of(catalog, source.parent, self.contrasts)
+            return self._folder(self._jobs(patients, target), source, target)
 
         if not source.is_dir():
             return self._one_file(source, target)
@@ -170,17 +173,26 @@ class Translation:
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
 
+        catalog = inputs_below(
+            source, target, self.contrasts, stripped=self.frame.stripped and self.several_contrasts
+        )
         if self.several_contrasts:
-            return self._folder(self._jobs_of(source, target), source, target)
+            patients = patients_of(catalog, source, self.contrasts)
+            scans = [scan for patient in patients for scan in patient.all_scans]
+            images = [row for row in catalog if row.kind != "mask"]
+            self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
+            return self._folder(self._jobs(patients, target), source, target, catalog)
 
-        scans = _scans_outside(source, target)
+        rows = rows_of_one(catalog, self.contrasts[0])
+        scans = list(dict.fromkeys(row.scan_below(source) for row in rows))
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
             if suffix_of(target) not in files.formats():
                 target = _with_suffix(target, self.suffix)
             return self._translate_all([Job((scans[0],), target, source.name)])
 
+        self._say_unused(catalog, source, scans, "INPUT")
         jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
-        return self._folder(jobs, source, target)
+        return self._folder(jobs, source, target, catalog)
 
     def _one_file(self, source: Path, target: Path) -> list[Path]:
         """Translate one file to a file, or into a folder, where a plugin may name the result."""
@@ -221,16 +233,19 @@ class Translation:
         makes = tuple((contrast, target) for contrast, _ in job.makes)
         return self._translate_all([replace(job, target=target, makes=makes)])
 
-    def _jobs_of(self, source: Path, target: Path) -> list[Job]:
-        """A job for each patient of a folder or a table; says which images are not used."""
-        found = find_patients(source, target, self.contrasts, self.frame.stripped)
-        if found.unused:
-            names = _first_names([f"'{file.name}'" for file in found.unused])
+    def _say_unused(
+        self, catalog: Sequence[Row], source: Path, used: Sequence[Scan], how: str
+    ) -> None:
+        """Say which images of a folder are not translated, and how to name one: `how`."""
+        found = set(used)
+        images = [row.scan_below(source) for row in catalog if row.kind != "other"]
+        unused = [scan for scan in dict.fromkeys(images) if scan not in found]
+        if unused:
+            names = _first_names([f"'{scan.name}'" for scan in unused])
             self.say(
-                f"note     {count_noun(found.unused, 'file')} not used: {names} (to use one,"
-                f" name all files of the patient: --from {self.contrasts[0]}=FILE ...)"
+                f"note     {count_noun(unused, 'image')} not used: {names} (to translate one, name"
+                f" it: {how})"
             )
-        return self._jobs(found.patients, target)
 
     def _jobs(self, patients: Sequence[Patient], target: Path) -> list[Job]:
         """A job for each patient; UserError where nothing is to be made of any."""
@@ -293,8 +308,10 @@ class Translation:
             renamed.append(replace(job, target=_with_suffix(job.target, self.suffix), makes=makes))
         return renamed
 
-    def _folder(self, jobs: Sequence[Job], source: Path, target: Path) -> list[Path]:
-        """Translate the images of the folder `source` into the folder `target`."""
+    def _folder(
+        self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row] = ()
+    ) -> list[Path]:
+        """Translate the images of the folder or table `source` into the folder `target`."""
         jobs = self._with_suffixes(jobs)
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
@@ -306,7 +323,7 @@ class Translation:
             what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
 
-        unread = unread_note(unread_rows(source)) if source.is_dir() else ""
+        unread = unread_note(catalog)
         if unread:
             self.say(f"note     {unread}")
         return self._translate_all(jobs, target)
@@ -919,12 +936,6 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
         f" {len(clipped)} images; values range from {low:.4g} to {high:.4g} (--format tif"
         " keeps them)"
     )
-
-
-def _scans_outside(source: Path, target: Path) -> list[Scan]:
-    """The scans of a folder, without those in the folder of results where it lies inside."""
-    is_input = no_result_of(source, target)
-    return [scan for scan in files.scans(source) if is_input(scan.path)]
 
 
 def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:

@@ -28,8 +28,13 @@ from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
-from gantk.inference.pipeline import SLICES_PER_POST_BATCH, MapKind, Pipeline
-from gantk.inference.processing import MAX_OF_BYTE, picture_scale
+from gantk.inference.pipeline import (
+    MAX_OF_BYTE,
+    SLICES_PER_POST_BATCH,
+    MapKind,
+    Pipeline,
+    picture_scale,
+)
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start

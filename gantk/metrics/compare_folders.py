@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.layouts import Asked, read_names
+from gantk.catalog.layouts import Asked
+from gantk.catalog.scan import scan
 from gantk.data.sources.reader import KeptImages
 from gantk.errors import UserError
-from gantk.formats.files import grids_differ, list_images, readable, scans, suffix_of
+from gantk.formats.files import grids_differ, readable, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import (
@@ -42,7 +43,6 @@ NO_PATIENTS = (
     " names"
 )
 
-PatientOf = Callable[[Scan], str]
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
 Read = Callable[[Scan], Image]
 
@@ -145,27 +145,31 @@ def compare_folders(
     is constant.
     """
     of_pairs, of_sets = _metric_parts(metrics)
-    patient_of_file = _patient_function([predicted, truth], patient)
+    made = _images(predicted, patient)
+    real = _images(truth, patient)
+    patients = made | real
     pairs: list[FilePair] = []
     scale = ScaleFit()
     read = KeptImages().read
     if of_pairs or match:
-        pairs = pairs_of_files(predicted, truth)
+        if predicted.is_file() and truth.is_file():
+            pairs = [*zip(made, real, strict=True)]
+        else:
+            pairs = _pairs_of_files((predicted, [*made]), (truth, [*real]))
         _require_same_grid(pairs, read)
         scale = _fit_line(pairs, match, read)
 
     scores: dict[str, Score] = {}
     if of_pairs:
-        scores |= _pair_scores(pairs, of_pairs, device, scale, patient_of_file, read)
+        scores |= _pair_scores(pairs, of_pairs, device, scale, patients, read)
     if of_sets:
-        folders = (_files(predicted), _files(truth))
-        scores |= _set_scores(*folders, of_sets, device, scale, patient_of_file, read)
+        scores |= _set_scores(made, real, of_sets, device, scale, read)
     if match:
         for name, score in scores.items():
             definition = f"{score.definition}/predictions-matched-linearly"
             scores[name] = score.model_copy(update={"definition": definition})
 
-    unknown = len(pairs) > 1 and all(patient_of_file(real) == real.name for _, real in pairs)
+    unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
     return FolderResults(
         metrics={"pred_to_truth": scores},
         baselines={},
@@ -220,15 +224,14 @@ def scale_line(scale: ScaleFit) -> str:
     )
 
 
-def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
-    """Pairs of files with the same name up to the suffix; UserError that lists names in one folder
-    only.
+def _pairs_of_files(
+    predictions: tuple[Path, list[Scan]], truths: tuple[Path, list[Scan]]
+) -> list[FilePair]:
+    """Pairs of files with the same name up to the suffix, of two folders; UserError that lists names
+    in one folder only.
     """
-    made = _files(predicted)
-    real = _files(truth)
-    if predicted.is_file() and truth.is_file():
-        return [(made[0], real[0])]
-
+    predicted, made = predictions
+    truth, real = truths
     made_by_name = _by_name(made)
     real_by_name = _by_name(real)
     if made_by_name.keys() != real_by_name.keys():
@@ -377,14 +380,14 @@ def _pair_scores(
     parts: list[Part],
     device: Any,
     scale: ScaleFit,
-    patient_of_file: PatientOf,
+    patients: Mapping[Scan, str],
     read: Read,
 ) -> dict[str, Score]:
     scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
     found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair, read))
-        found.append(scorer(scale(made), real, patient_of_file(pair[1])))
+        found.append(scorer(scale(made), real, patients[pair[1]]))
 
     scores = scorer.scores(found)
     reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
@@ -395,12 +398,11 @@ def _pair_scores(
 
 
 def _set_scores(
-    predicted: list[Scan],
-    truth: list[Scan],
+    predicted: Mapping[Scan, str],
+    truth: Mapping[Scan, str],
     parts: list[Part],
     device: Any,
     scale: ScaleFit,
-    patient_of_file: PatientOf,
     read: Read,
 ) -> dict[str, Score]:
     black, data_range = black_and_range(map(read, truth))
@@ -416,8 +418,8 @@ def _set_scores(
 
     made_images = scale(torch.from_numpy(np.stack(made)).to(device)) - black
     real_images = torch.from_numpy(np.stack(real)).to(device) - black
-    fake_set = ImageGroup(made_images, [patient_of_file(scan) for scan in predicted])
-    real_set = ImageGroup(real_images, [patient_of_file(scan) for scan in truth])
+    fake_set = ImageGroup(made_images, [*predicted.values()])
+    real_set = ImageGroup(real_images, [*truth.values()])
     scores: dict[str, Score] = {}
     for part in parts:
         metric = part(data_range, real_images.ndim - 2)
@@ -426,23 +428,22 @@ def _set_scores(
     return scores
 
 
-def _patient_function(folders: Sequence[Path], pattern: str) -> PatientOf:
-    """A function from image to patient, as names say it (see `gantk.catalog`), else the image."""
-    subjects = {}
-    for folder in folders:
-        if folder.is_dir():
-            images = list_images(folder, recursive=True)
-            for row in read_names(folder, images, Asked(patient=pattern)):
-                subjects[row.path] = row.subject
-    return lambda scan: subjects.get(scan.path) or scan.name
+def _images(path: Path, pattern: str) -> dict[Scan, str]:
+    """The images below a folder, or the one that the path names, each with its patient, as names or
+    headers say it, or else its own name.
+    """
+    if path.is_file():
+        return {Scan(path, (path,), path.name): path.name}
 
+    images = {}
+    for row in scan(path, Asked(patient=pattern)):
+        if row.kind != "other":
+            image = row.scan_below(path)
+            images[image] = row.subject or image.name
 
-def _files(path: Path) -> list[Scan]:
-    """The images below a folder, or the one image that the path names."""
-    found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
-    if not found:
+    if not images:
         raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
-    return found
+    return images
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:

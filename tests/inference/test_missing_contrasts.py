@@ -196,7 +196,7 @@ def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
 
     done = gantk("translate", run, tmp_path / "p1", tmp_path / "out", "--to", "FLAIR")
 
-    assert "2 files not used: 'p1_dwi.nii.gz', 'p1_t1_bet.nii.gz'" in done.out
+    assert "2 images not used: 'p1_dwi.nii.gz', 'p1_t1_bet.nii.gz'" in done.out
     assert "--from T1=FILE" in done.out
 
 
@@ -211,7 +211,7 @@ def test_images_without_skull_are_used_for_a_model_of_such(run, tmp_path, gantk)
     done = gantk("translate", run, tmp_path / "p1", tmp_path / "out", "--to", "FLAIR")
 
     assert (tmp_path / "out" / "FLAIR_to_SRI_brain.nii.gz").exists()
-    assert "2 files not used: 'T1_to_SRI.nii.gz', 'T2_to_SRI.nii.gz'" in done.out
+    assert "2 images not used: 'T1_to_SRI.nii.gz', 'T2_to_SRI.nii.gz'" in done.out
     assert "T1: nothing is masked out of the input" in done.out  # these have no air at all
 
 

@@ -221,17 +221,24 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
 
-    warned = [
-        line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")
-    ]
+    said = translate(tmp_path / "in", tmp_path / "out")
+    said += translate(tmp_path / "in" / "x_flair.png", tmp_path / "flair.png")
+    warned = [line for line in said if line.startswith("warning")]
 
+    assert "1 image not used: 'x_flair.png' (to translate one, name it: INPUT)" in " ".join(said)
     assert sorted(warned) == [
-        f"warning  {what}, but this model translates T1 ({count} of 8 images: {names})"
-        for what, count, names in [
-            ("the header or the name says FLAIR", 1, "x_flair.png"),
-            ("the input has the values of T2", 2, "MR_u.png, w.png"),
-            ("the input is noise (neighbouring pixels are uncorrelated)", 1, "T1_noise.png"),
-            ("the input is one uniform material, such as a bottle or a mask", 1, "bottle.png"),
+        f"warning  {what}, but this model translates T1{names}"
+        for what, names in [
+            ("the header or the name says FLAIR", ""),
+            ("the input has the values of T2", " (2 of 7 images: MR_u.png, w.png)"),
+            (
+                "the input is noise (neighbouring pixels are uncorrelated)",
+                " (1 of 7 images: T1_noise.png)",
+            ),
+            (
+                "the input is one uniform material, such as a bottle or a mask",
+                " (1 of 7 images: bottle.png)",
+            ),
         ]
     ]
     # and the other way round
@@ -265,7 +272,8 @@ def test_a_bids_tree_becomes_a_derivative(bids):
     out = bids / "derivatives" / "gantk"
     said = translate(bids, out, variants=2)
 
-    assert "left out, because the name does not contain T1 (2 of 4 images" in said[0]
+    assert "1 image not used: 'sub-02/anat/sub-02_FLAIR.nii.gz'" in said[0]
+    assert "left out, because the name does not contain T1 (1 of 3 images" in said[1]
 
     expected = {"dataset_description.json"}
     for k in (1, 2):

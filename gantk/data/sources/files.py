@@ -97,7 +97,7 @@ class Files(VolumeSource):
         """All images below the folder, read once."""
         images = io.list_images(self.root, recursive=True)
         catalog = read_names(self.root, self._of_dims(images), self.asked)
-        unread = unread_rows(self.root)
+        unread = unread_rows(io.files_below(self.root, True, bool))
         catalog.rows += unread
         catalog.notes += filter(None, [unread_note(unread)])
         return catalog
