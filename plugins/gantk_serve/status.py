@@ -13,17 +13,17 @@ from gantk.files import write_file
 from gantk_serve.orthanc import Json, Orthanc, connect, record_of
 from gantk_serve.rules import load_rules
 
-OUTCOMES = (
-    "receiving",
-    "waiting",
-    "translating",
-    "posting",
-    "sending",
-    "done",
-    "refused",
-    "failed",
-    "left out",
-)
+OUTCOMES = {  # outcome -> what it means
+    "receiving": "Orthanc may get more of its images",
+    "waiting": "complete; nobody has begun, or it is tried again later",
+    "translating": "a worker translates it",
+    "posting": "the derived series is being stored in Orthanc",
+    "sending": "stored; a modality does not have all of it yet",
+    "done": "the derived series is where it should be",
+    "refused": "not one volume of one patient, or no input of its model",
+    "failed": "a defect of a model, or it ended the worker ten times",
+    "left out": "no rule is for it, or it is synthetic",
+}
 SHOWN = 20
 WIDTH = 80
 
@@ -33,7 +33,7 @@ def status_lines(
 ) -> Iterator[str]:
     """The lines to print; with `metrics`, the numbers are written to that file too."""
     found = list(series_outcomes(connect(load_rules(rules))))
-    counts = Counter({name: 0 for name in OUTCOMES})
+    counts = Counter(dict.fromkeys(OUTCOMES, 0))
     counts.update(each["outcome"] for each in found)
     if metrics is not None:
         write_file(metrics, exposition(counts).encode())
@@ -41,14 +41,32 @@ def status_lines(
         yield json.dumps({"counts": counts, "series": found})
         return
 
-    shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    yield from textwrap.wrap(shown or "Orthanc has no series yet", WIDTH)
+    yield from _table(found, counts)
+
+
+def _table(found: list[Json], counts: Counter[str]) -> Iterator[str]:
+    """The number of series of each outcome, and the last series with times and reasons."""
+    if not found:
+        yield "Orthanc has no series yet"
+        return
+
+    yield "series  outcome      meaning"
+    for name, meaning in OUTCOMES.items():
+        if counts[name]:
+            yield f"{counts[name]:6}  {name:11}  {meaning}"
+
     told = [each for each in found if each["time"] and each["outcome"] != "left out"]
     told.sort(key=lambda each: each["time"], reverse=True)
+    if told:
+        yield ""
+        yield f"{'time':16}  {'outcome':11}  series in Orthanc"
     for each in told[:SHOWN]:
-        time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
         yield f"{time}  {each['outcome']:11}  {each['series']}"
-        yield from textwrap.wrap(each["reason"], WIDTH, initial_indent="  ", subsequent_indent="  ")
+        indent = 18 * " "
+        yield from textwrap.wrap(
+            each["reason"], WIDTH, initial_indent=indent, subsequent_indent=indent
+        )
 
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:

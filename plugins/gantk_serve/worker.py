@@ -433,7 +433,6 @@ class Worker:
         send = source.rule.modalities
         outcome = "sending" if send else "done"
         facts |= {"derived": sorted(new), "send": send, "jobs": {}}
-        facts["note"] = ""
         if earlier and send:
             facts["note"] = f"{', '.join(send)} may still have {', '.join(sorted(earlier))}"
         self._settle(states, outcome, "", **facts)
