@@ -27,6 +27,11 @@ REMEDIES = {
 REMEDIES |= {errno.EFBIG: "Raise the system limit for the size of files (ulimit -f)."}
 
 
+# of the machine, not of a file: the same call may work later, or elsewhere
+MACHINE_ERRNOS = {*REMEDIES, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+MACHINE_ERRNOS |= {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+
+
 class GantkError(Exception):
     """A failure with a message for the user. The command line prints the message without a
     traceback and exits with code 1.
@@ -206,6 +211,15 @@ def memory_ended(error: BaseException) -> bool:
     """Whether an error of Python, torch or the dynamic loader means that memory ran out."""
     signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
     return isinstance(error, MemoryError) or any(sign in text_of(error) for sign in signs)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error is of the machine, such as a full disk or no memory, so that waiting may
+    help.
+    """
+    if isinstance(error, OSError):
+        return error.errno in MACHINE_ERRNOS
+    return memory_ended(error)
 
 
 def machine_failure(error: BaseException) -> str | None:

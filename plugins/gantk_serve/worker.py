@@ -35,7 +35,7 @@ from threading import Event
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError, machine_failure, one_line
+from gantk.errors import GantkError, UserError, machine_failure, may_pass, one_line
 from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
@@ -125,6 +125,8 @@ class Worker:
             try:
                 self.step()
             except (Away, Refused, OSError) as error:
+                if isinstance(error, OSError) and not may_pass(error):
+                    raise  # the worker's own folder is broken
                 failures += 1
                 self.log("waiting", reason=self._reason(error))
                 self.stopping.wait(wait_seconds(failures))
@@ -218,6 +220,8 @@ class Worker:
         except Changed:
             waiting.delay()
         except (Refused, OSError, MemoryError) as error:
+            if not isinstance(error, Refused) and not may_pass(error):
+                raise
             waiting.delay()
             self._note_failure(name, self._reason(error))
         finally:
@@ -324,12 +328,14 @@ class Worker:
             return
         try:
             made, model = self._make(source)
-        except (Away, Refused, Changed, OSError, MemoryError):
+        except (Away, Refused, Changed):
             raise
         except GantkError as error:
             self._withdraw(source, set())
             self._settle(source.states, "refused", self._reason(error), derived=[])
         except Exception as error:  # a defect of a model or a plugin: the next may be well
+            if may_pass(error):
+                raise
             self._withdraw(source, set())
             self._settle(source.states, "failed", self._reason(error), derived=[])
         else:

@@ -4,7 +4,6 @@ atomically.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -27,7 +26,7 @@ from gantk.downloads import (
     require_address,
     without_credentials,
 )
-from gantk.errors import GantkError, UserError, count_noun, did_you_mean, one_line
+from gantk.errors import GantkError, UserError, count_noun, did_you_mean, may_pass, one_line
 from gantk.files import expect_name, make_folder, read_file, remove, write_file
 from gantk.formats.archives import ENDINGS, expect_sound, unpack
 from gantk.formats.budget import MAX_COMPRESSION
@@ -36,16 +35,6 @@ MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 # Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
 MAX_UNCHECKED_COMPRESSION = 20
 CHECKSUM = re.compile(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})")
-MACHINE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EIO,
-    errno.EMFILE,
-}
 
 
 @cache
@@ -349,7 +338,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                     if packed.suffix == ".gz":
                         expect_sound(packed)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in MACHINE:
+            if may_pass(error):
                 raise
             for failed in (scratch, result):
                 shutil.rmtree(failed, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What `gantk serve` does with the series of an Orthanc, shown with a stand-in of its REST calls."""
 
+import errno
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from dicom_files import change, head, series
 from orthanc_double import OrthancDouble
 from serving import study, tiny_model
 
+from gantk.errors import UserError
 from gantk_serve.orthanc import Away, Refused, parse_record
 from gantk_serve.rules import Rules
 from gantk_serve.worker import MAX_ATTEMPTS, MAX_JOBS, Worker
@@ -431,22 +433,32 @@ def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, mo
     assert f"{MAX_ATTEMPTS} translations" in found["reason"]
 
 
-def test_a_full_disk_is_listed_and_tried_again(work, orthanc, tmp_path, monkeypatch):
+ERRORS = {
+    "a full disk": (OSError(errno.ENOSPC, "No space left on device"), "waiting"),
+    "a read error": (OSError(errno.EIO, "Input/output error"), "waiting"),
+    "no memory": (MemoryError(), "waiting"),
+    "a damaged file": (OSError("cannot identify the image"), "failed"),
+    "a missing part": (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "failed"),
+    "a wrong input": (UserError("no"), "refused"),
+    "a defect": (ZeroDivisionError(), "failed"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_only_what_may_pass_is_tried_again(work, orthanc, tmp_path, monkeypatch, kind):
+    error, outcome = ERRORS[kind]
     name = orthanc.add(*study(tmp_path / "s", 1))
+
+    def fail(*_, **__):
+        raise error
+
     with monkeypatch.context() as patch:
-        patch.setattr("gantk_serve.worker.Worker._fetch", _no_room)
+        patch.setattr("gantk.translate", fail)
         worker = work(1)
-        found = record(orthanc, name)
-        assert found["outcome"] == "waiting"
-        assert "No space left" in found["reason"]
+    assert record(orthanc, name)["outcome"] == outcome
+
     worker.step()
-
-    assert len(orthanc.derived()) == 1
-    assert record(orthanc, name)["reason"] == ""
-
-
-def _no_room(*_):
-    raise OSError(28, "No space left on device")
+    assert len(orthanc.derived()) == (outcome == "waiting")
 
 
 def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, tmp_path, monkeypatch):
