@@ -6,7 +6,8 @@ numbers of studies that an Orthanc beside `gantk serve` gets at once.
 
 The worker uses the CPU, and has translated a study before, so that the model is loaded. The PACS is
 another Orthanc on the loopback address. The time contains the quiet seconds after which Orthanc calls
-a series stable. "last" is the time until all of the studies are in the PACS.
+a series stable; "from stable" begins when it does. "last" is the time until all of the studies are in
+the PACS.
 """
 
 import hashlib
@@ -43,7 +44,8 @@ class Load:
         self.orthanc = OrthancServer(folder, pacs=self.pacs.dicom, StableAge=round(quiet))
         rule = {"when": {"contrast": "T1"}, "model": model, "to": "T2", "send": PACS}
         self.worker = Worker(folder, {"orthanc": {"url": self.orthanc.url}, "rules": [rule]})
-        self.number = 0
+        self.number = 0  # of the last study
+        self.seen = 0  # number of Orthanc's last change
 
     def measure(self, count: int) -> dict[str, Any]:
         """Send so many studies at once, and wait for their results."""
@@ -51,12 +53,16 @@ class Load:
         for _ in range(count):
             self.number += 1
             studies.append(study(self.folder / "studies", self.number, **self.shape))
-        names = [orthanc_study(files[0]) for files in studies]
+        names = [orthanc_id(files[0], "StudyInstanceUID") for files in studies]
+        series = [
+            orthanc_id(files[0], "StudyInstanceUID", "SeriesInstanceUID") for files in studies
+        ]
 
         begun = time.time()
-        arrived: dict[str, float] = {}
+        arrived: dict[str, float] = {}  # study -> time
+        stable: dict[str, float] = {}  # series -> time
         with ThreadPoolExecutor(SENDERS + 1) as threads:
-            looking = threads.submit(self._note_arrivals, names, arrived)
+            looking = threads.submit(self._note_arrivals, names, arrived, stable)
             sent = list(threads.map(self._send, studies))
             looking.result()
         ends = [arrived[name] for name in names]
@@ -64,6 +70,7 @@ class Load:
         return {
             "studies": count,
             "seconds": seconds,
+            "from_stable": [after - stable[name] for name, after in zip(series, ends, strict=True)],
             "sending": max(sent) - begun,
             "last": max(ends) - max(sent),
             "per_minute": 60 * count / (max(ends) - begun),
@@ -74,21 +81,31 @@ class Load:
         store_until_kept(self.orthanc, files, threading.Event())
         return time.time()
 
-    def _note_arrivals(self, names: Sequence[str], arrived: dict[str, float]) -> None:
-        """Note the times at which the results of studies are complete in the PACS."""
+    def _note_arrivals(
+        self, names: Sequence[str], arrived: dict[str, float], stable: dict[str, float]
+    ) -> None:
+        """Note the times at which the results of studies are complete in the PACS, and at which
+        Orthanc calls series stable.
+        """
         end = time.monotonic() + LIMIT_SECONDS
         while not arrived.keys() >= set(names):
             assert time.monotonic() < end, "not all results are in the PACS"
+            changes = self.orthanc.get(f"/changes?since={self.seen}&limit=1000")
+            self.seen = changes["Last"]
+            for change in changes["Changes"]:
+                if change["ChangeType"] == "StableSeries":
+                    stable.setdefault(change["ID"], time.time())
             for series in self.pacs.series():
                 if len(series["Instances"]) == self.shape["slices"]:
                     arrived.setdefault(series["ParentStudy"], time.time())
             time.sleep(LOOK_SECONDS)
 
 
-def orthanc_study(file: Path) -> str:
-    """Orthanc's identifier of the study of a file."""
+def orthanc_id(file: Path, *uids: str) -> str:
+    """Orthanc's identifier of the study, or of the series, of a file."""
     header = pydicom.dcmread(file, stop_before_pixels=True)
-    digest = hashlib.sha1(f"{header.PatientID}|{header.StudyInstanceUID}".encode()).hexdigest()
+    parts = [header.PatientID, *(header[name].value for name in uids)]
+    digest = hashlib.sha1("|".join(parts).encode()).hexdigest()
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
@@ -110,11 +127,19 @@ def main(arguments: list[str] | None = None) -> None:
             load.measure(1)  # until the model is loaded
             rows = [load.measure(count) for count in options.studies]
 
-    heads = ["studies", "median, s", "slowest, s", "last, s", "studies a minute"]
+    heads = [
+        "studies",
+        "median, s",
+        "from stable: median, s",
+        "slowest, s",
+        "last, s",
+        "studies a minute",
+    ]
     lines = [
         [
             row["studies"],
             f"{median(row['seconds']):.1f}",
+            f"{median(row['from_stable']):.1f}",
             f"{max(row['seconds']):.1f}",
             f"{row['last']:.1f}",
             f"{row['per_minute']:.1f}",

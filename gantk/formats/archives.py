@@ -25,10 +25,8 @@ MAX_DEPTH = 50  # folders in a name
 MAX_HEADER_BYTES = 2**16  # bytes of all headers before the content of one member of a tar
 MAX_SHARED_ENTRIES = 100  # entries of headers that hold for all members of a tar
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Names that Windows or macOS do not allow or treat as another name, and invalid characters.
-UNREADABLE = re.compile(
-    r'[<>:"|?*\\\0-\x1f\x7f-\x9f\ud800-\udfff]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I
-)
+# names that Windows or macOS do not allow or treat as another name
+UNREADABLE = re.compile(r'[<>:"|?*\\]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
 # first two bytes -> reader
 OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -103,7 +101,10 @@ class _Names:
         """Check a member's name and return its path; Refused where it is invalid."""
         parts = [part for part in name.removesuffix("/").split("/") if part != "."]
         wrong = (
-            part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255
+            part in ("", "..")
+            or not part.isprintable()  # control characters, marks of direction, lone surrogates
+            or UNREADABLE.search(part)
+            or len(part.encode()) > 255
             for part in parts
         )
         if any(wrong) or len(name) > 1000 or not (parts or folder):

@@ -44,7 +44,7 @@ from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
 SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
 WORK = "work"  # folder of a translation
-POLL_SECONDS = 0.5  # between two looks at the changes
+POLL_SECONDS = 0.2  # between two looks at the changes
 WORK_SECONDS = 5.0  # after which a worker that has much to do looks at the changes
 FIRST_WAIT_SECONDS = 2.0  # until a second try; each further one waits twice as long
 MAX_WAIT_SECONDS = 600.0
@@ -155,6 +155,7 @@ class Worker:
         done = False
         while not done:
             changes, done = self.orthanc.changes(self.mark.read)
+            done = done or not changes
             self._await_series(changes)
             if changes:
                 self.mark.read = changes[-1]["Seq"]

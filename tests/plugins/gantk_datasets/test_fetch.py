@@ -302,7 +302,7 @@ BAD = {
     "surrogate.tar": packed({"caf\udce9": b"x"}),
 }
 NAMES = ["../evil", "/evil", "a/../../evil", "C:/evil", "nul", "COM1.x"]
-NAMES += ["a\\b", "a ", "a.", "a./b", "a\tb", "a\x1b[2Jb"]
+NAMES += ["a\\b", "a ", "a.", "a./b", "a\tb", "a\x1b[2Jb", "a\u202egnp.exe"]
 BAD |= {
     f"name {n}.{kind}": packed({name: b"x"}, f".{kind}")
     for n, name in enumerate(NAMES)
