@@ -62,7 +62,10 @@ SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
     if name != "pipelined"  # applies to translation only
 }
 # no effect on other devices
-ONLY = {"cpu": ("keep_memory",), "cuda": ("cuda_graph", "benchmark", "pin")}
+ONLY = {
+    "cpu": ("kernels", "keep_memory"),
+    "cuda": ("cuda_graph", "gpu_kernels", "benchmark", "pin"),
+}
 OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
     "device": {"help": "cpu, cuda, cuda:1; default %(default)s (None: the best there is)"},
     "set": {"action": "append", "metavar": "KEY=VALUE", "help": "over the recipe; repeatable"},

@@ -2,7 +2,8 @@
 
 torch's kernels for both know the contiguous layout only. They copy a channels-last map into it, and
 the next convolution copies the result back: 45 % of the time of a CycleGAN step (ResNet of 9
-blocks, 256 px, batch 16, bfloat16, NVIDIA H200).
+blocks, 256 px, batch 16, bfloat16, NVIDIA H200). Off by default (train.fast.gpu_kernels): they are
+tested by Triton's interpreter and compile for that GPU, but their gain has not been measured.
 
 A map (N, C, *size) in channels-last memory is N times a matrix of positions x channels. Each kernel
 computes a tile of it, in float32.
@@ -83,9 +84,9 @@ def _normalize_kernel(
     variance = tl.maximum(squares / positions - step * step, 0.0)
     factor = 1.0 / tl.sqrt(variance + eps)
     if tl.program_id(2) == 0:
-        moments += image * 2 * channels + channel
-        tl.store(moments, mean, mask=inside)
-        tl.store(moments + channels, factor, mask=inside)
+        kept = moments + image * 2 * channels + channel
+        tl.store(kept, mean, mask=inside)
+        tl.store(kept + channels, factor, mask=inside)
 
     scale = factor * tl.load(weight + channel, mask=inside, other=0.0)
     offset = tl.load(bias + channel, mask=inside, other=0.0)
@@ -166,15 +167,16 @@ def _pad_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """A tile of the padded map."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    image = tl.program_id(2).to(tl.int64)
     known = (row < rows)[:, None] & (channel < channels)[None, :]
-    line = row // out_width
-    h = _mirrored(line % out_height - top, height)
+    h = _mirrored(row // out_width - top, height)
     w = _mirrored(row % out_width - left, width)
-    source = ((line // out_height) * height + h) * width + w
+    source = image * height * width + h * width + w
     value = tl.load(x + source[:, None] * channels + channel[None, :], mask=known, other=0.0)
-    tl.store(y + row[:, None] * channels + channel[None, :], value, mask=known)
+    place = (image * rows + row)[:, None] * channels + channel[None, :]
+    tl.store(y + place, value, mask=known)
 
 
 @triton.jit
@@ -199,21 +201,21 @@ def _fold_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """A tile of the map, each position the sum of the places of the padded one that show it."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    image = tl.program_id(2).to(tl.int64)
     known = (row < rows)[:, None] & (channel < channels)[None, :]
-    line = row // width
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for vertical in tl.static_range(3):
-        h, in_height = _shown(line % height, height, top, out_height, vertical)
+        h, in_height = _shown(row // width, height, top, out_height, vertical)
         for horizontal in tl.static_range(3):
             w, in_width = _shown(row % width, width, left, out_width, horizontal)
-            source = ((line // height) * out_height + h) * out_width + w
+            source = image * out_height * out_width + h * out_width + w
             shown = known & (in_height & in_width)[:, None]
             place = source[:, None] * channels + channel[None, :]
             total += tl.load(y + place, mask=shown, other=0.0).to(tl.float32)
 
-    place = row[:, None] * channels + channel[None, :]
+    place = (image * rows + row)[:, None] * channels + channel[None, :]
     tl.store(x + place, total.to(x.dtype.element_ty), mask=known)
 
 
@@ -305,15 +307,16 @@ def _move(kernel, given: Tensor, size: tuple[int, int], sides: tuple, before: tu
     given = _last(given)
     shape = (*given.shape[:2], *size)
     result = given.new_empty(shape).contiguous(memory_format=CHANNELS_LAST[2])
-    rows = given.shape[0] * prod(size)
-    tile = _tile(given.shape[1])
-    grid = (triton.cdiv(rows, tile["ROWS"]), triton.cdiv(given.shape[1], tile["COLUMNS"]))
+    images, channels = given.shape[:2]
+    rows = prod(size)
+    tile = _tile(channels)
+    columns = triton.cdiv(channels, tile["COLUMNS"])
+    grid = (triton.cdiv(rows, tile["ROWS"]), columns, images)
     height, width, out_height, out_width = sides
     with torch.cuda.device_of(given):
         kernel[grid](
-            given, result, rows, height, width, given.shape[1], out_height, out_width, *before,
-            **tile,
-        )  # fmt: skip
+            given, result, rows, height, width, channels, out_height, out_width, *before, **tile
+        )
     return result
 
 

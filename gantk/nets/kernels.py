@@ -32,18 +32,22 @@ MAX_FLOAT32_POSITIONS = {True: 16, False: 256}
 
 
 class HasKernels:
-    """Base of layers with kernels of gantk's own; `kernels` False: torch's layer computes."""
+    """Base of layers with kernels of gantk's own: `kernels` on a CPU, `gpu_kernels` on a GPU. False:
+    torch's layer computes.
+    """
 
     kernels = True
+    gpu_kernels = False
 
 
-def use_kernels(module: nn.Module, on: bool) -> nn.Module:
+def use_kernels(module: nn.Module, on: bool, on_gpu: bool = False) -> nn.Module:
     """Turn gantk's own kernels in a network on, or off (torch's modules compute all); returns the
     network.
     """
     for part in module.modules():
         if isinstance(part, HasKernels):
             part.kernels = on
+            part.gpu_kernels = on_gpu
     return module
 
 

@@ -146,9 +146,10 @@ class FastTable(spec.Table):
     # join several inputs of one network into one pass, if its norm allows it
     batched_forward: bool = True
     fused: bool = True  # update all weights, and their averages, in one call
-    # use gantk's own kernels for norms (CPU, GPU), padding by reflection (GPU), upsampling by 2 and
-    # small feature maps (CPU)
+    # CPU: use gantk's own kernels for norms, upsampling by 2 and small feature maps
     kernels: bool = True
+    # CUDA: use gantk's own kernels for instance norm and padding by reflection; not yet measured
+    gpu_kernels: bool = False
     keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
     cuda_graph: bool = True

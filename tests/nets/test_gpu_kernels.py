@@ -115,7 +115,7 @@ def test_a_network_computes_the_same_with_them(gpu, monkeypatch):
     x = map_of((2, 1, 16, 16))
     kernels.use_kernels(network, False)
     wanted = network(x)
-    kernels.use_kernels(network, True)
+    kernels.use_kernels(network, False, on_gpu=True)
     monkeypatch.setattr(kernels, "usable_on_gpu", lambda x: True)
     used = []
     monkeypatch.setattr(gpu, "_move", lambda *a, move=gpu._move: used.append(1) or move(*a))
@@ -133,3 +133,34 @@ def test_all_of_it_by_the_interpreter():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     assert "22 passed" in done.stdout, done.stdout
+
+
+SUMS = {"positions": "i32", "channels": "i32", "parts": "i32"}
+SIDES = dict.fromkeys(("rows", "height", "width", "channels"), "i32")
+SIDES |= dict.fromkeys(("out_height", "out_width", "top", "left"), "i32")
+TILE = {"ROWS": 64, "COLUMNS": 64}
+COMPILED = {  # kernel -> what its arguments are beside maps and float32 tensors; its constants
+    "_sum_kernel": (SUMS, TILE | {"STEPS": 3}),
+    "_normalize_kernel": (SUMS | {"eps": "fp32"}, TILE | {"PARTS": 16}),
+    "_gradient_sum_kernel": (SUMS, TILE | {"STEPS": 3}),
+    "_gradient_kernel": (SUMS, TILE | {"PARTS": 16}),
+    "_pad_kernel": (SIDES, TILE),
+    "_fold_kernel": (SIDES, TILE),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("name", COMPILED)
+def test_they_compile_for_a_gpu_that_is_not_there(gpu, name):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    kernel = getattr(gpu, name)
+    known, constants = COMPILED[name]
+    kinds = dict.fromkeys(("x", "y", "gradient", "result"), "*bf16")
+    kinds |= dict.fromkeys(("sums", "moments", "weight", "bias"), "*fp32") | known
+    signature = {each: kinds.get(each, "constexpr") for each in kernel.arg_names}
+    source = ASTSource(kernel, signature, constexprs=constants)
+
+    assert compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
