@@ -36,7 +36,7 @@ test-slow: $(VENV)/ready-dev $(VENV)/ready-docs test-bench  ## run the tests tha
 	@$(PYTEST) -m slow $(ARGS)
 
 # What runs first of: .venv, then any Python at hand that has PyTorch. Nothing is installed, no network is needed.
-bench-gpu:  ## speed and quality of every published network on this machine's GPU, in 8 minutes (ARGS='--hours 10')
+bench-gpu:  ## speed and quality of every published network on this machine's GPU, in 8 minutes (ARGS='--hours 10' trains all)
 	@for python in $(BIN)/python python3 python $(PYTHON); do \
 		"$$python" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("torch"))' >/dev/null 2>&1 || continue; \
 		PYTHONPATH="$(CURDIR):$(CURDIR)/plugins:$(CURDIR)/benchmarks$${PYTHONPATH:+:$$PYTHONPATH}" \

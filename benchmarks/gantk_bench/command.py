@@ -76,7 +76,7 @@ KEY_VALUE = "KEY=VALUE"
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="M",
-    help="Length of the suite gpu. Every recipe gets the same share. Default: 8.",
+    help="Length of the suite gpu. What is left after timing all steps trains the first recipes. Default: 8.",
 )
 @click.option(
     "--hours",
@@ -97,9 +97,9 @@ def command(names, everything, json_file, settings, minutes, hours, **options) -
 
     Each RECIPE (a name or a path) runs in its own process with a time limit. A recipe that fails is
     a row with the reason. The suite has the settings that all recipes share: quick takes minutes for
-    each on two cores, full trains as published and needs a GPU. The suite gpu trains each published
-    network for the same few seconds or hours, and measures its share of the device's peak. The bench
-    folder gets rows.jsonl, bench.md, bench.html and the runs.
+    each on two cores, full trains as published and needs a GPU. The suite gpu times the steps of each
+    published network, as shares of the device's peak, and trains as many as fit into its minutes.
+    The bench folder gets rows.jsonl, bench.md, bench.html and the runs.
 
     At the end gantk prints what changed since the last bench in the same folder. The exit code is 1
     if a row failed, or if --against found a regression.

@@ -1,5 +1,5 @@
-"""A bench of a fixed length: every recipe trains for the same time, most important first, beside the
-measured peak of the device. `gantk bench --suite gpu`.
+"""A bench of a fixed length: the steps of every recipe are timed beside the measured peak of the
+device, then as many recipes as fit are trained, most important first. `gantk bench --suite gpu`.
 """
 
 import shutil
@@ -29,7 +29,7 @@ REFERENCE_CASES = ("cyclegan-256-resnet9", "cyclegan-256-unet")
 
 
 class TimedBench(Bench):
-    """Trains the jobs one after the other in one process, each for the same share of `seconds`."""
+    """Times and trains the jobs one after the other in one process, within `seconds`."""
 
     def __init__(
         self,
