@@ -71,6 +71,7 @@ class SampleBatch:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     truths: dict[str, Tensor] = field(default_factory=dict)
+    two_way: bool = False  # whether the images are also translated back
     noise: int = 0  # how many images to sample, for methods that start from noise
     seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
     # real images to show beside those from noise
@@ -93,7 +94,7 @@ class SampleBatch:
                 "to": names[key[-1]],
                 "count": len(images),
                 "images": known,
-                "cycle": len(self.inputs) == len(OTHER),  # two-way
+                "cycle": self.two_way,
             }
 
         if self.noise:
@@ -205,15 +206,17 @@ class Scorer:
 
     @property
     def two_way(self) -> bool:
-        """Whether the method translates to both domains, so that images can be translated back."""
-        return len(self.method.directions()) == len(OTHER)
+        """Whether images are scored after translation there and back: an unpaired method learns from
+        that in both directions.
+        """
+        return not self.method.paired and len(self.method.directions()) == len(OTHER)
 
     def sample_batch(self) -> SampleBatch:
         """The images to show while training: of validation pairs, else test pairs, else held-out or
         training images.
         """
         count = self.model.evaluate.samples
-        batch = SampleBatch()
+        batch = SampleBatch(two_way=self.two_way)
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in self.method.directions():
             key = f"{OTHER[to]}_to_{to}"

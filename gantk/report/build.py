@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from gantk.data.distribution import AIR_SHARE
 from gantk.errors import argument
 from gantk.files import write_file
 from gantk.metrics.words import baselines
@@ -29,11 +30,17 @@ from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
-from gantk.report.pictures import ERROR_CEILING, TEXTS, error_scale, sample_blocks
+from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import best_checkpoint, cards
 from gantk.report.statistics import section as statistics_section
-from gantk.report.summary import cycle_sentences, score_tables, summarise, typical_images
+from gantk.report.summary import (
+    cycle_sentences,
+    main_numbers,
+    score_tables,
+    summarise,
+    typical_images,
+)
 from gantk.report.words import metric_name, number
 from gantk.runs.results import Speed, Uncertainty
 from gantk.terminal import duration
@@ -47,6 +54,11 @@ SETS_OF_VALUES = {
 }
 # what could control a terminal that shows the file
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# what is not text of a page, and words of code in a text
+MARKUP = re.compile(
+    r"(<(?:script|style|pre|title)\b.*?</(?:script|style|pre|title)>|<[^>]*>)", re.DOTALL
+)
+BACKTICKS = re.compile(r"`([^`\n]+)`")
 # functions of `words` that the templates use
 FILTERS = (
     "number",
@@ -147,7 +159,14 @@ def render(
     page = templates.get_template(template).render(
         **story, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
-    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", page)
+    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", with_code(page))
+
+
+def with_code(page: str) -> str:
+    """A page whose texts show `words` of code as code; not in scripts, styles and listings."""
+    parts = MARKUP.split(page)
+    parts[::2] = [BACKTICKS.sub(r"<code>\1</code>", text) for text in parts[::2]]
+    return "".join(parts)
 
 
 @cache
@@ -168,7 +187,8 @@ def _templates(*folders: Path) -> Environment:
 
 def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     """The variables of page.html.j2."""
-    steps, blocks = sample_blocks(run.samples)
+    ceiling = error_ceiling(run.samples)
+    steps, blocks = sample_blocks(run.samples, ceiling)
     curves = _curves(run)
     places = count()  # the page's script finds a chart by its number
     numbered_curves = {}
@@ -189,13 +209,14 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
+        "numbers": main_numbers(run),
         "tables": score_tables(run),
         "cycles": list(cycle_sentences(run).values()),
         "cards": cards(run),
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),
-        "ceiling": ERROR_CEILING,
+        "ceiling": ceiling,
         "curves": numbered_curves,
         "best": best_checkpoint(run),
         "marks": _marks(run),
@@ -269,18 +290,20 @@ def _charts_of_values(run: RunRecord) -> list[Chart | None]:
     """A chart of each direction: the intensities of real and of generated images."""
     charts = []
     for key, found in run.results.values.items():
-        centres = [round(100 * (low + high) / 2, 2) for low, high in pairwise(found.edges)]
+        bins = [(low, high) for low, high in pairwise(found.edges) if low >= AIR_SHARE]
+        centres = [round(100 * (low + high) / 2, 2) for low, high in bins]
         series = {}
         for name, label in SETS_OF_VALUES.items():
             shares = found.shares.get(name)
             if shares:
-                percent = [100 * share for share in shares]
+                tissue = shares[-len(bins) :]
+                percent = [100 * share / max(sum(tissue), 1e-9) for share in tissue]
                 distance = found.distance.get(name)
                 if distance is not None:
                     label += f", distance {number(distance, 2)}"
                 series[label] = dict(zip(centres, percent, strict=False))
 
-        title = f"{run.label(key)}: share of pixels, %"
+        title = f"{run.label(key)}: share of tissue, %"
         drawn = chart(title, series, from_zero=True, x="intensity {} %", tick="{} %", latest=False)
         charts.append(drawn)
 

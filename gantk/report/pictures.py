@@ -17,8 +17,9 @@ from gantk.report.run_record import Samples
 # bytes of pictures embedded unchanged; above it earlier steps become small previews
 LOSSLESS_BUDGET = 4_000_000
 PREVIEW_BUDGET = 4_000_000  # bytes of previews; above it some earlier steps are left out
-# grey levels of 255 at the top of the error scale: fixed, so that maps compare across runs
-ERROR_CEILING = 64
+# grey levels of 255 at the top of the error scale: few steps, so that maps of most runs compare
+ERROR_CEILINGS = (64, 128, 255)
+MAX_SATURATED = 0.005  # share of pixels that may lie above the top of the scale
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
 # black for no error.
 INFERNO = (
@@ -46,9 +47,28 @@ Frame = dict[str, list[str]]
 TEXTS = ("mean", "cycle_mean")
 
 
-def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, Any]]]:
+def error_ceiling(samples: Samples | None) -> int:
+    """The gray levels at the top of the error scale: those that few pixels of the last step exceed."""
+    errors = [np.zeros(1)]
+    if samples is not None and samples.has_truth:
+        for direction in samples.directions:
+            for i in range(direction.count):
+                output = samples.picture(samples.steps[-1], direction, i)
+                truth = samples.picture("truth", direction, i)
+                if output and truth:
+                    with Image.open(output) as first, Image.open(truth) as second:
+                        errors.append(absolute_error(first, second).ravel())
+
+    every = np.concatenate(errors)
+    for ceiling in ERROR_CEILINGS:
+        if (every > ceiling).mean() <= MAX_SATURATED:
+            return ceiling
+    return ERROR_CEILINGS[-1]
+
+
+def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], list[dict[str, Any]]]:
     """The steps for the page's slider and one block of data URIs per direction, within the budget
-    of bytes.
+    of bytes; error maps reach up to `ceiling` gray levels.
 
     A block holds direction, inputs[i], truths[i], and frames[kind][step number][i], with the kinds
     of `Frame`.
@@ -58,13 +78,13 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
 
     steps = list(samples.steps)
     last = samples.steps[-1]
-    newest = _frames(samples, last)
+    newest = _frames(samples, last, ceiling)
     small = len(steps) * _size(newest) > LOSSLESS_BUDGET
     if small:
-        largest = max(_size(_frames(samples, step, small)) for step in (steps[0], last))
+        largest = max(_size(_frames(samples, step, ceiling, small)) for step in (steps[0], last))
         steps = pick_evenly(steps, int(PREVIEW_BUDGET / max(largest, 1)))
 
-    by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
+    by_step = [*(_frames(samples, step, ceiling, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
         inputs = []
@@ -81,7 +101,7 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     return steps, blocks
 
 
-def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
+def _frames(samples: Samples, step: int, ceiling: int, small: bool = False) -> list[Frame]:
     """Outputs, error maps and mean errors of every direction at a step."""
     frames = []
     for direction in samples.directions:
@@ -93,7 +113,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             mean = ""
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
-                    picture, value = error_map(first, second)
+                    picture, value = error_map(first, second, ceiling)
                 error = preview(picture) if small else encode_image(picture, "png", optimize=True)
                 mean = f"{value:.1f}"
 
@@ -133,13 +153,13 @@ def pick_evenly(items: Sequence[int], most: int) -> list[int]:
     return [items[i] for i in np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)]
 
 
-def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
+def error_map(output: Image.Image, truth: Image.Image, ceiling: int) -> tuple[Image.Image, float]:
     """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in
     grey levels.
     """
     error = absolute_error(output, truth)
-    levels = np.round(np.minimum(error / ERROR_CEILING, 1) * 255).astype(np.uint8)
-    return _colour_with_inferno(levels), float(error.mean())
+    levels = np.round(np.minimum(error / ceiling, 1) * 255).astype(np.uint8)
+    return colour_with_inferno(levels), float(error.mean())
 
 
 def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
@@ -153,15 +173,15 @@ def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
 
 
 def error_scale() -> str:
-    """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the
+    """The colour bar of every error map: 0 at the left, the ceiling's grey levels and more at the
     right.
     """
     return encode_image(
-        _colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True
+        colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True
     )
 
 
-def _colour_with_inferno(levels: np.ndarray) -> Image.Image:
+def colour_with_inferno(levels: np.ndarray) -> Image.Image:
     """Eight-bit levels in the colours of inferno."""
     colours = [
         np.interp(np.arange(256), np.arange(0, 256, 17), channel)

@@ -22,7 +22,7 @@ from gantk.metrics.words import (
 )
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
-from gantk.report.pictures import data_uri, encode_image
+from gantk.report.pictures import colour_with_inferno, data_uri, encode_image
 from gantk.report.run_record import Direction, RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import Results, Score
@@ -33,6 +33,32 @@ BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
 # end of the definition of a score of training images
 NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
 TONES: tuple[Tone, ...] = ("bad", "near", "good")  # the worst first
+
+
+def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
+    """The three numbers of the page's top: the first score of each direction (of one direction its
+    first two) beside the best baseline's, and the number of test patients.
+    """
+    by_direction: dict[str, list[ScoreRow]] = {}
+    for row in score_rows(run.results):
+        by_direction.setdefault(row.key, []).append(row)
+    if not by_direction:
+        return []
+
+    returned = [rows for key, rows in by_direction.items() if f"{key}_post" not in by_direction]
+    chosen = [rows[0] for rows in returned[:2]] if len(returned) > 1 else returned[0][:2]
+    numbers = []
+    for row in chosen:
+        about = f"{row.name}, {run.label(row.key)}"
+        if row.rival:
+            about += f"; {row.baseline_name}: {words.with_unit(row.rival, row.score.decimals)}"
+        numbers.append((words.with_unit(row.score, row.score.decimals), about))
+
+    counts = [row.score.n for rows in returned for row in rows if row.score.n]
+    if counts:
+        of_what = "generated images" if chosen[0].key in FROM_NOISE else "test patients"
+        numbers.append((str(max(counts)), of_what))
+    return numbers
 
 
 def summarise(run: RunRecord) -> dict[str, str]:
@@ -197,11 +223,10 @@ def _typical_case(found: dict[str, Any], results: Results) -> dict[str, Any]:
     rows = []
     if "input" in shown:
         rows.append((f"Input: {found['source']}", _grey_picture(shown["input"]["pixels"])))
-    rows.append((f"Generated {found['target']}", _grey_picture(shown["output"]["pixels"], truth)))
+    output = shown["output"]["pixels"]
     rows.append((f"Real {found['target']}", _grey_picture(truth, truth)))
-    if "cycle" in shown and "input" in shown:
-        title = f"Reconstructed {found['source']}"
-        rows.append((title, _grey_picture(shown["cycle"]["pixels"], shown["input"]["pixels"])))
+    rows.append((f"Generated {found['target']}", _grey_picture(output, truth)))
+    rows.append(("Difference", _difference_picture(output, truth)))
 
     caption = f"A typical test image, of {case['patient']}."
     if case["scores"].get(metric) is not None and known:
@@ -210,9 +235,7 @@ def _typical_case(found: dict[str, Any], results: Results) -> dict[str, Any]:
         caption += f" Its {short_metric_name(metric)} is {words.with_unit(value, value.decimals)};"
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
-    if case.get("cycle") is not None:
-        caption += f" Translated back, it differs from the input by {Score(value=case['cycle']).text()} (MAE)."
-
+    caption += " Difference: black is none, the palest yellow the largest of this picture."
     return {"label": found["label"], "caption": caption, "rows": [rows]}
 
 
@@ -224,13 +247,10 @@ def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
         return figure
 
     step = samples.steps[-1]
-    titles = {
-        f"Input: {direction.source}": samples.picture("input", direction, 0),
-        f"Generated {direction.target}": samples.picture(step, direction, 0),
-    }
+    titles = {f"Input: {direction.source}": samples.picture("input", direction, 0)}
     if samples.has_truth:
         titles[f"Real {direction.target}"] = samples.picture("truth", direction, 0)
-    titles[f"Reconstructed {direction.source}"] = samples.reconstruction(step, direction, 0)
+    titles[f"Generated {direction.target}"] = samples.picture(step, direction, 0)
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
     what = "A training image" if run.holds_out_nothing else "A held-out image"
@@ -260,6 +280,14 @@ def _from_noise(run: RunRecord, direction: Direction) -> dict[str, Any]:
         figure["caption"] += ", and real images below; no generated image has a real counterpart"
     figure["caption"] += "."
     return figure
+
+
+def _difference_picture(output: np.ndarray, truth: np.ndarray) -> str:
+    """A PNG data URI of the absolute difference, from none to the largest (of 99.8 % of pixels)."""
+    difference = np.abs(output - truth)
+    largest = float(np.percentile(difference, BRIGHTEST)) or 1.0
+    levels = np.clip(difference / largest * 255, 0, 255).round().astype(np.uint8)
+    return encode_image(colour_with_inferno(levels), "png", optimize=True)
 
 
 def _grey_picture(pixels: np.ndarray, like: np.ndarray | None = None) -> str:

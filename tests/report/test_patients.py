@@ -98,7 +98,7 @@ def test_test_patients_are_listed_worst_first(tiny_run):
 
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
 
-    assert kinds[:4] == ["input", "output", "truth", "error"]
+    assert kinds[:4] == ["input", "truth", "output", "error"]
 
 
 def test_the_typical_image_is_near_the_median(copied_run):

@@ -21,9 +21,9 @@ from gantk.errors import UserError
 from gantk.metrics.rows import ScoreRow
 from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
-from gantk.report.build import write_report
+from gantk.report.build import with_code, write_report
 from gantk.report.patients.comparing import comparison
-from gantk.report.pictures import ERROR_CEILING, error_map
+from gantk.report.pictures import error_map
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score, Verdict
 
@@ -543,14 +543,14 @@ def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert held() == after
 
 
-def test_error_maps_share_one_fixed_scale():
+def test_error_maps_of_a_page_share_one_scale():
     truth = Image.fromarray(np.zeros((2, 2), np.uint8))
-    picture, mean = error_map(
-        Image.fromarray(np.array([[0, 32], [ERROR_CEILING, 255]], np.uint8)), truth
-    )
+    errors = Image.fromarray(np.array([[0, 32], [64, 255]], np.uint8))
+    picture, mean = error_map(errors, truth, 64)
 
     assert np.array(picture).tolist() == [[0, 128], [255, 255]]
-    assert mean == pytest.approx((32 + ERROR_CEILING + 255) / 4)
+    assert np.array(error_map(errors, truth, 255)[0]).tolist() == [[0, 32], [64, 255]]
+    assert mean == pytest.approx((32 + 64 + 255) / 4)
 
 
 def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):
@@ -564,11 +564,29 @@ def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):
 def test_the_page_begins_with_a_sentence_and_images(whole):
     first = whole.source.partition("<h2>Scores on the test images</h2>")[0]
 
-    assert first.index('class="headline') < first.index('class="typicals"')
+    order = [first.index(f'class="{name}') for name in ("headline", "typical", "facts")]
+    assert order == sorted(order)
+    assert (
+        first.count('class="typical"') - first.partition('class="others"')[2].count("typical") == 1
+    )
+    assert "What was run" not in first
     assert [
         name for name in whole.having("alt") if name in ("Input: T1", "Generated T2", "Real T2")
     ]
     assert "A held-out image at step 40" in whole.words
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("<p>use `gantk eval RUN` now</p>", "<p>use <code>gantk eval RUN</code> now</p>"),
+        ('<p title="`a` b">one ` alone</p>', '<p title="`a` b">one ` alone</p>'),
+        ("<pre># by `gantk plan`</pre>", "<pre># by `gantk plan`</pre>"),
+        ("<script>f(`x`)</script>", "<script>f(`x`)</script>"),
+    ],
+)
+def test_words_of_code_are_shown_as_code(written, shown):
+    assert with_code(written) == shown
 
 
 def test_a_run_that_holds_out_nothing_shows_training_images(tmp_path):

@@ -17,7 +17,7 @@ from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.patients.section import HERE, pictures, read_patients
+from gantk.report.patients.section import HERE, error_window, pictures, read_patients
 from gantk.report.run_record import RunRecord
 from gantk.report.summary import summarise
 from gantk.report.words import metric_name
@@ -69,6 +69,7 @@ def comparison(records: list[RunRecord]) -> str:
     sets = [_test_set(record) for record in records]
     places = count()
     charts = _curves(named)
+    cases = list(_cases(named))
     same = len(set(sets)) == 1 and bool(sets[0])
     story = {
         "title": f"{len(named)} runs compared",
@@ -77,7 +78,8 @@ def comparison(records: list[RunRecord]) -> str:
         "tables": _tables(named),
         "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
         "charts": [(next(places), each) for each in charts],
-        "cases": list(_cases(named)),
+        "cases": cases,
+        "error_window": error_window(cases),
         "differences": _differences(named),
         "data": {"charts": [each.data for each in charts]},
     }
@@ -175,7 +177,10 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
                     title += f", {record.label(key)}"
                 series.setdefault(title, {})[name] = points
 
-    drawn = [chart(title, found, joined=True, names=list(named)) for title, found in series.items()]
+    drawn = []
+    for title, found in series.items():
+        if max(map(len, found.values())) > 1:  # a single point shows no course
+            drawn.append(chart(title, found, joined=True, names=list(named)))
     return [each for each in drawn if each]
 
 

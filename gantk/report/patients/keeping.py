@@ -20,7 +20,7 @@ from gantk.formats.nifti import Nifti
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
-from gantk.report.patients.section import CYCLE, KINDS
+from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
 
 MIN_SLICES = 8  # of a scan that is saved as a volume
@@ -30,8 +30,8 @@ IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
 def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
-    """Write patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output, truth and,
-    of two-way methods, cycle: the input's reconstruction.
+    """Write patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output
+    and truth.
 
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
@@ -53,12 +53,6 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]
         stem = f"{direction}-{number}"
         case["stem"] = stem
         case["units"] = _write_kinds(one, [case["place"]], folder / stem)
-        if one.back is not None:
-            path = folder / f"{stem}-{CYCLE}.nii.gz"
-            _write(one, [case["place"]], CYCLE, path)
-            difference = one.back[case["place"]] - one.inputs[case["place"]]
-            case["cycle"] = _mean(difference.abs().flatten().numpy())
-
         places, voxel = _scan(one, case["place"])
         has_volume = case["patient"] in [volume["patient"] for volume in volumes]
         if places and not has_volume and len(volumes) < MAX_VOLUMES:
@@ -201,10 +195,8 @@ def _write(
     """Write an image, or several as a volume, in file intensities (mean colour, first contrast);
     returns their unit.
     """
-    letter = OTHER[tested.to] if kind in ("input", CYCLE) else tested.to
+    letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
-    if tested.back is not None:
-        images[CYCLE] = tested.back
 
     colours = len(tested.data.contrasts[letter]) == 1
     slices = []

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,6 @@ from gantk.runs.schemas import Part, by_name, is_inside, list_of, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
-CYCLE = "cycle"  # the kind of the input's reconstruction, which two-way methods have
 UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
 SCORES = dict[str, float | None]
 PATIENT = table(
@@ -49,7 +50,7 @@ CASE = table(
     truth=(str, "Path of the truth."),
     image=(str, "Name of the input in split.json (`key`)."),
     units=(UNITS, "Units of input, output and truth."),
-    cycle=(float | None, "MAE between the input and its reconstruction; of two-way methods."),
+    cycle=(float | None, "MAE between the input and its reconstruction; of earlier versions."),
 )
 VOLUME = table(
     "patient",
@@ -66,6 +67,7 @@ DIRECTION = table(
     higher=(bool, "Whether higher values of the first metric are better."),
 )
 PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(DIRECTION, key=Part), ...))
+BRIGHTEST_DIFFERENCE = 99.5  # percentile of the differences that is drawn brightest
 MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 
@@ -83,7 +85,21 @@ def section(record) -> dict[str, Any] | None:
         "scripts": ["patients.js"],
         "directions": directions,
         "rows": MAX_VISIBLE_ROWS,
+        "error_window": error_window([case for one in directions for case in one["cases"]]),
     }
+
+
+def error_window(cases: Sequence[dict[str, Any]]) -> int:
+    """The difference that is drawn brightest, in % of the truth's range: few pixels exceed it."""
+    largest = 0.0
+    for case in cases:
+        shown = case["pictures"]
+        for kind in (kind for kind in shown if kind.startswith("output")):
+            truth = shown["truth"]
+            difference = np.abs(shown[kind]["pixels"] - truth["pixels"])
+            span = (truth["high"] - truth["low"]) or 1.0
+            largest = max(largest, float(np.percentile(difference, BRIGHTEST_DIFFERENCE)) / span)
+    return min(100, max(5, 5 * math.ceil(20 * largest)))
 
 
 def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +129,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
     record's problems.
     """
     found = {}
-    for kind in (*KINDS, CYCLE):
+    for kind in KINDS:
         path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
         try:
             if is_inside(record.path, path):
