@@ -29,7 +29,7 @@ from gantk.inference.array_shapes import (
     remove_batch_axes,
 )
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.notes import Note, ResultCheck, check_input, warn
+from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
 from gantk.inference.patients import (
     by_contrast,
     contrasts_to_make,
@@ -98,7 +98,9 @@ def translate_arrays(
     letter = model.domain(to)
     frame = model.frame(letter)
     image, notes = check_input(image, frame)
-    check = ResultCheck(model.pipeline(letter, options), image)
+    pipeline = model.pipeline(letter, options)
+    notes += about_scale(image, pipeline)
+    check = ResultCheck(pipeline, image)
     made = model.images(image, to, options, progress)
     said = warn([*notes, *check.notes(made[0].pixels, frame)])
     results = [back(replace(each, notes=said)) for each in made]
@@ -118,14 +120,15 @@ def _array(
     model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
     array = _numbers(array)
-    frame = model.frame(model.domain(to))
-    shape, kind = as_batch(array.shape, frame)
-    warn(_about_values(array.reshape(shape), frame))
+    pipeline = model.pipeline(model.domain(to), options)
+    shape, kind = as_batch(array.shape, pipeline.frame)
+    warn(_about_values(array.reshape(shape), pipeline))
     return _translate_batch(model, array.reshape(shape), kind, to, options, progress)
 
 
-def _about_values(batch: np.ndarray, frame: Frame) -> list[Note]:
+def _about_values(batch: np.ndarray, pipeline: Pipeline) -> list[Note]:
     """The notes about an array (N, C, *spatial): those that need neither header nor name."""
+    frame = pipeline.frame
     scan = _as_scan(batch, frame.dims) if len(batch) == 1 or frame.dims == 2 else batch[0]
     if not np.isfinite(scan).all():
         return []  # refused, or a missing contrast
@@ -133,7 +136,9 @@ def _about_values(batch: np.ndarray, frame: Frame) -> list[Note]:
     if frame.dims == 2 and len(batch) == 1:
         scan = batch[0]
     scan = scan.astype(np.float32)
-    _, notes = check_input(Image(scan, path=Path("/array")), frame)
+    image = Image(scan, path=Path("/array"))
+    _, notes = check_input(image, frame)
+    notes += about_scale(image, pipeline)
     if frame.plane == "axial" and scan.ndim == 4 and has_slices_last(scan[0]):
         line = (
             "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices,"

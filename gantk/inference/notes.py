@@ -82,6 +82,17 @@ def _about_skull(image: Image, frame: Frame) -> list[str]:
     return [f"{seen}, but this model was trained on skull-stripped heads"]
 
 
+def about_scale(image: Image, pipeline: Pipeline) -> list[Note]:
+    """The note that a single slice does not share the scale of its neighbours."""
+    if image.dims != 2 or pipeline.own_scale(image.pixels) is pipeline.source:
+        return []
+    line = (
+        "a single slice is scaled by its own intensities; slices of one head share a scale only as"
+        " one volume"
+    )
+    return [("note", line)]
+
+
 class ResultCheck:
     """Compares an image, of which it keeps some pixels, with its translation."""
 

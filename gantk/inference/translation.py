@@ -31,7 +31,7 @@ from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
 from gantk.inference.model import TrainedModel
-from gantk.inference.notes import Note, ResultCheck, check_input
+from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
 from gantk.inference.patients import (
     Patient,
     contrasts_to_make,
@@ -637,13 +637,8 @@ class Translation:
         if single:
             pipeline = self.model.pipeline(self.letter, self.options)
             check = ResultCheck(pipeline, image)
-            is_slice = image.dims == 2 and self.count > 1
-            if is_slice and pipeline.own_scale(image.pixels) is not pipeline.source:
-                line = (
-                    "a single slice is scaled by its own intensities; slices of one head share a"
-                    " scale only as one volume"
-                )
-                self._keep_notes(job, [("note", line)])
+            if self.count > 1:
+                self._keep_notes(job, about_scale(image, pipeline))
 
         own = replace(image, own=True, spill=spill)
         options = self.options

@@ -624,3 +624,17 @@ def test_check_measures_whether_pairs_fit(tmp_path, turn):
 
     told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
     assert ["the pairs may show different patients" in what for what in told] == [True] * (turn > 0)
+
+
+@pytest.mark.parametrize(
+    ("per", "slices", "told"), [("volume", 2, 2), ("volume", 1, 0), ("set", 2, 0)]
+)
+def test_single_slices_with_a_scale_each_are_told(tmp_path, per, slices, told):
+    for number, pair in enumerate(slices_of_heads()):
+        for plane in range(slices):
+            for domain, image in zip(("T1", "T2"), pair, strict=True):
+                save(tmp_path / f"{domain}/p{number}/{plane}.png", image + 9 * plane)
+
+    setting = f'data.intensity={{name="percentile", per="{per}"}}'
+    problems = check(tmp_path, set=[setting])["problems"]
+    assert sum("scaled by its own intensities" in each["what"] for each in problems) == told

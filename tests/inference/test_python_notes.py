@@ -86,3 +86,13 @@ def test_a_translation_on_a_cpu_is_in_float32(tiny_recipe, tmp_path):
     assert model.runtime.precision == "fp32"
     with model.runtime.autocast():
         assert torch.equal(model.method.translate(model.runtime.place(image, 2), "b"), exact)
+
+
+@pytest.mark.parametrize("kind", ["array", "path", "nibabel"])
+def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_path):
+    plane = (10_000 * head[len(head) // 2]).astype(np.float32)
+    path = tmp_path / "slice_T1.nii.gz"
+    nib.save(nib.Nifti1Image(plane.T[:, :, None], np.diag([-1.0, -1.0, 3.0, 1.0])), path)
+    given = {"array": plane, "path": path, "nibabel": nib.load(path)}[kind]
+
+    assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))

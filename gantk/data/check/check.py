@@ -5,7 +5,7 @@ JSON.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,7 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
         problems += _about_names(usage)
         problems += _about_pairs(usage)
         problems += _about_populations(items, usage)
+        problems += _about_single_slices(usage)
         problems = [each for each in problems if not _is_solved(each, usage)]
 
     return problems + list(findings.copies(items))
@@ -419,6 +420,28 @@ def _about_populations(items: Sequence[Inspected], usage: Usage) -> list[Problem
         return []
     spacing_is_set = usage.table.spacing is not None
     return domains_of_two_kinds(items, usage.training, usage.names, spacing_is_set)
+
+
+def _about_single_slices(usage: Usage) -> Iterator[Problem]:
+    """Warn where a mapping of each volume is fitted to single slices of one head."""
+    table = usage.table
+    parts = getattr(table.intensity(), "parts", {})
+    for letter, name in usage.names.items():
+        single = Counter(
+            record.subject
+            for record in usage.records
+            if record.domain == letter and record.subject and not record.scan_key
+        )
+        mapping = parts.get(letter, table.intensity)()
+        is_by_volume = table.dims == 2 and getattr(mapping, "per", "set") == "volume"
+        if is_by_volume and max(single.values(), default=0) > 1:
+            what = (
+                f"each slice of {name} is scaled by its own intensities, because every slice is a"
+                ' file and data.intensity has per = "volume": slices of one head then differ in'
+                " brightness"
+            )
+            remedy = 'set per = "set", or convert the slices of each head to one volume'
+            yield problem("slices", "warning", what, (), remedy)
 
 
 def _is_solved(problem: Problem, usage: Usage) -> bool:
