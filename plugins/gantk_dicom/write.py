@@ -533,8 +533,8 @@ def _copy_elements(source: Dataset, framed: bool) -> Dataset:
 
 
 def _complete_multi_frame(dataset: Dataset, new: Dataset) -> None:
-    """Set what multi-frame classes require (PS3.3, C.8.13.1 and C.8.16.2)."""
-    dataset.ImageType = [*new.ImageType, "NONE"]
+    """Set what multi-frame classes require (PS3.3, C.8.13.1, C.8.16.1 and C.8.16.2)."""
+    dataset.ImageType = ["DERIVED", "PRIMARY", new.ImageType[2], "NONE"]
     dataset.ContentQualification = "RESEARCH"
     dataset.PresentationLUTShape = "IDENTITY"
     dataset.setdefault("PixelPresentation", "MONOCHROME")
