@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import dcmread
@@ -111,8 +112,10 @@ MAX_GAPS, MAX_GAP_SHARE = 2, 0.25
 SAME_POSITION_MM = 0.01  # mm within which two slices have the same position
 MAX_SHIFT_PIXELS = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
 MAX_STRAY_SLICES = 3  # of a stack beside another one that has more than 4 times as many
-# Philips' slope of a slice's display (0028,1053) to its signal; its private creator
+# Philips' slope of a slice's display (0028,1053) to its signal; its private creator. Of a frame, it is
+# in a private sequence.
 PHILIPS_SCALE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
+PHILIPS_FRAME = (0x2005, 0x140F)
 # modalities whose slices lie in the patient; other pictures need no position
 PLACED_MODALITIES = ("MR", "CT", "PT")
 # stacks that a slice is compared with: bounds the time for a tree of damaged files
@@ -351,7 +354,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     empty = Dataset()
 
     def frame_of(number: int, own: Dataset) -> Slice:
-        def group(name: str) -> Dataset:
+        def group(name: Any) -> Dataset:
             return (own.get(name) or shared.get(name) or [empty])[0]
 
         return _slice_of(dataset, path, number, group)
@@ -366,9 +369,9 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
 
 
 def _slice_of(
-    dataset: Dataset, path: Path, frame: int | None, group: Callable[[str], Dataset]
+    dataset: Dataset, path: Path, frame: int | None, group: Callable[[Any], Dataset]
 ) -> Slice:
-    """One slice; `group(name)` holds the values of a functional group for this frame."""
+    """One slice; `group(name or tag)` holds the values of a functional group for this frame."""
     measures = group("PixelMeasuresSequence")
     values = group("PixelValueTransformationSequence")
     if "RescaleSlope" not in values:
@@ -415,7 +418,7 @@ def _slice_of(
         lacks,
         acquisition,
         marks,
-        _signal_scale(dataset, rescale[0]),
+        _signal_scale(group(PHILIPS_FRAME), rescale[0]),
     )
 
 
@@ -435,11 +438,13 @@ def _acquisition_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _signal_scale(dataset: Dataset, slope: float) -> float:
-    """The product of Philips' private scale of a slice and its slope; 1.0 where there is none."""
+    """The product of Philips' private scale of a slice or frame and its slope; 1.0 where there is
+    none.
+    """
     group, creator, element = PHILIPS_SCALE
     try:
         return float(dataset.private_block(group, creator)[element].value) * slope or 1.0
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):  # bytes, where VRs are lost
         return 1.0
 
 

@@ -638,3 +638,24 @@ def test_single_slices_with_a_scale_each_are_told(tmp_path, per, slices, told):
     setting = f'data.intensity={{name="percentile", per="{per}"}}'
     problems = check(tmp_path, set=[setting])["problems"]
     assert sum("scaled by its own intensities" in each["what"] for each in problems) == told
+
+
+CT_UNITS = {
+    "Hounsfield units": ([(1.0, 0.0)] * 6, 0),
+    "one without its intercept": ([(1.0, 0.0)] * 5 + [(1.0, 1024.0)], 1),
+    "stored numbers": ([(1.0, 1024.0)] * 6, 6),
+    "0 to 1": ([(1 / 4096, 0.25)] * 6, 6),
+}
+
+
+@pytest.mark.parametrize("name", CT_UNITS)
+def test_ct_without_hounsfield_units_is_told(tmp_path, name):
+    scales, count = CT_UNITS[name]
+    rng = np.random.default_rng(0)
+    for number, (slope, offset) in enumerate(scales):
+        values = rng.uniform(-1000, 1500, (12, 12, 12)) * slope + offset
+        volume(tmp_path / f"p{number}" / "CT.nii.gz", values, dtype=np.float32)
+        volume(tmp_path / f"p{number}" / "MR.nii.gz", rng.uniform(0, 900, (12, 12, 12)))
+
+    found = [each for each in check(tmp_path)["problems"] if each["kind"] == "units"]
+    assert sum(len(each["files"]) for each in found) == count

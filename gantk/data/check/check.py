@@ -334,6 +334,7 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
 
     problems += findings.same_people(items)
     problems += findings.shared_series(items)
+    problems += findings.ct_without_air(items)
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage:

@@ -35,6 +35,7 @@ HEADS: Mapping[bool | None, str] = {
     True: "whole heads",
     False: "skull-stripped heads",
 }  # by the fact `skull`
+MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 GLUED_NUMBER = re.compile(r"(?i)(t[12])\d+$")  # a whole name: `T11`, `t2007`
 
 Problem = dict[str, Any]
@@ -327,6 +328,28 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
             what = f"{images} {agreeing(looking, 'looks|look')} more like {other}:"
             remedy = f"look at them, and move those that are {other}"
             yield problem("contrast", "warning", what, looking, remedy)
+
+
+def ct_without_air(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Finds CT that is not in Hounsfield units: stored numbers without their intercept, or scaled to
+    0..1. Pictures of 8 bits have no unit.
+    """
+    odd = []
+    for item in items:
+        said = {item.facts.get("modality", ""), *item.domains}
+        is_ct = any(usual_contrast(name or "") == "ct" for name in said)
+        if is_ct and item.facts["dtype"] != "uint8" and item.facts["min"] > MAX_AIR:
+            odd.append(item)
+
+    if odd:
+        names = [item.name for item in odd]
+        low, high = odd[0].facts["min"], odd[0].facts["max"]
+        what = (
+            f"{with_verb(names, 'CT image', 'seems|seem')} not to be in Hounsfield units (air is"
+            f" -1000 there, but the first one's values are {low:g} to {high:g}):"
+        )
+        remedy = "convert them: of stored numbers from 0 to 4095, subtract 1024"
+        yield problem("units", "warning", what, names, remedy)
 
 
 def contradicted_by_names(

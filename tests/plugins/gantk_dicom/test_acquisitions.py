@@ -154,6 +154,28 @@ def test_philips_scale_of_each_slice_is_applied(tmp_path):
     assert "Philips" in image.remarks[0]
 
 
+def test_philips_scale_of_each_frame_is_applied(tmp_path):
+    planes = made.head(COUNT)
+    factors = [1 + k % 4 for k in range(COUNT)]
+    path = made.enhanced(
+        tmp_path / "e.dcm", np.stack([p * f for p, f in zip(planes, factors, strict=True)])
+    )
+    header = dcmread(path)
+    for frame, factor in zip(header.PerFrameFunctionalGroupsSequence, factors, strict=True):
+        transformation = frame.PixelValueTransformationSequence[0]
+        transformation.RescaleSlope, transformation.RescaleIntercept = 1, 0
+        item = Dataset()
+        block = item.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        block.add_new(0x0E, "FL", float(factor))
+        frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        frame.add_new((0x2005, 0x140F), "SQ", [item])
+    header.save_as(path)
+
+    image = io.read(path)
+    np.testing.assert_allclose(image.pixels[0], planes, atol=1e-4)
+    assert any("Philips" in remark for remark in image.remarks)
+
+
 def test_one_philips_scale_keeps_the_displayed_values(tmp_path):
     def scale(header: Dataset, k: int) -> None:
         block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
