@@ -17,8 +17,6 @@ from gantk.plugin.spec import Positive
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gantk.data.resample import Resize
-
     Numbers = Sequence[float] | np.ndarray
 
 Foreground = Literal[False, True, "otsu"]
@@ -34,7 +32,7 @@ AIR_SHARE = 0.05
 # range; compression begins below the start by the first.
 COMPRESSION_SHARE = 0.02
 MIN_PADDING_SHARE = 0.25
-MAX_VALUES_AT_ONCE = 2**22  # values that are mapped at a time
+MAX_VALUES_AT_ONCE = 2**18  # values that are mapped at a time
 # relative difference below which two values count as equal
 MIN_RELATIVE_CONTRAST = float(OTSU_BINS * np.finfo(np.float32).eps)
 # least difference of two values that counts: squares of smaller ones vanish in float32
@@ -480,24 +478,6 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     return mapping
 
 
-def to_network(pixels: np.ndarray, intensity: IntensityMapping, resize: Resize) -> np.ndarray:
-    """Native pixels (C, *native) as network input (C, *size), by `to_intensities`."""
-    nearest = getattr(intensity, "nearest", False)
-    return to_intensities(resize.forward(pixels, nearest=nearest), intensity)
-
-
-def to_intensities(image: np.ndarray, intensity: IntensityMapping) -> np.ndarray:
-    """An image (C, *size) in network intensities, float32; a contrast that is NaN (a patient lacks
-    it) is black.
-    """
-    done = np.ascontiguousarray(intensity.forward(image), dtype=np.float32)
-    if isinstance(intensity, PerChannel):
-        is_missing = np.isnan(image).any(axis=tuple(range(1, image.ndim)))
-        done[is_missing] = intensity.range[0]
-
-    return done
-
-
 @overload
 def piecewise_linear(image: np.ndarray, before: Numbers, after: Numbers) -> np.ndarray: ...
 @overload
@@ -506,31 +486,25 @@ def piecewise_linear(image: Any, before: Numbers, after: Numbers) -> Any:
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
     extended.
     """
-    if is_tensor(image):
-        if len(before) == 2:
-            return (image - before[0]) * _slope(before, after) + after[0]
-        pieces = _pieces(_on_host(image), before, after)
-        from_value, to_value, slope = map(image.new_tensor, pieces)
-        return to_value + (image - from_value) * slope
+    import torch
 
-    # in parts: float64 takes memory
-    if np.ndim(image) > 1 and np.size(image) > MAX_VALUES_AT_ONCE:
-        whole = np.empty(image.shape, np.float64 if image.dtype == np.float64 else np.float32)
-        for part, done in zip(image, whole, strict=True):
-            done[...] = piecewise_linear(part, before, after)
-        return whole
+    from gantk.prepare import module
 
-    values = np.asarray(image, np.float64)
-    if len(before) == 2:
-        mapped = (values - before[0]) * _slope(before, after) + after[0]
-    else:
-        low, start, slopes = _pieces(values, before, after)
-        mapped = start + (values - low) * slopes
+    values = image
+    if not is_tensor(image):
+        values = np.asarray(image)
+        values = torch.tensor(
+            values, dtype=torch.float64 if values.dtype == np.float64 else torch.float32
+        )
 
-    if getattr(image, "dtype", None) == np.float64:
-        return mapped
-
-    return mapped.astype(np.float32)[()]
+    corners = [
+        torch.as_tensor(np.array(ends), dtype=torch.float64, device=values.device)[None]
+        for ends in (before, after)
+    ]
+    parts = values.reshape(1, 1, -1).split(MAX_VALUES_AT_ONCE, dim=2)
+    mapped = torch.cat([module.piecewise_linear(part, *corners) for part in parts], dim=2)
+    mapped = mapped.reshape(values.shape)
+    return mapped if is_tensor(image) else mapped.numpy()[()]
 
 
 def _on_host(image: Any) -> np.ndarray:
@@ -541,17 +515,6 @@ def _float_copy(image: Any) -> Any:
     if is_tensor(image):
         return image.clone()
     return image.astype(np.result_type(image.dtype, np.float32))
-
-
-def _slope(before: Numbers, after: Numbers) -> float:
-    return (after[1] - after[0]) / (before[1] - before[0])
-
-
-def _pieces(values: np.ndarray, before: Numbers, after: Numbers) -> list[np.ndarray]:
-    """The piece that each value lies in: its lower end, what that is mapped to, and its slope."""
-    piece = np.searchsorted(before[1:-1], values, side="right")
-    slopes = np.diff(after) / np.diff(before)
-    return [np.asarray(numbers)[piece] for numbers in (before, after, slopes)]
 
 
 def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray, np.ndarray]:

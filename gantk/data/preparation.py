@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gantk.data.cache import Cache, digest
-from gantk.data.intensity import IntensityMapping, to_intensities
-from gantk.data.resample import FitMode, Resize
+from gantk.data.intensity import IntensityMapping
+from gantk.data.resample import FitMode
 from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # raise it when the same file gives other pixels, or other intensities: part of the cache's keys
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,9 @@ class Preparation:
         """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has
         its own.
         """
-        return to_intensities(self.to_size(record), self.mapping(record, intensity))
+        from gantk.prepare.module import image_intensities  # imports PyTorch, as listing does not
+
+        return image_intensities(self.to_size(record), self.mapping(record, intensity))
 
     def to_size(self, record: Record) -> np.ndarray:
         """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is
@@ -280,16 +282,19 @@ class Preparation:
         ]
 
     def _read(self, record: Record) -> np.ndarray:
-        pixels = record.read()
-        return Resize(pixels.shape[1:], self.size, self.fit).forward(
-            pixels, nearest=record.domain in self.nearest
-        )
+        return self._sized(record.read(), nearest=record.domain in self.nearest)
 
     def _mask(self, record: Record) -> np.ndarray:
         if record.mask is None:
             raise ValueError(f"'{record.key}' has no mask, unlike others of its file")
-        mask = record.mask().astype(np.float32)
-        return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
+        return self._sized(record.mask(), fill=0.0)
+
+    def _sized(
+        self, image: np.ndarray, fill: float | None = None, nearest: bool = False
+    ) -> np.ndarray:
+        from gantk.prepare.module import size_image
+
+        return size_image(image, self.size, self.fit, fill, nearest)
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

@@ -137,71 +137,10 @@ class SamplingGrid:
         return grid
 
 
-class Resize:
-    """Bring images of one native size to `size`; `gantk.prepare` does so for networks in use, and
-    brings their results back.
-
-    `pad` keeps the aspect: the image is resized to the largest that fits, centred in its
-    background. `resize` resizes each axis on its own. `crop` keeps the resolution: larger images
-    are cut about their centre, smaller ones centred.
-    """
-
-    def __init__(
-        self,
-        native: tuple[int, ...],
-        size: tuple[int, ...],
-        mode: FitMode = "pad",
-    ):
-        self.native = tuple(native)
-        self.size = tuple(size)
-        smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
-        scale = min(to / side for side, to in zip(native, size, strict=True))
-        rounded = tuple(
-            max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True)
-        )
-        self.content = {"pad": rounded, "resize": self.size, "crop": smaller}[mode]
-        self.window = _centre_window(self.content, self.size)  # where the image lies in `size`
-        # the part of the image in use
-        self.shown = _centre_window(smaller if mode == "crop" else self.native, self.native)
-
-    def forward(
-        self, image: np.ndarray, fill: float | None = None, nearest: bool = False
-    ) -> np.ndarray:
-        """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each
-        channel's minimum.
-        """
-        part = (pick_nearest if nearest else resize)(
-            image[(slice(None), *self.shown)], self.content
-        )
-        return _place_in_canvas(part, self.window, self.size, image, fill)
-
-
 def slabs(sides: tuple[int, ...]) -> list[slice]:
     """Slices of the first axis with a few planes (rows of a picture) each."""
     count = max(1, SLAB // int(np.prod(sides[1:])))
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
-
-
-def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other.
-
-    Not by a matrix product: with the threads of NumPy's BLAS, a training step took five times as
-    long.
-    """
-    for axis, to in enumerate(size, start=1):
-        if image.shape[axis] != to:
-            image = _resample_axis(image, axis, to, image.shape[axis] / to)
-
-    return np.ascontiguousarray(image)
-
-
-def pick_nearest(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) -> (C, *size) by the nearest pixels."""
-    places = (
-        (2 * np.arange(to) + 1) * side // (2 * to)
-        for side, to in zip(image.shape[1:], size, strict=True)
-    )
-    return image[(slice(None), *np.ix_(*places))]
 
 
 def resample(
@@ -270,30 +209,6 @@ def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     weights /= weights.sum(axis=0)
     used = weights.any(axis=1)
     return places.clip(0, side - 1)[used], weights[used].astype(np.float32)
-
-
-def _centre_window(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
-    starts = [(full - side) // 2 for side, full in zip(part, whole, strict=True)]
-    return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
-
-
-def _place_in_canvas(
-    part: np.ndarray,
-    window: tuple,
-    size: tuple[int, ...],
-    image: np.ndarray,
-    fill: float | None = None,
-):
-    """`part` at its place in (C, *size), surrounded by `fill`, by default the minimum of each
-    channel of `image`.
-    """
-    if part.shape[1:] == size:
-        return part
-
-    canvas = np.empty((len(part), *size), dtype=part.dtype)
-    canvas[:] = image.min(axis=tuple(range(1, image.ndim)), keepdims=True) if fill is None else fill
-    canvas[(slice(None), *window)] = part
-    return canvas
 
 
 def resample_onto(

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.resample import Resize
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import expect_replaceable
 from gantk.inference.frame import OTHER
 from gantk.inference.network import Network
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
+from gantk.prepare.module import size_image
 from gantk.runs.checkpoint import load_meta
 from gantk.runs.models import data_of
 
@@ -132,8 +132,7 @@ class Direction:
 
             images = []
             for record in records[:: max(1, len(records) // count)][:count]:
-                image = data.image(record).numpy()
-                images.append(Resize(image.shape[1:], size, "crop").forward(image))  # its centre
+                images.append(size_image(data.image(record).numpy(), size, "crop"))
 
             source = self.translator.frame(self.letter).source
             self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {source}"

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_called
 from gantk.catalog.tables import csv_text
-from gantk.data.intensity import IntensityMapping, mapping_from, network_range, to_network
+from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
-from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
@@ -41,7 +41,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
-from gantk.prepare.module import Prepare
+from gantk.prepare.module import Prepare, image_intensities, size_image
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
@@ -386,8 +386,8 @@ class Translator(TrainedModel):
             pixels = pixels[:, pixels.shape[1] // 2]
 
         stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
-        resize = Resize(pixels.shape[1:], data.size, data.fit)
-        return torch.from_numpy(to_network(stack, pipeline.own_scale(image.pixels), resize))[None]
+        seen = size_image(stack, data.size, data.fit, nearest=getattr(own, "nearest", False))
+        return torch.from_numpy(image_intensities(seen, pipeline.own_scale(image.pixels)))[None]
 
     @cached_property
     def _posts(self) -> Posts:

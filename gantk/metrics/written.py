@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +17,9 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.intensity import IntensityMapping, Linear, PerChannel, to_intensities
+from gantk.data.intensity import IntensityMapping, Linear, PerChannel
 from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
-from gantk.data.resample import Resize
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image
@@ -32,6 +32,7 @@ from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
 from gantk.metrics.pair_scores import Scores
 from gantk.plugin.spec import bind_or_raise
+from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import Model
 from gantk.runs.results import Score
 
@@ -221,27 +222,22 @@ class WrittenTranslations:
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
         return self._stack_resized(images, to, of_all_scans(self.data.intensity[to]))
 
-    def _resize_with_padding(self, image: np.ndarray, to: str) -> tuple[np.ndarray, np.ndarray]:
-        """An image (C, *spatial) as (C, *size), and its padding (1, *size)."""
-        resize = Resize(image.shape[1:], self.size, self.data.table.fit)
-        nearest = getattr(self.data.intensity[to], "nearest", False)
-        pixels = np.zeros((1, *image.shape[1:]), np.float32)
-        padding = resize.forward(pixels, fill=1.0, nearest=nearest)
-        return resize.forward(image, nearest=nearest), padding > 0
-
     def _stack_resized(
         self, images: Iterable[np.ndarray], to: str, mapping: IntensityMapping | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images (C, *spatial) as (N, C, *size), mapped to network intensities by `mapping` and
         black in their padding, and this padding.
         """
+        nearest = getattr(self.data.intensity[to], "nearest", False)
+        resized = partial(size_image, size=self.size, fit=self.data.table.fit, nearest=nearest)
         made = []
         paddings = []
         for image in images:
-            resized, padding = self._resize_with_padding(image, to)
+            padding = resized(np.zeros_like(image[:1]), fill=1.0) > 0
+            pixels = resized(image)
             if mapping is not None:
-                resized = to_intensities(resized, mapping)
-            made.append(np.where(padding, np.float32(self.data.range[0]), resized))
+                pixels = image_intensities(pixels, mapping)
+            made.append(np.where(padding, np.float32(self.data.range[0]), pixels))
             paddings.append(padding)
 
         return torch.from_numpy(np.stack(made)), torch.from_numpy(np.stack(paddings))

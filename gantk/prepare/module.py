@@ -4,6 +4,7 @@ TorchScript compiles this file, so it uses only annotations and syntax that Torc
 All of it can be differentiated.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ class Scale(nn.Module):
         if self.per_image:
             return self._each(images)
         return piecewise_linear(images, self.native, self.network)
+
+    def or_black(self, images: Tensor, black: float) -> Tensor:
+        """`forward`, but a channel with NaN, of a contrast that a patient lacks, is `black`."""
+        missing = images.detach().flatten(2).amin(dim=2).isnan()
+        return torch.where(_spread(missing, images.dim()), black, self(images.nan_to_num()))
 
     def inverse(self, images: Tensor) -> Tensor:
         """Network intensities to native ones."""
@@ -131,10 +137,8 @@ class Prepare(nn.Module):
 
     def forward(self, native: Tensor) -> Tensor:
         """The network's input, (N, C, *size); the padding is each channel's lowest value."""
-        filled = native.nan_to_num()
-        seen = self.source(self.to_size(filled, filled.flatten(2).amin(dim=2)))
-        missing = native.detach().flatten(2).amin(dim=2).isnan()
-        return torch.where(_spread(missing, native.dim()), self.black, seen)
+        fill = native.nan_to_num().flatten(2).amin(dim=2)
+        return self.source.or_black(self.to_size(native, fill), self.black)
 
     def restore(self, output: Tensor, native: Tensor, seen: Tensor) -> Tensor:
         """Results (N, D, *size) in the target's native intensities, (N, D, *native); `seen` is what
@@ -232,41 +236,14 @@ class Prepare(nn.Module):
 
     def content(self, sides: list[int]) -> list[int]:
         """The part of the network's size that an image with these sides fills."""
-        if self.fit == "crop":
-            return sides
-        if self.fit == "resize":
-            return self.size
-
-        scale = float("inf")
-        for side, to in zip(sides, self.size):  # noqa: B905 (TorchScript has no `strict`)
-            scale = min(scale, to / side)
-
-        filled: list[int] = []
-        for side, to in zip(sides, self.size):  # noqa: B905
-            filled.append(max(1, min(to, int(round(side * scale)))))
-        return filled
+        return content_of(sides, self.size, self.fit)
 
     def to_size(self, image: Tensor, fill: Tensor) -> Tensor:
         """Bring (N, C, *native) to the network's size, (N, C, *size), in the same units; the padding
         has the values `fill`, (N, C).
         """
-        content = self.content(list(image.shape[2:]))
-        if self.source.nearest:
-            small = pick_nearest(image, content)
-        else:
-            small = resize(image, content)
-
-        if self.fit == "crop" or content == self.size:
-            return small
-
-        canvas = _spread(fill, image.dim())
-        canvas = canvas.expand([image.shape[0], image.shape[1]] + self.size).clone()
-        part = canvas
-        for axis, side in enumerate(content):
-            part = part.narrow(axis + 2, (self.size[axis] - side) // 2, side)
-
-        part.copy_(small)
-        return canvas
+        size = list(image.shape[2:]) if self.fit == "crop" else self.size
+        return size_images(image, size, self.fit, fill, self.source.nearest)
 
 
 class Prepared(nn.Module):
@@ -291,6 +268,11 @@ class Prepared(nn.Module):
         return made
 
 
+def _as_batch(image: np.ndarray) -> Tensor:
+    """An array as a batch of one, copied only if torch cannot use its memory."""
+    return torch.from_numpy(np.require(image, np.float32, ("C", "W")))[None]
+
+
 def neighbour_places(numbers: Tensor, neighbours: int, count: int) -> Tensor:
     """The slices (n, 2 x neighbours + 1) that a network sees for these of `count` slices; at the
     ends the outermost is repeated.
@@ -299,15 +281,95 @@ def neighbour_places(numbers: Tensor, neighbours: int, count: int) -> Tensor:
     return (numbers[:, None] + offsets[None]).clamp(0, count - 1)
 
 
+def content_of(sides: list[int], size: list[int], fit: str) -> list[int]:
+    """The sides that an image with these sides is resized to before it is centred in `size`."""
+    if fit == "crop":
+        return sides
+    if fit == "resize":
+        return size
+
+    scale = float("inf")
+    for side, to in zip(sides, size):  # noqa: B905 (TorchScript has no `strict`)
+        scale = min(scale, to / side)
+
+    content: list[int] = []
+    for side, to in zip(sides, size):  # noqa: B905
+        content.append(max(1, min(to, int(round(side * scale)))))
+    return content
+
+
+def size_images(
+    images: Tensor, size: list[int], fit: str, fill: Tensor, nearest: bool = False
+) -> Tensor:
+    """Bring (N, C, *native) to (N, C, *size), in the same units; the padding has the values `fill`,
+    (N, C).
+
+    "pad" keeps the aspect: images are resized to the largest that fits. "resize" resizes each axis
+    on its own. "crop" keeps the resolution: larger images are cut about their centre. `nearest`:
+    by the nearest pixels, for label maps.
+    """
+    content = content_of(list(images.shape[2:]), size, fit)
+    small = pick_nearest(images, content) if nearest else resize(images, content)
+    return centre(small, size, fill)
+
+
+def centre(images: Tensor, size: list[int], fill: Tensor) -> Tensor:
+    """Cut (N, C, *spatial) about their centre, or surround them by the values `fill`, (N, C), to
+    (N, C, *size).
+    """
+    for axis, to in enumerate(size, 2):
+        cut = images.shape[axis] - to
+        if cut > 0:
+            images = images.narrow(axis, cut // 2, to)
+
+    if list(images.shape[2:]) == size:
+        return images
+
+    canvas = _spread(fill, images.dim())
+    canvas = canvas.expand([images.shape[0], images.shape[1]] + size).clone()
+    part = canvas
+    for axis, to in enumerate(size, 2):
+        side = images.shape[axis]
+        part = part.narrow(axis, (to - side) // 2, side)
+
+    part.copy_(images)
+    return canvas
+
+
+def size_image(
+    image: np.ndarray,
+    size: Sequence[int],
+    fit: str = "pad",
+    fill: float | None = None,
+    nearest: bool = False,
+) -> np.ndarray:
+    """`size_images` of one array (C, *native), float32; the padding is `fill`, by default each
+    channel's lowest value.
+    """
+    tensor = _as_batch(image)
+    lowest = tensor.flatten(2).amin(dim=2)
+    padding = lowest if fill is None else torch.full_like(lowest, fill)
+    return size_images(tensor, list(size), fit, padding, nearest)[0].numpy()
+
+
+def image_intensities(image: np.ndarray, mapping: Any) -> np.ndarray:
+    """One array (C, *size) in network intensities, float32; a contrast that is missing is black."""
+    return Scale(mapping).or_black(_as_batch(image), mapping.range[0])[0].numpy()
+
+
 def resize(image: Tensor, size: list[int], first: int = 0, last: int | None = None) -> Tensor:
     """Resize (N, C, *spatial) linearly, axis by axis; averages where an axis shrinks. Of the first
     axis only the places from `first` to before `last`.
     """
-    if len(size) == 3:
+    if len(size) == 2:
+        return _resize_pictures(image, size)[:, :, first:last]
+
+    planes_last = last is None and size[0] < image.shape[2]  # the fewer planes, the less work
+    if not planes_last:
         image = _resize_planes(image, size[0], first, last)
-        planes = image.flatten(1, 2)
-        return _resize_pictures(planes, size[1:]).unflatten(1, (image.shape[1], -1))
-    return _resize_pictures(image, size)[:, :, first:last]
+    pictures = _resize_pictures(image.flatten(1, 2), size[1:])
+    image = pictures.unflatten(1, (image.shape[1], -1))
+    return _resize_planes(image, size[0], 0, None) if planes_last else image
 
 
 def _resize_pictures(image: Tensor, size: list[int]) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import Percentile
-from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.plugin.spec import Count
+from gantk.prepare.module import size_image
 from gantk.runs.trained import Examples
 from gantk_style.curves import LossCurves
 from gantk_style.objective import DEFAULTS, StyleOptions
@@ -73,7 +73,9 @@ class StylePost:
         if self.other is None:
             others = (examples(self.styles) if shared else examples.real(len(images))).to(images)
         else:
-            other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
+            other = torch.from_numpy(size_image(self.other, images.shape[2:], "resize"))[None].to(
+                images
+            )
             others = other if shared else other.expand(len(images), *other.shape[1:])
 
         self._curves = curves = LossCurves()

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.files import expect_file, expect_replaceable, write_output
 from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind_or_raise, options_model
+from gantk.prepare.module import size_image
 from gantk.recipe.load import Recipe, load_recipe
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
@@ -151,7 +151,9 @@ def _paint(
     for first in range(0, len(contrasted), post.batch):
         chosen = contrasted[first : first + post.batch]
         heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
-        examples = np.stack([resize(styles[height], slices.shape[-2:]) for height in heights])
+        examples = np.stack(
+            [size_image(styles[height], slices.shape[-2:], "resize") for height in heights]
+        )
         label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
         watch = _progress(label, post.steps, say, curves)
         content = torch.from_numpy(slices[chosen]).to(device)

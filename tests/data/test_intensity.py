@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data import intensity
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu, to_network
-from gantk.data.resample import Resize
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk.prepare.module import image_intensities, size_image
 from gantk_parts.nyul import Nyul, Unit
 
 LINES = [Percentile, MinMax, ZScore]
@@ -339,7 +339,7 @@ def test_a_missing_contrast_is_black_and_not_measured(kind):
 
     assert own.lines[0] is mapping.lines[0]
     assert own.lines[1].per == "set"
-    seen = to_network(lacking[:, 2], own, Resize((24, 24), (24, 32)))
+    seen = image_intensities(size_image(lacking[:, 2], (24, 32)), own)
     assert (seen[0] == -1).all()
     assert np.isfinite(seen).all()
     assert seen[1].max() > 0.5
@@ -469,7 +469,7 @@ def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
 
     mapping = fitted(Percentile, images, high=99.9)
     for image in images:
-        seen = to_network(image, mapping, Resize(image.shape[1:], (96, 96)))
+        seen = image_intensities(size_image(image, (96, 96)), mapping)
         foreground = seen > mapping.tissue[0]
         assert 0.1 < foreground.mean() < 0.7
 

@@ -17,12 +17,12 @@ from losses import STEPS, batch_of, grows, networks, of_losses
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data, training_of
-from gantk.data.resample import Resize
 from gantk.data.split import split_records
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import bind_or_raise
+from gantk.prepare.module import size_image
 from gantk.recipe.tables import DataTable, Model, SplitTable
 from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
@@ -96,7 +96,7 @@ def fills(size: tuple[int, ...], fit: str) -> bool:
     native = np.zeros((1, 217, 181), np.float32)
     native[:, [0, -1]] = 1.0
     native[:, :, [0, -1]] = 1.0
-    edges = Resize(native.shape[1:], size, fit).forward(native, fill=0.0)[0]
+    edges = size_image(native, size, fit, fill=0.0)[0]
     return all(float(edge.min()) > 0 for edge in (edges[0], edges[-1], edges[:, 0], edges[:, -1]))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gantk.data.preparation import Record
-from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
 from gantk.errors import count_noun
 
@@ -153,11 +152,13 @@ def _small(pixels: np.ndarray) -> np.ndarray:
     """The mean of the channels (of a volume its middle plane), scaled to 0..1 and resized to 128 px
     as in training.
     """
+    from gantk.prepare.module import size_image
+
     gray = np.nan_to_num(pixels).mean(axis=0)
     gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
     low, high = np.percentile(gray, [1, 99.5])
     gray = ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
-    return Resize(gray.shape, (COMPARED_SIDE, COMPARED_SIDE), "pad").forward(gray[None])[0]
+    return size_image(gray[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
 
 
 def _shift(one: np.ndarray, other: np.ndarray) -> float:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.resample import Resize
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.prepare.module import size_image
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import CHOICES, HERE
 
@@ -256,7 +256,7 @@ def of_folders(
             eight_bit &= image.dtype == np.uint8
 
     size = tuple(np.min([each.shape for each in planes], axis=0).tolist())
-    resized = [Resize(each.shape, size).forward(each[None])[0] for each in planes]
+    resized = [size_image(each[None], size)[0] for each in planes]
     images = np.stack(resized).reshape(-1, 2, *size)
     ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
     return [{"real": name, "made": other} for name, other in couples], grays(images, *ends)
