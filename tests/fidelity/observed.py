@@ -28,7 +28,7 @@ from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19
 
-RECORDS: dict[str, list] = {}  # whatever contrasts and size: heads with lesions take long to draw
+RECORDS: dict[str, tuple] = {}  # whatever contrasts and size: heads with lesions take long to draw
 
 
 def observed(model: Model) -> dict[str, dict[str, Any]]:
@@ -61,11 +61,11 @@ def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
     table = model.data
     target = model.method.target
-    records = records_of(table)
+    source, records = source_and_records_of(table)
     split = table.split.model_dump()
     parts, _ = split_records(records, **split)
     other_parts, _ = split_records(records, **split | {"seed": split["seed"] + 1})
-    training = training_of(table, target, parts["train"])
+    training = training_of(table, target, source, parts["train"])
     subjects_of_a = {record.subject for record in training if record.domain == "a"}
     subjects_of_b = {record.subject for record in training if record.domain == "b"}
     ranges = intensity_ranges(table)
@@ -131,8 +131,8 @@ def channels_of_colour_files(table: DataTable, target: type[Method]) -> int:
     return max(Data(table.model_copy(update=changed), target).channels.values())
 
 
-def records_of(table) -> list:
-    """A source's records as `RECORDS` keeps them."""
+def source_and_records_of(table) -> tuple:
+    """A source and its records as `RECORDS` keeps them."""
     size = (64,) * table.dims
     source = table.source
     if not source.options.get("counts"):  # as many heads as tell the domains apart
@@ -140,7 +140,8 @@ def records_of(table) -> list:
     key = json.dumps([source.table(), table.dims, size])
     if not RECORDS.get(key):
         domains = table.domains if source.options.get("contrast") else ("T1", "T2")
-        RECORDS[key] = source(domains, table.dims, size).records()
+        opened = source(domains, table.dims, size)
+        RECORDS[key] = opened, opened.records()
     return RECORDS[key]
 
 
