@@ -323,7 +323,6 @@ def json_files() -> str:
         results.Uncertainty: ("uncertainty score", "Uncertainty score"),
         results.Speed: ("usage", "usage.json"),
         schemas.IMAGE: ("image", "Image"),
-        schemas.FILE: ("file", "File"),
     }
 
     def json_table(schema) -> str:
@@ -346,7 +345,7 @@ def json_files() -> str:
         "best.json": with_own(schemas.SCHEMAS["best.json"]),
         "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
         "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),
-        "split.json": with_own(schemas.SCHEMAS["split.json"], schemas.IMAGE, schemas.FILE),
+        "split.json": with_own(schemas.SCHEMAS["split.json"], schemas.IMAGE),
         "environment.json": with_own(schemas.SCHEMAS["environment.json"]),
         "samples/index.json": with_own(schemas.SCHEMAS["index.json"]),
         "meta.json": "In each checkpoint.\n\n" + with_own(schemas.SCHEMAS["meta.json"]),
