@@ -64,10 +64,14 @@ class Data:
     """
 
     def __init__(
-        self, table: DataTable, method: type[Method], known: Mapping[str, Any] | None = None
+        self,
+        table: DataTable,
+        method: type[Method],
+        known: Mapping[str, Any] | None = None,
+        source: Any = None,
     ):
         """`known` is a run's split.json, which is then used; images that it does not name are left
-        out, with a note.
+        out, with a note. `source` is what `open_source` has built of the table.
         """
         self.table = table
         self.paired = method.paired
@@ -75,7 +79,9 @@ class Data:
         self.notes: list[str] = []
         # about the images of `test_on`
         self.warnings: list[str] | None = None
-        self.source, records = source_and_records(table, method, (known or {}).get("catalog"))
+        self.source, records = source_and_records(
+            table, method, (known or {}).get("catalog"), source
+        )
         if known:
             records = self._read_known(known, records)
         else:
@@ -506,7 +512,10 @@ def open_source(table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = 
 
 
 def source_and_records(
-    table: DataTable, method: type[Method], catalog: Sequence[Mapping[str, Any]] | None = None
+    table: DataTable,
+    method: type[Method],
+    catalog: Sequence[Mapping[str, Any]] | None = None,
+    source: Any = None,
 ) -> tuple[Any, list[Record]]:
     """The source, see `open_source`, and its records."""
     letters = domain_letters(table.domains)
@@ -519,7 +528,8 @@ def source_and_records(
         raise UserError(what, where="data.domains", remedy=remedy)
 
     try:
-        source = open_source(table, catalog)
+        if source is None or catalog is not None:
+            source = open_source(table, catalog)
         records = source.records()
     except UserError as error:
         error.where = error.where or "data.source"

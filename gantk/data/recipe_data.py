@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,43 +65,57 @@ def _matches_below(folder: Any, pattern: str) -> bool:
     return isinstance(folder, str) and any(Path(folder).glob(pattern))
 
 
-def with_names_of_data(recipe: Recipe) -> Recipe:
-    """A copy with domains A and B, and a note, where no file or folder name contains the domains.
+def opened_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    data: Any,
+    settings: Settings,
+    profile: str | None = None,
+    last: Settings = (),
+) -> tuple[Recipe, Model, Any]:
+    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check
+    it; returns recipe, model, and the source that was built of the data, to read its records from
+    (None for the recipe's own source).
 
-    Returns `recipe` itself otherwise, where the user has set the domains, and where they are no
-    usual contrasts.
+    Domains are called A and B, with a note, where no file or folder name contains the recipe's.
+    UserError where the data do not say what kind of images they are.
     """
-    table = recipe.check().data
-    source = table.source
-    if "data.domains" in recipe.overridden or source.options.get("a"):
-        return recipe
-    if not any(map(usual_contrast, table.domains)):
-        return recipe
+    # only where data are given: imports what reads images
+    from gantk.data.dataset import open_source
 
-    built = source(table.domains, table.dims, table.size)
-    note = built.nameless() if hasattr(built, "nameless") else None
-    if note is None:
-        return recipe
+    loaded = load_recipe(recipe).override([], profile)
+    if data is not None:
+        loaded = with_data(loaded, data)
 
-    changed = copy.deepcopy(recipe)
-    changed.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
-    changed.remarks.append(
-        f"{note}. Use --set 'data.domains={json.dumps(table.domains)}' to keep the recipe's names"
-    )
-    return changed
+    loaded = loaded.override(settings).override(last)
+    _make_paths_absolute(loaded.tables)
+    model = loaded.check()
+    if not loaded.overridden.get("data.source", "").startswith("--data"):
+        return loaded, model, None
+
+    source = open_source(model.data)
+    named_by_user = "data.domains" in loaded.overridden
+    if not named_by_user and hasattr(source, "expect_said_domain"):
+        source.expect_said_domain()
+    note = None
+    if not (named_by_user or model.data.source.options.get("a")):
+        note = _nameless(source, model.data.domains)
+    if note is not None:
+        loaded = copy.deepcopy(loaded)
+        domains = list(model.data.domains)
+        loaded.tables["data"]["domains"] = ["A", "B"][: len(domains)]
+        loaded.remarks.append(
+            f"{note}. Use --set 'data.domains={json.dumps(domains)}' to keep the recipe's names"
+        )
+        model = loaded.check()
+        source = open_source(model.data)
+    return loaded, model, source
 
 
-def expect_said_domain(recipe: Recipe) -> None:
-    """UserError where the user's data do not say what kind of images they are, as a table without a
-    domain, and the user's settings do not either: the recipe's domain would be a guess.
-    """
-    is_given = recipe.overridden.get("data.source", "").startswith("--data")
-    if not is_given or "data.domains" in recipe.overridden:
-        return
-
-    table = recipe.check().data
-    if hasattr(table.source.target, "expect_said_domain"):
-        table.source(table.domains, table.dims, table.size).expect_said_domain()
+def _nameless(source: Any, domains: Sequence[str]) -> str | None:
+    """A note that no name says usual contrasts, which the domains are; else None."""
+    if not hasattr(source, "nameless") or not any(map(usual_contrast, domains)):
+        return None
+    return source.nameless()
 
 
 def checked_recipe(
@@ -111,20 +125,9 @@ def checked_recipe(
     profile: str | None,
     last: Settings = (),
 ) -> tuple[Recipe, Model]:
-    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check
-    it; returns both.
-    """
-    loaded = load_recipe(recipe).override([], profile)
-    if data is not None:
-        loaded = with_data(loaded, data)
-
-    loaded = loaded.override(settings).override(last)
-    if data is not None:
-        loaded = with_names_of_data(loaded)
-    expect_said_domain(loaded)
-
-    _make_paths_absolute(loaded.tables)
-    return loaded, loaded.check()
+    """The recipe and the model of `opened_recipe`."""
+    loaded, model, _ = opened_recipe(recipe, data, settings, profile, last)
+    return loaded, model
 
 
 def _make_paths_absolute(tables: dict[str, Any]) -> None:

@@ -537,19 +537,18 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
     listings = _listings.get()
-    key = (str(folder), recursive, wanted)
-    if listings is not None and key in listings:
-        return [*listings[key]]
-
-    found = sorted(_walk(folder, recursive, wanted), key=natural)
+    key = str(folder), recursive
+    listing = listings.get(key) if listings is not None else None
+    if listing is None:
+        listing = sorted(_walk(folder, recursive), key=natural)
     if listings is not None:
-        listings[key] = found
+        listings[key] = listing
 
-    return [*found]
+    return [file for file in listing if wanted(file)]
 
 
-def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield the files of `files_below`, in any order."""
+def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield the visible files of `files_below`, in any order."""
 
     def refuse(error: OSError) -> None:
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
@@ -574,7 +573,7 @@ def _walk(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> It
 
         for name in names:
             path = Path(place, name)
-            if not name.startswith(".") and os.path.isfile(path) and wanted(path):
+            if not name.startswith(".") and os.path.isfile(path):
                 yield path
 
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]

@@ -14,6 +14,8 @@ import gzip
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,16 @@ class Nifti(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
-        header, affine, offset = _open_volume(path, volume)
-        shape = three_sides(header.get_data_shape())
-        sides = upright_sides(shape, affine)
-        upright = zeros(*sides)
-        if values:
-            spend(values=int(np.prod(shape, dtype=object)))
-            upright = np.empty(sides, np.float32)
-            _decode(_voxels_of(path), header, offset, in_file_order(upright, shape, affine))
+        with reading(path), _open(path) as file:
+            header, affine, offset = _read_volume_header(path, file, volume)
+            shape = three_sides(header.get_data_shape())
+            sides = upright_sides(shape, affine)
+            upright = zeros(*sides)
+            if values:
+                spend(values=int(np.prod(shape, dtype=object)))
+                upright = np.empty(sides, np.float32)
+                with _open_voxels(path, file) as voxels:
+                    _decode(voxels, header, offset, in_file_order(upright, shape, affine))
 
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, header.get_data_dtype().newbyteorder("="), header)
@@ -138,14 +142,21 @@ def _voxels_of(path: Path) -> Path:
     return voxels
 
 
-def _is_gzipped(path: Path) -> bool:
-    """Whether a file is compressed, whatever its suffix says."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A file, decompressed as it is read if it is compressed, whatever its suffix says."""
+    with path.open("rb") as stored:
+        if not stored.peek(2).startswith(b"\x1f\x8b"):
+            yield stored
+            return
+        with gzip.GzipFile(fileobj=stored) as file:
+            yield file
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path) if _is_gzipped(path) else path.open("rb")
+def _open_voxels(path: Path, file: Any) -> AbstractContextManager:
+    """The file that holds the voxels: the open one of `path` itself, or the `.img` beside it."""
+    voxels = _voxels_of(path)
+    return nullcontext(file) if voxels == path else _open(voxels)
 
 
 def _millimetres(header: Any) -> float:
@@ -154,14 +165,12 @@ def _millimetres(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
 
 
-def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, int]:
+def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any, np.ndarray, int]:
     """The header of one volume, its affine in millimetres, and the byte at which its voxels begin,
     checked against the size of the file.
     """
     voxels = _voxels_of(path)
-    with _open(path) as file:
-        header = _header_of(path, voxels, file)
-
+    header = _header_of(path, voxels, file)
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         what = f"'{path}' contains values of the type {dtype}"
@@ -183,7 +192,9 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, int]:
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     held = voxels.stat().st_size
-    expect_held(path, offset + count * size, held, "gzip" if _is_gzipped(voxels) else "")
+    with _open_voxels(path, file) as opened:
+        compression = "gzip" if isinstance(opened, gzip.GzipFile) else ""
+    expect_held(path, offset + count * size, held, compression)
     header.check_fix(SILENT, error_level=40)
     if count > 1:
         header.set_data_shape(shape)
@@ -197,7 +208,7 @@ def _open_volume(path: Path, volume: int | None) -> tuple[Any, np.ndarray, int]:
     return header, affine, offset + chosen * size
 
 
-def _decode(path: Path, header: Any, offset: int, voxels: np.ndarray) -> None:
+def _decode(file: Any, header: Any, offset: int, voxels: np.ndarray) -> None:
     """Fill a view (i, j, k) with scaled values, a few planes at a time, and read a compressed file
     to its checksum, which nibabel alone would not do.
     """
@@ -205,16 +216,15 @@ def _decode(path: Path, header: Any, offset: int, voxels: np.ndarray) -> None:
 
     plane = int(np.prod(voxels.shape[:2])) * 8  # float64, in which nibabel scales
     planes = max(1, CHUNK_BYTES // plane)
-    with reading(path), _open(path) as file:
-        slope, inter = header.get_slope_inter()
-        scale = (1, 0) if slope is None else (slope, inter)
-        stored = ArrayProxy(file, (voxels.shape, header.get_data_dtype(), offset, *scale))
-        for first in range(0, voxels.shape[2], planes):
-            spend()
-            part = slice(first, first + planes)
-            voxels[:, :, part] = stored[:, :, part]
+    slope, inter = header.get_slope_inter()
+    scale = (1, 0) if slope is None else (slope, inter)
+    stored = ArrayProxy(file, (voxels.shape, header.get_data_dtype(), offset, *scale))
+    for first in range(0, voxels.shape[2], planes):
+        spend()
+        part = slice(first, first + planes)
+        voxels[:, :, part] = stored[:, :, part]
 
-        file.read(SLACK_BYTES)
+    file.read(SLACK_BYTES)
 
 
 def _header_of(path: Path, voxels: Path, file: Any) -> Any:

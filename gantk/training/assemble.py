@@ -52,16 +52,17 @@ def assemble(
     runtime: Runtime,
     known: dict[str, Any] | None = None,
     loader: Loader | None = None,
+    source: Any = None,
 ) -> Parts:
     """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an
-    existing run, `loader` gives its batches.
+    existing run, `loader` gives its batches, `source` is the data's source where it is built.
     """
     train = model.train
     threads = Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def built() -> tuple[Data, Method, Batches, Scorer, Start]:
         with doing("reading the images of data.source"):
-            data = Data(model.data, model.method.target, known)
+            data = Data(model.data, model.method.target, known, source)
         with doing(f"building the method '{model.method.name}'"):
             method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         check_output_range(method)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
-from gantk.data.recipe_data import checked_recipe
+from gantk.data.recipe_data import opened_recipe
 from gantk.errors import UserError, count_noun
 from gantk.files import lock_folder
+from gantk.formats.files import listed_once
 from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
@@ -114,7 +115,10 @@ def training(
         shorthands: dict[str, Any] = {"train.precision": precision, "train.seed": seed}
         shorthands["track"] = list(track) or None
         last = {key: value for key, value in shorthands.items() if value is not None}
-        loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, last))
+        with listed_once():
+            loaded, model, source = sync_errors(
+                lambda: opened_recipe(recipe, data, set, profile, last)
+            )
         sync_errors(lambda: check_training(model, hooks))
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         say = say if runtime.main else lambda line: None  # only the main rank prints
@@ -128,7 +132,8 @@ def training(
         resumed, saved, split = runtime.from_main(
             lambda: run_to_resume(out, tables, runtime.launched, ending)
         )
-        parts = assemble(model, runtime, split, loader)
+        with listed_once():
+            parts = assemble(model, runtime, split, loader, source)
         step_profile = _step_profile(profile_steps, parts)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):

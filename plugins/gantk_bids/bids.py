@@ -4,6 +4,7 @@ et al., 2016).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk_bids.names import SUFFIXES, Named, parse_name, suffix_of_contrast
+
+SUBJECT = re.compile("sub-")
+ANATOMY = re.compile(r"sub-[^/]*/(ses-[^/]*/)?anat/sub-[^/]*\.nii[^/]*")
 
 
 @dataclass(kw_only=True)
@@ -49,22 +53,17 @@ class Bids(VolumeSource):
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json
         lies beside them.
         """
-        inside = [
-            each for each in path.glob("*") if each.is_dir() and not each.name.startswith(".")
-        ]
-        if len(inside) == 1 and not inside[0].name.startswith("sub-"):
-            return cls.accepts(inside[0])  # an archive's own folder
+        files = io.files_below(path, True, bool) if path.is_dir() else []
+        places = [file.relative_to(path).parts for file in files]
+        folders = {parts[0] for parts in places if len(parts) > 1}
+        while len(folders) == 1 and not any(map(SUBJECT.match, folders)):
+            path = path / folders.pop()  # an archive's own folder
+            places = [parts[1:] for parts in places if path.name == parts[0]]
+            folders = {parts[0] for parts in places if len(parts) > 1}
 
-        options = {"path": str(path)}
-        subjects = [folder for folder in inside if folder.name.startswith("sub-")]
-        if subjects and (path / "dataset_description.json").is_file():
-            return options
-
-        for folder in subjects:
-            if any(folder.glob("anat/sub-*.nii*")) or any(folder.glob("ses-*/anat/sub-*.nii*")):
-                return options
-
-        return None
+        described = ("dataset_description.json",) in places and any(map(SUBJECT.match, folders))
+        scans = (parts for parts in places if ANATOMY.fullmatch("/".join(parts)))
+        return {"path": str(path)} if described or any(scans) else None
 
     def find_items(self) -> list[Item]:
         """An item for every scan; UserError where a domain has none."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from gantk.data.sources.table import Manifest
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import TooFewImages, UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Scan
+from gantk.formats.image import Image, Scan
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
@@ -159,9 +160,9 @@ def warnings_about(data: Data) -> list[str]:
     Of many scans only every n-th is read.
     """
     records = [record for each in data.splits.values() for record in each if record.files]
-    scans = _scans_of_records(records)
-    sampled = scans[:: max(1, -(-len(scans) // MAX_SCANS_OF_RUN))]
-    items = [inspect(scan) for scan in sampled]
+    readers = _readers_of(records)
+    sampled = list(readers.items())[:: max(1, -(-len(readers) // MAX_SCANS_OF_RUN))]
+    items = [inspect(scan, read) for scan, read in sampled]
     names = dict(zip(data.letters, data.table.domains, strict=True))
     usage = Usage(data.table, data, names, records, recipe="", training=data.training)
     assign(usage, items)
@@ -233,6 +234,20 @@ def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
         place = first if len(record.files) == 1 else first.parent
         scans[record.files] = Scan(place, record.files, record.scan_key or record.key)
     return list(scans.values())
+
+
+def _readers_of(records: Iterable[Record]) -> dict[Scan, Callable[[], Image]]:
+    """The scans of records, each once and named by its key, with what reads it; images that are
+    parts of files are left out.
+    """
+    readers: dict[Scan, Callable[[], Image]] = {}
+    for record in records:
+        scans = [scan for scan in record.file.scans if scan] if record.file else []
+        for scan in scans:
+            key = record.scan_key or record.key
+            name = key if len(scans) == 1 else f"{key}/{scan.path.name}"
+            readers.setdefault(replace(scan, name=name), partial(record.file.read, scan))
+    return readers
 
 
 def _sample_note(looked_at: int, count: int) -> Problem:

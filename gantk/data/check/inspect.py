@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ class Inspected:
         return self.scan.name
 
 
-def inspect(scan: Scan) -> Inspected:
+def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
-    is not raised.
+    is not raised. With `read`, which returns its image, the file is not hashed.
 
     Facts:
 
@@ -80,13 +81,10 @@ def inspect(scan: Scan) -> Inspected:
         filter(None, (contrast_in(word, set())[0] for word in words)), ""
     )
     try:
-        digest = hashlib.sha256()
-        for file in scan.files if len(scan.files) != 1 else ():
-            with file.open("rb") as content:
-                hashlib.file_digest(content, lambda: digest)  # noqa: B023 - one digest over all files
-        sha256 = sha256_of(scan.files[0]) if len(scan.files) == 1 else digest.hexdigest()
-        item.facts |= {"files": len(scan.files), "sha256": sha256}
-        image = _read(item)
+        item.facts["files"] = len(scan.files)
+        if read is None:
+            item.facts["sha256"] = _hash_of(scan.files)
+        image = read() if read else _read(item)
     except (UserError, OSError) as error:
         unreadable = (
             f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
@@ -110,6 +108,17 @@ def inspect(scan: Scan) -> Inspected:
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )
     return item
+
+
+def _hash_of(files: Sequence[Path]) -> str:
+    """The SHA-256 of a file, or of the contents of several files one after another."""
+    if len(files) == 1:
+        return sha256_of(files[0])
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
+    return digest.hexdigest()
 
 
 def _read(item: Inspected) -> Image:

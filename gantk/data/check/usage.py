@@ -58,13 +58,9 @@ class Usage:
 
 def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
     """The use of the images below a path by a recipe."""
-    from gantk.data.recipe_data import expect_said_domain, with_data, with_names_of_data
-    from gantk.recipe.load import load_recipe
+    from gantk.data.recipe_data import checked_recipe
 
-    loaded = with_data(load_recipe(recipe), path).override(set)
-    loaded = with_names_of_data(loaded)
-    expect_said_domain(loaded)
-    model = loaded.check()
+    loaded, model = checked_recipe(recipe, path, list(set), None)
     return _usage(model.data, model.method.target, loaded.origin)
 
 

@@ -45,16 +45,13 @@ class Aligned(FileSource):
         if not path.is_dir():
             return None
         images = io.list_images(path, recursive=True)
-        rows = read_names(path, images, Asked()).of_kind("image")
-        if not rows or any(row.place or row.is_volume for row in rows):
+        if not images or any(map(io.is_volume, images)):
             return None
-
         with suppress(UserError):
-            sides = [io.outline(row.path).pixels.shape[1:] for row in rows[:3]]
-            if all(width == 2 * height for height, width in sides):
+            sides = [io.outline(image).pixels.shape[1:] for image in images[:3]]
+            are_wide = all(width == 2 * height for height, width in sides)
+            if are_wide and not any(row.place for row in read_names(path, images, Asked())):
                 return {"path": str(path)}
-            return None
-
         return None
 
     def find_items(self) -> list[Item]:

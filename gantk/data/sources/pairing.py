@@ -12,7 +12,7 @@ from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import ALONE, Item, is_volume, mismatch
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import difference
+from gantk.formats.files import difference, files_below
 
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
@@ -34,7 +34,7 @@ def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
     if table and not csv_path.is_file():
         raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
 
-    for path in [csv_path] if table else sorted(root.glob("*.csv")):
+    for path in [csv_path] if table else _tables_in(root):
         try:
             names, rows = read_rows(path)
         except UserError as error:
@@ -50,6 +50,11 @@ def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
         raise UserError(what, where="data.source.pairs", allowed=allowed)
 
     return False
+
+
+def _tables_in(root: Path) -> list[Path]:
+    """The CSV files of a folder, not of those below it."""
+    return files_below(root, True, lambda path: path.suffix == ".csv" and path.parent == root)
 
 
 def _lists_pairs(error: UserError, items: Sequence[Item], root: Path) -> bool:

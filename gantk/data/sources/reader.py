@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -52,6 +52,8 @@ class Item:
     # its folders, without those of domain and split: a patient's, if there are several
     place: tuple[str, ...] = ()
     stem: str = ""  # its file's name without suffix and without the domain's name
+    # outlines of `source` and `onto` that were read
+    outlines: dict[Source, Image] = field(default_factory=dict, compare=False, repr=False)
 
     def row(self, root: Path) -> dict[str, Any]:
         """What is known of it as JSON, for `of_row`; files below `root` relative to it."""
@@ -118,11 +120,21 @@ class Item:
         return (*self.files, self.mask) if self.mask else self.files
 
     @property
+    def outline(self) -> Image:
+        """Its image with zeros as pixels, see `gantk.formats.files.outline`; read once."""
+        return self._outline_of(self.source, self.volume)
+
+    @property
     def grid(self) -> Image:
         """The grid of its pixels, from headers; all volumes of one file have the same."""
         if self.onto:
-            return io.outline(self.onto, None if self.volume is None else 0)
-        return io.outline(self.source, self.volume)
+            return self._outline_of(self.onto, None if self.volume is None else 0)
+        return self.outline
+
+    def _outline_of(self, source: Source, volume: int | None) -> Image:
+        if source not in self.outlines:
+            self.outlines[source] = io.outline(source, volume)
+        return self.outlines[source]
 
 
 class KeptImages:
@@ -369,10 +381,10 @@ def mismatch(one: Item, other: Item) -> str:
     """How the grids of two images differ, in words; of pictures, their aspect ratios. "" where they
     can be a registered pair. UserError where a header cannot be read.
     """
-    differs = io.difference(one.source, other.source, one.volume, other.volume) or ""
+    differs = io.grids_differ(one.outline, other.outline) or ""
     if differs and not (is_volume(one.source) or is_volume(other.source)):
         (rows, columns), (other_rows, other_columns) = (
-            io.outline(each.source).pixels.shape[1:] for each in (one, other)
+            each.outline.pixels.shape[1:] for each in (one, other)
         )
         if abs(rows * other_columns / (columns * other_rows) - 1) <= ASPECT_TOLERANCE:
             return ""

@@ -248,6 +248,7 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
             if grid or not mismatch(a, b):
                 a.pair = b.pair = study
                 a.onto = b.onto = grid
+                a.outlines = b.outlines = a.outlines | b.outlines
 
     if any(item.study and item.pair for item in items):
         for item in items:
