@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
+from gantk.files import write_output
 from gantk.formats.files import is_volume, unread_kind
 from gantk.formats.image import Scan
 
@@ -31,6 +33,7 @@ class Row:
         label: the class, such as "tumour".
         volume: which one of a file of several volumes, counted from 0.
         pair: images of one subject that share it show the same anatomy, if they share a grid.
+        mask: the file of its lesion mask, where it is known.
         why: column -> the rule that filled the cell, or left it empty.
         place: the folders, without those of contrasts, splits and classes.
         stem: the name without suffix and contrast.
@@ -45,6 +48,7 @@ class Row:
     split: str = ""
     label: str = ""
     pair: str = ""
+    mask: Path | None = None
     volume: int | None = None
     why: dict[str, str] = field(default_factory=dict)
     place: tuple[str, ...] = ()
@@ -78,6 +82,12 @@ class Row:
         place = "/".join(self.place)
         own = [part for part in (self.subject, self.session) if part and part not in place]
         return "/".join(filter(None, (place, *own))) or "scan"
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """The rules that filled its cells, by the names of a table's columns."""
+        names = {"contrast": "domain", "subject": "patient"}
+        return {names.get(column, column): rule for column, rule in self.why.items()}
 
     def fill(self, column: str, value: str, rule: str) -> None:
         """Set a cell and the rule that filled it."""
@@ -123,6 +133,15 @@ class Catalog(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    def write(self, table: Path, columns: Iterable[str]) -> None:
+        """Write these columns of `COLUMNS` as a CSV from which a run reads the same images; paths
+        are relative to it where they can be.
+        """
+        folder = table.absolute().parent
+        names = list(columns)
+        cells = [[COLUMNS[name](row, folder) for name in names] for row in self]
+        write_output(table, csv_text(names, cells).encode())
+
     def of_kind(self, kind: Kind) -> list[Row]:
         """The rows of a kind."""
         return [row for row in self.rows if row.kind == kind]
@@ -147,6 +166,26 @@ class Catalog(Sequence[Row]):
                     case.rows[row.contrast].append(row)
                 found.append(case)
         return found
+
+
+def _relative(path: Path | None, folder: Path) -> str:
+    if path is None:
+        return ""
+    whole = path.absolute()
+    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
+
+
+# columns of a table -> the cell of a row, for a table in a folder
+COLUMNS: dict[str, Callable[[Row, Path], str]] = {
+    "path": lambda row, folder: _relative(row.path, folder),
+    "domain": lambda row, folder: row.contrast,
+    "patient": lambda row, folder: row.subject,
+    "split": lambda row, folder: row.split,
+    "label": lambda row, folder: row.label,
+    "mask": lambda row, folder: _relative(row.mask, folder),
+    "pair": lambda row, folder: row.pair,
+    "why": lambda row, folder: "; ".join(f"{name}: {rule}" for name, rule in row.rules.items()),
+}
 
 
 def unread_rows(files: Iterable[Path]) -> list[Row]:

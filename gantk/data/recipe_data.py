@@ -79,9 +79,6 @@ def opened_recipe(
     Domains are called A and B, with a note, where no file or folder name contains the recipe's.
     UserError where the data do not say what kind of images they are.
     """
-    # only where data are given: imports what reads images
-    from gantk.data.dataset import open_source
-
     loaded = load_recipe(recipe).override([], profile)
     if data is not None:
         loaded = with_data(loaded, data)
@@ -91,6 +88,9 @@ def opened_recipe(
     model = loaded.check()
     if not loaded.overridden.get("data.source", "").startswith("--data"):
         return loaded, model, None
+
+    # imports what reads images
+    from gantk.data.dataset import open_source
 
     source = open_source(model.data)
     named_by_user = "data.domains" in loaded.overridden

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.tables import READING
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
@@ -23,6 +22,7 @@ from gantk.data.check.usage import (
     absolute,
     assign,
     incomplete,
+    rows_said,
     split_up,
     usage_by_guess,
     usage_by_recipe,
@@ -123,6 +123,7 @@ def check(
         report(begun + (0.8 - begun) * number / len(scans), scan.name)
         items.append(inspect(scan))
 
+    said = rows_said(path, every_scan, items) if path.is_dir() else []
     count = len(every_scan)
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
@@ -145,7 +146,7 @@ def check(
     problems += _compare([item for item in items if item.error is None], usage)
     result = _result(path, usage, items, count, problems)
     if table is not None:
-        result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items, why)
+        result["summary"]["table"] = write_table(Path(table), every_scan, usage, said, why)
 
     if why:
         result["why"] = _rules(usage)
@@ -161,8 +162,11 @@ def warnings_about(data: Data) -> list[str]:
     """
     records = [record for each in data.splits.values() for record in each if record.files]
     readers = _readers_of(records)
-    sampled = list(readers.items())[:: max(1, -(-len(readers) // MAX_SCANS_OF_RUN))]
-    items = [inspect(scan, read) for scan, read in sampled]
+    items = []
+    for scan in list(readers)[:: max(1, -(-len(readers) // MAX_SCANS_OF_RUN))]:
+        contrast, read = readers[scan]
+        items.append(inspect(scan, read))
+        items[-1].contrast = contrast
     names = dict(zip(data.letters, data.table.domains, strict=True))
     usage = Usage(data.table, data, names, records, recipe="", training=data.training)
     assign(usage, items)
@@ -195,8 +199,8 @@ def _name_domains_by_files(items: Iterable[Inspected]) -> None:
     """Set the domain of every image that no training could use, from its file name only."""
     for item in items:
         item.domains = []
-        if item.name_says:
-            item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()]
+        if item.contrast:
+            item.domains = [item.contrast]
 
 
 def _usage_of_table(
@@ -236,17 +240,24 @@ def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
     return list(scans.values())
 
 
-def _readers_of(records: Iterable[Record]) -> dict[Scan, Callable[[], Image]]:
-    """The scans of records, each once and named by its key, with what reads it; images that are
-    parts of files are left out.
+def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, Callable[[], Image]]]:
+    """The scans of records, each once and named by its key, with its contrast, where a record has
+    several, and what reads it; of images that are parts of a file, the whole file.
     """
-    readers: dict[Scan, Callable[[], Image]] = {}
+    readers: dict[Scan, tuple[str, Callable[[], Image]]] = {}
     for record in records:
-        scans = [scan for scan in record.file.scans if scan] if record.file else []
-        for scan in scans:
-            key = record.scan_key or record.key
-            name = key if len(scans) == 1 else f"{key}/{scan.path.name}"
-            readers.setdefault(replace(scan, name=name), partial(record.file.read, scan))
+        key = record.scan_key or record.key
+        if record.file is None:
+            scan = Scan(record.files[0], record.files[:1], key)
+            readers.setdefault(scan, ("", partial(io.read, scan)))
+            continue
+        contrasts = record.file.item.contrasts or ("",)
+        for scan, contrast in zip(record.file.scans, contrasts, strict=True):
+            if scan is None:
+                continue
+            name = f"{key}/{scan.path.name}" if contrast else key
+            reader = contrast, partial(record.file.read, scan)
+            readers.setdefault(replace(scan, name=name), reader)
     return readers
 
 
@@ -380,7 +391,7 @@ def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[
     groups: dict[tuple, list[Inspected]] = defaultdict(list)
     for item in items:
         several = any("+" in domain for domain in item.domains)
-        groups[tuple(item.domains), item.name_says if several else None].append(item)
+        groups[tuple(item.domains), item.contrast if several else None].append(item)
     return [(domains, group) for (domains, _), group in groups.items()]
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.channels import channel_of
-from gantk.catalog.contrasts import contrast_in
 from gantk.data.skull import shows_skull
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
@@ -42,7 +40,7 @@ class Inspected:
     domains: list[str] = field(default_factory=list)  # filled in by `check`
     patient: str = ""
     series: str = ""  # pseudonym of the DICOM series
-    name_says: str = ""  # contrast in the file's name, else in the nearest folder's
+    contrast: str = ""  # what names or else headers say, filled in by `check`
     header_says: str = ""  # contrast in the DICOM header
 
     @property
@@ -74,12 +72,6 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         kind = "folder"
 
     item = Inspected(scan, {"path": scan.name, "format": kind})
-    # of a folder, dots and all
-    own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name
-    words = [own, *reversed(Path(scan.name).parts[:-1])] if scan.name else []
-    item.name_says = channel_of(scan.path) or next(
-        filter(None, (contrast_in(word, set())[0] for word in words)), ""
-    )
     try:
         item.facts["files"] = len(scan.files)
         if read is None:

@@ -173,7 +173,8 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     facts = {}
     for person in both:
         record = by_domain["a"][person]
-        item = inspect(Scan(record.files[0], record.files, record.key))
+        read = record.file.read if record.file else None
+        item = inspect(Scan(record.files[0], record.files, record.key), read)
         if item.error is None:
             facts[person] = item.facts
 
