@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import one_word, same_contrast, usual_contrast
+from gantk.catalog.contrasts import contrasts_in, one_word, same_contrast, usual_contrast
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError, one_line
 from gantk.files import read_file
@@ -55,7 +55,9 @@ def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row
     rows = []
     for image in images:
         words: dict[int, str] = {}
-        if is_volume(image) and not CHANNEL.fullmatch(stem_of(image)):
+        stem = stem_of(image)
+        says_one = contrasts_in(stem) or contrasts_in(image.parent.name)
+        if is_volume(image) and not says_one and not CHANNEL.fullmatch(stem):
             words = words_of(image.absolute().parent)
         volumes = []
         for number, word in words.items() if len(words) > 1 else ():
@@ -71,14 +73,6 @@ def _words_of_folder(folder: Path) -> dict[int, str]:
         if (place / DATASET_FILE).exists():
             return channel_words(place / DATASET_FILE)
     return {}
-
-
-def channel_of(image: Path) -> str:
-    """The contrast that a dataset.json says of an image by the number of its channel; "" where none
-    does.
-    """
-    named = paths_with_contrasts([image])[image]
-    return "" if named == image else stem_of(named).rpartition("_")[2]
 
 
 def channel_words(file: Path) -> dict[int, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row, groups_of, has_one_of_each, has_several
-from gantk.catalog.channels import channel_of, paths_with_contrasts, rows_of_images
+from gantk.catalog.channels import paths_with_contrasts, rows_of_images
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
@@ -163,7 +163,8 @@ def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[i
             word = contrast_in(root.resolve().name, words)[0] or ""
             where = f"the folder's name '{root.resolve().name}'"
         if not word and named[row.path] != row.path:
-            word, where = channel_of(row.path).lower(), "the channel's name in dataset.json"
+            word = stem_of(named[row.path]).rpartition("_")[2].lower()
+            where = "the channel's name in dataset.json"
 
         if word and not asked.contrasts and len(_contrasts_of(path)) > 1:
             row.why["contrast"] = "empty: folder and file name different contrasts"

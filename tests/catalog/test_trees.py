@@ -40,17 +40,20 @@ class Tree:
     domains: tuple[str, ...] = ("T1", "T2")
     others: tuple[str, ...] = ()  # patterns of files that are neither contrast
     files: dict[str, str] = field(default_factory=dict)  # contents
-    word: str = "{c}"  # of a file's name, where the folder is named by {c}
+    split: str = ""
+    label: str = ""
 
-    def rows(self) -> dict[str, tuple[str, str, str]]:
-        """Path -> contrast, subject, pair."""
+    def rows(self) -> dict[str, tuple[str, str, str, str, str]]:
+        """Path -> contrast, subject, pair, split, label."""
         rows = {}
         spaces = (self.patients, self.sessions, self.slices, self.contrasts.items())
         for p, s, k, (c, contrast) in product(*spaces):
-            known = {"p": p, "s": s, "k": k}
-            path = self.pattern.format(c=c, **known)
+            known = {"p": p, "s": s, "k": k, "c": c}
+            path = self.pattern.format(**known)
             if contrast:
-                rows[path] = contrast, self.subject.format(**known), self.pair.format(**known)
+                split = self.split.format(**known).replace("val", "validation")
+                shared = self.subject.format(**known), self.pair.format(**known)
+                rows[path] = contrast, *shared, split, self.label.format(**known)
         return rows
 
     def paths(self) -> list[str]:
@@ -67,6 +70,23 @@ BRATS_2023 = {"t1n": "T1", "t1c": "", "t2w": "T2", "t2f": "", "seg": ""}
 SYNTHRAD = {"mr": "MR", "ct": "CT", "mask": ""}
 HCP = {"T1w": "T1", "T2w": "T2"}
 SLICES = tuple(f"{number:03d}" for number in range(1, 6))
+CT_MR = {"CT": "CT", "MR": "MR"}
+SETS = ("train", "val", "test")
+
+
+def pictures(pattern: str, contrasts: dict[str, str], **options) -> Tree:
+    """Pictures of nobody known, five of each contrast (in each set, where the pattern has {s})."""
+    sets = SETS if "{s}" in pattern else ("",)
+    known = {"subject": "", "pair": "{s} {k}", "domains": tuple(contrasts.values())} | options
+    split = "{s}" if "{s}" in pattern else ""
+    return Tree(pattern, contrasts, ("",), sets, SLICES, split=split, **known)
+
+
+def classes(pattern: str, *names: str, **options) -> Tree:
+    """Pictures of one contrast, in folders of classes."""
+    known = {"subject": "", "pair": "{c} {p} {k}", "label": "{c}"} | options
+    return Tree(pattern, dict.fromkeys(names, "MR"), slices=SLICES, domains=("MR",), **known)
+
 
 TREES = {
     # hospitals and small labs
@@ -105,6 +125,38 @@ TREES = {
     "made in another's space": Tree(
         "sub-{p}/{c}.nii.gz", T1_T2 | {"space-T1_FLAIR": "", "FLAIR_to_T1": ""}
     ),
+    # pictures, whose patients names do not say
+    "two folders": pictures("{c}/{k}.png", CT_MR),
+    "sets, then contrasts": pictures("{s}/{c}/{s}{k}.png", CT_MR),
+    "contrasts, then sets": pictures("{c}/{s}/{s}{k}.png", CT_MR),
+    "sets glued to contrasts": pictures("{s}_{c}/{s}{k}.png", CT_MR),
+    "contrasts glued to sets": pictures("{c}_{s}/{s}{k}.png", CT_MR),
+    "contrasts in names of files": pictures("{k}_{c}.png", CT_MR),
+    "MRI for MR": pictures("{s}/{c}/{s}{k}.png", {"CT": "CT", "MRI": "MR"}),
+    "lower case": pictures("{c}/{k}.PNG", {"ct": "CT", "mr": "MR"}),
+    "beside labels and masks": pictures("{c}/{k}.png", CT_MR, others=("labels/{k}.png", "masks/{k}.png")),
+    "blanks and brackets": pictures("Study 1 (copy)/{c} images/IMG {k}.png", CT_MR),
+    "patients in sets": Tree("{s}/p{s}{p}/scan_{c}.png", CT_MR, FOUR, SETS, subject="{s} {p}", domains=("CT", "MR"), split="{s}"),
+    "setA and setB": pictures("{c}/{k}.png", {"setA": "horse", "setB": "zebra"}),
+    "two folders without a contrast": pictures("{c}/{k}.png", {"apples": "A fruit", "oranges": "another"}),
+    "words of contrasts": pictures("x/{c}/{k}.png", {"mr_t1_weighted": "T1", "mr_t2_weighted": "T2"}),
+    "the second contrast first": pictures("{c}/{k}.png", {"T2": "T2", "T1": "T1"}),
+    "a contrast and its agent": pictures("{c}/{k}.png", {"T1": "T1", "T1ce": "T1ce"}),
+    # classes of one contrast
+    "yes and no": classes("{c}/{k}.png", "yes", "no", patients=("",), pair="{k}"),
+    "patients below classes": classes("{c}/p{p}/{c}{k}.png", "ill", "well", subject="{p}"),
+    "numbered folders are no classes": classes("{c}/{p}{k}.png", "patient1", "patient2", subject="{c}", label=""),
+    # volumes
+    "lower and upper case": Tree("p{p}/a_{c}.nii", {"t1w": "T1", "T2w": "T2"}),
+    "a site in names": Tree("S-{c}/p{p}-Site-{c}.nii.gz", T1_T2),
+    "all in one folder": Tree("p{p}_{c}.nii.gz", T1_T2),
+    "two formats": Tree("p{p}/ses1_{c}", {"T1.nrrd": "T1", "T2.mha": "T2"}),
+    "words of masks": Tree(
+        "{p}/{c}.nii",
+        {"1": "MR", **dict.fromkeys(("1_mask", "segmentation-0", "tumorMask", "x_dseg", "LabelsForTesting", "consensus_gt", "Brain.seg"), "")},
+        domains=("MR",),
+    ),
+    "words that begin as those of masks": Tree("{p}/{c}.nii", {"masked_2": "MR"}, domains=("MR",)),
     # public sets
     "BraTS 2021": Tree("BraTS2021_{p}/BraTS2021_{p}_{c}.nii.gz", BRATS),
     "BraTS 2023": Tree(
@@ -140,6 +192,11 @@ TREES = {
         {"0000": "T1", "0001": "T2"},
         files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T2"}})},
     ),
+    "one volume a file below a dataset.json": Tree(
+        "case_{p}/{c}.nii.gz",
+        T1_T2,
+        files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T2"}})},
+    ),
     "UPENN-GBM": Tree(
         "UPENN-GBM-00{p}_11/UPENN-GBM-00{p}_11_{c}.nii.gz",
         T1_T2 | {"T1GD": "", "FLAIR": "", "segm": ""},
@@ -151,7 +208,7 @@ TREES = {
     "OASIS": Tree(
         "OAS1_{p}_MR1/{c}.nii.gz", {"T1w": "T1", "T2w": "T2"}, ("0001", "0002", "0003")
     ),
-    "pix2pix by name": Tree("{s}{c}/{p}.png", {"A": "A", "B": "B"}, FOUR, ("train", "test"), domains=("A", "B"), subject="", pair="{p} {s}"),
+    "pix2pix by name": Tree("{s}{c}/{p}.png", {"A": "A", "B": "B"}, FOUR, ("train", "test"), domains=("A", "B"), subject="", pair="{p} {s}", split="{s}"),
 }  # fmt: skip
 
 
@@ -177,15 +234,58 @@ def test_a_tree_gives_the_table_of_a_careful_person(tmp_path, name):
     }
     expected = tree.rows()
 
-    assert {path: row.contrast for path, row in found.items()} == {
-        path: contrast for path, (contrast, _, _) in expected.items()
+    assert {path: (row.contrast, row.split, row.label) for path, row in found.items()} == {
+        path: (contrast, split, label) for path, (contrast, _, _, split, label) in expected.items()
     }
     assert groups({path: row.subject for path, row in found.items()}) == groups(
-        {path: subject for path, (_, subject, _) in expected.items()}
+        {path: subject for path, (_, subject, *_) in expected.items()}
     )
     assert groups({path: row.pair for path, row in found.items()}) == groups(
-        {path: pair for path, (_, _, pair) in expected.items()}
+        {path: pair for path, (_, _, pair, *_) in expected.items()}
     )
+
+
+# names below a folder; those in brackets are neither T1 nor T2, or beside a better one of the same
+# patient
+MIXED = {
+    "names of several kinds": "p1/T1 p1/T2 p2/scan_T1 p2/T2 p3/T1 p3/T2_tse",
+    "derived": (
+        "p1/T1 (p1/T1_brain) p1/T2 (p1/seg/T1_norm) p2/T1_brain p2/T2 ann/T1 ann/T2"
+        " (ann/x/T1_brain)"
+    ),
+    "folders of several kinds": (
+        "p1/T1/1 p1/T2/1 p2/T1_mprage/1 p2/T2/1 (p3/T1_ce/1) (p3/t1ce/1) p3/T2/1"
+    ),
+    "made from others": (
+        "p1/a_T1 (p1/a_T1_bias) (p1/deep/A_t1_bet) p1/a_T1_to_T2 p1/a_T2 p2/b_T1_1 p2/b_T1_2"
+        " p2/T2_x"
+    ),
+    "words apart": (
+        "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid)"
+        " (p/T2_star)"
+    ),
+    "planes": (
+        "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI"
+        " (r/T1WI_C) s/2dT2"
+    ),
+    "contrast agent": (
+        "p1_T1 (p1_T1_ce) (p1_t1ce) (p1_T1-post) p1_T2 (p1_T2_FLAIR) (p2_T1_Gd) p2_T2 p2_T1W"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
+    names = MIXED[kind].translate({ord(x): None for x in "()"}).split()
+    catalog = rows_of(tmp_path, *(f"{name}.png" for name in names))
+    taken = {
+        row.path.relative_to(tmp_path).with_suffix("").as_posix(): row.contrast
+        for row in catalog.of_kind("image")
+        if row.contrast in ("T1", "T2")
+    }
+
+    assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
+    assert all(("T1" in name) == (contrast == "T1") for name, contrast in taken.items())
 
 
 def rows_of(tmp_path: Path, *paths: str, domains: tuple[str, ...] = ("T1", "T2")):
