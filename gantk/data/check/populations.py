@@ -173,8 +173,9 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     facts = {}
     for person in both:
         record = by_domain["a"][person]
-        read = record.file.read if record.file else None
-        item = inspect(Scan(record.files[0], record.files, record.key), read)
+        if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
+            continue
+        item = inspect(Scan(record.files[0], record.files, record.key), record.file.read)
         if item.error is None:
             facts[person] = item.facts
 
