@@ -137,6 +137,12 @@ TREES = {
     "beside labels and masks": pictures("{c}/{k}.png", CT_MR, others=("labels/{k}.png", "masks/{k}.png")),
     "blanks and brackets": pictures("Study 1 (copy)/{c} images/IMG {k}.png", CT_MR),
     "patients in sets": Tree("{s}/p{s}{p}/scan_{c}.png", CT_MR, FOUR, SETS, subject="{s} {p}", domains=("CT", "MR"), split="{s}"),
+    "a word and numbers": pictures("{c}/image_{k}.png", CT_MR),
+    "nnU-Net's pictures": pictures(
+        "imagesTr/p_{k}_{c}.png",
+        {"0000": "CT", "0001": "MR"},
+        files={"dataset.json": json.dumps({"modality": {"0": "CT", "1": "MR"}})},
+    ),
     "setA and setB": pictures("{c}/{k}.png", {"setA": "horse", "setB": "zebra"}),
     "two folders without a contrast": pictures("{c}/{k}.png", {"apples": "A fruit", "oranges": "another"}),
     "words of contrasts": pictures("x/{c}/{k}.png", {"mr_t1_weighted": "T1", "mr_t2_weighted": "T2"}),
@@ -149,6 +155,9 @@ TREES = {
     # volumes
     "lower and upper case": Tree("p{p}/a_{c}.nii", {"t1w": "T1", "T2w": "T2"}),
     "a site in names": Tree("S-{c}/p{p}-Site-{c}.nii.gz", T1_T2),
+    "a contrast agent in a folder of T1": Tree(
+        "{c}.nii.gz", {"T1/P1_t1": "T1", "T1/P2_t1_gd": "", "T2/P1_t2": "T2", "T2/P2_flair": ""}, ("P1",), pair="{p}"
+    ),
     "all in one folder": Tree("p{p}_{c}.nii.gz", T1_T2),
     "two formats": Tree("p{p}/ses1_{c}", {"T1.nrrd": "T1", "T2.mha": "T2"}),
     "words of masks": Tree(

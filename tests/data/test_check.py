@@ -17,16 +17,12 @@ from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
 from gantk.catalog.domains import patient_of, regex_option
-from gantk.catalog.tables import read_rows
 from gantk.data.check.check import check, warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
-from gantk.data.sources.table import Manifest
 from gantk.data.split import near_duplicates
-from gantk.data.split.near_duplicates import around_held_out, exact_copies
-from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.formats.image import Scan
 from gantk_datasets.phantom.phantom import Phantom
@@ -390,24 +386,6 @@ def test_each_picture_is_decoded_once(
     assert "14 train, 2 validation" in found["split"]
 
 
-@pytest.fixture
-def table_of_pairs(study):
-    """A table of 20 pairs of T1 and T2, each of a patient, and the source that reads it."""
-    table = study(40)
-    lines = [f"{n:05d}.png,{n + 1:05d}.png,p{n}" for n in range(0, 40, 2)]
-    table.write_text("\n".join(["T1,T2,patient", *lines]))
-    return table, Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
-
-
-def test_headers_of_pairs_in_a_table_are_read_without_pillow(table_of_pairs):
-    _, source = table_of_pairs
-    with patch.object(Picture, "open") as opened:
-        pairs = {record.pair for record in source.records()}
-
-    assert pairs == {f"{n:05d}.png" for n in range(0, 40, 2)}
-    assert not opened.called
-
-
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)
@@ -433,50 +411,6 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert "file '0" in leaks[0]
 
 
-def test_odd_headers_of_pairs_are_read_by_pillow(table_of_pairs):
-    table, source = table_of_pairs
-    folder = table.parent
-    with_chunk = folder / "00000.png"
-    Picture.open(with_chunk).save(with_chunk, dpi=(72, 72))  # a chunk before its pixels
-    Picture.new("P", (16, 16)).save(folder / "00003.png")
-    Picture.new("L", (16, 18)).save(folder / "00005.png")
-    with patch.object(Picture, "open", wraps=Picture.open) as opened:
-        pairs = [record.pair for record in source.records()]
-
-    assert opened.call_count == 2
-    assert pairs.count("00002.png") == 2
-    assert "00004.png" not in pairs
-
-
-@pytest.fixture
-def with_equal_files(study):
-    """Records of 40 pictures, of which three in four are one file."""
-    from gantk.data.sources.files import Files
-
-    folder = study(40).parent
-    content = (folder / "00000.png").read_bytes()
-    for number in range(40):
-        if number % 4 != 3:
-            (folder / f"{number:05d}.png").write_bytes(content)
-
-    return Files(("MR",), 2, (16, 16), path=str(folder)).records()
-
-
-def test_equal_files_are_fewer_pairs_than_files(with_equal_files):
-    pairs = exact_copies(with_equal_files)
-    assert len(pairs) < len(with_equal_files)
-    places = ["train"] * 20 + ["test"] * 20
-    assert {places[i] for i, _ in around_held_out(pairs, places)} == {"test"}
-
-
-def test_equal_files_of_a_set_are_kept_on_one_side(with_equal_files):
-    splits, _ = split_records(with_equal_files, by="block", gap=0)
-    trained = {record.path.read_bytes() for record in splits["train"]}
-    tested = {record.path.read_bytes() for record in splits["test"]}
-
-    assert not trained & tested
-
-
 @pytest.mark.parametrize(
     "pattern, says",
     [
@@ -491,15 +425,6 @@ def test_a_pattern_that_cannot_be_used_is_an_error(pattern, says):
         patient_of("a" * 200 + "!.png", regex_option(pattern))
 
     assert len(str(told.value)) < 500
-
-
-def test_tables_are_read_row_by_row(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_bytes("\n\n ; ;\nPath;Patient\na;Zoë\n;\n\n b;c;d\n".encode("utf-8-sig"))
-    columns, rows = read_rows(path)
-
-    assert columns == ["path", "patient"]
-    assert rows == [(5, {"path": "a", "patient": "Zoë"}), (8, {"path": "b", "patient": "c"})]
 
 
 @pytest.mark.parametrize(
@@ -529,19 +454,6 @@ def test_post_contrast_images_in_a_folder_of_t1_are_left_out(volumes, tmp_path):
     _, model = checked_recipe("dualgan_t1t2", data, ["data.size=[16, 16]"], None)
     lines = Data(model.data, model.method.target).description()
     assert any("left out: T1CE (3)" in line for line in lines)
-
-
-def test_a_file_of_another_contrast_in_a_folder_is_left_out(volumes, tmp_path):
-    data = tmp_path / "by_domain"
-    for number, folder in enumerate(sorted(volumes.iterdir())):
-        for domain in ("T1", "T2"):
-            flair = "_flair" if domain == "T1" and number == 1 else ""
-            new = data / domain / f"P{number}{flair}.nii.gz"
-            new.parent.mkdir(parents=True, exist_ok=True)
-            (folder / f"{domain}.nii.gz").rename(new)
-
-    told = [each["what"] for each in check(data)["problems"]]
-    assert any("left out: FLAIR (1)" in what for what in told)
 
 
 @pytest.mark.parametrize("numbers, told", [((1, 2, 3), True), ((2, 3, 4), False)])

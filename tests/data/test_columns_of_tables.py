@@ -70,7 +70,7 @@ def test_spellings_of_one_domain_are_one_domain(tmp_path, scans):
     assert {name: each["files"] for name, each in result["domains"].items()} == {"T1": 12, "T2": 12}
 
 
-@pytest.mark.parametrize("path", ["path", "image", "where"])
+@pytest.mark.parametrize("path", ["path", "where"])
 @pytest.mark.parametrize("command", ["check", "plan", "run"])
 def test_a_table_that_says_no_domain_is_an_error(tmp_path, scans, gantk, path, command):
     file = table(tmp_path, (path, "subject"), [(row[0], row[2]) for row in scans])
@@ -280,11 +280,9 @@ def test_a_run_and_a_plan_repeat_that_names_contradict_domains(tmp_path, picture
     assert any(expected in line for line in warnings_about(Data(model.data, model.method.target)))
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("command", ["check", "plan", "run"])
-def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, order, command):
-    rows = [[row[column] for column in order] for row in scans]
-    path = str(table(tmp_path, rows[0], rows[1:]))
+def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, command):
+    path = str(table(tmp_path, scans[0], scans[1:]))
     words = {
         "check": ("data", "check", path),
         "plan": ("plan", path, "--hours", "0.01", "--out", str(tmp_path / "plan.toml")),

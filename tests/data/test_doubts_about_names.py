@@ -72,26 +72,6 @@ def test_a_table_of_such_names_without_patients_asks_too(tmp_path):
     load(source(table, "manifest"), UNPAIRED, domains=("CT", "MR"), split={})
 
 
-@pytest.mark.parametrize(
-    "stems",
-    [
-        [f"image_{n}" for n in range(12)],
-        [f"{word} ({n})" for word in ("image", "scan") for n in range(12)],
-        [f"{word}{n}" for word in ("yes", "no") for n in range(12)],
-        [*(f"kirby_{n}" for n in range(12)), "oasis_3"],
-    ],
-    ids=["one word", "words for images", "classes", "a single one"],
-)
-def test_other_words_do_not_ask(tmp_path, stems):
-    load(source(drawn(tmp_path, stems)), UNPAIRED, domains=("CT", "MR"), split={})
-
-
-def test_words_that_tell_the_domains_apart_do_not_ask(tmp_path):
-    for kind, word in (("CT", "day"), ("MR", "night")):
-        drawn(tmp_path, [f"{word}_{n}" for n in range(12)], (kind,))
-    load(source(tmp_path), UNPAIRED, domains=("CT", "MR"), split={})
-
-
 def test_two_of_four_contrasts_are_chosen_aloud(tmp_path, gantk):
     for n in range(5):
         for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
@@ -106,19 +86,6 @@ def test_two_of_four_contrasts_are_chosen_aloud(tmp_path, gantk):
 
     asked = check(tmp_path, set=['data.domains=["T1", "FLAIR"]'])
     assert set(asked["domains"]) == {"T1", "FLAIR"}
-
-
-def test_a_plan_says_which_contrasts_it_chose(tmp_path, gantk, instant_trials):
-    scans = tmp_path / "scans"
-    for n in range(4):
-        for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
-            volume(scans / f"B_{n:03d}" / f"B_{n:03d}_{kind}.nii", 10 * n + k)
-
-    out = tmp_path / "recipe.toml"
-    done = gantk("plan", scans, "--hours", 0.01, "--out", out, "--device", "cpu")
-    assert done.code == 0
-    assert "T1 and T2 are used" in " ".join(done.out.split())
-    assert "T1 and T2 are used" in out.read_text().replace("\n#  ", "")
 
 
 @pytest.mark.parametrize("as_table", [False, True])
@@ -140,15 +107,6 @@ def test_a_run_names_the_contrasts_that_it_leaves_out(tmp_path, as_table, domain
     assert f"{' and '.join(domains)} " in note
     assert "the recipe's domain" in note
     assert "--set 'data.domains=" in note
-
-
-def test_a_run_of_all_contrasts_names_none(tmp_path):
-    for n in range(3):
-        for kind in ("T1", "T2", "T1_brain", "mask"):
-            volume(tmp_path / f"p{n}" / f"{kind}.nii", n)
-    data = load(source(tmp_path, "nifti"), UNPAIRED, domains=("T1", "T2"), split={})
-
-    assert "left out" not in " ".join(data.description())
 
 
 def warnings_of(root, kind="patients", **options):

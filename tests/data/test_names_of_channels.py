@@ -33,33 +33,6 @@ def source(path, name="files", **options):
     return {"name": name, "path": str(path), **options}
 
 
-@pytest.mark.parametrize("key", ["channel_names", "modality"])
-@pytest.mark.parametrize("below", ["", "imagesTr"])
-def test_dataset_json_names_the_contrasts(tmp_path, key, below):
-    root = nnunet(tmp_path, ["T1", "T2-FLAIR"], key)
-    found = check(root / below)
-
-    assert {name: each["files"] for name, each in found["domains"].items()} == {"T1": 4, "FLAIR": 4}
-    assert found["patients"] == 4
-    assert found["source"]["name"] == "files"
-    assert "registered" in found["summary"]["pairs"]
-    assert not [each for each in found["problems"] if each["severity"] == "error"]
-
-
-def test_pictures_have_channels_too(tmp_path):
-    nnunet(tmp_path / "drawn", ["CT", "MR"])
-    for n, channel in np.ndindex(6, 2):
-        file = tmp_path / f"imagesTr/p_{n}_{channel:04d}.png"
-        file.parent.mkdir(exist_ok=True)
-        noise = np.random.default_rng([n, channel]).integers(0, 255, (16, 16), dtype=np.uint8)
-        Image.fromarray(noise).save(file)
-    (tmp_path / "drawn/dataset.json").rename(tmp_path / "dataset.json")
-    found = check(tmp_path / "imagesTr")
-
-    assert {name: each["files"] for name, each in found["domains"].items()} == {"CT": 6, "MR": 6}
-    assert found["summary"]["pairs"] == "6 registered"
-
-
 def test_the_recipe_s_domains_choose_among_the_channels(tmp_path):
     root = nnunet(tmp_path, ["T1", "T1-Gd", "T2", "alpha"], channels=4)
     data = load(source(root), UNPAIRED, domains=("T2", "T1ce"), split=SPLIT)

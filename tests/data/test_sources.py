@@ -17,7 +17,7 @@ from gantk.data.sources.aligned import Aligned
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
-from gantk.data.split import SETS, split_records
+from gantk.data.split import SETS
 from gantk.errors import UserError
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
@@ -55,70 +55,12 @@ def by_pair(records):
 # --- which image is of which domain, split and patient
 
 
-def test_train_and_test_folders_of_a_and_b(tmp_path):
-    tree(
-        tmp_path,
-        *(
-            f"{split}{letter}/{n}.png"
-            for split in ("train", "test", "val")
-            for letter in "AB"
-            for n in "12"
-        ),
-    )
-    records = folders(tmp_path)
-
-    assert keys(records, "a") == [
-        f"{split}A/{n}.png" for split in ("test", "train", "val") for n in "12"
-    ]
-    assert {(r.key.split("/")[0], r.split) for r in of(records, "b")} == {
-        ("trainB", "train"),
-        ("testB", "test"),
-        ("valB", "validation"),
-    }
-    assert {len(part) for part in split_records(records)[0].values()} == {4}
-    tree(tmp_path / "alone", "trainA/1.png", "trainA/2.png", "trainB/1.png", "trainB/2.png")
-    assert {record.split for record in folders(tmp_path / "alone")} == {None}, (
-        "that is left to the recipe"
-    )
-
-
 def test_samples_of_a_run_that_lies_among_the_data_are_no_data(tmp_path, copied_run):
     tree(tmp_path, "1.png", "deep/2.png")
     assert [image.key for image in images(tmp_path)] == ["1.png", "deep/2.png"]
     assert len(images(copied_run)) >= len([*copied_run.rglob("*.png")]) > 4, (
         "they are, where they are asked for"
     )
-
-
-@pytest.mark.parametrize(
-    "first, second, domains, options",
-    [
-        ("T1", "T2", ("T1", "T2"), {}),
-        ("Tr1/TrainT1", "Tr2/TrainT2", ("T1", "T2"), {}),
-        ("MRI", "CT", ("MR", "CT"), {}),
-        ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2"), {}),
-        ("setA", "setB", ("horse", "zebra"), {}),
-        ("apples", "oranges", ("A fruit", "another"), {}),
-        ("T2", "T1", ("T2", "T1"), {}),
-        ("T1", "T1ce", ("T1", "T1ce"), {}),
-        ("x", "y/deep", ("T1", "T2"), {"a": "x", "b": "y/deep"}),
-        ("t1w", "t2w", ("A", "B"), {"a": "t1", "b": "t2"}),
-        ("x", "y/deep", ("T1", "T2"), {"a": "x/*.png", "b": "y/*/*.png"}),
-    ],
-)
-def test_the_domain_is_said_by_folder_names_or_by_options(
-    tmp_path, first, second, domains, options
-):
-    study = tree(
-        tmp_path / "a [2]", f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png"
-    )
-    if second == "y/deep":
-        tree(study, "y/5.jpg")
-
-    records = folders(study, domains, **options)
-
-    assert keys(records, "a") == [f"{first}/1.png", f"{first}/2.png"]
-    assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
 
 
 @pytest.mark.parametrize(
@@ -333,23 +275,6 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
 
 
 # --- lesion masks
-
-
-def test_numbered_folders_are_patients_and_no_classes(classes):
-    (classes / "yes").rename(classes / "patient1")
-    (classes / "no").rename(classes / "patient2")
-
-    assert {r.label for r in images(classes)} == {None}
-
-
-def test_patients_lie_below_classes(tmp_path):
-    for kind in ("ill", "well"):
-        for n in range(6):
-            tree(tmp_path, f"{kind}/p{n}/0.png", f"{kind}/p{n}/1.png")
-    records = images(tmp_path)
-
-    assert {r.subject for r in records} == {f"p{n}" for n in range(6)}
-    assert {r.label for r in records} == {"ill", "well"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from gantk.data.augment import hide_contrasts
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch
@@ -75,31 +74,6 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
 
 
 # --- nifti
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("p{}/T1.nii.gz", "p{}/T2.nii.gz"),
-        ("p{}/a_t1w.nii", "p{}/a_T2w.nii"),
-        ("T1/p{}.nii.gz", "T2/p{}.nii.gz"),
-        ("S-T1/p{}-Site-T1.nii.gz", "S-T2/p{}-Site-T2.nii.gz"),
-        ("p{}_T1.nii.gz", "p{}_T2.nii.gz"),
-        ("p{}/ses1_T1.nrrd", "p{}/ses1_T2.mha"),
-    ],
-)
-def test_usual_trees_are_patients_with_pairs(tmp_path, names):
-    for n in range(3):
-        for k, name in enumerate(names):
-            volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
-
-    records = nifti(tmp_path, dims=3)
-
-    assert len(records) == 6
-    assert len({record.subject for record in records}) == len(complete_pairs(records)) == 3
-    for pair in complete_pairs(records).values():
-        assert pair["a"].subject == pair["b"].subject
-        assert "T1" in pair["a"].key.upper()
 
 
 @pytest.fixture
@@ -256,24 +230,6 @@ def test_a_patient_without_a_mask_trains_beside_others(patients):
     assert any(
         line.startswith("masks    ") and "no lesion mask" in line for line in data.description()
     )
-
-
-def test_contrasts_of_a_patient_are_a_pair(patients):
-    volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
-    records = records_of(Files, patients, DOMAINS, dims=3, mask="seg")
-
-    assert len(records) == 12
-    assert len({r.pair for r in records}) == 6
-    assert not any(r.missing for r in records)
-
-
-def test_contrasts_are_sliced_and_divided_by_patient(patients):
-    planes = records_of(Files, patients, DOMAINS, planes=(0, 1))
-    assert len(planes) == 12 * 9
-    assert planes[0].read().shape == (3, 12, 10)
-    assert planes[0].position == 0
-    splits, _ = split_records(planes)
-    assert splits.by == "patient"
 
 
 def test_what_a_patients_folder_cannot_hold_is_named(patients):

@@ -88,14 +88,6 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
 
 
-def test_files_that_are_not_used_are_left_out_by_the_split(tmp_path):
-    root = grown(tmp_path / "scans", LAYOUTS["versions"] + LAYOUTS["a mask"])
-    check(root, table=tmp_path / "t.csv")
-    left = {row["path"] for row in rows_of(tmp_path / "t.csv") if row["split"] == "none"}
-
-    assert {f"scans/p{n}/seg.nii" for n in range(4)} <= left
-
-
 def test_paths_are_relative_to_the_table_or_absolute(tmp_path):
     root = grown(tmp_path / "scans", LAYOUTS["volumes"])
     (tmp_path / "tables").mkdir()
@@ -170,16 +162,6 @@ def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
         load({"name": "folders", "path": str(root)}, domains=("CT", "MR"), split={})
 
     assert "--table scans.csv" in error.value.remedy
-
-
-def test_names_that_decide_nothing_are_rows_without_a_domain(tmp_path):
-    root = grown(tmp_path / "scans", [f"site{n}/x{n}.png" for n in range(4)])
-    check(root, table=tmp_path / "t.csv")
-
-    assert [row["domain"] for row in rows_of(tmp_path / "t.csv")] == [""] * 4
-    with pytest.raises(UserError, match="--table scans.csv") as error:
-        load({"name": "folders", "path": str(root)}, domains=("T1", "T2"), split={})
-    assert "it is unclear which images" in str(error.value)
 
 
 @pytest.mark.parametrize(
