@@ -17,7 +17,6 @@ PUBLIC_MODULES = (
     "gantk.testing",
     # recipes and machines
     "gantk.recipe.load",
-    "gantk.recipe.tables",
     "gantk.machine.launch",
     "gantk.machine.runtime",
     # files and data

@@ -18,6 +18,7 @@ PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 ANY = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
 # method, [data] table, contrasts that are given
 CASES = {
+    "the file's spacing": (PIX2PIX, {}, ["T1"]),
     "spacing of two numbers": (PIX2PIX, {"spacing": [1.5, 1.5]}, ["T1"]),
     "spacing of three numbers": (PIX2PIX, {"spacing": [2.5, 1.5, 1.5], "neighbours": 1}, ["T1"]),
     "spacing of volumes": (
@@ -26,6 +27,11 @@ CASES = {
         ["T1"],
     ),
     "several contrasts": (PIX2PIX, {"domains": ["T1+T2", "FLAIR+PD"], "fit": "crop"}, ["T1", "T2"]),
+    "several contrasts with spacing": (
+        PIX2PIX,
+        {"domains": ["T1+T2", "FLAIR+PD"], "spacing": [2.5, 1.5, 1.5]},
+        ["T1", "T2"],
+    ),
     "contrasts from each other": (
         ANY,
         {"domains": ["T1+T2+FLAIR", "T1+T2+FLAIR"], "missing": "mask", "fit": "crop"},
