@@ -45,7 +45,7 @@ CROP_MEMORY_VOLUMES = (
 )
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 MapKind = Literal["image", "spread"]
-Network = Callable[[np.ndarray], np.ndarray]  # (N, C, *size) -> (N, maps x D, *size)
+Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, maps x D, *size), on the CPU
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class MirroredMean:
 
     network: Network
 
-    def __call__(self, seen: np.ndarray) -> np.ndarray:
+    def __call__(self, seen: Tensor) -> Tensor:
         made = self.network(seen)
-        mirrored = self.network(np.ascontiguousarray(np.flip(seen, -1)))  # columns
-        return (made + np.flip(mirrored, -1)) / 2
+        mirrored = self.network(seen.flip(-1))  # columns
+        return (made + mirrored.flip(-1)) / 2
 
 
 @dataclass(frozen=True)
@@ -304,11 +304,8 @@ class Pipeline:
         places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, len(images))
         natives = [_with_neighbours(images, row) for row in places.tolist()]
         inputs = [prepare(native) for native in natives]
-        result = self.network(torch.cat(inputs).numpy())
-        maps = [
-            prepare.middle(each).split(1)
-            for each in torch.from_numpy(result).chunk(len(self.maps), dim=1)
-        ]
+        result = self.network(torch.cat(inputs))
+        maps = [prepare.middle(each).split(1) for each in result.chunk(len(self.maps), dim=1)]
         return [
             _Result(*parts)
             for parts in zip(numbers, natives, inputs, zip(*maps, strict=True), strict=True)

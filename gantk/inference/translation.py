@@ -149,8 +149,19 @@ class Translation:
         end lists all failures. Results that an earlier call with the same options has written are
         kept.
         """
+        jobs, folder = self._jobs_of(source, target)
+        return self._translate_all(jobs, folder)
+
+    def _jobs_of(
+        self, source: Path | Mapping[str, Path], target: Path
+    ) -> tuple[Sequence[Job], Path | None]:
+        """What is to be translated, and the folder of results; None where there is one input."""
         if isinstance(source, Mapping):
-            return self._one_patient(patient_of_files(source, self.contrasts), target)
+            patient = patient_of_files(source, self.contrasts)
+            if self.several_contrasts:
+                return self._jobs_of_patient(patient, target), None
+            ((_, scan),) = patient.scans.items()
+            return self._jobs_of(scan.path, target)
 
         if not source.exists():
             what = f"there is no file or folder '{source}'"
@@ -160,10 +171,10 @@ class Translation:
         if self.several_contrasts and is_table:
             catalog = read_table(source, self.contrasts)
             patients = patients_of(catalog, source.parent, self.contrasts)
-            return self._folder(self._jobs(patients, target), source, target)
+            return self._in_folder(self._jobs(patients, target), source, target), target
 
         if not source.is_dir():
-            return self._one_file(source, target)
+            return self._jobs_of_file(source, target), None
 
         if target.is_symlink() and not target.exists():
             what = f"'{target}' is a link that leads to no folder"
@@ -181,38 +192,32 @@ class Translation:
             scans = [scan for patient in patients for scan in patient.all_scans]
             images = [row for row in catalog if row.kind != "mask"]
             self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
-            return self._folder(self._jobs(patients, target), source, target, catalog)
+            jobs = self._jobs(patients, target)
+            return self._in_folder(jobs, source, target, catalog), target
 
         rows = rows_of_one(catalog, self.contrasts[0])
         scans = list(dict.fromkeys(row.scan_below(source) for row in rows))
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
             if suffix_of(target) not in files.formats():
                 target = _with_suffix(target, self.suffix)
-            return self._translate_all([Job((scans[0],), target, source.name)])
+            return [Job((scans[0],), target, source.name)], None
 
         self._say_unused(catalog, source, scans, "INPUT")
         jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
-        return self._folder(jobs, source, target, catalog)
+        return self._in_folder(jobs, source, target, catalog), target
 
-    def _one_file(self, source: Path, target: Path) -> list[Path]:
-        """Translate one file to a file, or into a folder, where a plugin may name the result."""
+    def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
+        """The job of one file to a file, or into a folder, where a plugin may name the result."""
         scan = Scan(source, (source,), source.name)
         job = Job((scan,), _target_file(source, target, self.suffix), source.name)
-        jobs = [job]
-        if job.target != target:
-            jobs = self._name_results(jobs, target)
-        return self._translate_all(jobs)
+        return [job] if job.target == target else self._name_results([job], target)
 
-    def _one_patient(self, patient: Patient, target: Path) -> list[Path]:
-        """Translate files that are named by contrast to a file, or into a folder."""
-        if not self.several_contrasts:
-            ((_, scan),) = patient.scans.items()
-            return self.path(scan.path, target)
-
+    def _jobs_of_patient(self, patient: Patient, target: Path) -> list[Job]:
+        """The job of files that are named by contrast to a file, or into a folder."""
         is_file = files.is_image(target) and not target.is_dir()
         if not is_file:
             jobs = self._jobs([patient], target)
-            return self._translate_all(self._name_results(self._with_suffixes(jobs), target))
+            return self._name_results(self._with_suffixes(jobs), target)
 
         (job,) = self._jobs([patient], target.parent)
         made = [contrast for contrast, _ in job.makes] or self.outputs
@@ -231,7 +236,7 @@ class Translation:
                 "OUTPUT is one of the inputs", where=str(target), remedy="name another file"
             )
         makes = tuple((contrast, target) for contrast, _ in job.makes)
-        return self._translate_all([replace(job, target=target, makes=makes)])
+        return [replace(job, target=target, makes=makes)]
 
     def _say_unused(
         self, catalog: Sequence[Row], source: Path, used: Sequence[Scan], how: str
@@ -308,10 +313,10 @@ class Translation:
             renamed.append(replace(job, target=_with_suffix(job.target, self.suffix), makes=makes))
         return renamed
 
-    def _folder(
+    def _in_folder(
         self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row] = ()
-    ) -> list[Path]:
-        """Translate the images of the folder or table `source` into the folder `target`."""
+    ) -> list[Job]:
+        """The jobs of the folder or table `source`, named for the folder `target`."""
         jobs = self._with_suffixes(jobs)
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
@@ -326,7 +331,7 @@ class Translation:
         unread = unread_note(catalog)
         if unread:
             self.say(f"note     {unread}")
-        return self._translate_all(jobs, target)
+        return jobs
 
     def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged

@@ -236,7 +236,9 @@ class Translator(TrainedModel):
         if options.uncertainty:
             maps = ["image", "spread"]
 
-        network = partial(self._run, self._network(letter, options), letter, maps)
+        network = self._network(letter, options)
+        if self._posts.steps:
+            network = partial(self._with_post_steps, network, letter, maps)
         frame = self.frame(letter)
         if self._posts.whole:
             frame = replace(frame, batch=SLICES_PER_POST_BATCH)
@@ -292,24 +294,22 @@ class Translator(TrainedModel):
             raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
         return letter
 
-    def _run(
+    def _with_post_steps(
         self,
         network: Callable[[Tensor], Tensor],
         letter: str,
         maps: Sequence[str],
-        images: np.ndarray,
-    ) -> np.ndarray:
+        seen: Tensor,
+    ) -> Tensor:
         """Run a network and the recipe's post-steps: (N, C, *size) to (N, maps x D, *size)."""
-        seen = torch.from_numpy(images)
-        parts = [network(part) for part in seen.split(self.model.translate.batch)]
-        made = torch.cat(parts) if len(parts) > 1 else parts[0]  # a volume is not copied
+        made = torch.cat([network(part) for part in seen.split(self.model.translate.batch)])
         results = []
         for part, kind in zip(made.chunk(len(maps), dim=1), maps, strict=True):
             if kind == "image":
                 part = self._apply_post_steps(part, letter, seen).cpu()
             results.append(part)
 
-        return torch.cat(results, dim=1).numpy()
+        return torch.cat(results, dim=1)
 
     def _network(self, letter: str, options: TranslateOptions) -> Callable[[Tensor], Tensor]:
         """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty

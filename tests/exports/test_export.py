@@ -470,7 +470,7 @@ def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     # nothing in them: brighter than air, and air
     images[1] = 0.5
     images[3] = -0.97
-    pipeline = Pipeline(frame, line, line, answers(network))
+    pipeline = Pipeline(frame, line, line, network)
     expected = pipeline.stack(images.copy(), line)[0]
     module = Prepared(pipeline.preparation(line), network)
     found = load_torchscript(torchscript_bytes(module))(torch.from_numpy(images))

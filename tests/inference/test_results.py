@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 from tiny import ROOT
 
@@ -49,7 +50,7 @@ class Stretched(TrainedModel):
         count = options.variants or 1
         maps = ("image",) * count
         return Pipeline(
-            self._frame, window, window, lambda x: np.concatenate([4 / 3 * x] * count, axis=1), maps
+            self._frame, window, window, lambda x: torch.cat([4 / 3 * x] * count, dim=1), maps
         )
 
 

@@ -267,7 +267,7 @@ def test_exported_models_blend_windows_as_runs_do(tiny_run):
     pixels = np.random.default_rng(0).uniform(0, 300, (2, 1, 45, 70)).astype(np.float32)
     pixels[:, :, :, 35:] *= 0.3
     exported = OnnxModel(Session(), meta, tiny_run).run(pixels / 150 - 1)
-    own = model.pipeline("b").network(pixels / 150 - 1)
+    own = model.pipeline("b").network(torch.from_numpy(pixels / 150 - 1)).numpy()
 
     np.testing.assert_allclose(exported, own, atol=1e-5)
     at_once = TiledNetwork(network, model.method)(torch.from_numpy(pixels / 150 - 1)).numpy()

@@ -233,12 +233,12 @@ def framed_block() -> np.ndarray:
 def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
     """A pipeline whose network gives paler images, and 0.1 everywhere for other maps."""
 
-    def run(batch: np.ndarray) -> np.ndarray:
+    def run(batch: torch.Tensor) -> torch.Tensor:
         made = []
         for number, kind in enumerate(maps):
             paler = batch * (1 - 0.1 * number)
-            made.append(paler if kind == "image" else np.full_like(batch, 0.1))
-        return np.concatenate(made, 1)
+            made.append(paler if kind == "image" else torch.full_like(batch, 0.1))
+        return torch.cat(made, 1)
 
     frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options)
     made = Pipeline(frame, SCALE, SCALE, run, maps)

@@ -55,7 +55,8 @@ def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
 
 def translate(way: str, source: Path, target: Path, by: float) -> None:
     """By a model that adds a number, with a map of spread where the way has one."""
-    import numpy as np
+
+    import torch
 
     from gantk.data.intensity import Window
     from gantk.inference.frame import Frame, TranslateOptions
@@ -68,7 +69,7 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     scale = Window(low=0.0, high=2000.0)
 
     def run(x):
-        return np.concatenate([x + by, np.full_like(x, by)][: len(maps)], axis=1)
+        return torch.cat([x + by, torch.full_like(x, by)][: len(maps)], dim=1)
 
     model = TrainedModel()
     model.domain = lambda name: "b"

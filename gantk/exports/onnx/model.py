@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_called
 from gantk.data.intensity import mapping_from
@@ -149,7 +151,11 @@ class OnnxModel(TrainedModel):
 
         self.class_to_translate(options.label)
         source, target = self._mappings
-        return Pipeline(self._frame, source, target, self.run, tta=options.tta)
+
+        def network(seen: Tensor) -> Tensor:
+            return torch.from_numpy(self.run(seen.numpy()))
+
+        return Pipeline(self._frame, source, target, network, tta=options.tta)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""

@@ -345,8 +345,7 @@ def _translate_each(
     for record, image in zip(records, inputs, strict=True):
         label = record.label if model.classes() else None
         network = model.pipeline(letter, TranslateOptions(label=label)).network
-        output = image.new_tensor(network(image[None].numpy()))
-        made.append(data.centre(output)[0])
+        made.append(data.centre(network(image[None]))[0])
 
     return made
 
