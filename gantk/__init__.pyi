@@ -41,6 +41,9 @@ from gantk.report.markdown import score_table as score_table
 from gantk.report.notebook import Run as Run
 from gantk.report.patients.comparing import write_report as write_report
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
+from gantk.training.begin import training as training
+from gantk.training.loop import Step as Step
+from gantk.training.loop import Training as Training
 from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.trial import predict as predict
 from gantk.training.two_way import CycleMethod as CycleMethod
