@@ -51,32 +51,63 @@ def test_inputs_of_a_model_of_one_contrast(names, expected, tmp_path):
     assert [row.scan_below(tmp_path).name for row in rows_of_one(catalog, "T1")] == expected
 
 
+NAMES = ["T1", "T1CE", "T2", "FLAIR"]
+# files -> by patient: its folder, its contrasts, and the file of the first one that it lacks
 OF_PATIENTS = {
     "a folder for each patient": (
         ["p1/T1.nii.gz", "p1/T2.nii.gz", "p2/T1.nii.gz"],
-        [("p1", "T1 T2"), ("p2", "T1")],
+        ["p1: T1 T2 -> T1CE.nii.gz", "p2: T1 -> T1CE.nii.gz"],
     ),
     "a folder for each contrast": (
         ["T1/p1.nii.gz", "T2/p1.nii.gz", "T1/p2.nii.gz"],
-        [(".", "T1 T2"), (".", "T1")],
+        [".: T1 T2 -> p1_T1CE.nii.gz", ".: T1 -> p2_T1CE.nii.gz"],
     ),
-    "contrasts below patients": (
-        ["p1/T1/a.nii.gz", "p1/T2/a.nii.gz"],
-        [("p1", "T1 T2")],
+    "folders of contrasts below patients (Erasmus Glioma Database)": (
+        ["E1/1_T1/NIFTI/T1.nii.gz", "E1/2_T1GD/NIFTI/T1GD.nii.gz", "E1/3_T2/NIFTI/T2.nii.gz"],
+        ["E1: T1 T1CE T2 -> FLAIR.nii.gz"],
     ),
     "no masks, no other contrasts": (
         ["p1/T1.nii.gz", "p1/T2.nii.gz", "p1/CT.nii.gz", "p1/T1_seg.nii.gz"],
-        [("p1", "T1 T2")],
+        ["p1: T1 T2 -> T1CE.nii.gz"],
+    ),
+    "words that mean a contrast only beside others (HD-GLIO)": (
+        ["l/CT1_r2s_bet.nii.gz", "l/T1_r2s_bet.nii.gz", "l/T2_r2s_bet.nii.gz", "l/CT1_seg.nii.gz"],
+        ["l: T1 T1CE T2 -> FLAIR_r2s_bet.nii.gz"],
+    ),
+    "words that mean a contrast only beside others (CaPTk)": (
+        ["c/T1_to_SRI.nii.gz", "c/T1CE_to_SRI.nii.gz", "c/FL_to_SRI.nii.gz"],
+        ["c: T1 T1CE FLAIR -> T2_to_SRI.nii.gz"],
+    ),
+    "the result is named as the others (BraTS)": (
+        ["x/x_t1.nii.gz", "x/x_t1ce.nii.gz", "x/x_t2.nii.gz"],
+        ["x: T1 T1CE T2 -> x_flair.nii.gz"],
+    ),
+    "the result is named as the others (BraTS 2023)": (
+        ["x/x_t1n.nii.gz", "x/x_t2w.nii.gz", "x/x_t2f.nii.gz"],
+        ["x: T1 T2 FLAIR -> x_t1c.nii.gz"],
+    ),
+    "the result is named as the others (BIDS)": (
+        ["x/x_T1w-gd.nii.gz", "x/x_T2w.nii.gz", "x/x_FLAIR.nii.gz"],
+        ["x: T1CE T2 FLAIR -> x_T1w.nii.gz"],
+    ),
+    "no images that gantk generated": (
+        ["p1/t1.nii.gz", "p1/t2.nii.gz", "p1/made/flair.nii.gz", "p1/made/flair.json"],
+        ["p1: T1 T2 -> t1ce.nii.gz"],
     ),
 }
 
 
 @pytest.mark.parametrize(("names", "expected"), OF_PATIENTS.values(), ids=OF_PATIENTS)
-def test_patients_of_a_model_of_two_contrasts(names, expected, tmp_path):
-    catalog = inputs_below(tree(tmp_path, *names), tmp_path / "out", ["T1", "T2"])
-    patients = patients_of(catalog, tmp_path, ["T1", "T2"])
+def test_patients_of_a_model_of_several_contrasts(names, expected, tmp_path):
+    for path in tree(tmp_path, *names).rglob("*.json"):
+        path.write_text('{"SyntheticData": true}')
+    catalog = inputs_below(tmp_path, tmp_path / "out", NAMES)
 
-    found = [(each.place.as_posix(), " ".join(each.candidates)) for each in patients]
+    found = []
+    for patient in patients_of(catalog, tmp_path, NAMES):
+        lacks = next(name for name in NAMES if name not in patient.candidates)
+        has = f"{patient.place.as_posix()}: {' '.join(patient.candidates)}"
+        found.append(f"{has} -> {patient.result_name(lacks)}")
     assert found == expected
 
 

@@ -25,7 +25,6 @@ from gantk.errors import UserError
 
 NAMES = ("T1", "T1CE", "T2", "FLAIR")
 BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))
-BRATS_2023 = dict(zip(NAMES, ("t1n", "t1c", "t2w", "t2f"), strict=True))
 SHAPE = (32, 32, 4)
 GRID = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -63,24 +62,6 @@ def translate(run, source, target, **options) -> list[str]:
 
 def values(path: Path) -> np.ndarray:
     return nib.load(path).get_fdata()
-
-
-@pytest.mark.parametrize(
-    ("words", "lacks", "made"),
-    [
-        (BRATS, "FLAIR", "x_flair.nii.gz"),
-        (BRATS, "T1", "x_t1.nii.gz"),
-        (BRATS_2023, "FLAIR", "x_t2f.nii.gz"),
-        (BRATS_2023, "T1CE", "x_t1c.nii.gz"),
-        (dict(zip(NAMES, ("T1w", "T1w-gd", "T2w", "FLAIR"), strict=True)), "T1", "x_T1w.nii.gz"),
-        (dict(zip(NAMES, NAMES, strict=True)), "T2", "x_T2.nii.gz"),
-    ],
-)
-def test_the_missing_contrast_is_named_as_the_others(run, tmp_path, words, lacks, made):
-    stems = {name: f"x_{word}" for name, word in words.items()}
-    source = patient(tmp_path / "p", stems, [name for name in NAMES if name != lacks])
-
-    assert translate(run, source, tmp_path / "out") == [made]
 
 
 def test_a_tree_of_patients_gives_the_same_tree(run, tmp_path, gantk):
@@ -176,20 +157,6 @@ def test_two_candidates_stop_one_patient_alone(run, tmp_path, gantk):
     assert [path.name for path in tmp_path.glob("out/**/*.gz")] == ["flair.nii.gz"]
 
 
-def test_words_that_mean_a_contrast_only_beside_others(run, tmp_path, gantk):
-    names = ("CT1_r2s_bet.nii.gz", "T1_r2s_bet.nii.gz", "T2_r2s_bet.nii.gz")
-    for number, name in enumerate((*names, "CT1_seg.nii.gz")):
-        volume(tmp_path / "lumiere" / name, number)  # as HD-GLIO names them
-    for number, name in enumerate(("T1", "T1CE", "FL")):
-        volume(tmp_path / "captk" / f"{name}_to_SRI.nii.gz", number)
-
-    assert gantk("translate", run, tmp_path / "lumiere", tmp_path / "one").code == 0
-    assert gantk("translate", run, tmp_path / "captk", tmp_path / "two").code == 0
-
-    assert [path.name for path in tmp_path.glob("one/*.gz")] == ["FLAIR_r2s_bet.nii.gz"]
-    assert [path.name for path in tmp_path.glob("two/*.gz")] == ["T2_to_SRI.nii.gz"]
-
-
 def test_files_that_are_not_used_are_named(run, tmp_path, gantk):
     for number, name in enumerate(("p1_t1", "p1_t1_bet", "p1_t2", "p1_dwi", "p1_seg")):
         volume(tmp_path / "p1" / f"{name}.nii.gz", number)
@@ -213,28 +180,6 @@ def test_images_without_skull_are_used_for_a_model_of_such(run, tmp_path, gantk)
     assert (tmp_path / "out" / "FLAIR_to_SRI_brain.nii.gz").exists()
     assert "2 images not used: 'T1_to_SRI.nii.gz', 'T2_to_SRI.nii.gz'" in done.out
     assert "T1: nothing is masked out of the input" in done.out  # these have no air at all
-
-
-def test_generated_images_are_no_inputs_of_a_later_call(run, tmp_path):
-    folder = patient(tmp_path / "p1", BRATS, ("T1", "T2"))
-    translate(run, folder, folder / "generated")
-
-    assert sorted(translate(run, folder, tmp_path / "out")) == ["flair.nii.gz", "t1ce.nii.gz"]
-
-
-def test_a_folder_for_each_contrast_is_one_patient(run, tmp_path, gantk):
-    folders = {"1_T1": "T1", "2_T1GD": "T1GD", "3_T2": "T2"}  # as the Erasmus Glioma Database
-    for person in ("EGD-0001", "EGD-0002"):
-        for number, (folder, name) in enumerate(folders.items()):
-            volume(tmp_path / "egd" / person / folder / "NIFTI" / f"{name}.nii.gz", number)
-    volume(tmp_path / "apart" / "p1" / "scan_t1.nii.gz", 0)  # two patients of one contrast each
-    volume(tmp_path / "apart" / "p2" / "scan_t2.nii.gz", 1)
-
-    made = translate(run, tmp_path / "egd", tmp_path / "out")
-    apart = translate(run, tmp_path / "apart", tmp_path / "two", to="FLAIR")
-
-    assert made == ["EGD-0001/FLAIR.nii.gz", "EGD-0002/FLAIR.nii.gz"]
-    assert apart == ["p1/scan_flair.nii.gz", "p2/scan_flair.nii.gz"]
 
 
 def test_files_of_another_contrast_than_named_are_warned_of(run, tmp_path, gantk):
