@@ -119,24 +119,19 @@ def _columns_of_contrasts(
     (`T1_post_contrast`); UserError where two do.
     """
     names = {column: OF_FILES.sub("", column) for column in columns}
-    column_of: dict[str, str] = {}
-    for column, name in names.items():
-        contrast = contrast_called(name, contrasts)
-        if contrast:
-            column_of.setdefault(contrast, column)
-
-    called = set(column_of)
-    for column, name in names.items():
-        contrast = known_contrast(name, contrasts)
-        if contrast is None or contrast in called or names_mask(name):
-            continue
-        if contrast in column_of:
+    images = [column for column, name in names.items() if not names_mask(name)]
+    column_of = {}
+    for contrast in contrasts:
+        called = [each for each in columns if contrast_called(names[each], contrasts) == contrast]
+        meant = [each for each in images if known_contrast(names[each], contrasts) == contrast]
+        if len(meant) > 1 and not called:
             raise UserError(
-                f"'{table}' has two columns of {contrast}: '{column_of[contrast]}' and '{column}'",
+                f"'{table}' has two columns of {contrast}: '{meant[0]}' and '{meant[1]}'",
                 where="INPUT",
                 allowed="one column for each contrast",
             )
-        column_of[contrast] = column
+        if called or meant:
+            column_of[contrast] = (called or meant)[0]
 
     return column_of
 

@@ -441,7 +441,9 @@ class Pipeline:
         largest = _largest_value(pixels, dtype)
         if largest is not None:
             black, white = line.fitted
-            brightest = float(line.inverse(self._brightest_tissue))
+            brightest = float(
+                line.inverse(brightest_tissue(self.target, self.frame.values.get("target")))
+            )
             room = (largest - black) / (brightest - black)
             line.fitted = [black, black + min(1.0, room) * (white - black)]
 
@@ -498,13 +500,6 @@ class Pipeline:
         target = values["target"]
         whole = target["whole"] and values["source"]["whole"]
         return whole and target["low"] >= 0 and target["high"] <= np.iinfo(dtype).max
-
-    @property
-    def _brightest_tissue(self) -> np.ndarray:
-        """The network intensity of 99 % of the tissue of the target's training images; white where
-        this is not known.
-        """
-        return brightest_tissue(self.target, self.frame.values.get("target"))
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError if an image's channels are not those that the model was trained on."""
