@@ -180,8 +180,16 @@ def _finish(begun: Training, say: Say) -> Run:
 
 
 def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
-    """Say what can be done with a finished run."""
+    """Say what a finished run has used, and what can be done with it."""
+    from gantk.terminal import duration
+
     run = argument(folder.path)
+    used = folder.usage()
+    if used:
+        line = f"used     {duration(used['seconds'])} of training"
+        if used.get("peak_memory_gib"):
+            line += f", {used['peak_memory_gib']:.1f} GiB of memory"
+        yield f"{line}; pictures in {run}/samples"
     if parts.method.samples:
         yield f"next     gantk sample {run} -n 64 --out images"
     elif parts.method.directions():

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ from rich.text import Text
 from gantk.errors import printable
 from gantk.files import expect_file, write_output
 
-LINE_WIDTH = 100  # characters of a line that is not on a terminal
+LINE_WIDTH = 80  # characters of a table's line that is not on a terminal
+SECONDS_BETWEEN_LINES = 30.0  # of the progress that a pipe or a log gets
 
 
 class TextTable(str):
@@ -82,9 +84,13 @@ def styled(text: str, style: str = "") -> Text:
 
 
 class Escaping(Console):
-    """A console that prints strings by `styled`."""
+    """A console that prints strings by `styled`; a pipe gets texts in whole lines, and tables of
+    LINE_WIDTH.
+    """
 
     def print(self, *objects: Any, **options) -> None:
+        if not self.is_terminal and not any(isinstance(each, Table) for each in objects):
+            options.setdefault("soft_wrap", True)
         super().print(
             *(styled(each) if isinstance(each, str) else each for each in objects), **options
         )
@@ -93,8 +99,7 @@ class Escaping(Console):
 def console() -> Console:
     """A console on standard output."""
     out = Escaping(highlight=False)
-    # a pipe gets whole lines
-    return out if out.is_terminal else Escaping(highlight=False, width=200)
+    return out if out.is_terminal else Escaping(highlight=False, width=LINE_WIDTH)
 
 
 def say(line: str, stderr: bool = False) -> None:
@@ -162,18 +167,35 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar():
-    """Show a progress bar on the terminal until the end; nothing in a pipe. Yields a function
-    (share, what) -> None.
+    """Show a progress bar on the terminal until the end; without one, print a line on standard error
+    every half minute. Yields a function (share, what) -> None.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = Console(stderr=True)
+    if not err.is_terminal:
+        yield _lines_of_progress(err)
+        return
+
     what = TextColumn("{task.description}", markup=False)
     share = TextColumn("{task.percentage:3.0f}%")
     columns = what, BarColumn(), share, TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda share, what: bar.update(task, completed=share, description=printable(what))
+
+
+def _lines_of_progress(err: Console) -> Callable[[float, str], None]:
+    """Print the progress as a line, at most one every SECONDS_BETWEEN_LINES."""
+    last = time.monotonic()
+
+    def tell(share: float, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            err.print(f"{100 * share:3.0f} %  {printable(what)}", soft_wrap=True, markup=False)
+
+    return tell
 
 
 # read before other options, whose checks ask it

@@ -248,9 +248,10 @@ def recipes(ctx) -> None:
             apart = in_short(tables)
         except (OSError, ValueError) as error:
             summary = f"cannot be read: {one_line(error)}"
-        rows.append((name, str(summary), apart, owner))
+        words = str(summary) + (f" Compared with its report: {apart}." if apart else "")
+        rows.append((name, words if owner == "gantk" else f"{words} (from {owner})"))
 
-    console().print(table(("recipe", "summary", "compared with its report", "from"), rows))
+    console().print(table(("recipe", "summary"), rows))
 
 
 @recipes.command("copy")

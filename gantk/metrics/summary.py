@@ -21,8 +21,6 @@ LABEL_WIDTH = 9
 HEADERS = ("direction", "score", "model", "baseline", "difference", "verdict")
 HEADERS_WITHOUT_BASELINES = ("direction", "score", "value", "95 % interval", "tested")
 COLOURS: dict[Tone, str] = {"good": "green", "near": "", "bad": "bold red", "": ""}
-# the scores of an uncertainty that a terminal shows
-UNCERTAINTY_SCORES = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")
 
 
 def summary_lines(results: Results) -> Iterator[str]:
@@ -40,11 +38,16 @@ def summary_lines(results: Results) -> Iterator[str]:
     # scores of the foreground are in the report only
     rows = [row for row in score_rows(results) if row.region != "foreground"]
     titles = _titles(rows, results)
+    of_files = _rows_of_files(results)
     if any(row.tone for row in rows):
         cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        yield TextTable(HEADERS, cells, [COLOURS[row.tone] for row in rows])
+        cells += [(*row, NO_VALUE, "", "") for row in of_files]
+        yield TextTable(
+            HEADERS, cells, [*(COLOURS[row.tone] for row in rows), *[""] * len(of_files)]
+        )
     elif rows:
         cells = [(title, *_plain_cells(row)) for title, row in zip(titles, rows, strict=True)]
+        cells += [(*row, NO_VALUE, "") for row in of_files]
         yield TextTable(HEADERS_WITHOUT_BASELINES, cells)
 
     needs_pairs = pairs_sentence(results)
@@ -128,20 +131,28 @@ def _remarks(results: Results) -> Iterator[str]:
             what = f"{title}: real images of other patients reach {ceiling}"
             yield with_label("note", f"{what}, which is the best that can be expected")
 
-        of_files = results.files.get(key)
-        if of_files:
-            what = f"{title}: {_listed(of_files)} of the files that gantk translate writes"
-            yield with_label("files", f"{what}, whole and in their own values")
-            yield from _score_warnings(f"{title}, whole files", of_files)
+        if key in results.files:
+            yield from _score_warnings(f"{title}, whole files", results.files[key])
 
         uncertainty = results.uncertainty.get(key)
-        if uncertainty:
-            scored = uncertainty.scores
-            values = [
-                f"{name} {scored[name].text()}" for name in UNCERTAINTY_SCORES if name in scored
-            ]
-            what = f"{title}: uncertainty {uncertainty.kind}: {', '.join(values)}"
+        if uncertainty and (found := uncertainty.scores.get("auroc")):
+            what = (
+                f"{title}: the uncertainty '{uncertainty.kind}' ranks a pixel with a large error"
+                f" above another one in {100 * (found.value or 0):.0f} % of cases (50 % is chance)"
+            )
             yield with_label("note", what)
+
+
+def _rows_of_files(results: Results) -> list[tuple[str, str, str]]:
+    """Direction, score and value of the files that `gantk translate` writes of the test images."""
+    rows = []
+    for key, scores in results.files.items():
+        title = f"{title_of(key, results.domains)}, whole files"
+        for metric, score in scores.items():
+            if score.value is not None:
+                rows.append((title, short_metric_name(metric), _with_units(score)))
+                title = ""
+    return rows
 
 
 def _listed(scores: Mapping[str, Score]) -> str:

@@ -64,7 +64,9 @@ def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
     """
     tone = tone_of(verdict)
     if tone == "good":
-        return "better than every baseline"
+        return "better" if short else "better than every baseline"
+    if tone == "bad" and short:
+        return "not better"
     if tone == "bad":
         return f"not better than {baseline_words(verdict.best_baseline)}"
     if not tone:

@@ -130,11 +130,11 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
 
 
 def test_list_names_every_part_with_its_owner_and_sentence(gantk):
-    lines = gantk("list").out.splitlines()  # read without an import
-    rows = {tuple(line.rstrip().split(maxsplit=3)) for line in lines}
+    listed = " ".join(gantk("list").out.split())  # read without an import
     for entry in registry().entries.values():
         sentence = first_sentence(inspect.getdoc(entry.load()))
-        assert (entry.kind, entry.name, entry.owner, sentence) in rows
+        said = f"{entry.kind} {entry.name} {entry.owner} {sentence}"
+        assert " ".join(said.split()) in listed
 
 
 def test_list_and_show_of_a_kind_take_singular_and_plural(gantk):
@@ -142,7 +142,7 @@ def test_list_and_show_of_a_kind_take_singular_and_plural(gantk):
     of_kind = gantk("list", "generator").out
     assert gantk("list", "generators").out == of_kind
     assert gantk("show", "generators").out == of_kind
-    names = [line.split()[:2] for line in of_kind.splitlines()[1:]]
+    names = [line.split()[:2] for line in of_kind.splitlines()[1:] if line[0] != " "]
     assert names == [["generator", name] for name in sorted(registry().names("generator"))]
 
 
@@ -166,12 +166,12 @@ def test_the_doctor_says_once_that_all_is_well(gantk, monkeypatch):
     lines = gantk("doctor").out.splitlines()
 
     assert lines[-1] == "no problem found"
-    assert len(lines) <= 10
+    assert len([line for line in lines if not line.startswith(" ")]) <= 10
     for extra, package in (("explain", "captum"), ("track", "tensorboard"), ("onnx", "onnx")):
         monkeypatch.setattr(
             doctor, "installed_version", lambda name, lost=package: None if name == lost else "1.0"
         )
-        assert f"not installed: {extra} ({package})" in gantk("doctor").out
+        assert f"not installed: {extra} ({package})" in " ".join(gantk("doctor").out.split())
     assert not any(re.search(r"\bok$", line.rstrip()) for line in lines)
 
 
@@ -197,7 +197,8 @@ def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkey
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_show_explains_every_key_of_the_recipe_tables(gantk, name):
+def test_show_explains_every_key_of_the_recipe_tables(gantk, name, monkeypatch):
+    monkeypatch.setattr("gantk.terminal.LINE_WIDTH", 200)  # no cell is folded
     where, table = TABLES[name]
     lines = gantk("show", where or name).out.splitlines()
     for key, _, _, meaning in options_help(table):

@@ -1,0 +1,34 @@
+"""Tables fit 80 columns where there is no terminal, texts keep whole lines, and progress is told."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from gantk import terminal
+
+
+@pytest.mark.parametrize(
+    "words", ["recipes", "list", "list loss", "plugins", "models"], ids=lambda words: words
+)
+def test_tables_in_pipes_fit_80_columns(gantk, words):
+    lines = gantk(*words.split()).out.splitlines()
+    assert lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_texts_in_pipes_are_not_wrapped(capsys):
+    terminal.console().print("word " * 50)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_pipe_gets_progress_every_half_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    tell = terminal._lines_of_progress(Console(file=out))
+    for seconds, what in ((10, "a"), (31, "b"), (40, "c"), (62, "d")):
+        now[0] = seconds
+        tell(seconds / 100, what)
+
+    assert out.getvalue().splitlines() == [" 31 %  b", " 62 %  d"]
