@@ -348,6 +348,7 @@ def translate(
     style: str | Path | None = None,
     planes: Plane | Literal["all"] | None = None,
     uncertainty: str | None = None,
+    unjudged: bool = False,
     tta: bool = False,
     label: str | None = None,
     volume: int | None = None,
@@ -388,7 +389,8 @@ def translate(
             for the median of the three. Default: the plane that it was trained on.
         uncertainty: write a second map, of how far each value may be off, in the target's units:
             "flips", "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for an
-            ensemble "members".
+            ensemble "members". It must have been found to show the model's errors (`evaluate`).
+        unjudged: whether to write the map even if that was not measured, or found to be false.
         tta: whether to translate each image mirrored too and to return the mean. This takes twice the
             time.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
@@ -473,6 +475,7 @@ def translate(
             clip=clip,
             suffix=suffix,
             keep_header=keep_header,
+            unjudged=unjudged,
             overwrite=overwrite,
             workers=workers,
         )

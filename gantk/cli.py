@@ -352,6 +352,11 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     help="Write an uncertainty map too: auto, flips, dropout, members, suspicion ...",
 )
 @click.option(
+    "--unjudged",
+    is_flag=True,
+    help="Write it even if it was not found to show the model's errors on held-out patients.",
+)
+@click.option(
     "--tta",
     is_flag=True,
     help="Average with the translation of the mirrored image. Takes twice the time.",

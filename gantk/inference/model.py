@@ -17,6 +17,9 @@ from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress
 from gantk.runs.results import Score
 
+# of an uncertainty map, on held-out patients: a lower one does not show where errors are
+MIN_AUROC = 0.65
+
 
 class TrainedModel:
     """What a run's model and an exported file have in common. They define `domain(name)`, the
@@ -89,6 +92,17 @@ class TrainedModel:
         (None, 0) if none.
         """
         return None, 0
+
+    def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
+        """How well a kind of uncertainty finds large errors on held-out patients (AUROC); None if it
+        was not judged.
+        """
+        return None
+
+    def uncertainty_shows_errors(self, letter: str, kind: str) -> bool:
+        """Whether a kind of uncertainty was measured to find large errors on held-out patients."""
+        score = self.judged_uncertainty(letter, kind)
+        return score is not None and (score.value or 0.0) >= MIN_AUROC
 
     def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
         """The PSNR of a contrast that is made of these others, on held-out patients, as in

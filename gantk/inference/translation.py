@@ -30,7 +30,7 @@ from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Job, Ledger
-from gantk.inference.model import TrainedModel
+from gantk.inference.model import MIN_AUROC, TrainedModel
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
 from gantk.inference.patients import (
     Patient,
@@ -91,6 +91,7 @@ class Translation:
         clip: bool = True,  # whether to clip overshoot
         suffix: str = "",  # of results; "": the input's
         keep_header: bool = False,  # whether to copy header texts
+        unjudged: bool = False,  # whether to write an uncertainty that was not found to show errors
         overwrite: bool = False,  # whether to replace what gantk did not write
         workers: Callable[..., None] | None = None,  # see `_shared_out`
         read: Callable[[Scan, int | None], Image] = read,
@@ -119,6 +120,8 @@ class Translation:
         if self.outputs != all_outputs:
             self.frame = replace(self.frame, target=self.outputs[0])
         if options.uncertainty:
+            model.pipeline(self.letter, options)  # refuses unknown kinds
+            self._expect_judged(options.uncertainty, unjudged)
             self._say_scale(options.uncertainty)
 
         self.several_contrasts = len(self.contrasts) > 1
@@ -129,6 +132,30 @@ class Translation:
         self.count = 1  # images of INPUT
         self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
+
+    def _expect_judged(self, kind: str, unjudged: bool) -> None:
+        """UserError for a kind of uncertainty that does not show the errors of this model, as far as
+        was measured; a warning where the user wants it nevertheless.
+        """
+        direction = f"{self.frame.source} -> {self.frame.target}"
+        score = self.model.judged_uncertainty(self.letter, kind)
+        if self.model.uncertainty_shows_errors(self.letter, kind):
+            return
+
+        what = f"it was never measured whether the uncertainty '{kind}' shows the errors of {direction}"
+        if score is not None and score.value is not None:
+            what = (
+                f"the uncertainty '{kind}' does not show the errors of {direction}: on"
+                f" {count_noun(score.n or 0, 'held-out patient')} its AUROC was"
+                f" {score.text()} (0.5 is chance, {MIN_AUROC} is needed)"
+            )
+        if unjudged:
+            self.say(f"warning  {what}")
+            return
+        remedy = "add --unjudged to write the map nevertheless"
+        if score is None:
+            remedy = f"measure it with `gantk eval RUN --uncertainty {kind}`, or {remedy}"
+        raise UserError(what, where="--uncertainty", remedy=remedy)
 
     def _say_scale(self, kind: str) -> None:
         """Say how the uncertainty was scaled to errors."""

@@ -46,7 +46,7 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Results, Score, Uncertainty
 from gantk.runs.schemas import read_results
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
@@ -367,11 +367,20 @@ class Translator(TrainedModel):
         return None
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
-        found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
-        if found is None or found.kind != chosen or found.scale is None:
+        found = self._judged(letter, kind)
+        if found is None or found.scale is None:
             return None, 0
         return found.scale.factor, found.scale.patients or 0
+
+    def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
+        found = self._judged(letter, kind)
+        return found.auroc if found else None
+
+    def _judged(self, letter: str, kind: str) -> Uncertainty | None:
+        """What was measured of this kind of uncertainty in a direction."""
+        chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
+        found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
+        return found if found is not None and found.kind == chosen else None
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""

@@ -3,6 +3,7 @@ folder's images.
 """
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from gantk.errors import GantkError, UserError
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
+from gantk.runs.results import Score
 from gantk_trust.wrong_contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
@@ -47,7 +49,7 @@ class Stretched(TrainedModel):
 
     def pipeline(self, letter, options=TranslateOptions()):  # noqa: B008
         window = Window(low=0.0, high=250.0)
-        count = options.variants or 1
+        count = options.variants or (2 if options.uncertainty else 1)
         maps = ("image",) * count
         return Pipeline(
             self._frame, window, window, lambda x: torch.cat([4 / 3 * x] * count, dim=1), maps
@@ -150,7 +152,7 @@ def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     )
     for folder, (option, value, words) in cases.items():
         with pytest.raises(UserError, match=words):
-            translate(tmp_path / folder, tmp_path / "new", **{option: value})
+            translate(tmp_path / folder, tmp_path / "new", unjudged=True, **{option: value})
 
     assert not (tmp_path / "new").exists()
 
@@ -304,6 +306,35 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     assert sidecar["Warnings"] == [
         "the output is nearly identical to the input: the translation changed nothing"
     ]
+
+
+@pytest.mark.parametrize(
+    ("auroc", "unjudged", "says"),
+    [
+        (None, False, "never measured"),
+        (0.338, False, "its AUROC was 0.338 (0.5 is chance, 0.65 is needed)"),
+        (0.65, False, ""),
+        (0.338, True, "its AUROC was 0.338"),
+    ],
+)
+def test_only_a_judged_uncertainty_is_written(auroc, unjudged, says, tmp_path, monkeypatch):
+    model = Stretched(RANGE)
+    found = Score(value=auroc, n=3) if auroc else None
+    monkeypatch.setattr(model, "judged_uncertainty", lambda letter, kind: found, raising=False)
+    monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
+    picture(tmp_path / "T1.png")
+    said = []
+    asked = {"uncertainty": "auto", "unjudged": unjudged, "say": said.append}
+    if says and not unjudged:
+        with pytest.raises(UserError, match=re.escape(says)) as error:
+            api.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
+        assert "--unjudged" in str(error.value)
+        assert not list(tmp_path.glob("T2*"))
+        return
+
+    api.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
+    assert (tmp_path / "T2_uncertainty.png").exists()
+    assert any(says in line for line in said if line.startswith("warning")) == unjudged
 
 
 @pytest.mark.parametrize(

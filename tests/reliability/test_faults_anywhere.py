@@ -149,7 +149,11 @@ def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
 
 
 COMMANDS = {
-    "translate": (80, ("translate", "r", "in", "out", "--uncertainty", "flips"), "out"),
+    "translate": (
+        80,
+        ("translate", "r", "in", "out", "--uncertainty", "flips", "--unjudged"),
+        "out",
+    ),
     "translate a series": (30, ("translate", "r", "series", "out"), "out"),
     "eval": (60, ("eval", "r", "--json", "out"), "out"),
     "report": (10, ("report", "r"), "r/report.html"),

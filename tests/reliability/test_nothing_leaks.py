@@ -138,7 +138,7 @@ def every_command(
         ["resume", "run", *cpu],
         ["report", "run"],
         ["eval", "run", *cpu, "--json", "scores.json"],
-        ["eval", "run", *cpu, "--uncertainty", "flips"],
+        ["eval", "run", *cpu, "--uncertainty", "flips", "--unjudged"],
         ["export", "run", "--out", "model.onnx"],
         ["export", "run", "--format", "monai", "--out", "bundle"],
         ["translate", "run", bad, "of-damaged", *cpu],
@@ -149,7 +149,16 @@ def every_command(
     for number, path in enumerate(inputs):
         tail = "".join(path.suffixes) if path.is_file() else ""
         commands += [
-            ["translate", "run", path, f"to-{number}{tail}", *cpu, "--uncertainty", "flips"],
+            [
+                "translate",
+                "run",
+                path,
+                f"to-{number}{tail}",
+                *cpu,
+                "--uncertainty",
+                "flips",
+                "--unjudged",
+            ],
             ["translate", "model.onnx", path, f"onnx-{number}{tail}"],
         ]
         kind = "tif" if path.suffix in (".png", ".jpg") else "nii.gz"

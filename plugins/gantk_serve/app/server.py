@@ -322,7 +322,13 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     visible=bool(classes),
                     elem_id="label",
                 )
-                unsure = gr.Checkbox(True, label="Show the uncertainty (slower)", elem_id="unsure")
+                shows_errors = all(map(service.uncertainty_shows_errors, service.directions))
+                about = (
+                    "slower" if shows_errors else "not found to show this model's errors; slower"
+                )
+                unsure = gr.Checkbox(
+                    shows_errors, label=f"Show the uncertainty ({about})", elem_id="unsure"
+                )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(results), elem_id="scores")
 

@@ -84,6 +84,10 @@ class Service:
         """Delete an upload that was made with `place`, and its result."""
         shutil.rmtree(upload.parent.parent, ignore_errors=True)
 
+    def uncertainty_shows_errors(self, to: str) -> bool:
+        """Whether the model's own uncertainty was measured to show the errors of this direction."""
+        return self.model.uncertainty_shows_errors(self.model.domain(to), "auto")
+
     def translate(
         self,
         upload: Path,
@@ -141,6 +145,7 @@ class Service:
                 to=to or None,
                 label=label or None,
                 uncertainty="auto" if uncertainty else None,
+                unjudged=True,  # the page says what was measured before it is chosen
                 say=said.append,
                 progress=lambda share, name: tell(share, f"Translating to {to}"),
             )
