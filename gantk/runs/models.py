@@ -149,6 +149,20 @@ def limits_of(path: Path) -> str:
     return " ".join(section[1].split()) if section else ""
 
 
+def scores_of(path: Path) -> list[list[str]]:
+    """The first table of a card's section on scores, as rows of cells, the header first; [] where
+    there is none.
+    """
+    section = re.search(r"^## Scores\s(.+?)(?=^## |\Z)", card(path), re.M | re.S)
+    table = re.search(r"^\|.+\|$(?:\n\|.+\|$)+", section[1], re.M) if section else None
+    if table is None:
+        return []
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in table[0].split("\n")
+    ]
+    return [row for row in rows if any(cell.strip("-: ") for cell in row)]
+
+
 def split_hash(splits: Mapping[str, Any]) -> str:
     """The SHA-256 of the assignment of images to sets in a split.json; independent of the images'
     paths.

@@ -24,6 +24,7 @@ from jinja2 import Environment, FileSystemLoader
 from gantk.errors import GantkError, UserError, machine_failure
 from gantk.metrics.verdict import title_of
 from gantk.metrics.words import baseline_words
+from gantk.runs.models import scores_of
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results
 from gantk_serve.app.service import LOOPBACK, TAKEN, Service
@@ -236,10 +237,12 @@ def window(service: Service, limits: str) -> gr.Blocks:
     taken: dict[str, list[Path]] = defaultdict(list)
     shown: dict[str, Path] = {}
     results = Results()
+    of_card: list[list[str]] = []
     cache = service.folder.resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         results = read_results(service.model.run.path)
+        of_card = scores_of(service.model.run.path)
 
     def take_file(given: str, session: str) -> Path:
         """Move an upload to a place of its session."""
@@ -330,7 +333,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     shows_errors, label=f"Show the uncertainty ({about})", elem_id="unsure"
                 )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
-                gr.HTML(PARTS.scores(results), elem_id="scores")
+                gr.HTML(PARTS.scores(results, of_card), elem_id="scores")
 
             with gr.Column(scale=3, min_width=300):
                 status = gr.HTML(PARTS.start(), elem_id="said")
