@@ -308,7 +308,7 @@ ORTHANC = "http://127.0.0.1:4253"  # of docs/guides/hospital-network.md
 
 
 def orthanc(work: Path) -> Image.Image:
-    """Orthanc's page of the study of the guide, above a T1 slice and the T2 made from it."""
+    """Orthanc's page of the study of the guide, above the derived series in its viewer."""
     folder = work / "orthanc"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -328,38 +328,35 @@ def orthanc(work: Path) -> Image.Image:
         (study,) = _of_orthanc("/studies")
         with browser(f"{ORTHANC}/app/explorer.html#study?uuid={study}") as page:
             page.until("document.body.innerText.includes('synthetic')")
-            sheet = capture(page, 1000, 440)
+            sheet = capture(page, 1000, 330)
 
-        slices = [_slice(series) for series in _of_orthanc("/series?expand")]
-        return _above(sheet, sorted(slices, key=lambda named: named[0] != "T1 tse ax"))
+        (made,) = [
+            each
+            for each in _of_orthanc("/series?expand")
+            if each["MainDicomTags"]["SeriesDescription"].endswith("(gantk)")
+        ]
+        view = _view(made)
+        whole = Image.new("RGB", (sheet.width, sheet.height + view.height), BACKGROUND)
+        whole.paste(sheet, (0, 0))
+        whole.paste(view, (0, sheet.height))
+        return whole
     finally:
         for file in folder.glob("*.pid"):
             os.kill(int(file.read_text()), signal.SIGTERM)
 
 
-def _above(sheet: Image.Image, slices: list[tuple[str, Image.Image]]) -> Image.Image:
-    """A page above named slices."""
-    (_, first), *_ = slices
-    whole = Image.new("RGB", (sheet.width, sheet.height + TITLE + first.height + GAP), BACKGROUND)
-    whole.paste(sheet, (0, 0))
-    draw = ImageDraw.Draw(whole)
-    for number, (name, image) in enumerate(slices):
-        left = sheet.width // 2 + (number - 1) * (image.width + GAP)
-        draw.text((left, sheet.height + GAP), name, fill="white", font=ImageFont.load_default())
-        whole.paste(image, (left, sheet.height + TITLE))
-    return whole
-
-
-def _slice(series: dict) -> tuple[str, Image.Image]:
-    """(description, preview of the middle slice) of a series in Orthanc."""
-    numbers = {
-        int(_of_orthanc(f"/instances/{each}/simplified-tags")["InstanceNumber"]): each
-        for each in series["Instances"]
-    }
-    middle = numbers[sorted(numbers)[len(numbers) // 2]]
-    with urllib.request.urlopen(f"{ORTHANC}/instances/{middle}/preview") as answer:
-        preview = Image.open(io.BytesIO(answer.read())).convert("RGB")
-    return series["MainDicomTags"]["SeriesDescription"], preview
+def _view(series: dict) -> Image.Image:
+    """The middle slice of a series in Orthanc's viewer."""
+    with browser(f"{ORTHANC}/web-viewer/app/viewer.html?series={series['ID']}") as page:
+        page.until("document.querySelector('canvas')")
+        time.sleep(3)  # the viewer draws when all slices are there
+        for _ in range(len(series["Instances"]) // 2):
+            page.js(
+                "document.querySelector('#dicomImage').dispatchEvent("
+                "Object.assign(new Event('mousewheel'), { wheelDelta: -120 }))"
+            )
+            time.sleep(0.2)
+        return capture(page, 1000, 290)
 
 
 def _of_orthanc(path: str):

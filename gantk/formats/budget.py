@@ -59,7 +59,7 @@ class Budget:
         self.values += values
         self.begun -= seconds
         if self.unpacked > self.max_unpacked:
-            raise self._error(f"unpacks to more than {self.max_unpacked / 2**20:.0f} MiB")
+            raise self._error(f"unpacks to more than {self.max_unpacked:,.0f} bytes")
         if values:
             self._expect_room()
         if time.thread_time() - self.begun > self.max_seconds:

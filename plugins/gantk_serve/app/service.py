@@ -198,7 +198,8 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
         raise  # a full disk
     # zipfile and its decompressors raise any exception for a malicious file
     except Exception as error:
-        what = f"the zip file '{upload.name}' cannot be unpacked: {one_line(error)}"
+        reason = one_line(error).replace(f"{upload.parent}{os.sep}", "")
+        what = f"the zip file '{upload.name}' cannot be unpacked: {reason}"
         raise UserError(
             what, allowed="a zip of DICOM series or images", remedy="pack it again"
         ) from None

@@ -503,6 +503,7 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
         assert ended.wait(300)
         browser.kill()
 
+    wait_until(lambda: not left(service))
     server.should_exit = True
     serving.join()
     (found,) = told
