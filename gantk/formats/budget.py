@@ -20,7 +20,9 @@ from pathlib import Path
 from gantk.errors import UserError
 
 MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
+MAX_VALUES_PER_BYTE = 1032  # deflate's best ratio, for values of one byte
 FREE_BYTES = 16 * 2**20  # that any file may unpack to
+FREE_VALUES = 2**28  # that any file may declare: 1 GiB as float32
 PARSING_SECONDS_PER_MIB = 2.5  # of text and sequences, which libraries parse without a pause
 JPEG_SECONDS_PER_VALUE = 1e-8  # of one scan
 FREE_SECONDS = 10.0  # that any file may take; most take milliseconds
@@ -36,6 +38,7 @@ class Budget:
     """What reading a file, with the files that belong to it, may cost, and has cost."""
 
     path: Path
+    max_values: float = FREE_VALUES
     max_unpacked: float = FREE_BYTES  # bytes
     max_seconds: float = FREE_SECONDS  # of this thread's processor time
     mib: float = 0.0  # size of all files
@@ -50,6 +53,7 @@ class Budget:
             size = os.stat(file).st_size
             self.files.add(file)
             self.mib += size / 2**20
+            self.max_values += MAX_VALUES_PER_BYTE * size
             self.max_unpacked += compression * size
             self.max_seconds += size / 2**20 * SECONDS_PER_MIB
 
@@ -66,6 +70,8 @@ class Budget:
             raise self._error(f"takes more than {self.max_seconds:.0f} s to read")
 
     def _expect_room(self) -> None:
+        if self.values > self.max_values:
+            raise self._error(f"declares more than {self.max_values:,.0f} values")
         limit = _max_gib()
         if self.values / 2**28 > limit:
             raise OverBudget(

@@ -27,6 +27,7 @@ from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, zeros
 
+PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 # A filter for the whole process, since one set and reset around each file would race between
 # threads.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")

@@ -178,6 +178,23 @@ def pages(path: Path, count: int) -> None:
     path.write_bytes(b"II*\0" + struct.pack("<I", 264) + bytes(256) + body)
 
 
+def png(path: Path, side: int) -> None:
+    """A PNG that declares so many rows and columns."""
+    PIL.Image.new("L", (4, 4)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
+def jpeg(path: Path, side: int) -> None:
+    """A JPEG that declares so many rows and columns."""
+    PIL.Image.new("L", (8, 8)).save(path)
+    content = path.read_bytes()
+    at = content.index(b"\xff\xc0") + 5
+    path.write_bytes(content[:at] + struct.pack(">HH", side, side) + content[at + 4 :])
+
+
 def scans(path: Path) -> None:
     """A JPEG that is drawn ten thousand times over."""
     PIL.Image.new("L", (4000, 4000)).save(path, "JPEG", progressive=True)
@@ -243,6 +260,8 @@ HOSTILE = {
         ),
         TIME,
     ),
+    "60000.png": (lambda p: png(p, 60_000), "declares more than"),
+    "60000.jpg": (lambda p: jpeg(p, 60_000), "declares more than"),
     "scans.jpg": (scans, TIME),
     "pages.tif": (lambda p: pages(p, 60_000), "pages"),
 }
