@@ -7,6 +7,7 @@ with the series.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ class Orthanc:
     """
 
     def __init__(self, table: OrthancTable):
-        """UserError where the password cannot be read."""
+        """UserError where the password cannot be read, or the address is none or has one."""
+        if not re.fullmatch(r"https?://[^@\s]+", table.url):  # messages print it
+            raise UserError(
+                "the address of Orthanc does not begin with http:// or https://, or contains a"
+                " password",
+                where="orthanc.url",
+                remedy="name the user and the password by user and password_file",
+            )
         self.url = table.url.rstrip("/")
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy, no password of ~/.netrc

@@ -23,8 +23,7 @@ Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 class OrthancTable(spec.Table):
     """The Orthanc that the worker stands beside."""
 
-    # address of its REST interface; a name and a password in it would be printed
-    url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] = "http://127.0.0.1:8042"
+    url: str = "http://127.0.0.1:8042"  # address of its REST interface
     user: str = ""  # a user of Orthanc; "": no password
     password_file: str = ""  # file with the user's password, which only the worker's user can read
     ca: str = ""  # PEM file of the authority of an https address; "": the system's authorities
