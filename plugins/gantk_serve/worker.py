@@ -253,6 +253,8 @@ class Worker:
         if series is None:
             return True
         record = record_of(series)
+        if record.get("outcome") == "derived":  # since the changes were read
+            return True
         instances = self.orthanc.instances(name)
         if record.get("sources", {}).get(name) == state_of(instances):
             if record["outcome"] in SETTLED:
