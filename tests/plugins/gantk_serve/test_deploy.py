@@ -5,6 +5,7 @@ keeps its restrictions, and the image's script translates what it is given.
 import configparser
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -121,3 +122,14 @@ def test_variables_choose_what_the_image_translates(tmp_path, variables, words):
     )
 
     assert done.stdout.splitlines() == ["translate", *words]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_understands_the_unit(tmp_path):
+    unit = (DEPLOY / "gantk-serve.service").read_text("utf-8")
+    path = tmp_path / "gantk-serve.service"
+    path.write_text(unit.replace("/opt/gantk/bin/gantk", "/bin/true"), "utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", path], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
