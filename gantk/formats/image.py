@@ -253,6 +253,10 @@ class SeriesFormat(Format):
         """
         raise NotImplementedError
 
+    def header(self, path: Path) -> Any:
+        """The header of a file, without its pixels; UserError if unreadable."""
+        raise NotImplementedError
+
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
         """The image of a group of files."""
         raise NotImplementedError

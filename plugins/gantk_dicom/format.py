@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from gantk.errors import UserError
 from gantk.formats.files import series_format
@@ -47,6 +48,10 @@ class Dicom(SeriesFormat):
         without an image (reports, segmentations, structure sets, DICOMDIR) are skipped.
         """
         return room("slices").group_into_scans(folder, files)
+
+    def header(self, path: Path) -> Any:
+        """The dataset of a file."""
+        return room("slices").header(path)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of

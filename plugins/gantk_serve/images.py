@@ -8,7 +8,6 @@ made again is the same series, and what is made of corrected images is another o
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from pydicom.filereader import read_file_meta_info
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.formats.files import outline, scans
+from gantk.formats.files import outline, scans, series_format
 from gantk.formats.image import Scan
 
 MARK = "(gantk)"  # ends the SeriesDescription of what gantk writes
@@ -34,7 +33,6 @@ COMMON = {
     "Modality": "modalities",
     "FrameOfReferenceUID": "frames of reference",
 }
-COUNTS = ("ImagesInAcquisition", "NumberOfFrames")
 MAX_NUMBERS = 6  # instance numbers of a group that a reason names
 
 
@@ -43,19 +41,20 @@ def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
     header can be read. The file is written into `folder`.
     """
     facts: dict[str, Any] = {}
-    with suppress(Exception):  # pydicom raises any exception for damaged values
-        header = pydicom.dcmread(
-            io.BytesIO(content),
-            stop_before_pixels=True,
-            specific_tags=["Modality", "SyntheticData"],
-        )
-        facts["modality"] = str(header.get("Modality") or "")
-        facts["synthetic"] = header.get("SyntheticData") == "YES"
     path = folder / "first.dcm"
     path.write_bytes(content)
+    with suppress(Exception):  # pydicom raises any exception for damaged values
+        found = _header(path)
+        facts["modality"] = str(found.get("Modality") or "")
+        facts["synthetic"] = found.get("SyntheticData") == "YES"
     with suppress(Exception):
         facts |= outline(Scan(path, (path,), path.name)).facts
     return facts
+
+
+def _header(file: Path) -> pydicom.Dataset:
+    """The header of a DICOM file from outside, which is read within its budget."""
+    return series_format(file).header(file)
 
 
 def instance_uid(file: Path) -> str:
@@ -76,11 +75,11 @@ def expect_one_acquisition(folder: Path) -> None:
     expected = 0
     files = sorted(folder.iterdir())
     for file in files:
-        header = pydicom.dcmread(file, specific_tags=[*COMMON, *COUNTS], stop_before_pixels=True)
+        elements = _header(file)
         for name, found in values.items():
-            found[str(header.get(name) or "")].append(file)
-        if not header.get("NumberOfFrames"):
-            expected = max(expected, int(header.get("ImagesInAcquisition") or 0))
+            found[str(elements.get(name) or "")].append(file)
+        if not elements.get("NumberOfFrames"):
+            expected = max(expected, int(elements.get("ImagesInAcquisition") or 0))
 
     if len(files) < expected:
         raise UserError(

@@ -37,7 +37,7 @@ WRONG = {
     "the tables of before": ("[dicom]\nport = 4243", "no longer receives images itself"),
     "an unknown modality": ('[[rules]]\nmodel = "t1t2"\nsend = "OTHER"', "no modality of Orthanc"),
     "a password in the address": ('[orthanc]\nurl = "http://a:b@x"', "orthanc.url"),
-    "a file as address": ('[orthanc]\nurl = "file:///etc/passwd"', "orthanc.url"),
+    "a file as address, or a password": ('[orthanc]\nurl = "file:///etc/passwd"', "orthanc.url"),
     "a user without a password": ('[orthanc]\nuser = "a"', "needs a password"),
     "a missing password": ('[orthanc]\nuser = "a"\npassword_file = "x"', "cannot be read"),
 }

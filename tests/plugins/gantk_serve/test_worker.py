@@ -2,6 +2,7 @@
 
 import errno
 import json
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from orthanc_double import OrthancDouble
 from serving import study, tiny_model
 
 from gantk.errors import UserError
+from gantk_serve.images import facts_of
 from gantk_serve.orthanc import Away, Refused, parse_record
 from gantk_serve.rules import Rules
 from gantk_serve.worker import MAX_ATTEMPTS, MAX_JOBS, Worker
@@ -196,6 +198,22 @@ def test_echoes_in_one_series_are_refused(work, orthanc, tmp_path):
     found = record(orthanc, name)
     assert found["outcome"] == "refused"
     assert "instances 1, 2, 3 against instances 4, 5, 6" in found["reason"]
+
+
+def test_the_header_of_a_deflated_bomb_takes_little_memory(tmp_path):
+    (file,) = study(tmp_path / "s", 1, slices=1)
+    made = pydicom.dcmread(file)
+    made.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    made.PixelData = bytes(2**26)
+    made.save_as(file)
+    content = file.read_bytes()
+    tracemalloc.start()
+    facts = facts_of(content, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert facts["modality"] == "MR"
+    assert peak < 2**26
 
 
 def test_two_patients_with_one_series_uid_are_refused(work, orthanc, tmp_path):
