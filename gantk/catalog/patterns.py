@@ -27,10 +27,10 @@ import re
 # `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`,
 # `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(
-    r"^(?i:training|train|testing|test|validation|valid|val|imagestr|imagests|imagesva?l?)"
+    r"^(?i:training|train|testing|test|validation|valid|val|dev|imagestr|imagests|imagesva?l?)"
     r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
 )
-SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
+SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation", "de": "validation"}
 
 # --- masks
 

@@ -189,6 +189,7 @@ def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any,
         if n > 1 and not 0 < abs(step) < np.inf:
             raise ValueError(f"the spacing of {step:g} in its header is not valid; correct pixdim")
 
+    header.remarks = _remarks(path, header)
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     held = voxels.stat().st_size
@@ -206,6 +207,19 @@ def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any,
         raise ValueError("its affine (sform or qform) does not span a volume")
 
     return header, affine, offset + chosen * size
+
+
+def _remarks(path: Path, header: Any) -> tuple[str, ...]:
+    """What a header leaves open, and is read as nibabel does."""
+    remarks = []
+    if not header["qform_code"] and not header["sform_code"]:
+        remarks.append(
+            f"'{path}': its header states no orientation (qform and sform are 0): check left and"
+            " right in a viewer"
+        )
+    if (header["pixdim"][1:4] < 0).any():
+        remarks.append(f"'{path}': its header states a negative spacing, whose sign is ignored")
+    return tuple(remarks)
 
 
 def _decode(file: Any, header: Any, offset: int, voxels: np.ndarray) -> None:

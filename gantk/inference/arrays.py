@@ -17,7 +17,7 @@ from gantk.data.intensity import IntensityMapping
 from gantk.data.masks import outside_of
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.formats.image import Image
+from gantk.formats.image import Image, unusable_values
 from gantk.inference import array_types as objects
 from gantk.inference.array_shapes import (
     as_batch,
@@ -130,7 +130,7 @@ def _about_values(batch: np.ndarray, pipeline: Pipeline) -> list[Note]:
     """The notes about an array (N, C, *spatial): those that need neither header nor name."""
     frame = pipeline.frame
     scan = _as_scan(batch, frame.dims) if len(batch) == 1 or frame.dims == 2 else batch[0]
-    if not np.isfinite(scan).all():
+    if unusable_values(scan):
         return []  # refused, or a missing contrast
 
     if frame.dims == 2 and len(batch) == 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gantk.catalog.domains import splits_of
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.sources.files import Files
 
@@ -355,3 +356,11 @@ def test_kinds_that_are_not_read_are_rows_and_a_note(tmp_path, pictures):
     assert len(source.records()) == 8
     assert len(source.catalog.of_kind("other")) == 4
     assert "4 files of kinds that gantk does not read: GIF (2), WEBP (2)" in " ".join(source.notes)
+
+
+@pytest.mark.parametrize(
+    "word", ["val", "valid", "validation", "Val", "dev", "imagesVal", "val_set"]
+)
+def test_folders_of_validation_are_no_training(word):
+    places = [("train", "p1"), (word, "p2"), ("test", "p3")]
+    assert splits_of(places) == ["train", "validation", "test"]

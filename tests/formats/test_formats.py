@@ -279,6 +279,28 @@ NIFTI_CODES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda header: None, ""),
+        (lambda header: header.set_sform(None, 0), ""),
+        (lambda header: (header.set_sform(None, 0), header.set_qform(None, 0)), "no orientation"),
+        (lambda header: header["pixdim"].__setitem__(1, -2), "negative spacing"),
+    ],
+)
+def test_nifti_that_leaves_its_place_open_says_so(tmp_path, edit, said):
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.diag([2, 2, 2, 1]))
+    image.set_qform(image.affine, 1)
+    image.to_filename(tmp_path / "x.nii")
+    header = nib.load(tmp_path / "x.nii").header
+    edit(header)
+    content = (tmp_path / "x.nii").read_bytes()
+    (tmp_path / "x.nii").write_bytes(header.binaryblock + content[len(header.binaryblock) :])
+
+    remarks = io.read(tmp_path / "x.nii").remarks
+    assert [said in remark for remark in remarks] == [True] * bool(said)
+
+
 @NIFTI_CODES
 def test_nifti_without_its_header_keeps_place_and_units_only(tmp_path, kind, codes):
     before = nifti_with_metadata(kind, codes)

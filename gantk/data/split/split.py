@@ -632,8 +632,7 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
             else ("patient has", "this patient")
         )
         lines.append(
-            f"{len(both)} {patients} slices in both training and test (split by block): scores hold"
-            f" only for {these}"
+            f"{len(both)} {patients} slices in both training and test: scores hold only for {these}"
         )
 
     if "" in tested:

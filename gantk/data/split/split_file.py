@@ -15,7 +15,7 @@ from gantk.files import sha256_of
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("none", "exclude", "-"), "none"),
 }
