@@ -370,27 +370,6 @@ def test_unpairing_keeps_what_cannot_be_divided(records):
     assert unpair(records) == records
 
 
-def test_a_file_of_folds_gives_each_its_turn(tmp_path):
-    file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
-    for fold in (1, 2, 3):
-        splits, _ = split_records(study(9), file=file, fold=fold, validation=0)
-        tested = subjects_of(splits)[2]
-        assert tested == [f"p{n:02d}" for n in range(9) if 1 + n % 3 == fold]
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [({}, "3 folds, but the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")],
-    ids=str,
-)
-def test_folds_that_the_file_lacks_are_an_error(tmp_path, options, words):
-    file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
-    with pytest.raises(UserError, match=words) as error:
-        split_records(study(9), file=file, **options)
-
-    assert error.value.allowed == "1, 2, 3"
-
-
 @pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
 def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     files = [tmp_path / "images" / f"{n}.png" for n in range(9)]
@@ -420,11 +399,6 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
             ["patient,split", "p00,train", ",test"],
             "the column 'patient' is empty in this row.*line 3",
         ),
-        (["patient,fold", "p00,0", "p01,-1"], "'-1' is not a valid fold.*line 3"),
-        (
-            ["patient,split,fold", "p00,train,1"],
-            "both a column 'split' and a column 'fold'.*line 1",
-        ),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "has no training images"),
         (
             [
@@ -440,7 +414,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
         ),
         ([""], "is empty"),
     ],
-    ids=["two sets", "nobody", "fold", "columns", "no training", "pair", "empty"],
+    ids=["two sets", "nobody", "no training", "pair", "empty"],
 )
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     with pytest.raises(UserError) as error:

@@ -67,7 +67,7 @@ def split_records(
     # k-fold: number of parts of equal size, each of which is the test set once; 0 = use shares
     folds: int = 0,
     fold: int = 0,  # k-fold: the part that is the test set, counted from 0
-    # CSV with the set of each patient: columns patient (or path) and split (or fold)
+    # CSV with the set of each patient: columns patient (or path) and split
     file: str = "",
     fingerprints: Mapping = {},  # by domain and key, of images that were read already
     origin: str = FOLDERS_OR_TABLE,  # what names the sets of records
@@ -76,8 +76,7 @@ def split_records(
     the arguments only.
 
     `file` has priority; then `folds`, which ignore the folders' names; then the sets that folders
-    or a table name (`Record.split`). A set that these do not name is empty, except that with the
-    folds of a file, `validation` is taken from the training images. Only `by = "block"` divides
+    or a table name (`Record.split`). A set that these do not name is empty. Only `by = "block"` divides
     known patients. Of two patients, one is trained on and one tested, of three `auto` trains on
     two; neither leaves one for validation. Registered pairs are never divided. UserError, with the
     numbers, where there are too few units for the shares.
@@ -92,12 +91,14 @@ def split_records(
     made = {"seed": seed}
     draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
-        records, details = read_split_file(records, file, folds, fold)
+        if folds:
+            what = f"folds = {folds} cannot be combined with the sets of '{file}'"
+            raise UserError(what, where="data.split.folds", remedy="remove one of the two")
+        records, details = read_split_file(records, file)
         made |= details
 
     if file or (not folds and any(record.split for record in records)):
-        asked = shares if "fold" in made else {}
-        splits, how = _as_given(records, asked, file, origin, draw)
+        splits, how = _as_given(records, file, origin, draw)
     else:
         splits, how = draw(records, shares, folds=folds, fold=fold)
         made |= {"folds": folds, "fold": fold} if folds else {}
@@ -108,14 +109,11 @@ def split_records(
 
 def _as_given(
     records: Sequence[Record],
-    asked: dict[str, float],
     file: str,
     origin: str,
     draw: Callable[..., tuple[Splits, str]],
 ) -> tuple[Splits, str]:
-    """The sets that a file or `origin` names; sets of `asked` that it does not name are drawn from
-    train.
-    """
+    """The sets that a file or `origin` names; a set that it does not name is empty."""
     given: dict[str, list[Record]] = {name: [] for name in SETS}
     for record in records:
         given[record.split or "train"].append(record)
@@ -128,23 +126,13 @@ def _as_given(
             raise UserError(what, where="data.split.file", allowed="rows with the split train")
         raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
-    # Shares refer to all images, so that they are larger shares of the training images.
-    whole = len(records) / len(given["train"])
-    shares = {}
-    for name, limit in (("test", 0.5), ("validation", 0.4)):
-        shares[name] = 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limit)
-
-    splits, how = draw(given["train"], shares)
+    splits, how = draw(given["train"], {"test": 0.0, "validation": 0.0})
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
-        drawn_by = splits.by
         splits |= named_sets
         how = f"{' and '.join(named_sets)} given by {origin}"
-        if any(shares.values()):
-            how += f", the rest drawn from the training images by {drawn_by}"
-
-        for name, share in shares.items():
-            if not share and name not in named_sets:
+        for name in ("test", "validation"):
+            if name not in named_sets:
                 how += f", no {name}"
 
         how += f": {_counts(splits)}"

@@ -1,4 +1,4 @@
-"""Reads splits from a CSV: one row for each patient, or for each image, with its set or its fold."""
+"""Reads splits from a CSV: one row for each patient, or for each image, with its set."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ WORDS = {
 WHERE = "data.split.file"
 
 
-def read_split_file(
-    records: Sequence[Record], file: str, folds: int, fold: int
-) -> tuple[list[Record], dict[str, Any]]:
+def read_split_file(records: Sequence[Record], file: str) -> tuple[list[Record], dict[str, Any]]:
     """Return the records with the CSV's splits, without those that it leaves out (`none`), and the
-    file's entry in split.json (path, hash, fold).
+    file's entry in split.json (path, hash).
 
     The CSV has a header, a column `patient` (or `path`, relative to the CSV's folder, or `key`) and
-    a column `split` (train, validation, test, none) or `fold` (whole numbers; the rows of `fold`
-    are the test set, all others are trained on). Its separator is a comma, semicolon or tab. Rows
+    a column `split` (train, validation, test, none). Its separator is a comma, semicolon or tab. Rows
     of patients that the source does not have are skipped; a patient or an image without a row is a
     UserError, as is every other problem, with its line.
     """
@@ -48,22 +45,8 @@ def read_split_file(
     own: dict[str, str] = {}
     own |= {column: usual[column][0] for column in ("patient", "path") if column in usual}
     column = _column(path, [*header, *own], ("patient", "path", "key"))
-    kind = _column(path, header, ("split", "fold"))
-    sets = _read_sets(path, lines, own.get(column, column), kind)
-    entry: dict[str, Any] = {"file": {"path": str(path), "sha256": sha256_of(path)}}
-    numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
-    if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
-        what = (
-            f"'{path}' has {len(numbers)} folds, but the recipe asks for fold {fold} of"
-            f" {folds or len(numbers)}"
-        )
-        allowed = ", ".join(map(str, numbers)) or "folds = 0, if the table has a column split"
-        raise UserError(what, where="data.split.fold", allowed=allowed)
-
-    if kind == "fold":
-        entry["fold"] = fold
-        sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
-
+    _column(path, header, ("split",))
+    sets = _read_sets(path, lines, own.get(column, column))
     assigned = list(zip(records, _sets_of(records, path, column, sets), strict=True))
     without_row = [record for record, place in assigned if place is None]
     if without_row:
@@ -71,34 +54,29 @@ def read_split_file(
 
     kept = [replace(record, split=place) for record, place in assigned if place != "none"]
     _expect_pairs_together(kept, path)
-    return kept, entry
+    return kept, {"file": {"path": str(path), "sha256": sha256_of(path)}}
 
 
 def _read_sets(
-    path: Path, lines: Iterable[tuple[int, dict[str, str]]], column: str, kind: str
+    path: Path, lines: Iterable[tuple[int, dict[str, str]]], column: str
 ) -> dict[str, str]:
-    """The set, or the number of the fold, of each name in `column`; UserError with the line of a
-    wrong row.
-    """
+    """The set of each name in `column`; UserError with the line of a wrong row."""
     sets: dict[str, str] = {}
     for line, row in lines:
         name = row.get(column, "")
-        value = row.get(kind, "").lower()
+        value = row.get("split", "").lower()
         where = f"{WHERE}: '{path.name}', line {line}"
         if not name:
             what = f"the column '{column}' is empty in this row"
             raise UserError(what, where=where, remedy="fill it in, or remove the row")
 
-        known = value in WORDS if kind == "split" else value.isdecimal()
-        if not known:
-            allowed = "0, 1, 2, ..."
-            if kind == "split":
-                allowed = "train, validation, test, or none to leave the row out"
+        if value not in WORDS:
+            allowed = "train, validation, test, or none to leave the row out"
             remedy = did_you_mean(value, WORDS)
-            what = f"'{value}' is not a valid {kind}"
+            what = f"'{value}' is not a valid split"
             raise UserError(what, where=where, allowed=allowed, remedy=remedy)
 
-        value = WORDS.get(value, value)
+        value = WORDS[value]
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' in this row, but in '{sets[name]}' in an earlier one"
             raise UserError(what, where=where, remedy="keep one of the two rows")
@@ -123,9 +101,7 @@ def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
 
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
-    """The one name of `names` that a table has as a column; UserError where it has none, or both
-    split and fold.
-    """
+    """The first of `names` that a table has as a column; UserError where it has none."""
     present = [name for name in names if name in header]
     if not present:
         columns = first_columns([*map(repr, header)])
@@ -133,13 +109,6 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
         allowed = f"a header with one of the columns {', '.join(names)}"
         remedy = did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
-
-    if present == ["split", "fold"]:
-        raise UserError(
-            f"'{path}' has both a column 'split' and a column 'fold'",
-            where=f"{WHERE}: line 1",
-            remedy="remove one of them",
-        )
 
     return present[0]
 
