@@ -17,7 +17,6 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = {  # pages that stand elsewhere in the repository -> where they stand on the site
-    "README.md": "index.md",
     "benchmarks/results/quick.md": "benchmarks/every-recipe.md",
     "benchmarks/results/README.md": "benchmarks/measured.md",
     "benchmarks/results/quality.md": "benchmarks/quality.md",
@@ -93,10 +92,44 @@ def on_files(files, config):
     return files
 
 
+def on_page_content(html: str, page, config, files) -> str:
+    """The hook: code is wrapped between its words only, and a table can be scrolled by keys."""
+    html = re.sub(r"<code\b[^>]*>.*?</code>", _keep_words, html, flags=re.S)
+    html = html.replace("<table>", '<table tabindex="0">')
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", html)  # an empty cell heads nothing
+
+
+MAX_UNBROKEN = 34  # characters; a longer word does not fit beside others on a phone
+LEXED_OPTION = (
+    r"--<span class=\"nb\">(\w+)</span>"  # Pygments takes the word of --set for a builtin
+)
+
+
+def _keep_words(code: re.Match) -> str:
+    """A <code> element whose words with a hyphen or a slash stay on one line."""
+    pieces = re.split(r"(<[^>]+>)", re.sub(LEXED_OPTION, r"--\1", code[0]))
+    pieces[::2] = [re.sub(r"[^\s<]+", _keep_word, text) for text in pieces[::2]]
+    return "".join(pieces)
+
+
+def _keep_word(word: re.Match) -> str:
+    breaks = "-" in word[0] or "/" in word[0]
+    short = len(word[0]) <= MAX_UNBROKEN
+    return f'<span class="word">{word[0]}</span>' if breaks and short else word[0]
+
+
 def on_post_page(output: str, page, config) -> str:
-    """The hook: a script that the theme would load from elsewhere comes from the site itself."""
+    """The hook: a script that the theme would load from elsewhere comes from the site itself; what
+    the theme leaves without a name of its own gets one, for readers of screens.
+    """
     from mkdocs.utils import get_relative_url
 
+    output = output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+    output = re.sub(
+        r'aria-labelledby="__nav_[\d_]+_label"(?=[^>]*>\s*<label[^>]*>\s*<span[^>]*></span>\s*([^<]+?)\s*<)',
+        r'aria-label="\1"',
+        output,
+    )
     return output.replace(SHIM, get_relative_url("iframe-worker.js", page.url))
 
 

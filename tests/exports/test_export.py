@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, ROOT, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
@@ -40,6 +40,21 @@ def export(run: Path, out: Path, say=lambda line: None, **options) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return small_run(tmp_path_factory.mktemp("paired"), {"name": "regression", "generator": UNET})
+
+
+def test_lines_of_the_guide_translate_as_gantk_does(run, tmp_path, monkeypatch):
+    page = (ROOT / "docs/guides/onnx.md").read_text("utf-8")
+    scan = native((32, 32))
+    lines = page.partition("```python\n")[2].partition("```")[0]
+    lines = re.sub(r"^scan = .*$", "scan = given", lines, flags=re.M)
+    monkeypatch.chdir(tmp_path)
+    export(run, Path("t1_to_t2.onnx"))
+    names = {"given": scan}
+    exec(lines, names)
+
+    expected = toolkit.load(run, device="cpu").translate(scan)
+
+    assert np.abs(names["result"] - expected).max() < 1e-3 * np.ptp(expected)
 
 
 # ---- the comparison with PyTorch

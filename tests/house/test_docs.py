@@ -3,6 +3,8 @@ bottom.
 """
 
 import importlib.util
+import itertools
+import json
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import click
 import pytest
+from browser import BROWSER, Browser
 from click.exceptions import NoArgsIsHelpError
 from page_data import prepared, shorten
 from tiny import ROOT
@@ -295,15 +298,20 @@ def run_blocks(page: Path, environment: dict[str, str]) -> None:
             exec(compile(block.text, page.name, "exec"), names)
 
 
-@pytest.mark.slow
-def test_site_builds_without_warnings_and_works_offline(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built as `make docs` builds it: a warning is an error."""
     pytest.importorskip("mkdocs", reason="needs mkdocs: pip install gantk[docs]")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
     assert done.returncode == 0, done.stderr
+    return folder
 
-    for page in tmp_path.rglob("*.html"):
+
+@pytest.mark.slow
+def test_site_works_offline(site):
+    for page in site.rglob("*.html"):
         text = page.read_text("utf-8")
         assert not re.findall(
             r"<(?:script|img|iframe|source)[^>]*\bsrc=[\"']?(?:https?:)?//", text
@@ -312,4 +320,57 @@ def test_site_builds_without_warnings_and_works_offline(tmp_path):
             r"<link[^>]*rel=[\"']?(?:stylesheet|preconnect|icon)[^>]*(?:https?:)?//", text
         ), page
 
-    assert "guides/pictures" in (tmp_path / "search/search_index.js").read_text("utf-8")
+    assert "guides/pictures" in (site / "search/search_index.js").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_no_line_of_code_breaks_inside_an_option(site):
+    for page in site.rglob("*.html"):
+        for code in re.findall(r"<code\b[^>]*>(.*?)</code>", page.read_text("utf-8"), re.S):
+            free = re.sub(r'<span class="word">[^<]*</span>|<[^>]*>', " ", code)
+            assert not re.findall(r"(?<![\w-])--[a-z][\w-]*", free), f"{page.name}: {code[:200]}"
+
+
+def axe_script() -> str:
+    """axe-core, which finds what people with impaired sight or hands cannot use."""
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    npm = shutil.which("npm")
+    root = (
+        subprocess.run([npm, "root", "--global"], capture_output=True, text=True) if npm else None
+    )
+    script = Path(root.stdout.strip() if root else "") / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("needs axe-core: npm install --global axe-core")
+    return script.read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    ["index", "start/your-scans", "guides/troubleshooting", "background/trust", "reference/keys"]
+    + ["reference/recipes", "own-parts/method", "benchmarks/published-systems", "glossary"],
+)
+def test_a_page_can_be_read_by_everyone(site, page, tmp_path):
+    """No complaint of axe in light and dark colours, on a screen and on a phone."""
+    script = axe_script()
+    with Browser(tmp_path, f"{(site / page).as_uri()}.html") as browser:
+        for width, scheme in itertools.product((1280, 390), ("default", "slate")):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser("Emulation.setDeviceMetricsOverride", **size)
+            calm = {"name": "prefers-reduced-motion", "value": "reduce"}
+            browser("Emulation.setEmulatedMedia", features=[calm])
+            browser.js(f"document.body.dataset.mdColorScheme = '{scheme}'")  # as its switch does
+            browser.js(script)
+            # the theme's script draws the buttons that copy code as landmarks without a name
+            run = "axe.run({exclude: ['.md-code__nav']})"
+            found = browser.js(f"{run}.then(found => JSON.stringify(found.violations))")
+            complaints = [
+                f"{rule['id']}: {node['target']}"
+                for rule in json.loads(found)
+                for node in rule["nodes"]
+            ]
+
+            assert complaints == [], f"{width} px, {scheme}"
+            wide = "document.documentElement.scrollWidth"
+            assert browser.js(wide) <= width, f"{page} is wider than {width} px"
