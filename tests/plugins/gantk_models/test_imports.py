@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import test_models
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -22,6 +23,7 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 
 QUIET = {"say": lambda line: None}
+hub = test_models.hub  # the fixture
 WIDTH = 4
 NORMS = ("instance", "batch", "none")
 
@@ -508,31 +510,147 @@ def test_options_of_fastcut_are_in_the_recipe_or_named(tmp_path):
     assert named == {"flip_equivariance", "lambda_GAN", "netF", "nce_layers"}
 
 
-def test_an_import_can_be_exported_packed_and_fine_tuned(tmp_path, gantk):
-    folder, _ = cyclegan(tmp_path / "maps", ndf=4, netD="basic", crop_size=32)
+# ---- an imported model is a model like any other
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory) -> tuple[Path, list[nn.Module]]:
+    """An imported CycleGAN with its discriminators, T1 <-> T2, and its generators."""
+    place = tmp_path_factory.mktemp("imported")
+    folder, networks = cyclegan(place / "maps", ndf=4, netD="basic")
     for name, seed in (("D_A", 2), ("D_B", 3)):
         torch.manual_seed(seed)
         sides = [(1, 4), (4, 8), (8, 16), (16, 32), (32, 1)]
         strides = [2, 2, 2, 1, 1]
         layers = dict(zip((0, 2, 5, 8, 11), zip(sides, strides, strict=True), strict=True))
         state = {}
-        for place, ((a, b), stride) in layers.items():
+        for number, ((a, b), stride) in layers.items():
             convolution = nn.Conv2d(a, b, 4, stride, 1)
-            state |= {f"model.{place}.{k}": v for k, v in convolution.state_dict().items()}
+            state |= {f"model.{number}.{k}": v for k, v in convolution.state_dict().items()}
         torch.save(state, folder / f"latest_net_{name}.pth")
 
-    model = tmp_path / "m"
-    made = gantk("import", str(folder), str(model), "--domains", "T1,T2", "--discriminators")
-    assert made.code == 0, made.err
-    assert (
-        gantk("export", str(model), "--format", "onnx", "--out", str(tmp_path / "m.onnx")).code == 0
-    )
-    assert gantk("pack", str(model), str(tmp_path / "packed")).code == 0
+    options = {"domains": ("T1", "T2"), "discriminators": True}
+    return import_checkpoint(folder, place / "model", **options, **QUIET), networks
 
-    recipe = load_recipe(model / "recipe.toml").tables
+
+@pytest.fixture
+def picture(tmp_path, imported) -> tuple[Path, np.ndarray]:
+    """A picture of T1, and what the checkpoint's own program makes of it."""
+    pixels = draw_picture(tmp_path / "given.png", 64, 1)
+    return tmp_path / "given.png", as_test_py(imported[1][0], pixels, False)
+
+
+def test_an_import_on_the_command_line_is_the_same(tmp_path, gantk, imported):
+    out = tmp_path / "model"
+    folder = imported[0].parent / "maps"
+    made = gantk("import", folder, out, "--domains", "T1,T2", "--discriminators")
+    assert made.code == 0, made.err
+    assert (out / "recipe.toml").read_bytes() == (imported[0] / "recipe.toml").read_bytes()
+
+
+def test_translations_of_an_import_are_scored(tmp_path, gantk, imported, picture):
+    path, expected = picture
+    for name in ("scans", "truth", "made"):
+        (tmp_path / name).mkdir()
+    path.rename(tmp_path / "scans" / "p1.png")
+    Image.fromarray(expected).save(tmp_path / "truth" / "p1.png")
+    translate(imported[0], tmp_path / "scans", tmp_path / "made", to="T2", device="cpu", **QUIET)
+    json_file = tmp_path / "scores.json"
+    folders = ("--pred", tmp_path / "made", "--truth", tmp_path / "truth")
+    assert gantk("eval", *folders, "--json", json_file).code == 0
+
+    scores = json.loads(json_file.read_text())["metrics"]["pred_to_truth"]
+    assert scores["mae"]["value"] <= 1
+    assert scores["psnr"]["value"] > 45
+
+
+@pytest.mark.slow
+def test_an_import_as_onnx_makes_the_same(tmp_path, gantk, imported, picture):
+    pytest.importorskip("onnxscript")
+    path, expected = picture
+    onnx = tmp_path / "m.onnx"
+    done = gantk("export", imported[0], "--format", "onnx", "--to", "T2", "--out", onnx)
+    assert done.code == 0, done.err
+    translate(onnx, path, tmp_path / "made.png", **QUIET)
+    assert largest_difference(np.asarray(Image.open(tmp_path / "made.png")), expected) <= 1
+
+
+@pytest.mark.slow
+def test_an_import_in_the_app_makes_the_same(tmp_path, imported, picture):
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    from fastapi.testclient import TestClient
+
+    from gantk_serve.app.server import application
+    from gantk_serve.app.service import Service
+
+    path, expected = picture
+    service = Service(str(imported[0]), tmp_path / "place", 300_000, "cpu")
+    client = TestClient(application(service), base_url="http://127.0.0.1")
+    uploaded = client.post("/gradio_api/upload", files={"files": ("p.png", path.read_bytes())})
+    body = {"data": [{"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}, "T2", ""]}
+    event = client.post("/gradio_api/call/translate", json=body).json()["event_id"]
+    answer = client.get(f"/gradio_api/call/translate/{event}").text
+    assert "event: complete" in answer, answer
+    result = json.loads(answer.rpartition("data: ")[2])[0]
+    made = np.asarray(Image.open(result["path"]))
+    assert largest_difference(made, expected) <= 1
+
+
+def test_a_rule_of_the_service_finds_an_import(tmp_path, imported):
+    pytest.importorskip("pydicom")
+    from orthanc_double import OrthancDouble
+    from serving import study
+
+    from gantk_serve.rules import Rules
+    from gantk_serve.worker import Worker
+
+    orthanc = OrthancDouble()
+    orthanc.add(*study(tmp_path / "s", 1, slices=3))
+    (tmp_path / "serve").mkdir()
+    rules = {
+        "service": {"folder": str(tmp_path / "serve"), "device": "cpu"},
+        "rules": [{"model": str(imported[0]), "to": "T2"}],
+    }
+    worker = Worker(Rules.model_validate(rules), orthanc, print)
+    for _ in range(4):
+        worker.step()
+    ((_, made),) = orthanc.derived().items()
+    assert len(made) == 3
+    assert made[0].SeriesDescription.startswith("synthetic T2")
+
+
+def test_a_packed_import_makes_the_same(tmp_path, gantk, imported, picture):
+    path, expected = picture
+    assert gantk("pack", imported[0], tmp_path / "packed", "--dtype", "float32").code == 0
+    translate(tmp_path / "packed", path, tmp_path / "made.png", to="T2", device="cpu", **QUIET)
+    assert largest_difference(np.asarray(Image.open(tmp_path / "made.png")), expected) <= 1
+
+
+@pytest.mark.slow
+def test_a_pushed_import_makes_the_same(tmp_path, hub, imported, picture):
+    path, expected = picture
+    pushed, translated = hub(
+        ["push", imported[0], "me/maps", "--license", "cc-by-4.0"],
+        [
+            "translate",
+            "hf://me/maps",
+            path,
+            tmp_path / "made.png",
+            "--to",
+            "T2",
+            *test_models.ON_CPU,
+        ],
+    )
+    assert pushed[0] == 0, pushed[1]
+    assert translated[0] == 0, translated[1]
+    assert largest_difference(np.asarray(Image.open(tmp_path / "made.png")), expected) <= 1
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_an_import(tmp_path, imported):
+    recipe = load_recipe(imported[0] / "recipe.toml").tables
     recipe["data"]["source"] = {"name": "phantom", "subjects": 6, "slices": 2}
-    recipe["data"]["size"] = [32, 32]
-    recipe["train"] |= {"start": str(model), "steps": 1}
+    recipe["train"] |= {"start": str(imported[0]), "steps": 1}
     del recipe["train"]["epochs"]
     lines: list[str] = []
     done = run(recipe, out=tmp_path / "run", device="cpu", say=lines.append)
