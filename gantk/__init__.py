@@ -24,7 +24,7 @@ _PUBLIC = {
     "gantk.report.markdown": ["score_table", "markdown_table"],
     "gantk.metrics.statistics.comparing": ["compare_systems", "correct_tests"],
     "gantk.training.trial": ["predict"],
-    "gantk.errors": ["GantkError", "UserError", "Interrupted"],
+    "gantk.errors": ["GantkError", "GantkWarning", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.plugin.loader": ["registry"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

@@ -93,7 +93,7 @@ class Commands(CommandGroup):
             if isinstance(error, Interrupted):
                 complain("stop", str(error), "yellow")
             else:
-                complain("error", str(error))
+                complain("error", error.on_command_line())
 
         sys.exit(error.exit_code)
 

@@ -24,6 +24,8 @@ REMEDIES = {
     errno.EPERM: DENIED_REMEDY,
     errno.EROFS: DENIED_REMEDY,
 }
+# arguments of commands, whose functions have parameters of the same names
+ARGUMENTS = ("FOLDER", "IMAGE", "INPUT", "NAME", "OUT", "OUTPUT", "RECIPE", "RUN", "SCANS", "STYLE")
 REMEDIES |= {errno.EFBIG: "Raise the system limit for the size of files (ulimit -f)."}
 
 
@@ -38,6 +40,10 @@ class GantkError(Exception):
     """
 
     exit_code = 1
+
+    def on_command_line(self) -> str:
+        """The message with the names of the command line; `str()` has those of Python."""
+        return str(self)
 
 
 class UserError(GantkError):
@@ -82,12 +88,18 @@ class UserError(GantkError):
         super().__init__(what)
 
     def __str__(self) -> str:
+        return self._text(self.where and python_name(self.where))
+
+    def on_command_line(self) -> str:
+        return self._text(self.where)
+
+    def _text(self, where: str | None) -> str:
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace(
             "?.", "?"
         )
-        text = f"{text}  ({self.where})" if self.where else text
+        text = f"{text}  ({where})" if where else text
         # A quotation from a file is cut to 200 characters; a path is shown whole.
         return re.sub(
             r"(?<!\w)'([^'/]{90})[^'/]{20,}([^'/]{90})'(?!\w)", r"'\1 ... \2'", printable(text)
@@ -100,6 +112,15 @@ class UserError(GantkError):
         """Put `where` before the place that this error already names; returns the error."""
         self.where = f"{where}: {self.where}" if self.where else where
         return self
+
+
+def python_name(where: str) -> str:
+    """The parameter that an option or argument of the command line sets: `to` of "--to", `input` of
+    "INPUT"; other places are unchanged.
+    """
+    if where in ARGUMENTS:
+        return where.lower()
+    return re.sub(r"(?<!\S)--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), where)
 
 
 class TooFewImages(UserError):
@@ -118,6 +139,10 @@ class Interrupted(GantkError):
 
 class CtrlC(KeyboardInterrupt):
     """Ctrl-C, where the `gantk` command handles it. A plugin may raise a plain KeyboardInterrupt."""
+
+
+class GantkWarning(UserWarning):
+    """A note or a warning about images, a recipe or a result: what the command line prints."""
 
 
 WHILE = "while "  # begins the note of `doing`

@@ -102,7 +102,7 @@ def _refuse_shape(
 ) -> NoReturn:
     """Raise the UserError for an array that the model does not take."""
     what = f"an array of shape {tuple(shape)} {what}"
-    raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+    raise UserError(what, allowed=_allowed_shapes(frame), remedy=remedy)
 
 
 def _allowed_shapes(frame: Frame) -> str:
@@ -138,13 +138,13 @@ def check_values(pixels: np.ndarray, frame: Frame) -> None:
                 "all values of a contrast are NaN, but this model was not trained for missing"
                 " contrasts"
             )
-            raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
+            raise UserError(what, remedy='train with data.missing = "mask"')
         wrong[lacking] = False
 
     count = int(wrong.sum())
     if count:
         what = f"{count} of {wrong.size} values are {UNUSABLE}"
-        raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
+        raise UserError(what, remedy="replace them: np.nan_to_num(array, nan=0)")
 
 
 def own_mapping(pipeline: Pipeline, pixels: np.ndarray, several: str) -> Any:

@@ -64,7 +64,6 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
     if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
         raise UserError(
             f"{name} has the shape {voxels.shape}",
-            where="translate",
             allowed="two or three sides longer than 1",
         )
 
@@ -73,9 +72,7 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
 
     if wrong := unusable_words(upright):
         what = f"{name} contains {wrong}"
-        raise UserError(
-            what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
-        )
+        raise UserError(what, remedy="replace them (NaN outside the head is usually 0)")
 
     pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
     return Image(pixels, affine, Path(name), voxels.dtype, header)
@@ -87,7 +84,7 @@ def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.
         what = (
             f"a translation with {made.channels} channels does not fit into an image of this type"
         )
-        raise UserError(what, where="translate", remedy="translate an array instead")
+        raise UserError(what, remedy="translate an array instead")
     upright = made.pixels[0].reshape(upright_sides(shape, affine))
     return np.ascontiguousarray(in_file_order(upright, shape, affine), dtype=np.float32)
 
@@ -99,16 +96,13 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
     if np.prod(given.shape[3:], dtype=int) != 1:
         count = int(np.prod(given.shape[3:]))
         what = f"{name} contains {count} volumes (shape {given.shape})"
-        raise UserError(
-            what, where="translate", allowed="one volume", remedy="select one: image.slicer[..., 0]"
-        )
+        raise UserError(what, allowed="one volume", remedy="select one: image.slicer[..., 0]")
 
     shape = (*given.shape, 1, 1)[:3]
     affine = UPRIGHT if given.affine is None else np.asarray(given.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise UserError(
             f"the affine of {name} is not invertible or not finite",
-            where="translate",
             remedy="set the true affine",
         )
 
@@ -139,9 +133,7 @@ def _simpleitk(given: Any) -> tuple[Image, Back]:
     if n not in (2, 3) or parts != 1:
         what = f"the SimpleITK image has {n} axes and {parts} values per voxel"
         remedy = "select a volume with sitk.Extract, or a value with sitk.VectorIndexSelectionCast"
-        raise UserError(
-            what, where="translate", allowed="2 or 3 axes, one value per voxel", remedy=remedy
-        )
+        raise UserError(what, allowed="2 or 3 axes, one value per voxel", remedy=remedy)
 
     spacing = np.array(given.GetSpacing())
     direction = np.array(given.GetDirection()).reshape(n, n)

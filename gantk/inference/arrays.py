@@ -203,7 +203,7 @@ def _contrasts(
     letter = model.domain(to)
     frame = model.frame(letter)
     contrasts = model.contrasts(OTHER[letter])
-    images = by_contrast(given, contrasts, "translate")
+    images = by_contrast(given, contrasts, "images")
     targets = model.contrasts(letter)[model.part(letter, to)]
     names = targets
     if frame.completes:
@@ -216,7 +216,7 @@ def _contrasts(
         parts = _contrasts_of_arrays(model, arrays, to, options, progress)
     elif arrays:
         what = "some contrasts are arrays, others are images of another type"
-        raise UserError(what, where="translate", allowed="one type for all contrasts of a patient")
+        raise UserError(what, allowed="one type for all contrasts of a patient")
     else:
         parts = _contrasts_of_images(model, images, to, options, progress)
 
@@ -244,7 +244,7 @@ def _contrasts_of_arrays(
     if len(shape) != frame.dims and not is_stack:
         axes = "(H, W) or (D, H, W)" if frame.dims == 2 else "(D, H, W)"
         what = f"the arrays have the shape {shape}"
-        raise UserError(what, where="translate", allowed=f"{axes} for each contrast")
+        raise UserError(what, allowed=f"{axes} for each contrast")
 
     missing = np.full(shape, np.nan, dtype=np.float32)
     channels = [arrays.get(name, missing) for name in model.contrasts(OTHER[letter])]
@@ -269,7 +269,7 @@ def _numbers(values: Any) -> np.ndarray:
     array = values.detach().cpu().numpy() if is_tensor(values) else np.asarray(values)
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} does not contain intensities"
-        raise UserError(what, where="translate", allowed="arrays of integers or floats")
+        raise UserError(what, allowed="arrays of integers or floats")
     return array
 
 
@@ -280,7 +280,7 @@ def _one_shape(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
         shown = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         what = f"the arrays of one patient have different shapes: {shown}"
         remedy = "give images of nibabel, which are resampled onto one grid, or resample the arrays"
-        raise UserError(what, where="translate", allowed="one shape", remedy=remedy)
+        raise UserError(what, allowed="one shape", remedy=remedy)
     return shapes.pop()
 
 
@@ -335,7 +335,7 @@ def _as_image(value: Any) -> tuple[Image, objects.Back]:
     taken = objects.from_library_image(value)
     if taken is None:
         what = f"an input of type {_type_name(value)} cannot be translated"
-        raise UserError(what, where="translate", allowed=KINDS)
+        raise UserError(what, allowed=KINDS)
     return taken
 
 
@@ -379,7 +379,6 @@ def _tensor(
         kind = f"a tensor of {images.dtype}, {images.layout}"
         raise UserError(
             f"{kind} does not contain intensities",
-            where="translate",
             allowed="dense tensors of integers or floats",
         )
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from gantk.data.masks import corner_levels
+from gantk.errors import GantkWarning
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 from gantk.inference.pipeline import Pipeline
@@ -21,15 +22,11 @@ Note = tuple[str, str]  # "note" or "warning", and its text
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
-class TranslationWarning(UserWarning):
-    """A note or a warning about an input or a result of `model.translate`."""
-
-
 def warn(notes: Iterable[Note]) -> tuple[str, ...]:
     """Give a Python warning for each note; returns their texts."""
     texts = [text for _, text in notes]
     for text in texts:
-        warnings.warn(text, TranslationWarning, stacklevel=5)
+        warnings.warn(text, GantkWarning, stacklevel=5)
     return tuple(texts)
 
 

@@ -108,6 +108,11 @@ class RunFolder:
         return read_results(self.path).dump().get("metrics", {})
 
     @property
+    def notes(self) -> list[str]:
+        """The notes and warnings about the recipe and its data, as they were printed."""
+        return list(read(self.path, "split.json").get("notes") or ())
+
+    @property
     def report(self) -> Path:
         """The path of report.html, which opens offline."""
         return self.path / "report.html"

@@ -191,6 +191,7 @@ SCHEMAS = {
         how=(str, "How the split was made, in words, with the number of images of each set."),
         leakage_allowed=(str, "The leaks that `--allow-leakage` accepted; null without leaks."),
         warnings=(list[str], "The warnings about the data at the start, repeated by a resume."),
+        notes=(list[str], "All notes and warnings that were printed at the start."),
         catalog=(
             list[dict[str, Any]] | None,
             "Every image that the source found, with its files relative to the source's folder; a"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
-from gantk.errors import UserError, count_noun
+from gantk.errors import GantkWarning, UserError, count_noun
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
 from gantk.machine.runtime import describe, start, sync_errors
@@ -58,7 +59,7 @@ def training(
     track: Iterable[str] = (),
     overwrite: bool = False,
     callbacks: Iterable[object] = (),
-    say: Say = lambda line: None,
+    say: Say | None = None,
     shown: bool = False,
 ) -> Training:
     """Prepare a training, whose steps are run by iterating over it. `gantk.run` does the same.
@@ -82,7 +83,7 @@ def training(
             profile_steps, track and overwrite. A continued training takes `device` alone.
         callbacks: objects with methods that are named like hooks, for this training alone:
             gantk_before_training, gantk_step_logged, gantk_images_scored, gantk_training_ended.
-        say: called with each line of output.
+        say: called with each line of output. None: notes and warnings are `gantk.GantkWarning`.
         shown: whether to print the progress.
 
     Returns:
@@ -92,11 +93,13 @@ def training(
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
     """
     hooks = Hooks(callbacks)
+    notes: list[str] = []
+    say = _noting(notes, say)
     with ExitStack() as ending:
         if _is_run(recipe):
             options = {"set": set, "profile": profile, "out": out, "precision": precision}
             _expect_none(options | {"seed": seed})
-            return _continue(Path(recipe), data, device, hooks, say, shown, ending)
+            return _continue(Path(recipe), data, device, hooks, say, shown, ending, notes)
 
         loader = None
         if is_loader(data):
@@ -139,10 +142,10 @@ def training(
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
             say(line)
 
-        warnings: list[str] = []
+        findings: list[str] = []
         if runtime.main and saved is None:
-            warnings = warnings_about(parts.data)
-            for line in warnings:
+            findings = warnings_about(parts.data)
+            for line in findings:
                 say(line)
 
         if parts.method.companions_note:
@@ -152,12 +155,31 @@ def training(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
-            _write_start(folder, loaded, tables, changed, parts, leaks, warnings)
+            _write_start(folder, loaded, tables, changed, parts, leaks, findings, notes)
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
 
         say(f"run      {folder.path}")
-        return _ready(parts, folder, resumed, saved, hooks, say, shown, ending, step_profile)
+        ready = _ready(parts, folder, resumed, saved, hooks, say, shown, ending, step_profile)
+        ready.notes = notes
+        return ready
+
+
+def _noting(notes: list[str], say: Say | None) -> Say:
+    """A `say` that also keeps notes and warnings, and gives Python warnings of them if `say` is
+    None.
+    """
+
+    def tell(line: str) -> None:
+        label, _, text = line.partition(" ")
+        if label in ("note", "warning"):
+            notes.append(text.strip())
+            if say is None:
+                warnings.warn(text.strip(), GantkWarning, stacklevel=3)
+        if say is not None:
+            say(line)
+
+    return tell
 
 
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:
@@ -181,6 +203,7 @@ def _continue(
     say: Say,
     shown: bool,
     ending: ExitStack,
+    notes: list[str],
 ) -> Training:
     """The training of a run folder, after its newest checkpoint."""
 
@@ -204,7 +227,9 @@ def _continue(
     saved = runtime.from_main(locked_checkpoint)
     parts = assemble(model, runtime, split, loader)
     prepare_batches(parts)
-    return _ready(parts, folder, True, saved, hooks, say, shown, ending)
+    ready = _ready(parts, folder, True, saved, hooks, say, shown, ending)
+    ready.notes = notes
+    return ready
 
 
 def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
@@ -308,7 +333,8 @@ def _write_start(
     changed: Mapping[str, tuple[str, str]],
     parts: Parts,
     leaks: UserError | None,
-    warnings: list[str],
+    findings: list[str],
+    notes: list[str],
 ) -> None:
     """Write what is known before the first step: recipe, environment and split."""
     machine = describe(parts.runtime)
@@ -324,7 +350,7 @@ def _write_start(
     about |= getattr(parts.data.source, "provenance", {})
     folder.write_recipe(tables)
     folder.write_json("environment.json", about)
-    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": warnings}
+    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": findings, "notes": notes}
     folder.write_json("split.json", parts.data.split_json() | found)
 
 

@@ -102,6 +102,7 @@ class Training:
         self._run = run
         self.profile = profile
         self.hooks = hooks or Hooks()
+        self.notes: list[str] = []  # notes and warnings about the recipe and its data
         self._ending = ending or ExitStack()
         self._shown = shown and parts.runtime.main
         self._stops: list[int] = []  # not empty: the training is to stop after this step

@@ -163,7 +163,6 @@ class Ensemble(TrainedModel):
         if isinstance(images, Mapping) and any(hasattr(x, "__array__") for x in images.values()):
             raise UserError(
                 "an ensemble takes no dict of arrays",
-                where="translate",
                 allowed="one array with a channel for each contrast, or a dict of files or images",
             )
         if isinstance(images, (list, tuple)):

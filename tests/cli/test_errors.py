@@ -155,7 +155,7 @@ def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
     monkeypatch.chdir(copied_run.parent)
     run = RunFolder(copied_run.rename(name).relative_to("."))
     for said in (
-        str(run.occupied_error()).removesuffix(".  (--out)"),
+        str(run.occupied_error()).removesuffix(".  (out)"),
         advice(run.path, 1).removesuffix("."),
     ):
         command, action, path = shlex.split(said[said.index("gantk ") :])

@@ -10,7 +10,8 @@ from page_data import volumes
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk
-from gantk.inference.notes import TranslationWarning
+from gantk import load
+from gantk.errors import GantkWarning, UserError
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def head() -> np.ndarray:
 
 
 def said(call) -> list[str]:
-    """The texts of the TranslationWarnings of a call."""
+    """The texts of the GantkWarnings of a call."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return [str(each.message) for each in caught if each.category is TranslationWarning]
+    return [str(each.message) for each in caught if each.category is GantkWarning]
 
 
 @pytest.mark.parametrize("kind", ["path", "nibabel"])
@@ -48,7 +49,7 @@ def test_a_result_holds_its_notes(model, head, tmp_path):
     path = tmp_path / "T2.nii.gz"
     nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
 
-    with pytest.warns(TranslationWarning):
+    with pytest.warns(GantkWarning):
         made = model.translate(path)
 
     assert any("says T2" in note for note in made.notes)
@@ -96,3 +97,34 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     given = {"array": plane, "path": path, "nibabel": nib.load(path)}[kind]
 
     assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))
+
+
+# where a mistake is on the command line -> in Python
+PLACES = [
+    ("--to", "to"),
+    ("--profile-steps", "profile_steps"),
+    ("--gray, --discriminators", "gray, discriminators"),
+    ("INPUT", "input"),
+    ("FLAIR", "FLAIR"),
+    ("data.size", "data.size"),
+    ("folder/p--x.png", "folder/p--x.png"),
+]
+
+
+@pytest.mark.parametrize(("option", "parameter"), PLACES)
+def test_messages_name_parameters_in_python(option, parameter):
+    error = UserError("it is wrong", where=option)
+    assert str(error) == f"it is wrong.  ({parameter})"
+    assert error.on_command_line() == f"it is wrong.  ({option})"
+
+
+def test_a_call_names_its_parameters_a_command_its_options(gantk, tiny_run, tmp_path, pictures):
+    (picture,) = pictures(tmp_path, 1)
+    with pytest.raises(UserError) as error:
+        load(tiny_run, device="cpu").translate(picture, to="FLAIR")
+    assert str(error.value).endswith("  (to)")
+    done = gantk("translate", tiny_run, picture, tmp_path / "made.png", "--to", "FLAIR")
+    assert done.err.replace("\n", " ").strip().endswith("(--to)")
+    with pytest.raises(UserError) as error:
+        load(tiny_run, device="cpu").translate(object())
+    assert "(" not in str(error.value).rpartition(". ")[2]

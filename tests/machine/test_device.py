@@ -116,7 +116,7 @@ def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
 
 def test_a_missing_card_is_an_error_that_lists_the_others(cuda, monkeypatch):
     cuda(count=2)
-    assert said("cuda:7") == "there is no cuda:7. Allowed: cuda:0, cuda:1.  (--device)"
+    assert said("cuda:7") == "there is no cuda:7. Allowed: cuda:0, cuda:1.  (device)"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     assert "CUDA_VISIBLE_DEVICES is '3,4'. Allowed: cuda:0, cuda:1." in said("cuda:3")
 

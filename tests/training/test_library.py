@@ -176,6 +176,17 @@ def test_values_of_another_scale_are_noted(tmp_path, low, high, said):
     assert sum("the first batch has values from" in line for line in lines) == said
 
 
+def test_notes_are_python_warnings_and_are_kept(tmp_path):
+    loader = iter([images(low=0.0, high=1.0)])
+    with (
+        pytest.warns(gantk.GantkWarning, match="the first batch has values from"),
+        gantk.training(TINY, data=loader, out=tmp_path / "run", **CPU) as training,
+    ):
+        pass
+    assert any("the first batch has values from" in note for note in training.notes)
+    assert gantk.Run(tmp_path / "run").notes == training.notes
+
+
 def test_callbacks_are_hooks_of_their_training_alone(tmp_path):
     calls = []
 

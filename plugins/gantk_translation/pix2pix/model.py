@@ -190,7 +190,6 @@ class Pix2Pix(Regression):
         if self.asked_class is None:
             raise UserError(
                 "a conditional Pix2Pix translates images of a given class, but none is given",
-                where="translate",
                 allowed=self.geometry.classes,
                 remedy="translate with method.of_class(number)",
             )
