@@ -15,6 +15,7 @@ import pytest
 import test_models
 import torch
 import torch.nn.functional as F
+from app_client import program, served
 from PIL import Image
 from torch import Tensor, nn
 
@@ -578,22 +579,17 @@ def test_an_import_as_onnx_makes_the_same(tmp_path, gantk, imported, picture):
 @pytest.mark.slow
 def test_an_import_in_the_app_makes_the_same(tmp_path, imported, picture):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
-    from fastapi.testclient import TestClient
-
     from gantk_serve.app.server import application
     from gantk_serve.app.service import Service
 
     path, expected = picture
     service = Service(str(imported[0]), tmp_path / "place", 300_000, "cpu")
-    client = TestClient(application(service), base_url="http://127.0.0.1")
-    uploaded = client.post("/gradio_api/upload", files={"files": ("p.png", path.read_bytes())})
-    body = {"data": [{"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}, "T2", ""]}
-    event = client.post("/gradio_api/call/translate", json=body).json()["event_id"]
-    answer = client.get(f"/gradio_api/call/translate/{event}").text
-    assert "event: complete" in answer, answer
-    result = json.loads(answer.rpartition("data: ")[2])[0]
-    made = np.asarray(Image.open(result["path"]))
-    assert largest_difference(made, expected) <= 1
+    with (
+        served(application(service)) as address,
+        program(address, tmp_path / "back") as call,
+    ):
+        result, _ = call(path, "T2")
+    assert largest_difference(np.asarray(Image.open(result)), expected) <= 1
 
 
 def test_a_rule_of_the_service_finds_an_import(tmp_path, imported):

@@ -13,13 +13,13 @@ import time
 import zipfile
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import dicom_files
 import numpy as np
 import pytest
 import requests
+from app_client import program, served
 from browser import BROWSER
 from tiny import small_run
 from volumes import volume
@@ -50,24 +50,6 @@ def client(service):
     return TestClient(application(service), base_url="http://127.0.0.1")
 
 
-@contextmanager
-def served(application):
-    """The address of a web application that is served in a thread."""
-    import uvicorn
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=5)
-    )
-    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    serving.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        serving.join()
-
-
 @pytest.fixture(scope="module")
 def address(service):
     """The address of the served application."""
@@ -75,20 +57,6 @@ def address(service):
 
     with served(application(service)) as found:
         yield found
-
-
-@contextmanager
-def program(address, folder, **options):
-    """`call(file, to, label)` as a program does it with Gradio's client: (result, notes)."""
-    from gradio_client import Client, handle_file
-
-    client = Client(address, verbose=False, download_files=folder, **options)
-    try:
-        yield lambda file, to="", label="": client.predict(
-            handle_file(file), to, label, api_name="/translate"
-        )
-    finally:
-        client.close()
 
 
 def zipped(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
