@@ -3,6 +3,7 @@ state.
 """
 
 import functools
+import re
 
 import dicom_files
 import numpy as np
@@ -152,9 +153,10 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     assert '# differs: train.schedule = { name = "linear"' in within
     assert "# --profile" not in within
     assert "# differs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
-    rows = {line.split()[0]: line for line in gantk("recipes").out.splitlines()}
-    assert "as stated; cpu changes size" in rows["cyclegan_ct_mr"]
-    assert "stated" not in rows["ct_mr_heads"]
+    rows = re.split(r"^(?=\S)", gantk("recipes").out, flags=re.M)  # a row has several lines
+    said = {row.split()[0]: " ".join(row.split()) for row in rows if row}
+    assert "as stated; cpu changes size" in said["cyclegan_ct_mr"]
+    assert "stated" not in said["ct_mr_heads"]
     (tmp_path / "shown.toml").write_text(shown, "utf-8")
     assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(
         load_recipe(mine).check()
