@@ -232,10 +232,10 @@ HOSTILE = {
         "truncated",
     ),
     "pixels deflated.dcm": (lambda p: deflated(p, 3000), r"read \(24, 20\)"),
-    "header deflated.dcm": (lambda p: deflated(p, 40, b""), TIME),
+    "header deflated.dcm": (lambda p: deflated(p, 20, b""), TIME),
     "elements.dcm": (lambda p: elements(p, b"\x09\x00\x10\x00LO\0\0" * 50_000), "truncated"),
     "items.dcm": (
-        lambda p: elements(p, HEADER_ENDLESS + b"\xfe\xff\x00\xe0\0\0\0\0" * 50_000),
+        lambda p: elements(p, HEADER_ENDLESS + b"\xfe\xff\x00\xe0\0\0\0\0" * 10_000),
         f"{TIME}|damaged",
     ),
     "depth.dcm": (
