@@ -10,6 +10,7 @@ from gantk.api import translate as translate
 from gantk.data.check.check import check as check
 from gantk.data.preparation import Record as Record
 from gantk.errors import GantkError as GantkError
+from gantk.errors import GantkWarning as GantkWarning
 from gantk.errors import Interrupted as Interrupted
 from gantk.errors import UserError as UserError
 from gantk.formats.archives import unpack as unpack

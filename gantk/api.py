@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gantk.errors import UserError, argument, count_noun, doing, machine_failure
+from gantk.errors import UserError, argument, count_noun, doing, machine_failure, warn_of
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -32,6 +32,14 @@ Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done from 0 to 1, name of the current file)
 
 
+def tell(line: str) -> None:
+    """The `say` of functions that are given none: prints lines, but notes and warnings become
+    Python warnings, `gantk.GantkWarning`.
+    """
+    if not warn_of(line):
+        print(line)
+
+
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
@@ -46,7 +54,7 @@ def run(
     profile_steps: int | None = None,
     track: Iterable[str] = (),
     overwrite: bool = False,
-    say: Say = print,
+    say: Say = tell,
 ) -> Run:
     """Train the model of a recipe, score it on held-out images and write a report.
 
@@ -117,7 +125,7 @@ def run(
     return _finish(begun, say)
 
 
-def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
+def resume(run: AnyPath, *, device: str | None = None, say: Say = tell) -> Run:
     """Continue a stopped training from its last checkpoint.
 
     The result is bit-identical to that of a training that was never stopped. A finished run is scored
@@ -211,7 +219,7 @@ def evaluate(
     by: Iterable[str] | None = None,
     data: str | Path | None = None,
     device: str | None = None,
-    say: Say = print,
+    say: Say = tell,
 ) -> dict[str, Any]:
     """Score the model of a run on its held-out test images, or on other images, beside the
     baselines.
@@ -357,7 +365,7 @@ def translate(
     keep_header: bool = False,
     overwrite: bool = False,
     device: str | None = None,
-    say: Say = print,
+    say: Say = tell,
     progress: Progress | None = None,
     workers: Callable[..., None] | None = None,
 ) -> list[Path]:
@@ -495,7 +503,7 @@ def sample(
     post: bool = True,
     overwrite: bool = False,
     device: str | None = None,
-    say: Say = print,
+    say: Say = tell,
 ) -> list[Path]:
     """Generate images from noise with a trained model and write them to a folder.
 
@@ -533,7 +541,7 @@ def export(
     label: str | None = None,
     tolerance: float | None = None,
     overwrite: bool = False,
-    say: Say = print,
+    say: Say = tell,
 ) -> Path:
     """Write one direction of a trained model as ONNX, or as a MONAI bundle.
 

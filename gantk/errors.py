@@ -12,6 +12,7 @@ import re
 import shlex
 import tempfile
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 
@@ -143,6 +144,15 @@ class CtrlC(KeyboardInterrupt):
 
 class GantkWarning(UserWarning):
     """A note or a warning about images, a recipe or a result: what the command line prints."""
+
+
+def warn_of(line: str) -> bool:
+    """Give a GantkWarning of a line of output that is a note or a warning; returns whether it is."""
+    label, _, text = line.partition(" ")
+    if label not in ("note", "warning"):
+        return False
+    warnings.warn(text.strip(), GantkWarning, stacklevel=4)
+    return True
 
 
 WHILE = "while "  # begins the note of `doing`

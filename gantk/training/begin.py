@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
-from gantk.errors import GantkWarning, UserError, count_noun
+from gantk.errors import UserError, count_noun, warn_of
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
 from gantk.machine.runtime import describe, start, sync_errors
@@ -174,10 +173,7 @@ def _noting(notes: list[str], say: Say | None) -> Say:
         label, _, text = line.partition(" ")
         if label in ("note", "warning"):
             notes.append(text.strip())
-            if say is None:
-                warnings.warn(text.strip(), GantkWarning, stacklevel=3)
-        if say is not None:
-            say(line)
+        (say or warn_of)(line)
 
     return tell
 

@@ -15,9 +15,14 @@ from gantk.errors import GantkWarning, UserError
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def run(tmp_path_factory):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-    return gantk.load(small_run(tmp_path_factory.mktemp("run"), method), device="cpu")
+    return small_run(tmp_path_factory.mktemp("run"), method)
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return gantk.load(run, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +39,17 @@ def said(call) -> list[str]:
     return [str(each.message) for each in caught if each.category is GantkWarning]
 
 
-@pytest.mark.parametrize("kind", ["path", "nibabel"])
-def test_a_file_of_another_contrast_warns_in_python(kind, model, head, tmp_path):
+@pytest.mark.parametrize("kind", ["path", "nibabel", "function"])
+def test_a_file_of_another_contrast_warns_in_python(kind, run, model, head, tmp_path):
     path = tmp_path / "sub_T2.nii.gz"
     nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
-    given = path if kind == "path" else nib.load(path)
+    calls = {
+        "path": lambda: model.translate(path),
+        "nibabel": lambda: model.translate(nib.load(path)),
+        "function": lambda: gantk.translate(run, path, tmp_path / "out.nii.gz"),
+    }
 
-    lines = said(lambda: model.translate(given))
+    lines = said(calls[kind])
 
     assert "the header or the name says T2, but this model translates T1" in lines
 
