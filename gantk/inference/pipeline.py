@@ -109,6 +109,7 @@ class Pipeline:
         result_scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
         outside = outside_of(image.pixels) if self.frame.masked else None
+        lowest = self._lowest_result(image)
         made = []
         for number, plane in enumerate(chosen):
             report = progress and partial(_report_plane, progress, number, len(chosen))
@@ -125,10 +126,17 @@ class Pipeline:
 
         own_scale = result_scale is not self.target
         arrays = [np.asarray(pixels, dtype=np.float32) for pixels in results]
-        # scans of magnitudes (MR) are never negative; what pictures cannot hold is counted later
-        if image.affine is not None and self.frame.values.get("target", {}).get("low", -1.0) >= 0:
-            arrays = [np.maximum(pixels, 0) for pixels in arrays]
+        if lowest is not None:
+            arrays = [np.maximum(pixels, lowest) for pixels in arrays]
         return [replace(image, pixels=pixels, own_scale=own_scale) for pixels in arrays]
+
+    def _lowest_result(self, image: Image) -> float | None:
+        """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
+        0, or the input's own. None for pictures: what they cannot hold is counted later.
+        """
+        if image.affine is None or self.frame.values.get("target", {}).get("low", -1.0) < 0:
+            return None
+        return min(0.0, float(np.fmin.reduce(image.pixels, axis=None)))
 
     def _expect_fitting(self, image: Image, planes: str | None) -> None:
         """UserError where the image's axes do not fit the model, or the memory does not suffice."""

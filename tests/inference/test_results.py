@@ -338,18 +338,22 @@ def test_only_a_judged_uncertainty_is_written(auroc, unjudged, says, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("low", "least"), [(0.0, 0.0), (-1000.0, -62.5)], ids=["magnitudes", "Hounsfield units"]
+    ("low", "first", "negative"),
+    [(0.0, 0.0, False), (0.0, -200.0, True), (-1000.0, -200.0, True)],
+    ids=["magnitudes", "a negative input", "Hounsfield units"],
 )
-def test_volumes_are_negative_only_if_training_images_were(low, least, model, tmp_path):
+def test_volumes_are_negative_only_if_images_or_training_were(
+    low, first, negative, model, tmp_path
+):
     model(RANGE | {"low": low, "high": 250.0})
     path = tmp_path / "T1.nii.gz"
-    ramp = np.linspace(-200, 200, 16**3).reshape(16, 16, 16).astype(np.float32)
+    ramp = np.linspace(first, 200, 16**3).reshape(16, 16, 16).astype(np.float32)
     nib.save(nib.Nifti1Image(ramp, np.eye(4)), path)
     translate(path, tmp_path / "T2.nii.gz")
     made = nib.load(tmp_path / "T2.nii.gz").get_fdata()
 
     assert made.max() > 200
-    assert (made.min() >= 0) == (least == 0)
+    assert (made.min() < 0) == negative
 
 
 def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
