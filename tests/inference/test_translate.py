@@ -277,7 +277,7 @@ def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     never = pytest.fail
 
     with pytest.raises(
-        UserError, match=r"'head.nii' needs .* GiB more memory, but only 0.0 GiB are free.*INPUT"
+        UserError, match=r"'head.nii' needs .* GiB more memory, but only 0.0 GiB are free.*input"
     ) as told:
         pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
 

@@ -252,9 +252,9 @@ def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
 @pytest.mark.parametrize(
     ("settings", "profile", "where"),
     [
-        (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
+        (["train.optimizer.lr='x'"], None, "set train.optimizer.lr='x'"),
         # a table that was not there
-        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),
+        (["method.discriminator.wdth=3"], None, "set method.discriminator.wdth=3"),
         ([], "wrong", "mine.toml:16"),
     ],
 )
