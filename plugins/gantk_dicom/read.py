@@ -301,7 +301,8 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
             continue
 
         end = dataset.get("PixelPaddingValue")
-        if dataset.get("Modality") == "CT" and end is not None:
+        is_air = dataset.get("Modality") != "CT" and end == 0  # in images of magnitudes
+        if end is not None and not is_air:
             other_end = dataset.get("PixelPaddingRangeLimit", end)
             padding[k] = (numbers >= min(end, other_end)) & (numbers <= max(end, other_end))
         if _is_inverted(dataset):

@@ -115,6 +115,8 @@ def test_stored_numbers_become_values(tmp_path):
                 np.maximum(padded - 1024, -1000),
                 {"modality": "CT", "PixelPaddingValue": -2000},
             ),
+            (padded, np.maximum(padded, 24), {"PixelPaddingValue": -2000}),
+            (head, head, {"PixelPaddingValue": 0}),
             ((head | 0x4000).astype(np.uint16), head, {"bits": 12}),  # overlays in unused bits
             (((low & 0x0FFF) | 0x3000).astype(np.int16), low, {"bits": 12}),
             (
