@@ -52,6 +52,9 @@ def here(tmp_path, trained):
     return tmp_path
 
 
+LONG = ("export", "plan")  # commands that take seconds
+
+
 def run(name: str, here: Path, *options: str) -> files.Outcome:
     words = COMMANDS[name][0].split()
     device = ["--device", "cpu"] if words[0] in WITH_DEVICE else []
@@ -68,6 +71,7 @@ def put(path: Path, here: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.quick_cases(*(f"{name}-{output}" for name, output in CASES if name not in LONG))
 @pytest.mark.parametrize(("name", "output"), CASES)
 def test_another_file_is_refused_unless_overwrite(here, name, output):
     content = put(here / output, here)
@@ -84,6 +88,7 @@ def test_another_file_is_refused_unless_overwrite(here, name, output):
     assert not (here / output).is_file() or (here / output).read_bytes() != content
 
 
+@pytest.mark.quick_cases(*(name for name in COMMANDS if name not in LONG))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_own_file_is_replaced_unless_changed(here, name):
     output = here / COMMANDS[name][1][0]

@@ -97,6 +97,7 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
         assert "the header or the name says T2, but this model translates T1" in " ".join(notes)
 
 
+@pytest.mark.slow
 def test_a_result_stays_until_its_session_ends(address, service, tmp_path, pictures):
     (scan,) = pictures(tmp_path, 1)
     with program(address, tmp_path / "back") as call:
@@ -106,6 +107,7 @@ def test_a_result_stays_until_its_session_ends(address, service, tmp_path, pictu
     wait_until(lambda: left(service) == [])
 
 
+@pytest.mark.slow
 def test_a_password_is_asked_for_by_page_and_api(service, tmp_path, pictures):
     from gradio_client.exceptions import AuthenticationError
 
