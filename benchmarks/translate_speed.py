@@ -117,14 +117,13 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
     for way in WAYS:
         with Processes(1, get_context("spawn")) as one:
-            given = case, onnx if way == "onnx" else run, volume, folder / "once.nii.gz"
+            given = case, onnx if way == "onnx" else run, volume, folder / f"{way}-once.nii.gz"
             memory[way] = one.submit(memory_of, way, *given).result()
     plain = Plain(case, run)
-    out = folder / "out.nii.gz"
     calls = (
-        partial(plain, run, volume, out),
-        partial(by_gantk, run, volume, out),
-        partial(by_gantk, onnx, volume, out),
+        partial(plain, run, volume, folder / "plain.nii.gz"),
+        partial(by_gantk, run, volume, folder / "gantk.nii.gz"),
+        partial(by_gantk, onnx, volume, folder / "onnx.nii.gz"),
     )
     seconds = in_turns(
         {way: Turn(call).take for way, call in zip(WAYS, calls, strict=True)}, rounds, warm=1
