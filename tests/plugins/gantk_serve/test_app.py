@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -469,13 +470,16 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
         "--enable-unsafe-swiftshader",
     ]
     command += [f"--user-data-dir={tmp_path / 'user'}", f"{origin}/operate"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as browser:
         assert ended.wait(300)
-        browser.kill()
+        os.killpg(browser.pid, signal.SIGKILL)  # one of its processes holds the connection
 
-    wait_until(lambda: not left(service))
-    server.should_exit = True
-    serving.join()
+    try:
+        wait_until(lambda: not left(service))
+    finally:
+        server.should_exit = True
+        serving.join()
+
     (found,) = told
 
     assert "error" not in found, found
