@@ -128,7 +128,8 @@ def test_a_network_computes_the_same_with_them(gpu, monkeypatch):
 @pytest.mark.skipif(DEVICE == "cuda", reason="the tests above run on the GPU")
 def test_all_of_it_by_the_interpreter():
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not slow", __file__]  # else it would start itself
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
