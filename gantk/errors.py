@@ -146,12 +146,18 @@ class GantkWarning(UserWarning):
     """A note or a warning about images, a recipe or a result: what the command line prints."""
 
 
+def note_in(line: str) -> str | None:
+    """The text of a line of output that is a note or a warning; None for other lines."""
+    label, _, text = line.partition(" ")
+    return text.strip() if label in ("note", "warning") else None
+
+
 def warn_of(line: str) -> bool:
     """Give a GantkWarning of a line of output that is a note or a warning; returns whether it is."""
-    label, _, text = line.partition(" ")
-    if label not in ("note", "warning"):
+    text = note_in(line)
+    if text is None:
         return False
-    warnings.warn(text.strip(), GantkWarning, stacklevel=4)
+    warnings.warn(text, GantkWarning, stacklevel=4)
     return True
 
 

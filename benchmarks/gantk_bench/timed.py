@@ -48,26 +48,24 @@ class TimedBench(Bench):
         self.reference = reference
         self.worker: Worker | None = None
         self.peaks: dict[str, Any] = {}
-        self.speeds: dict[str, dict[str, Any]] = {}  # of bare steps, by the job's label
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
         """Time the bare steps of all jobs, which takes seconds each; then train as many as fit."""
         try:
-            timed = [job for job in todo if self._goes_on(stopped) and self._time_job(job, board)]
+            timed = []
+            for job in todo:
+                _expect_not_stopped(stopped)
+                if self._time_job(job, board):
+                    timed.append(job)
             if self.reference is not None:
                 self._time_reference()
             for number, job in enumerate(timed):
-                self._goes_on(stopped)
+                _expect_not_stopped(stopped)
                 left = self.end - time.monotonic()
                 share = max(left / (len(timed) - number), 0.0 if self.tiny else MIN_SHARE)
                 self._train_job(job, min(share, left), board)
         finally:
             self._end_worker()
-
-    def _goes_on(self, stopped: list[int]) -> bool:
-        if stopped:
-            raise KeyboardInterrupt
-        return True
 
     def _time_job(self, job: Job, board: Board) -> bool:
         """Time the bare steps of a job and save them as its row; returns whether it can train."""
@@ -79,11 +77,10 @@ class TimedBench(Bench):
                 self.peaks = worker.ask(peak_rates, PEAKS_LIMIT, tiny=self.tiny)
                 self._print_peaks()
             found = worker.ask(time_step, TIMING_LIMIT, tiny=self.tiny, **_case(job))
-            self.speeds[job.label] = self._with_shares(found, self._table(job))
+            speed = self._with_shares(found, self._table(job))
         except GantkError as error:
             self._save_row(job, self._failure(error, began), started, board)
             return False
-        speed = self.speeds[job.label]
         step = f"{1e3 * speed['step_s']:.3g} ms a step, {speed['of_conv']:.0%} of peak"
         self._say(f"timed    {job.label}  {step}")
         # replaced when it has been trained
@@ -98,7 +95,7 @@ class TimedBench(Bench):
         started = now()
         began = time.monotonic()
         board.started(job.label)
-        speed = self.speeds[job.label]
+        speed = self.rows[job.label]["speed"]
         try:
             self._ready_worker().ask(
                 train_for,
@@ -189,6 +186,12 @@ class TimedBench(Bench):
         if self.worker is not None:
             self.worker.end()
             self.worker = None
+
+
+def _expect_not_stopped(stopped: list[int]) -> None:
+    """KeyboardInterrupt after a signal."""
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _case(job: Job) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _sum_kernel(
 
 
 @triton.jit
-def _added(sums, image, channel, channels, parts, PARTS: tl.constexpr):
+def _add_parts(sums, image, channel, channels, parts, PARTS: tl.constexpr):
     """Both sums of an image, added over its parts."""
     part = tl.arange(0, PARTS)[:, None]
     inside = (part < parts) & (channel < channels)[None, :]
@@ -77,7 +77,7 @@ def _normalize_kernel(
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = channel < channels
-    total, squares = _added(sums, image, channel, channels, parts, PARTS)
+    total, squares = _add_parts(sums, image, channel, channels, parts, PARTS)
     x += image * positions * channels + channel
     step = total / positions
     mean = tl.load(x, mask=inside, other=0.0).to(tl.float32) + step
@@ -138,7 +138,7 @@ def _gradient_kernel(
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = channel < channels
-    total, product = _added(sums, image, channel, channels, parts, PARTS)
+    total, product = _add_parts(sums, image, channel, channels, parts, PARTS)
     moments += image * 2 * channels + channel
     mean = tl.load(moments, mask=inside, other=0.0)
     factor = tl.load(moments + channels, mask=inside, other=0.0)
@@ -155,7 +155,7 @@ def _gradient_kernel(
 
 
 @triton.jit
-def _mirrored(place, side):
+def _mirror(place, side):
     """The place inside a row of `side` that a place beyond its ends shows."""
     inside = tl.abs(place)
     return (side - 1) - tl.abs((side - 1) - inside)
@@ -171,8 +171,8 @@ def _pad_kernel(
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     image = tl.program_id(2).to(tl.int64)
     known = (row < rows)[:, None] & (channel < channels)[None, :]
-    h = _mirrored(row // out_width - top, height)
-    w = _mirrored(row % out_width - left, width)
+    h = _mirror(row // out_width - top, height)
+    w = _mirror(row % out_width - left, width)
     source = image * height * width + h * width + w
     value = tl.load(x + source[:, None] * channels + channel[None, :], mask=known, other=0.0)
     place = (image * rows + row)[:, None] * channels + channel[None, :]
@@ -180,7 +180,7 @@ def _pad_kernel(
 
 
 @triton.jit
-def _shown(place, side, before, padded, COPY: tl.constexpr):
+def _place_of_copy(place, side, before, padded, COPY: tl.constexpr):
     """Where the padded row shows a place: itself, mirrored at the start, mirrored at the end; and
     whether it does.
     """
@@ -207,9 +207,9 @@ def _fold_kernel(
     known = (row < rows)[:, None] & (channel < channels)[None, :]
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for vertical in tl.static_range(3):
-        h, in_height = _shown(row // width, height, top, out_height, vertical)
+        h, in_height = _place_of_copy(row // width, height, top, out_height, vertical)
         for horizontal in tl.static_range(3):
-            w, in_width = _shown(row % width, width, left, out_width, horizontal)
+            w, in_width = _place_of_copy(row % width, width, left, out_width, horizontal)
             source = image * out_height * out_width + h * out_width + w
             shown = known & (in_height & in_width)[:, None]
             place = source[:, None] * channels + channel[None, :]

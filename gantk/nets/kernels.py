@@ -55,11 +55,7 @@ def usable(x: Tensor) -> bool:
     """Whether gantk's own kernels apply: `x` is on a CPU, and neither torch.compile nor ONNX export
     is tracing.
     """
-    return (
-        x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch.onnx.is_in_onnx_export()
-    )
+    return x.device.type == "cpu" and not _is_traced()
 
 
 def usable_on_gpu(x: Tensor) -> bool:
@@ -71,9 +67,13 @@ def usable_on_gpu(x: Tensor) -> bool:
         and x.dtype != torch.float64
         and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
         and has_triton()
-        and not torch.compiler.is_compiling()
-        and not torch.onnx.is_in_onnx_export()
+        and not _is_traced()
     )
+
+
+def _is_traced() -> bool:
+    """Whether torch.compile or ONNX export is tracing, which know torch's operators only."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
-from gantk.errors import UserError, count_noun, warn_of
+from gantk.errors import UserError, count_noun, note_in, warn_of
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
 from gantk.machine.runtime import describe, start, sync_errors
@@ -103,10 +103,10 @@ def training(
         loader = None
         if is_loader(data):
             loaded = load_recipe(recipe).override([], profile).override(set)
-            method = loaded.check().method.target
-            loader = Loader(data, loaded.check().data.domains)
+            checked = loaded.check()
+            loader = Loader(data, checked.data.domains)
             recipe = loader.recipe(loaded)
-            data = loader.stored(method.paired)
+            data = loader.stored(checked.method.target.paired)
             set, profile = (), None
 
         if not isinstance(data, (str, os.PathLike, NoneType)):
@@ -159,6 +159,8 @@ def training(
             step_profile.folder = folder.path / "profile"
 
         say(f"run      {folder.path}")
+        # now with the path of the folder
+        ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
         ready = _ready(parts, folder, resumed, saved, hooks, say, shown, ending, step_profile)
         ready.notes = notes
         return ready
@@ -170,9 +172,9 @@ def _noting(notes: list[str], say: Say | None) -> Say:
     """
 
     def tell(line: str) -> None:
-        label, _, text = line.partition(" ")
-        if label in ("note", "warning"):
-            notes.append(text.strip())
+        note = note_in(line)
+        if note is not None:
+            notes.append(note)
         (say or warn_of)(line)
 
     return tell
@@ -276,7 +278,6 @@ def _ready(
         for line in folder.split().get("warnings") or ():
             say(line)
 
-    ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
     ending.callback(parts.threads.reset)
     if runtime.main:
         ending.callback(hooks.gantk_training_ended, run=folder.path)
