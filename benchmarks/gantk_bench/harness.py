@@ -64,7 +64,7 @@ SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
 # no effect on other devices
 ONLY = {
     "cpu": ("kernels", "keep_memory"),
-    "cuda": ("cuda_graph", "gpu_kernels", "benchmark", "pin"),
+    "cuda": ("cuda_graph", "benchmark", "pin"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
     "device": {"help": "cpu, cuda, cuda:1; default %(default)s (None: the best there is)"},

@@ -128,17 +128,7 @@ class QuickConv(kernels.HasKernels, _ConvNd):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
         plain = self.groups == 1 and set(self.dilation) == {1}
-        if isinstance(padding, str) or not plain:
-            return super()._conv_forward(x, weight, bias)
-
-        around = tuple(self._reversed_padding_repeated_twice)
-        reflects = self.padding_mode == "reflect" and max(around) < min(x.shape[2:])
-        if reflects and x.ndim == 4 and self.gpu_kernels and kernels.usable_on_gpu(x):
-            from gantk.nets.gpu_kernels import Reflected  # needs Triton
-
-            return F.conv2d(Reflected.apply(x, around), weight, bias, self.stride)
-
-        if not (self.kernels and kernels.usable(x)):
+        if isinstance(padding, str) or not (self.kernels and plain and kernels.usable(x)):
             return super()._conv_forward(x, weight, bias)
 
         if self.padding_mode != "zeros":
@@ -228,8 +218,6 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
     Statistics are float32 for any precision of the input, in training and in evaluation. One image
     never influences another. `affine` adds a learned scale and offset per channel.
 
-    On a GPU a channels-last map can have a kernel of its own (`gantk.nets.gpu_kernels`).
-
     On a CPU it runs batch norm image by image, for two reasons. torch's own kernel copies
     channels-last input and takes 3 times as long: forward and backward of (4, 32, 96, 96) on 2
     cores take 8.4 against 2.6 ms, or 4.2 against 2.0 in bfloat16. And its gradient is wrong for a
@@ -257,10 +245,6 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
                 self.register_buffer(name, values, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gpu_kernels and kernels.usable_on_gpu(x):
-            from gantk.nets.gpu_kernels import InstanceNormed  # needs Triton
-
-            return InstanceNormed.apply(x, self.weight, self.bias, self.eps)
         if kernels.usable(x) and (self.kernels or memory_format(x) is not torch.contiguous_format):
             return _image_by_image(x, self._of_one)
         y = F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)

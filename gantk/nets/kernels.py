@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import product as combinations
 from math import prod
 
@@ -32,22 +31,18 @@ MAX_FLOAT32_POSITIONS = {True: 16, False: 256}
 
 
 class HasKernels:
-    """Base of layers with kernels of gantk's own: `kernels` on a CPU, `gpu_kernels` on a GPU. False:
-    torch's layer computes.
-    """
+    """Base of layers with kernels of gantk's own; `kernels` False: torch's layer computes."""
 
     kernels = True
-    gpu_kernels = False
 
 
-def use_kernels(module: nn.Module, on: bool, on_gpu: bool = False) -> nn.Module:
+def use_kernels(module: nn.Module, on: bool) -> nn.Module:
     """Turn gantk's own kernels in a network on, or off (torch's modules compute all); returns the
     network.
     """
     for part in module.modules():
         if isinstance(part, HasKernels):
             part.kernels = on
-            part.gpu_kernels = on_gpu
     return module
 
 
@@ -55,31 +50,11 @@ def usable(x: Tensor) -> bool:
     """Whether gantk's own kernels apply: `x` is on a CPU, and neither torch.compile nor ONNX export
     is tracing.
     """
-    return x.device.type == "cpu" and not _is_traced()
-
-
-def usable_on_gpu(x: Tensor) -> bool:
-    """Whether `gantk.nets.gpu_kernels` applies: `x` is a channels-last map on a GPU that Triton can
-    compile for, and neither torch.compile nor ONNX export is tracing.
-    """
     return (
-        x.device.type == "cuda"
-        and x.dtype != torch.float64
-        and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
-        and has_triton()
-        and not _is_traced()
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
     )
-
-
-def _is_traced() -> bool:
-    """Whether torch.compile or ONNX export is tracing, which know torch's operators only."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-
-
-@lru_cache(maxsize=1)
-def has_triton() -> bool:
-    """Whether Triton is installed: it comes with torch for NVIDIA GPUs on Linux."""
-    return find_spec("triton") is not None
 
 
 def precision(x: Tensor) -> torch.dtype:

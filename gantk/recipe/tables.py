@@ -148,8 +148,6 @@ class FastTable(spec.Table):
     fused: bool = True  # update all weights, and their averages, in one call
     # CPU: use gantk's own kernels for norms, upsampling by 2 and small feature maps
     kernels: bool = True
-    # CUDA: use gantk's own kernels for instance norm and padding by reflection; not yet measured
-    gpu_kernels: bool = False
     keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
     cuda_graph: bool = True

@@ -38,7 +38,7 @@ def build_method(
     method = model.method(_geometry(model, channels, classes, range))
     check_networks(method, key="data.patch" if model.data.patch else "data.size")
     method.batched = model.train.fast.batched_forward
-    use_kernels(method, model.train.fast.kernels, model.train.fast.gpu_kernels)
+    use_kernels(method, model.train.fast.kernels)
     runtime.place(method, model.data.dims)
     return method
 

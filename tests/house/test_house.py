@@ -44,7 +44,6 @@ OPTIONAL = {
     "pydantic_core",
     "urllib3",
     "fastapi",  # gradio's
-    "triton",  # torch's, for NVIDIA GPUs
     "uvicorn",
     "frd_score",
     "radiomics",

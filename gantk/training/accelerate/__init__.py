@@ -24,7 +24,7 @@ def accelerate(
     """
     fast = train.fast
     method.batched = fast.batched_forward
-    use_kernels(method, fast.kernels, fast.gpu_kernels)
+    use_kernels(method, fast.kernels)
     keep_memory(fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
         torch.backends.cudnn.benchmark = fast.benchmark
