@@ -9,11 +9,10 @@ import nibabel as nib
 import numpy as np
 from dicom_files import series
 from PIL import Image
-from tiny import TINY, small_run
+from tiny import TINY, phantom, small_run
 
 import gantk
 from gantk import api
-from gantk_datasets.phantom.phantom import Phantom
 
 MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
 SHORT = {
@@ -49,7 +48,7 @@ def volumes(domains: tuple[str, str], names: list[str], skull: bool = False):
     """(domain, patient, volume (16, 48, 48)) of heads whose domains lie on one grid; MR from 0 to
     about 1000.
     """
-    for record in Phantom(domains, 3, (16, 48, 48), subjects=len(names), skull=skull).records():
+    for record in phantom(domains, 3, (16, 48, 48), subjects=len(names), skull=skull).records():
         yield domains[record.domain == "b"], names[int(record.subject[-3:])], record.read()[0]
 
 

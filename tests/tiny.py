@@ -2,11 +2,15 @@
 project lies.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from gantk.plugin.spec import bind_or_raise
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,3 +98,14 @@ def draw_pictures(
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
 
     return paths
+
+
+def phantom(domains: tuple[str, ...], dims: int, size: tuple[int, ...], **options):
+    """The source of synthetic heads with options, as a recipe names it."""
+    return bind_or_raise("source", {"name": "phantom"} | options)(domains, dims, size)
+
+
+def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> torch.Tensor:
+    """Random images (count, channels, *size) in [-1, 1]; torch's global generator is not used."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, *size, generator=generator) * 2 - 1

@@ -11,7 +11,7 @@ from gantk.data.dataset import Data
 from gantk.formats import files as io
 from gantk.formats.image import Image, to_upright
 from gantk.method import Method
-from gantk.recipe.tables import DataTable
+from gantk.recipe.load import Recipe
 
 SIZE = (16, 16)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -77,4 +77,4 @@ def of(records, letter):
 def load(source, method=UNPAIRED, **options):
     """The data that a recipe's [data] table gives a method."""
     table = {"source": source, "domains": ("T1", "T2"), "size": SIZE} | options
-    return Data(DataTable.model_validate_json(json.dumps(table)), method)
+    return Data(Recipe({"data": json.loads(json.dumps(table))}).data_table(), method)

@@ -15,9 +15,11 @@ import pytest
 import tomli_w
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
+from tiny import phantom
 
+from gantk import check
 from gantk.catalog.domains import patient_of, regex_option
-from gantk.data.check.check import check, warnings_about
+from gantk.data.check.check import warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Data
@@ -25,14 +27,13 @@ from gantk.data.recipe_data import checked_recipe
 from gantk.data.split import near_duplicates
 from gantk.errors import UserError
 from gantk.formats.image import Scan
-from gantk_datasets.phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}
 
 
 @cache
 def heads() -> dict[tuple[str, str], np.ndarray]:
-    records = Phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=1).records()
+    records = phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=1).records()
     return {(record.domain, record.subject): record.read()[0] for record in records}
 
 
@@ -58,7 +59,7 @@ def volume(path, image, spacing=(2.0, 2.0, 2.0), dtype=np.int16):
 @pytest.fixture
 def volumes(tmp_path):
     """6 patients with a T1 and a T2 volume each."""
-    for record in Phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records():
+    for record in phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records():
         volume(
             tmp_path / "data" / record.subject / f"{CONTRAST[record.domain]}.nii.gz",
             record.read()[0],

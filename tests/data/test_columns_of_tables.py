@@ -6,7 +6,8 @@ import csv
 
 import pytest
 
-from gantk.data.check.check import check, warnings_about
+from gantk import check
+from gantk.data.check.check import warnings_about
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError

@@ -8,7 +8,7 @@ from functools import partial
 import dicom_files as made
 import numpy as np
 import pytest
-from tiny import draw_pictures
+from tiny import draw_pictures, phantom
 from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.array_tables import source_of
@@ -21,7 +21,6 @@ from gantk.data.sources.table import Manifest
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_bids.bids import Bids
-from gantk_datasets.phantom.phantom import Phantom
 from gantk_dicom.names import pseudonym
 from gantk_dicom.source import Dicom, contrast_of
 
@@ -509,10 +508,10 @@ def test_series_are_read_whole_and_in_any_plane(tmp_path):
 def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
     size = (("T1", "T2"), 2, (16, 16))
     volumes = Files(*size, path=str(tree)).records()
-    heads = Phantom(*size, subjects=2, slices=3).records()
+    heads = phantom(*size, subjects=2, slices=3).records()
     sources = [
         partial(Files, path=str(tree)),
-        partial(Phantom, subjects=2, slices=3),
+        partial(phantom, subjects=2, slices=3),
         partial(Files, path=str(tree)),
     ]
     mixed = Mixed(*size, sources=sources).records()
@@ -528,7 +527,7 @@ def test_one_source_alone_is_not_mixed():
     with pytest.raises(
         UserError, match="joins two or more sources, but data.source.sources has one"
     ):
-        Mixed(("T1", "T2"), 2, (16, 16), sources=[Phantom])
+        Mixed(("T1", "T2"), 2, (16, 16), sources=[phantom])
 
 
 def test_mixed_sources_train_on_what_no_column_holds_out(tree, tmp_path):
@@ -540,7 +539,7 @@ def test_mixed_sources_train_on_what_no_column_holds_out(tree, tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["T1,T2,patient,split", *rows]))
     parts = [
         partial(Manifest, path=str(tmp_path / "t.csv"), onto="a"),
-        partial(Phantom, subjects=2, slices=3),
+        partial(phantom, subjects=2, slices=3),
     ]
     splits = {
         one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
-from gantk.data.check.check import check
+from gantk import check
 from gantk.errors import UserError
 
 GROUPS = {"kirby": 102, "ms26": 84, "tcga6692": 60, "oasis": 7, "p": 1}

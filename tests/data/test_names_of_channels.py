@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
+from gantk import check
 from gantk.catalog.channels import channel_words, numbered_channels
-from gantk.data.check.check import check
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 

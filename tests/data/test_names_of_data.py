@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from volumes import volume
 
+from gantk import check
 from gantk.catalog.domains import (
     domain_match,
     rename_or_map,
 )
 from gantk.catalog.patients import reading_of
-from gantk.data.check.check import check
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from volumes import UNPAIRED, load
 
-from gantk.data.check.check import check, warnings_about
+from gantk import check
+from gantk.data.check.check import warnings_about
 from gantk.data.check.populations import differing_traits
 
 BRAIN = {

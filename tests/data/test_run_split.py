@@ -14,7 +14,7 @@ from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
 from gantk import evaluate, resume
 from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.recipe.tables import DataTable
+from gantk.recipe.load import Recipe
 
 COUNT = 4
 THREE = ("T1", "T2", "FLAIR")
@@ -116,7 +116,7 @@ def study(request, tmp_path):
             | options
             | {"source": own}
         )
-        return Data(DataTable.model_validate_json(json.dumps(tables)), method, known)
+        return Data(Recipe({"data": tables}).data_table(), method, known)
 
     return load, patient, root
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 from scipy.ndimage import zoom
+from tiny import phantom
 
 from gantk.data.preparation import Record
 from gantk.data.sources.files import Files
@@ -31,7 +32,6 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_datasets.phantom.phantom import Phantom
 
 
 def pixels(number):
@@ -424,7 +424,7 @@ def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
 
 
 def heads(subjects=6, slices=2, size=64):
-    return Phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
+    return phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
 
 
 def test_air_and_unknown_people_are_no_leak():
@@ -547,7 +547,7 @@ def test_slices_of_one_patient_are_not_compared(change):
 
 
 def test_volumes_are_compared_by_three_planes():
-    volumes = [record.read() for record in Phantom(("T1",), 3, (32, 32, 32), subjects=3).records()]
+    volumes = [record.read() for record in phantom(("T1",), 3, (32, 32, 32), subjects=3).records()]
     copy = np.roll(volumes[0], (1, 1, -1), (1, 2, 3)) * 2 + 5
 
     assert set(found([*volumes, copy, SLICES[48][0]], "abcde")) == {(0, 3)}

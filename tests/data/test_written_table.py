@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
+from gantk import check
 from gantk.cli import attach_commands, cli
-from gantk.data.check.check import check
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 

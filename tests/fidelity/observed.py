@@ -23,7 +23,7 @@ from gantk.method import Geometry, Method
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import size_image
-from gantk.recipe.tables import DataTable, Model, SplitTable
+from gantk.recipe.tables import SplitTable
 from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19
@@ -31,7 +31,7 @@ from gantk_style.encoder import LAYERS, VGG19
 RECORDS: dict[str, tuple] = {}  # whatever contrasts and size: heads with lesions take long to draw
 
 
-def observed(model: Model) -> dict[str, dict[str, Any]]:
+def observed(model) -> dict[str, dict[str, Any]]:
     """By group and name: what the system of a checked recipe is."""
     drawn = set()
     normal = torch.Tensor.normal_
@@ -57,7 +57,7 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
     return found
 
 
-def of_data(model: Model) -> dict[str, Any]:
+def of_data(model) -> dict[str, Any]:
     """What the networks are trained on."""
     table = model.data
     target = model.method.target
@@ -113,7 +113,7 @@ def colour_files() -> Path:
     return folder
 
 
-def channels_of_colour_files(table: DataTable, target: type[Method]) -> int:
+def channels_of_colour_files(table, target: type[Method]) -> int:
     """How many channels networks get of pictures in colour."""
     options = {"path": str(colour_files())}
     if len(table.domains) == 2:
@@ -123,7 +123,7 @@ def channels_of_colour_files(table: DataTable, target: type[Method]) -> int:
 
     changed = {
         "source": source,
-        "split": SplitTable(test=0.0, validation=0.0),
+        "split": table.split.model_copy(update={"test": 0.0, "validation": 0.0}),
         "labels": False,
         "mask": False,
         "cache": False,
@@ -160,7 +160,7 @@ def intensity_ranges(table) -> list[list[int]]:
     return ranges
 
 
-def built(model: Model) -> Method:
+def built(model) -> Method:
     """The recipe's method at full width: networks without memory, all else on the CPU, random."""
     data = model.data
     channels = data.source(data.domains, data.dims, data.size).channels()
@@ -228,7 +228,7 @@ def image_pools(method: Method) -> list[ImagePool]:
     return [module for module in method.modules() if isinstance(module, ImagePool)]
 
 
-def of_training(model: Model, method: Method) -> dict[str, Any]:
+def of_training(model, method: Method) -> dict[str, Any]:
     """Update rules and learning rates as the engine builds them, over the training."""
     train = model.train
     runtime = Runtime(torch.device("cpu"), "fp32", False)
@@ -287,7 +287,7 @@ def relative_rates(rates: list[list[float]]) -> list[float]:
     return sorted(shares)
 
 
-def of_style(model: Model) -> dict[str, Any]:
+def of_style(model) -> dict[str, Any]:
     """Style transfer on finished images: who lends what, and VGG19."""
     if not model.post:
         return {}

@@ -7,7 +7,6 @@ from tiny import ROOT
 
 from gantk.method import Geometry, Method
 from gantk.recipe.load import load_recipe
-from gantk.recipe.tables import Model
 
 SMALL = {
     "cyclegan_t1t2_unet15": ["method.generator.width=4", "method.discriminator.width=4"],
@@ -44,18 +43,18 @@ SMALL = {
 }
 
 
-def recipe_of(name: str, *settings: str, profile: str | None = None) -> Model:
+def recipe_of(name: str, *settings: str, profile: str | None = None):
     """The checked recipe of a published system, with further settings."""
     recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
     return recipe.override(list(settings), profile).check()
 
 
-def small_model(name: str, *settings: str) -> Model:
+def small_model(name: str, *settings: str):
     """The recipe of a system with fewer filters, and with further settings."""
     return recipe_of(name, *SMALL[name], *settings)
 
 
-def build(model: Model) -> Method:
+def build(model) -> Method:
     """A recipe's method on the CPU, its weights drawn from seed 0."""
     data = model.data
     channels = data.source(data.domains, data.dims, data.size).channels()

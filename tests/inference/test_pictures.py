@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Picture
 
 import gantk
-from gantk import api
+import gantk as package
 from gantk.formats.files import read, write
 from gantk.formats.image import Image
 
@@ -29,9 +29,9 @@ def model():
 @pytest.fixture(scope="module")
 def head() -> np.ndarray:
     """A T1 slice of a synthetic head with its skull, 8 bits, (96, 80)."""
-    from gantk_datasets.phantom.phantom import Phantom
+    from tiny import phantom
 
-    source = Phantom(("T1", "T2"), 2, (96, 80), subjects=1, slices=1, skull=True)
+    source = phantom(("T1", "T2"), 2, (96, 80), subjects=1, slices=1, skull=True)
     pixels = next(record for record in source.records() if record.domain == "a").read()[0]
     return (255 * pixels / pixels.max()).clip(0, 255).astype(np.uint8)
 
@@ -58,7 +58,7 @@ def folders(head, tmp_path_factory) -> tuple[Path, Path]:
         else:
             Picture.fromarray(arrays[name.partition(".")[0]]).save(given / name)
 
-    api.translate("t1t2", given, folder / "out", to="T2", device="cpu", say=lambda line: None)
+    package.translate("t1t2", given, folder / "out", to="T2", device="cpu", say=lambda line: None)
     return given, folder / "out"
 
 
@@ -76,7 +76,7 @@ def test_pictures_keep_bit_depth_and_brightness(folders, name):
 
 def test_a_single_picture_is_as_in_a_folder(folders, tmp_path):
     given, made = folders
-    api.translate(
+    package.translate(
         "t1t2", given / "gray.png", tmp_path / "a.png", to="T2", device="cpu", say=lambda line: None
     )
 
@@ -85,7 +85,7 @@ def test_a_single_picture_is_as_in_a_folder(folders, tmp_path):
 
 def test_both_directions_keep_the_brightness_of_pictures(folders, tmp_path):
     translation = folders[1] / "gray.png"
-    api.translate(
+    package.translate(
         "t1t2", translation, tmp_path / "t1.png", to="T1", device="cpu", say=lambda line: None
     )
 
@@ -118,7 +118,7 @@ def test_gradients_flow_on_the_scale_of_normalised_arrays(model, head):
 def test_formats_with_units_keep_the_units_of_the_model(model, head, tmp_path):
     values = head.T[:, ::-1, None].astype(np.float32)
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
-    api.translate(
+    package.translate(
         *("t1t2", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"),
         to="T2",
         device="cpu",
@@ -137,7 +137,7 @@ def test_pictures_of_scans_use_the_range_of_the_file(head, tmp_path):
     said: list[str] = []
     for kind, white in (("png", 65535), ("jpg", 255)):
         out = tmp_path / kind
-        api.translate(
+        package.translate(
             *("t1t2", tmp_path / "in", out),
             to="T2",
             device="cpu",
@@ -155,7 +155,7 @@ def test_another_format_of_a_picture_uses_its_range(folders, tmp_path, name, kin
     given = tmp_path / "in"
     given.mkdir()
     (given / name).write_bytes((folders[0] / name).read_bytes())
-    api.translate(
+    package.translate(
         *("t1t2", given, tmp_path / "out"),
         to="T2",
         device="cpu",
@@ -190,7 +190,7 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
         "gantk.inference.load.load_model", lambda run, device=None, say=None: stretched
     )
     Picture.fromarray(head).save(tmp_path / "a.png")
-    api.translate("run", tmp_path / "a.png", tmp_path / "b.png", say=lambda line: None)
+    package.translate("run", tmp_path / "a.png", tmp_path / "b.png", say=lambda line: None)
 
     assert np.array_equal(read(tmp_path / "b.png").pixels[0], head)
 

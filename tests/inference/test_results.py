@@ -13,7 +13,7 @@ import torch
 from PIL import Image as Picture
 from tiny import ROOT
 
-from gantk import api
+import gantk as package
 from gantk.data.distribution import values_of
 from gantk.data.intensity import Percentile, Window
 from gantk.errors import GantkError, UserError
@@ -58,7 +58,7 @@ class Stretched(TrainedModel):
 
 @pytest.fixture
 def model(monkeypatch):
-    """`model(...)` is what `api.translate` loads from then on."""
+    """`model(...)` is what `package.translate` loads from then on."""
     return lambda *values: monkeypatch.setattr(
         "gantk.inference.load.load_model", lambda run, device=None, say=None: Stretched(*values)
     )
@@ -76,7 +76,7 @@ def picture(
 def translate(source: Path, target: Path, **options) -> list[str]:
     """The lines that were said."""
     said = []
-    api.translate("run", source, target, say=said.append, **options)
+    package.translate("run", source, target, say=said.append, **options)
     return said
 
 
@@ -327,12 +327,12 @@ def test_only_a_judged_uncertainty_is_written(auroc, unjudged, says, tmp_path, m
     asked = {"uncertainty": "auto", "unjudged": unjudged, "say": said.append}
     if says and not unjudged:
         with pytest.raises(UserError, match=re.escape(says)) as error:
-            api.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
+            package.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
         assert "--unjudged" in str(error.value)
         assert not list(tmp_path.glob("T2*"))
         return
 
-    api.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
+    package.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
     assert (tmp_path / "T2_uncertainty.png").exists()
     assert any(says in line for line in said if line.startswith("warning")) == unjudged
 
@@ -358,7 +358,7 @@ def test_volumes_are_negative_only_if_images_or_training_were(
 
 def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
     source = bids / f"{BIDS_NAMES[0]}.nii.gz"
-    (result,) = api.translate("run", source, tmp_path / "one", say=lambda line: None)
+    (result,) = package.translate("run", source, tmp_path / "one", say=lambda line: None)
     name = "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk_T2w.nii.gz"
 
     assert result.relative_to(tmp_path / "one").as_posix() == name

@@ -22,7 +22,6 @@ from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe
-from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
 from gantk.training import loop as training
 
@@ -42,7 +41,7 @@ class Pairs(Translates):
     paired = True
 
 
-def criterion_of(kind: type, model: Model, data: Data, ways: dict) -> Criterion:
+def criterion_of(kind: type, model, data: Data, ways: dict) -> Criterion:
     method = kind(Geometry(2, (32, 32), data.channels, (), data.range))
     method.ways = ways
     return Criterion(Scorer(model, data, method, CPU))

@@ -9,18 +9,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from tiny import phantom
 from volumes import PAIRED, load
 
-from gantk.data.check.check import check, warnings_about
+from gantk import check, plan, predict
+from gantk.data.check.check import warnings_about
 from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
 from gantk.data.sources.pairing import complete_pairs
-from gantk.planning.recipe import plan
 from gantk.recipe.load import Recipe, resolved
 from gantk.training import trial
-from gantk.training.trial import predict
-from gantk_datasets.phantom.phantom import Phantom
 
-RECORDS = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
+RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
 
 
@@ -38,7 +37,7 @@ def pictures(
 
 
 def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
-    for record in Phantom(
+    for record in phantom(
         contrasts, 3, (24, 24, 24), subjects=5, skull="CT" in contrasts
     ).records():
         name = dict(zip("ab", contrasts, strict=True))[record.domain]

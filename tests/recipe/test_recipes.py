@@ -22,7 +22,6 @@ from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks
 from gantk.recipe.departures import departures
 from gantk.recipe.load import Recipe, leaves, load_recipe, resolved
-from gantk.recipe.tables import Model
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
@@ -34,7 +33,7 @@ VARIANTS = [
 ]
 
 
-def build(model: Model) -> Method:
+def build(model) -> Method:
     """The recipe's method for its phantom, on the meta device, which knows shapes and holds no
     numbers.
     """

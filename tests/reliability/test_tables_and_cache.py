@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gantk import check
 from gantk.data.cache import Cache
-from gantk.data.check.check import check
 from gantk.data.dataset import records_of
 from gantk.data.split import near_duplicates
 from gantk.errors import UserError

@@ -17,8 +17,8 @@ from PIL import Image
 from tiny import TINY
 
 import gantk
+from gantk import write_report
 from gantk.errors import Interrupted, UserError
-from gantk.report.patients.comparing import write_report
 from gantk.report.patients.section import encode_pixels
 from gantk_studies.viewer.section import embed_volumes
 

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from method_options import METHODS
+from tiny import random_images
 from torch import nn
 
 from gantk.errors import GantkError
@@ -20,7 +21,7 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads
-from gantk.testing.small import random_images, train_table
+from gantk.testing.small import train_table
 from gantk.training.accelerate.compile import compile_phases
 from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble

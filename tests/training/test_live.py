@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tiny import TINY
 
-from gantk.api import resume, run
+from gantk import resume, run
 from gantk.errors import UserError
 from gantk.training.live import LiveView
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from gantk.data.check.check import check
+from gantk import check
 from gantk.errors import UserError
 from gantk.formats import files as io
 

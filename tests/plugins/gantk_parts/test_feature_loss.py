@@ -9,13 +9,12 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, UNET, random_images, small_run
 
 import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_parts.feature_loss.losses import body_of
 
 SEGMENTER = {"name": "segmenter", "width": 4}

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, TINY, UNET, small_run
+from tiny import PATCHGAN, TINY, UNET, phantom, small_run
 
 import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
-from gantk_datasets.phantom.phantom import Phantom
 from gantk_parts.post.bias_field import InputBiasField
 from gantk_parts.post.bright_end import BrightEnd
 from gantk_parts.post.slices import AgreeingSlices, guided_filter, jump
@@ -247,7 +246,7 @@ def test_a_post_step_gets_a_slice_without_its_neighbours(tmp_path, monkeypatch):
     monkeypatch.setattr(BrightEnd, "__call__", watched)
     run = small_run(tmp_path, TINY["method"], post=[{"name": "bright_end"}], neighbours=1)
     evaluated = len(channels)
-    record, *_ = Phantom(("T1", "T2"), 3, (8, 32, 32), subjects=1).records()
+    record, *_ = phantom(("T1", "T2"), 3, (8, 32, 32), subjects=1).records()
     volume = record.read()[0]
 
     made = gantk.load(run).translate(volume)

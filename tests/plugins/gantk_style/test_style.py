@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import PATCHGAN, UNET
 
-from gantk import api
+import gantk as package
 from gantk.errors import UserError
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
@@ -356,7 +356,7 @@ def run_with(post: dict, folder, method: dict, **data):
         "metrics": ["psnr"] if len(data["domains"]) > 1 else ["kid"],
         "images": 10,
     }
-    return api.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
+    return package.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
 def test_translations_lend_their_style_to_their_input(tmp_path):

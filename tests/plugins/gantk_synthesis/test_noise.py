@@ -9,14 +9,14 @@ from functools import partial
 import pytest
 import torch
 from PIL import Image
-from tiny import small_run
+from tiny import random_images, small_run
 from torch.distributions import Normal, kl_divergence
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images, train_table
+from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
 from gantk_synthesis.dcgan.network import DCGANGenerator

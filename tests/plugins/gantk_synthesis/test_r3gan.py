@@ -5,12 +5,12 @@ error.
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import random_images
 from torch import nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_synthesis.r3gan.model import pairing, squared_gradients
 from gantk_synthesis.r3gan.networks import Residual
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import PATCHGAN, UNET
+from tiny import PATCHGAN, UNET, random_images
 
 import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.network import roughness, warp
 from gantk_translation.reggan.search import (

@@ -5,14 +5,13 @@ new ones.
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN
+from tiny import PATCHGAN, random_images
 from volumes import volume
 
 import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_translation.label_maps import placed_anew
 from gantk_translation.spade.network import SPADE
 

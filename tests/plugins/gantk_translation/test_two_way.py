@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, UNET, random_images, small_run
 from torch import Tensor, nn
 from volumes import load, volume
 
@@ -16,7 +16,6 @@ from gantk.formats.files import read
 from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_translation.any_to_any.scoring import cases
 
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny import PATCHGAN, UNET
+from tiny import PATCHGAN, UNET, random_images
 
-from gantk import api
+import gantk as package
 from gantk.errors import UserError
 from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.method import Batch, Geometry
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind, bind_or_raise
-from gantk.testing.small import random_images
 from gantk_translation.cut.patchnce import PatchNCE
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.model import MUNIT
@@ -420,7 +419,7 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
         "train": {"steps": 2, "batch": 2},
         "evaluate": {"metrics": ["kid"]},
     }
-    scores = api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics[
+    scores = package.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics[
         "a_to_b"
     ]
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET
+from tiny import PATCHGAN, UNET, random_images
 
 from gantk.data.augment import augment_batch
 from gantk.data.batches import Batches, ImageSet
@@ -17,7 +17,6 @@ from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
 from gantk_translation.weak_pairs.loss import WeakPairs
 from gantk_translation.weak_pairs.matching import grid, sample_at, zoom_affine, zoom_inside
 
