@@ -52,11 +52,6 @@ def test_help_lists_commands_by_section_one_line_each(gantk):
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_help_of_a_command_begins_with_an_example(gantk, name):
-    assert gantk(name, "--help").out.startswith(("Example:\n  gantk ", "Examples:\n  gantk "))
-
-
 @pytest.mark.parametrize(
     ("command", "function"),
     [

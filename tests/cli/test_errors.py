@@ -14,24 +14,9 @@ import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import CtrlC, count_noun, doing, machine_failure, one_line, unforeseen
+from gantk.errors import CtrlC, doing, machine_failure, one_line, unforeseen
 from gantk.runs.folder import RunFolder
 from gantk.training.restart import advice
-
-
-def test_one_is_singular_and_words_have_their_plurals():
-    said = [count_noun(count, "image") for count in (0, 1, 2, ["a"], "ab")]
-    assert said == ["0 images", "1 image", "2 images", "1 image", "2 images"]
-
-    plurals = {
-        "copy": "copies",
-        "class": "classes",
-        "box": "boxes",
-        "patch": "patches",
-        "day": "days",
-    }
-    for noun, plural in (plurals | {"DICOM series": "DICOM series"}).items():
-        assert count_noun(2, noun) == f"2 {plural}"
 
 
 def test_what_fails_in_deletion_after_ctrl_c_prints_nothing(monkeypatch, capfd):

@@ -23,7 +23,6 @@ from gantk.method import Geometry, Method
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import size_image
-from gantk.recipe.tables import SplitTable
 from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19

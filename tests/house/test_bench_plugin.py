@@ -5,7 +5,7 @@ import re
 
 import pytest
 import tomli_w
-from pages import Page, draw_samples
+from pages import Page
 from tiny import ROOT
 
 from gantk.errors import UserError
@@ -13,9 +13,9 @@ from gantk.recipe.load import all_recipes, load_recipe
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
-from gantk_bench.rows import read_rows, write_rows
+from gantk_bench.rows import read_rows
 from gantk_bench.statistics import statistics
-from gantk_bench.suite import all_suites, load_suite
+from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
 from gantk_bench.tables import markdown
 
@@ -89,53 +89,6 @@ def test_the_quick_suite_needs_no_files_and_little_time():
         assert model.evaluate.regression == 100, job.recipe
         scored = {part.name for part in model.evaluate.metrics}
         assert scored in QUICK_METRICS, job
-
-
-def test_command_line_wins_over_recipe_over_suite(suite):
-    chosen = suite("[set]\ntrain.seed = 1\ntrain.batch = 3\n[recipe.cut_t1t2.set]\ntrain.batch = 2")
-    assert planned(["cut_t1t2"], chosen)[0].settings == (
-        "train.seed=1",
-        "train.batch=3",
-        "train.batch=2",
-    )
-    (job,) = planned(["cut_t1t2"], chosen, settings=("train.seed=7",), grid=("train.batch=5",))
-    assert job.facts["seed"] == 7
-    assert job.arguments[-4:] == ["--set", "train.seed=7", "--set", "train.batch=5"]
-
-
-def test_broken_recipes_are_rows_unless_named(suite, recipe):
-    broken = recipe("broken", method={"name": "no_such_gan"})
-    message = "there is no method 'no_such_gan'"
-    jobs = planned([broken, "cut_t1t2"], suite(), named=False)
-
-    assert message in jobs[0].problem
-    assert jobs[1].problem is None
-    with pytest.raises(UserError, match=message):
-        planned([broken], suite())
-
-
-def test_plugin_suites_and_recipes_are_found(add_plugin, tiny_recipe):
-    offers = (
-        'import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.suites("mine.suites")\n'
-    )
-    folder = add_plugin("my-package", "my_plugin", offers + '    add.recipes("mine.recipes")\n')
-    night = {"limit": 5.0, "recipe": {"mine": {"set": {"train": {"steps": 2}}}}}
-    for kind, name, tables in (("suites", "night", night), ("recipes", "mine", tiny_recipe)):
-        (folder / "mine" / kind).mkdir(parents=True)
-        for package in ("mine", f"mine/{kind}"):
-            (folder / package / "__init__.py").touch()
-        (folder / "mine" / kind / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
-
-    assert all_suites()["night"][1] == "my-package"
-
-    suite = load_suite("night")
-    names, named = recipe_names([], True, suite)
-    (mine,) = [job for job in planned(names, suite, named=named) if job.recipe == "mine"]
-
-    assert mine.steps == 2
-    assert mine.limit == 5.0
-    assert suite.name == "night"
-    assert planned(["mine"], load_suite("quick"), named=False)[0].problem is None
 
 
 @pytest.mark.parametrize(
@@ -291,16 +244,6 @@ def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     assert list(change_lines([change]))[-1] == "1 not comparable"
 
 
-def test_rows_survive_writing_and_reading(tmp_path):
-    odd = {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}
-    write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
-    first, second = read_rows(tmp_path / "rows.jsonl")
-
-    assert first == row()
-    assert second["wall_s"] is None
-    assert second["speed"] == {"step_seconds": [None, 1.0]}
-
-
 # ---- bench.html and bench.md
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
 
@@ -337,46 +280,6 @@ def test_nothing_in_a_row_can_execute(tmp_path):
 
     assert "<script" not in markdown([hostile])
     assert len(set(bars)) == 1
-
-
-def test_images_of_each_run_stand_side_by_side(tmp_path):
-    kid = {"image": {"kid_random": score(0.124, "", False)}}
-    noise = row(
-        "dcgan_phantom",
-        domains=["FLAIR"],
-        metrics=kid,
-        baselines={"noise": kid},
-        verdict={},
-        curve=[],
-    )
-    elsewhere = row("elsewhere", run="../elsewhere")
-    pairs = {"a_to_b": {"from": "T1", "to": "T2", "count": 4}}
-    for found, directions in (
-        (row(), pairs),
-        (elsewhere, pairs),
-        (noise, {"image": pairs["a_to_b"] | {"from": None}}),
-    ):
-        draw_samples(
-            tmp_path / "bench" / found["run"],
-            directions,
-            (200,),
-            "image" not in directions,
-            side=24,
-        )
-        (tmp_path / "bench" / found["run"] / "log.jsonl").touch()
-
-    (tmp_path / "bench" / row()["run"] / "samples" / "truth" / "a_to_b-3.png").unlink()
-    page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
-
-    assert "no file" in page.words
-    assert {
-        "input of sample 1, dualgan_t1t2",
-        "output of sample 1, dualgan_t1t2",
-        "truth of sample 1, dualgan_t1t2",
-        "Sample 1 of dcgan_phantom",
-    } <= set(page.having("alt"))
-    assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
-    assert "elsewhere" not in " ".join(page.having("alt"))
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():

@@ -15,17 +15,11 @@ from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import floor  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
-from peers.checkouts import Reference  # noqa: E402
-from peers.packages import Monai  # noqa: E402
-from peers.sides import BatchTurn, Setup, Side  # noqa: E402
+from peers.sides import BatchTurn, Side  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
-from gantk.method import Geometry  # noqa: E402
-from gantk.nets.blocks import conv  # noqa: E402
-from gantk.recipe.load import load_recipe  # noqa: E402
 from gantk_bench import harness  # noqa: E402
 
 pytestmark = pytest.mark.bench
@@ -149,20 +143,6 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
     assert "| tiny | reference, fp32 | files " in out
 
 
-def test_a_missing_peer_is_a_skipped_row_with_a_remedy(drive):
-    code, rows, out, _ = drive("--cases", "tiny", "--table")
-    reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
-
-    assert code == 0
-    assert reasons.keys() == set(cases.PEERS)
-    assert "| peers | konfai | skipped |" in out
-    assert (
-        "git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix" in reasons["reference"]
-    )
-    assert "--peer cut=FOLDER" in reasons["cut"]
-    assert "pip install monai" in reasons["monai"]
-
-
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -177,24 +157,6 @@ def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words
     assert code == 1
     assert [row["status"] for row in rows] == ["failed"]
     assert words in rows[0]["error"]
-
-
-def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeypatch):
-    mine = object()
-    monkeypatch.setitem(sys.modules, "data", mine)
-    path = list(sys.path)
-    arguments = list(sys.argv)
-    setup = Setup(Case("tiny", "cyclegan", "resnet6", 32, 1, 2, 2), {"a": 1, "b": 1}, CPU)
-    for word in ("one", "two"):
-        folder = checkout(tmp_path / word, word)
-        files = sorted(folder.rglob("*"))
-        assert Reference(folder, setup, {}).model.greeting == word
-        assert sorted(folder.rglob("*")) == files  # no compiled files either
-
-    assert sys.modules["data"] is mine
-    assert sys.path == path
-    assert sys.argv == arguments
-    assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
 
 
 def test_rounds_alternate_and_compare_equal_batches(monkeypatch):
@@ -228,32 +190,6 @@ def test_rounds_alternate_and_compare_equal_batches(monkeypatch):
         harness.take_turns({"x": turn("x", 1.0), "y": turn("y", 2.0, off=1)}, seconds=1.0)
 
 
-def test_a_ratio_is_of_rounds_not_of_means():
-    found = harness.ratio([2.0, 20.0, 2.0, 2.0], [1.0, 10.0, 1.0, 1.0])
-    assert found == {"median": 2.0, "ci95": [2.0, 2.0], "rounds": 4}
-    low, high = harness.ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5)["ci95"]
-    assert low < 3.0 < high
-
-
-def test_every_case_is_a_recipe_whose_networks_take_its_size():
-    for case in cases.CASES.values():
-        model = load_recipe(Case(**{**vars(case), "width": 2, "d_width": 2}).tables()).check()
-        side = case.window or case.size
-        assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
-
-
-def test_monai_network_has_about_as_many_weights():
-    pytest.importorskip("monai")
-    setup = Setup(
-        Case("tiny", "cyclegan", "unet", 128, 1, 4, 4, equal=True),
-        {"a": 1, "b": 1},
-        CPU,
-        weights=10**6,
-    )
-
-    assert 10**6 <= Monai(None, setup, {}).weights < 1.1 * 10**6
-
-
 @pytest.mark.slow
 def test_volumes_are_timed_by_loop_gantk_and_onnx(monkeypatch, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
@@ -273,34 +209,3 @@ def test_volumes_are_timed_by_loop_gantk_and_onnx(monkeypatch, tmp_path, capsys)
     )
     assert row["times"].keys() == {"gantk", "onnx"}
     assert "plain : onnx" in capsys.readouterr().out
-
-
-def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
-    words = [
-        "dualgan_t1t2",
-        "--set",
-        "data.size=[32,32]",
-        "--set",
-        "method.discriminator.receptive_field=34",
-    ]
-    words += ["--seconds", "0.1", "--device", "cpu", "--json", str(tmp_path / "x.json")]
-
-    assert floor.step_speed.main(words, floor.__doc__, floor.measure, floor.markdown) == 0
-    (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
-    assert row["share"]["median"] > 0
-    assert len(row["seconds"]["floor"]) >= 4
-    # nothing before the recorded steps
-    assert all(one["calls"] == int(one["calls"]) for one in row["operations"])
-
-    last = {"memory_format": torch.channels_last}
-    layer = conv(2, 64, 64, 4, stride=2, padding=1).to(**last)
-    image = torch.ones(1, 64, 4, 4)
-    with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
-        layer(image.contiguous(**last)).square().sum().backward()
-
-    found = {called.name: called for called in recorder.found.values()}
-
-    assert "mm" not in found
-    assert found["convolution_backward"].arguments[-1] == [False, True, True]
-    # four positions of 64 channels, read and written
-    assert found["pow"].moved == 2 * 4 * 64 * 2 * 2

@@ -8,13 +8,11 @@ import sys
 import tomllib
 
 import pytest
-from tiny import ROOT, TINY, small_run
+from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import dense_gradients  # noqa: E402
 import published_systems as systems  # noqa: E402
-import score_checkpoints  # noqa: E402
 
 MAX_COLUMNS = 155  # of a row as it is shown, on a screen
 STATED = tomllib.loads((ROOT / "tests/fidelity/stated.toml").read_text("utf-8"))
@@ -171,27 +169,3 @@ def text_of_link(cell):
 
 
 # ---- the scripts behind the rows of future work
-
-
-def test_a_checkpoint_is_scored_as_the_run_was(tmp_path):
-    run = small_run(tmp_path, TINY["method"], steps=2)
-    recorded = json.loads((run / "metrics.json").read_text("utf-8"))["metrics"]
-
-    found = score_checkpoints.score(run, 2, None, ["psnr"])
-
-    assert found["a_to_b"]["psnr"]["value"] == pytest.approx(recorded["a_to_b"]["psnr"]["value"])
-    assert json.loads((run / "metrics.json").read_text("utf-8"))["metrics"] == recorded
-
-
-@pytest.mark.slow
-def test_a_cut_gradient_reaches_no_dense_layer(tmp_path):
-    run = small_run(tmp_path, {"name": "dcgan", "width": 4}, domains=["T1"], size=[64, 64])
-    method = dense_gradients.method_at(run, 0)
-    *_, last = dense_gradients.layers_of(method.generator).values()
-    whole = dense_gradients.relative_gradients(method)
-    last.weight.data.fill_(1e-30)  # what comes back through it is nothing
-    cut = dense_gradients.relative_gradients(method)
-
-    assert list(whole)[0] == "project"
-    assert min(whole.values()) > 1e-6
-    assert cut["project"] < 1e-6 * whole["project"]

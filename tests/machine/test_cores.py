@@ -1,8 +1,5 @@
 """Threads of a training: within the quota of its container, the same after a resume."""
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-
 import pytest
 import torch
 
@@ -23,11 +20,6 @@ def test_the_smallest_cgroup_quota_counts(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
 
     assert cores.cgroup_quota() == 2
-
-
-def test_without_cgroups_there_is_no_quota(tmp_path, monkeypatch):
-    monkeypatch.setattr(cores, "PROC", tmp_path)
-    assert cores.cgroup_quota() == cores.NO_QUOTA
 
 
 @pytest.fixture
@@ -51,14 +43,6 @@ def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
     assert torch.get_num_threads() == 2
 
 
-def test_a_number_that_the_user_chose_stays(two_threads, monkeypatch):
-    monkeypatch.setattr(cores, "cgroup_quota", lambda: 1)
-    assert cores.Threads(fixed=True).choose(0) is None
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert cores.Threads(fixed=False).choose(0) is None
-    assert torch.get_num_threads() == 2
-
-
 def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_recipe, tmp_path):
     taken = []
     step = Engine.train_step
@@ -76,21 +60,3 @@ def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_r
     assert set(taken) == {1}
     assert torch.get_num_threads() == 2
     assert (last / "weights.safetensors").read_bytes() == weights
-
-
-def test_threads_that_start_together_keep_that_of_later_ones(two_threads):
-    together = Barrier(8)
-
-    def start():
-        together.wait()
-        cores.use_one_thread()
-        together.wait()  # so that each has a thread of its own
-        return torch.get_num_threads()
-
-    for _ in range(20):
-        with ThreadPoolExecutor(8) as readers:
-            numbers = {job.result() for job in [readers.submit(start) for _ in range(8)]}
-        with ThreadPoolExecutor(1) as later:
-            of_later = later.submit(torch.get_num_threads).result()
-
-        assert (numbers, of_later) == ({1}, 2)

@@ -38,26 +38,6 @@ from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-def test_patchgan_of_five_normed_convolutions_and_one_more():
-    network = PatchGAN(1, 2, width=4, layers=6, strided=3, norm_first=True)
-    kinds = [type(layer).__name__ for layer in network.layers]
-    strides = [layer.stride[0] for layer in network.layers if isinstance(layer, nn.Conv2d)]
-
-    assert kinds == 5 * ["Conv2d", "InstanceNorm", "LeakyReLU"] + ["Conv2d"]
-    assert strides == [2, 2, 2, 1, 1, 1]
-    assert network(torch.rand(2, 1, 64, 64)).shape == (2, 1, 5, 5)
-
-
-def test_patchgan_of_few_halvings_knows_its_smallest_image():
-    network = PatchGAN(1, 2, width=2, layers=6, strided=3)
-    network.check_size((32, 32))
-    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 1, 1)
-    with pytest.raises(UserError, match="each side at least 32"):
-        network.check_size((31, 32))
-    with pytest.raises(UserError, match="0 to 4, as there are 5 convolutions"):
-        PatchGAN(1, 2, layers=5, strided=5)
-
-
 @pytest.mark.parametrize("layers", [3, 5])
 def test_patchgan_sees_exactly_its_receptive_field(layers):
     field = RECEPTIVE_FIELDS[layers]
@@ -344,26 +324,6 @@ def test_networks_have_the_published_number_of_parameters(make, published):
         assert sum(parameter.numel() for parameter in make().parameters()) == published
 
 
-def unet_by_hand(network: UNet, x: Tensor) -> Tensor:
-    """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the
-    skip as it was.
-    """
-    maps = [x]
-    for level, block in enumerate(network.encoder):
-        y = F.conv2d(maps[-1], block[0].weight, block[0].bias, 2, 1)
-        if level < 2:
-            y = F.instance_norm(y)
-        maps.append(F.leaky_relu(y, 0.2))
-
-    y = maps.pop()
-    for block in network.decoder[:-1]:
-        y = F.conv_transpose2d(y, block[0].weight, None, 2, 1)
-        y = torch.cat([F.relu(F.instance_norm(y)), maps.pop()], 1)
-
-    last = network.decoder[-1]
-    return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
-
-
 @pytest.mark.parametrize(("norm", "unchanged"), [("none", True), ("instance", False)])
 def test_a_wider_margin_changes_a_unet_with_a_norm_only(norm, unchanged):
     torch.manual_seed(0)
@@ -387,29 +347,6 @@ def test_a_unet_without_norm_starts_with_maps_of_equal_size(dims):
     assert all(0.5 < part.square().mean().sqrt() < 2 for part in maps)
     last = network.head[-1].weight
     assert last.std() < 0.03
-
-
-def test_unet_first_norm_and_skip_options():
-    torch.manual_seed(0)
-    options = {"width": 3, "depth": 3, "up": "transpose"}
-    network = UNet(1, 1, 2, **options, norm_first=True, relu_skips=False).double()
-    x = torch.randn(2, 1, 16, 16, dtype=torch.float64, requires_grad=True)
-    mine = network(x)
-    theirs = unet_by_hand(network, x)
-
-    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
-
-    weight = torch.randn_like(mine)
-    inputs = (x, *network.parameters())
-    my_slopes = torch.autograd.grad((mine * weight).sum(), inputs)
-    their_slopes = torch.autograd.grad((theirs * weight).sum(), inputs)
-    for one, other in zip(my_slopes, their_slopes, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
-
-    plain = UNet(1, 1, 2, **options).double()
-    plain.load_state_dict(network.state_dict(), strict=False)
-
-    assert (plain(x) - mine).abs().max() > 1e-4
 
 
 # ---- convolutions as matrix products: what torch computes ----------------------------------------

@@ -192,28 +192,6 @@ def test_a_wrong_declaration_names_the_package(spies):
         bind("method", {"name": "pix2pix", "reconstruction": "wrong"})
 
 
-def test_a_registered_gram_loss_replaces_that_of_style_transfer(add_plugin):
-    from gantk_style.objective import Objective, StyleOptions
-
-    names = ("conv1_1",)
-    how = StyleOptions(
-        content_layers=names, style_layers=names, weights="random", content_weight=0.0
-    )
-    encoder = how.encoder((-1.0, 1.0))
-    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    ours = Objective(images, images, encoder, how, shared=False)(images.flip(0))["style"]
-    code = SPIES.replace(
-        'add.loss("wrong"',
-        'add.loss("gram", "gantk_spies:Features", override=True)\n    add.loss("wrong"',
-    )
-    add_plugin("my-package", "gantk_spies", code)
-    theirs = Objective(images, images, encoder, how, shared=False)(images.flip(0))["style"]
-
-    assert ours.shape == theirs.shape == (2,)
-    assert not torch.allclose(ours, theirs)
-    assert "features" in sys.modules["gantk_spies"].CALLS
-
-
 # ---- two-way methods: which losses, with which weight
 
 

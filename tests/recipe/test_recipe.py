@@ -14,7 +14,7 @@ from gantk.errors import UserError
 from gantk.lookup.options import options_help
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
-from gantk.plugin.spec import Generator, Part, bind, options_model
+from gantk.plugin.spec import Generator, bind, options_model
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import FastTable
 from gantk.runs.trained import Examples, Posts
@@ -68,26 +68,6 @@ def parts(monkeypatch):
 
 
 # ---- the signature is the schema -----------------------------------------------------------------
-
-
-def test_options_arrive_as_the_types_of_the_signature(parts):
-    options = {
-        "count": 3,
-        "rate": 2,
-        "name_of": "y",
-        "flag": True,
-        "mode": "q",
-        "pair": [1, 2.5],
-        "sides": [4],
-    }
-    bound = bind("augment", {"name": "sampler", "limit": 1, **options}).options
-
-    # a whole number stands for a decimal
-    assert isinstance(bound["rate"], float)
-    assert isinstance(bound["pair"], tuple)
-    assert bound | {"inner": None} == options | {"pair": (1.0, 2.5), "limit": 1.0, "inner": None}
-    assert isinstance(bound["inner"], Part)
-    assert bound["inner"].name == "unet"
 
 
 @pytest.mark.parametrize(
@@ -362,18 +342,6 @@ def test_examples_of_post_steps_are_inputs_or_same_class():
     assert examples_of(10).real(5).mean((1, 2, 3)).tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
     inputs = torch.rand(2, 1, 2, 2)
     assert torch.equal(examples_of(10, inputs).real(2), inputs)
-
-
-def test_profiles_replace_all_post_steps(parts, tmp_path):
-    path = tmp_path / "r.toml"
-    text = '[method]\nname = "dualgan"\n[train]\nsteps = 1\n[[post]]\nname = "shift"\n'
-    path.write_text(text + '[[profile.cpu.post]]\nname = "shift"\nby = 3.0\n')
-
-    assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [
-        3.0
-    ]
-    path.write_text(text + "byy = 3.0\n")
-    assert mistake(load_recipe(path)).endswith("r.toml:7)")
 
 
 # ---- train.fast, and the keys of earlier versions ------------------------------------------------

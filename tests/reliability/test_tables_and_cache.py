@@ -28,9 +28,7 @@ from PIL import Image
 from gantk import check
 from gantk.data.cache import Cache
 from gantk.data.dataset import records_of
-from gantk.data.split import near_duplicates
 from gantk.errors import UserError
-from gantk.formats import files as io
 from gantk.recipe.load import Recipe
 
 pytestmark = pytest.mark.slow
@@ -90,23 +88,6 @@ def test_table_cost_grows_linearly_with_rows(pictures):
     assert calls(lambda: records(many)) < 4.5 * calls(lambda: records(few))
 
 
-def test_a_check_of_a_large_table_opens_few_files_twice(pictures, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 1000)
-    monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 200)
-    opened = []
-    table_of_all = table(pictures, 8000)
-    sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
-    shares: list[float] = []
-    found = check(table_of_all, progress=lambda share, what: shares.append(share))
-    pngs = [str(path) for path in opened if str(path).endswith(".png")]
-
-    assert len(found["files"]) == 200
-    assert shares == sorted(shares)
-    assert len(shares) > 200
-    # Each header for its pair's grid, each file once for its bytes; beyond that the sample alone.
-    assert len(pngs) < 2 * 8000 + 5 * 200
-
-
 def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     def peak(count):
         table = tmp_path / f"{count}.csv"
@@ -133,16 +114,6 @@ def test_wrong_rows_are_counted_in_little_memory(tmp_path):
     assert "(24000 cells): each does not exist" in said
     assert "and at least 9995 more" in said
     assert many < some + 200_000, "bytes: as good as nothing for 6,000 further rows"
-
-
-def test_a_header_that_is_broken_is_told_as_pillow_tells_it(tmp_path):
-    path = tmp_path / "one.png"
-    Image.new("L", (16, 16)).save(path)
-    content = path.read_bytes()
-    for broken in (content[:20], content[:36], content[:18] + b"\1" + content[19:]):
-        path.write_bytes(broken)
-        with pytest.raises(UserError, match="cannot be read as"):
-            io.outline(path)
 
 
 FILL = """

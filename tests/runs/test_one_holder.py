@@ -6,12 +6,6 @@ import fcntl
 import json
 import os
 import platform
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,56 +88,6 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.skipif(
-    not os.access("/dev/shm", os.W_OK), reason="the system has no disk in memory at /dev/shm"
-)
-def test_replaced_files_in_memory_do_not_add_up():
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        path = files.write_file(Path(folder) / "best.json", b"first")
-        assert files.write_file(path, b"second").read_bytes() == b"second"
-        assert os.listdir(folder) == [path.name]
-
-
-def test_a_run_folder_has_one_named_holder_at_a_time(tmp_path):
-    code = (
-        "from gantk.files import lock_folder; import pathlib, sys\nwith"
-        f" lock_folder(pathlib.Path({str(tmp_path)!r})):"
-    )
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            code + " print('held', flush=True); sys.stdin.read()",
-            "\x1b[2Jresume",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-    assert holder.stdout.readline() == b"held\n"
-
-    with pytest.raises(UserError) as refused, files.lock_folder(tmp_path):
-        pass
-
-    said = str(refused.value)
-
-    assert f"process {holder.pid} on {platform.node()} has been writing to it since " in said
-    assert "\\x1b[2Jresume" in said
-
-    holder.kill()
-    holder.communicate()
-    # asked for again within itself
-    with files.lock_folder(tmp_path), files.lock_folder(tmp_path), ThreadPoolExecutor() as pool:
-        refused = pool.submit(files.lock_folder(tmp_path).__enter__).exception()
-        assert isinstance(refused, UserError)
-        assert f"process {os.getpid()} " in str(refused)
-
-    with files.lock_folder(tmp_path):
-        pass
-
-    assert (tmp_path / files.LOCK).read_bytes() == b""  # nobody, also where a disk knows no locks
-
-
 @pytest.mark.parametrize("holder", ["here, alive", "here, gone", "elsewhere", "damaged"])
 def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkeypatch, holder):
     def unknown(*words):
@@ -178,13 +122,3 @@ def test_a_lock_is_no_link_and_needs_a_writable_folder(tmp_path, monkeypatch, nu
     monkeypatch.setattr(os, "open", denied)
     with files.lock_folder(tmp_path):
         pass
-
-
-def test_two_starts_in_one_second_get_two_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with ExitStack() as holding:
-        made = [RunFolder.create(None, "tiny", holding).path for _ in range(6)]
-        assert len(set(made)) == 6
-        assert any(path.name.endswith("-2") for path in made)
-
-    assert all((path / "checkpoints").is_dir() for path in made)

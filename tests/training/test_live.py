@@ -59,35 +59,6 @@ def test_plain_lines_are_golden():
     ]
 
 
-@pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("CI", "true"), ("TERM", "dumb")])
-def test_a_terminal_that_wants_plain_lines_gets_them(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    console = terminal()
-    with LiveView(10, console=console) as view:
-        view.update(1, validation=SCORES)
-    text = console.file.getvalue()
-
-    assert text.startswith("step 1/10  10%")
-    assert all(character.isprintable() or character == "\n" for character in text)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_the_view_leaves_lines_and_cursor_as_they_were(error):
-    console = terminal()
-    with pytest.raises(error), LiveView(10, console=console) as view:
-        view.print("[bold]data[/bold] /x/[a]")
-        view.update(1, validation=SCORES)
-        view.print("alarm: [red]", style="yellow")
-        raise error
-
-    text = console.file.getvalue()
-
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "[bold]data[/bold] /x/[a]" in text
-    assert "alarm: [red]" in text
-    assert "PSNR 20.10, 19.00" in text
-
-
 def test_the_bar_moves_each_step_with_remaining_time():
     now = [0.0]
     console = terminal()
@@ -104,38 +75,6 @@ def test_the_bar_moves_each_step_with_remaining_time():
         assert console.file.getvalue().count("\n") == 0  # no line at a step
 
 
-def test_the_live_line_fits_a_window_of_80_columns():
-    now = [0.0]
-    view = LiveView(2400, console=terminal(), clock=lambda: now[0], domains=["T1", "T2"])
-    view.update(0, validation={key: {"psnr": 18.5} for key in SCORES})
-    now[0] += 60
-    view.update(400, validation=SCORES)
-
-    shown = view.status_text(68)
-    assert shown == "step 400/2400  16%  left 5 min 00 s  PSNR 20.10 (+1.6), 19.00 (+0.5)"
-
-
-def test_slow_steps_and_narrow_windows_show_what_matters():
-    now = [0.0]
-    view = LiveView(
-        10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8"
-    )
-    view.step(4)
-    now[0] += 9
-
-    assert "microbatch" not in view.status_text(100)
-    now[0] += 5
-    assert view.status_text(30).endswith("generators, microbatch 3 of 8 14 s")
-    view.busy = "saving the weights"
-    assert view.status_text(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
-
-    view.busy = None
-    view.step(5)
-
-    assert view.status_text(20) == "step 5/10  50%"
-    assert view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
-
-
 def test_without_a_terminal_a_line_comes_every_minute():
     now = [0.0]
     console = Console(file=io.StringIO())
@@ -148,26 +87,6 @@ def test_without_a_terminal_a_line_comes_every_minute():
 
     assert len(lines) == 4
     assert lines[-1] == "step 12/1000  1%  left 6 h 51 min"
-
-
-def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp_path, monkeypatch):
-    import gantk
-    from gantk.training.engine import Engine
-
-    said = []
-    monkeypatch.setattr(
-        Engine,
-        "doing",
-        property(lambda self: "", lambda self, what: said.append(what)),
-        raising=False,
-    )
-    tiny_recipe["train"] |= {"steps": 1, "microbatch": 1}
-    gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    parts = [f"{part}: {what}" for part in ("1 of 2", "2 of 2") for what in ("losses", "gradients")]
-    steps = [f"{k} of 2), microbatch {part}" for k in (1, 2) for part in parts]
-
-    assert [each.split(" (")[-1] for each in said if "microbatch" in each] == steps
-    assert "reading images" in said
 
 
 # ---- trackers: each number once, in however many sittings the training was done

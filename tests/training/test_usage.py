@@ -2,22 +2,15 @@
 its learning rate.
 """
 
-import json
-import re
 import subprocess
 import sys
 import time
 
 import pytest
-from tiny import PATCHGAN, TINY, UNET, small_run
+from tiny import TINY
 
 import gantk
-from gantk.data.batches import ImageSet
 from gantk.errors import UserError
-from gantk.machine import usage
-from gantk.machine.usage import Used, speed_of
-from gantk.metrics.evaluate import Scorer
-from gantk.recipe.load import load_recipe, resolved
 from gantk.runs.folder import RunFolder
 from gantk.training import trial
 from gantk.training.trial import Trial
@@ -35,70 +28,6 @@ def test_time_counts_from_the_start_of_the_process():
 
     assert imported < before <= since + 0.02  # the kernel counts in hundredths
     assert since <= time.monotonic() - began + 0.02
-
-
-def test_peak_memory_sees_what_was_held_once():
-    code = (
-        "from gantk.machine import usage; before = usage.peak_memory('cpu'); held = b'x' * (60 <<"
-        " 20); del held; "
-    )
-    code += "print(usage.peak_memory('cpu') - before)"
-    # a child of a shell: one of ours would begin with our own peak
-    command = f'"{sys.executable}" -c "{code}" && true'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-
-    assert float(done.stdout) >= 0.04
-
-
-def test_a_resumed_training_counts_what_earlier_sittings_used():
-    used = Used({}, "cpu")
-    assert used.first_step is None
-    assert used.seconds_at(0, 7.0) == 7.0
-
-    used.first_step = usage.since_start()
-    first = used.state(10, 2.5)
-
-    assert first["first_step_s"] > 0
-
-    again = Used(first | {"peak_memory_gib": 1000.0}, "cpu")
-    assert again.first_step == first["first_step_s"]
-    assert again.seconds_at(10, 2.0) == 2.5, (
-        "steps after the last log line before the save took time too"
-    )
-    assert again.seconds_at(8, 2.0) == 2.0, "the file is of another checkpoint"
-    assert again.state(20, 5.0)["peak_memory_gib"] == 1000.0
-
-
-def test_the_images_of_a_training_are_let_go_of_before_scores(tmp_path, monkeypatch):
-    events = []
-    free = ImageSet.free_memory
-    score = Scorer.test
-    monkeypatch.setattr(ImageSet, "free_memory", lambda self: events.append("freed") or free(self))
-    monkeypatch.setattr(
-        Scorer, "test", lambda self, others=(): events.append("scored") or score(self, others)
-    )
-
-    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-    small_run(tmp_path, method, steps=1)
-
-    assert events == ["freed", "freed", "scored"]
-
-
-def test_speed_holds_the_mean_step_of_each_interval():
-    log = [
-        {"step": 0, "validation": {}},
-        {"step": 10, "seconds": 4.0, "images_per_s": 10.0},
-        {"step": 10, "selection": {"score": 1.0}},
-        {"step": 30, "seconds": 8.0, "images_per_s": 20.0},
-    ]
-    speed = speed_of(log, {"first_step_s": 3.5, "peak_memory_gib": 1.5, "seconds": 9.5})
-
-    assert speed["images_per_s"] == 15
-    assert speed["seconds"] == 8
-    assert speed["steps"] == 30
-    assert speed["step_seconds"] == [0.4, 0.2]
-    assert speed_of([]) == {}
-    assert speed_of(log)["first_step_s"] is None
 
 
 def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
@@ -165,52 +94,6 @@ def test_what_does_not_fit_is_tried_with_less(monkeypatch):
     assert asked[0] == ()
     assert any("train.microbatch=1" in each for each in found.ways[-1].settings)
     assert "does not fit" in next(found.lines())
-
-
-def test_running_out_of_memory_ends_the_trial_alone():
-    found = trial._in_child(
-        load_recipe(TINY).override(["data.size=[256, 256]", "train.batch=64"]), (), "cpu", 0.6
-    )
-    assert not found.fits
-
-
-def test_a_trial_ends_with_the_process_that_started_it():
-    """Its standard input closes when that process ends, also if it is killed."""
-    tables = resolved(load_recipe(TINY).override(["train.steps=1000000"]).check())
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "gantk.training.trial"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        child.stdin.write(json.dumps({"tables": tables, "device": "cpu", "memory": None}) + "\n")
-        child.stdin.close()
-        lines = child.stdout.read()
-
-        assert child.wait(60) == 1
-        assert '"fits"' not in lines
-
-
-def test_a_trial_says_what_it_does_before_it_is_done():
-    said = []
-    gantk.predict(TINY, device="cpu", say=said.append)
-
-    assert said[0].startswith("trial    3 steps")
-    assert "reading the images" in said[1]
-    assert re.search("stage 'main', .*step 1 of 3", said[2])
-
-
-def test_a_long_step_of_a_trial_is_said_again(monkeypatch, capsys):
-    monkeypatch.setattr(trial, "REMINDER_S", 0.0)
-    progress = trial.Progress()
-    progress.say("reading the images")
-    turns = iter([False, False, True])
-    monkeypatch.setattr(progress.ended, "wait", lambda seconds: next(turns))
-    progress.remind()
-    lines = capsys.readouterr().out.splitlines()
-
-    assert lines[0] == "progress reading the images"
-    assert lines[1:] == ["progress reading the images: 0 s so far"] * 2
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "xpu", "hpu", "vulkan"])

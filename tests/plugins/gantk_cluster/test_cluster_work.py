@@ -5,11 +5,8 @@ machine.
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -116,35 +113,6 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     assert looks(nodes[1])["always"] == 3
 
 
-@pytest.mark.slow
-def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run, nodes):
-    draw_pictures(Path("in"), 4)[0].rename("in/waits.png")
-    words = ["translate", str(tiny_run), "in", "out", "--address", nodes[0]]
-    driver = subprocess.Popen([sys.executable, "-m", "gantk", *words])
-    ledger = Path(".out.translation.json")
-
-    def done():
-        return (
-            ledger.exists()
-            and ledger.read_text().count("results") == 3
-            and looks(nodes[1])["waits"]
-        )  # noqa: E731
-
-    while driver.poll() is None and not done():
-        time.sleep(0.05)
-
-    driver.kill()
-
-    assert driver.wait() == -signal.SIGKILL
-
-    (nodes[1] / "go").touch()
-    again = gantk(*words)
-
-    assert again.code == 0
-    assert "3 of 4 inputs were already translated" in again.out
-    assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
-
-
 def rows(folder: str) -> dict[str, dict]:
     return {
         row["label"]: row
@@ -183,30 +151,6 @@ def test_cluster_rows_match_one_machine_despite_a_lost_worker(gantk, tiny_recipe
     assert {name: row | clocks for name, row in shared.items()} == {
         name: row | clocks for name, row in alone.items()
     }
-
-
-@pytest.mark.slow
-def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
-    words = benching(tiny_recipe, steps=10**6, save_every=10**6, sample_every=10**6)
-    command = [sys.executable, "-m", "gantk", *words, "one.toml", "--address", nodes[0], "--out"]
-
-    assert (
-        subprocess.run([*command, "short", "--limit", "2"], stdout=subprocess.DEVNULL).returncode
-        == 1
-    )
-    assert rows("short")["one"]["error"].startswith("longer than 2 s, at step")
-
-    driver = subprocess.Popen([*command, "out"], stderr=subprocess.PIPE, text=True)
-    while driver.poll() is None and not Path("out/runs/one/log.jsonl").exists():
-        time.sleep(0.05)
-
-    driver.send_signal(signal.SIGINT)
-    told = driver.communicate()[1]
-
-    assert driver.returncode == 130
-    assert "stopped after 0 of 1 rows" in told
-    assert "--resume" in told
-    assert Path("out/runs/one/.lock").read_text() == "", "the training still holds its folder"
 
 
 def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):

@@ -10,8 +10,7 @@ import gantk as package
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.files import sha256_of
-from gantk.inference.frame import TranslateOptions
-from gantk.metrics.references import RealImages, spread
+from gantk.metrics.references import RealImages
 from gantk.recipe.load import load_recipe
 
 TUMOURS = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4, "subjects": 8}
@@ -112,15 +111,6 @@ def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path)
     package.evaluate(run.path, device="cpu", say=say)  # the images are found again
 
 
-def test_a_run_without_classes_gives_all_its_samples(tmp_path):
-    run = small_run(tmp_path, DCGAN, domains=["FLAIR"], source=TUMOURS)
-    data = data_of(run)
-    model = package.load(run, device="cpu")
-
-    assert np.array_equal(native(of(data.training, "b")), model.sample(6, post=False))
-    assert "of any class" in "\n".join(data.description())
-
-
 def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
     run = small_run(tmp_path, DCGAN, domains=["FLAIR"], source=TUMOURS | {"only": "tumour"})
     data = data_of(run)
@@ -128,35 +118,6 @@ def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
 
     assert {record.label for record in of(data.training, "a")} == {"healthy"}
     assert trained.isdisjoint(record.subject for record in data.splits["test"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("conditional", [False, True])
-def test_translations_of_a_paired_run_are_examples_too(tmp_path, conditional):
-    method = {"name": "pix2pix", "conditional": conditional} | NETWORKS
-    data = {"domains": ["T1", "FLAIR"], "labels": conditional}
-    run = small_run(tmp_path, method, source=TUMOURS, **data)
-    data = data_of(run)
-    examples = of(data.training, "b")
-    sources = [
-        entry
-        for entry in split_of(run)["train"]
-        if entry["domain"] == "a" and entry["label"] == "tumour"
-    ]
-    real = {record.subject: record for record in of(data.training, "a")}
-
-    assert len(examples) == min(6, len(sources))
-    assert native(examples).std() > 0
-    if conditional:  # as `gantk translate --label tumour` makes them
-        model = package.load(run, device="cpu")
-        inputs = {
-            record.key: record.read() for record in model._data.training if record.domain == "a"
-        }
-        asked = np.stack([inputs[entry["key"]] for entry in spread(sources, 6)])
-        made = model.translate(asked, options=TranslateOptions(label="tumour"))
-        np.testing.assert_allclose(native(examples), made, rtol=1e-3, atol=0.5)
-
-    assert real.keys() <= {entry["subject"] for entry in split_of(run)["train"]}
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,6 @@ def test_pixels_are_those_of_earlier_versions(domains, size, options, first, las
     assert lesions == (records[-1].mask().sum() if "lesions" in options else 0)
 
 
-def test_heads_without_lesions_have_neither_mask_nor_label():
-    for record in phantom().records():
-        assert record.mask is None
-        assert record.label is None
-
-
 def test_lesions_are_masked_and_bright_in_t2():
     options = dict(domains=("T2", "T1+T1CE"), size=(96, 96), noise=0.0)
     records = phantom(lesions=6, **options).records()
@@ -181,20 +175,6 @@ def test_counts_sets_the_images_of_each_class():
     )
     with pytest.raises(UserError, match="counts requests 90"):
         phantom(**options, counts=(90, 1)).records()
-
-
-def test_a_share_of_the_subjects_is_healthy():
-    def labels(count):
-        records = phantom(
-            ("T1",), 3, (16, 16, 16), subjects=count, lesions=1, healthy=0.4
-        ).records()
-        return {record.subject: record.label for record in records}
-
-    few = labels(10)
-    many = labels(40)
-
-    assert few.items() <= many.items()
-    assert sum(label == "healthy" for label in many.values()) == pytest.approx(16, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, TINY, UNET, phantom, small_run
+from tiny import PATCHGAN, UNET
 
 import gantk
 from gantk.errors import UserError
@@ -191,66 +191,3 @@ def test_the_bright_end_is_stretched_and_the_rest_stays():
     assert torch.equal(done[dark], short[dark])
     assert (done - true).abs().mean() < 0.1 * (short - true).abs().mean()
     assert torch.equal(done.flatten().argsort(), short.flatten().argsort())  # no two change places
-
-
-def test_the_bright_end_has_a_limit():
-    _, short = blurred_head()
-    short[:, :, 10, 10] = 3.0
-    records = [
-        SimpleNamespace(subject="p", scan_key="s", key=f"s/{n}", position=n) for n in range(5)
-    ]
-    done = BrightEnd(2, (-1.0, 1.0))(short, examples_of(torch.zeros_like(short), records))
-
-    assert done.max() == 5.0  # three times the range of 2, from -1
-
-
-def test_the_bright_end_of_named_contrasts_only_is_stretched():
-    _, short = blurred_head()
-    both = torch.cat([short, short], dim=1)
-    every, second = (
-        BrightEnd(2, (-1.0, 1.0), channels=channels)(both, examples_of(torch.zeros_like(both)))
-        for channels in ((), (1,))
-    )
-
-    assert torch.equal(second[:, 0], both[:, 0])
-    assert torch.equal(second[:, 1], every[:, 1])
-    assert not torch.equal(every[:, 0], both[:, 0])
-
-
-def test_the_bright_end_leaves_what_it_cannot_judge():
-    _, short = blurred_head()
-    post = BrightEnd(2, (-1.0, 1.0))
-    two_slices = short[:2]
-    black = torch.full_like(short, -1.0)
-    flat = torch.full_like(short, 0.2)
-
-    for volume in (two_slices, black, flat):
-        assert torch.equal(post(volume, examples_of(torch.zeros_like(volume))), volume)
-
-    with pytest.raises(UserError, match="knee = 98 and percentile = 97"):
-        BrightEnd(2, (-1.0, 1.0), knee=98.0)
-
-    absent = BrightEnd(2, (-1.0, 1.0), channels=(0, 1))
-    with pytest.raises(UserError, match=r"channel 1, but the images have 1.*0 to 0"):
-        absent(short, examples_of(torch.zeros_like(short)))
-
-
-def test_a_post_step_gets_a_slice_without_its_neighbours(tmp_path, monkeypatch):
-    channels = []
-    stretch = BrightEnd.__call__
-
-    def watched(self, images, examples):
-        channels.append((images.shape[1], examples.made_from.shape[1], examples(2).shape[1]))
-        return stretch(self, images, examples)
-
-    monkeypatch.setattr(BrightEnd, "__call__", watched)
-    run = small_run(tmp_path, TINY["method"], post=[{"name": "bright_end"}], neighbours=1)
-    evaluated = len(channels)
-    record, *_ = phantom(("T1", "T2"), 3, (8, 32, 32), subjects=1).records()
-    volume = record.read()[0]
-
-    made = gantk.load(run).translate(volume)
-
-    assert 0 < evaluated < len(channels)
-    assert set(channels) == {(1, 1, 1)}
-    assert made.shape == volume.shape

@@ -20,9 +20,6 @@ from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
 from gantk_synthesis.dcgan.network import DCGANGenerator
-from gantk_synthesis.progan.layers import EqualConv, MinibatchDeviation, double, halve
-from gantk_synthesis.progan.model import fade_real
-from gantk_synthesis.progan.networks import Discriminator, Generator, filters_at, pixel_norm
 
 # ---- DCGAN ---------------------------------------------------------------------------------------
 
@@ -78,17 +75,6 @@ def test_the_discriminator_of_classes_is_told_the_class(asked):
     assert (losses[0] - losses[1]).abs().max() > 1e-3
 
 
-def test_a_seed_gives_the_same_image_for_any_count():
-    method = dcgan().eval()
-    few = method.sample(3, seed=5)
-    many = method.sample(40, seed=5)
-
-    torch.testing.assert_close(many[:3], few, rtol=1e-4, atol=1e-5)
-    assert (many[0] - many[1]).abs().max() > 1e-3, "another noise is another image"
-    images = dcgan(span=(0.0, 1.0)).eval().sample(4, seed=0)
-    assert 0 <= images.min() < 0.5 < images.max() <= 1, "the range of the data"
-
-
 @pytest.mark.parametrize(
     ("size", "layers", "first"),
     [((128, 128), 4, (16, 16)), ((64, 64), 4, (8, 8)), ((32, 48), 3, (8, 12))],
@@ -104,11 +90,6 @@ def test_generator_has_as_many_layers_as_asked_for(size, layers, first):
     assert generator.start[1:] == first
     assert len(sides) == layers - 1
     assert sides[-1] == tuple(image.shape[2:]) == size
-
-
-def test_generator_of_too_many_layers_is_refused():
-    with pytest.raises(UserError, match=r"of 6 layers cannot.*96, 96.*change method.layers"):
-        DCGANGenerator(8, 1, (90, 90), layers=6)
 
 
 def labelled(step: int) -> Batch:
@@ -173,124 +154,7 @@ def progan(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...
 # The pair of the paper's table 2: 1024 px, 3 channels.
 
 
-def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_every_level_has_the_parameters_of_the_papers_table():
-    filters = filters_at(9, base=8192, width=512)
-    assert filters == [512, 512, 512, 512, 256, 128, 64, 32, 16]
-    with torch.device("meta"):
-        generator = Generator(3, 2, filters, 512)
-        discriminator = Discriminator(3, 2, filters)
-
-    assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [
-        23.1,
-        23.1,
-    ]
-
-    large = [2.4e6, 2.4e6, 2.4e6, 1.2e6, 295e3, 74e3, 18e3, 4.6e3]
-    small = [2.4e6, 2.4e6, 2.4e6, 590e3, 148e3, 37e3, 9.2e3, 2.3e3]
-    for first, second in (
-        (generator.grow, generator.refine),
-        (discriminator.shrink, discriminator.refine),
-    ):
-        assert [count(level) for level in first] == pytest.approx(large, rel=0.03)
-        assert [count(level) for level in second] == pytest.approx(small, rel=0.03)
-
-    assert count(generator.first) + generator.first_bias.numel() == pytest.approx(4.2e6, rel=0.02)
-    ends = [generator.second, discriminator.last, discriminator.whole]
-    assert [count(layer) for layer in ends] == pytest.approx([2.4e6, 2.4e6, 4.2e6], rel=0.02)
-    ends = [generator.to_image[-1], discriminator.from_image[-1], discriminator.score]
-    assert [count(layer) for layer in ends] == [51, 64, 513]
-
-
 # Layers against their formulas, in float64.
-
-
-def test_pixel_norm_equals_the_formula():
-    x = torch.randn(2, 5, 4, 4, dtype=torch.float64)
-    expected = x / (x.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt()
-
-    torch.testing.assert_close(pixel_norm(x.float()).double(), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("images", "group"), [(8, 4), (4, 4), (6, 3), (2, 2), (1, 1), (5, 5)])
-def test_minibatch_deviation_equals_the_formula(images, group):
-    x = torch.randn(images, 3, 4, 4)
-    found = MinibatchDeviation()(x)
-
-    assert torch.equal(found[:, :3], x)
-
-    y = x.double()
-    columns = images // group
-    for k in range(images):
-        own = y[k % columns :: columns]
-        assert len(own) == group
-        expected = ((own - own.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
-        assert found[k, 3] == pytest.approx(torch.full((4, 4), float(expected)), rel=1e-5)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_convolving_after_doubling_never_needs_the_large_image(dims):
-    torch.manual_seed(0)
-    layer = EqualConv(dims, 3, 4, 3).double()
-    torch.nn.init.normal_(layer.bias)
-    x = torch.randn(2, 3, *([24] * 2 if dims == 2 else [8] * 3), dtype=torch.float64)
-
-    torch.testing.assert_close(layer.after_doubling(x), layer(double(x)))
-
-
-def test_drift_is_the_mean_square_of_the_real_logits():
-    method = progan(8, drift=0.5)
-    method.begin(method.stages(4)[0], Batch())
-    real = random_images(4, 1, (4, 4))
-    losses = method.discriminator_losses(Batch(image=real))
-    expected = 0.5 * method.d(real, 0).detach().double().square().mean()
-
-    assert float(losses["drift"].detach()) == pytest.approx(float(expected), rel=1e-5)
-    assert set(losses) == {"adversarial", "penalty", "drift"}
-    assert "drift" not in progan(8, drift=0.0).discriminator_losses(Batch(image=real))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_fade_in_blends_the_level_below(dims):
-    g = progan(16, dims).g
-    z = torch.randn(2, 8)
-    old = double(g(z, 1))
-    new = g(z, 2)
-
-    assert not torch.allclose(old, new)
-    assert torch.equal(g(z, 2, torch.tensor(0.0)), old)
-    assert torch.equal(g(z, 2, torch.tensor(1.0)), new)
-    torch.testing.assert_close(g(z, 2, torch.tensor(0.25)), 0.75 * old + 0.25 * new)
-
-    d = progan(16, dims).d
-    image = random_images(4, 1, (16,) * dims)
-
-    assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halve(image), 1))
-    assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
-    assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
-    assert torch.equal(fade_real(image, None), image)
-    assert torch.equal(fade_real(image, torch.tensor(1.0)), image)
-    assert torch.equal(fade_real(image, torch.tensor(0.0)), double(halve(image)))
-
-
-def test_alpha_rises_evenly_during_fade_in():
-    method = progan(8)
-    engine = Engine(
-        method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True)
-    )
-    found: dict[str, list[float]] = {}
-    for stage, _, _ in engine.fit(
-        lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))
-    ):
-        found.setdefault(stage.name, []).append(float(method.alpha))
-
-    assert list(found) == ["4", "8 fade", "8"]
-    assert set(found["4"] + found["8"]) == {1.0}
-    steps = len(found["8 fade"])
-    assert found["8 fade"] == pytest.approx([(k + 0.5) / steps for k in range(steps)], abs=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 1001])
@@ -305,23 +169,6 @@ def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     if steps >= (levels := math.log2(side) - 1):
         assert sides[0] == 4
         assert len(set(sides)) == levels
-
-
-@pytest.mark.parametrize(
-    ("options", "steps", "expected"),
-    [
-        ({}, 1000, [200, 200, 200, 200, 200]),
-        ({"shares": [1.0, 1.0, 2.0], "fade": 0.25}, 400, [100, 25, 75, 50, 150]),
-    ],
-    ids=["paper", "shares"],
-)
-def test_stages_follow_the_paper_or_given_shares(options, steps, expected):
-    stages = progan(16, **options).stages(steps)
-    names = ["4", "8 fade", "8", "16 fade", "16"]
-
-    assert [(stage.name, stage.steps) for stage in stages] == list(
-        zip(names, expected, strict=True)
-    )
 
 
 # ---- VAE

@@ -2,17 +2,15 @@
 of a training slice is not in the other domain.
 """
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from pytest import approx
-from tiny import ROOT
 
 from gantk.data.batches import ImageSet
 from gantk.data.dataset import Data
-from gantk.recipe.load import RENAMED, load_recipe, resolved
+from gantk.recipe.load import load_recipe
 from gantk_translation.weak_pairs.loss import WeakPairs
 
 SMALL = {
@@ -98,36 +96,3 @@ def test_a_match_is_never_of_the_same_head(sets):
     other = [record.subject for record in sets["b"].records]
     for number, found in enumerate(matches(sets)["a"]):
         assert own[number] not in {other[n] for n in found}
-
-
-def flat(value, path=""):
-    """(dotted key, value) of every leaf of nested tables and lists of tables."""
-    if isinstance(value, dict):
-        return [leaf for key in value for leaf in flat(value[key], f"{path}.{key}")]
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        return flat(dict(enumerate(value)), path)
-    return [(path[1:], value)]
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_plain_profile_is_the_recipe_of_version_0_1(recipe):
-    recorded = json.loads((ROOT / "tests/promises/recipes.json").read_text("utf-8"))[recipe]
-    plain = load_recipe(recipe).override([], "plain").check()
-    now = dict(flat(resolved(plain)))
-    wanted = {RENAMED.get(key, key): value for key, value in recorded.items() if value != {}}
-
-    assert {key: now.get(key) for key in wanted} == wanted
-    assert plain.method.options["pairs"] is None
-    assert not plain.method.options["source_losses"]
-    assert [augment.name for augment in plain.data.augment] == ["hflip"]
-    assert not plain.post
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_default_is_what_the_profile_pairs_was(recipe):
-    default = load_recipe(recipe)
-    pairs = default.override([], "pairs")
-
-    assert pairs.check() == default.check()
-    assert default.check().method.options["pairs"].name == "weak_pairs"
-    assert pairs.remarks == ["profile pairs changes nothing: its settings are the default"]

@@ -17,12 +17,8 @@ from gantk.plugin.spec import bind_or_raise
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.network import roughness, warp
 from gantk_translation.reggan.search import (
-    Search,
     edges,
     find_field,
-    gray_chances,
-    gray_levels,
-    zoom,
 )
 
 METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
@@ -111,21 +107,6 @@ def test_a_field_of_a_volume_says_where_voxels_are_taken_from():
     torch.testing.assert_close(warped[:, :, :2], volume[:, :, 1:])
 
 
-def test_roughness_is_the_mean_square_of_slopes():
-    field = torch.zeros(1, 2, 3, 4)
-    field[:, 0] = torch.tensor([0.0, 0.5, 1.0])[:, None]  # 0.5 a row, in one of two channels
-
-    assert roughness(field).item() == pytest.approx(0.5**2 / 2)
-
-
-def test_zoom_is_told_inside_a_mask_and_from_a_shift():
-    inside = F.pad(torch.ones(2, 1, 8, 8), (3, 5, 4, 4))
-    _, places = zoom(torch.zeros(2, 2, 16, 16), inside)
-    share, _ = zoom(0.02 * places - 1.5, inside)
-
-    assert share.item() == pytest.approx(0.02, abs=1e-5)
-
-
 def test_registration_alone_learns_how_a_square_was_moved():
     method = build(side=32, displacement=6.0)
     fake = torch.full((2, 2, 32, 32), -1.0)
@@ -183,47 +164,6 @@ def test_registration_recovers_known_motion(phantom_pair, between):
         max_error = 0.8
 
     assert median_error(found, field, head) < max_error
-
-
-def test_registration_moves_no_further_than_it_may(phantom_pair):
-    _, t2, field = phantom_pair
-    assert find_field(t2, warp(t2, field), 6, 0.1, 1.0).abs().max() <= 1
-
-
-@pytest.mark.parametrize("planted", [0.0, 0.05])
-def test_a_zoom_of_all_heads_is_found_and_not_that_of_fields(phantom_pair, planted):
-    _, t2, field = phantom_pair
-    _, places = zoom(field, t2 + 1)
-    small = warp(t2, planted * places)
-    search = Search(6, 0.1, 32.0)
-    search(small, small, warp(t2, 2 * field), torch.ones(()))
-
-    assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.03)
-
-
-def test_gray_levels_that_go_together_tell_more_than_edges(phantom_pair):
-    t1, t2, field = phantom_pair
-    head = warp(t2, field)[:, 0] > -0.9
-    dark_and_bright_alike = 2 * t1.square() - 1
-    target = warp(dark_and_bright_alike, field / 2, "bicubic")
-    air = torch.full_like(t1, -1.0)
-    by_levels = Search(6, 0.1, 32.0)(t1, air, target, torch.zeros(()))
-    by_edges = find_field(edges(t1), edges(target), 6, 0.1, 32.0)
-    error = (by_levels - field / 2).norm(dim=1)[head].mean()
-    error_by_edges = (by_edges - field / 2).norm(dim=1)[head].mean()
-
-    assert error < 0.15
-    assert error < 0.7 * error_by_edges
-
-
-def test_likely_levels_are_those_that_occur_together():
-    grays = gray_levels(torch.tensor([[[[0.0, 1.0, 7.0]]]]))
-    torch.testing.assert_close(grays[0, :, 0].argmax(0), torch.tensor([0, 1, 7]))
-
-    inverted = grays.flip(1)
-    together = inverted.flatten(2) @ grays.flatten(2).mT
-
-    torch.testing.assert_close(gray_chances(together, grays), inverted)
 
 
 def test_registration_recovers_a_shift_of_a_volume():

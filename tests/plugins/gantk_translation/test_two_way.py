@@ -13,7 +13,7 @@ from volumes import load, volume
 
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
+from gantk.losses.reconstruction import L1, L2, Cycle, Identity
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
 from gantk_translation.any_to_any.scoring import cases
@@ -48,58 +48,7 @@ def double(x: Tensor) -> Tensor:
     return x.detach().double()
 
 
-def values(losses: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(loss.detach()) for name, loss in losses.items()}
-
-
-def cross_entropy(logits: Tensor, real: bool) -> float:
-    """-log D or -log(1 - D) with D the sigmoid, averaged over patches: the sums of equation 1,
-    written out.
-    """
-    chances = 1 / (1 + (-double(logits)).exp())
-    return float(-(chances if real else 1 - chances).log().mean())
-
-
 # ---- pairs: Isola et al. (2017) ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("channels", "dims"), [((1, 1), 2), ((3, 1), 3), ((2, 3), 2)])
-def test_pix2pix_generator_loss_matches_the_paper(channels, dims):
-    """Equations 3 and 4; the generator maximises log D(x, G(x)), as section 3.3 says."""
-    method = build(channels=channels, dims=dims)
-    batch = pairs(channels, dims)
-    fake = method.g_ab(batch["a"])
-
-    assert fake.shape[1] == channels[1]
-
-    logits = method.d_ab(torch.cat([batch["a"], fake], 1))
-    difference = double(fake) - double(batch["b"])
-    expected = {
-        "adversarial_b": cross_entropy(logits, real=True),
-        "l1_b": 100 * float(difference.abs().mean()),
-    }
-    found = values(method.generator_losses(batch))
-
-    assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-def test_pix2pix_discriminator_loss_matches_the_paper():
-    """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the
-    fake.
-    """
-    method = build(both=True)
-    batch = pairs()
-    expected = {}
-    method.generator_losses(batch)
-    for judge, source, to in ((method.d_ab, "a", "b"), (method.d_ba, "b", "a")):
-        real, fake = (
-            judge(torch.cat([batch[source], batch[image]], 1)) for image in (to, f"fake_{to}")
-        )
-        expected[f"d_{source}{to}"] = (
-            cross_entropy(real, real=True) + cross_entropy(fake, real=False)
-        ) / 2
-
-    assert values(method.discriminator_losses(batch)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "regression"])
@@ -192,17 +141,6 @@ def test_lesions_of_pairs_count_as_often_as_said(name, factor, source, to):
     assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_lesion_weighs_what_the_recipe_says():
-    mask = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3)
-    assert lesion_weight(mask, 5.0).flatten().tolist() == [1.0, 3.0, 5.0]
-    assert lesion_weight(mask, 1.0) is None
-    assert lesion_weight(None, 1.0) is None
-
-    unmasked = Batch({name: pairs()[name] for name in "ab"})
-    with pytest.raises(UserError, match=r"no lesion masks.*data\.mask = true.*method\.lesion"):
-        build("cyclegan", lesion=4.0).generator_losses(unmasked)
-
-
 @pytest.mark.parametrize(
     ("name", "kinds"), [("cyclegan", ("cycle", "identity")), ("dualgan", ("cycle",))]
 )
@@ -213,20 +151,6 @@ def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
     changed = {key for key in plain if not torch.equal(plain[key], weighed[key])}
 
     assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
-
-
-def test_each_discriminator_has_its_own_augmentation():
-    method = build("dualgan", augment=["brightness"], adapt=0.6)
-    for phase in method.phases():
-        phase.loss(pairs(n=4))
-
-    assert float(method.augment_a.images) == float(method.augment_b.images) == 4
-    for _ in range(8):
-        method.augment_a.observe(torch.ones(4, 1))
-
-    assert float(method.augment_a.p) > 0 == float(method.augment_b.p)
-    assert {"augment_a.p", "augment_b.p"} <= method.state_dict().keys()
-    assert method.augment_a.undecided == 0.5  # least squares: real is 1, fake is 0
 
 
 # ---- one network from any contrasts to any other
@@ -368,21 +292,6 @@ def test_an_error_in_a_lesion_counts_more():
     assert float(losses[9.0] / losses[1.0]) == pytest.approx(3.0, rel=1e-4)
     with pytest.raises(UserError, match="no lesion masks"):
         built(lesion=9.0).generator_losses(Batch(a=image, b=image))
-
-
-def test_a_view_of_one_contrast_runs_the_network_once():
-    method = built().eval()
-    image = random_images(2, 4, (16, 16))
-    passes = []
-    method.generator.register_forward_hook(lambda *given: passes.append(1))
-    with torch.no_grad():
-        every = method.translate(image, "b")
-        passes.clear()
-        only = method.of_contrasts(["FLAIR"]).translate(image, "b")
-
-    assert passes == [1]
-    assert torch.equal(only[:, 2], every[:, 2])
-    assert (only[:, [0, 1, 3]] == -1.0).all()
 
 
 @pytest.mark.parametrize("planes", [1, 3])

@@ -15,11 +15,8 @@ from torch.nn import functional as F
 
 import gantk as toolkit
 from gantk.errors import UserError
-from gantk.inference.tiles import AnySize
-from gantk.machine.runtime import start
 from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
-from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score
 from gantk_scores.tasks.inventory import inventory
@@ -28,8 +25,6 @@ from gantk_trust.hallucination.sfrc import (
     SFRC,
     against_truth,
     candidates,
-    crossing,
-    ring_correlation,
 )
 from gantk_trust.memorisation.copies import copying
 from gantk_trust.memorisation.memorisation import Memorisation
@@ -66,32 +61,6 @@ class Inverting:
 
     def translate(self, image: torch.Tensor, to: str) -> torch.Tensor:
         return 2 - image
-
-
-def rings_by_numpy(one: Tensor, other: Tensor, side: int) -> np.ndarray:
-    """Correlation of two windowed images at each spatial frequency but 0."""
-    window = np.outer(np.hanning(side), np.hanning(side))
-    a, b = (np.fft.fft2((x[0, 0] - x.mean()).numpy() * window) for x in (one, other))
-    rows, columns = np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side)
-    radius = np.round(np.hypot(rows, columns))
-
-    def of_rings(x, y):
-        power = (x * y.conj()).real
-        return np.array([power[radius == r].sum() for r in range(1, side // 2 + 1)])
-
-    return of_rings(a, b) / np.sqrt(of_rings(a, a) * of_rings(b, b))
-
-
-def test_ring_correlation_is_numpys():
-    one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
-    found = ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy()
-
-    assert found == pytest.approx(rings_by_numpy(one, other, 12), abs=1e-4)
-
-
-def test_a_correlation_falls_where_it_crosses_the_threshold():
-    curves = torch.tensor([[0.9, 0.5, 0.7], [0.5, 0.9, 0.9], [0.9, 0.9, 0.8]])
-    assert crossing(curves, 0.7).tolist() == pytest.approx([1.5, 0.6, 4.0])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -207,12 +176,6 @@ def test_an_honest_generator_is_no_copier(memorised, name, chance):
     assert not copying(as_scores(scores))
 
 
-def test_copies_are_not_searched_without_held_out_images():
-    train = group(smooth(40, 4, 32), "t")
-    with pytest.raises(UserError, match="held-out"):
-        Memorisation(2.0, 2)(train, train, group(smooth(30, 7, 32), "f"))
-
-
 PATIENT_NAMES = [f"p{number // 2}" for number in range(8)]
 
 
@@ -223,17 +186,6 @@ def overconfident():
     spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
     errors, others = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))
     return spread, errors, others, np.ones_like(errors)
-
-
-def test_a_spread_without_other_patients_is_not_scaled(overconfident):
-    spread, errors, _, inside = overconfident
-    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0).dump()
-
-    assert found["scale"]["factor"] is None
-    assert found["coverage"]["value"] < 0.35
-    assert found["coverage"]["value"] == found["coverage"]["unscaled"]
-    without_threshold = judge_uncertainty(errors, spread, inside, PATIENT_NAMES)
-    assert without_threshold.auroc_10 is None
 
 
 def test_calibrated_spread_holds_what_it_states(overconfident):
@@ -415,33 +367,6 @@ def test_inverted_or_unchanged_translations_are_doubted():
     assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
     same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
     assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
-
-
-@pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
-def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
-    monkeypatch.setattr("gantk.inference.tiles.MAX_PASSES_PER_VOXEL", 20)
-    method = Toy()
-    method.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
-    for part in method.g.parameters():
-        part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-
-    method.geometry = SimpleNamespace(size=(32, 32))
-    method.translate = lambda image, to: method.eval().g(image)
-    others = [{name: 1.3 * weight for name, weight in method.state_dict().items()}]
-    image = images(1, 1, 44, 70)
-    runtime = start("cpu", "fp32")
-
-    def maps_with(memory: float):
-        table = SimpleNamespace(statistics="image", overlap=0.25, batch=4, memory=memory)
-        model = SimpleNamespace(translate=table, data=SimpleNamespace(dims=2))
-        return maps(kind, AnySize(method, model, runtime), image, others=others)
-
-    tiled = maps_with(memory=1e-9)
-    whole = maps_with(memory=1.0)
-    for one, other in zip(tiled, whole, strict=True):
-        assert torch.allclose(one, other, atol=1e-4)
-
-    assert tiled[1].std() > 0.01
 
 
 def test_uncertainty_by_flips_is_the_spread_of_mirrored_images():
