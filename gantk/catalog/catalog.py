@@ -38,6 +38,7 @@ class Row:
         place: the folders, without those of contrasts, splits and classes.
         stem: the name without suffix and contrast.
         series: the DICOM series; None for a file.
+        line: of the table that lists it.
     """
 
     files: tuple[Path, ...]
@@ -54,6 +55,7 @@ class Row:
     place: tuple[str, ...] = ()
     stem: str = ""
     series: Scan | None = None
+    line: int = 0
 
     @property
     def path(self) -> Path:

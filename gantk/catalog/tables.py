@@ -7,8 +7,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,10 +39,6 @@ LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a ro
 WORDS_OF_COLUMNS = {"label": {"none", "missing"}}  # these are no unknowns
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
-# Called every 1000 lines of a file with the share that was read and the line's number.
-READING: ContextVar[Callable[[float, int], None]] = ContextVar(
-    "READING", default=lambda share, line: None
-)
 
 EXCEL_SEPARATOR = re.compile(r"(?i)sep=([,;\t])")  # Excel's first line
 MAX_TABLE_BYTES = 2**32
@@ -250,10 +245,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 next(reader)
             filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
             yield next(filled, (0, []))
-            for line, row in filled:
-                if not line % 1000 and not text:
-                    READING.get()(stored.tell() / path.stat().st_size, line)
-                yield line, row
+            yield from filled
     except UnicodeError as error:
         line = _undecodable_line(path) if isinstance(error, UnicodeDecodeError) else 1
         raise UserError(

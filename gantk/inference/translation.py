@@ -22,7 +22,7 @@ import numpy as np
 
 from gantk.catalog.catalog import Row, unread_note
 from gantk.catalog.contrasts import known_contrast
-from gantk.catalog.scan import read_table
+from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files

@@ -384,7 +384,7 @@ def test_words_of_columns_mean_contrasts(run, tmp_path):
 def test_a_table_that_says_no_contrast_is_an_error(run, tmp_path):
     table = tmp_path / "scans.csv"
     table.write_text("file,who\na.nii.gz,p1\n")
-    with pytest.raises(UserError, match="does not say which contrast"):
+    with pytest.raises(UserError, match="no column says which kind of image"):
         translate(run, table, tmp_path / "out")
 
 

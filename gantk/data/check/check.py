@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.tables import READING
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
 from gantk.data.check.inspect import Inspected, inspect
@@ -40,7 +39,6 @@ from gantk.formats.image import Image, Scan
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
-SHARE_OF_TABLE = 0.2  # of the progress of a check, for reading the table
 
 
 @io.listed_once()
@@ -99,10 +97,8 @@ def check(
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
-    begun = 0.0
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        begun = SHARE_OF_TABLE
-        usage = _usage_of_table(path, recipe, set, report)
+        usage = _usage_of(path, recipe, set)
         every_scan = _scans_of_records(usage.records)
     elif path.is_file():
         every_scan = [Scan(path, (path,), path.name)]
@@ -120,7 +116,7 @@ def check(
 
     items = []
     for number, scan in enumerate(scans):
-        report(begun + (0.8 - begun) * number / len(scans), scan.name)
+        report(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
 
     said = rows_said(path, every_scan, items) if path.is_dir() else []
@@ -132,7 +128,7 @@ def check(
     report(0.8, "splitting the images")
     try:
         if usage is None:
-            usage = _usage_of_files(path, items, recipe, set)
+            usage = _usage_of(path, recipe, set, items)
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
@@ -203,30 +199,17 @@ def _name_domains_by_files(items: Iterable[Inspected]) -> None:
             item.domains = [item.contrast]
 
 
-def _usage_of_table(
+def _usage_of(
     path: Path,
     recipe: str | Path | None,
     settings: Iterable[str],
-    report: Callable[[float, str], None],
+    items: Sequence[Inspected] | None = None,
 ) -> Usage:
-    """How a training would use the rows of a CSV; its reading is reported line by line."""
-    token = READING.set(_TableProgress(path.name, report))
-    try:
-        if recipe is None:
-            return usage_by_guess(path, set=settings)
-        return usage_by_recipe(path, recipe, settings)
-    finally:
-        READING.reset(token)
-
-
-def _usage_of_files(
-    path: Path, items: Sequence[Inspected], recipe: str | Path | None, settings: Iterable[str]
-) -> Usage:
-    """How a training would use the images of a folder."""
-    if path.is_file():
+    """How a training would use the rows of a table, or the images of a folder."""
+    if items is not None and path.is_file():
         raise TooFewImages("no training is possible with a single file", remedy="check its folder")
     if recipe is None:
-        return usage_by_guess(path, items, settings)
+        return usage_by_guess(path, items or (), settings)
     return usage_by_recipe(path, recipe, settings)
 
 
@@ -324,26 +307,6 @@ def _result(
 def _patients(records: Iterable[Record]) -> set[str]:
     """The names of the patients, without the empty name of an unknown one."""
     return {record.subject for record in records} - {""}
-
-
-class _TableProgress:
-    """Reports progress while a table is read, which happens three times and counts as a fifth of
-    the check.
-    """
-
-    def __init__(self, name: str, tell: Callable[[float, str], None]):
-        self.name = name
-        self.tell = tell
-        self.passes = 0
-        self.share = 0.0
-
-    def __call__(self, share: float, line: int) -> None:
-        self.passes += share < self.share
-        self.share = share
-        self.tell(
-            SHARE_OF_TABLE * min(1.0, (self.passes + share) / 3),
-            f"reading {self.name}, line {line}",
-        )
 
 
 def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:

@@ -1,0 +1,372 @@
+"""Reads a table of images: one row for each image (columns path and domain), or a column of paths
+for each contrast. Used for training, `gantk data check` and `gantk translate`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+
+from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.contrasts import CONTRASTS, contrast_called, known_contrast, one_word
+from gantk.catalog.domains import names_mask, rename_or_map, split_of
+from gantk.catalog.tables import (
+    LEFT_OUT,
+    OF_FILES,
+    first_columns,
+    no_domain,
+    open_rows,
+    usual_columns,
+)
+from gantk.errors import UserError, count_noun, did_you_mean
+from gantk.formats import files as io
+from gantk.formats.image import Scan
+
+MAX_QUOTED_CELLS = 5  # wrong cells of one mistake that a message quotes
+MAX_WRONG_CELLS = 10_000  # at which reading stops
+SETS = ("train", "validation", "test")
+NO_SPLIT = "is not a valid split (train, validation, test)"
+
+
+class ImageTable:
+    """A table of the images of some contrasts, in a file or as text.
+
+    Args:
+        contrasts: name of a contrast -> another word for it in the column domain, or "".
+        text: the CSV itself; its paths are then relative to `path`.
+        every: whether the columns of paths must be of all contrasts, and not of some.
+        resampled: whether images and masks are resampled onto one grid.
+        where: what names the table, for messages.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        contrasts: Mapping[str, str],
+        text: str = "",
+        *,
+        every: bool = True,
+        resampled: bool = False,
+        where: str = "data.source.path",
+    ):
+        self.path = path
+        self.text = text
+        self.folder = path if text else path.parent
+        self.called = "the table" if text else f"'{path}'"
+        self.contrasts = contrasts
+        self.every = every
+        self.resampled = resampled
+        self.where = where
+        self.columns, _ = open_rows(path, text)
+        self.words = Counter[str]()  # of the column domain
+        self.wrong: list[tuple[str, str, int]] = []  # mistake, cell and line
+        self.contrast_of = cache(self._contrast_of)  # by word of the column domain
+
+    def read(self) -> Catalog:
+        """A row for each image; one UserError lists all wrong cells with their lines. The `stem` of
+        a row is its position or slice.
+        """
+        rows: dict[tuple, Row] = {}
+        self.count = 0
+        for line, cells in self.lines():
+            self.count += 1
+            for row in self._rows_of(line, cells):
+                identity = row.contrast, row.files
+                if identity in rows:
+                    self._note(UserError("is listed twice", where=self.key_of(row)), line)
+                rows[identity] = row
+            if len(self.wrong) >= MAX_WRONG_CELLS:
+                break
+
+        self._expect_known_domain()
+        if any(row.split for row in rows.values()):  # then every row needs one
+            for row in rows.values():
+                if not row.split:
+                    self._note(UserError(NO_SPLIT, where=""), row.line)
+        self._expect_right()
+        return Catalog(rows.values())
+
+    def lines(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Line number and cells of each row that is not left out."""
+        for line, cells in open_rows(self.path, self.text)[1]:
+            if cells.get("split", "").lower() not in LEFT_OUT:
+                yield line, cells
+
+    @cached_property
+    def own_names(self) -> dict[str, str]:
+        """The table's own names of the columns path, domain and patient, as far as it has them."""
+        own = {column: names[0] for column, names in usual_columns(self.columns).items()}
+        if own.get("patient") == "id" and "path" in own and self._all_differ("id"):
+            del own["patient"]
+        return own
+
+    def _all_differ(self, column: str) -> bool:
+        """Whether no two rows have the same value in a column: it then names images."""
+        values = [cells.get(column, "") for _, cells in self.lines()]
+        return len({*values}) == len(values)
+
+    @cached_property
+    def column_of(self) -> dict[str, str]:
+        """The column of each contrast's paths; {} where one column holds all paths."""
+        called, meant = self._columns_of_contrasts()
+        own = self.own_names
+        has_domain = "domain" in own or len(self.contrasts) == 1
+        all_called = self.every and called.keys() == self.contrasts.keys()
+        path = own.get("path")
+        if path and has_domain and (not all_called or path in ("path", *called.values())):
+            self._expect_one_domain_column()
+            return {}
+
+        columns = meant | called
+        if columns and (not self.every or columns.keys() == self.contrasts.keys()):
+            return {name: columns[name] for name in self.contrasts if name in columns}
+        if path:
+            error = no_domain(self.columns, path)
+            error.where = self.where
+            raise error
+
+        each = " and ".join(map(repr, self.contrasts))
+        first = "the columns path and domain, or a column of paths for each domain:"
+        raise UserError(
+            f"{self.called} has no columns for the images. Its columns are"
+            f" {first_columns(self.columns)}",
+            where=self.where,
+            allowed=f"{first if len(self.contrasts) > 1 else 'the column path, or'} {each}",
+            remedy=rename_or_map(
+                [name.upper() for name in self.columns if name in CONTRASTS], [*self.contrasts]
+            ),
+        )
+
+    def _columns_of_contrasts(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The column that is called as each contrast, and the one whose words mean it
+        (`T1_post_contrast`); UserError where two do.
+        """
+        contrasts = list(self.contrasts)
+        called: dict[str, str] = {}
+        meant: dict[str, list[str]] = defaultdict(list)
+        for column in self.columns:
+            name = OF_FILES.sub("", column)
+            exact = contrast_called(name, contrasts)
+            by_words = None if names_mask(name) else known_contrast(name, contrasts)
+            if exact:
+                called.setdefault(exact, column)
+            elif by_words:
+                meant[by_words].append(column)
+        for contrast, other_word in self.contrasts.items():
+            if other_word in self.columns:
+                called.setdefault(contrast, other_word)
+
+        for contrast, columns in meant.items():
+            if len(columns) > 1 and contrast not in called:
+                raise UserError(
+                    f"{self.called} has two columns of {contrast}: '{columns[0]}' and"
+                    f" '{columns[1]}'",
+                    where=self.where,
+                    allowed="one column for each contrast",
+                )
+        return called, {contrast: columns[0] for contrast, columns in meant.items()}
+
+    def _expect_one_domain_column(self) -> None:
+        """UserError where several columns may be the domain, and none has exactly this name."""
+        domain = usual_columns(self.columns).get("domain", ["domain"])
+        if len(domain) > 1 and domain[0] != "domain":
+            raise UserError(
+                f"the columns {' and '.join(domain)} of {self.called} may both be the domain",
+                where=self.where,
+                remedy="rename the one that tells the kinds of image apart to domain",
+            )
+
+    def _expect_known_domain(self) -> None:
+        """UserError where the column domain names none of the contrasts."""
+        words = self.words
+        del words[""]
+        if words and not any(map(self.contrast_of, words)):
+            shown = ", ".join(
+                f"'{word}' ({count_noun(count, 'row')})"
+                for word, count in words.most_common(MAX_QUOTED_CELLS)
+            )
+            names = [word for word in words if len(word) < 40]
+            raise UserError(
+                f"the column domain of {self.called} contains {shown}, but the recipe's domains are"
+                f" {' and '.join(self.contrasts)}",
+                where="data.domains",
+                remedy=rename_or_map(names, [*self.contrasts]),
+            )
+
+    def _expect_right(self) -> None:
+        """UserError that lists the wrong cells, the first of each mistake."""
+        if not self.wrong:
+            return
+        cells_of: dict[str, list[str]] = defaultdict(list)
+        for mistake, cell, line in self.wrong:
+            cells_of[mistake].append(f"'{cell}' in line {line}")
+
+        mistakes = []
+        for mistake, cells in cells_of.items():
+            quoted = ", ".join(cells[:MAX_QUOTED_CELLS])
+            if len(cells) > MAX_QUOTED_CELLS:
+                quoted += f" and {len(cells) - MAX_QUOTED_CELLS} more"
+            mistakes.append(f"{quoted}{': each' if len(cells) > 1 else ''} {mistake}")
+        rows = len({line for *_, line in self.wrong})
+        first = "the first " if len(self.wrong) >= MAX_WRONG_CELLS else ""
+        raise UserError(
+            f"{rows} of {first}{self.count} rows of {self.called} are wrong: {'; '.join(mistakes)}",
+            where=self.where,
+            remedy="correct these rows, or remove them",
+        )
+
+    def _note(self, error: UserError, line: int) -> None:
+        """Keep a wrong cell for the one error at the end."""
+        self.wrong.append((error.what, str(error.where)[:80], line))
+
+    def _rows_of(self, line: int, cells: dict[str, str]) -> list[Row]:
+        """The rows of a line: one for its path, none if its domain is another one; or one for each
+        contrast's path.
+        """
+        column_of = self.column_of
+        if not column_of:
+            contrast = self._contrast_of_line(line, cells)
+            column_of = {contrast: self.own_names["path"]} if contrast else {}
+        texts = {contrast: cells.get(column, "") for contrast, column in column_of.items()}
+        if texts and not any(texts.values()):
+            self._note(UserError("is empty", where=" and ".join(column_of.values())), line)
+
+        rows: list[Row] = []
+        for contrast, text in texts.items():
+            if text:
+                try:
+                    rows.append(self._row(contrast, text, cells))
+                except UserError as error:
+                    self._note(error, line)
+        for row in rows:
+            row.line = line
+            row.pair = cells.get("pair", "") or (self.key_of(rows[0]) if len(texts) > 1 else "")
+            row.split = split_of((cells.get("split", ""),)) or cells.get("split", "")
+        if rows and rows[0].split not in ("", *SETS):
+            self._note(UserError(NO_SPLIT, where=rows[0].split), line)
+        if rows and cells.get("mask"):
+            try:
+                self._set_mask(rows, cells["mask"])
+            except UserError as error:
+                self._note(error, line)
+        return rows
+
+    def _row(self, contrast: str, text: str, cells: Mapping[str, str]) -> Row:
+        source = self._source(text)
+        series = source if isinstance(source, Scan) else None
+        files = series.files if series else (source,)
+        subject = cells.get(self.own_names.get("patient", ""), "")
+        row = Row(files, contrast, subject, series=series)
+        row.label = cells.get("label", "")
+        row.stem = cells.get("position") or cells.get("slice", "")
+        return row
+
+    def _contrast_of_line(self, line: int, cells: Mapping[str, str]) -> str | None:
+        """The contrast of a line; None for another one, or an unknown word, which is noted."""
+        word = cells.get(self.own_names.get("domain", ""), "")
+        self.words[word] += 1
+        contrast = self.contrast_of(word)
+        if contrast is None and not word:
+            path = cells.get(self.own_names["path"], "")
+            mistake = f"has no domain ({', '.join(self.contrasts)})"
+            self._note(UserError(mistake, where=path), line)
+        elif contrast is None and one_word(word) not in CONTRASTS:
+            close = did_you_mean(word[:80], [name.lower() for name in self.contrasts])
+            if close or len(self.contrasts) > 1:
+                mistake = f"is not a valid domain ({', '.join(self.contrasts)})"
+                mistake = f"{mistake}. {close}" if close else mistake
+                self._note(UserError(mistake, where=word), line)
+        return contrast
+
+    def _contrast_of(self, word: str) -> str | None:
+        """The contrast that a word of the column domain means; None for another one."""
+        if not word:
+            return next(iter(self.contrasts)) if len(self.contrasts) == 1 else None
+        for contrast, other_word in self.contrasts.items():
+            if word.lower() in (contrast.lower(), other_word):
+                return contrast
+        return known_contrast(word, self.contrasts)
+
+    def _set_mask(self, rows: Sequence[Row], text: str) -> None:
+        """Set the mask of a line's images: of those on the mask's grid, or of all where images are
+        resampled.
+        """
+        mask = self._source(text)
+        if isinstance(mask, Scan):
+            raise UserError("is a folder, not a mask file", where=text)
+        differ = [
+            not self.resampled and io.difference(mask, row.series or row.path) for row in rows
+        ]
+        if all(differ):
+            raise UserError(
+                f"is a mask on another voxel grid than its image, {differ[0]}", where=text
+            )
+        for row, differs in zip(rows, differ, strict=True):
+            row.mask = None if differs else mask
+
+    def _source(self, text: str) -> Path | Scan:
+        """The file or DICOM series that a cell names."""
+        path = os.path.join(self.folder, text)
+        mode = _mode(path)
+        if "\\" in text and not mode:  # a table written on Windows
+            path = os.path.join(self.folder, text.replace("\\", "/"))
+            mode = _mode(path)
+        if not mode:
+            raise UserError("does not exist", where=text)
+
+        place = Path(path)
+        if stat.S_ISDIR(mode):
+            series = io.scans(place, recursive=False)
+            if len(series) != 1:
+                images = count_noun(series, "image")
+                raise UserError(f"is a folder of {images}, not of one DICOM series", where=text)
+            return series[0]
+        if not io.is_image(place) and not io.series_format(place):
+            raise UserError("is not a readable image", where=text)
+        return place
+
+    def key_of(self, row: Row) -> str:
+        """The path of a row's file or series, relative to the table where it lies below."""
+        start = f"{self.folder}{os.sep}" if self.folder.parts else ""
+        path = str(row.series.path if row.series else row.path)  # as text, which is faster
+        return path.removeprefix(start).replace(os.sep, "/")
+
+
+def _mode(path: str) -> int:
+    """The mode of a path from `os.stat`; 0 where there is no file."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def read_table(table: Path, contrasts: Sequence[str]) -> Catalog:
+    """The images of these contrasts in a table, of patients; each line is a visit where the table
+    has a column for each contrast.
+    """
+    found = ImageTable(
+        table, dict.fromkeys(contrasts, ""), every=False, resampled=True, where="INPUT"
+    )
+    catalog = found.read()
+    for row in catalog:
+        if found.column_of:
+            row.session = f"line {row.line}"
+            row.subject = row.subject or row.session
+        row.stem = row.subject
+    if not all(row.subject for row in catalog):
+        raise UserError(
+            f"'{table}' does not say the patient of each image",
+            where="INPUT",
+            allowed="path, domain and patient, or a column for each of " + ", ".join(contrasts),
+        )
+    if not catalog.rows:
+        raise UserError(
+            f"'{table}' lists no image of {', '.join(contrasts)}",
+            where="INPUT",
+            allowed=contrasts,
+        )
+    return catalog
