@@ -255,12 +255,30 @@ def memory_ended(error: BaseException) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether an error is of the machine, such as a full disk or no memory, so that waiting may
-    help.
+    """Whether an error, or one that it was raised for, is of the machine, such as a full disk or no
+    memory, so that waiting may help.
     """
-    if isinstance(error, OSError):
-        return error.errno in MACHINE_ERRNOS
-    return memory_ended(error)
+    return any(
+        memory_ended(each) or getattr(each, "errno", None) in MACHINE_ERRNOS
+        for each in chain_of(error)
+    )
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised for, each after what it caused."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def raise_if_of_machine(error: Exception) -> None:
+    """Raise an error about a file again that is of the machine, such as too many open files: the
+    file is not damaged, and what is read without it would be wrong. A file that nobody may read is
+    like a damaged one.
+    """
+    denied = any(isinstance(each, PermissionError) for each in chain_of(error))
+    if may_pass(error) and not denied:
+        raise error
 
 
 def machine_failure(error: BaseException) -> str | None:

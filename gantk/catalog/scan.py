@@ -11,7 +11,7 @@ from gantk.catalog.catalog import Catalog, Row, unread_rows
 from gantk.catalog.contrasts import known_contrast, usual_contrast
 from gantk.catalog.layouts import Asked, read_names
 from gantk.catalog.versions import without_whole_heads
-from gantk.errors import UserError
+from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 
@@ -54,7 +54,8 @@ def _row_of_series(series: Scan, asked: Asked, alone: bool) -> Row:
         return row
     try:
         facts = io.outline(series).facts
-    except UserError:  # a damaged file, which `read` will report
+    except UserError as error:  # a damaged file, which `read` will report
+        raise_if_of_machine(error)
         return row
 
     folder = Path(series.name).name

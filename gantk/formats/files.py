@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, one_line, raise_if_of_machine
 from gantk.files import (
     expect_replaceable,
     make_folder,
@@ -507,7 +507,8 @@ def _group_into_scans(
     """
     try:
         groups = form.group(folder, files)
-    except UserError:  # its library is not installed: `read` will report that
+    except UserError as error:  # its library is not installed: `read` will report that
+        raise_if_of_machine(error)
         groups = [Scan(file, (file,), file.name) for file in files]
 
     only = sum(scan.path == folder for scan in groups) == 1

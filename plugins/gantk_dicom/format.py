@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gantk.errors import UserError
+from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats.files import series_format
 from gantk.formats.image import Image, Scan, SeriesFormat
 
@@ -36,7 +36,8 @@ class Dicom(SeriesFormat):
                 return False
             with path.open("rb") as file:
                 return file.read(132)[128:] == b"DICM"
-        except OSError:
+        except OSError as error:
+            raise_if_of_machine(error)
             return False
 
     def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:

@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, raise_if_of_machine
 from gantk.formats.budget import reading, spend
 from gantk.formats.files import natural
 from gantk.formats.image import UPRIGHT, Scan
@@ -746,8 +746,8 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
                 if _no_image(dataset):
                     continue
                 slices = slices_of(dataset, file)
-        except UserError:  # reading the file reports the error
-            pass
+        except UserError as error:  # reading the file reports the error
+            raise_if_of_machine(error)
 
         if slices and slices[0].frame is None and not _is_picture(dataset, slices[0]):
             series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)

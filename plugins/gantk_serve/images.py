@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pydicom
 from pydicom.filereader import read_file_meta_info
 
 from gantk import __version__
-from gantk.errors import UserError
+from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats.files import outline, scans, series_format
 from gantk.formats.image import Scan
 
@@ -43,13 +42,22 @@ def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     path = folder / "first.dcm"
     path.write_bytes(content)
-    with suppress(Exception):  # pydicom raises any exception for damaged values
-        found = _header(path)
-        facts["modality"] = str(found.get("Modality") or "")
-        facts["synthetic"] = found.get("SyntheticData") == "YES"
-    with suppress(Exception):
-        facts |= outline(Scan(path, (path,), path.name)).facts
+    for read in (_modality_of, _outline_of):
+        try:
+            facts |= read(path)
+        except Exception as error:  # pydicom raises any exception for damaged values
+            raise_if_of_machine(error)
     return facts
+
+
+def _modality_of(file: Path) -> dict[str, Any]:
+    found = _header(file)
+    synthetic = found.get("SyntheticData") == "YES"
+    return {"modality": str(found.get("Modality") or ""), "synthetic": synthetic}
+
+
+def _outline_of(file: Path) -> dict[str, Any]:
+    return outline(Scan(file, (file,), file.name)).facts
 
 
 def _header(file: Path) -> pydicom.Dataset:

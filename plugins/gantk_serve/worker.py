@@ -220,7 +220,9 @@ class Worker:
                 del self.waiting[name]
         except Changed:
             waiting.delay()
-        except (Refused, OSError, MemoryError) as error:
+        except Away:
+            raise
+        except Exception as error:
             if not isinstance(error, Refused) and not may_pass(error):
                 raise
             waiting.delay()
@@ -333,14 +335,13 @@ class Worker:
             made, model = self._make(source)
         except (Away, Refused, Changed):
             raise
-        except GantkError as error:
-            self._withdraw(source, set())
-            self._settle(source.states, "refused", self._reason(error), derived=[])
-        except Exception as error:  # a defect of a model or a plugin: the next may be well
+        except Exception as error:
             if may_pass(error):
                 raise
+            # another error is a defect of a model or a plugin: the next series may be well
+            outcome = "refused" if isinstance(error, GantkError) else "failed"
             self._withdraw(source, set())
-            self._settle(source.states, "failed", self._reason(error), derived=[])
+            self._settle(source.states, outcome, self._reason(error), derived=[])
         else:
             facts = {"model": model, "seconds": round(time.monotonic() - begun, 1)}
             self._deliver(source, made, facts)

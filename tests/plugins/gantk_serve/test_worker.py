@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -474,6 +475,17 @@ def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, mo
     assert f"{MAX_ATTEMPTS} translations" in found["reason"]
 
 
+def caused(cause: Exception) -> UserError:
+    """The error of a reader that names the file and hides its cause."""
+    try:
+        try:
+            raise cause
+        except OSError:
+            raise UserError("it cannot be read") from None
+    except UserError as error:
+        return error
+
+
 ERRORS = {
     "a full disk": (OSError(errno.ENOSPC, "No space left on device"), "waiting"),
     "a read error": (OSError(errno.EIO, "Input/output error"), "waiting"),
@@ -481,6 +493,7 @@ ERRORS = {
     "a damaged file": (OSError("cannot identify the image"), "failed"),
     "a missing part": (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "failed"),
     "a wrong input": (UserError("no"), "refused"),
+    "what a full table of files stopped": (caused(OSError(errno.EMFILE, "Too many")), "waiting"),
     "a defect": (ZeroDivisionError(), "failed"),
 }
 
@@ -500,6 +513,37 @@ def test_only_what_may_pass_is_tried_again(work, orthanc, tmp_path, monkeypatch,
 
     worker.step()
     assert len(orthanc.derived()) == (outcome == "waiting")
+
+
+opens_left = 0  # of images, until one is refused; 0: none is refused
+
+
+def refuse_an_open(event, arguments):
+    global opens_left
+    if event == "open" and opens_left and str(arguments[0]).endswith(".dcm"):
+        opens_left -= 1
+        if not opens_left:
+            raise OSError(errno.EMFILE, "Too many open files", str(arguments[0]))
+
+
+@pytest.mark.slow
+def test_too_many_open_files_at_any_moment_is_tried_again(work, orthanc, tmp_path):
+    global opens_left
+    name = orthanc.add(*study(tmp_path / "s", 1, slices=3))
+    worker = work(0)
+    sys.addaudithook(refuse_an_open)
+    outcomes = set()
+    number = 0
+    while not opens_left:  # until the last one was opened
+        number += 1
+        opens_left = number
+        worker.step()
+        outcomes.add(record(orthanc, name).get("outcome"))
+    opens_left = 0
+
+    assert number > 20
+    assert outcomes <= {"waiting", "done"}
+    assert [len(made) for made in orthanc.derived().values()] == [3]
 
 
 def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, tmp_path, monkeypatch):
