@@ -1,11 +1,10 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images
 upright, writes them.
 
-Both are a text header and a block of voxels. They are parsed here because ITK's own readers (5.4)
-crash on damaged headers: a NRRD line of 1,000 characters, a MetaImage name of 390. They also open
-any file that a header names, ignore units and intensity scales, and return zeros for damaged
-voxels of a compressed MetaImage. pynrrd unpacks without a limit and drops remarks that are not
-ASCII. What is rare (lists of files, voxels as text) is left to ITK: the error names the conversion.
+SimpleITK writes them. They are parsed here because ITK's own readers (5.4) return wrong values for
+damaged voxels of a compressed MetaImage, open any file that a header names, and ignore units and
+intensity scales; pynrrd unpacks without a limit and drops remarks that are not ASCII. What is rare
+(lists of files, voxels as text) is left to ITK: the error names the conversion.
 A file of two axes is a picture;
 three values per voxel make it a colour picture. A fourth axis, or several values per voxel, are
 several volumes: the caller chooses one. Files are written on the source's grid, compressed if the
@@ -15,15 +14,14 @@ source's header remarks only where `Image.keep_header` is set.
 
 from __future__ import annotations
 
-import gzip
+import errno
 import re
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from gantk.errors import UserError
+from gantk.errors import UserError, one_line
 from gantk.formats.budget import spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
@@ -36,10 +34,9 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import Stored, as_integers
+from gantk.formats.voxels import Stored, as_integers, simpleitk
 
-# NumPy's type -> MetaImage's name and a pattern of NRRD's names; files are written with the
-# pattern's first name.
+# NumPy's type -> MetaImage's name and a pattern of NRRD's names
 TYPES = {
     "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
     "i1": ("MET_CHAR", r"signed char|int8(_t)?"),
@@ -72,7 +69,7 @@ CONVERSION = (
 # NRRD's kinds of axes that run over voxels, not over values
 DOMAINS = ("domain", "space", "time", "none", "???")
 # NRRD's own fields that are kept as remarks
-REMARK_FIELDS = ("content", "measurement frame", "sample units")
+REMARK_FIELDS = ("content", "sample units")
 # signs of x, y to LPS
 SIGNS_TO_LPS = {
     "right-anterior": (-1, -1),
@@ -83,7 +80,7 @@ SIGNS_TO_LPS = {
 # Fields of MetaImage that are written from the image; all other fields are remarks.
 GRID = """
 NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
-Position Origin BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
+Position Origin AnatomicalOrientation CenterOfRotation BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
 ObjectType ElementDataFile
 """
 
@@ -131,24 +128,13 @@ class Itk(Format):
     MetaImage share.
 
     A subclass has `parse`, which takes the start of a file and returns the header, where the voxels
-    are stored (all axes, the fastest first) and the axis of the values of one voxel; `text`, which
-    returns the header of a grid; and `compress`. Its second suffix is that of headers whose voxels
-    are in a second file.
+    are stored (all axes, the fastest first) and the axis of the values of one voxel.
     """
 
     volumes = several = True
-    second_suffixes: tuple[str, str]  # of a second file: plain, compressed
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse the start of a file, see above."""
-        raise NotImplementedError
-
-    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """The header as text."""
-        raise NotImplementedError
-
-    def compress(self, data: bytes) -> bytes:
-        """Compress voxels as the format does."""
         raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
@@ -203,21 +189,19 @@ class Itk(Format):
             )
 
         expect_grid(image, header.shape, header.affine)
-        voxels = _voxels_to_store(image, header)
-        kind = voxels.dtype.str[1:]
-        data = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
-        if header.compressed:
-            data = self.compress(data)
-
-        if suffix != self.suffixes[1]:
-            text = self.text(header, kind, len(voxels), "", len(data))
-            path.write_bytes(text.encode() + data)
-            return
-
-        second = path.with_suffix(self.second_suffixes[header.compressed])
-        text = self.text(header, kind, len(voxels), second.name, len(data))
-        path.write_bytes(text.encode())
-        second.write_bytes(data)
+        voxels = _voxels_to_store(image, header).reshape(-1, *header.size)
+        spacing = np.linalg.norm(header.vectors, axis=0)
+        sitk = simpleitk()
+        stored = sitk.GetImageFromArray(voxels.T if is_colour else voxels[0].T, isVector=is_colour)
+        stored.SetSpacing(spacing.tolist())
+        stored.SetOrigin(header.origin.tolist())
+        stored.SetDirection((header.vectors / spacing).ravel().tolist())
+        for key, text in header.metadata.items():
+            stored.SetMetaData(key, text)
+        try:
+            sitk.WriteImage(stored, str(path), header.compressed)
+        except RuntimeError as error:  # of the disk; ITK names no errno
+            raise OSError(errno.EIO, one_line(error)) from error
 
     def _open_volume(
         self, path: Path, volume: int | None
@@ -262,10 +246,6 @@ class Nrrd(Itk):
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
-    second_suffixes = (".raw", ".raw.gz")
-
-    def compress(self, data: bytes) -> bytes:
-        return gzip.compress(data, 4, mtime=0)
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse a header by Teem's definition of the format; lists of files and skipped bytes are
@@ -324,38 +304,6 @@ class Nrrd(Itk):
 
         return fields, metadata | remarks
 
-    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """The header as text, in version 4 of the format."""
-        n = len(header.size)
-        sizes = [*header.size]
-        directions = [f"({_words(step, ',')})" for step in header.vectors.T]
-        kinds = ["domain"] * n
-        if values > 1:
-            sizes.insert(0, values)
-            directions.insert(0, "none")
-            kinds.insert(0, "vector")
-
-        lines = [
-            "NRRD0004",
-            f"type: {TYPES[kind][1].split('|')[0]}",
-            f"dimension: {len(sizes)}",
-            "space: left-posterior-superior" if n == 3 else f"space dimension: {n}",
-            f"sizes: {_words(sizes)}",
-            f"space directions: {' '.join(directions)}",
-            f"space origin: ({_words(header.origin, ',')})",
-            f"kinds: {' '.join(kinds)}",
-            "endian: little",
-            f"encoding: {'gzip' if header.compressed else 'raw'}",
-        ]
-        if file:
-            lines.append(f"data file: {file}")
-
-        for key, text in header.metadata.items():
-            is_field = key.startswith("NRRD_")
-            lines.append(f"{key[5:]}: {text}" if is_field else f"{key}:={text}")
-
-        return "\n".join(lines) + "\n\n"
-
 
 class MetaImage(Itk):
     """MetaImage: a volume or a picture (of several volumes one is chosen), with directions and
@@ -364,10 +312,6 @@ class MetaImage(Itk):
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
-    second_suffixes = (".raw", ".zraw")
-
-    def compress(self, data: bytes) -> bytes:
-        return zlib.compress(data, 4)
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
@@ -397,9 +341,9 @@ class MetaImage(Itk):
             raise _unread(path, "stores its voxels as text")
 
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
-        no_rotation = _words(np.eye(n).ravel())
-        directions = _floats(first("TransformMatrix Orientation Rotation", no_rotation))
-        vectors = np.array(directions).reshape(n, n).T * spacing
+        directions = first("TransformMatrix Orientation Rotation", "")
+        turned = np.array(_floats(directions)) if directions else np.eye(n)
+        vectors = turned.reshape(n, n).T * spacing
         origin = np.array(_floats(first("Offset Position Origin", "0 " * n))).reshape(n)
         if data.lower() == "local":
             file = path
@@ -420,34 +364,6 @@ class MetaImage(Itk):
         stored = Stored(file, shape, dtype, packing=packing, opens=opens)
         metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
         return ItkHeader(sides, vectors, origin, metadata), stored, values_axis
-
-    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """The header as text: the fields that ITK writes, in ITK's order."""
-        spacing = np.linalg.norm(header.vectors, axis=0)
-        fields: dict[str, object] = {
-            "ObjectType": "Image",
-            "NDims": len(header.size),
-            "BinaryData": True,
-            "BinaryDataByteOrderMSB": False,
-            "CompressedData": header.compressed,
-        }
-        if header.compressed:
-            fields["CompressedDataSize"] = packed
-
-        for key, text in header.metadata.items():
-            if not key.startswith("NRRD_"):
-                fields[key] = text
-
-        fields["TransformMatrix"] = _words((header.vectors / spacing).T.ravel())
-        fields["Offset"] = _words(header.origin)
-        fields["ElementSpacing"] = _words(spacing)
-        fields["DimSize"] = _words(header.size)
-        if values > 1:
-            fields["ElementNumberOfChannels"] = values
-
-        fields["ElementType"] = TYPES[kind][0]
-        fields["ElementDataFile"] = file or "LOCAL"
-        return "".join(f"{name} = {value}\n" for name, value in fields.items())
 
 
 def _expect_plain(path: Path, fields: dict[str, str]) -> None:
@@ -587,8 +503,3 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
 
 def _floats(text: str) -> list[float]:
     return [float(word) for word in text.strip("()").replace(",", " ").split()]
-
-
-def _words(numbers, separator: str = " ") -> str:
-    """Numbers as text, floats with all their digits."""
-    return separator.join(repr(number) for number in np.asarray(numbers).tolist())

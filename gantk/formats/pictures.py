@@ -15,7 +15,6 @@ import warnings
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import PIL.Image
@@ -26,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, zeros
+from gantk.formats.voxels import simpleitk
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 # A filter for the whole process, since one set and reset around each file would race between
@@ -147,7 +147,7 @@ class Picture(Format):
         array = _to_file_type(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         if array.ndim == 3 and array.dtype != np.uint8:
-            sitk = _simpleitk()
+            sitk = simpleitk()
             sitk.WriteImage(
                 sitk.GetImageFromArray(array, isVector=True),
                 str(path),
@@ -244,7 +244,7 @@ def _is_deep(picture: ImageFile) -> bool:
 
 def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
-    sitk = _simpleitk()
+    sitk = simpleitk()
     try:
         array = sitk.GetArrayFromImage(
             sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO")
@@ -257,14 +257,6 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
         raise ValueError("it has several channels of 16 bits that are not plain RGB")
 
     return array[..., :3]
-
-
-def _simpleitk() -> ModuleType:
-    """SimpleITK, which prints no warnings; imported late because it takes a third of a second."""
-    import SimpleITK
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
 
 
 def _types(dtype: np.dtype | None, kind: str) -> list[type]:

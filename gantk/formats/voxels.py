@@ -10,6 +10,7 @@ import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -94,6 +95,14 @@ class Stored:
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
         return bz2.BZ2File(file) if self.packing == "bzip2" else file
+
+
+def simpleitk() -> ModuleType:
+    """SimpleITK, which prints no warnings; imported late because it takes a third of a second."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
 
 
 def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
