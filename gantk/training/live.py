@@ -7,14 +7,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
 from rich.text import Text
 
 from gantk.errors import printable
@@ -75,15 +73,19 @@ class LiveView:
         self._scores: dict[str, float] = {}  # of the last validation, by direction
         self._score_text = ""  # the last validation score, for the live line
         self.write_error: OSError | None = None
-        self._begun = self._printed = clock()
+        self._begun = self._printed = self._stepped = clock()
         self._notebook_line: Any = None  # handle of the line that the next one replaces
-        # (time, step) of the last minute, the newest step last
-        self._recent: deque[tuple[float, int]] = deque()
-        columns = BarColumn(None), _StatusColumn(self)
         self._bar = Progress(
-            *columns, console=self.console, transient=True, refresh_per_second=2, expand=True
+            BarColumn(None),
+            _StatusColumn(self),
+            console=self.console,
+            transient=True,
+            refresh_per_second=2,
+            expand=True,
+            get_time=clock,
+            speed_estimate_period=SPEED_WINDOW,
         )
-        self._task = self._bar.add_task("", total=max(1, total_steps))
+        self._bar.add_task("", total=max(1, total_steps))
 
     def __enter__(self) -> LiveView:
         if not self.plain:
@@ -100,16 +102,8 @@ class LiveView:
         if not self.shown:
             return
 
-        now = self.clock()
-        # a point a second is enough
-        if len(self._recent) > 1 and now - self._recent[-2][0] < SPEED_WINDOW / 60:
-            self._recent.pop()
-
-        self._recent.append((now, step))
-        while len(self._recent) > 2 and self._recent[1][0] < now - SPEED_WINDOW:
-            self._recent.popleft()
-
-        self._bar.update(self._task, completed=step)
+        now = self._stepped = self.clock()
+        self._bar.update(self._bar.task_ids[0], completed=step)
         finished = step >= self.total and not self._finished
         self._finished |= finished
         if self.plain and (finished or now - self._printed >= SPEED_WINDOW):
@@ -178,7 +172,7 @@ class LiveView:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
     def _progress(self) -> list[str]:
-        step = self._recent[-1][1] if self._recent else 0
+        step = int(self._bar.tasks[0].completed)
         # a training of 0 steps is finished
         percent = 100 * step // self.total if self.total else 100
         return [f"step {step}/{self.total}", f"{percent}%"]
@@ -187,35 +181,31 @@ class LiveView:
         """Remaining time at the speed of the last minute; None before the second step and after the
         last.
         """
-        if len(self._recent) < 2 or not self._recent[0][1] < self._recent[-1][1] < self.total:
-            return None
-        first, from_step = self._recent[0]
-        last, to_step = self._recent[-1]
-        ahead = (self.total - to_step) * (last - first) / (to_step - from_step)
-        return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
+        left = self._bar.tasks[0].time_remaining
+        return f"left {duration(left)}" if left else None
 
-    def status_text(self, width: int) -> str:
-        """The text beside the bar: step and current work, then as much of the rest as fits into
-        `width` characters.
-        """
+    def status_text(self) -> str:
+        """The text beside the bar: step and current work, then the rest, the most important first."""
         now = self.clock()
-        waited = now - (self._recent[-1][0] if self._recent else self._begun)
+        waited = now - self._stepped
         doing = self.busy or (self._doing() if waited > SLOW_STEP else "")
-        kept = [*self._progress(), *[f"{doing} {duration(waited)}"] * bool(doing)]
-        so_far = f"{duration(now - self._begun)} so far"
-        for more in (self._time_left(), self._score_text, self._speed, so_far):
-            if more and len("  ".join([*kept, more])) <= width:
-                kept.append(more)
-
-        return "  ".join(kept)
+        facts = [
+            *self._progress(),
+            f"{doing} {duration(waited)}" if doing else None,
+            self._time_left(),
+            self._score_text,
+            self._speed,
+            f"{duration(now - self._begun)} so far",
+        ]
+        return "  ".join(filter(None, facts))
 
 
 class _StatusColumn(ProgressColumn):
-    """Progress column that shows a view's text beside a bar of at least ten characters."""
+    """Progress column that shows as much of a view's text as fits."""
 
     def __init__(self, view: LiveView):
-        super().__init__(Column(no_wrap=True))
+        super().__init__()
         self.view = view
 
     def render(self, task: Task) -> Text:
-        return Text(self.view.status_text(self.view.console.width - 12))
+        return Text(self.view.status_text(), no_wrap=True, overflow="crop")

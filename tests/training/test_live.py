@@ -40,10 +40,10 @@ def test_plain_lines_are_golden():
     with LiveView(2400, console=console, clock=lambda: now[0], domains=["T1", "T2"]) as view:
         view.print("recipe   dualgan")
         view.update(0, validation={"a_to_b": {"psnr": 18.5}})
-        for seconds, step in ((50, 200), (50, 400), (600, 2400)):
+        for seconds, step in ((25, 200), (25, 400), (600, 2400)):
             now[0] += seconds
             view.update(step, images_per_s=31.24)
-            if step == 200:
+            if step == 400:
                 view.update(step, validation=SCORES)
                 view.print("alarm: the output is nearly identical to the input", style="yellow")
 
@@ -51,7 +51,7 @@ def test_plain_lines_are_golden():
         "recipe   dualgan",
         "step 0/2400  0%  validation PSNR: T1 -> T2 18.50",
         (
-            "step 200/2400  8%  left 9 min 10 s"
+            "step 400/2400  16%  left 4 min 10 s"
             "  validation PSNR: T1 -> T2 20.10 (+1.6), T2 -> T1 19.00"
         ),
         "alarm: the output is nearly identical to the input",
@@ -59,19 +59,21 @@ def test_plain_lines_are_golden():
     ]
 
 
-def test_the_bar_moves_each_step_with_remaining_time():
+def test_the_live_line_says_what_is_done_and_what_is_left():
     now = [0.0]
     console = terminal()
-    with LiveView(1000, console=console, clock=lambda: now[0]) as view:
+    doing = "generators, microbatch 3 of 8"
+    with LiveView(1000, console=console, clock=lambda: now[0], doing=lambda: doing) as view:
         for step in range(1, 401):
             # a slow start, as of a compiler or a first reading of files
             now[0] += 20.0 if step <= 100 else 0.5
             view.step(step)
-            assert f"step {step}/1000" in view.status_text(100)
 
-        assert "left 5 min 00 s" in view.status_text(100), view.status_text(100)
-        now[0] += 3
-        assert "left 4 min 57 s" in view.status_text(100)
+        assert view.status_text().startswith("step 400/1000  40%  left 5 min 00 s")
+        now[0] += 14
+        assert f"40%  {doing} 14 s" in view.status_text()
+        view.busy = "saving the weights"
+        assert "40%  saving the weights 14 s" in view.status_text()
         assert console.file.getvalue().count("\n") == 0  # no line at a step
 
 
