@@ -140,60 +140,6 @@ def test_patches_are_shared_by_pairs_and_masks_only():
     assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
 
 
-def test_patches_move_by_the_seed():
-    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
-    corners = set()
-    for step in range(6):
-        corners |= {float(image.flatten()[0]) % 1e3 for image in batches.at(step)["a"]}
-
-    assert len(corners) > 6
-    other_seed = Batches(sets(**PATCHES), 4, 1, paired=False, workers=0)
-    assert not same(other_seed.at(0), batches.at(0))
-
-
-def test_prepared_images_are_kept_until_the_mapping_changes():
-    read = []
-    two_images = 2 * (9 * 7 + 1) * 4 / 2**30  # an image, and a mask of one value
-    images = image_set(3, read=read, memory=two_images)
-    for brightest in (1e3, 500):
-        images.intensity = Window(low=0.0, high=1e3 / brightest, range=(0.0, 1.0))
-        for _ in range(2):
-            darkest = [float(images[n].min()) for n in range(3)]
-            assert darkest == [0, brightest, 2 * brightest]
-
-    assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
-
-
-def test_prepared_images_are_let_go_of():
-    read = []
-    images = image_set(2, read=read)
-    for _ in range(2):
-        assert [float(images[n].min()) for n in range(2)] == [0, 1e3]
-    images.free_memory()
-    assert [float(images[n].min()) for n in (0, 1, 0, 1)] == [0, 1e3, 0, 1e3]
-
-    assert read == [0, 1, 0, 1]
-
-
-@pytest.mark.parametrize(("memory", "times"), [(8.0, 1), (1e-9, 4)], ids=["kept", "no room"])
-def test_companions_of_an_image_are_computed_once(memory, times):
-    computed = []
-    images = sets(counts=(3, 3), memory=memory)
-
-    def companion(index, sets):
-        computed.append(index)
-        return torch.cat([sets["b"][index], sets["b"][0]])
-
-    images["a"].companions = companion
-    batches = Batches(images, 3, 0, paired=True, workers=0)
-    for step in range(4):
-        batch = batches.at(step)
-        assert batch["near_a"].shape == (3, 2, *SIZE)
-        assert torch.equal(batch["near_a"][:, :1], batch["b"]), "the companion of its own image"
-
-    assert sorted(computed) == sorted([0, 1, 2] * times)
-
-
 def test_readers_compute_beside_the_training_not_in_its_place():
     """Parallel computation in a reader would keep helper threads that slow down every step."""
     images = sets(counts=(8, 8))
@@ -398,19 +344,6 @@ def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
     assert 0.5 < min(brightest) < max(brightest) < 2, "whatever the scanner's gain"
 
 
-def test_what_a_source_cannot_give_is_explained(study):
-    with pytest.raises(
-        UserError, match=r"no file in .* is named 'T1' or 'T2'. Found: 'p0.nii'.*data\.source\.a"
-    ):
-        images(study, domains=("T1+T2",))
-
-    with pytest.raises(
-        UserError,
-        match=r"'phantom' cannot resample its images to another plane or spacing.*\(data\.plane",
-    ):
-        load({"name": "phantom", "subjects": 4, "slices": 2}, plane="coronal")
-
-
 # ---- neighbouring slices
 
 
@@ -441,14 +374,6 @@ def test_neighbouring_slices_are_stacked_slice_by_slice():
     assert middles(records, records, 2)[1] == [0, 0, 1, 2, 3]
     contrasts = slices("p", 3, channels=2)
     assert middles(contrasts, contrasts, 1)[1] == [0, 0.1, 1, 1.1, 2, 2.1]
-
-
-def test_slices_without_a_place_have_no_neighbours():
-    unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
-    words = r"position of 3 of 3 images is not known.*p/0.*data\.neighbours"
-
-    with pytest.raises(UserError, match=words):
-        neighbouring_slices(unordered, [unordered], 1)
 
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
@@ -494,17 +419,6 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(data_by_neighbours
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
 
 
-def test_neighbours_change_neither_split_nor_intensities(data_by_neighbours):
-    plain, data = data_by_neighbours
-    for pair in data.pairs("test"):
-        assert pair["a"].position == pair["b"].position
-        assert data.image(pair["a"]).shape == (3, 24, 24)
-
-    assert data.leaks() is None
-    assert data.intensity_state() == plain.intensity_state()
-    assert data.split_json() == plain.split_json()
-
-
 def test_a_label_is_that_of_its_image():
     batches = Batches(sets(classes=("n", "y"), masks=False), 3, 5, paired=False, workers=0)
     for step in range(6):
@@ -522,3 +436,16 @@ def test_an_epoch_shows_the_larger_domain_once(counts, batch, world, steps):
     batches = Batches(sets(counts=counts), batch, 0, False, 0, world, workers=0)
 
     assert batches.steps_per_epoch == steps
+
+
+def test_prepared_images_are_kept_until_the_mapping_changes():
+    read = []
+    two_images = 2 * (9 * 7 + 1) * 4 / 2**30  # an image, and a mask of one value
+    images = image_set(3, read=read, memory=two_images)
+    for brightest in (1e3, 500):
+        images.intensity = Window(low=0.0, high=1e3 / brightest, range=(0.0, 1.0))
+        for _ in range(2):
+            darkest = [float(images[n].min()) for n in range(3)]
+            assert darkest == [0, brightest, 2 * brightest]
+
+    assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"

@@ -2,9 +2,7 @@
 depends on it.
 """
 
-import getpass
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +10,10 @@ import numpy as np
 import pytest
 from volumes import FROM_NOISE, SIZE, UNPAIRED, load, records_of, volume
 
-from gantk.data import cache as caching
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
 from gantk.data.sources.files import Files
-from gantk.errors import UserError
-from gantk.machine.runtime import start
 from gantk_parts.nyul import Nyul
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
@@ -78,14 +73,6 @@ def put(cache, key, kibibytes=64, used=None):
 # ---- when an entry holds
 
 
-@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
-def test_cached_images_are_not_decoded_again(study, cache, no_decoding, fit):
-    plain = all_images(study, None, fit=fit)
-    np.testing.assert_array_equal(all_images(study, cache, fit=fit), plain)
-    no_decoding()
-    np.testing.assert_array_equal(all_images(study, Cache.default(), fit=fit), plain)
-
-
 def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     first = all_images(study, cache)
     counts = []
@@ -109,16 +96,6 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
 
     assert same == [True] * 6 + [False] * 6 + [True] * 6
     assert len(entries(cache)) == 16
-
-
-def test_a_raised_version_makes_other_entries(study, no_decoding, monkeypatch):
-    source = {"name": "images", "path": str(study)}
-    load(source, **ONE_CONTRAST)
-    no_decoding()
-    monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
-
-    with pytest.raises(pytest.fail.Exception, match="decoded again"):
-        load(source, **ONE_CONTRAST)
 
 
 def test_whoever_changes_prepared_pixels_raises_the_version(study):
@@ -178,48 +155,6 @@ def test_broken_entries_are_made_anew(study, cache, broken):
     assert all(np.load(entry).shape[0] == 6 for entry in entries(cache))
 
 
-def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
-    expected = all_images(study, cache)
-    first, second, third = entries(cache)
-    first.rename(study / "first")
-    second.rename(first)  # whole, and another image's
-    (study / "first").rename(second)
-    third.chmod(0o622)
-
-    np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
-    assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))
-
-
-def test_an_entry_holds_all_slices_of_a_scan_and_is_mapped(study, cache):
-    all_images(study, cache)
-    shapes = [np.load(entry).shape for entry in entries(cache)]
-
-    assert shapes == [(6, 1, *SIZE)] * 3
-    rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
-    assert isinstance(rows, np.memmap)
-    assert not rows.flags.writeable
-
-
-@pytest.mark.parametrize("years", [-20, 20])
-def test_a_clock_that_jumps_does_not_break_the_size_limit(tmp_path, monkeypatch, years):
-    caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
-    for number, key in enumerate("abcdefgh"):
-        put(caches[number % 4], key)
-
-    now = caching.time.time() + years * 3.15e7
-    monkeypatch.setattr(caching.time, "time", lambda: now)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that an hour's entries fill it
-        for number, key in enumerate("ijklmnopqrstuvwx"):
-            put(caches[number % 4], key)
-
-    sizes = [entry.stat().st_size for entry in entries(caches[0])]
-
-    assert sum(sizes) <= caches[0].limit
-    newest = "x" * 32
-    assert (tmp_path / "images" / f"{newest}.npy").exists()
-
-
 # ---- where it cannot be written, and how large it gets
 
 
@@ -247,54 +182,6 @@ def test_least_recently_used_entries_are_dropped_first(tmp_path):
         put(later, "g", kibibytes=120)
 
     assert names(later) == "aef"
-
-
-def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
-    assert Cache.default().folder == tmp_path / "cache"
-    assert Cache.default().limit == 20 * GIB
-    monkeypatch.setenv("GANTK_CACHE_GIB", "0")
-    assert Cache.default() is None
-
-    monkeypatch.setenv("GANTK_CACHE_GIB", "nan")
-    with pytest.raises(
-        UserError, match=r"'nan' is not a valid cache size.*GiB.*\(GANTK_CACHE_GIB\)"
-    ):
-        Cache.default()
-
-
-def test_a_user_id_unknown_to_the_system_trains_without_cache(
-    monkeypatch,
-):
-    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
-    monkeypatch.delenv("HOME", raising=False)
-    for name in ("GANTK_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.setenv(name, "")
-
-    assert Cache.default() is None
-    assert start("cpu").device.type == "cpu"
-    assert getpass.getuser() == str(os.getuid())
-
-
-def no_more_images_are_kept_and_it_is_said_once(study, cache):
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
-    (warning,) = told
-    assert "cannot store more images" in str(warning.message)
-    assert "GANTK_CACHE" in str(warning.message)
-
-
-def test_a_file_in_the_place_of_the_cache_is_said_once(study, cache):
-    cache.folder.write_text("here")
-    no_more_images_are_kept_and_it_is_said_once(study, cache)
-
-
-def test_a_full_disk_is_said_once_and_nothing_kept(study, cache, monkeypatch):
-    usage = caching.shutil.disk_usage(study)
-    monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    no_more_images_are_kept_and_it_is_said_once(study, cache)
-
-    assert not list(cache.entries.iterdir())
 
 
 ONE_CONTRAST = {
@@ -366,3 +253,15 @@ def test_masks_and_missing_contrasts_are_cached(study, no_decoding):
     options |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
     for data in data_with_cache(ONE_CONTRAST | options, no_decoding):
         assert any(data.training_sets()["a"].image_and_mask(0)[1].flatten())
+
+
+def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
+    expected = all_images(study, cache)
+    first, second, third = entries(cache)
+    first.rename(study / "first")
+    second.rename(first)  # whole, and another image's
+    (study / "first").rename(second)
+    third.chmod(0o622)
+
+    np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
+    assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))

@@ -7,14 +7,12 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tomli_w
 from PIL import Image as Picture
-from PIL.PngImagePlugin import PngImageFile
 from tiny import phantom
 
 from gantk import check
@@ -162,16 +160,6 @@ def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
     assert "13 reg" in result["summary"]["pairs"]
 
 
-def test_a_check_is_repeatable_json_and_tells_its_progress(pictures):
-    shares = []
-    result = check(pictures, progress=lambda share, what: shares.append(share))
-
-    assert shares == sorted(shares)
-    assert shares[0] == 0
-    assert shares[-1] == 1
-    assert json.dumps(check(pictures)) == json.dumps(result, allow_nan=False)
-
-
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
     def path_of(patient, contrast):
         return volumes / f"subject-00{patient}" / f"{contrast}.nii.gz"
@@ -253,27 +241,6 @@ def test_a_file_of_several_volumes_is_told(volumes):
     assert "2 volumes" in json.dumps(result["problems"])
 
 
-@pytest.fixture
-def pets(tmp_path):
-    """Seven pictures of cats and seven of dogs."""
-    for number, image in enumerate(heads().values()):
-        kind = "cats" if number % 2 else "dogs"
-        save(tmp_path / kind / f"{number:02d}.png", image)
-    return tmp_path
-
-
-def test_groups_folders_and_files_can_be_checked(pets):
-    result = check(pets)
-    assert set(result["domains"]) == {"A", "B"}
-    assert "A (cats) and B (dogs)" in problem(result, "domains")["what"]
-    folder = check(pets / "cats")
-    assert folder["domains"]["images"]["images"] == 14
-    file = check(pets / "cats" / "03.png")
-    assert file["images"] == 1
-    assert problem(file, "source")
-    assert file["files"][0]["shape"] == [64, 64]
-
-
 def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
     def checked(**data):
         tiny_recipe["data"] |= {"source": "folders"} | data
@@ -296,15 +263,6 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     assert not [
         each for each in problems if each["severity"] == "error" or each["kind"] == "contrast"
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [("empty", "contains no readable images"), ("nowhere", "does not exist")]
-)
-def test_nothing_is_an_error_to_check(tmp_path, name, words):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=words):
-        check(tmp_path / name)
 
 
 def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
@@ -368,25 +326,6 @@ def study(tmp_path):
     return make
 
 
-def test_each_picture_is_decoded_once(
-    study,
-):
-    # of the pixels of a file
-    table = study(40, side=32)
-    ended = PngImageFile.load_end
-    for path in (table, table.parent):
-        with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
-            assert len(check(path, every=True)["files"]) == decoded.call_count == 40
-
-    # a patient called as a file
-    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]
-    table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
-    found = check(table)["summary"]
-
-    assert found["domains"].startswith("t1: 20 images")
-    assert "14 train, 2 validation" in found["split"]
-
-
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)
@@ -426,17 +365,6 @@ def test_a_pattern_that_cannot_be_used_is_an_error(pattern, says):
         patient_of("a" * 200 + "!.png", regex_option(pattern))
 
     assert len(str(told.value)) < 500
-
-
-@pytest.mark.parametrize(
-    "setting",
-    ["a." * 9000 + "b=1", "data.x={" + "a." * 9000 + "b=1}", "x" * 9000],
-    ids=["keys", "keys of a table", "a word"],
-)
-def test_a_setting_of_thousands_of_keys_is_refused(gantk, setting):
-    found = gantk("run", "dualgan_t1t2", "--set", setting)
-    assert found.code == 2
-    assert len(found.err) < 1000
 
 
 def test_post_contrast_images_in_a_folder_of_t1_are_left_out(volumes, tmp_path):

@@ -6,12 +6,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data import intensity
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu
 from gantk.errors import UserError
 from gantk.formats.files import read
@@ -113,42 +111,6 @@ def test_checkpoints_of_earlier_versions_load(kind):
     np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 0.0, 1.0])), [0, 100, 200])
 
 
-@pytest.mark.parametrize(("kind", "per"), MEASURED_PER)
-@pytest.mark.parametrize("way", ["forward", "inverse"])
-def test_tensors_are_mapped_as_arrays_are(kind, per, way):
-    function = getattr(mapping_per(kind, per), way)
-    array = function(HEADS[1])
-    tensor = function(torch.from_numpy(HEADS[1]))
-
-    assert array.dtype == np.float32
-    assert tensor.dtype == torch.float32
-    np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-6, atol=1e-2)
-
-
-@kinds(*LINES, Nyul)
-def test_a_set_without_contrast_is_refused(kind):
-    flat = np.full((1, 8, 8), 7, np.float32)
-    words = r"training images of a domain \(2\) have no contrast.*data\.intensity"
-
-    with pytest.raises(UserError, match=words):
-        fitted(kind, [flat, flat])
-
-
-@kinds(*LINES, Nyul)
-def test_constant_scans_are_not_measured(kind):
-    mapping = fitted(kind, HEADS, per="volume")
-    air = np.zeros((1, 6, 24, 24), np.float32)
-    with_air = fitted(kind, [HEADS[0], air, *HEADS[1:]], per="volume")
-
-    assert with_air.fitted == mapping.fitted
-
-    constant = np.full((1, 4, 8, 8), 300, np.float32)
-    own = mapping.of(constant)
-
-    assert own.per == "set", "its slices are not measured again"
-    np.testing.assert_array_equal(own.inverse(ENDS), mapping.inverse(ENDS))
-
-
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
@@ -187,32 +149,6 @@ def test_spans_too_small_to_compute_with_are_no_contrast(step, foreground):
             kind(foreground=foreground).fit([tiny])
 
     assert otsu(tiny) == 0
-
-
-def test_minmax_takes_the_mean_extremes_to_the_ends():
-    dark = np.array([[[3.0, 5.0]]], np.float32)
-    bright = np.array([[[9.0, 13.0]]], np.float32)
-    mapped = fitted(MinMax, [dark, bright]).forward(np.array([3.0, 8, 13]))
-
-    np.testing.assert_allclose(mapped, [-1, 0, 1])
-
-
-def test_one_bright_voxel_moves_no_percentile():
-    values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
-    values[0, 0, 0] = 1e6
-    mapping = fitted(Percentile, [values])
-
-    assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01)
-    assert mapping.forward(values).max() > 1000
-
-
-def test_zscore_takes_spread_deviations_to_the_ends():
-    mapping = fitted(ZScore, HEADS, spread=2.0)
-    values = np.concatenate([image.ravel() for image in HEADS])
-    mean = values.mean()
-
-    assert mapping.forward(mean) == pytest.approx(0, abs=1e-3)
-    assert mapping.forward(mean + 2 * values.std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_windows_and_bits_are_taken_to_the_ends():
@@ -284,17 +220,6 @@ def test_foreground_excludes_air_for_every_mapping(foreground, kind, options):
 
 
 # ---- several contrasts
-
-
-@pytest.mark.parametrize("foreground", [False, True, "otsu"])
-def test_foreground_excludes_air_where_values_are_drawn(foreground, monkeypatch):
-    zero = np.float64(0)
-    mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
-    monkeypatch.setattr(intensity, "MAX_PERCENTILE_VALUES", 600)
-    drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(zero)
-
-    assert drawn != mean
-    assert drawn == pytest.approx(mean, rel=0.2)
 
 
 def scans_of_two_contrasts():
@@ -419,16 +344,6 @@ def test_the_range_starts_at_air(case):
     np.testing.assert_allclose(mapping.inverse(mapped), image, atol=1)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_range_of_earlier_checkpoints_starts_at_the_darkest(case):
-    image = image_of_case(case)
-    state = fitted(Percentile, [image]).state()
-    earlier = Percentile.from_state(state | {"fitted": [7.0, 900.0], "per": "volume"})
-    low, _ = earlier.of(image).inverse(ENDS)
-
-    np.testing.assert_allclose(low, image.min())
-
-
 @pytest.mark.parametrize(("darkest", "air"), [(0, -1), (-5, -0.99), (-60, -0.951), (-240, -0.951)])
 @pytest.mark.parametrize("per", ["set", "volume"])
 def test_air_stays_black_and_off_the_end_of_tanh(darkest, air, per):
@@ -472,30 +387,3 @@ def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
         seen = image_intensities(size_image(image, (96, 96)), mapping)
         foreground = seen > mapping.tissue[0]
         assert 0.1 < foreground.mean() < 0.7
-
-
-def test_nyul_by_median_keeps_bright_tissue_ratio():
-    options = {
-        "foreground": "tissue",
-        "unit": "median",
-        "percentiles": (10, 20, 30, 40, 50, 60, 70),
-    }
-    brains = [head(gain) for gain in (1.0, 7.0)]
-    mapping = fitted(Nyul, brains, **options)
-    for gain, fat in ((0.3, 1), (20.0, 1), (2.0, 3)):
-        scan = head(gain)
-        scan[..., :2, 8:16] = fat * scan.max()  # few enough to leave the percentiles alone
-        own = mapping.of(scan)
-        tissue = scan[scan > 0.05 * np.percentile(scan[scan > 0], 99)]
-        median, high = np.percentile(tissue, (50, 70))
-        middle, edge, top = own.forward(np.array([[median, high, scan.max()]]))[0]
-        assert middle == pytest.approx(0, abs=0.02), (
-            "the median of tissue is the middle of the range"
-        )
-        assert top - edge == pytest.approx((scan.max() - high) / median, rel=0.02), (
-            "fat is not drawn in"
-        )
-        np.testing.assert_allclose(own.inverse(own.forward(scan)), scan, rtol=1e-4, atol=1e-2)
-
-    with pytest.raises(UserError, match="needs 50 among the percentiles"):
-        Nyul(percentiles=(10, 90), unit="median")

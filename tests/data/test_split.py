@@ -7,7 +7,6 @@ import io
 import json
 import re
 import zlib
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -268,27 +267,6 @@ def test_blocks_of_known_patients_state_their_consequence(patients):
     assert split_json(splits, (), dict.fromkeys)["consequences"] == [consequence]
 
 
-def test_few_patients_of_a_domain_are_divided():
-    a = stack(6, "a", "p0") + stack(6, "a", "p1")
-    b = stack(6, "b", "q0") + stack(6, "b", "q1")
-    splits, _ = split_records(a + b)
-
-    assert patients_per_split(splits) == [2, 0, 2]
-
-
-def test_few_patients_of_a_class_are_divided():
-    sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
-    splits, _ = split_records(sick)
-
-    assert patients_per_split(splits) == [1, 0, 1]
-
-
-def test_one_patient_of_each_domain_cannot_be_divided():
-    words = r"no image of domain . is left for the train set.*data\.split\.by = \"block\""
-    with pytest.raises(UserError, match=words):
-        split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
-
-
 @pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
 def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     records = study(13)
@@ -355,19 +333,6 @@ def test_unpairing_spares_a_patient_whose_domain_has_others():
     kept = unpair(records)
 
     assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
-
-
-@pytest.mark.parametrize(
-    "records",
-    [
-        stack(10, "a") + stack(10, "b"),
-        study(1),
-        stack(4, "a", "x") + stack(4, "b", "y"),
-    ],
-    ids=["nobody known", "one patient", "a patient each"],
-)
-def test_unpairing_keeps_what_cannot_be_divided(records):
-    assert unpair(records) == records
 
 
 @pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
@@ -447,21 +412,6 @@ def saved_as_jpeg(pixels):
     return np.asarray(Picture.open(file), np.float32)[None]
 
 
-def test_the_search_for_leaks_reads_each_image_once():
-    reads = Counter()
-
-    def counted(record):
-        reads.update([record.id])
-        return record.read()
-
-    records = [replace(r, read=partial(counted, r)) for r in heads(5)]
-    check_leakage(split_records(records)[0])
-    check_leakage({"train": records, "validation": [], "test": []})
-
-    assert len(reads) == len(records)
-    assert set(reads.values()) == {1}
-
-
 def heads_with_copies(folder):
     """Twelve heads, of which every second one is there again, smaller and brighter, and one to the
     byte.
@@ -539,11 +489,6 @@ def test_changed_copies_are_found_and_other_heads_are_not(size, change, known):
 
     assert set(pairs) == {(n, n + 5) for n in range(5)}
     assert min(pairs.values()) > (COPY_CORRELATION if known else COPY_CORRELATION_OF_UNKNOWN)
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_slices_of_one_patient_are_not_compared(change):
-    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"])
 
 
 def test_volumes_are_compared_by_three_planes():

@@ -4,23 +4,18 @@ shown in a notebook.
 
 import ast
 import copy
-import io
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from tiny import PATCHGAN, TINY, UNET, draw_pictures, small_run
 
 import gantk as toolkit
 from gantk.errors import UserError
 from gantk.formats import files
-from gantk.training.live import LiveView
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 RNG = np.random.default_rng(0)
@@ -272,23 +267,6 @@ def test_untrainable_data_are_refused_and_leave_nothing(tmp_path, data, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_runs_describe_themselves_as_text(tiny_run, model):
-    run = toolkit.Run(tiny_run)
-    assert len(repr(run)) < 200
-    assert "psnr" in repr(run)
-    assert len(repr(model)) < 200
-
-
-def test_runs_describe_themselves_as_html(tiny_run):
-    page = toolkit.Run(tiny_run)._repr_html_()
-    assert page.count("data:image/png;base64,") == 6
-    assert "T1\u00a0→\u00a0T2" in page
-    assert "a simple intensity map" in page
-    # the notebook's own colours, light or dark
-    assert "color: #" not in page
-    assert "background: #" not in page
-
-
 def test_runs_give_their_report_samples_model_and_log(tiny_run):
     run = toolkit.Run(tiny_run)
     assert run.report.is_file()
@@ -316,22 +294,6 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
     assert tables["train"]["optimizer"]["lr"] == 1e-3
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
-
-
-def test_notebooks_show_one_changing_line(monkeypatch):
-    shown = []
-    console = Console(file=io.StringIO(), force_jupyter=True)
-    handle = SimpleNamespace(update=lambda page, raw: shown.append(page["text/plain"]))
-    display = SimpleNamespace(display=lambda page, display_id: handle)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
-    with LiveView(3, console=console) as view:
-        for step in (1, 2, 3):
-            view.update(step, validation={"a_to_b": {"psnr": 20.0}})
-
-    assert len(shown) == 4  # three scores, and the last step
-    assert "PSNR" in shown[-1]
-    assert console.file.getvalue() == ""
-    assert UserError("wrong")._render_traceback_() == ["error: wrong."]
 
 
 def test_type_checkers_see_every_public_name():

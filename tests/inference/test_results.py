@@ -98,18 +98,6 @@ kept_ranges = pytest.mark.parametrize(
 )
 
 
-@kept_ranges
-def test_clipping_in_a_folder_is_told_once(tmp_path, mixed_folder, model, values):
-    model(*values)
-    said = translate(mixed_folder, tmp_path / "out", variants=2)
-    note, clipped, _ = said
-
-    assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
-    assert "the colour image is converted to gray (1 of 6 images: d.jpg)" in note
-    words = "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images; values range from -41.67 to 291"
-    assert words in clipped
-
-
 def test_without_clipping_only_float_formats_are_written(tmp_path, model):
     model(RANGE)
     for k in range(3):
@@ -354,19 +342,6 @@ def test_volumes_are_negative_only_if_images_or_training_were(
 
     assert made.max() > 200
     assert (made.min() < 0) == negative
-
-
-def test_one_file_of_a_bids_tree_keeps_its_place(bids, tmp_path):
-    source = bids / f"{BIDS_NAMES[0]}.nii.gz"
-    (result,) = package.translate("run", source, tmp_path / "one", say=lambda line: None)
-    name = "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk_T2w.nii.gz"
-
-    assert result.relative_to(tmp_path / "one").as_posix() == name
-
-
-def test_bids_results_are_not_written_among_raw_images(bids):
-    with pytest.raises(UserError, match="cannot hold derivatives.*derivatives/gantk"):
-        translate(bids / "sub-01", bids)
 
 
 @pytest.fixture(params=["set", "volume", "image"])

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 import gantk as toolkit
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import by_windows, pad_to_size
+from gantk.inference.windows import pad_to_size
 from gantk.machine.memory import Memory
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
     GroupNorm,
     InstanceNorm,
     channels_last,
-    conv,
     fold_for_inference,
 )
 from gantk.nets.resnet import ResNet
@@ -207,39 +206,7 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
     assert difference(done, reference) < 1e-4
 
 
-class Brightness(nn.Module):
-    """A norm of somebody else's over all positions: one mean for the whole image."""
-
-    eps = 1e-6
-    weight = None
-    bias = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, tuple(range(1, x.ndim)), keepdim=True, correction=0)
-        return (x - mean) / (variance + self.eps).sqrt()
-
-
-@pytest.mark.slow
-def test_custom_norms_take_part_if_they_say_so():
-    network = drawn(nn.Sequential(conv(2, 1, 4, 3), Brightness(), nn.ReLU(), conv(2, 4, 1, 3)), 2)
-    assert tiled(network).plan((1, *SIZES[2])).split is None
-    network[1].position_groups = 1
-    assert difference(tiled(network, level=math.inf)(images(2)), whole(network, images(2))) < 1e-4
-
-
 # ---- where windows lie, and the one way to blend them
-
-
-@pytest.mark.parametrize(
-    ("size", "window"), [((40, 50), (16, 16)), ((20, 24, 17), (8, 8, 8)), ((16, 16), (16, 16))]
-)
-@pytest.mark.parametrize("overlap", [0.0, 0.6])
-def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, overlap):
-    x = np.random.default_rng(0).standard_normal((3, 2, *size)).astype(np.float32)
-    x[2] = 7.0  # constant, and stays so
-    done = by_windows(x, window, overlap, lambda x: np.sin(x[:, :1]), batch=5)
-
-    np.testing.assert_allclose(done, np.sin(x[:, :1]), rtol=1e-5, atol=1e-6)
 
 
 def test_exported_models_blend_windows_as_runs_do(tiny_run):

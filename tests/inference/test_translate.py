@@ -22,7 +22,7 @@ import gantk as toolkit
 from gantk.data.distribution import QUANTILE_COUNT
 from gantk.data.intensity import Window
 from gantk.data.masks import with_dark_background
-from gantk.data.skull import is_stripped, shows_skull
+from gantk.data.skull import shows_skull
 from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
@@ -537,17 +537,6 @@ def test_tta_averages_over_mirrored_images():
     np.testing.assert_allclose(scale.forward(made), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("tta", [True, False])
-def test_tta_commutes_with_mirroring(runs, tta):
-    model = toolkit.load(runs["first"], device="cpu")
-    pixels = np.random.default_rng(0).uniform(5, 95, (32, 32)).astype(np.float32)
-    options = TranslateOptions(tta=tta)
-    one = model.translate(pixels, options=options)
-    other = model.translate(pixels[:, ::-1].copy(), options=options)
-
-    assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
-
-
 # a recipe whose weights' hash a run adds to it
 FOLDED = {
     "method": PIX2PIX | {"target_losses": ["feature"]},
@@ -555,10 +544,6 @@ FOLDED = {
     "train": {"steps": 2, "batch": 2},
     "evaluate": {"samples": 1},
 }
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def test_folds_are_one_model_however_they_are_named(scan, tmp_path):
@@ -641,57 +626,6 @@ def test_arrays_of_volumes_are_masked_by_a_model_of_volumes(channels):
 
 
 # ---- heads with skull
-
-
-def head_of_layers(values: list[float], spacing=(3.0, 1.0, 1.0), noise: float = 0.03) -> Image:
-    """A ball of 80 mm whose layers of 3 mm have these values from the outside inwards, and 1.0 below
-    them, in air of 0.
-    """
-    sides = [round(180 / side) for side in spacing]
-    places = np.meshgrid(
-        *[side * (np.arange(n) - n / 2) for side, n in zip(spacing, sides, strict=True)],
-        indexing="ij",
-    )
-    depth = 80 - np.sqrt(sum(np.square(place) for place in places))
-    layer = np.clip(depth // 3, 0, len(values)).astype(int)
-    pixels = np.array([*values, 1.0])[layer]
-    pixels *= np.random.default_rng(0).normal(1, noise, pixels.shape)
-    pixels[depth < 0] = 0
-    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
-    return Image(pixels[None].astype(np.float32) * 300, affine)
-
-
-SKULLS = {  # skin and fat, bone, fluid
-    "T1": [0.8, 1.5, 1.5, 0.3, 0.3, 0.4],
-    "T2": [0.5, 1.2, 1.0, 0.3, 0.3, 1.8],
-    "PD": [0.6, 0.9, 0.8, 0.5, 0.5, 1.1],
-}
-STRIPPED = {  # fluid and cortex
-    "T1": [0.6, 0.85],
-    "T2": [1.4, 1.2],
-    "vessels": [1.5, 0.9, 0.85],
-    "flat": [],
-}
-
-
-@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (1.0, 1.0, 1.0), (6.0, 0.5, 0.5)], ids=str)
-@pytest.mark.parametrize("name", SKULLS)
-def test_a_skull_is_seen_in_any_contrast(name, spacing):
-    assert shows_skull(head_of_layers(SKULLS[name], spacing))
-    assert is_stripped(head_of_layers(SKULLS[name], spacing)) is False
-
-
-@pytest.mark.parametrize("name", STRIPPED)
-def test_a_brain_has_no_skull(name):
-    assert not shows_skull(head_of_layers(STRIPPED[name]))
-    assert is_stripped(head_of_layers(STRIPPED[name]))
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 20, 20), (1, 4, 4, 4), (1, 1, 90, 90), (1, 90, 90)])
-def test_no_skull_is_seen_in_parts_of_a_head(shape):
-    pixels = np.random.default_rng(0).uniform(0, 300, shape).astype(np.float32)
-    assert not shows_skull(Image(pixels, np.eye(4)))
-    assert not shows_skull(Image(np.zeros_like(pixels), np.eye(4)))
 
 
 @pytest.mark.parametrize(

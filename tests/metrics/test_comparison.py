@@ -150,16 +150,3 @@ def test_scans_of_12_bits_are_scored_on_their_own_range(tmp_path, largest, expec
     wrong = (16 * 16 - 2) / (16 * 16) * 40.0**2  # two of the pixels are the same
     found = rows_of(tmp_path, "psnr")["psnr"]["value"]
     assert found == pytest.approx(10 * np.log10(expected**2 / wrong), abs=1e-3)
-
-
-@pytest.mark.parametrize("value", [0, 9, 255])
-def test_pictures_of_one_value_are_no_truth(tmp_path, value):
-    for name, pixels in (
-        ("truth", np.full((16, 16), value, np.uint8)),
-        ("pred", np.eye(16, dtype=np.uint8) * 90),
-    ):
-        (tmp_path / name).mkdir()
-        Image.fromarray(pixels).save(tmp_path / name / "a.png")
-
-    with pytest.raises(gantk.UserError, match=f"all pixels of the truth are {value}"):
-        rows_of(tmp_path, "psnr")

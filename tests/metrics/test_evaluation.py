@@ -14,11 +14,9 @@ from gantk.data.intensity import Percentile, Window
 from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.metrics.evaluate import SampleBatch, alarms
+from gantk.metrics.evaluate import alarms
 from gantk.metrics.references import units_of
 from gantk.metrics.summary import summary_lines
-from gantk.plugin.loader import registry
-from gantk.plugin.spec import bind_or_raise
 from gantk.runs.results import Results
 
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
@@ -420,24 +418,3 @@ def test_alarms_ring_for_equal_or_unchanged_translations_only():
     alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}
     assert alarms_of(alike, batch) == {"collapse"}
     assert alarms_of(batch.inputs, batch) == {"no-change"}
-
-
-def test_one_sample_raises_no_alarm():
-    assert alarms_of({"image": torch.rand(1, 1, 5, 5)}, SampleBatch(noise=1)) == set()
-
-
-@pytest.mark.parametrize("name", registry().names("metric"))
-def test_a_registered_metric_says_what_it_is(name):
-    _ = pytest.importorskip("radiomics", reason="needs pyradiomics") if name == "frd" else None
-    metric = bind_or_raise(
-        "metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {})
-    )(2.0, 2)
-
-    assert metric.name.startswith(name)
-    assert metric.definition.startswith(name)
-    assert isinstance(metric.unit, str)
-
-
-def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(UserError, match="two metrics have the name 'psnr'"):
-        scorer_of(Translates, "psnr", "ssim", "psnr")

@@ -2,7 +2,6 @@
 of uncertainty.
 """
 
-import json
 import math
 
 import numpy as np
@@ -322,43 +321,6 @@ def test_without_patients_to_leave_out_there_is_no_interval(real):
     _, interval = left_out_interval(statistic, real, list("abcdefgh"))
 
     assert interval is None
-
-
-def shuffled_errors():
-    """Three images (1, 10, 10) of the errors 1 to 100, each in an order of its own."""
-    sorted_errors = np.tile(np.arange(1.0, 101), (3, 1))
-    return np.random.default_rng(0).permuted(sorted_errors, axis=1).reshape(3, 1, 10, 10)
-
-
-def test_uncertainty_is_averaged_over_patients():
-    errors = shuffled_errors()
-    perfect_and_inverted = np.concatenate([errors[:2], -errors[2:]])
-    found = judged(errors, perfect_and_inverted, patients=["p", "p", "q"])["auroc"]
-
-    assert found["value"] == 0.5
-    assert found["n"] == 2
-    assert found["ci95"] == [0.0, 1.0]
-
-
-def test_uncertainty_counts_known_foreground_by_patient():
-    errors = shuffled_errors()
-    uncertainties = np.concatenate([errors[:2], -errors[2:]])
-    uncertainties[2, :, :5] = errors[2, :, :5]
-    inside = np.ones_like(errors)
-    inside[2, :, :5] = 0
-    errors[0, 0, 9, 9] = np.nan
-    found = judged(errors, uncertainties, inside)
-
-    assert found["auroc"]["value"] == pytest.approx(2 / 3)
-
-
-def test_uncertainty_of_nothing_has_no_value():
-    errors = shuffled_errors()
-    outside = judged(errors, errors, 0 * errors)
-    without_errors = judged(0 * errors[1:], errors[1:])
-    for nothing in (outside, without_errors):
-        assert nothing["auroc"]["value"] is None
-        assert json.dumps(nothing, allow_nan=False)
 
 
 def test_a_metric_of_one_number_per_batch_is_refused():

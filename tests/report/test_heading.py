@@ -15,7 +15,6 @@ from gantk.report.build import write_report
 
 SYSTEM = "cyclegan_t1t2_unet15"
 BESIDE = "8.09 dB other data, other protocol"
-APART = "Published for T1 → T2: PSNR 8.09 dB and SSIM 0.00, on other data, by another protocol."
 METRICS = scored()
 METRICS["metrics"]["a_to_b"]["ssim"] = METRICS["metrics"]["a_to_b"]["psnr"] | {"unit": ""}
 
@@ -53,63 +52,12 @@ def test_a_run_as_published_stands_beside_published_figures(tmp_path):
     assert words.count("other protocol") == 2
 
 
-def test_another_network_is_another_system(tmp_path):
-    words = page_of(tmp_path, SYSTEM, profile="cpu").words
-
-    assert "profile cpu ." in words
-    assert "method.generator.width 128 16" in words
-    assert "method.discriminator.width not stated; in the recipe 64 16" in words
-    assert BESIDE not in words
-    assert f"{APART} This run is another system (method.generator.width)" in words
-
-
-def test_other_settings_are_named_beside_the_figure(tmp_path):
-    words = page_of(tmp_path, SYSTEM, ["train.batch=4"]).words
-
-    assert "train.batch 1 4" in words
-    assert f"{BESIDE}, other settings: train.batch" in words
-
-
-def test_other_domains_are_another_direction(tmp_path):
-    words = page_of(tmp_path, SYSTEM, ['data.domains=["T2", "T1"]']).words
-
-    assert BESIDE not in words
-    assert "This run is another system (data.domains)" in words
-
-
 def test_undefined_figures_stand_beside_no_score(tmp_path):
     words = page_of(tmp_path, "dcgan_tumour").words
 
     assert re.search(r"Published, undefined: Accuracy 0\.875", words)
     assert "The report does not say of what, by what, or on which images." in words
     assert "other protocol" not in words
-
-
-def test_a_recipe_without_a_report_lists_what_was_changed(tmp_path):
-    words = page_of(tmp_path, "cut_t1t2", ["train.steps=20", "evaluate.samples=1"]).words
-
-    assert "Recipe cut_t1t2.toml (bundled with gantk) ." in words
-    assert "As in the recipe, apart from (1) setting recipe this run train.steps" in words
-    assert "Published system" not in words
-
-
-def test_a_replaced_part_is_one_change():
-    recipe = load_recipe(SYSTEM).override({"method.generator": {"name": "resnet"}})
-    changed = changes_of_file(recipe, resolved(recipe.check()))
-
-    assert changed == {"method.generator": ("unet", "resnet")}
-
-
-def test_matched_training_images_are_named(tmp_path):
-    words = page_of(tmp_path, "cut_t1t2", matched="each slice with similar ones").words
-    assert "Training images were matched automatically, each slice with similar ones." in words
-
-
-def test_a_run_without_a_record_is_compared_with_its_report(tmp_path):
-    _, text, _ = recorded(SYSTEM, profile="cpu")
-    run = make_run(tmp_path / "run", recipe=text, metrics=METRICS)
-
-    assert "method.generator.width 128 16" in Page(write_report(run)).words
 
 
 @pytest.mark.parametrize("paper", [3, {"title": [1]}, {"title": "x", "stated": 4, "published": 5}])
@@ -147,24 +95,3 @@ def test_the_terminal_names_departures():
         r" \(method\.generator\.width\); report\.html lists them",
         said,
     )
-
-
-def test_a_departure_within_parts_shows_only_the_stated_keys():
-    tables = resolved(load_recipe("dcgan_tumour_style").override([], "cpu").check())
-    theirs, here = published_system(tables).departures["post"]
-
-    assert theirs == '[{ name = "style", role = "style", weights = "pretrained", rescale = true }]'
-    assert here == '[{ name = "style", role = "style", weights = "random", rescale = true }]'
-
-
-def test_a_setting_set_back_to_its_published_value_is_kept(tmp_path):
-    recipe = load_recipe(SYSTEM)
-    text = recipe.text.replace("width = 128\nmax", "width = 64\nmax")
-    assert text != recipe.text
-    file = tmp_path / "mine.toml"
-    file.write_text(text)
-    words = page_of(tmp_path, str(file), ["method.generator.width=128", "train.steps=9"]).words
-
-    assert "method.generator.width" not in words.partition("On 40 test images")[0]
-    assert "train.steps not stated; not in the recipe 9" in words
-    assert BESIDE in words

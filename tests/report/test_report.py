@@ -21,7 +21,7 @@ from gantk.errors import UserError
 from gantk.metrics.rows import ScoreRow
 from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
-from gantk.report.build import with_code, write_report
+from gantk.report.build import write_report
 from gantk.report.patients.comparing import comparison
 from gantk.report.pictures import error_map
 from gantk.report.run_record import RunRecord
@@ -41,7 +41,6 @@ TRANSLATION = {
     "a_to_b": {"from": "T1", "to": "T2", "count": 2},
     "b_to_a": {"from": "T2", "to": "T1", "count": 2},
 }
-NOISE = {"image": {"from": None, "to": "T1", "count": 3}}
 STEPS = (0, 20, 40)
 
 
@@ -305,13 +304,6 @@ def test_regions_follow_the_whole_image_with_notes(whole):
     assert RECIPE in unescape(whole.source)
 
 
-def test_rejection_curve_and_choice_are_drawn(whole):
-    (drawn,) = [c for c in whole.data["charts"] if c["x"] == "{} % set aside"]
-    assert drawn["steps"] == [0, 5, 10]
-    assert drawn["values"][0] == [0.06, 0.05, 0.04]
-    assert ["Score"] in [each["names"] for each in whole.data["charts"]]
-
-
 def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path):
     assert whole.data["steps"] == list(STEPS)
 
@@ -386,33 +378,6 @@ def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
     assert "/x/anna_t1.nii.gz" in page.having("title")
 
 
-def test_plain_scores_have_no_headings(
-    tmp_path,
-):
-    metrics = scored(
-        best_baseline="regression", without_pairs={"better": True, "best_baseline": "identity"}
-    )
-    metrics["metrics"]["b_to_a"]["psnr"] |= {"value": None, "ci95": None, "corrected": None}
-    for name in ("ssim", "mae", "nrmse", "lpips", "mse"):
-        metrics["metrics"]["a_to_b"][name] = score(math.inf, ci95=None)
-        metrics["verdict"]["a_to_b"][name] = {
-            "better": False,
-            "best_baseline": "identity",
-            "probability": 0.0,
-        }
-
-    metrics["speed"] |= {
-        "step_seconds": [],
-        "first_step_s": None,
-        "peak_memory_gib": None,
-    }
-    words = report(make_run(tmp_path / "run", metrics=metrics)).words
-
-    assert "T2 images are not better than the unchanged input in 5 of 6 scores" in words
-    assert "model ∞" in words
-    assert not re.search("Whole image|needs no pairs|Step time|First step|Peak memory", words)
-
-
 def test_no_praise_for_bad_checkpoints_or_leaks(tmp_path):
     split = {
         "leakage_allowed": "anna is on both sides",
@@ -461,30 +426,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
     assert "was chosen" not in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
     assert page.data["charts"][0]["values"] == [[1.0, None, 2.0]]
-
-
-INDEX = {
-    "a count": (
-        {"directions": {"a_to_b": {"to": "T2", "count": 10**12}}, "steps": [0]},
-        "a_to_b.count: Input",
-    ),
-    "a path": (
-        {"directions": {"../../x": {"to": "T2", "count": 1}}, "steps": [0]},
-        "should match pattern",
-    ),
-    "a step": ({"directions": {}, "steps": ["../0"]}, "steps.0: Input should be a valid integer"),
-    "depth": ("[" * 100_000, "nested too deeply"),
-}
-
-
-@pytest.mark.parametrize("name", INDEX)
-def test_unknown_sample_indexes_are_named(tmp_path, name):
-    run = make_run(tmp_path / "run")
-    content, words = INDEX[name]
-    text = content if isinstance(content, str) else json.dumps(content)
-    (run / "samples/index.json").write_text(text)
-
-    assert re.search(f"index.json could not be read: .*{words}", report(run).words)
 
 
 def test_pictures_outside_of_the_run_are_left_out(tmp_path):
@@ -553,14 +494,6 @@ def test_error_maps_of_a_page_share_one_scale():
     assert mean == pytest.approx((32 + 64 + 255) / 4)
 
 
-def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):
-    page = report(make_run(tmp_path / "run", directions=NOISE, truth=False))
-    assert "T1 from noise" in page.words
-    assert page.having("data-key") == ["image"] * 3
-    assert "gantk sample" in page.words
-    assert "gantk translate" not in page.words
-
-
 def test_the_page_begins_with_a_sentence_and_images(whole):
     first = whole.source.partition("<h2>Scores on the test images</h2>")[0]
 
@@ -576,19 +509,6 @@ def test_the_page_begins_with_a_sentence_and_images(whole):
     assert "A held-out image at step 40" in whole.words
 
 
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        ("<p>use `gantk eval RUN` now</p>", "<p>use <code>gantk eval RUN</code> now</p>"),
-        ('<p title="`a` b">one ` alone</p>', '<p title="`a` b">one ` alone</p>'),
-        ("<pre># by `gantk plan`</pre>", "<pre># by `gantk plan`</pre>"),
-        ("<script>f(`x`)</script>", "<script>f(`x`)</script>"),
-    ],
-)
-def test_words_of_code_are_shown_as_code(written, shown):
-    assert with_code(written) == shown
-
-
 def test_a_run_that_holds_out_nothing_shows_training_images(tmp_path):
     split = {"how": "by image", "splits": SETS | {"train": [image("a", "anna")]}}
     whole = report(make_run(tmp_path / "run", truth=False, split=split, metrics={"metrics": {}}))
@@ -597,24 +517,6 @@ def test_a_run_that_holds_out_nothing_shows_training_images(tmp_path):
     assert "all images were trained on, so there are no test images" in whole.words
     assert "the same training images" in whole.words
     assert "A held-out image" not in whole.words
-
-
-def test_further_tables_are_folded(whole):
-    for words in ("All scores and all baselines", "Split: which images", "Recipe: every setting"):
-        place = whole.source.index(words)
-        assert whole.source.rindex("<details", 0, place) > whole.source.rindex("<section", 0, place)
-        assert "<details open" not in whole.source[place - 200 : place]
-
-
-def test_images_from_noise_stand_above_real_ones(tmp_path):
-    run = make_run(tmp_path / "run", directions=NOISE, truth=False)
-    assert "Real T1" not in report(run).having("alt")
-
-    shutil.copytree(run / "samples/step-000040", run / "samples/real")
-    page = report(run)
-
-    assert page.having("alt")[:6] == ["Generated T1"] * 3 + ["Real T1"] * 3
-    assert "real images below" in page.words
 
 
 @pytest.mark.parametrize(
