@@ -345,7 +345,6 @@ def parts() -> str:
 
 def json_files() -> str:
     """The keys of the JSON files of a run folder, from their schemas."""
-    from gantk.report.patients import section
     from gantk.runs import results, schemas
 
     links = {  # schema -> (word, heading of its own table)
@@ -374,7 +373,7 @@ def json_files() -> str:
             *(results.Score, results.Verdict, results.PairedTest, results.Groups),
             results.Uncertainty,
         ),
-        "patients.json": "One object for each direction:\n\n" + with_own(section.DIRECTION),
+        "patients.json": "One object for each direction:\n\n" + with_own(results.TestPatients),
         "best.json": with_own(schemas.SCHEMAS["best.json"]),
         "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
         "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),

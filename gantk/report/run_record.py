@@ -16,7 +16,7 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.results import Results
+from gantk.runs.results import Results, TestPatients
 from gantk.runs.schemas import is_inside, read, read_log, text_of
 
 FILES = (
@@ -231,6 +231,7 @@ class RunRecord:
         "environment",
         "log",
         "path",
+        "patients",
         "problems",
         "recipe",
         "recipe_text",
@@ -250,6 +251,10 @@ class RunRecord:
         self.problems: list[str] = []
         self.recipe, self.environment, self.split, self.best, index = map(self.read, FILES)
         self.results = Results.model_validate(self.read("metrics.json"))
+        self.patients = {
+            key: TestPatients.model_validate(each)
+            for key, each in self.read("patients.json").items()
+        }
         self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()

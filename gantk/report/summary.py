@@ -22,10 +22,11 @@ from gantk.metrics.words import (
 )
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
+from gantk.report.patients.section import KINDS, ShownPatients
 from gantk.report.pictures import colour_with_inferno, data_uri, encode_image
 from gantk.report.run_record import Direction, RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Results, Score, StoredImage
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
@@ -188,7 +189,7 @@ def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict
 
     `patients` is the section of test patients.
     """
-    scored = {found["key"]: found for found in (patients or {}).get("directions", ())}
+    scored = {found.key: found for found in (patients or {}).get("directions", ())}
     figures = []
     for direction in run.directions[:MAX_TYPICAL_DIRECTIONS]:
         if direction.source is None:
@@ -201,42 +202,39 @@ def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict
     return [figure for figure in figures if figure["rows"]]
 
 
-def _complete_cases(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [case for case in found["cases"] if {"output", "truth"} <= set(case["pictures"])]
+def _complete_cases(found: ShownPatients) -> list[StoredImage]:
+    return [case for case in found.cases if case.pictures]
 
 
-def _typical_case(found: dict[str, Any], results: Results) -> dict[str, Any]:
+def _typical_case(found: ShownPatients, results: Results) -> dict[str, Any]:
     """The case with the score that is nearest to the median of the patients."""
-    metric = found["metrics"][0]
-    scores = [row["scores"][metric] for row in found["patients"]]
+    metric = found.metrics[0]
+    scores = [row.scores[metric] for row in found.patients]
     known = [score for score in scores if score is not None]
     middle = median(known) if known else 0.0
     cases = _complete_cases(found)
 
-    def distance(case: dict[str, Any]) -> float:
-        score = case["scores"].get(metric)
+    def distance(case: StoredImage) -> float:
+        score = case.scores.get(metric)
         return math.inf if score is None else abs(score - middle)
 
     case = min(cases, key=distance)
-    shown = case["pictures"]
-    truth = shown["truth"]["pixels"]
-    rows = []
-    if "input" in shown:
-        rows.append((f"Input: {found['source']}", _grey_picture(shown["input"]["pixels"])))
-    output = shown["output"]["pixels"]
-    rows.append((f"Real {found['target']}", _grey_picture(truth, truth)))
-    rows.append((f"Generated {found['target']}", _grey_picture(output, truth)))
-    rows.append(("Difference", _difference_picture(output, truth)))
-
-    caption = f"A typical test image, of {case['patient']}."
-    if case["scores"].get(metric) is not None and known:
-        unit = results.metrics.get(found["key"], {}).get(metric, Score()).unit
-        value = Score(value=case["scores"][metric], unit=unit)
+    source, output, truth = (case.pictures[kind].pixels for kind in KINDS)
+    rows = [
+        (f"Input: {found.source}", _grey_picture(source)),
+        (f"Real {found.target}", _grey_picture(truth, truth)),
+        (f"Generated {found.target}", _grey_picture(output, truth)),
+        ("Difference", _difference_picture(output, truth)),
+    ]
+    caption = f"A typical test image, of {case.patient}."
+    if case.scores.get(metric) is not None and known:
+        unit = results.metrics.get(found.key, {}).get(metric, Score()).unit
+        value = Score(value=case.scores[metric], unit=unit)
         caption += f" Its {short_metric_name(metric)} is {words.with_unit(value, value.decimals)};"
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
     caption += " Difference: black is none, the palest yellow the largest of this picture."
-    return {"label": found["label"], "caption": caption, "rows": [rows]}
+    return {"label": found.label, "caption": caption, "rows": [rows]}
 
 
 def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The results of an evaluation, which metrics.json stores, and the only format of their numbers.
+"""The results of an evaluation, which metrics.json and patients.json store, and the only format of
+their numbers.
 
 Read `Results` and `Score` first.
 """
@@ -16,6 +17,8 @@ Step = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Curves = dict[str, list[float]]
+# part of a file name: no path separators
+Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 NO_VALUE = "-"
 SMALLEST_FIXED = 1e-4  # smaller values are written with an exponent
 
@@ -370,3 +373,50 @@ class Results(Table):
     def rival(self, key: str, metric: str) -> Score | None:
         """The best baseline's score beside a score of the model."""
         return self.baseline(self.verdict_of(key, metric).best_baseline, key).get(metric)
+
+
+class PatientScores(Table):
+    """A test patient in patients.json."""
+
+    patient: str = about("Name of the patient, or of the image if the patient is unknown.", ...)
+    images: list[Step] = about("Numbers of the patient's test images, from 0.", ...)
+    scores: dict[str, float | None] = about("Mean score by metric.", ...)
+
+
+class StoredVolume(Table):
+    """A scan of a test patient in samples/test."""
+
+    patient: str = about("Name of the patient.", ...)
+    stem: Part = about("First part of the names of its files in samples/test.", ...)
+
+
+class StoredImage(StoredVolume):
+    """A test image in samples/test, which the report shows."""
+
+    scores: dict[str, float | None] = about("Score by metric.", ...)
+    rank: Step = about("Rank of the patient by the first metric; 1 is the worst.", ...)
+    place: Step | None = about("Number of the test image, from 0.")
+    input: str = about("Path of the input.", ...)
+    truth: str = about("Path of the truth.", ...)
+    image: str = about("Name of the input in split.json (`key`).", ...)
+    units: list[str] = about("Units of input, output and truth.", ...)
+    # of a page: kind -> picture
+    pictures: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+
+class TestPatients(Table):
+    """The test patients of a direction: an entry of patients.json."""
+
+    __test__ = False  # no test of pytest
+
+    patients: list[PatientScores] = about("The patients, the worst by the first metric first.", ...)
+    cases: list[StoredImage] = about("The images that the report shows.", ...)
+    volumes: list[StoredVolume] = Field(
+        default_factory=list, description="The scans that are stored as volumes."
+    )
+    higher: bool | None = about("Whether higher values of the first metric are better.")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the scores."""
+        return list(self.patients[0].scores) if self.patients else []

@@ -9,12 +9,20 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    create_model,
+)
 
 from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import UserError, argument, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
-from gantk.runs.results import Amount, Results, Speed, Step
+from gantk.runs.results import Amount, Part, Results, Speed, Step, TestPatients
 
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"  # of a checkpoint
@@ -24,8 +32,6 @@ MAX_LOG_LINES = 1_000_000
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
-# part of a file name: no path separators
-Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 
 
 def table(*required: str, **kinds: Any) -> Any:
@@ -256,6 +262,7 @@ SCHEMAS = {
     ),
     "usage.json": Speed,
     "metrics.json": Results,
+    "patients.json": RootModel[dict[Part, TestPatients]],
     "index.json": table(
         "directions",
         "steps",

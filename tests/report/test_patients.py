@@ -104,17 +104,12 @@ def test_test_patients_are_listed_worst_first(tiny_run):
 def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
     pixels = np.linspace(-1024, 3071, 48, dtype=np.float32).reshape(6, 8)
     found = encode_pixels(pixels)
-    coded = np.array(
-        Image.open(io.BytesIO(base64.b64decode(found["uri"].partition(",")[2])))
-    ).astype(float)
-    read = (
-        found["low"]
-        + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
-    )
+    png = base64.b64decode(found.uri.partition(",")[2])
+    coded = np.array(Image.open(io.BytesIO(png))).astype(float)
+    levels = 256 * coded[..., 0] + coded[..., 1]
+    read = found.low + (found.high - found.low) * levels / 65535
 
     assert np.abs(read - pixels).max() < 0.05
-    assert found["width"] == 8
-    assert found["height"] == 6
 
 
 def test_volumes_are_embedded_with_their_error(tmp_path):

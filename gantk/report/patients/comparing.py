@@ -17,12 +17,15 @@ from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.patients.section import HERE, error_window, pictures, read_patients
+from gantk.report.patients.section import HERE, error_window, pictures
 from gantk.report.run_record import RunRecord
 from gantk.report.summary import summarise
 from gantk.report.words import metric_name
 from gantk.runs.folder import flat
-from gantk.runs.results import Score
+from gantk.runs.results import Score, StoredImage
+
+# its direction in words, the image with all pictures, and each run's scores of it
+ComparedImage = tuple[str, StoredImage, dict[str, dict[str, float | None]]]
 
 
 def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
@@ -79,7 +82,7 @@ def comparison(records: list[RunRecord]) -> str:
         "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
         "charts": [(next(places), each) for each in charts],
         "cases": cases,
-        "error_window": error_window(cases),
+        "error_window": error_window([case.pictures for _, case, _ in cases]),
         "differences": _differences(named),
         "data": {"charts": [each.data for each in charts]},
     }
@@ -112,6 +115,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
         "seconds": record.log.seconds,
         "verdict": result["sentence"] or ("" if record.results.metrics else "Not scored."),
         "consequences": (record.split.get("splits") or {}).get("consequences") or (),
+        "problems": record.problems,
     }
 
 
@@ -147,9 +151,9 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     senses: dict[Hashable, bool | None] = {}
     for name, record in named.items():
         scores[name] = {}
-        for key, one in read_patients(record.path).items():
+        for key, one in record.patients.items():
             for metric, score in record.results.metrics.get(key, {}).items():
-                values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
+                values = {each.patient: each.scores.get(metric) for each in one.patients}
                 scored = [value for value in values.values() if value is not None]
                 if score.n == len(scored):  # else no patient is known
                     label = (record.label(key), metric)
@@ -184,7 +188,7 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
     return [each for each in drawn if each]
 
 
-def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
+def _cases(named: dict[str, RunRecord]) -> Iterator[ComparedImage]:
     """Yield the test images that every run saved, each with all runs' outputs and scores."""
     by_run = [_cases_of(record) for record in named.values()]
     for same, first in by_run[0].items():
@@ -192,7 +196,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
             continue
 
         drawn = [
-            pictures(record, found[same]["stem"])
+            pictures(record, found[same].stem)
             for record, found in zip(named.values(), by_run, strict=True)
         ]
         if any("output" not in each or "truth" not in each for each in drawn):
@@ -202,21 +206,17 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
         for place, each in enumerate(drawn):
             shown[f"output-{place}"] = each["output"]
 
-        yield first | {
-            "label": same[0],
-            "image": same[1],
-            "scores": [found[same]["scores"] for found in by_run],
-            "names": list(named),
-            "pictures": shown,
-        }
+        first.pictures = shown
+        scores = {name: found[same].scores for name, found in zip(named, by_run, strict=True)}
+        yield same[0], first, scores
 
 
-def _cases_of(record: RunRecord) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+def _cases_of(record: RunRecord) -> dict[tuple[str, str, str, str], StoredImage]:
     """(Direction, image, input, truth) -> the case of a run, for those that it saved."""
-    found: dict[tuple[str, str, str, str], dict[str, Any]] = {}
-    for key, one in read_patients(record.path).items():
-        for case in one["cases"]:
-            found[record.label(key), case["image"], case["input"], case["truth"]] = case
+    found = {}
+    for key, one in record.patients.items():
+        for case in one.cases:
+            found[record.label(key), case.image, case.input, case.truth] = case
     return found
 
 

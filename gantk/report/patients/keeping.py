@@ -4,7 +4,7 @@ units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import PatientScores, StoredImage, StoredVolume, TestPatients
 
 MIN_SLICES = 8  # of a scan that is saved as a volume
 MAX_VOLUMES = 2  # of one direction
@@ -38,33 +39,34 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
         entries = {
-            direction: _keep_direction(direction, one, made) for direction, one in tested.items()
+            direction: _keep_direction(direction, one, made).dump()
+            for direction, one in tested.items()
         }
 
     RunFolder(run).write_json("patients.json", entries)
 
 
-def _keep_direction(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
+def _keep_direction(direction: str, one: Tested, folder: Path) -> TestPatients:
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
-    cases = list(_cases(one, rows))
-    volumes: list[dict[str, Any]] = []
-    for number, case in enumerate(cases):
+    cases = []
+    volumes: list[StoredVolume] = []
+    for number, (place, row) in enumerate(_images_to_keep(one, rows).items()):
         stem = f"{direction}-{number}"
-        case["stem"] = stem
-        case["units"] = _write_kinds(one, [case["place"]], folder / stem)
-        places, voxel = _scan(one, case["place"])
-        has_volume = case["patient"] in [volume["patient"] for volume in volumes]
-        if places and not has_volume and len(volumes) < MAX_VOLUMES:
+        units = _write_kinds(one, [place], folder / stem)
+        cases.append(_case(one, place, row, 1 + rows.index(row), stem, units))
+        places, voxel = _scan(one, place)
+        known = [volume.patient for volume in volumes]
+        if places and row.patient not in known and len(volumes) < MAX_VOLUMES:
             stem = f"{direction}-scan-{number}"
-            volumes.append({"patient": case["patient"], "stem": stem})
+            volumes.append(StoredVolume(patient=row.patient, stem=stem))
             _write_kinds(one, places, folder / stem, voxel)
 
     if not volumes and one.made.ndim == 5:
-        volumes = cases
+        volumes += [StoredVolume(patient=case.patient, stem=case.stem) for case in cases]
 
     higher = one.senses[next(iter(_raw(one)))] is not False
-    return {"patients": rows, "cases": cases, "volumes": volumes, "higher": higher}
+    return TestPatients(patients=rows, cases=cases, volumes=volumes, higher=higher)
 
 
 def _write_kinds(
@@ -77,7 +79,7 @@ def _write_kinds(
     ]
 
 
-def by_patient(tested: Tested) -> list[dict[str, Any]]:
+def by_patient(tested: Tested) -> list[PatientScores]:
     """A row for each patient, the worst by the first metric first: name, indices of the images,
     mean of every score.
 
@@ -90,42 +92,48 @@ def by_patient(tested: Tested) -> list[dict[str, Any]]:
         own = np.flatnonzero(numbers == number).tolist()
         record = tested.pairs[own[0]][tested.to]
         means = {name: _mean(values[own]) for name, values in raw.items()}
-        rows.append({"patient": record.subject or record.key, "images": own, "scores": means})
+        rows.append(PatientScores(patient=record.subject or record.key, images=own, scores=means))
 
-    return sorted(rows, key=lambda row: _rank(tested, row["scores"][next(iter(raw))]))
+    return sorted(rows, key=lambda row: _rank(tested, row.scores[next(iter(raw))]))
 
 
-def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the images to show: the worst image of the worst patients, and the middle one of
+def _images_to_keep(tested: Tested, rows: list[PatientScores]) -> dict[int, PatientScores]:
+    """Image -> its patient's row: the worst image of the worst patients, and the middle one of
     patients spread by name.
 
     The latter do not depend on scores, so that several runs on one split show the same images.
     """
-    raw = _raw(tested)
-    first_metric = next(iter(raw.values()))
+    first_metric = next(iter(_raw(tested).values()))
     count = IMAGES_OF_WORST[tested.made.ndim - 2]
     rows_of_images = {}
     for row in rows[:count]:
-        worst = min(row["images"], key=lambda place: _rank(tested, _mean(first_metric[[place]])))
+        worst = min(row.images, key=lambda place: _rank(tested, _mean(first_metric[[place]])))
         rows_of_images[worst] = row
 
-    by_name = sorted(rows, key=lambda row: row["patient"])
-    for row in spread(by_name, count):
-        middle = row["images"][len(row["images"]) // 2]
+    for row in spread(sorted(rows, key=lambda row: row.patient), count):
+        middle = row.images[len(row.images) // 2]
         rows_of_images.setdefault(middle, row)
 
-    for place, row in rows_of_images.items():
-        source = tested.pairs[place][OTHER[tested.to]]
-        truth = tested.pairs[place][tested.to]
-        yield {
-            "patient": row["patient"],
-            "rank": 1 + rows.index(row),
-            "place": place,
-            "input": str(source.path or source.key),
-            "truth": str(truth.path or truth.key),
-            "image": source.key,
-            "scores": {metric: _mean(own[[place]]) for metric, own in raw.items()},
-        }
+    return rows_of_images
+
+
+def _case(
+    tested: Tested, place: int, row: PatientScores, rank: int, stem: str, units: list[str]
+) -> StoredImage:
+    """The entry of an image in patients.json."""
+    source = tested.pairs[place][OTHER[tested.to]]
+    truth = tested.pairs[place][tested.to]
+    return StoredImage(
+        patient=row.patient,
+        stem=stem,
+        scores={metric: _mean(own[[place]]) for metric, own in _raw(tested).items()},
+        rank=rank,
+        place=place,
+        input=str(source.path or source.key),
+        truth=str(truth.path or truth.key),
+        image=source.key,
+        units=units,
+    )
 
 
 def _raw(tested: Tested) -> dict[str, np.ndarray]:

@@ -4,77 +4,55 @@ folder.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image as Picture
-from pydantic import Field, RootModel, create_model
+from PIL import Image
 
-from gantk.errors import argument, one_line
+from gantk.errors import one_line
 from gantk.formats.nifti import Nifti
+from gantk.report.pictures import encode_image
+from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import Step
-from gantk.runs.schemas import Part, by_name, is_inside, list_of, read, table
+from gantk.runs.results import PatientScores, StoredImage, TestPatients
+from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
-UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
-SCORES = dict[str, float | None]
-PATIENT = table(
-    "patient",
-    "images",
-    "scores",
-    patient=(str, "Name of the patient, or of the image if the patient is unknown."),
-    images=(list[Step], "Numbers of the patient's test images, from 0."),
-    scores=(SCORES, "Mean score by metric."),
-)
-CASE = table(
-    "patient",
-    "stem",
-    "scores",
-    "rank",
-    "input",
-    "truth",
-    "image",
-    patient=(str, "Name of the patient."),
-    stem=(Part, "First part of the names of its files in samples/test."),
-    scores=(SCORES, "Score by metric."),
-    rank=(Step, "Rank of the patient by the first metric; 1 is the worst."),
-    place=(Step, "Number of the test image, from 0."),
-    input=(str, "Path of the input."),
-    truth=(str, "Path of the truth."),
-    image=(str, "Name of the input in split.json (`key`)."),
-    units=(UNITS, "Units of input, output and truth."),
-    cycle=(float | None, "MAE between the input and its reconstruction; of earlier versions."),
-)
-VOLUME = table(
-    "patient",
-    "stem",
-    patient=(str, "Name of the patient."),
-    stem=(Part, "First part of the names of its files in samples/test."),
-)
-DIRECTION = table(
-    "patients",
-    "cases",
-    patients=(list_of(PATIENT), "The patients, the worst by the first metric first."),
-    cases=(list_of(CASE), "The images that the report shows."),
-    volumes=(list_of(VOLUME), "The scans that are stored as volumes."),
-    higher=(bool, "Whether higher values of the first metric are better."),
-)
-PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(DIRECTION, key=Part), ...))
 BRIGHTEST_DIFFERENCE = 99.5  # percentile of the differences that is drawn brightest
 MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 
-def section(record) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class EncodedPixels:
+    """Pixels (H, W), and a PNG of them in a data URI, in 16 bits from `low` to `high`."""
+
+    uri: str
+    low: float
+    high: float
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShownPatients:
+    """The test patients of a direction, as the page shows them."""
+
+    key: str
+    label: str
+    source: str
+    target: str
+    metrics: list[str]
+    patients: list[PatientScores]
+    cases: list[StoredImage]
+
+
+def section(record: RunRecord) -> dict[str, Any] | None:
     """The section of the page; None where the run has no test patients (yet)."""
-    found = record.read("patients.json", PATIENTS)
-    directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
+    directions = [_direction(record, *each) for each in record.patients.items() if each[1].patients]
     if not directions:
         return None
 
@@ -85,43 +63,34 @@ def section(record) -> dict[str, Any] | None:
         "scripts": ["patients.js"],
         "directions": directions,
         "rows": MAX_VISIBLE_ROWS,
-        "error_window": error_window([case for one in directions for case in one["cases"]]),
+        "error_window": error_window([case.pictures for one in directions for case in one.cases]),
     }
 
 
-def error_window(cases: Sequence[dict[str, Any]]) -> int:
-    """The difference that is drawn brightest, in % of the truth's range: few pixels exceed it."""
+def error_window(cases: Sequence[Mapping[str, EncodedPixels]]) -> int:
+    """The difference that is drawn brightest, in % of the truth's range: few pixels of the pictures
+    of cases exceed it.
+    """
     largest = 0.0
-    for case in cases:
-        shown = case["pictures"]
+    for shown in cases:
         for kind in (kind for kind in shown if kind.startswith("output")):
             truth = shown["truth"]
-            difference = np.abs(shown[kind]["pixels"] - truth["pixels"])
-            span = (truth["high"] - truth["low"]) or 1.0
+            difference = np.abs(shown[kind].pixels - truth.pixels)
+            span = (truth.high - truth.low) or 1.0
             largest = max(largest, float(np.percentile(difference, BRIGHTEST_DIFFERENCE)) / span)
     return min(100, max(5, 5 * math.ceil(20 * largest)))
 
 
-def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
+def _direction(record: RunRecord, key: str, found: TestPatients) -> ShownPatients:
     """A direction's entry of patients.json with its labels and pictures."""
     label = record.label(key)
     source, _, target = label.partition(ARROW)
-    return found | {
-        "key": key,
-        "label": label,
-        "source": source,
-        "target": target,
-        "metrics": list(found["patients"][0]["scores"]),
-        "cases": [case | {"pictures": pictures(record, case["stem"])} for case in found["cases"]],
-    }
+    for case in found.cases:
+        case.pictures = pictures(record, case.stem)
+    return ShownPatients(key, label, source, target, found.metrics, found.patients, found.cases)
 
 
-def read_patients(run: Path) -> dict[str, Any]:
-    """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
-    return read(run, "patients.json", PATIENTS, f"write it again: gantk eval {argument(run)}")
-
-
-def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
+def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:
     """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits
     from `low` to `high`.
 
@@ -145,22 +114,11 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def encode_pixels(pixels: np.ndarray) -> dict[str, Any]:
-    """Pixels (H, W) and a PNG of them in a data URI: the high byte in red, the low byte in
-    green.
-    """
+def encode_pixels(pixels: np.ndarray) -> EncodedPixels:
+    """Encode pixels (H, W): the high byte in red, the low byte in green."""
     low = float(pixels.min())
     high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
     bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Picture.fromarray(bytes_).save(buffer, "png", optimize=True)
-    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {
-        "uri": uri,
-        "low": low,
-        "high": high,
-        "height": len(pixels),
-        "width": len(pixels[0]),
-        "pixels": pixels,
-    }
+    uri = encode_image(Image.fromarray(bytes_), "png", optimize=True)
+    return EncodedPixels(uri, low, high, pixels)

@@ -9,9 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pydantic import RootModel
-
-from gantk.errors import argument
 from gantk.files import sha256_of
 from gantk.metrics.rows import ScoreRow, score_rows
 from gantk.metrics.words import baseline_words, short_metric_name
@@ -19,7 +16,6 @@ from gantk.report.run_record import RunRecord
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed
-from gantk.runs.schemas import read, table
 from gantk.terminal import duration
 
 LIMITS = (
@@ -49,9 +45,6 @@ TRAINING_OPTIONS = (
 )
 DATA_OPTIONS = ("dims", "size", "fit", "plane", "spacing", "patch", "neighbours", "intensity")
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
-PATIENTS = RootModel[
-    dict[str, table("patients", patients=list[table("scores", scores=dict[str, float | None])])]
-]
 
 
 def facts_of(record: RunRecord) -> dict[str, str]:
@@ -318,17 +311,10 @@ def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's
     name.
     """
-    remedy = f"write it again: gantk eval {argument(run.path)}"
-    for key, direction in read(run.path, "patients.json", PATIENTS, remedy).items():
-        metric = None
-        values = []
-        for row in direction["patients"]:
-            for name, value in row["scores"].items():
-                metric = metric or name
-                if value is not None:
-                    values.append(value)
-                break  # patients are ordered by their first score
-
+    for key, direction in run.patients.items():
+        metric, *_ = direction.metrics or [""]  # patients are ordered by their first score
+        scores = [row.scores.get(metric) for row in direction.patients]
+        values = [score for score in scores if score is not None]
         if values:
             unit = run.results.metrics.get(key, {}).get(metric, Score()).unit
             worst, middle = (Score(value=v, unit=unit).text() for v in (values[0], median(values)))

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import RootModel
 
-from gantk.errors import UserError
 from gantk.formats.voxels import to_levels
-from gantk.runs.schemas import Part, is_inside, read, table
+from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
 MAX_SIDE_VOXELS = 96  # most voxels along a side; larger volumes are thinned, which the page states
-VOLUME = table("patient", "stem", patient=str, stem=Part)
 DISPLAY_PERCENTILES = (0.5, 99.5)  # of a volume's values, shown as black and white
 MAX_VOLUMES = 2  # volumes on a page
 # NiiVue loads its own font from a data URI, and decompresses volumes in a web worker and
@@ -29,22 +26,15 @@ POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where the run folder has no volumes."""
-    schema = RootModel[dict[str, table(volumes=list[VOLUME])]]
-    try:
-        found = read(record.path, "patients.json", schema)
-    except UserError:  # the section of the patients reports it
-        return None
-
     rows = []
-    for key, direction in found.items():
-        for row in direction.get("volumes") or ():
-            rows.append((record.label(key), row))
+    for key, direction in record.patients.items():
+        rows += [(record.label(key), row) for row in direction.volumes]
 
     volumes = []
     for label, row in rows[:MAX_VOLUMES]:
-        embedded = embed_volumes(record.path, row["stem"])
+        embedded = embed_volumes(record.path, row.stem)
         if embedded:
-            volumes.append({"patient": row["patient"], "label": label, **embedded})
+            volumes.append({"patient": row.patient, "label": label, **embedded})
 
     if not volumes:
         return None
