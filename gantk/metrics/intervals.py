@@ -7,7 +7,6 @@ patient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,32 +23,18 @@ Interval = tuple[float, float] | None
 Values = Sequence[float] | np.ndarray
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, its 95 % interval, and the number of patients (or slices, or volumes) that it is
-    over.
-    """
-
-    value: float | None  # None if no image could be scored
-    ci95: Interval  # None for fewer than two patients: one says nothing about the others
-    n: int
-
-    def score(self, **about: Any) -> Score:
-        """As a score, with further keys of it."""
-        return Score(value=self.value, ci95=[*self.ci95] if self.ci95 else None, n=self.n, **about)
-
-
 def metric_score(
-    metric: Any, found: Any, images: int, definition: str, corrected: float | None = None
+    metric: Any, found: Score, images: int, definition: str, corrected: float | None = None
 ) -> Score:
-    """A metric's score; `found` has a value, its ci95 and n, the number of patients."""
-    return Estimate(found.value, found.ci95, found.n).score(
-        images=images,
-        unit=metric.unit,
-        definition=definition,
-        higher_is_better=metric.higher_is_better,
-        corrected=corrected,
-    )
+    """A score with what its metric says of it."""
+    about = {
+        "images": images,
+        "unit": metric.unit,
+        "definition": definition,
+        "higher_is_better": metric.higher_is_better,
+        "corrected": corrected,
+    }
+    return found.model_copy(update=about)
 
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
@@ -73,29 +58,33 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
 
 
 def estimate(
-    values: Values, patients: Sequence[str], *, alike: bool = False, draws: int = BOOTSTRAP_DRAWS
-) -> Estimate:
+    values: Values,
+    patients: Sequence[str],
+    *,
+    alike: bool = False,
+    draws: int = BOOTSTRAP_DRAWS,
+    **about: Any,
+) -> Score:
     """Mean over images, then over patients, with a percentile interval from resampling patients
-    (Efron, 1979).
+    (Efron, 1979), and further keys of the score.
 
     With `alike` every value has the same weight, however many its patient has, and n is their
     number. nan (not scorable) is left out. Seeded: the same values give the same interval.
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):
-        return Estimate(None, None, 0)
+        return Score(value=None, ci95=None, n=0, **about)
     if not alike:
         sums = sums / counts
         counts = np.ones(len(sums))
 
     value = float(sums.sum() / counts.sum())
-    n = int(counts.sum())
-    if len(sums) < 2:
-        return Estimate(value, None, n)
-
-    picks = bootstrap_draws(len(sums), draws)
-    low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
-    return Estimate(value, (float(low), float(high)), n)
+    ci95 = None
+    if len(sums) > 1:  # one says nothing about the others
+        picks = bootstrap_draws(len(sums), draws)
+        means = sums[picks].sum(1) / counts[picks].sum(1)
+        ci95 = np.percentile(means, [2.5, 97.5]).tolist()
+    return Score(value=value, ci95=ci95, n=int(counts.sum()), **about)
 
 
 def probability_better(
@@ -206,9 +195,9 @@ def per_level(
     used as its weight).
     """
     if dims == 3:
-        return {"volume": estimate(scores, patients, alike=True).score(how="whole")}
+        return {"volume": estimate(scores, patients, alike=True, how="whole")}
 
-    levels = {"slice": estimate(scores, patients, alike=True).score()}
+    levels = {"slice": estimate(scores, patients, alike=True)}
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
 
@@ -230,7 +219,7 @@ def per_level(
     if of_mean:
         values = of_mean(torch.from_numpy(values)).numpy()
 
-    return levels | {"volume": estimate(values, owners, alike=True).score(how=how)}
+    return levels | {"volume": estimate(values, owners, alike=True, how=how)}
 
 
 def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -246,15 +235,17 @@ def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np
     return sums[counts > 0], counts[counts > 0]
 
 
-def estimate_share(right: np.ndarray) -> dict[str, Any]:
-    """The share of ones among zeros and ones, with the 95 % interval of Wilson (1927), as JSON."""
+def estimate_share(right: np.ndarray, **about: Any) -> Score:
+    """The share of ones among zeros and ones, with the 95 % interval of Wilson (1927), and further
+    keys of the score.
+    """
     from scipy.stats import binomtest
 
     count = len(right)
     if count == 0:
-        return {"value": None, "ci95": None, "n": 0}
+        return Score(value=None, ci95=None, n=0, **about)
     ends = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
-    return {"value": float(right.mean()), "ci95": [float(end) for end in ends], "n": count}
+    return Score(value=float(right.mean()), ci95=[float(end) for end in ends], n=count, **about)
 
 
 def bootstrap_draws(count: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:

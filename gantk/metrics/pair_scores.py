@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
-from gantk.metrics.intervals import Estimate, estimate, metric_score, per_level
+from gantk.metrics.intervals import estimate, metric_score, per_level
 from gantk.metrics.pairs import LesionContrast
 from gantk.runs.results import Score
 
@@ -24,6 +24,7 @@ from gantk.runs.results import Score
 FOREGROUND = "_foreground"
 LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
+NOTHING = Score(value=None, ci95=None, n=0)
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
@@ -95,7 +96,7 @@ def too_small_for(metrics: Sequence[Any], sizes: Collection[tuple[int, ...]]) ->
         except UserError as error:
             reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
             definition = f"{metric.definition}/not-computed: {reason}"
-            rows[metric.name] = metric_score(metric, Estimate(None, None, 0), 0, definition)
+            rows[metric.name] = metric_score(metric, NOTHING, 0, definition)
 
     return rows
 
@@ -269,8 +270,7 @@ class PairScorer:
 
         trouble = scores.trouble(name)
         if trouble:
-            nothing = Estimate(None, None, 0)
-            return metric_score(metric, nothing, 0, f"{definition}/not-computed: {trouble}")
+            return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {trouble}")
 
         raw = scores.values["raw", name]
         count = int((~np.isnan(raw)).sum())
@@ -288,8 +288,11 @@ class PairScorer:
         if ("native", name) in scores.values:
             kind = "hounsfield" if scores.unit == "HU" else "native"
             where = definition.rpartition("/")[2]
-            native = estimate(scores.values["native", name], patients).score(
-                unit=scores.unit, definition=f"{metric.native}/{kind}-intensities/{where}"
+            native = estimate(
+                scores.values["native", name],
+                patients,
+                unit=scores.unit,
+                definition=f"{metric.native}/{kind}-intensities/{where}",
             )
             score = score.model_copy(update={"in_units": native})
 

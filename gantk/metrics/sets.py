@@ -62,17 +62,6 @@ class ImageGroup:
         return self.found[features.what]
 
 
-@dataclass(frozen=True)
-class SetScore:
-    """One score of a set of images, its 95 % interval, the number of images, and its definition."""
-
-    value: float | None
-    ci95: Interval
-    n: int
-    definition: str
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 def select_images(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The group of those images for which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
@@ -132,18 +121,16 @@ def set_scores(
     except UserError as error:
         if strict:
             raise
-        scores = SetScore(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+        definition = f"{metric.definition}/not-computed: {error}"
+        scores = Score(value=None, ci95=None, n=len(fake), definition=definition)
 
     if not isinstance(scores, dict):
         scores = {metric.name: scores}
 
-    named = {}
-    for name, score in scores.items():
-        named[name] = metric_score(metric, score, score.n, score.definition + note)
-        if score.details:
-            named[name] = named[name].model_copy(update={"details": score.details})
-
-    return named
+    return {
+        name: metric_score(metric, score, score.n, score.definition + note)
+        for name, score in scores.items()
+    }
 
 
 @dataclass(eq=False)
@@ -225,7 +212,7 @@ class Kid(InFeatures):
             )
         super().__post_init__()
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         remedy = "set subset = 0" if self.subset else None
         require_images(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
         real, made = self.vectors(train, test, fake)
@@ -245,7 +232,7 @@ class Kid(InFeatures):
             definition += "/few-images"
             details = {"warning": WARNING}
 
-        return SetScore(value, ci95, len(fake), definition, details)
+        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
 
 
 def _mean_of_subsets(real: np.ndarray, fake: np.ndarray, size: int) -> float:

@@ -9,13 +9,24 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 from gantk.plugin.spec import Share
 
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+Pair = Annotated[
+    list[float | None],
+    Field(min_length=2, max_length=2),
+    BeforeValidator(lambda ends: list(ends) if isinstance(ends, tuple) else ends),
+]
 Curves = dict[str, list[float]]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]

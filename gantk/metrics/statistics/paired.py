@@ -42,7 +42,7 @@ def paired_test(gains: Sequence[float]) -> PairedTest | None:
     return PairedTest(
         n=n,
         gain=cast(float, mean.value),
-        ci95=mean.score().ci95,
+        ci95=mean.ci95,
         p=sign_flip_p(values),
         exact=n <= MAX_EXACT_PATIENTS,
         wilcoxon=float(wilcoxon(values).pvalue) if values.any() else 1.0,

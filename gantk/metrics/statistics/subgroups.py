@@ -176,7 +176,7 @@ def _score_groups(
     for name in sorted(set(groups)):
         inside = group_of_image == name
         own = patient_of_image[inside].tolist()
-        rows[name] = estimate(values[inside], own).score()
+        rows[name] = estimate(values[inside], own)
         if (rows[name].n or 0) >= MIN_COMPARED_PATIENTS and name != UNKNOWN:
             compared[name] = patient_means(values[inside], own)
 

@@ -96,7 +96,9 @@ def add_dice(results: Results, scorer: Scorer) -> None:
     patients = [record.subject for record in records]
     if masks is not None:
         values = dice_by_image(scorer.method, scorer.reals.network_inputs(records), masks, patients)
-        dice = estimate(values, patients).score(
+        dice = estimate(
+            values,
+            patients,
             images=len(records),
             unit="",
             definition="dice/pooled-over-a-patient/without-lesion-left-out",

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from gantk.metrics.intervals import left_out_interval, patient_numbers
-from gantk.metrics.sets import ImageGroup, SetScore, require_images
+from gantk.metrics.sets import ImageGroup, require_images
+from gantk.runs.results import Score
 from gantk_scores.sets.ms_ssim import MSSSIM
 
 MAX_PAIRS = 512  # most pairs of images that are compared
@@ -43,13 +44,13 @@ class Diversity:
             f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
         )
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         require_images(self.name, test, fake)
         pairs, apart = self._pairs(test)
         fakes, differ = self._pairs(fake)
         how = f"{self.definition}/n={len(fake)},real={len(test)}"
         if not len(pairs) or not apart.any():
-            return SetScore(None, None, len(fake), f"{how}/real-images-alike")
+            return Score(value=None, ci95=None, n=len(fake), definition=f"{how}/real-images-alike")
 
         def mean(pairs: np.ndarray, distances: np.ndarray, kept: np.ndarray) -> float:
             inside = kept[pairs].all(1)
@@ -59,7 +60,12 @@ class Diversity:
             return mean(fakes, differ, kept_fake) / max(mean(pairs, apart, kept_real), 1e-12)
 
         value, ci95 = left_out_interval(ratio, test.patients, fake.patients)
-        return SetScore(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
+        return Score(
+            value=value,
+            ci95=ci95,
+            n=len(fake),
+            definition=f"{how}/pairs={len(fakes)},{len(pairs)}",
+        )
 
     def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
         """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is

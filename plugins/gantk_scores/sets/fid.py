@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, SetScore, require_images
+from gantk.metrics.sets import ImageGroup, InFeatures, require_images
+from gantk.runs.results import Score
 
 # fewer images than Inception's features have no full covariance: there is a warning
 MIN_RELIABLE_IMAGES = 2048
@@ -27,7 +28,7 @@ class Fid(InFeatures):
 
     kind = "fid"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         remedy = "compare more images, or use kid, which has no such bias"
         require_images(self.name, test, fake, least=MIN_IMAGES, remedy=remedy)
         real, made = self.vectors(train, test, fake)
@@ -50,7 +51,7 @@ class Fid(InFeatures):
             details["warning"] = WARNING
 
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        return SetScore(value, ci95, len(fake), definition, details)
+        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, SetScore, require_images
+from gantk.metrics.sets import ImageGroup, require_images
+from gantk.runs.results import Score
 from gantk_scores.sets.fid import MIN_IMAGES, frechet, gaussian
 
 INSTALL = (
@@ -94,7 +95,7 @@ class Frd:
         self.network = Radiomics(data_range, dims)
         self.definition = "frd/v1/log-of-squared-distance"
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         require_images(self.name, test, fake, least=MIN_IMAGES)
         test_features = test.vectors(self.network)
         fake_features = fake.vectors(self.network)
@@ -122,4 +123,4 @@ class Frd:
             ci95 = (float(ci95[0]), float(ci95[1]))
 
         counts = f"features={use.sum()}/n={whole_made.sum()},real={whole_real.sum()}"
-        return SetScore(value, ci95, len(fake), f"{self.definition}/{counts}")
+        return Score(value=value, ci95=ci95, n=len(fake), definition=f"{self.definition}/{counts}")

@@ -11,8 +11,9 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, InFeatures, SetScore, require_images
+from gantk.metrics.sets import ImageGroup, InFeatures, require_images
 from gantk.plugin.spec import Count
+from gantk.runs.results import Score
 
 NAMES = ("precision", "recall", "density", "coverage")
 MIN_RELIABLE_IMAGES = 1000  # below this number of images there is a warning
@@ -53,10 +54,8 @@ class Prdc(InFeatures):
             )
         super().__post_init__()
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
-        """SetScore precision, recall, density and coverage; their names end in the suffix of the
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        """Precision, recall, density and coverage; their names end in the suffix of the
         features.
         """
         require_images(self.name, test, fake, least=self.k + 1)
@@ -82,7 +81,9 @@ class Prdc(InFeatures):
                 interval = (max(0.0, low), high if name == "density" else min(1.0, high))
 
             value = float(values[place])
-            score = SetScore(value, interval, len(fake), definition, details)
+            score = Score(
+                value=value, ci95=interval, n=len(fake), definition=definition, details=details
+            )
             scores[name + self.network.suffix] = score
 
         return scores

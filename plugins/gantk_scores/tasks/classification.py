@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from gantk.errors import UserError
 from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
-from gantk.metrics.sets import ImageGroup, SetScore, halves, select_images
+from gantk.metrics.sets import ImageGroup, halves, select_images
 from gantk.nets.timm_networks import timm_model
 from gantk.plugin.spec import Count, Seed
+from gantk.runs.results import Score
 from gantk_scores.tasks.small_networks import train_network
 
 BATCH = 16  # images per training step
@@ -137,11 +138,9 @@ class Classification(Judge):
 
     def __post_init__(self) -> None:
         # the last sets of real images, and the score of the classifier that is trained on them
-        self._of_real: tuple[ImageGroup, ImageGroup, SetScore] | None = None
+        self._of_real: tuple[ImageGroup, ImageGroup, Score] | None = None
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         sets = (train, test)
         train = labelled_images("training", train)
         test = labelled_images("test", test)
@@ -191,7 +190,7 @@ class Classification(Judge):
         train: ImageGroup,
         test: ImageGroup,
         classes: list[int],
-    ) -> SetScore:
+    ) -> Score:
         """The score of the classifier that is trained on real images. It does not depend on the
         generated ones, so it is computed once for the `sets` that the images are from.
         """
@@ -209,13 +208,18 @@ class Classification(Judge):
         how: str,
         test: ImageGroup,
         classes: list[int],
-    ) -> SetScore:
+    ) -> Score:
         """Train a classifier on each fold's first set, test it on the second; returns the score
         over all folds.
         """
         definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         if not folds:
-            return SetScore(None, None, len(test), f"{definition}/not-computed: {TOO_FEW}")
+            return Score(
+                value=None,
+                ci95=None,
+                n=len(test),
+                definition=f"{definition}/not-computed: {TOO_FEW}",
+            )
 
         found = []
         truth = []
@@ -236,7 +240,13 @@ class Classification(Judge):
         accuracy = row(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
         best = row(balanced_accuracy)
         details = {"accuracy": accuracy, "auroc": row(area_under_roc)}
-        return SetScore(best["value"], best["ci95"], len(test), definition, details)
+        return Score(
+            value=best["value"],
+            ci95=best["ci95"],
+            n=len(test),
+            definition=definition,
+            details=details,
+        )
 
 
 class TwoSample(Judge):
@@ -252,7 +262,7 @@ class TwoSample(Judge):
     name = "two_sample"
     higher_is_better = False
 
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         from scipy.special import bdtrc
 
         if train is test:
@@ -283,7 +293,9 @@ class TwoSample(Judge):
         details = {"right": right, "asked": 2 * tested, "p_value": chance}
         how = f"learned-from={count}+{count}/asked-about={tested}+{tested}"
         value = balanced_accuracy(found, truth)
-        return SetScore(value, ci95, tested, f"{self.definition}/{how}", details)
+        return Score(
+            value=value, ci95=ci95, n=tested, definition=f"{self.definition}/{how}", details=details
+        )
 
 
 class SmallConv(nn.Module):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
-from gantk.metrics.sets import ImageGroup, SetScore, select_images
+from gantk.metrics.sets import ImageGroup, select_images
 from gantk.plugin.spec import Count, Seed
+from gantk.runs.results import Score
 from gantk_scores.tasks.segmentation import INPUT_SIDES, Segmenter
 
 # share of real lesions; above it there is a warning, because the segmenter misses too many
@@ -23,6 +24,7 @@ MISSING_WARNING = (
     "the segmenter misses {:.0%} of the lesions in real images, so the counts are unreliable:"
     " increase its steps, or use your own segmenter"
 )
+
 NAMES = ("inventory_vanished", "inventory_invented")
 
 
@@ -59,9 +61,7 @@ class Inventory:
         segmenter = self.segmenter or f"unet/steps={self.steps}"
         return f"inventory/components-of-{self.least}-pixels/segmenter={segmenter}"
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.masks is None:
             raise UserError(
                 "no generated image has an input with a lesion mask", where="evaluate.metrics"
@@ -91,7 +91,9 @@ class Inventory:
         for name, values, ceiling in zip(NAMES, (lost_share, invented), real, strict=True):
             one = estimate(values, fakes.patients)
             details = {"real": ceiling, **warning}
-            scores[name] = SetScore(one.value, one.ci95, len(fakes), how, details)
+            scores[name] = Score(
+                value=one.value, ci95=one.ci95, n=len(fakes), definition=how, details=details
+            )
 
         return scores
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.intervals import Estimate, estimate, patient_numbers
-from gantk.metrics.sets import ImageGroup, SetScore, halves, select_images
+from gantk.metrics.intervals import estimate, patient_numbers
+from gantk.metrics.sets import ImageGroup, halves, select_images
 from gantk.plugin.spec import Count, Seed
+from gantk.runs.results import Score
 from gantk_scores.tasks.classification import TOO_FEW, LearntSide, cross_folds, strangers
 from gantk_scores.tasks.small_networks import (
     BATCH,
@@ -71,9 +72,7 @@ class Segmentation:
     def definition(self) -> str:
         return f"segmentation/dice-per-patient/without-lesion-left-out/{self.make().definition}"
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         source = train
         if train is test:
             train, test = halves(test)
@@ -99,11 +98,16 @@ class Segmentation:
 
         return scores
 
-    def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> SetScore:
+    def _score_of_training(self, test: ImageGroup, fake: ImageGroup) -> Score:
         """The Dice on real images of segmenters trained on generated images of other patients."""
         folds = list(cross_folds(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
-            return SetScore(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
+            return Score(
+                value=None,
+                ci95=None,
+                n=len(test),
+                definition=f"{self.definition}/not-computed: {TOO_FEW}",
+            )
 
         answers = []
         for learn, asked in folds:
@@ -117,9 +121,11 @@ class Segmentation:
         dice, details = agreement(answers)
         return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
 
-    def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> SetScore:
+    def _score(self, dice: Score, count: int, how: str, details: dict[str, Any]) -> Score:
         definition = f"{self.definition}/{how}/patients={dice.n}"
-        return SetScore(dice.value, dice.ci95, count, definition, details)
+        return Score(
+            value=dice.value, ci95=dice.ci95, n=count, definition=definition, details=details
+        )
 
 
 def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
@@ -139,7 +145,7 @@ def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
     return select_images(group, known)
 
 
-def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[str, Any]]:
+def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Score, dict[str, Any]]:
     """Mean Dice over patients of found lesions (N, 1, *size), bool, against their images' masks;
     and the details.
     """

@@ -22,8 +22,9 @@ from gantk.metrics.references import (
     real_records,
     spread,
 )
-from gantk.metrics.sets import ImageGroup, SetScore
+from gantk.metrics.sets import ImageGroup
 from gantk.plugin.spec import Count
+from gantk.runs.results import Score
 from gantk_scores.tasks.classification import Judge, strangers
 
 EDGE_PIXELS = 2  # pixels by which a lesion's mask is dilated, to include its edge
@@ -68,9 +69,7 @@ class Transfer(Judge):
 
         self.data = data
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:
             what = "scores translations, but these images are generated from noise"
             raise UserError(
@@ -84,13 +83,12 @@ class Transfer(Judge):
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
         made, before, real = np.split(right, np.cumsum([len(fake), len(fake)]))
         details = {
-            "inputs": estimate_share(before),
-            "real": estimate_share(real) if train is not test else None,
+            "inputs": estimate_share(before).dump(),
+            "real": estimate_share(real).dump() if train is not test else None,
         }
-        value = estimate_share(made)
         how = f"{self.definition}/trained-on:real={len(known)}/n={len(fake)}"
         return {
-            self.name: SetScore(value["value"], tuple(value["ci95"]), len(fake), how, details),
+            self.name: estimate_share(made, definition=how, details=details),
             f"{self.name}_ssim": self._kept_structure(fake),
         }
 
@@ -125,7 +123,7 @@ class Transfer(Judge):
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]
         return ImageGroup(group.images[keep], kept), labels[keep]
 
-    def _kept_structure(self, fake: ImageGroup) -> SetScore:
+    def _kept_structure(self, fake: ImageGroup) -> Score:
         """The SSIM of translations and inputs, outside the inputs' lesions."""
         metric = SSIM(self.data_range, self.dims)
         outside = None
@@ -134,8 +132,7 @@ class Transfer(Judge):
                 fake.images.device
             )
 
-        ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
+        values = metric(fake.images, fake.inputs, outside).cpu().numpy()
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE_PIXELS}"
-        return SetScore(
-            ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}"
-        )
+        definition = f"{metric._method()}/with-the-input/{region}"
+        return estimate(values, fake.patients, definition=definition)

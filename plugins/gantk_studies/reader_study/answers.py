@@ -14,7 +14,7 @@ import numpy as np
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_output
-from gantk.runs.results import Amount, Step
+from gantk.runs.results import Amount, Score, Step
 from gantk.runs.schemas import read, table
 
 HERE = Path(__file__).parent
@@ -32,19 +32,16 @@ KEY = table(
     cases=list[dict[str, Any]],
     readers=dict[str, list[list[Step]]],
 )
-SHARE = table(
-    "value", "ci95", value=float | None, ci95=list[float] | None, n=Step, readers=Step, cases=Step
-)
 READER = table(
-    "accuracy", "same_again", "seconds", accuracy=SHARE, same_again=SHARE, seconds=float, auc=SHARE
+    "accuracy", "same_again", "seconds", accuracy=Score, same_again=Score, seconds=float, auc=Score
 )
 SCORES = table(
     *("kind", "readers", "pooled", "agreement", "fooled"),
     kind=KIND,
     readers=dict[str, READER],
     fooled=list[Any],
-    pooled=table("accuracy", accuracy=SHARE),
-    agreement=table("fleiss", fleiss=SHARE) | None,
+    pooled=table("accuracy", accuracy=Score),
+    agreement=table("fleiss", fleiss=Score) | None,
     target=str,
     split=str,
 )

@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from gantk.files import write_file
 from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval, estimate_share
 from gantk.report.build import render
+from gantk.runs.results import Score
 from gantk_studies.reader_study.answers import HERE, Rows, items, load
 
 ENDS = (2.5, 97.5)  # percentiles between which 95 % of the draws are
@@ -63,7 +64,8 @@ def score_study(
         "left_out": problems,
     }
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
-    write_file(Path(study) / "scores.json", (json.dumps(result, indent=1) + "\n").encode())
+    stored = json.dumps(result, indent=1, default=Score.dump)
+    write_file(Path(study) / "scores.json", (stored + "\n").encode())
     write_file(Path(study) / "scores.md", text.encode())
     for problem in problems:
         say(f"warning  {problem}")
@@ -72,7 +74,7 @@ def score_study(
         if line:
             say(line)
 
-    return result
+    return json.loads(stored)
 
 
 def _cases_that_fooled_all(
@@ -85,9 +87,7 @@ def _cases_that_fooled_all(
     return [{"case": int(n), **cases[n]} for n in np.flatnonzero(~recognised)]
 
 
-def over_both(
-    measure: Callable, rows: Iterable[Rows], cases: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[Score, list[Score]]:
     """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's,
     over cases only.
     """
@@ -95,14 +95,15 @@ def over_both(
     values = np.concatenate([measure(one, np.ones((1, cases))) for one in rows])
     drawn = np.stack([measure(one, weights) for one in rows], axis=1)
     intervals = np.percentile(drawn, ENDS, axis=0).T.tolist()
-    own = []
-    for value, ci95 in zip(values, intervals, strict=True):
-        own.append({"value": float(value), "ci95": ci95})
-
+    own = [
+        Score(value=value, ci95=ci95)
+        for value, ci95 in zip(values.tolist(), intervals, strict=True)
+    ]
     readers = np.random.default_rng(1).integers(len(own), size=(BOOTSTRAP_DRAWS, len(own)))
     means = np.take_along_axis(drawn, readers, axis=1).mean(axis=1)
     ci95 = np.percentile(means, ENDS).tolist()
-    return {"value": float(values.mean()), "ci95": ci95, "readers": len(own), "cases": cases}, own
+    about = {"readers": len(own), "cases": cases}
+    return Score(value=float(values.mean()), ci95=ci95, **about), own
 
 
 def accuracy(rows: Rows, weights: np.ndarray) -> np.ndarray:
@@ -126,7 +127,7 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
     return weighted_wins / np.maximum(real_weights.sum(1) * made_weights.sum(1), 1)
 
 
-def trend(several: list[Rows]) -> dict[str, Any]:
+def trend(several: list[Rows]) -> Score:
     """The change of accuracy from first to last question: a line's slope within readers, with
     Student's interval.
     """
@@ -134,13 +135,13 @@ def trend(several: list[Rows]) -> dict[str, Any]:
     y = np.concatenate([rows["right"] - rows["right"].mean() for rows in several])
     free = len(x) - len(several) - 1
     if free < 1 or not x.any() or not y.any():
-        return {"value": None, "ci95": None}
+        return Score(value=None, ci95=None)
 
     slope = float(x @ y / (x @ x))
     residuals = y - slope * x
     standard_error = ((residuals**2).sum() / free / (x @ x)) ** 0.5
     reach = float(stdtrit(free, 0.975) * standard_error)
-    return {"value": slope, "ci95": [slope - reach, slope + reach]}
+    return Score(value=slope, ci95=[slope - reach, slope + reach])
 
 
 def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
     value = fleiss(labels)
     groups = [str(n) for n in range(count)]
     ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), groups, BOOTSTRAP_DRAWS)
-    fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
+    of_all = Score(value=None if np.isnan(value) else value, ci95=ci95, n=count)
     weights = "quadratic" if kind == "rating" else None
     cohen = {}
     for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
@@ -184,7 +185,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
             kappa = float(cohen_kappa_score(a, b, weights=weights))
         cohen[f"{one}, {other}"] = kappa
 
-    return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
+    return {"fleiss": of_all, "cohen": cohen, "cohen_weights": weights}
 
 
 def fleiss(labels: np.ndarray) -> float:

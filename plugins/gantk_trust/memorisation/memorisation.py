@@ -16,7 +16,8 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, number_that_fits
-from gantk.metrics.sets import ImageGroup, InFeatures, SetScore, require_images
+from gantk.metrics.sets import ImageGroup, InFeatures, require_images
+from gantk.runs.results import Score
 
 COMPARED_SIDES = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
 MIN_IMAGES = 8  # fewest training and held-out images for a score
@@ -73,9 +74,7 @@ class Memorisation(InFeatures):
         records = records[:count]
         return reals.group(reals.scored_images(records), records)
 
-    def __call__(
-        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-    ) -> dict[str, SetScore]:
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if train is test:
             problem = "the metric 'memorisation' needs held-out images to compare with"
             raise UserError(problem, remedy="set data.split.test above 0")
@@ -91,7 +90,7 @@ class Memorisation(InFeatures):
         for end, (away, between) in distances.items():
             scores = _copy_scores(away, between, train, test, fake)
             for name, (value, ci95) in zip(("copied", "distance_ratio"), scores, strict=True):
-                found[name + end] = SetScore(value, ci95, len(fake), how)
+                found[name + end] = Score(value=value, ci95=ci95, n=len(fake), definition=how)
 
         away, _ = distances[""]
         to_train = away[:, : len(train)]
@@ -117,7 +116,7 @@ class Memorisation(InFeatures):
 
     def told_apart(
         self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str
-    ) -> SetScore:
+    ) -> Score:
         """The AUC by which a number (higher for training images) separates training from held-out
         images.
         """
@@ -134,7 +133,8 @@ class Memorisation(InFeatures):
         names = [f"t {patient}" for patient in train.patients]
         names += [f"h {patient}" for patient in test.patients]
         ci95 = drawn_interval(auc, names, draws=200)
-        return SetScore(auc(np.arange(len(values))), ci95, len(values), how)
+        value = auc(np.arange(len(values)))
+        return Score(value=value, ci95=ci95, n=len(values), definition=how)
 
 
 def _copy_scores(

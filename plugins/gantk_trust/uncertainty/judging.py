@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from torch import Tensor
 
-from gantk.metrics.intervals import Estimate, estimate, patient_numbers
+from gantk.metrics.intervals import estimate, patient_numbers
 from gantk.runs.results import Scale, Score, Uncertainty
 
 # 100 % of the pixels, 95 %, ... down to 5 %
@@ -97,10 +97,11 @@ def judge_uncertainty(
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
     def score(
-        values: Estimate, definition: str, higher: bool | None, region: str = "foreground"
+        found: Score, definition: str, higher: bool | None, region: str = "foreground"
     ) -> Score:
         named = f"{definition}/{region}"
-        return values.score(unit="", definition=named, higher_is_better=higher)
+        about = {"unit": "", "definition": named, "higher_is_better": higher}
+        return found.model_copy(update=about)
 
     large = {}
     if span:

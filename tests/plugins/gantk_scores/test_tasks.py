@@ -475,7 +475,7 @@ def test_transfer_scores_good_translations_above_copies():
     )
 
     assert outside < inside
-    ends = [estimate_share(np.arange(10) < count)["ci95"] for count in (0, 8)]
+    ends = [estimate_share(np.arange(10) < count).ci95 for count in (0, 8)]
     np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)
     with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -193,8 +193,8 @@ def test_known_readers_lie_within_the_stated_intervals(kind):
     inside = []
     for _ in range(120):
         rows = simulated(kind, skills, rng, slope=0.1)
-        ends = [reader_row(kind, one)["accuracy"]["ci95"] for one in rows]
-        ends += [trend(rows)["ci95"], over_both(accuracy, rows, 60)[0]["ci95"]]
+        ends = [reader_row(kind, one)["accuracy"].ci95 for one in rows]
+        ends += [trend(rows).ci95, over_both(accuracy, rows, 60)[0].ci95]
         inside.append(
             [
                 low <= true <= high
@@ -214,7 +214,7 @@ def test_pooled_interval_covers_readers_and_cases():
     # logits vary by 0.5 over readers and by 1 over cases: right answers are 0.697 of all
     for _ in range(120):
         skills = 1 / (1 + np.exp(-rng.normal(1, 0.5, 5)))
-        low, high = over_both(accuracy, simulated("2afc", skills, rng, hard=1.0), 60)[0]["ci95"]
+        low, high = over_both(accuracy, simulated("2afc", skills, rng, hard=1.0), 60)[0].ci95
         inside.append(low <= 0.697 <= high)
 
     assert 0.90 <= np.mean(inside) <= 0.99
