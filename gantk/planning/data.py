@@ -4,15 +4,29 @@ augmentation, split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from gantk.data.split import split_records
 from gantk.errors import count_noun
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
-from gantk.planning.method import Line, lines_of
+
+
+class Line(NamedTuple):
+    """A key of the recipe, its value (None: only a comment is written), and the reason."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line]:
+    """Lines of a table from rows (condition, key, value, why), without the rows whose condition is
+    false.
+    """
+    return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
 
 
 def data_of(seen: Scans) -> list[Line]:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.errors import UserError, count_noun
-from gantk.planning.data import data_of
+from gantk.planning.data import Line, data_of, lines_of
 from gantk.planning.look import Scans, look
-from gantk.planning.method import ADAM, Line, lines_of, method_of, shorter
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, toml
 from gantk.recipe.load import Recipe, parse_setting
@@ -31,6 +31,7 @@ SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
 TOLD_NOTES = ("choice", "columns")
 # keys of what networks see, not of how scans are read
 NETWORK_KEYS = ("data.dims", "data.size", "data.patch", "data.fit")
+ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -94,17 +95,7 @@ def plan(
     ]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing training steps")
-    decided = dict(map(parse_setting, settings))
-    lines = method_of(seen, hours, decided.get("data.dims", 2))
-    if asked := str(decided.get("method.name", "")):
-        # drop another method's keys
-        known = options_model(registry().get("method", asked).load()).model_fields
-        lines = [
-            lines[0]._replace(value=asked),
-            *(line for line in lines[1:] if line.key.partition(".")[2] in known),
-        ]
-
-    lines = _choose_size(seen, [*lines, *data_of(seen)], hours, settings, device)
+    lines = _choose_size(seen, hours, settings, device)
     recipe = Recipe(_tables(lines)).override(settings)
     made = {line.key: line for line in lines}
     recipe.check()
@@ -117,28 +108,63 @@ def plan(
     return _text(seen, made.values(), hours)
 
 
-def _choose_size(
-    seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None
+def _method_lines(
+    seen: Scans, rung: Rung, hours: float, settings: list[str], short: bool
 ) -> list[Line]:
+    """The lines of [method] for a candidate's size and width, by the first method that suits the
+    scans; `short`: for a short training. Another method's keys are left out where one is asked for.
+    """
+    decided = dict(map(parse_setting, settings))
+    lines: list[Line] = []
+    for entry in registry().of_kind("method"):
+        if entry.plan and not lines:
+            plan_method = replace(entry, target=entry.plan).load()
+            dims = decided.get("data.dims", 2)
+            rows = plan_method(seen, rung.size, rung.width, hours=hours, dims=dims, short=short)
+            lines = [Line(*row) for row in rows or ()]
+
+    asked = str(decided.get("method.name", ""))
+    if asked:
+        known = options_model(registry().get("method", asked).load()).model_fields
+        kept = [line for line in lines[1:] if line.key.partition(".")[2] in known]
+        return [Line("method.name", asked, lines[0].why if lines else ""), *kept]
+    if not lines:
+        raise UserError(
+            "no installed method plans a recipe for these scans",
+            where="SCANS",
+            remedy="name a method: --set method.name=NAME",
+        )
+    return lines
+
+
+def _choose_size(seen: Scans, hours: float, settings: list[str], device: str | None) -> list[Line]:
     """All lines, with the largest size, then the most filters, whose usual number of steps fits 90
     % of the time.
     """
     from gantk.training.trial import predict
 
-    wanted = registry().get("method", str(lines[0].value)).usual_steps or USUAL_STEPS
     rungs = _rungs(seen)
+    of_data = data_of(seen)
+    name, of_short_training = (
+        _method_lines(seen, rungs[0], hours, settings, short)[0].value for short in (False, True)
+    )
+    wanted = registry().get("method", name).usual_steps or USUAL_STEPS
     seconds = 0.9 * 3600 * hours
+    short = False
+
+    def lines_of_rung(rung: Rung, steps: int, why: str) -> list[Line]:
+        of_method = _method_lines(seen, rung, hours, settings, short)
+        return _complete_lines(seen, [*of_method, *of_data], rung, steps, why)
 
     def predict_rung(rung: Rung) -> Any:
-        tables = _tables(_complete_lines(seen, lines, rung, wanted, ""))
+        tables = _tables(lines_of_rung(rung, wanted, ""))
         return predict(Recipe(tables).override(settings), device=device)
 
     cheapest = predict_rung(rungs[0])
-    short = shorter(lines)
-    if short != lines and cheapest.fits:
-        wider = _work(rungs[1]) / _work(rungs[0]) if seen.suits_paired else 1.0
+    if name != of_short_training and cheapest.fits:
+        wider = _work(rungs[1]) / _work(rungs[0])
         if 3600 * cheapest.hours * wider > seconds:
-            lines = short
+            short = True
             cheapest = predict_rung(rungs[0])
 
     if not cheapest.fits:
@@ -161,7 +187,7 @@ def _choose_size(
         best = cheapest
 
     steps, why = _choose_steps(seen, best, wanted, hours)
-    return _complete_lines(seen, lines, rungs[place], steps, why)
+    return lines_of_rung(rungs[place], steps, why)
 
 
 def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tuple[int, str]:
@@ -197,7 +223,7 @@ def _rungs(seen: Scans) -> list[Rung]:
     they share one.
     """
     if len(seen.domains) == 1:
-        why = "DCGAN needs a power of two"
+        why = "networks of images from noise need a power of two"
         pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
         return [Rung((side, side), "pad", width, why) for side, width in pairs]
 
@@ -306,37 +332,12 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
         (not noise and seen.is_stripped, "stripped", True, "warn of heads with skull"),
     ]
     return [
-        *_method_of_rung(lines, rung, noise, seen.suits_paired),
+        *lines,
         *lines_of("data", data),
         *lines_of("train", _train_lines(seen, steps, why)),
         *lines_of("evaluate", _evaluate_lines(seen)),
         *lines_of("translate", translate),
     ]
-
-
-def _method_of_rung(lines: list[Line], rung: Rung, noise: bool, paired: bool) -> list[Line]:
-    """The method's lines for a candidate's size and width."""
-    small = min(rung.size) < 64
-    widened = ("method.generator", "method.discriminator") if noise else ("method.generator",)
-    made = []
-    for key, value, about in lines:
-        if key == "method.low_res_warmup" and small:
-            continue
-        if key == "method.discriminator" and small and not noise:
-            value = value | {"receptive_field": 16}
-            about = "small patches, because the images are small"
-
-        if key in widened:
-            value = value | {"width": value["width"] * rung.width}
-            if paired and rung.width > 1:
-                value = value | {"depth": 4}
-
-        if key == "method.width":
-            value = value * rung.width
-
-        made.append(Line(key, value, about))
-
-    return made
 
 
 def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any, str]]:

@@ -8,7 +8,11 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """Register methods, and the losses, sources and orders that belong to one of them."""
     add.method(
-        "cyclegan", "gantk_translation.cyclegan:CycleGAN", also=("cycle_gan",), usual_steps=2400
+        "cyclegan",
+        "gantk_translation.cyclegan:CycleGAN",
+        also=("cycle_gan",),
+        usual_steps=2400,
+        plan="gantk_translation.planning:unpaired",
     )
     add.method("dualgan", "gantk_translation.dualgan:DualGAN", usual_steps=2400)
     add.method(
@@ -21,7 +25,11 @@ def gantk_register(add) -> None:
     add.method("spade", "gantk_translation.spade.model:SPADEGAN")
     add.intensity("label_map", "gantk_translation.label_maps:LabelMap")
     add.method(
-        "pix2pix", "gantk_translation.pix2pix.model:Pix2Pix", also=("pix2pixhd",), usual_steps=1200
+        "pix2pix",
+        "gantk_translation.pix2pix.model:Pix2Pix",
+        also=("pix2pixhd",),
+        usual_steps=1200,
+        plan="gantk_translation.planning:paired",
     )
     add.method("regression", "gantk_translation.pix2pix.regression:Regression", usual_steps=1200)
     add.method("munit", "gantk_translation.munit.model:MUNIT")

@@ -20,6 +20,7 @@ import gantk
 from gantk import write_report
 from gantk.errors import Interrupted, UserError
 from gantk.report.patients.section import encode_pixels
+from gantk.training import loop
 from gantk_studies.viewer.section import embed_volumes
 
 
@@ -47,7 +48,7 @@ def gantk_step_logged(run, step):
 
 
 def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
+    monkeypatch.setattr(loop, "REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
@@ -67,7 +68,7 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
 
 
 def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
+    monkeypatch.setattr(loop, "REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
 
     with pytest.raises(Interrupted, match="stopped after step 1"):

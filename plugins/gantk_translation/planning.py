@@ -1,89 +1,72 @@
-"""Chooses the method for inspected scans, with networks and losses: paired, unpaired, or images
-from noise.
-"""
+"""Plans recipes of paired and unpaired methods for inspected scans: networks, losses, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from gantk.data.check.pixels import Fit
-from gantk.planning.look import Scans
-
-UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
+UNET_WIDTH = 16
+UNET = {"name": "unet", "width": UNET_WIDTH, "depth": 3, "stem": 1, "head": 2}
 EDGES = (
     "convolutions at full resolution before and after the U-Net keep edges sharp; more"
     " filters take more time"
 )
+SMALL_SIDE = 64  # pixels; smaller images get smaller patches, and no first stage at half size
+SMALL_PATCHES = "small patches, because the images are small"
 # images of which each is compared with all of the other domain; a tenth of a second for each
 MAX_COMPARED_IMAGES = 4000
-ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
+
+Rows = list[tuple[str, Any, str]]  # key of the recipe, value, reason
 
 
-class Line(NamedTuple):
-    """A key of the recipe, its value (None: only a comment is written), and the reason."""
-
-    key: str
-    value: Any
-    why: str
+def rows_of_method(rows: Iterable[tuple[Any, str, Any, str]]) -> Rows:
+    """Rows of the table [method] from (condition, key, value, reason)."""
+    return [(f"method.{key}", value, why) for wanted, key, value, why in rows if wanted]
 
 
-def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line]:
-    """Lines of a table from rows (condition, key, value, why), without the rows whose condition is
-    false.
-    """
-    return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
-
-
-def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
-    """The lines of [method], with networks of the smallest width."""
-    if len(seen.domains) == 1:
-        return _noise(seen)
-    if seen.suits_paired and seen.fit is not None:
-        return _paired_lines(seen, seen.fit)
-    return _unpaired_lines(seen, hours, dims)
-
-
-def _paired_lines(seen: Scans, found: Fit) -> list[Line]:
+def paired(
+    seen: Any, size: Sequence[int], width: int, *, hours: float, dims: int, short: bool
+) -> Rows | None:
+    """Pix2Pix for registered pairs; without its discriminator if the training is `short`."""
+    if not seen.suits_paired:
+        return None
     back = f"{seen.domains[1]} -> {seen.domains[0]} is trained too, with separate networks"
-    fit = f"the pairs fit, so the method is paired: {found}"
-    if found.rough:
+    fit = f"the pairs fit, so the method is paired: {seen.fit}"
+    if seen.fit.rough:
         setting = "data.source.pairs=none" if "pairs" in seen.source else "method.name=cyclegan"
         fit = (
-            f"the pairs fit roughly, which is enough for a paired method: {found}. If they show"
+            f"the pairs fit roughly, which is enough for a paired method: {seen.fit}. If they show"
             f" different patients, use --set {setting}"
         )
+    if short:
+        fit += (
+            "; it has only an L1 loss, because the training is short: a step of Pix2Pix takes"
+            " 1.7 times as long and comes no closer to the truth"
+        )
 
+    generator = UNET | {"width": UNET_WIDTH * width} | ({"depth": 4} if width > 1 else {})
+    patches: dict[str, Any] = {"name": "patchgan", "width": 32}
+    why_patches = "it judges patches of 70 pixels"
+    if min(size) < SMALL_SIDE:
+        patches["receptive_field"] = 16
+        why_patches = SMALL_PATCHES
+    weight = "weight of the L1 distance from the truth, as in the paper"
     rows = [
-        (True, "name", "pix2pix", fit),
-        (True, "generator", UNET, EDGES),
-        (
-            True,
-            "discriminator",
-            {"name": "patchgan", "width": 32},
-            "it judges patches of 70 pixels",
-        ),
-        (True, "l1", 100.0, "weight of the L1 distance from the truth, as in the paper"),
+        (True, "name", "regression" if short else "pix2pix", fit),
+        (True, "generator", generator, EDGES),
+        (not short, "discriminator", patches, why_patches),
+        (not short, "l1", 100.0, weight),
         (True, "both", True, back),
     ]
-    return lines_of("method", rows)
+    return rows_of_method(rows)
 
 
-def shorter(lines: list[Line]) -> list[Line]:
-    """The lines of Pix2Pix without the discriminator, for short trainings: `regression`; those of
-    other methods unchanged.
-    """
-    if lines[0].value != "pix2pix":
-        return lines
-    why = (
-        "; it has only an L1 loss, because the training is short: a step of Pix2Pix takes"
-        " 1.7 times as long and comes no closer to the truth"
-    )
-    kept = [line for line in lines if line.key not in ("method.discriminator", "method.l1")]
-    return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]
-
-
-def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
+def unpaired(
+    seen: Any, size: Sequence[int], width: int, *, hours: float, dims: int, short: bool
+) -> Rows | None:
+    """DualGAN for MR of two contrasts, CycleGAN for other images of two kinds."""
+    if len(seen.domains) == 1 or seen.suits_paired:
+        return None
     why = f"the pairs do not fit: {seen.fit}" if seen.fit else "no pairs are known"
     if seen.alone:
         why = f"{seen.alone} images have no partner (complete pairs would allow a paired method)"
@@ -93,13 +76,14 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
     masked = seen.is_masked
     heads = seen.volumes and 0 < seen.patients < 20
     few = mr and heads
+    small = min(size) < SMALL_SIDE
     opposite = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
-    generator: dict[str, Any] = UNET
+    generator = UNET | {"width": UNET_WIDTH * width}
     why_generator = EDGES
     patches: dict[str, Any] = {"name": "patchgan", "width": 32}
     why_patches = "it judges patches of 70 pixels"
     if ct:
-        generator = {"name": "resnet", "width": 12, "blocks": 6}
+        generator = {"name": "resnet", "width": 12 * width, "blocks": 6}
         why_generator = "as in CycleGAN's paper; a longer training allows a larger width"
         patches |= {"width": 24, "coordinates": True}
         why_patches = (
@@ -111,6 +95,9 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
             f"small patches: with only {seen.patients} patients, larger ones show the size"
             " of ventricles, and the generator would learn to change it"
         )
+    if small:
+        patches["receptive_field"] = 16
+        why_patches = SMALL_PATCHES
 
     half = (
         "share of the steps at half the size, trained first; there a patch sees the whole"
@@ -162,7 +149,7 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
             cycle_weight,
         ),
         (not mr, "identity", 0.0, "off, because it would keep the brightness of each tissue"),
-        (True, "low_res_warmup", 0.4, half),
+        (not small, "low_res_warmup", 0.4, half),
         (mr and like, "source_losses", edges, "both are MR, so output and input share their edges"),
         (mr and like, "source_losses_in_warmup", False, once_bright),
         (mr and not like, "local_ncc", 2.0, "both are MR, so output and input share their edges"),
@@ -180,51 +167,4 @@ def _unpaired_lines(seen: Scans, hours: float, dims: int) -> list[Line]:
             ),
         ),
     ]
-    return lines_of("method", rows)
-
-
-def _noise(seen: Scans) -> list[Line]:
-    classes = sorted({record.label for record in seen.records if record.label is not None})
-    told = f"the folders are classes, and images of each can be generated: {', '.join(classes)}"
-    heart = (
-        "shifts every image that the discriminator sees, which could memorise only"
-        f" {len(seen.records)} images"
-    )
-    rows = [
-        (
-            True,
-            "name",
-            "dcgan",
-            (
-                "the names show one kind of image, so images are generated from noise; to"
-                " translate, name two kinds with --a and --b"
-            ),
-        ),
-        (len(classes) > 1, "conditional", True, told),
-        (
-            True,
-            "width",
-            16,
-            "filters of the last layer; a longer training allows 64, as in the paper",
-        ),
-        (True, "up", "resize", "avoids checkerboard patterns; the paper uses transpose"),
-        (True, "discriminator", {"name": "dcgan", "width": 16}, "as wide as the generator"),
-        (
-            True,
-            "adversarial",
-            {"name": "bce", "smooth": 0.1},
-            "label smoothing keeps the discriminator's gradient alive",
-        ),
-        (len(seen.records) < 5000, "augment", ["translate"], heart),
-    ]
-    slower = {"generator": ADAM, "discriminator": ADAM | {"lr": 1e-4}}
-    train = Line(
-        "train.optimizers", slower, "the discriminator learns more slowly, so that it does not win"
-    )
-    return [
-        *lines_of("method", rows),
-        train,
-        *lines_of(
-            "data", [(len(classes) > 1, "labels", True, "the method gets the class of each image")]
-        ),
-    ]
+    return rows_of_method(rows)
