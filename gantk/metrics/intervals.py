@@ -87,34 +87,15 @@ def estimate(
     return Score(value=value, ci95=ci95, n=int(counts.sum()), **about)
 
 
-def probability_better(
-    model: Values,
-    baseline: Values,
-    patients: Sequence[str],
-    *,
-    higher_is_better: bool,
-) -> float | None:
-    """Share of patient resamples in which the model's mean beats the baseline's on the same
-    patients; ties count half.
-
-    None for fewer than two patients.
+def probability_better(gains: np.ndarray) -> float | None:
+    """Share of resamples of the patients in which their mean gain is positive; 0 counts half. None
+    for fewer than two patients.
     """
-    gains = patient_gains(model, baseline, patients, higher_is_better=higher_is_better)
     if len(gains) < 2:
         return None
 
     drawn = gains[bootstrap_draws(len(gains))].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
-
-
-def patient_gains(
-    one: Values, other: Values, patients: Sequence[str], *, higher_is_better: bool
-) -> np.ndarray:
-    """By how much `one` is better than `other`, averaged over each patient's images, for patients
-    scored in both.
-    """
-    gains = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
-    return patient_means(gains if higher_is_better else -gains, patients)
 
 
 def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:

@@ -58,6 +58,11 @@ class Scores:
     unit: str = ""  # of native values
     above: str = ""  # of the references
 
+    @property
+    def raw(self) -> dict[str, np.ndarray]:
+        """One score per image, by name."""
+        return {name: values for (kind, name), values in self.values.items() if kind == "raw"}
+
     def trouble(self, row: str) -> str | None:
         """The reason why a row has no value although its images could be scored; None if it has a
         value.

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.metrics.intervals import estimate, patient_gains, probability_better
+from gantk.metrics.intervals import estimate, patient_means, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.plugin.loader import registry
@@ -74,22 +74,19 @@ def pair_verdict(
     finite never wins.
     """
     verdicts = {}
-    for kind, name in model.values:
-        higher = senses[name] if kind == "raw" else None
+    for name, values in model.raw.items():
+        higher = senses[name]
         if higher is None:
             continue
 
         rivals = {
             rival: _rival(model, scores, name, higher)
             for rival, scores in baselines.items()
-            if ("raw", name) in scores.values and not scores.trouble(name)
+            if name in scores.raw and not scores.trouble(name)
         }
-        value: float | None
+        value = estimate(values, model.patients, draws=1).value
         if model.trouble(name):
-            value = -np.inf if higher else np.inf
-        else:
-            value = estimate(model.values["raw", name], model.patients, draws=1).value
-
+            value = -math.inf if higher else math.inf
         verdict = _verdict(value, rivals, higher)
         if verdict:
             verdicts[name] = verdict
@@ -99,14 +96,13 @@ def pair_verdict(
 
 def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
     """A baseline's mean, the probability that the model is better, and each patient's gain."""
-    values = baseline.values["raw", name]
+    values = baseline.raw[name]
     verdict = Verdict(probability=0.0)
-    if not model.trouble(name):  # the gains are for statistical tests
-        both = (model.values["raw", name], values, model.patients)
-        verdict = Verdict(
-            probability=probability_better(*both, higher_is_better=higher),
-            gains=patient_gains(*both, higher_is_better=higher).tolist(),
-        )
+    if not model.trouble(name):
+        gains = model.raw[name] - values
+        of_patients = patient_means(gains if higher else -gains, model.patients)
+        probability = probability_better(of_patients)
+        verdict = Verdict(probability=probability, gains=of_patients.tolist())
     return estimate(values, model.patients, draws=1).value, verdict
 
 

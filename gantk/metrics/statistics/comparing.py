@@ -33,15 +33,15 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
 
 def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
     """Each p-value of a family, corrected by Holm and by Benjamini and Hochberg."""
+    from scipy.stats import false_discovery_control
+
+    if not values:
+        return []
     p = np.array(values)
-    count = len(p)
     order = np.argsort(p)
-    ranks = np.arange(1, count + 1)
-    holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
-    fdr = np.minimum.accumulate((p[order] * count / ranks)[::-1])[::-1]
-    both = zip(holm.tolist(), fdr.tolist(), strict=True)
-    of_place = dict(zip(order.tolist(), both, strict=True))
-    return [of_place[place] for place in range(count)]
+    holm = np.empty_like(p)
+    holm[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return list(zip(holm.tolist(), false_discovery_control(p).tolist(), strict=True))
 
 
 def compare_systems(

@@ -91,9 +91,7 @@ def _subgroups_of(
     for column in columns:
         found[column] = {}
         groups = group_names(column, [row.get(column, "") for row in about])
-        for (kind, metric), values in one.scores.values.items():
-            if kind != "raw":
-                continue
+        for metric, values in one.scores.raw.items():
             higher = one.senses[metric]
             if higher is not None:
                 found[column][metric] = _score_groups(values, groups, one.scores.patients, higher)

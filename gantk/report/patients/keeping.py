@@ -65,7 +65,7 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> TestPatients:
     if not volumes and one.made.ndim == 5:
         volumes += [StoredVolume(patient=case.patient, stem=case.stem) for case in cases]
 
-    higher = one.senses[next(iter(_raw(one)))] is not False
+    higher = one.senses[next(iter(one.scores.raw))] is not False
     return TestPatients(patients=rows, cases=cases, volumes=volumes, higher=higher)
 
 
@@ -85,7 +85,7 @@ def by_patient(tested: Tested) -> list[PatientScores]:
 
     An image without a known patient has a row of its own under the image's key.
     """
-    raw = _raw(tested)
+    raw = tested.scores.raw
     numbers = patient_numbers(tested.scores.patients)
     rows = []
     for number in range(numbers.max() + 1):
@@ -103,7 +103,7 @@ def _images_to_keep(tested: Tested, rows: list[PatientScores]) -> dict[int, Pati
 
     The latter do not depend on scores, so that several runs on one split show the same images.
     """
-    first_metric = next(iter(_raw(tested).values()))
+    first_metric = next(iter(tested.scores.raw.values()))
     count = IMAGES_OF_WORST[tested.made.ndim - 2]
     rows_of_images = {}
     for row in rows[:count]:
@@ -126,7 +126,7 @@ def _case(
     return StoredImage(
         patient=row.patient,
         stem=stem,
-        scores={metric: _mean(own[[place]]) for metric, own in _raw(tested).items()},
+        scores={metric: _mean(own[[place]]) for metric, own in tested.scores.raw.items()},
         rank=rank,
         place=place,
         input=str(source.path or source.key),
@@ -136,16 +136,11 @@ def _case(
     )
 
 
-def _raw(tested: Tested) -> dict[str, np.ndarray]:
-    """Metric -> one score per image, without those of regions or corrections."""
-    return {name: values for (kind, name), values in tested.scores.values.items() if kind == "raw"}
-
-
 def _rank(tested: Tested, value: float | None) -> float:
     """A sort key of scores of the first metric: worse ones are lower, and None is the lowest."""
     if value is None:
         return -np.inf
-    return -value if tested.senses[next(iter(_raw(tested)))] is False else value
+    return -value if tested.senses[next(iter(tested.scores.raw))] is False else value
 
 
 def _mean(values: np.ndarray) -> float | None:
