@@ -33,7 +33,7 @@ from gantk.metrics.references import (
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict, title_of
+from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import (
@@ -523,70 +523,59 @@ class Scorer:
         score: real images of other patients, scored as if generated.
         """
         images = made | baselines
-        of_pairs: dict[str, dict[str, Score]] = {name: {} for name in [*images, "real_split"]}
-        verdicts: dict[str, dict[str, Verdict | None]] = {name: {} for name in made}
         scores: dict[str, Scores] = {}
         if references:
-            for name, each in images.items():
-                scores[name] = self.pairs(each, references)
-                of_pairs[name] = self.pairs.scores(scores[name])
-            rivals = {name: scores[name] for name in baselines}
-            for name in made:
-                verdicts[name] |= pair_verdict(scores[name], rivals, self.pairs.senses)
+            scores = {name: self.pairs(each, references) for name, each in images.items()}
+        rows = {name: self.pairs.scores(each) for name, each in scores.items()}
+        of_sets = self._set_scores(letter, made, baselines, about) if about else {}
+        for name in [*images, CEILING]:
+            every = rows.get(name, {}) | of_sets.get(name, {})
+            if name in made:
+                results.metrics[name] = every
+            elif name in baselines or every:
+                results.baselines.setdefault(name, {})[key] = every
 
-        set_scores = self._set_scores(letter, made, baselines, about)
-        rivals_of_set = {name: set_scores[name] for name in baselines}
+        rivals = {name: scores[name] for name in baselines if name in scores}
+        rivals_of_set = {name: of_sets[name] for name in baselines if name in of_sets}
+        patients = len({record.subject for record in self.reals.records("test", letter)})
         for name in made:
-            verdicts[name] |= set_verdict(
-                set_scores[name], rivals_of_set, self._test_patients(letter)
-            )
-            results.metrics[name] = of_pairs[name] | set_scores[name]
-
-        results.verdict |= verdicts
-        for name in [*baselines, "real_split"]:
-            if name in baselines or set_scores[name]:
-                of_baseline = results.baselines.setdefault(name, {})
-                of_baseline[key] = of_pairs[name] | set_scores[name]
+            verdicts: dict[str, Verdict | None] = {}
+            if name in scores:
+                verdicts |= pair_verdict(scores[name], rivals, self.pairs.senses)
+            if name in of_sets:
+                verdicts |= set_verdict(of_sets[name], rivals_of_set, patients)
+            results.verdict[name] = verdicts
 
         return scores
-
-    def _test_patients(self, letter: str) -> int:
-        """The number of patients whose real images are held out."""
-        return len({record.subject for record in self.reals.records("test", letter)})
 
     def _set_scores(
         self,
         letter: str,
         made: dict[str, Tensor],
         baselines: dict[str, Tensor],
-        about: ImageGroup | None,
+        about: ImageGroup,
     ) -> dict[str, dict[str, Score]]:
         """The scores of sets, by name of the images, and of "real_split"."""
-        images = made | baselines
-        set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*images, "real_split"]}
-        if about is None:  # no metric of sets
-            return set_scores
-
-        groups = {}
-        for name, each in images.items():
-            groups[name] = replace(about, images=self.reals.group(each).images, found={})
-
+        groups = {
+            name: replace(about, images=self.reals.group(each).images, found={})
+            for name, each in (made | baselines).items()
+        }
+        set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*groups, CEILING]}
         some = next(iter(made.values()))
+        patients = {"n": len(set(about.patients))}
         for metric in self.set_metrics:
             classes = getattr(metric, "needs_classes", False)
             beside = getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(some.shape[2:]), classes)
             for name in groups if beside else made:
-                found = set_scores_of(metric, train, test, groups[name], note)
-                patients = {"n": len(set(about.patients))}
-                for metric_name, score in found.items():
-                    set_scores[name][metric_name] = score.model_copy(update=patients)
+                for row, score in set_scores_of(metric, train, test, groups[name], note).items():
+                    set_scores[name][row] = score.model_copy(update=patients)
 
             if beside and train is not test:
                 real = halves(train)[1]
                 real = select_images(real, torch.arange(len(real)) < len(some))
                 note = f"{note}/training-images-as-if-made"
-                set_scores["real_split"] |= set_scores_of(metric, train, test, real, note)
+                set_scores[CEILING] |= set_scores_of(metric, train, test, real, note)
 
         return set_scores
 

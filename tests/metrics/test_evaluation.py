@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scorers import Keeps, Samples, scorer_of
+from scorers import Samples, scorer_of
 
 from gantk.data.intensity import Percentile, Window
 from gantk.data.preparation import Record
@@ -37,12 +37,6 @@ class Breaks(Translates):
         made = super().translate(image, to).clone()
         made[0, 0, 0, 0] = torch.nan
         return made
-
-
-class Conditional(Samples):
-    """The same, asked for a class."""
-
-    conditional = True
 
 
 class Alike(Samples):
@@ -249,22 +243,6 @@ def test_baselines_learn_from_training_images_only(
     assert {record.domain for record in seen} == {"a", "b"}
 
 
-def test_neighbouring_slices_are_seen_but_not_scored():
-    scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
-    held = scorer.sample_batch()
-    inputs = held.inputs["a_to_b"]
-
-    assert held.seen["a_to_b"].shape[1] == 3
-    assert inputs.shape[1] == 1
-    assert held.truths["a_to_b"].shape[1] == 1
-    assert torch.equal(scorer.samples(held).outputs["a_to_b"], inputs)
-
-    result = scorer.test().dump()
-    identity = result["baselines"]["identity"]["a_to_b"]
-
-    assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]
-
-
 # ---- images from noise
 
 
@@ -301,16 +279,6 @@ def test_samples_are_compared_with_available_real_images():
     )
     assert solid["kid_random"]["value"] is not None  # two are held out: one less says nothing
     assert solid["kid_random"]["ci95"] is None
-
-
-def test_conditional_samples_are_made_for_the_classes_in_turn():
-    scorer = scorer_of(Conditional, QUICK, source={"lesions": 3}, labels=True)
-    rows = scorer.test().dump()["metrics"]["image"]
-
-    assert set(rows) == {"classification", "classification_real", "classification_both"}
-    fake = scorer._generated_group(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
-    assert fake.labels.tolist() == [0, 1] * 10
-    assert fake.images[1, 0, 0, 0] - fake.images[0, 0, 0, 0] == pytest.approx(1.0)
 
 
 def test_a_generator_of_one_class_is_tested_on_patients_of_both():

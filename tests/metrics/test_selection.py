@@ -134,32 +134,6 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
     assert not criterion.higher
 
 
-def test_the_choice_has_no_threshold_and_patience_counts_scores():
-    choice = Choice("a rule")
-    choice.add(1, {"score": None})
-
-    assert choice.best == 1
-
-    choice.add(2, {"score": 0.1, "barred": "a copy"})  # as versions before wrote
-    for step, score in ((3, 0.5), (4, 0.5), (5, 0.6)):
-        choice.add(step, {"score": score})
-
-    assert choice.best == 3
-    choice = Choice("a rule")
-    assert choice.patience_used() == (0, None)
-
-    # 9: interrupted there; 12: too few images
-    lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]
-    log = [{"step": step, "losses": {}} for step, _ in lines]
-    choice.add_log(
-        log + [{"step": s, "selection": {"score": score}} for s, score in lines],
-        lambda step: step % 4 == 0,
-    )
-
-    assert choice.patience_used() == (2, 8)
-    assert choice.best == 8
-
-
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
     # too few images to judge cost no training
     left = [0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3]

@@ -60,14 +60,6 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
     }
 
 
-def test_of_many_patients_sign_flips_are_drawn(monkeypatch):
-    monkeypatch.setattr(paired, "MAX_EXACT_PATIENTS", 4)
-    p = p_of_all_signs(GAINS)
-    error = (p / paired.FLIPS) ** 0.5
-
-    assert paired.sign_flip_p(GAINS) == pytest.approx(p, abs=4 * error)
-
-
 @pytest.mark.slow
 def test_comparisons_find_chance_differences_rarely():
     rng = np.random.default_rng(0)

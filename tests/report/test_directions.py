@@ -4,11 +4,8 @@ import html
 import json
 import re
 
-import pytest
-
 import gantk
 from gantk.report.markdown import score_table
-from gantk.report.words import direction_name
 from gantk.runs.results import Results
 
 SCORES = {"a_to_b": 21.25, "b_to_a": 33.5}
@@ -19,14 +16,6 @@ METRICS = {
         for way, value in SCORES.items()
     },
 }
-
-
-@pytest.mark.parametrize(
-    ("key", "name"),
-    [("a_to_b", "T1 \u2192 CT"), ("b_to_a", "CT \u2192 T1"), ("image", "T1 from noise")],
-)
-def test_a_direction_goes_from_its_input_to_its_output(key, name):
-    assert plain(direction_name(key, ["T1", "CT"])) == name
 
 
 def test_a_notebook_names_each_direction_beside_its_score(tmp_path):

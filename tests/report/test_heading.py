@@ -10,7 +10,6 @@ from test_report import make_run, scored
 import gantk
 from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import load_recipe, resolved
-from gantk.recipe.published import published_system
 from gantk.report.build import write_report
 
 SYSTEM = "cyclegan_t1t2_unet15"
@@ -84,14 +83,3 @@ def test_a_training_records_and_says_what_was_run(tmp_path, tiny_recipe):
     assert record["profile"] == "pool"
     assert record["changed"] == {"method.pool": ["4", "50"], "train.steps": ["4", "0"]}
     assert record["data"].startswith("phantom: Synthetic heads")
-
-
-def test_the_terminal_names_departures():
-    tables = resolved(load_recipe(SYSTEM).override([], "cpu").check())
-    said = published_system(tables).in_short()
-
-    assert re.fullmatch(
-        r"differs from the published system in 1 of \d+ stated settings"
-        r" \(method\.generator\.width\); report\.html lists them",
-        said,
-    )

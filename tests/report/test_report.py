@@ -23,7 +23,6 @@ from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
 from gantk.report.build import write_report
 from gantk.report.patients.comparing import comparison
-from gantk.report.pictures import error_map
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score, Verdict
 
@@ -482,16 +481,6 @@ def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_report(run)
 
     assert held() == after
-
-
-def test_error_maps_of_a_page_share_one_scale():
-    truth = Image.fromarray(np.zeros((2, 2), np.uint8))
-    errors = Image.fromarray(np.array([[0, 32], [64, 255]], np.uint8))
-    picture, mean = error_map(errors, truth, 64)
-
-    assert np.array(picture).tolist() == [[0, 128], [255, 255]]
-    assert np.array(error_map(errors, truth, 255)[0]).tolist() == [[0, 32], [64, 255]]
-    assert mean == pytest.approx((32 + 64 + 255) / 4)
 
 
 def test_the_page_begins_with_a_sentence_and_images(whole):

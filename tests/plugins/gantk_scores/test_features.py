@@ -127,31 +127,6 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     onnx.save(model, str(path))
 
 
-def test_random_features_do_not_depend_on_range_or_batch():
-    images = blobs(4, channels=2)
-    vectors = Features("random", 2.0, 2)(images)
-    halved = Features("random", 1.0, 2)(images[2:3] / 2)
-
-    assert np.allclose(vectors[2:3], halved, atol=1e-5)
-
-
-def test_random_features_see_three_middle_slices_of_a_volume():
-    volumes = blobs(2, size=(12, 14, 16))
-    features = Features("random", 2.0, 2)
-    slices = (volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8])
-    apart = np.concatenate([features(plane) for plane in slices], 1)
-
-    assert np.allclose(Features("random", 2.0, 3)(volumes), apart, atol=1e-6)
-
-
-def test_random_features_see_large_images_smaller():
-    small = blobs(2, size=(128, 128), width=20)
-    large = torch.nn.functional.interpolate(small, scale_factor=2)
-    features = Features("random", 2.0, 2)
-
-    assert np.allclose(features(large), features(small), atol=1e-5)
-
-
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize(
     ("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"]
@@ -345,14 +320,6 @@ def test_an_onnx_file_of_colour_sees_each_channel_as_gray(weights):
     found = Features("colour.onnx", 2.0, 2, side=32)(images)[:, ::2]
 
     assert np.allclose(found, (images / 2).mean((2, 3)).numpy(), atol=1e-6)
-
-
-def test_a_metric_by_an_onnx_file_names_it(weights):
-    onnx_file(weights / "medical.onnx")
-    metric = Kid(2.0, 2, features="medical.onnx", side=32)
-
-    assert metric.name == "kid_medical"
-    assert "medical.onnx-sha256:" in metric.definition
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])

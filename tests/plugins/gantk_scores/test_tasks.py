@@ -8,14 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scorers import Keeps, scorer_of
 
 from gantk.data.dataset import Data, records_of
 from gantk.data.preparation import Record
 from gantk.data.recipe_data import checked_recipe
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
-from gantk.metrics.intervals import estimate_share
 from gantk.metrics.sets import ImageGroup, halves
 from gantk_scores.tasks.classification import (
     Classification,
@@ -102,27 +100,6 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     one = score(train, test, tumours(20, 2, only=1))["classification"]
     assert "synthetic=20+real-of-other-classes=20" in one.definition
     assert one.value > 0.85
-
-
-def test_real_images_are_learnt_once_for_all_generated_ones(monkeypatch):
-    learnt = []
-    answers = Classification.answers
-
-    def count(self, images, *rest):
-        learnt.append(len(images))
-        return answers(self, images, *rest)
-
-    monkeypatch.setattr(Classification, "answers", count)
-    train = tumours(12, 0, named="p")
-    test = tumours(8, 1, named="q")
-    metric = Classification(2.0, 2, backbone="small", steps=2, side=16)
-    before = metric(train, test, tumours(10, 2))
-    after = metric(train, test, tumours(10, 3))
-
-    assert learnt == [10, 12, 22, 10, 22]
-    assert before["classification_real"] == after["classification_real"]
-    metric(tumours(14, 4, named="r"), test, tumours(10, 2))
-    assert learnt[5:] == [10, 14, 24]
 
 
 def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
@@ -394,48 +371,6 @@ def test_unlabelled_images_are_left_out():
     assert score.n == 6
 
 
-def test_dice_without_a_lesion_has_no_value():
-    score, details = answered(([[0, 0, 0, 0]], [[0, 0, 0, 0]], [""]))
-    assert score.value is None
-    assert score.n == 0
-    assert details["found"]["value"] is None
-
-
-def test_images_of_nobody_known_are_patients_of_their_own():
-    score, _ = answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))
-    assert score.value == pytest.approx(0.5)
-
-
-@pytest.fixture
-def reals_with_masks_of_a():
-    """The real images of a study in which only domain a has masks, and its mask by pair."""
-    reals = scorer_of(Keeps, "psnr", source={"subjects": 10, "slices": 3, "lesions": 4}).reals
-    masks = {r.pair: torch.from_numpy(r.mask()) for r in reals.records("train", "a")}
-    splits = reals.data.splits
-    for split, members in splits.items():
-        splits[split] = [replace(r, mask=None) if r.domain == "b" else r for r in members]
-    return reals, masks
-
-
-def test_masks_count_for_registered_images(reals_with_masks_of_a):
-    reals, masks = reals_with_masks_of_a
-    b = reals.records("train", "b")
-    expected = torch.stack([masks[record.pair] for record in b])
-
-    assert torch.equal(reals.masks_of(b), expected)
-
-
-def test_images_without_a_registered_mask_have_none(reals_with_masks_of_a):
-    reals, _ = reals_with_masks_of_a
-    b = reals.records("train", "b")
-    lonely = replace(b[0], pair=None)
-
-    assert reals.masks_of([lonely]) is None
-    with_gap = reals.masks_of([lonely, *b])
-    assert with_gap[0].isnan().all()
-    assert torch.equal(with_gap[1:], reals.masks_of(b))
-
-
 def test_transfer_scores_good_translations_above_copies():
     whole = tumours(20, 0, named="p")
     metric = Transfer(2.0, 2, **QUICK)
@@ -461,21 +396,5 @@ def test_transfer_scores_good_translations_above_copies():
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
     assert moved["transfer_ssim"].value < 0.5
-    # these do not teach
-    known, labels = metric._training_images("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
-    assert not {*known.patients} & {"p0", "p1"}
-    assert labels.tolist() == [1] * 8 + [0] * 8
-
-    x = plain.images[:2].repeat(1, 1, 2, 2)
-    mask = torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
-    about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
-    outside, inside = (
-        metric._kept_structure(replace(about, images=x + change)).value
-        for change in (1 - mask, mask)
-    )
-
-    assert outside < inside
-    ends = [estimate_share(np.arange(10) < count).ci95 for count in (0, 8)]
-    np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)
     with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -19,7 +19,6 @@ from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score
-from gantk_scores.tasks.inventory import inventory
 from gantk_trust.hallucination.maps import suspicion
 from gantk_trust.hallucination.sfrc import (
     SFRC,
@@ -29,7 +28,6 @@ from gantk_trust.hallucination.sfrc import (
 from gantk_trust.memorisation.copies import copying
 from gantk_trust.memorisation.memorisation import Memorisation
 from gantk_trust.uncertainty.judging import judge_uncertainty
-from gantk_trust.uncertainty.maps import dropping
 from gantk_trust.wrong_contrast import doubt_of_result
 
 
@@ -114,20 +112,6 @@ def test_inventions_are_the_first_candidates():
         abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4
         for one in candidates(erased, 4, 8)
     )
-
-
-def test_lost_and_invented_lesions_are_counted():
-    before = torch.zeros(2, 1, 12, 12, dtype=torch.bool)
-    before[0, 0, 1:3, 1:3] = True
-    before[0, 0, 6:9, 6:9] = True
-    before[1, 0, 0, 0] = True
-    after = torch.zeros_like(before)
-    after[0, 0, 8:10, 8:10] = True  # the large one is kept in part
-    after[1, 0, 5:8, 5:8] = True
-    after[1, 0, 5, 10] = True
-
-    assert inventory(before, after, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
-    assert inventory(before, after)[1].tolist() == [1, 1, 2, 2]
 
 
 def group(images: torch.Tensor, name: str) -> ImageGroup:
@@ -369,22 +353,6 @@ def test_inverted_or_unchanged_translations_are_doubted():
     assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
 
 
-def test_uncertainty_by_flips_is_the_spread_of_mirrored_images():
-    image = images(2, 1, 4, 5)
-    columns = torch.arange(5.0)
-    members = torch.stack([columns, columns, columns.flip(0), columns.flip(0)])
-    flips = maps("flips", Slanted(), image)[1]
-
-    assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
-
-
-def test_uncertainty_by_cycle_is_the_difference_from_the_input():
-    image = images(2, 1, 4, 5)
-    cycle = maps("cycle", Toy(), image)[1]
-
-    assert torch.allclose(cycle, image / 3, atol=1e-6)  # 2 x / 3 against x
-
-
 @pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
     image = images(2, 1, 4, 5)
@@ -397,29 +365,6 @@ def test_auto_uncertainty_sums_flips_slopes_and_cycle(both):
     found = maps("auto", Slanted(both=both), image)[1]
 
     assert torch.allclose(found[..., 1:-1, 1:-1], F.avg_pool2d(total, 3, 1))
-
-
-def test_dropout_uncertainty_is_the_spread_of_seeded_passes(
-    monkeypatch,
-):
-    toy = Toy(0.5)
-    image = images(1, 1, 8, 8) + 0.5
-    first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
-
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-    monkeypatch.setattr("gantk_trust.uncertainty.maps.PASSES", 400)
-    many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
-
-    assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
-
-    toy = Toy(0.5, nn.Dropout2d)
-    with dropping(toy, torch.Generator().manual_seed(0)):
-        found = toy.translate(torch.ones(2, 16, 3, 3), "b")
-
-    assert set(found.unique().tolist()) == {0.0, 4.0}
-    assert torch.equal(found, found[:1, :, :1, :1].expand_as(found))
 
 
 def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
