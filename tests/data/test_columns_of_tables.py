@@ -7,9 +7,6 @@ import csv
 import pytest
 
 from gantk import check
-from gantk.data.check.check import warnings_about
-from gantk.data.dataset import Data
-from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 
 
@@ -53,14 +50,6 @@ def test_usual_names_of_columns_are_understood(tmp_path, scans, header):
     assert result["patients"] == 6
     own = ", ".join(name.lower() for name in header if name.lower() != "domain")
     assert any(f"the columns {own} of" in note for note in notes(result))
-
-
-def test_domains_named_a_and_b_are_checked(tmp_path, scans):
-    lettered = [(path, "AB"[kind == "MR"], patient) for path, kind, patient in scans]
-    result = check(table(tmp_path, ("path", "domain", "patient"), lettered))
-
-    assert result["domains"].keys() == {"A", "B"}
-    assert notes(result) == []
 
 
 def test_spellings_of_one_domain_are_one_domain(tmp_path, scans):
@@ -158,18 +147,6 @@ def test_a_recipe_of_one_domain_names_no_images_of_a_table(tmp_path, scans, gant
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_of_one_domain_takes_a_table_of_said_kind(tmp_path, scans):
-    from gantk.data.recipe_data import checked_recipe
-
-    file = table(tmp_path, ("path", "subject"), [(row[0], row[2]) for row in scans])
-    _, model = checked_recipe("dcgan_tumour", file, ['data.domains=["MR"]'], None)
-    assert model.data.domains == ("MR",)
-
-    for header in ("domain", "label"):
-        said = table(tmp_path, ("path", header), [(row[0], "FLAIR") for row in scans])
-        checked_recipe("dcgan_tumour", said, (), None)
-
-
 def encoded(folder, rows, encoding, separator=","):
     lines = [separator.join(row) for row in [("path", "domain", "patient"), *rows]]
     (folder / "table.csv").write_bytes("\r\n".join(lines).encode(encoding))
@@ -186,12 +163,6 @@ def test_tables_with_a_byte_order_mark_are_read(tmp_path, scans, encoding, separ
     assert found["files"][0]["patient"].startswith("Jos\u00e9 p")
 
 
-def test_big_endian_marks_are_read_too(tmp_path, scans):
-    file = encoded(tmp_path, scans, "utf-16-be")
-    file.write_bytes(b"\xfe\xff" + file.read_bytes())
-    assert check(file)["images"] == 24
-
-
 @pytest.mark.parametrize(
     ("encoding", "line"), [("latin-1", 8), ("cp1252", 8), ("utf-16-le", 1), ("utf-16-be", 1)]
 )
@@ -205,13 +176,6 @@ def test_tables_of_other_encodings_say_line_and_remedy(tmp_path, scans, encoding
     assert f"line {line} is not UTF-8 text" in error.value.what
     assert "table.csv" in error.value.what
     assert "save the table as UTF-8" in error.value.remedy
-
-
-def test_the_line_of_another_encoding_is_found_far_below(tmp_path):
-    rows = [(f"{n:06d}.png", "T1", "p" * 40) for n in range(40_000)]  # 2 MB
-    file = encoded(tmp_path, [*rows, ("a.png", "T1", "\u00e9")], "latin-1")
-    with pytest.raises(UserError, match=r"line 40002 is not UTF-8 text"):
-        check(file)
 
 
 def named(folder, pictures, rows):
@@ -268,19 +232,6 @@ def test_names_with_both_words_or_none_are_not_warned_of(tmp_path, pictures, nam
     assert not [each for each in told if "by name" in each]
 
 
-@pytest.mark.usefixtures("instant_trials")
-def test_a_run_and_a_plan_repeat_that_names_contradict_domains(tmp_path, pictures, gantk):
-    rows = six("p{n}_{k}.png", SWAPPED)
-    named(tmp_path, pictures, rows)
-    expected = "6 of 6 images of T1 are called T2 by name"
-    plan = gantk("plan", tmp_path / "table.csv", "--out", tmp_path / "recipe.toml")
-    assert expected in plan.out + plan.err
-    loaded, model = checked_recipe(
-        "cyclegan_t1t2", tmp_path / "table.csv", ["data.size=[16,16]"], None
-    )
-    assert any(expected in line for line in warnings_about(Data(model.data, model.method.target)))
-
-
 @pytest.mark.parametrize("command", ["check", "plan", "run"])
 def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, command):
     path = str(table(tmp_path, scans[0], scans[1:]))
@@ -294,15 +245,3 @@ def test_a_table_without_a_header_is_an_error(tmp_path, scans, gantk, command):
     assert outcome.code == 2
     assert "has no header: its first row names the image" in outcome.err
     assert not (tmp_path / "plan.toml").exists()
-
-
-def test_path_of_a_series_in_the_first_row_is_no_header(tmp_path):
-    (tmp_path / "p1" / "T1").mkdir(parents=True)
-    with pytest.raises(UserError, match="has no header"):
-        check(table(tmp_path, ("p1/T1", "T1"), [("p1/T1", "T2")]))
-
-
-def test_columns_named_as_folders_are_a_header(tmp_path, pictures):
-    columns = [pictures(tmp_path / domain, 4) for domain in ("T1", "T2")]
-    path = table(tmp_path, ("T1", "T2"), zip(*columns, strict=True))
-    assert {*map(str.upper, check(path)["domains"])} == {"T1", "T2"}

@@ -12,7 +12,6 @@ from tiny import draw_pictures, phantom
 from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.array_tables import source_of
-from gantk.data.resample import SamplingGrid
 from gantk.data.sources.files import Files
 from gantk.data.sources.mixed import Mixed
 from gantk.data.sources.pairing import complete_pairs
@@ -340,12 +339,6 @@ def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeyp
     assert keys == [("8.png", "11.png"), ("9.png", "12.png")]
 
 
-@pytest.mark.parametrize("wrong", [[], {"path": "x"}, ["x"]], ids=str)
-def test_what_is_no_table_is_refused(wrong):
-    with pytest.raises(UserError, match="a list of dicts, or a data frame"):
-        source_of(wrong)
-
-
 def test_series_are_paired_by_their_headers(tmp_path):
     records = records_of(Dicom, export(tmp_path))
     patients = [pseudonym(f"P{n}") for n in range(2)]
@@ -486,25 +479,6 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
 # --- several sources as one
 
 
-def test_headers_tell_of_scanner_and_patient(tmp_path):
-    records = records_of(Dicom, export(tmp_path))
-    source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
-    (facts,) = source.about(records[:1])
-
-    assert facts.keys() == {*source.columns()}
-    assert {"scanner", "sex", "age"} <= facts.keys()
-    assert facts["protocol"] == "t1_se_tra"
-
-
-def test_series_are_read_whole_and_in_any_plane(tmp_path):
-    whole = records_of(Dicom, export(tmp_path), ("brain",), dims=3)
-    assert {r.domain for r in whole} == {"image"}
-    assert len(whole) == 4
-    assert whole[0].read().shape == (1, 8, 24, 20)
-    coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
-    assert {record.read().shape for record in coronal} == {(1, 8, 20)}
-
-
 def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
     size = (("T1", "T2"), 2, (16, 16))
     volumes = Files(*size, path=str(tree)).records()
@@ -521,29 +495,3 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
     for one, other in zip(mixed, [*volumes, *heads, *volumes], strict=True):
         assert (one.pair is None) == (other.pair is None)
         assert np.array_equal(one.read(), other.read())
-
-
-def test_one_source_alone_is_not_mixed():
-    with pytest.raises(
-        UserError, match="joins two or more sources, but data.source.sources has one"
-    ):
-        Mixed(("T1", "T2"), 2, (16, 16), sources=[phantom])
-
-
-def test_mixed_sources_train_on_what_no_column_holds_out(tree, tmp_path):
-    files = sorted(tree.rglob("*T1*.nii.gz")), sorted(tree.rglob("*T2*.nii.gz"))
-    rows = [
-        f"{a},{b},p{n},{'test' if n else 'train'}"
-        for n, (a, b) in enumerate(zip(*files, strict=True))
-    ]
-    (tmp_path / "t.csv").write_text("\n".join(["T1,T2,patient,split", *rows]))
-    parts = [
-        partial(Manifest, path=str(tmp_path / "t.csv"), onto="a"),
-        partial(phantom, subjects=2, slices=3),
-    ]
-    splits = {
-        one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()
-    }
-
-    assert splits["0/p0"] == splits["1/subject-000"] == "train"
-    assert splits["0/p1"] == "test"

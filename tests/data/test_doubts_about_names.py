@@ -44,17 +44,6 @@ def test_words_before_running_numbers_ask_before_a_training(tmp_path):
     load(source(root), UNPAIRED, domains=("CT", "MR"), split={"by": "block"})
 
 
-def test_a_check_says_so_and_a_plan_splits_by_them(tmp_path, gantk, instant_trials):
-    root = drawn(tmp_path / "scans", of_groups())
-    (found,) = [each for each in check(root)["problems"] if each["kind"] == "patients"]
-    assert found["severity"] == "warning"
-    assert "'kirby'" in found["what"]
-
-    plan = tmp_path / "recipe.toml"
-    assert gantk("plan", root, "--hours", 0.01, "--out", plan, "--device", "cpu").code == 0
-    assert 'patient = "names"' in plan.read_text()
-
-
 def test_a_table_of_such_names_without_patients_asks_too(tmp_path):
     root = drawn(tmp_path, of_groups())
     rows = [f"{file.relative_to(root)},{file.parent.name}" for file in sorted(root.rglob("*.png"))]
@@ -132,13 +121,6 @@ def test_one_person_under_two_names_is_told(tmp_path, one, other):
     assert said.startswith("4 patients seem to have two names: ")
     assert one.format(4) in said
     assert other.format(4) in said
-
-
-def test_names_of_one_spelling_are_not_told(tmp_path):
-    for n in range(4):
-        volume(tmp_path / "t1" / f"BraTS2021_000{n}6.nii", n, (12, 12, 4))
-        volume(tmp_path / "t2" / f"IXI{n + 4}.nii", 9 * n, (12, 12, 4))
-    assert warnings_of(tmp_path) == []
 
 
 def patients_of(domain, n):

@@ -10,7 +10,7 @@ from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
-from gantk.catalog.channels import channel_words, numbered_channels
+from gantk.catalog.channels import numbered_channels
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 
@@ -89,12 +89,6 @@ def test_a_damaged_dataset_json_is_one_message(tmp_path, name):
         check(root)
     with pytest.raises(UserError, match=expected):
         load(source(root), UNPAIRED, domains=("T1", "T2"), split=SPLIT)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"modality": 3}', '{"modality": {"x": "T1"}}'])
-def test_a_dataset_json_without_channels_names_none(tmp_path, content):
-    (tmp_path / "dataset.json").write_text(content)
-    assert channel_words(tmp_path / "dataset.json") == {}
 
 
 def test_numbers_of_slices_patients_and_visits_are_no_channels(tmp_path):

@@ -45,14 +45,6 @@ def test_traits_differ(name):
     ]
 
 
-def test_planes_and_pictures_differ():
-    sagittal = BRAIN | {"plane": "sagittal"}
-    axial = BRAIN | {"plane": "axial"}
-    assert [trait.name for trait, _, _ in differing_traits([sagittal], [axial], False)] == ["plane"]
-    full = PICTURE | {"content": 0.2}
-    assert [t.name for t, _, _ in differing_traits([PICTURE], [full], False)] == ["foreground"]
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Volumes of T1 and T2 below a folder, for (person, domain) the thickness of slices in mm."""

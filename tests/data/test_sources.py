@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, records_of
 
 from gantk.data.batches import Batches
 from gantk.data.batches import order as order_of
@@ -44,23 +44,11 @@ def images(path, **options):
     return records_of(Files, path, ("MR",), **options)
 
 
-def keys(records, letter):
-    return [record.key for record in of(records, letter)]
-
-
 def by_pair(records):
     return sorted((pair["a"].key, pair["b"].key) for pair in complete_pairs(records).values())
 
 
 # --- which image is of which domain, split and patient
-
-
-def test_samples_of_a_run_that_lies_among_the_data_are_no_data(tmp_path, copied_run):
-    tree(tmp_path, "1.png", "deep/2.png")
-    assert [image.key for image in images(tmp_path)] == ["1.png", "deep/2.png"]
-    assert len(images(copied_run)) >= len([*copied_run.rglob("*.png")]) > 4, (
-        "they are, where they are asked for"
-    )
 
 
 @pytest.mark.parametrize(
@@ -228,14 +216,6 @@ def classes(tmp_path, pictures):
     return tmp_path
 
 
-def test_a_picture_without_halves_is_refused(tmp_path):
-    tree(tmp_path, "train/odd.png", "train/even.png", shape=(16, 33))
-    record = records_of(Aligned, tmp_path)[0]
-
-    with pytest.raises(UserError, match="33 pixels wide"):
-        record.read()
-
-
 def test_the_first_folder_is_the_class(classes):
     records = images(classes)
     assert Counter(record.label for record in records) == {"yes": 12, "no": 8}
@@ -381,30 +361,8 @@ def test_data_channels_1_turns_colour_into_luminance(tmp_path):
     assert {len(record.read()) for record in data.training} == {1}
 
 
-def test_data_channels_3_repeats_gray(tmp_path):
-    data = load(colours(tmp_path), channels=3, split=ALL)
-
-    assert data.channels == {"a": 3, "b": 3}
-    (gray,) = [r.read() for r in data.training if r.key == "T2/3.png"]
-    assert gray.shape == (3, 16, 16)
-    assert (gray == gray[:1]).all()
-
-
-def test_without_data_channels_files_keep_theirs(tmp_path):
-    assert load(colours(tmp_path, gray=()), split=ALL).channels == {"a": 3, "b": 3}
-    with pytest.raises(UserError, match="Set data.channels = 1"):
-        load(colours(tmp_path, gray=("T1/0.png",)), split=ALL)
-
-
 def test_channels_of_recipe_and_source_must_agree(tmp_path):
     source = colours(tmp_path)
     load(source | {"channels": 1}, channels=1, split=ALL)
     with pytest.raises(UserError, match="data.channels is 1, but data.source.channels is 3"):
         load(source | {"channels": 3}, channels=1, split=ALL)
-
-
-def test_a_source_that_cannot_convert_is_refused():
-    phantom = {"name": "phantom", "subjects": 4, "slices": 1}
-    assert load(phantom, channels=1).channels == {"a": 1, "b": 1}
-    with pytest.raises(UserError, match="gives images of 1 channel.*Set data.channels = 1"):
-        load(phantom, channels=3)

@@ -15,7 +15,6 @@ from gantk.data.resample import SamplingGrid
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.errors import UserError
-from gantk.formats import files as io
 from gantk.method import Batch
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
@@ -26,28 +25,6 @@ def nifti(path, *arguments, **options):
 
 
 # --- scans and their slices
-
-
-@pytest.mark.parametrize(
-    "source, domains",
-    [
-        (Files, ("T1", "T2")),
-        (Files, ("T1", "T2")),
-        (Files, ("MR",)),
-        (Files, ("T1", "T2+FLAIR")),
-    ],
-)
-def test_every_source_of_volumes_takes_any_plane(tree, source, domains):
-    axial = records_of(source, tree, domains)
-    for plane, sides, count in (("coronal", (14, 16, 12), 7), ("sagittal", (12, 16, 14), 6)):
-        records = records_of(source, tree, domains, view=SamplingGrid(plane))
-        assert len(records) == len(axial) // 8 * count
-        record = records[3]
-        expected = SamplingGrid(plane).forward(io.read(record.path)).pixels
-        assert record.scan().shape[1:] == sides
-        assert record.read().flags.c_contiguous
-        np.testing.assert_array_equal(record.scan()[0], expected[0])
-        np.testing.assert_array_equal(record.read()[0], expected[0, int(record.position)])
 
 
 def test_spacing_resamples_images_and_masks_alike(tmp_path):
@@ -132,15 +109,6 @@ def test_visit_folders_named_like_contrasts_are_refused(tmp_path):
         records_of(Files, tmp_path)
 
 
-def test_where_no_file_names_the_domain_all_are_taken(several_contrasts):
-    def stems():
-        return {record.path.stem for record in nifti(several_contrasts, ("MR",), dims=3)}
-
-    assert len(stems()) == 5
-    volume(several_contrasts / "patient0" / "other.nii")
-    assert len(stems()) == 6, "whether their names say another contrast or none"
-
-
 @pytest.mark.parametrize("onto", ["none", "a"])
 def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
     for n in range(2):
@@ -213,23 +181,6 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     mask = record.mask()
     assert mask.shape == (1, 9, 12, 10)
     assert set(np.unique(mask)) == {0.0, 1.0}
-
-
-def test_a_patient_without_a_mask_trains_beside_others(patients):
-    (patients / "case3" / "case3_seg.nii").unlink()
-    source = {"name": "contrasts", "path": str(patients), "mask": "seg"}
-    split = {"test": 0.0, "validation": 0.0}
-    data = load(source, PAIRED, domains=DOMAINS, mask=True, split=split)
-    images = data.training_sets()["a"]
-    lesions = {}
-    for number, record in enumerate(images.records):
-        lesions[record.subject] = float(images.image_and_mask(number)[1].sum())
-
-    assert lesions["case3"] == 0
-    assert all(size > 0 for subject, size in lesions.items() if subject != "case3")
-    assert any(
-        line.startswith("masks    ") and "no lesion mask" in line for line in data.description()
-    )
 
 
 def test_what_a_patients_folder_cannot_hold_is_named(patients):

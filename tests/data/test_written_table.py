@@ -88,16 +88,6 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
 
 
-def test_paths_are_relative_to_the_table_or_absolute(tmp_path):
-    root = grown(tmp_path / "scans", LAYOUTS["volumes"])
-    (tmp_path / "tables").mkdir()
-    check(root, table=root / "in.csv")
-    check(root, table=tmp_path / "tables" / "out.csv")
-
-    assert rows_of(root / "in.csv")[0]["path"] == "patient0/T1.nii.gz"
-    assert rows_of(tmp_path / "tables" / "out.csv")[0]["path"] == f"{root}/patient0/T1.nii.gz"
-
-
 def test_classes_of_one_kind_of_image_have_no_domain(tmp_path):
     root = grown(
         tmp_path / "scans",
@@ -146,45 +136,6 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
         ("T1", "a"),
         ("T2", "b"),
     }
-
-
-def test_unsure_patients_are_empty_cells_to_fill_in(tmp_path):
-    root = grown(
-        tmp_path / "scans",
-        [f"{k}/{n}_{i:03d}.png" for k in ("CT", "MR") for n in (12, 15) for i in range(5)],
-    )
-    result = check(root, table=tmp_path / "t.csv")
-    (problem,) = [each for each in result["problems"] if each["kind"] == "patients"]
-
-    assert "--table scans.csv" in problem["remedy"]
-    assert {row["patient"] for row in rows_of(tmp_path / "t.csv")} == {""}
-    with pytest.raises(UserError) as error:
-        load({"name": "folders", "path": str(root)}, domains=("CT", "MR"), split={})
-
-    assert "--table scans.csv" in error.value.remedy
-
-
-@pytest.mark.parametrize(
-    "name, says",
-    [
-        ("there.csv", "not written by gantk"),
-        ("scans.xlsx", "is not a CSV"),
-        ("no/scans.csv", "does not exist"),
-    ],
-)
-def test_nothing_is_overwritten(tmp_path, name, says, capsys):
-    root = grown(tmp_path / "scans", LAYOUTS["volumes"])
-    (tmp_path / "there.csv").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    attach_commands(cli)
-
-    with pytest.raises(SystemExit) as end:
-        cli.main(["data", "check", str(root), "--table", str(tmp_path / name)])
-
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
-    assert (tmp_path / "there.csv").read_text() == "mine"
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_command_says_how_many_cells_are_empty(tmp_path, capsys, monkeypatch):
