@@ -16,14 +16,12 @@ from PIL import Image as Picture
 from tiny import phantom
 
 from gantk import check
-from gantk.catalog.domains import patient_of, regex_option
 from gantk.data.check.check import warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
 from gantk.data.split import near_duplicates
-from gantk.errors import UserError
 from gantk.formats.image import Scan
 
 CONTRAST = {"a": "T1", "b": "T2"}
@@ -229,18 +227,6 @@ def test_missing_partners_and_lone_patients_are_named(volumes):
     assert 'data.split.by = "block"' in alone["remedy"]
 
 
-def test_a_file_of_several_volumes_is_told(volumes):
-    path = volumes / "subject-003" / "T1.nii.gz"
-    head = np.asarray(nib.load(path).dataobj)
-    two = np.stack([head, head // 2], -1)
-    nib.save(nib.Nifti1Image(two, np.diag([2.0, 2, 2, 1])), path)
-    result = check(volumes)
-    (found,) = [file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz"]
-
-    assert found["shape"] == [24, 24, 24]
-    assert "2 volumes" in json.dumps(result["problems"])
-
-
 def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
     def checked(**data):
         tiny_recipe["data"] |= {"source": "folders"} | data
@@ -351,40 +337,6 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert "file '0" in leaks[0]
 
 
-@pytest.mark.parametrize(
-    "pattern, says",
-    [
-        ("(a)" * 100_000, "longer than 1000"),
-        ("(a{" + "9" * 30 + "})", "is not a valid regular"),
-        ("(?:" * 300 + "(a)" + ")" * 300, "is not a valid regular"),
-    ],
-    ids=["long", "a number", "deep"],
-)
-def test_a_pattern_that_cannot_be_used_is_an_error(pattern, says):
-    with pytest.raises(UserError, match=says) as told:
-        patient_of("a" * 200 + "!.png", regex_option(pattern))
-
-    assert len(str(told.value)) < 500
-
-
-def test_post_contrast_images_in_a_folder_of_t1_are_left_out(volumes, tmp_path):
-    data = tmp_path / "by_domain"
-    for number, folder in enumerate(sorted(volumes.iterdir())):
-        for domain in ("T1", "T2"):
-            agent = "_gd" if domain == "T1" and number % 2 else ""
-            new = data / domain / f"P{number}_{domain.lower()}{agent}.nii.gz"
-            new.parent.mkdir(parents=True, exist_ok=True)
-            (folder / f"{domain}.nii.gz").rename(new)
-
-    result = check(data)
-    assert result["domains"]["T1"]["files"] == 3
-    assert any("left out: T1CE (3)" in each["what"] for each in result["problems"])
-
-    _, model = checked_recipe("dualgan_t1t2", data, ["data.size=[16, 16]"], None)
-    lines = Data(model.data, model.method.target).description()
-    assert any("left out: T1CE (3)" in line for line in lines)
-
-
 @pytest.mark.parametrize("numbers, told", [((1, 2, 3), True), ((2, 3, 4), False)])
 def test_numbers_glued_to_contrasts_are_a_warning(tmp_path, pictures, numbers, told):
     data = tmp_path / "glued"
@@ -400,26 +352,6 @@ def test_numbers_glued_to_contrasts_are_a_warning(tmp_path, pictures, numbers, t
     if told:
         assert "begin with T1 (3) and T2 (3)" in found[0]["what"]
         assert "T1_1.png" in found[0]["remedy"]
-
-
-def test_patients_without_a_contrast_leave_the_pairs_of_others(volumes):
-    first, second, *_ = sorted(folder.name for folder in volumes.iterdir())
-    (volumes / first / "T2.nii.gz").unlink()
-    (volumes / second / "T1.nii.gz").unlink()
-
-    result = check(volumes)
-    assert not result["summary"]["pairs"].startswith("none")
-    alone = problem(result, "pairs")
-    assert alone["severity"] == "warning"
-    assert {*alone["files"]} == {f"{first}/T1.nii.gz", f"{second}/T2.nii.gz"}
-
-    _, model = checked_recipe("dualgan_t1t2", volumes, ["data.size=[16, 16]"], None)
-    data = Data(model.data, model.method.target)
-    pairs = [pair for name in data.splits for pair in data.pairs(name)]
-    paired = {record.subject for pair in pairs for record in pair.values()}
-    assert {first, second}.isdisjoint(paired)
-    assert len(paired) == 4
-    assert any("have no partner in the other domain" in line for line in warnings_about(data))
 
 
 def slices_of_heads(cut=lambda image: image):
@@ -465,20 +397,6 @@ def test_check_measures_whether_pairs_fit(tmp_path, turn):
 
     told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
     assert ["the pairs may show different patients" in what for what in told] == [True] * (turn > 0)
-
-
-@pytest.mark.parametrize(
-    ("per", "slices", "told"), [("volume", 2, 2), ("volume", 1, 0), ("set", 2, 0)]
-)
-def test_single_slices_with_a_scale_each_are_told(tmp_path, per, slices, told):
-    for number, pair in enumerate(slices_of_heads()):
-        for plane in range(slices):
-            for domain, image in zip(("T1", "T2"), pair, strict=True):
-                save(tmp_path / f"{domain}/p{number}/{plane}.png", image + 9 * plane)
-
-    setting = f'data.intensity={{name="percentile", per="{per}"}}'
-    problems = check(tmp_path, set=[setting])["problems"]
-    assert sum("scaled by its own intensities" in each["what"] for each in problems) == told
 
 
 CT_UNITS = {

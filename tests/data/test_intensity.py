@@ -172,19 +172,6 @@ def test_pictures_keep_their_scale_beside_scans_of_any_units():
         np.testing.assert_allclose(mapping.of(scan).forward(scan), expected, atol=1e-5)
 
 
-@kinds(*LINES)
-def test_per_volume_scans_have_their_own_mapping(kind):
-    mapping = fitted(kind, HEADS, per="volume")
-    ends_of_scans = [kind().ends_of([scan]) for scan in HEADS]
-
-    np.testing.assert_allclose(mapping.inverse(ENDS), np.mean(ends_of_scans, axis=0))
-
-    low = head(0.1, seed=7)
-    high = head(10, seed=7)
-
-    np.testing.assert_allclose(mapping.forward(high), mapping.forward(low), atol=1e-5)
-
-
 def test_otsu_parts_air_and_stripped_zeros_from_tissue():
     rng = np.random.default_rng(0)
     air = np.abs(rng.normal(0, 10, 7000))
@@ -193,30 +180,6 @@ def test_otsu_parts_air_and_stripped_zeros_from_tissue():
         # one vessel does not move it
         threshold = otsu(np.concatenate([background, inside, [50_000.0]]))
         assert background.max() < threshold < inside.min()
-
-
-@kinds(*LINES)
-def test_a_scans_mapping_is_that_of_all_its_slices(kind):
-    scan = head(10, seed=7)
-    own = fitted(kind, HEADS, per="volume").of(scan)
-
-    assert own.of(head(0.1, seed=7)) is own, "a scan's mapping is its own for good"
-    slices = [own.forward(scan[:, k]) for k in range(6)]
-    np.testing.assert_array_equal(np.stack(slices, 1), own.forward(scan))
-    of_set = fitted(kind, HEADS)
-    assert of_set.of(scan) is of_set, "of a set all have one"
-
-
-@pytest.mark.parametrize("foreground", [False, True, "otsu"])
-@pytest.mark.parametrize(("kind", "options"), [(Percentile, {"high": 100.0}), (MinMax, {})])
-def test_foreground_excludes_air_for_every_mapping(foreground, kind, options):
-    low, high = fitted(kind, HEADS[:1], foreground=foreground, **options).inverse(ENDS)
-    if foreground is False:
-        assert low == 0
-    else:
-        assert low > 100
-
-    assert high == pytest.approx(head().max())
 
 
 # ---- several contrasts

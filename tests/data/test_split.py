@@ -27,7 +27,6 @@ from gantk.data.split.near_duplicates import (
     COPY_CORRELATION_OF_UNKNOWN,
     fingerprint_of,
     near_copies,
-    thumbnails,
 )
 from gantk.errors import UserError
 from gantk.formats.files import read
@@ -255,18 +254,6 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
     assert error.value.allowed or error.value.remedy
 
 
-@pytest.mark.parametrize("patients", [4, 6])
-def test_blocks_of_known_patients_state_their_consequence(patients):
-    splits, how = split_records(study(patients, slices=30), by="block")
-    assert splits.by == "block"
-    assert patients_per_split(splits) == [patients, patients, patients]
-    check_leakage(splits)
-    assert "too few patients" not in how
-    (consequence,) = consequences(splits)
-    assert f"{patients} patients have slices in both training and test" in consequence
-    assert split_json(splits, (), dict.fromkeys)["consequences"] == [consequence]
-
-
 @pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
 def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     records = study(13)
@@ -442,7 +429,6 @@ def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
 
 
 SLICES = {size: [r.read() for r in heads(5, 4, size) if r.domain == "a"] for size in (48, 96)}
-HEAD = SLICES[96][0]
 CHANGES = {
     "jpeg": saved_as_jpeg,
     "rescaled": lambda pixels: pixels * 0.03 - 7,
@@ -496,21 +482,6 @@ def test_volumes_are_compared_by_three_planes():
     copy = np.roll(volumes[0], (1, 1, -1), (1, 2, 3)) * 2 + 5
 
     assert set(found([*volumes, copy, SLICES[48][0]], "abcde")) == {(0, 3)}
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.full((1, 64, 64), np.nan),
-        np.full((1, 64, 64), 7.0) + np.arange(64),
-        np.add.outer(np.arange(64.0), 3 * np.arange(64.0))[None],
-        HEAD[:, 40:50, 40:90],
-        np.pad(HEAD[:, 44:50, 44:50], ((0, 0), (30, 30), (30, 30))),
-    ],
-    ids=["missing", "ramp", "slope", "too few pixels", "too small a thing"],
-)
-def test_there_is_nothing_to_compare_in(pixels):
-    assert thumbnails(pixels.astype(np.float32)) is None
 
 
 def test_real_slices_of_other_patients_are_no_copies(shared_data):
