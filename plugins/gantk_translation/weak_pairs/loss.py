@@ -41,10 +41,7 @@ class WeakPairs:
     """
 
     takes = "matches"
-    note = (
-        "each slice with similar slices of the other domain, only by their pixels; registered pairs"
-        " are not used"
-    )
+    note = "each slice with similar slices of the other domain; no registered pairs are needed"
 
     def __init__(
         self,
