@@ -83,6 +83,7 @@ PUBLIC_MODULES = (
     "gantk.metrics.sets",
     "gantk.metrics.verdict",
     "gantk.metrics.words",
+    "gantk.metrics.written",
     "gantk.report.build",
     "gantk.report.markdown",
     "gantk.report.pictures",

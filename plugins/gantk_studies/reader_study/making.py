@@ -19,7 +19,7 @@ import numpy as np
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
-from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.inference.frame import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render
 from gantk_studies.reader_study.answers import CHOICES, HERE
@@ -265,11 +265,12 @@ def of_folders(
 def of_run(
     run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any
 ) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
-    """Names of each pair and images of a run's split, as the networks see them, and the key's
-    entries on the run.
+    """Names of each pair and images of a run's split, the key's entries on the run. Translations
+    are what `gantk translate` writes.
     """
     from gantk.inference.translator import Translator
     from gantk.metrics.references import RealImages, windows
+    from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder
     from gantk.runs.models import data_of, find_model
 
@@ -293,7 +294,8 @@ def of_run(
     if letter == source:
         made = _sample_each(model, letter, records, rng)
     else:
-        made = _translate_each(model, data, letter, sources, reals.network_inputs(sources))
+        written = WrittenTranslations(model.model, data, model.method, model.runtime)
+        made = written(sources, None, letter).images
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
     names = model.contrasts(letter)
@@ -333,21 +335,6 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
 
     letter = model.method.reads[0]
     return letter, letter
-
-
-def _translate_each(
-    model: Any, data: Any, letter: str, records: Sequence[Any], inputs: Any
-) -> list[Any]:
-    """Translations of the records' network inputs, one at a time: post-steps take several for the
-    slices of a volume.
-    """
-    made = []
-    for record, image in zip(records, inputs, strict=True):
-        label = record.label if model.classes() else None
-        network = model.pipeline(letter, TranslateOptions(label=label)).network
-        made.append(data.centre(network(image[None]))[0])
-
-    return made
 
 
 def _sample_each(model: Any, letter: str, records: Sequence[Any], rng: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from tiny import draw_pictures
 
 from gantk.data.batches import order
 from gantk.data.dataset import Data
@@ -343,6 +344,26 @@ def test_of_two_studies_in_one_folder_the_second_is_refused(study, tmp_path, mon
     digest = sha256((tmp_path / "both" / "key.json").read_bytes()).hexdigest()
     assert digest in pages
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_study_of_a_run_shows_air_as_black_as_translate_writes_it(gantk, tiny_file, tmp_path):
+    run = tmp_path / "run"
+    for side in ("T1", "T2"):
+        for path in draw_pictures(tmp_path / "data" / side, 16):
+            pixels = np.array(Image.open(path))
+            pixels[:4] = 0
+            pixels[-4:] = 0
+            Image.fromarray(pixels).save(path)
+
+    masked = ("--set", "translate.masked=true")
+    made = gantk("run", tiny_file, "--data", tmp_path / "data", "--out", run, *masked)
+    assert made.code == 0, made.err
+    assert gantk("study", "new", run, "--pairs", 1, "--readers", 1).code == 0
+
+    page = Page(run / "study" / "2afc" / "pages" / "reader-1.html")
+    images = np.stack(images_of(page)).reshape(2, page.data["height"], page.data["width"])
+    assert images.max(axis=(1, 2)).min() > 0
+    assert not images[:, 0].any()
 
 
 def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
