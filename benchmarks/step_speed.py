@@ -90,13 +90,9 @@ def markdown(rows: list[dict]) -> str:
     return table(["recipe", "fast, s/step", *labels], lines)
 
 
-def main(
-    arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown
-) -> int:
-    """Measure every named recipe, write the rows and print them; floor.py passes its own `measure`
-    and `markdown`.
-    """
-    options = parser(doc, device=None, set=[], seconds=60.0)
+def main(arguments: list[str] | None = None) -> int:
+    """Measure every named recipe, write the rows and print them."""
+    options = parser(__doc__, device=None, set=[], seconds=60.0)
     options.add_argument(
         "what",
         nargs="*",
@@ -104,8 +100,7 @@ def main(
         metavar="WHAT",
         help="default: dualgan_t1t2@plain",
     )
-    if doc == __doc__:
-        options.add_argument("--each", action="store_true", help="also switch one part at a time")
+    options.add_argument("--each", action="store_true", help="also switch one part at a time")
     options = options.parse_args(arguments)
     old = []
     if options.json and options.json.exists():

@@ -151,7 +151,7 @@ class Auto(Flips):
 
     The slope, the change from pixel to pixel, is the error of an edge that is shifted. The average
     removes the noise of single pixels. Each of the two raised the AUROC for errors above 10 % of the
-    range by 0.03 (benchmarks/results/error-maps.md).
+    range by 0.03.
     """
 
     def kind_for(self, method: Method) -> str:
