@@ -94,8 +94,8 @@ class TrainedModel:
         return None, 0
 
     def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
-        """How well a kind of uncertainty finds large errors on held-out patients (AUROC); None if it
-        was not judged.
+        """How well a kind of uncertainty finds large errors on held-out patients (AUROC), in their
+        lesions if that is worse; None if it was not judged.
         """
         return None
 

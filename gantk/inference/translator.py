@@ -374,7 +374,10 @@ class Translator(TrainedModel):
 
     def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
         found = self._judged(letter, kind)
-        return found.auroc if found else None
+        if found is None:
+            return None
+        known = [score for score in (found.auroc, found.auroc_10_lesions) if score is not None]
+        return min(known, key=lambda score: score.value or 0.0, default=None)
 
     def _judged(self, letter: str, kind: str) -> Uncertainty | None:
         """What was measured of this kind of uncertainty in a direction."""

@@ -626,7 +626,8 @@ class Scorer:
             validation = self.reals.references(pairs, to, self.data.centre(seen))
             fitted_on = errors_and_spread(validation, records, seen)
 
-        judged = judge(*errors_and_spread(references, sources, inputs), self.span, fitted_on)
+        maps_of_test = errors_and_spread(references, sources, inputs)
+        judged = judge(*maps_of_test, self.span, fitted_on, lesions=references.masks)
         return judged.model_copy(update={"kind": maker.kind_for(self.method)})
 
     def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:

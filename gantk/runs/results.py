@@ -256,9 +256,7 @@ class Uncertainty(Table):
         "AUROC for finding the largest 10 % of a patient's errors: 1 is perfect, 0.5 is guessing."
     )
     auroc_10: Score | None = about("The same for errors above 10 % of the data range.")
-    auroc_10_whole: Score | None = about(
-        "`auroc_10` for whole images, air included, which is easier."
-    )
+    auroc_10_lesions: Score | None = about("`auroc_10` inside lesions, where masks are known.")
     ause: Score | None = about(
         "Area between the rejection curve and the ideal one, as a share of the mean error; 0 is"
         " perfect."

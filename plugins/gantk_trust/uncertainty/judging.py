@@ -35,6 +35,7 @@ def judge_uncertainty(
     patients: Sequence[str],
     span: float = 0.0,
     fitted_on: tuple[Map, Map, Map, Sequence[str]] | None = None,
+    lesions: Map | None = None,
 ) -> Uncertainty:
     """Score how well uncertainties predict errors in the foreground, patient by patient.
 
@@ -43,14 +44,13 @@ def judge_uncertainty(
     patients with their 95 % interval.
 
     `span` is the data range; `fitted_on` are the same maps of other patients, to which the spread's
-    scale is fitted.
+    scale is fitted. `lesions` (N, 1, *size) are above 0 in lesions.
 
     - `auroc`: the probability that a pixel with an error above the 90th percentile of its patient's
       errors is more
       uncertain than a pixel below. 1 perfect, 0.5 guessing.
     - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
-      `auroc_10_whole`: of
-      whole images, where most of the air is sure and right, so that it is easier.
+      `auroc_10_lesions`: the same in the lesions alone.
     - `ause`: mean distance of the rejection curve from the oracle's, as a share of the mean error
       (Ilg et al. 2018,
       5.2). 0 perfect; `random` is the value of guessing.
@@ -106,13 +106,12 @@ def judge_uncertainty(
     large = {}
     if span:
         name = "auroc/error-above-10-percent-of-range"
-        images = _by_patient(errors, uncertainties, 1, patients)
-        whole = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in images}
-        of_whole = estimate([*whole.values()], [*whole])
-        large = {
-            "auroc_10": score(auroc_10, name, True),
-            "auroc_10_whole": score(of_whole, name, True, "whole"),
-        }
+        large["auroc_10"] = score(auroc_10, name, True)
+        if lesions is not None:
+            inside = _by_patient(errors, uncertainties, lesions, patients)
+            found = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in inside}
+            of_lesions = estimate([*found.values()], [*found])
+            large["auroc_10_lesions"] = score(of_lesions, name, True, "lesions")
 
     spread_name = f"errors-within-one-spread/nominal=0.6827/{how}"
     area = score(ause, "ause/share-of-error/rejected-0-to-95-percent", False)

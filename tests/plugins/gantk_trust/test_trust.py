@@ -320,14 +320,16 @@ def test_every_kind_gives_translation_and_uncertainty(kind, shape):
     assert torch.allclose(spread, next(parts), atol=1e-6)
 
 
-def test_errors_are_found_more_easily_where_air_counts(overconfident):
+def test_errors_in_lesions_are_judged_apart(overconfident):
     spread, errors, _, inside = overconfident
-    for array in (inside, errors, spread):  # air, sure and right
-        array[:, :, 20:] = 0
-    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0).dump()
+    lesions = np.zeros_like(inside)
+    lesions[2:, :, 10:20, 10:20] = 1  # of three of the four patients
+    spread[lesions > 0] = 0.5 - spread[lesions > 0]  # sure where it is wrong
+    found = judge_uncertainty(errors, spread, inside, PATIENT_NAMES, 2.0, lesions=lesions).dump()
 
-    assert found["auroc_10_whole"]["value"] > found["auroc_10"]["value"] + 0.05
-    assert found["auroc_10_whole"]["definition"].endswith("/whole")
+    assert found["auroc_10"]["value"] > 0.5
+    assert found["auroc_10_lesions"]["value"] < 0.5
+    assert found["auroc_10_lesions"]["n"] == 3
 
 
 def test_inverted_contrast_raises_an_alarm_in_training():
