@@ -5,8 +5,6 @@ random ones.
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,6 @@ from gantk import hub
 from gantk.errors import GantkError, UserError, did_you_mean, one_line
 from gantk.nets.pretrained import VARIABLE, read_state, weights_file
 
-ANSWER_SECONDS = 5.0  # timeout in seconds for the hub's first answer
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights, the preferred one first
 MAX_WEIGHTS_BYTES = 2**33
 
@@ -105,14 +102,12 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
     if own is not None:
         return _from_file(name, own, options)
 
-    problem = _unreachable(config)
-    if problem is None:
-        try:
-            if config.hf_hub_id:
-                return _from_file(name, _download(config), options)
-            return timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # the hub, the network and the disk raise many kinds of errors
-            problem = one_line(error)
+    try:
+        if config.hf_hub_id:
+            return _from_file(name, _download(config), options)
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # the hub, the network and the disk raise many kinds of errors
+        problem = one_line(error)
 
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to this folder"
@@ -157,30 +152,6 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     kept: Any = model.pretrained_cfg
     kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
     return model
-
-
-def _unreachable(config: Any) -> str | None:
-    """Test whether timm can download these weights; returns the reason if not. timm itself would
-    take minutes.
-    """
-    from huggingface_hub import constants
-
-    if not (config.hf_hub_id or config.url):
-        return "timm offers no weights for this network"
-    if config.hf_hub_id and constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-
-    address = constants.ENDPOINT if config.hf_hub_id else config.url
-    try:
-        urllib.request.urlopen(
-            urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS
-        ).close()
-    except urllib.error.HTTPError:  # any answer shows that the server can be reached
-        return None
-    except (OSError, ValueError) as error:
-        return f"no answer from {address}: {one_line(getattr(error, 'reason', error))}"
-
-    return None
 
 
 def _recipe(name: str) -> str:

@@ -276,8 +276,7 @@ class Engine:
                 name = f"optimizer of phase '{phase.name}'"
                 runs = -(-step // phase.every)
                 saved = state["optimizers"][phase.name]
-                make = self._maker(phase)
-                ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
+                ready[phase.name] = state_to_load(self.optimizers[phase.name], saved, runs)
         except Exception as error:  # a damaged state may raise any error
             what = f"this state does not belong to this training: {name}: {one_line(error)}"
             remedy = "use another checkpoint of the run, and the recipe.toml of the run"

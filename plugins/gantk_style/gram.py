@@ -49,7 +49,8 @@ class GramStyle:
         self.relative = relative
 
     def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        _check_maps(output, target)
+        if isinstance(output, Tensor) or isinstance(target, Tensor):
+            raise TypeError("the loss 'gram' takes lists of feature maps, not images")
         count = len(self.weights) if self.weights else len(output)
         if not len(output) == len(target) == count:
             counts = f"{len(output)} and {len(target)} feature maps and {count} weights"
@@ -79,21 +80,3 @@ class GramStyle:
 
 def _mean_square(matrices: Tensor) -> Tensor:
     return matrices.square().flatten(1).mean(1)
-
-
-def _check_maps(output: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-    """Raise UserError where an argument is a tensor of images rather than a list of feature maps."""
-    for maps, least, shapes in (
-        (output, 4, "(N, C, *size)"),
-        (target, 3, "(N, C, *size), or Gram matrices (N, C, C)"),
-    ):
-        if isinstance(maps, Tensor):
-            found = f"one tensor of the shape {tuple(maps.shape)}"
-        elif any(each.ndim < least for each in maps):
-            found = "a tensor with too few dimensions"
-        else:
-            continue
-        raise UserError(
-            f"the loss 'gram' compares feature maps, but it was called with {found}",
-            allowed=f"a list with one map {shapes} per layer",
-        )

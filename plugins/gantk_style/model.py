@@ -109,11 +109,6 @@ class Style(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Optimise images of `a` towards the stored styles."""
-        if to != "b":
-            what = (
-                "style transfer translates only from the domain of the contents to that of styles"
-            )
-            raise UserError(what, where="to", allowed="b")
         if image.is_meta or not bool(self.placed):
             return image.clone()
         steps = self.translate_steps

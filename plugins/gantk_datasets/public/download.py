@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
@@ -34,7 +33,6 @@ from gantk.formats.budget import MAX_COMPRESSION
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 # Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
 MAX_UNCHECKED_COMPRESSION = 20
-CHECKSUM = re.compile(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})")
 
 
 @cache
@@ -91,8 +89,7 @@ def fetch(
         GantkError: download or check failed. The folder was not written.
 
     An interrupted download is resumed. If another process downloads the data set, this one waits.
-    For files without a published checksum, gantk stores the SHA-256 in OUT.fetched.json and
-    compares it at later downloads.
+    OUT.fetched.json records the addresses and checksums of the files, and the licence.
     """
     known = _known_set(name)
     base = base_url or known["base"]
@@ -101,9 +98,8 @@ def fetch(
     record = target.with_name(f"{target.name}.fetched.json")
     try:
         with _lock_folder(target.with_name(f".{target.name}.fetching")) as staging:
-            earlier = _read_record(record)
             if target.exists() and (target.is_file() or any(target.iterdir())):
-                if earlier.get("name") == name:
+                if _fetched_name(record) == name:
                     say(f"exists   {target}")
                     return target
                 what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
@@ -112,11 +108,8 @@ def fetch(
                 )
 
             say(f"fetch    {name} from {without_credentials(base)}")
-            trusted = earlier.get("checksums", {})
             files = [
-                _fetch_file(
-                    path, facts, base.rstrip("/"), staging, trusted.get(path, ""), say, progress
-                )
+                _fetch_file(path, facts, base.rstrip("/"), staging, say, progress)
                 for path, facts in known["files"].items()
             ]
             unpacked = _unpack_files(known["files"], staging)
@@ -162,24 +155,11 @@ def _known_set(name: str) -> dict[str, Any]:
     return sets[name]
 
 
-def _read_record(record: Path) -> dict[str, Any]:
-    """Read the record of an earlier download: the set's `name`, and `checksums` by path; {} where
-    there is none.
-    """
-    if not os.path.lexists(record):
-        return {}
-
-    try:
-        found = json.loads(read_file(record))
-        return {
-            "name": found["name"],
-            "checksums": {
-                file["path"]: _expect_checksum(file["checksum"]) for file in found["files"]
-            },
-        }
-    except (ValueError, TypeError, KeyError, RecursionError):
-        what = f"'{record}' is damaged or was changed after the download"
-        raise UserError(what, remedy="delete it, and fetch the set into a new folder") from None
+def _fetched_name(record: Path) -> str:
+    """The name of the set in the record of an earlier download; "" without a readable record."""
+    with suppress(OSError, UserError, ValueError, TypeError, KeyError, RecursionError):
+        return str(json.loads(read_file(record))["name"])
+    return ""
 
 
 @contextmanager
@@ -217,7 +197,6 @@ def _fetch_file(
     known: dict[str, Any],
     base: str,
     staging: Path,
-    trusted: str,
     say: Callable,
     progress: Callable,
 ) -> dict[str, Any]:
@@ -226,8 +205,7 @@ def _fetch_file(
     url = f"{base}/{quote(path)}"
     shown = without_credentials(url)
     size = known.get("size", 0)
-    published = known.get("checksum", "")
-    expected = published or trusted
+    expected = known.get("checksum", "")
     if not file.exists():
         part = file.with_name(file.name + ".part")
         if not expected:  # without a checksum, resuming could mix parts of two versions
@@ -259,40 +237,20 @@ def _fetch_file(
 
         if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
             part.unlink()
-            earlier = "published file" if published or not trusted else "earlier download"
-            what = f"the download of '{shown}' differs from the {earlier}"
-            remedy = (
-                "Try a mirror with --from. If the publisher has changed the file, delete the"
-                " .fetched.json beside the folder"
-            )
             raise GantkError(
-                f"{what} ({size or '?'} bytes, {expected or 'no checksum'}). gantk deleted it."
-                f" {remedy}."
+                f"the download of '{shown}' differs from the published file ({size or '?'} bytes,"
+                f" {expected or 'no checksum'}). gantk deleted it. Try a mirror with --from."
             )
 
         os.rename(part, file)
-
-    if not expected:
-        expected = _checksum(file, "sha256")
-        say(
-            f"trusted  {path}: it has no published checksum; later downloads are compared with"
-            f" {expected}"
-        )
 
     return {
         "path": path,
         "url": shown,
         "bytes": _bytes(file),
-        "checksum": expected,
-        "published": bool(published),
+        "checksum": expected or _checksum(file, "sha256"),
+        "published": bool(expected),
     }
-
-
-def _expect_checksum(text: str) -> str:
-    """A checksum as `_checksum` returns it; ValueError for anything else."""
-    if not CHECKSUM.fullmatch(text):
-        raise ValueError(f"'{text}' is not a checksum")
-    return text
 
 
 def _checksum(path: Path, like: str) -> str:

@@ -129,9 +129,6 @@ class CUT(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a` to `b`."""
-        if to != "b":
-            remedy = "swap data.domains and train again, or use cyclegan for both directions"
-            raise UserError("cut only translates a to b", where="to", allowed="b", remedy=remedy)
         return self.g_ab(image)
 
     def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:

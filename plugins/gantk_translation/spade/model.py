@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Weight, Width
@@ -174,10 +173,6 @@ class SPADEGAN(Method):
         return self._in_use(self._label_planes(image, to), self.e_b(example)[:, 0])
 
     def _label_planes(self, image: Tensor, to: str) -> Tensor:
-        if to != "b":
-            raise UserError(
-                "spade generates images from label maps, not label maps from images", where="--to"
-            )
         return self.planes(image)
 
     def _generate_styled(self, maps: Tensor, z: Tensor) -> Tensor:

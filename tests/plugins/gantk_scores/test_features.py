@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from servers import hub_reply, serve
 from test_sets import blobs
 from torch import nn
 
@@ -370,68 +369,5 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(
-        "timm.create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network")
-    )
-
-    with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*refused"):
         timm_model(NAME)
-
-    def fails(*_, **__):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("gantk.nets.timm_networks._unreachable", lambda config: None)
-    monkeypatch.setattr("gantk.nets.timm_networks._download", fails)
-
-    with pytest.raises(UserError, match=r"cannot be downloaded \(disk full\)"):
-        timm_model(NAME)
-
-
-def test_weights_of_a_hostile_hub_go_into_the_cache_alone(monkeypatch, tmp_path, trained):
-    from huggingface_hub import constants
-    from safetensors.torch import save
-
-    headers = {"ETag": '"../../../pwn"', "X-Linked-ETag": '"../../../pwn"', "X-Repo-Commit": "../x"}
-    reply = hub_reply({"model.safetensors": save(trained)}, 40 * "a", headers)
-    with serve(reply) as server:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-
-        assert same(timm_model(NAME), trained)
-
-    snapshot = tmp_path / "cache" / f"models--timm--{NAME}" / "snapshots" / (40 * "a")
-    found = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {snapshot / "model.safetensors", snapshot.parents[1] / "refs" / "main"}
-
-
-class Bomb:
-    """A pickle that leaves a file behind when it is loaded."""
-
-    def __reduce__(self):
-        return (open, ("ran", "w"))
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content", "words"),
-    [
-        (".safetensors", b"no weights", "cannot be read as weights"),
-        (".pth", b"", "cannot be read as weights"),
-        (".bin", b"\x80\x04\x95junk", "cannot be read as weights"),
-        (".pth", {"weight": Bomb()}, "a pickle file that may run code"),
-        (".pth", {"epoch": 3}, "contains no named tensors"),
-        (".pth", {"weight": torch.zeros(3)}, f"does not contain the weights of '{NAME}'"),
-    ],
-    ids=["no header", "empty", "junk", "a program", "no tensors", "another network"],
-)
-def test_files_with_other_weights_or_pickles_are_refused(
-    weights, monkeypatch, suffix, content, words
-):
-    monkeypatch.chdir(weights)
-    path = weights / f"{NAME}{suffix}"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-
-    with pytest.raises(UserError, match=f"'{path}'.*{words}"):
-        timm_model(NAME)
-
-    assert list(weights.iterdir()) == [path]
