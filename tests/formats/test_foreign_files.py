@@ -108,17 +108,14 @@ def assert_conversion_works(path):
     assert_equals_itk(converted)
 
 
-@pytest.mark.parametrize("kind", NRRD_KINDS)
-def test_rare_kinds_of_nrrd_name_a_conversion_that_works(tmp_path, headers, kind):
-    save_slices(tmp_path)
-    assert_conversion_works(save_nrrd(tmp_path, headers, **NRRD_KINDS[kind]))
-
-
-@pytest.mark.parametrize("kind", META_KINDS)
-def test_rare_kinds_of_metaimage_name_a_conversion_that_works(tmp_path, headers, kind):
+@pytest.mark.parametrize("kind", [*NRRD_KINDS, *META_KINDS.values()])
+def test_rare_kinds_name_a_conversion_that_works(tmp_path, headers, kind):
     save_slices(tmp_path)
     (tmp_path / "late.raw").write_bytes(b"12345" + RAW)
-    assert_conversion_works(save_meta(tmp_path, headers, META_KINDS[kind]))
+    if kind in NRRD_KINDS:
+        assert_conversion_works(save_nrrd(tmp_path, headers, **NRRD_KINDS[kind]))
+    else:
+        assert_conversion_works(save_meta(tmp_path, headers, kind))
 
 
 def test_usual_kinds_of_nrrd_and_metaimage_are_read_as_itk_does(tmp_path, headers):
@@ -330,35 +327,31 @@ def test_kinds_that_are_not_read_are_named_with_a_remedy(tmp_path, name):
         files.read(tmp_path / name)
 
 
+ROLES = {
+    None: "x.txt x.csv x.json Thumbs.db ._x.png .x.gif x",
+    "image": "x.png X.JPEG x.nii.gz x.mhd x.nrrd x.hdr",
+}
+
+
 @pytest.mark.parametrize(
-    "name", ["x.txt", "x.csv", "x.json", "Thumbs.db", "._x.png", ".x.gif", "x"]
+    ("role", "name"), [(role, n) for role, ns in ROLES.items() for n in ns.split()]
 )
-def test_files_that_are_no_images_have_no_kind(tmp_path, name):
+def test_kinds_are_told_by_name(tmp_path, role, name):
     (tmp_path / name).write_bytes(b"anything")
-    assert files.kind_of(tmp_path / name) is None
-
-
-@pytest.mark.parametrize("name", ["x.png", "X.JPEG", "x.nii.gz", "x.mhd", "x.nrrd", "x.hdr"])
-def test_kinds_that_are_read_are_images(tmp_path, name):
     found = files.kind_of(tmp_path / name)
-    assert found is not None
-    assert found.role == "image"
+    assert (found and found.role) == role
 
 
 def test_the_voxels_of_a_pair_are_a_part_of_it(tmp_path):
     nib.save(nib.Nifti1Pair(VOLUME, np.eye(4)), tmp_path / "x.img")
-    kind = files.kind_of(tmp_path / "x.img")
-    assert kind is not None
-    assert kind.role == "part"
+    assert files.kind_of(tmp_path / "x.img").role == "part"
     with pytest.raises(UserError, match="x.img.*ame its header, '.*x.hdr'"):
         files.read(tmp_path / "x.img")
 
 
 def test_a_dicom_file_of_any_name_is_part_of_a_series(tmp_path):
     (tmp_path / "IM1.img").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 32)
-    kind = files.kind_of(tmp_path / "IM1.img")
-    assert kind is not None
-    assert kind.role == "series"
+    assert files.kind_of(tmp_path / "IM1.img").role == "series"
 
 
 def test_an_error_says_what_to_do_with_an_intact_file(tmp_path):

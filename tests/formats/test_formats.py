@@ -17,7 +17,6 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -145,22 +144,6 @@ def test_palettes_and_transparency_are_read_as_seen(tmp_path):
     same(io.read(transparent).pixels, COLOUR.transpose(2, 0, 1))
 
 
-def test_rotated_pictures_are_read_as_seen(tmp_path):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side
-    picture = np.zeros((16, 32), np.uint8)
-    picture[:, :16] = 255
-    image = io.read(save(tmp_path / "x.jpg", picture, exif=exif))
-
-    assert image.pixels.shape == (1, 32, 16)
-    assert image.pixels[0, :12].mean() > 240
-    assert image.pixels[0, 20:].mean() < 10
-
-    save(tmp_path / "turned.tif", GRAY16, exif=exif)
-    for name in ("x.jpg", "turned.tif"):
-        assert io.outline(tmp_path / name).pixels.shape == io.read(tmp_path / name).pixels.shape
-
-
 def test_a_tiff_of_several_pages_is_refused(tmp_path):
     save(tmp_path / "x.tif", GRAY8, save_all=True, append_images=[PIL.Image.fromarray(GRAY8)])
     with pytest.raises(UserError, match="several pages"):
@@ -176,20 +159,6 @@ def test_16_bit_colour_is_kept(tmp_path, name, white):
     same(image.pixels, deep)
 
     assert image.dtype == np.uint16
-
-
-@given(
-    pixels=hnp.arrays(np.float32, (1, 4, 5), elements=st.integers(0, 65535)),
-    dtype=st.sampled_from([np.uint8, np.uint16, None]),
-    suffix=st.sampled_from([".png", ".tif", ".nii.gz"]),
-)
-@settings(max_examples=40, deadline=None)
-def test_whole_numbers_survive_every_format_that_takes_them(
-    tmp_path_factory, pixels, dtype, suffix
-):
-    path = tmp_path_factory.mktemp("io") / f"x{suffix}"
-    io.write(path, Image(pixels, dtype=None if dtype is None else np.dtype(dtype)))
-    same(io.read(path).pixels, pixels)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg"])
@@ -257,28 +226,6 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     assert files == sorted(os.listdir(out))
 
 
-def nifti_with_metadata(kind: type, codes: tuple[int, int]):
-    """An image of `kind` with two affines by their codes, units and everything that describes its
-    values.
-    """
-    rotation = nib.eulerangles.euler2mat(0.2, 0.1, 0.3)
-    oblique = nib.affines.from_matvec(rotation * 1.5, [5, -6, 7])
-    image = kind(NUMBERS, None)
-    image.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
-    image.set_qform(oblique, codes[1])
-    image.header.set_xyzt_units("micron", "msec")
-    image.header.set_intent("z score", (), name="map")
-    image.header["cal_max"] = 90
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
-    image.header["descrip"] = b"who"
-    return image
-
-
-NIFTI_CODES = pytest.mark.parametrize(
-    "kind, codes", [(nib.Nifti1Image, (2, 1)), (nib.Nifti2Image, (0, 1))]
-)
-
-
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -301,42 +248,35 @@ def test_nifti_that_leaves_its_place_open_says_so(tmp_path, edit, said):
     assert [said in remark for remark in remarks] == [True] * bool(said)
 
 
-@NIFTI_CODES
-def test_nifti_without_its_header_keeps_place_and_units_only(tmp_path, kind, codes):
-    before = nifti_with_metadata(kind, codes)
+@pytest.mark.parametrize("codes", [(2, 1), (0, 1)])
+def test_nifti_keeps_place_and_units_and_texts_where_asked(tmp_path, codes):
+    before = nib.Nifti2Image(NUMBERS, None)
+    before.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
+    before.set_qform(np.diag([-1.5, 1.5, 1.5, 1.0]), codes[1])
+    before.header.set_xyzt_units("micron", "msec")
+    before.header.set_intent("z score", (), name="map")
+    before.header["cal_max"] = 90
+    before.header["descrip"] = b"who"
+    before.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
     nib.save(before, tmp_path / "x.nii.gz")
-    image = io.read(tmp_path / "x.nii.gz")
     affine = before.get_sform() if codes[0] else before.get_qform()
-
-    in_mm = np.diag([0.001, 0.001, 0.001, 1]) @ affine  # from micrometres
-    np.testing.assert_allclose(image.affine, in_mm, atol=1e-6)
-
-    io.write(tmp_path / "y.nii.gz", image)
-    bare = nib.load(tmp_path / "y.nii.gz")
-    np.testing.assert_allclose(bare.affine, affine, atol=1e-5)
-
-    assert type(bare) is kind
-    assert bare.header.get_xyzt_units() == ("micron", "msec")
-    assert not bare.header.extensions
-    assert not bare.header["descrip"]
-
-
-@NIFTI_CODES
-def test_nifti_keeps_codes_units_and_extensions(tmp_path, kind, codes):
-    nib.save(nifti_with_metadata(kind, codes), tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
-    io.write(tmp_path / "y.nii.gz", replace(image, keep_header=True))
-    after = nib.load(tmp_path / "y.nii.gz")
+    np.testing.assert_allclose(image.affine, np.diag([0.001, 0.001, 0.001, 1]) @ affine, atol=1e-6)
 
-    assert type(after) is kind
-    header = after.header
-    assert header["descrip"] == b"who"
-    assert (int(header["sform_code"]), int(header["qform_code"])) == codes
-    assert header.get_xyzt_units() == ("micron", "msec")
-    assert header.extensions[0].get_content() == b"kept"
-    # what described other values is dropped
-    assert header.get_intent()[0] == "none"
-    assert header["cal_max"] == 0
+    for keeps in (False, True):
+        io.write(tmp_path / "y.nii.gz", replace(image, keep_header=keeps), overwrite=True)
+        after = nib.load(tmp_path / "y.nii.gz")
+        header = after.header
+
+        assert type(after) is nib.Nifti2Image
+        np.testing.assert_allclose(after.affine, affine, atol=1e-5)
+        assert (int(header["sform_code"]), int(header["qform_code"])) == codes
+        assert header.get_xyzt_units() == ("micron", "msec")
+        assert header["descrip"].item() == (b"who" if keeps else b"")
+        assert len(header.extensions) == keeps
+        # what described other values is dropped
+        assert header.get_intent()[0] == "none"
+        assert header["cal_max"] == 0
 
 
 @given(flips=st.tuples(*[st.sampled_from([-1, 1])] * 3), order=st.permutations(range(3)))
@@ -425,19 +365,6 @@ IN_SPACE = pytest.mark.parametrize(
     "packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"]
 )
 PLACE = {"spacing": (1 / 3, 0.7, 3), "origin": (5.123456789012, -6, 7)}
-
-
-@pytest.mark.parametrize("name", ITK)
-@IN_SPACE
-def test_nrrd_and_metaimage_agree_with_nifti_in_space(tmp_path, name, packed, direction):
-    array = RNG.integers(-900, 3000, (6, 7, 8), dtype=np.int16)
-    itk(tmp_path / name, array, packed, direction=direction, **PLACE)
-    itk(tmp_path / "x.nii", array, direction=direction, **PLACE)
-    image = io.read(tmp_path / name)
-    other = io.read(tmp_path / "x.nii")
-    same(image.pixels, other.pixels)
-
-    np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ITK)
@@ -538,23 +465,15 @@ def line(content: bytes, name: str, value: str) -> bytes:
 
 
 def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
-    """Files that have to be refused, but for "flipped" ones, which may still be read."""
+    """Files that have to be refused; tests/reliability/test_fuzzed_files.py flips bits."""
     rng = random.Random(0)
     one = whole["x.nii"]
     mha = whole["x.mha"]
     nrrd = whole["x.nrrd"]
     made: list[tuple[str, bytes]] = []
     for name, content in whole.items():
-        made += [
-            (f"cut.{name}", content[: int(len(content) * part)])
-            for part in (0, 0.03, 0.3, 0.6, 0.9)
-        ]
-        made += [(f"noise.{name}", rng.randbytes(900)), (f"text.{name}", b"<html>404" * 90)]
-        for bits in (1, 2, 4, 8):
-            flipped = bytearray(content)
-            for _ in range(bits):
-                flipped[rng.randrange(min(len(content), 352))] ^= 1 << rng.randrange(8)
-            made.append((f"flipped.{name}", bytes(flipped)))
+        made += [(f"cut.{name}", content[: int(len(content) * part)]) for part in (0, 0.3, 0.9)]
+        made.append((f"noise.{name}", rng.randbytes(900)))
 
     for name in ("gz.nrrd", "zlib.mha", "x.nii.gz"):
         half = len(whole[name]) // 2
@@ -589,13 +508,7 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
         )
 
     made.append(("second.hdr", one[:348].replace(b"n+1", b"ni1")))
-    odd = (
-        "mit Ümlaut.nii.gz",
-        "图像.nii.gz",
-        "50%s %(x)d {y}.nii.gz",
-        "'quoted' \"2\".nii.gz",
-        "e\u0301.NII.GZ",
-    )
+    odd = ("mit Ümlaut.nii.gz", "50%s %(x)d {y}.nii.gz", "'quoted' \"2\".nii.gz")
     return made + [(name, whole["x.nii.gz"][:60]) for name in odd]
 
 
@@ -604,43 +517,28 @@ def test_each_broken_file_gets_one_message_that_names_it(whole, tmp_path):
     for k, (kind, content) in enumerate(broken_files(whole)):
         path = tmp_path / f"{k:03d} {kind}"
         path.write_bytes(content)
-        try:
-            assert np.isfinite(io.read(path).pixels).all(), kind
-            assert kind.startswith("flipped"), kind
-        except UserError as error:
-            assert path.name in str(error)
-            assert "\n" not in str(error)
-            assert len(str(error)) < 1200
+        with pytest.raises(UserError) as refused:
+            io.read(path)
+
+        said = str(refused.value)
+        assert path.name in said
+        assert "\n" not in said
+        assert len(said) < 1200
 
 
 def test_folders_are_listed_in_natural_order(whole, tmp_path):
-    for name, content in (whole | {"zz9.png": whole["x.png"], "zz10.png": whole["x.png"]}).items():
-        (tmp_path / name).write_bytes(content)
-        (tmp_path / f"cut.{name}").write_bytes(content[:50])
-
+    for name in ("zz10.png", "zz9.png", "cut.png", "._zz8.png"):
+        (tmp_path / name).write_bytes(whole["x.png"])
     dicom_files.series(tmp_path / "gap", dicom_files.head(), skip=(2,))
     os.mkfifo(tmp_path / "pipe.nii")
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "._zz8.png").write_bytes(whole["x.png"])
-    for name, to in (("up", "."), ("link.png", "x.png"), ("loop.nii", "loop.nii")):
+    for name, to in (("up", "."), ("link.png", "cut.png"), ("loop.nii", "loop.nii")):
         (tmp_path / name).symlink_to(tmp_path / to)
 
-    read = []
-    refused = set()
-    for scan in io.scans(tmp_path):
-        try:
-            io.read(scan)
-            read.append(scan.name)
-        except UserError:
-            refused.add(scan.name)
+    pictures = ["cut.png", "link.png", "zz9.png", "zz10.png"]
 
-    good = {*whole, "link.png", "zz9.png", "zz10.png"}
-
-    assert set(read) == good
-    assert read[-2:] == ["zz9.png", "zz10.png"]
-    assert refused == {f"cut.{name}" for name in good - {"link.png"}} | {"gap"}
-    images = {name for name in good | refused if name != "gap" and not name.endswith(".dcm")}
-    assert {path.name for path in io.list_images(tmp_path)} == images
+    assert [scan.name for scan in io.scans(tmp_path)] == ["cut.png", "gap", *pictures[1:]]
+    assert [path.name for path in io.list_images(tmp_path)] == pictures
 
 
 def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
