@@ -1,5 +1,5 @@
 """Computes a lower bound of a training's memory beforehand, by building its networks from tensors
-without storage; for large images also from what one pass over a small image holds.
+without storage. Activations are not counted: `gantk run --try` measures them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from gantk.errors import UserError
-from gantk.machine.memory import Hollow, probe_size
+from gantk.machine.memory import Hollow
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry
 
 if TYPE_CHECKING:
     from gantk.recipe.tables import Model
-
-# images of a step of more than this share of the memory have their activations counted
-SHARE_OF_LARGE_IMAGES = 1e-3
-ACTIVATIONS = "the activations of one pass"
 
 
 @dataclass(frozen=True)
@@ -29,30 +25,25 @@ class Cost:
     """A lower bound of a training's memory in bytes.
 
     weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if
-    any; moments: only the moments. kept: image pools and other buffers. images: one step's batch,
-    and outputs of the same size. activations: what one pass of one generator keeps for its
-    gradients; 0 if not counted, because the images are small.
+    any. kept: image pools and other buffers. images: one step's batch, and outputs of the same size.
     """
 
     weights: float
     state: int
-    moments: int
     kept: int
     images: int
-    activations: int = 0
 
     @property
     def gib(self) -> float:
         """The sum in GiB."""
-        return (self.state + self.kept + self.images + self.activations) / GIB
+        return (self.state + self.kept + self.images) / GIB
 
     def __str__(self) -> str:
         parts = {
             f"{self.weights:,.1f} M weights with gradients and moments": self.state,
             "image pools": self.kept,
+            "the images of a step": self.images,
         }
-        parts["the images of a step"] = self.images
-        parts[ACTIVATIONS] = self.activations
         return ", ".join(
             f"{size / GIB:,.2f} GiB for {name}"
             for name, size in parts.items()
@@ -81,47 +72,7 @@ def cost_of(model: Model) -> Cost:
 
     moments = 2 * weights if "betas" in train.optimizer.options else 0
     images = 8 * train.batch * prod(size) * sum(channels.values())
-    most = most_memory()
-    activations = 0
-    if most is not None and images > SHARE_OF_LARGE_IMAGES * most * GIB:
-        activations = _activations(model, channels)
-    return Cost(weights / 4e6, 2 * weights + moments, moments, buffers, images, activations)
-
-
-def _activations(model: Model, channels: dict[str, int]) -> int:
-    """The bytes that one pass of one generator keeps for its gradients, from a pass over a smaller
-    image, in proportion to the pixels; 0 where it recomputes them, or is no translation.
-    """
-    size = model.data.patch or model.data.size
-    if model.train.recompute or len(channels) < 2:
-        return 0
-
-    small = probe_size(size)
-    kept: dict[int, int] = {}  # by storage
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point():
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            held.append(tensor)  # or its storage would be another's next
-        return tensor
-
-    held: list[torch.Tensor] = []
-    # the training itself reports the error; a small method draws weights
-    with suppress(Exception), torch.random.fork_rng(devices=[]):
-        classes = ("", " ") if model.data.labels else ()
-        method = model.method(Geometry(model.data.dims, small, channels, classes))
-        image = torch.zeros(1, channels["a"], *small)
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            method.translate(image, "b")
-
-        for weight in method.parameters():
-            kept.pop(weight.untyped_storage().data_ptr(), None)
-
-        batch = min(model.train.batch, model.train.microbatch or model.train.batch)
-        share_of_fp32 = 1.0 if model.train.precision == "fp32" else 0.5
-        return int(share_of_fp32 * sum(kept.values()) * batch * prod(size) / prod(small))
-
-    return 0
+    return Cost(weights / 4e6, 2 * weights + moments, buffers, images)
 
 
 def most_memory() -> float | None:

@@ -22,29 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.data.recipe_data import checked_recipe
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, count_noun
 from gantk.machine.device import choose
-from gantk.machine.usage import GIB, free_memory, peak_memory
+from gantk.machine.usage import free_memory, peak_memory
 from gantk.recipe.load import Recipe, Settings, resolved
 from gantk.terminal import duration
-from gantk.training.cost import ACTIVATIONS, cost_of, most_memory
+from gantk.training.cost import cost_of, most_memory
 from gantk.training.memory import is_out_of_memory, lighter
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
     from gantk.recipe.tables import Model
-    from gantk.training.engine import Engine
 
-MAX_ALLOCATED_MOMENT_BYTES = (
-    2**30
-)  # bytes: larger optimizer moments are added to the result and not allocated
 STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
-TIMED_WEIGHTS = 2**22  # weights with which the time of an update is measured
 # bytes below the limit at which starting a library or a thread may already fail
 SPARE_BYTES = 128 * 2**20
-# seconds: a step that took longer is reported at once, and shorter ones only in the result
-LONG_STEP_S = 5.0
-REMINDER_S = 20.0  # seconds after which the child says again what it is doing
 PROGRESS = "progress "  # begins the child's lines that are shown while it works
 WARNING = "warning "  # begins the child's warnings about the data
 
@@ -80,8 +72,7 @@ class Trial:
     def lines(self) -> Iterator[str]:
         """Yield the result as lines for a terminal."""
         if self.counted:
-            without = "" if ACTIVATIONS in self.counted else " (without activations)"
-            yield f"counted  {self.counted}{without}"
+            yield f"counted  {self.counted} (without activations)"
 
         free = f"{self.available_gib:.1f} GiB free" if self.available_gib else ""
         if self.peak_gib is not None:
@@ -248,13 +239,11 @@ def _measure(
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     on_cpu = runtime.device.type == "cpu"
     free = memory or free_memory(runtime.device)
-    cost = cost_of(model)
-    moments = cost.moments if on_cpu and cost.moments > MAX_ALLOCATED_MOMENT_BYTES else 0
     if on_cpu and free:
-        _limit(free - moments / GIB)
+        _limit(free)
 
     try:
-        step_s, seconds = _time_stages(model, runtime, bool(moments), warn, say)
+        step_s, seconds = _time_stages(model, runtime, warn, say)
     except UserError:
         raise
     except Exception as error:
@@ -263,16 +252,13 @@ def _measure(
         return Trial(False, str(runtime.device), free)
 
     peak = peak_memory(runtime.device)
-    if peak:
-        peak += moments / GIB
-
     fits = peak is None or free is None or peak <= free
     speed = model.train.batch / step_s
     return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, speed)
 
 
 def _time_stages(
-    model: Model, runtime: Runtime, without_moments: bool, warn: bool, say: Callable[[str], None]
+    model: Model, runtime: Runtime, warn: bool, say: Callable[[str], None]
 ) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
     from gantk.data.check.check import warnings_about
@@ -287,7 +273,6 @@ def _time_stages(
     prepare_batches(parts)
     training = Training(parts, None)
     engine = parts.engine
-    update_s = _without_moments(engine) if without_moments else 0.0
     first = 0
     seconds = 0.0
     step_s = 0.0
@@ -295,48 +280,20 @@ def _time_stages(
         engine.step = first
         count = min(STEPS_PER_STAGE, stage.steps)
         size = " x ".join(map(str, stage.size))
-        say(f"stage '{stage.name}', {size}, batch {model.train.batch}: step 1 of {count}")
+        say(f"stage '{stage.name}', {size}, batch {model.train.batch}: {count_noun(count, 'step')}")
         took = []
         began = time.perf_counter()
         for _ in islice(engine.fit(training.batch_at), count):
             runtime.synchronize()
             took.append(time.perf_counter() - began)
-            if took[-1] > LONG_STEP_S and len(took) < count:
-                say(f"step {len(took)} of {count} took {duration(took[-1])}")
             began = time.perf_counter()
 
-        step_s = min(took[1:] or took) + update_s
+        step_s = min(took[1:] or took)
         seconds += stage.steps * step_s
         first += stage.steps
 
     training.feed.close()
     return step_s, seconds
-
-
-def _without_moments(engine: Engine) -> float:
-    """Turn off an engine's weight updates, so that no memory is allocated for the moments.
-
-    Returns the seconds per step that the updates would take, extrapolated from `TIMED_WEIGHTS`.
-    """
-    import torch
-
-    later = 0.0
-    for phase in engine.phases:
-        rule = engine.optimizers[phase.name]
-        count = sum(p.numel() for p in engine.parameters[phase.name])
-        some = torch.nn.Parameter(torch.zeros(TIMED_WEIGHTS))
-        took = []
-        some.grad = torch.zeros(TIMED_WEIGHTS)
-        tried = type(rule)([some], **rule.defaults)
-        for _ in range(STEPS_PER_STAGE):
-            began = time.perf_counter()
-            tried.step()
-            took.append(time.perf_counter() - began)
-
-        later += min(took) * count / TIMED_WEIGHTS / phase.every
-        vars(rule)["step"] = lambda closure: closure()  # in place of its class's
-
-    return later
 
 
 def _limit(gib: float) -> None:
@@ -375,33 +332,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class Progress:
-    """Prints what the child is doing, and every `REMINDER_S` seconds for how long already."""
-
-    def __init__(self) -> None:
-        self.doing = "starting"
-        self.since = time.monotonic()
-        self.ended = threading.Event()
-
-    def say(self, line: str) -> None:
-        """Print what begins now, or a warning."""
-        if line.startswith(WARNING):
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-            return
-
-        self.doing = line
-        self.since = time.monotonic()
-        self._print(line)
-
-    def remind(self) -> None:
-        """Print for how long the last line has been true, until `ended`."""
-        while not self.ended.wait(REMINDER_S):
-            self._print(f"{self.doing}: {duration(time.monotonic() - self.since)} so far")
-
-    def _print(self, line: str) -> None:
-        sys.stdout.write(f"{PROGRESS}{line}\n")  # one call, so that lines of threads do not mix
-        sys.stdout.flush()
+def _print_progress(line: str) -> None:
+    """Print what begins now, or a warning."""
+    print(line if line.startswith(WARNING) else f"{PROGRESS}{line}", flush=True)
 
 
 def main() -> None:
@@ -410,15 +343,11 @@ def main() -> None:
     """
     arguments = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    progress = Progress()
-    threading.Thread(target=progress.remind, daemon=True).start()
     try:
-        answer = asdict(_measure(**arguments, say=progress.say))
+        answer = asdict(_measure(**arguments, say=_print_progress))
     except UserError as error:
         answer = {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(answer), flush=True)
     os._exit(0)  # the thread that waits for the parent holds standard input
 
 

@@ -112,7 +112,6 @@ def test_parts_without_or_with_inherited_ranges_work():
         ),
         (["method.pool=1000000000"], r"68,6[\d.,]+ GiB for image pools"),
         (["train.batch=1000000000"], r"137,[\d.,]+ GiB for the images of a step"),
-        (["data.size=[4096,4096]"], r"1\d\.\d+ GiB for the activations of one pass"),
     ],
 )
 def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch):
