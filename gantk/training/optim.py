@@ -71,6 +71,7 @@ class Untraced:
     only.
     """
 
+    state_names: tuple[str, ...] = ()  # of each weight, after a step
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
     state_dict = inspect.unwrap(Optimizer.state_dict)
@@ -84,6 +85,8 @@ class Untraced:
 
 class Adam(Untraced, torch.optim.Adam):
     """torch's Adam without the import of its compiler, fast on channels-last weights."""
+
+    state_names = ("step", "exp_avg", "exp_avg_sq")
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         complex_numbers = super()._init_group(group, params, gradients, *others)
@@ -107,6 +110,8 @@ class SGD(Untraced, torch.optim.SGD):
 
 class RMSprop(Untraced, torch.optim.RMSprop):
     """torch's RMSprop, without its slow import of the compiler."""
+
+    state_names = ("step", "square_avg")
 
 
 def order_as_weights(params: list[Tensor], gradients: list[Tensor]) -> None:
@@ -201,8 +206,7 @@ def state_to_load(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> di
 
     _expect_in_range(saved_groups)
     if isinstance(optimizer, Untraced):
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        _expect_state_of(weights, saved["state"], steps)
+        _expect_state_of(optimizer, saved["state"], steps)
 
     is_torchs = any(
         base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2]
@@ -214,23 +218,28 @@ def state_to_load(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> di
     return {"state": saved["state"], "param_groups": groups}
 
 
-def _expect_state_of(weights: list[Tensor], states: dict[int, dict[str, Any]], steps: int) -> None:
-    """ValueError where the states of gantk's own optimizers are not those of these weights after so
-    many steps. A fused kernel reads as many elements as the weights have, whatever size the moments
-    have.
+def _expect_state_of(optimizer: Any, states: dict[int, dict[str, Any]], steps: int) -> None:
+    """ValueError where states are not those of the weights of gantk's own optimizer after so many
+    steps. A fused kernel reads as many elements as the weights have, whatever size the moments have.
     """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not states.keys() <= set(range(len(weights))):
         raise ValueError(f"it holds the state of {len(states)} of {len(weights)} weights")
 
     for index, state in states.items():
+        lacking = [name for name in optimizer.state_names if name not in state]
+        if lacking:
+            raise ValueError(f"weight {index} has no '{lacking[0]}'")
+
         for name, value in state.items():
             where = f"'{name}' of weight {index}"
             if name == "step" and not 0 <= float(value) <= steps:
                 raise ValueError(f"weight {index} is at step {float(value):g} of {steps}")
             if not isinstance(value, Tensor):
                 continue
-            if value.ndim and value.shape != weights[index].shape:
-                raise ValueError(f"{where} has the shape {tuple(value.shape)}")
+            weight = weights[index]
+            if value.ndim and (value.shape, value.dtype) != (weight.shape, weight.dtype):
+                raise ValueError(f"{where} is {value.dtype} of the shape {tuple(value.shape)}")
             if not value.isfinite().all():
                 raise ValueError(f"{where} is not finite")
 

@@ -289,8 +289,14 @@ ALTERED = {
     "moments that are too short": (
         f"{FIRST}/exp_avg",
         torch.zeros(0, 1),
-        "'exp_avg' of weight 0 has the shape .0, 1",
+        "'exp_avg' of weight 0 is torch.float32 of the shape .0, 1",
     ),
+    "moments of another type": (
+        f"{FIRST}/exp_avg_sq",
+        torch.zeros(1, 1).double(),
+        "'exp_avg_sq' of weight 0 is torch.float64",
+    ),
+    "no moments": (f"{FIRST}/exp_avg", "DROP", "weight 0 has no 'exp_avg'"),
     "not finite": (f"{FIRST}/exp_avg", torch.full((1, 1), torch.nan), "not finite"),
     "a negative count": (f"{FIRST}/step", torch.tensor(-7.0), "weight 0 is at step -7 of 3"),
     "a count beyond the steps": (f"{FIRST}/step", torch.tensor(1e9), "1e.09 of 3"),
