@@ -64,13 +64,6 @@ def transfer(
         except UserError as error:
             raise error.at(name) from None
 
-    if not shared and len(style) != len(content):
-        raise UserError(
-            f"the transfer has {len(style)} styles for {len(content)} contents",
-            where="style",
-            allowed="one style per content",
-        )
-
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
     example = painted[:1] if shared else painted
     canvas = nn.Parameter(first_canvas(start, example, how, encoder.range))
@@ -90,17 +83,8 @@ def make_rule(how: StyleOptions, parameters: Sequence[nn.Parameter]) -> torch.op
 def first_canvas(
     content: Tensor, style: Tensor, how: StyleOptions, limits: tuple[float, float]
 ) -> Tensor:
-    """The initial image, a new tensor like `content`. UserError where `init` is "style" and its
-    size differs.
-    """
+    """The initial image, a new tensor like `content`."""
     start = style if how.init == "style" else content
-    if start.shape[2:] != content.shape[2:]:
-        what = (
-            f"a style of size {list(style.shape[2:])} cannot initialise an image of size"
-            f" {list(content.shape[2:])}"
-        )
-        raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
-
     if how.init == "noise":
         low, high = limits
         generator = torch.Generator().manual_seed(how.seed)
@@ -119,8 +103,8 @@ def check_channels(content: Tensor, style: Tensor) -> None:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
         remedy = (
-            'set color = "content" to change only the brightness, or color = "gray" for a gray'
-            " result"
+            'set color = "content" to change only the brightness, or color = "gray" (--gray) for a'
+            " gray result"
         )
         raise UserError(what, where="color", remedy=remedy)
 

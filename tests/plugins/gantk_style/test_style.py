@@ -262,11 +262,6 @@ def transferred(content=(2, 1), style=(1, 1), **options):
         ),
         (
             transferred,
-            {"style": (3, 1), "shared": False},
-            "3 styles for 2 contents. Allowed: one style per content.  (style)",
-        ),
-        (
-            transferred,
             {"content_weight": 0.0, "style_weight": 0.0},
             "are all 0, so there is nothing",
         ),
@@ -274,11 +269,6 @@ def transferred(content=(2, 1), style=(1, 1), **options):
             begun,
             {"images": 3},
             "the method stores 3 images, but a step has only 2. Set train.batch = 3.",
-        ),
-        (
-            lambda: method().translate(blobs(1), "a"),
-            {},
-            "style transfer translates only from the domain of the contents",
         ),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
         (
