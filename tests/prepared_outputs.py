@@ -74,12 +74,12 @@ def outputs_of_run(run: Path) -> dict[str, np.ndarray]:
 
     pixels = images[0] if frame.dims == 3 else images.swapaxes(0, 1)
     scan = Image(np.ascontiguousarray(pixels), AFFINE, Path("scan"), np.dtype(np.int16), None)
-    (done,) = model.images(scan)
+    (done,) = model(scan)
     results["scan"] = done.pixels
     model = gantk.load(run, device="cpu")
     spacing = (3.0, 1.6, 1.4)
     model.model.data.spacing = spacing
-    (done,) = model.images(scan)
+    (done,) = model(scan)
     results["scan, resampled"] = done.pixels
     return results
 

@@ -87,6 +87,10 @@ class Image:
     own: bool = False
     # whether a result is on the scale of the image it was made from, not in a model's units
     own_scale: bool = False
+    # of an array: its slices are those that a network sees, whatever a recipe's plane and spacing
+    is_array: bool = False
+    # whether the values are in the units of scans; None: where there is an affine
+    in_units: bool | None = None
     # the headers of the images it was made of, where these are several
     made_of: tuple[Any, ...] = ()
     # folder for temporary files of large results; None: they stay in memory
@@ -106,6 +110,11 @@ class Image:
     def channels(self) -> int:
         """1 for gray, 3 for colour."""
         return self.pixels.shape[0]
+
+    @property
+    def has_units(self) -> bool:
+        """Whether the values are in the units of scans, not in the gray levels of a picture."""
+        return self.affine is not None if self.in_units is None else self.in_units
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -1,34 +1,22 @@
-"""Translates Python objects (arrays, tensors, images of libraries, paths, lists); the result has
-the input's type.
+"""Translates Python objects (arrays, tensors, images of libraries, paths, lists): each becomes an
+`Image` for the model, and its results get the object's type.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 
-from gantk.data.intensity import IntensityMapping
-from gantk.data.masks import outside_of
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.formats.image import Image, unusable_values
-from gantk.inference import array_types as objects
-from gantk.inference.array_shapes import (
-    as_batch,
-    as_in_training,
-    check_values,
-    has_slices_last,
-    own_mapping,
-    own_result_scale,
-    remove_batch_axes,
-)
-from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
+from gantk.formats.image import UNUSABLE, Image, usable
+from gantk.inference.frame import OTHER, Frame, TranslateOptions
+from gantk.inference.library_images import Back, from_library_image
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
 from gantk.inference.patients import (
     by_contrast,
@@ -37,161 +25,82 @@ from gantk.inference.patients import (
     on_one_grid,
     stack_contrasts,
 )
-from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline, Progress
+from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = (
     "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these, or"
     " dicts of them by contrast"
 )
+COMPARED_SIDE = 48  # about how many planes of each axis are compared with their mirror image
+MIN_COMPARED_SIDE = 8
+# correlation of a volume with its mirror image: 10 heads of 5 sets have 0.82 to 0.99 along the axis
+# from left to right, and 0.13 to 0.44 less from inferior to superior
+MIN_SYMMETRY = 0.5
+SYMMETRY_GAIN = 0.1
 
 
-class ArrayModel(Protocol):
-    """What the translation of arrays needs of a TrainedModel."""
-
-    def domain(self, name: str | None, /) -> str: ...
-
-    def frame(self, letter: str, /) -> Frame: ...
-
-    def contrasts(self, letter: str, /) -> list[str]: ...
-
-    def part(self, letter: str, to: str | None) -> slice: ...
-
-    def pipeline(self, letter: str, options: TranslateOptions) -> Pipeline: ...
-
-    def images(
-        self,
-        image: Image,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
-        progress: Progress | None = None,
-    ) -> list[Image]: ...
-
-
-def translate_arrays(
-    model: ArrayModel,
-    images: Any,
-    to: str | None,
-    options: TranslateOptions,
-    progress: Any,
-    grad: bool,
+def translate_object(
+    model: Any, images: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> Any:
     """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
     returned.
     """
     if isinstance(images, (list, tuple)):
-        return [translate_arrays(model, each, to, options, progress, grad) for each in images]
+        return [translate_object(model, each, to, options, progress) for each in images]
     if isinstance(images, Mapping):
-        if grad:
-            what = "gradients need one tensor, but the input is a dict of contrasts"
-            raise UserError(what, where="grad", allowed="a tensor with a channel for each contrast")
         return _contrasts(model, images, to, options, progress)
-    if is_tensor(images):
-        return _tensor(model, images, to, options, progress, grad)
-    if grad:
-        what = f"gradients need a tensor, but the input is a {_type_name(images)}"
-        raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
-
     if hasattr(images, "__array__"):
         return _array(model, images, to, options, progress)
 
     image, back = _as_image(images)
-    letter = model.domain(to)
-    frame = model.frame(letter)
-    image, notes = check_input(image, frame)
-    pipeline = model.pipeline(letter, options)
-    notes += about_scale(image, pipeline)
-    check = ResultCheck(pipeline, image)
-    made = model.images(image, to, options, progress)
-    said = warn([*notes, *check.notes(made[0].pixels, frame)])
+    made, notes = _image(model, image, to, options, progress)
+    said = warn(notes)
     results = [back(replace(each, notes=said)) for each in made]
     return results[0] if len(results) == 1 and options.variants is None else results
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of torch; torch is not imported for the test."""
-    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
+def _image(
+    model: Any, image: Image, to: str | None, options: TranslateOptions, progress: Any
+) -> tuple[list[Image], list[Note]]:
+    """The results of an image, and the notes about it and them."""
+    letter = model.domain(to)
+    frame = model.frame(letter)
+    if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
+        image = replace(image, pixels=frame.as_in_training(image.pixels))
+        return model(image, to, options, progress), []
+
+    image, notes = check_input(image, frame)
+    pipeline = model.pipeline(letter, options)
+    notes += about_scale(image, pipeline)
+    check = ResultCheck(pipeline, image)
+    made = model(image, to, options, progress)
+    return made, [*notes, *check.notes(made[0].pixels, frame)]
 
 
-def _type_name(value: Any) -> str:
+def _as_image(value: Any) -> tuple[Image, Back]:
+    """An `Image` from a path or an image of a library, and the conversion of results back."""
+    if isinstance(value, Image):
+        return value, lambda made: made
+    if isinstance(value, (str, Path)):
+        return read(value), lambda made: made
+
+    taken = from_library_image(value)
+    if taken is None:
+        what = f"an input of type {type_name(value)} cannot be translated"
+        raise UserError(what, allowed=KINDS)
+    return taken
+
+
+def type_name(value: Any) -> str:
+    """The type of a value with its module, for messages."""
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
-def _array(
-    model: ArrayModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
-) -> np.ndarray:
-    array = _numbers(array)
-    pipeline = model.pipeline(model.domain(to), options)
-    shape, kind = as_batch(array.shape, pipeline.frame)
-    warn(_about_values(array.reshape(shape), pipeline))
-    return _translate_batch(model, array.reshape(shape), kind, to, options, progress)
-
-
-def _about_values(batch: np.ndarray, pipeline: Pipeline) -> list[Note]:
-    """The notes about an array (N, C, *spatial): those that need neither header nor name."""
-    frame = pipeline.frame
-    scan = _as_scan(batch, frame.dims) if len(batch) == 1 or frame.dims == 2 else batch[0]
-    if unusable_values(scan):
-        return []  # refused, or a missing contrast
-
-    if frame.dims == 2 and len(batch) == 1:
-        scan = batch[0]
-    scan = scan.astype(np.float32)
-    image = Image(scan, path=Path("/array"))
-    _, notes = check_input(image, frame)
-    notes += about_scale(image, pipeline)
-    if frame.plane == "axial" and scan.ndim == 4 and has_slices_last(scan[0]):
-        line = (
-            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices,"
-            " rows and columns: translate the nibabel image itself"
-        )
-        notes.append(("warning", line))
-    return notes
-
-
-def _translate_batch(
-    model: ArrayModel,
-    batch: np.ndarray,
-    kind: str,
-    to: str | None,
-    options: TranslateOptions,
-    progress: Any,
-) -> np.ndarray:
-    """Translate an array (N, C, *spatial) of a kind that `as_batch` names; returns the results with
-    the axes of that kind.
-    """
-    letter = model.domain(to)
-    pipeline = model.pipeline(letter, options)
-    with np.errstate(over="ignore", invalid="ignore"):  # check_values reports values beyond float32
-        pixels = np.ascontiguousarray(batch, dtype=np.float32)
-
-    check_values(pixels, pipeline.frame)
-    pixels = as_in_training(pixels, pipeline.frame)
-    mapping = own_mapping(pipeline, pixels, kind)
-    result_scale = own_result_scale(pipeline, pixels, mapping, batch.dtype)
-    translate = partial(
-        pipeline.stack, mapping=mapping, progress=progress, result_scale=result_scale
-    )
-    if kind == "batch" and pipeline.frame.batch == SLICES_PER_POST_BATCH:
-        # alone: a post-step would treat them as a volume
-        singles = [translate(one) for one in np.split(pixels, len(pixels))]
-        maps = [np.concatenate(parts) for parts in zip(*singles, strict=True)]
-    else:
-        maps = translate(pixels)
-
-    if pipeline.frame.masked:
-        _mask(pipeline, pixels, maps, mapping, result_scale, kind)
-
-    dtype = batch.dtype.newbyteorder("=") if batch.dtype.kind == "f" else np.dtype(np.float32)
-    results = []
-    for made in maps:
-        part = made[:, model.part(letter, to)]
-        results.append(remove_batch_axes(part, kind).astype(dtype, copy=False))
-
-    return results[0] if len(results) == 1 and options.variants is None else np.stack(results)
+# ---- the contrasts of a patient
 
 
 def _contrasts(
-    model: ArrayModel,
+    model: Any,
     given: Mapping[str, Any],
     to: str | None,
     options: TranslateOptions,
@@ -203,192 +112,294 @@ def _contrasts(
     letter = model.domain(to)
     frame = model.frame(letter)
     contrasts = model.contrasts(OTHER[letter])
-    images = by_contrast(given, contrasts, "images")
+    values = by_contrast(given, contrasts, "images")
     targets = model.contrasts(letter)[model.part(letter, to)]
     names = targets
     if frame.completes:
-        names = contrasts_to_make(targets, images, to, "the input")
+        names = contrasts_to_make(targets, values, to, "the input")
 
-    expect_sources([*images], contrasts, targets, frame.missing, "the input")
-    options = replace(options, contrasts=tuple(names))
-    arrays = {name: image for name, image in images.items() if hasattr(image, "__array__")}
-    if len(arrays) == len(images):
-        parts = _contrasts_of_arrays(model, arrays, to, options, progress)
-    elif arrays:
+    expect_sources([*values], contrasts, targets, frame.missing, "the input")
+    if len({hasattr(value, "__array__") for value in values.values()}) > 1:
         what = "some contrasts are arrays, others are images of another type"
         raise UserError(what, allowed="one type for all contrasts of a patient")
-    else:
-        parts = _contrasts_of_images(model, images, to, options, progress)
 
-    made = dict(zip(targets, parts, strict=True))
+    images = {}
+    backs = {}
+    said: tuple[str, ...] = ()
+    for name, value in values.items():
+        is_array = hasattr(value, "__array__")
+        image, backs[name] = _one_contrast(value, frame) if is_array else _as_image(value)
+        images[name], notes = check_input(image, frame, name)
+        said += warn(notes)
+
+    images, chosen, _ = on_one_grid(images, options.onto)
+    image = stack_contrasts(images, contrasts, chosen)
+    results = model(image, to, replace(options, contrasts=tuple(names)), progress)
+    made = {}
+    for number, name in enumerate(targets):
+        own = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]
+        converted = [backs[chosen](each) for each in own]
+        single = len(converted) == 1 and options.variants is None
+        made[name] = converted[0] if single else converted
+
     if to is not None and len(targets) == 1:
         return made[targets[0]]
     return {name: made[name] for name in names}
 
 
-def _contrasts_of_arrays(
-    model: ArrayModel,
-    images: Mapping[str, Any],
-    to: str | None,
-    options: TranslateOptions,
-    progress: Any,
-) -> list[Any]:
-    """The results of each target contrast for arrays or tensors of one shape: an image, or a stack
-    of slices.
-    """
-    letter = model.domain(to)
-    frame = model.frame(letter)
-    arrays = {name: _numbers(image) for name, image in images.items()}
-    shape = _one_shape(arrays)
-    is_stack = len(shape) == frame.dims + 1
-    if len(shape) != frame.dims and not is_stack:
+def _one_contrast(value: Any, frame: Frame) -> tuple[Image, Back]:
+    """The image of an array (H, W) or (D, H, W) of one contrast, and the conversion back."""
+    array = numbers(value)
+    if array.ndim not in (frame.dims, 3):
         axes = "(H, W) or (D, H, W)" if frame.dims == 2 else "(D, H, W)"
-        what = f"the arrays have the shape {shape}"
+        what = f"the arrays have the shape {array.shape}"
         raise UserError(what, allowed=f"{axes} for each contrast")
 
-    missing = np.full(shape, np.nan, dtype=np.float32)
-    channels = [arrays.get(name, missing) for name in model.contrasts(OTHER[letter])]
-    if is_stack:
-        batch = np.stack(channels, axis=1)
-        made = _translate_batch(model, batch, "stack", to, options, progress)
-    else:
-        batch = np.stack(channels)[None]
-        made = _translate_batch(model, batch, "one", to, options, progress)
-
-    dtype = np.result_type(*arrays.values())
-    made = made.astype(dtype if dtype.kind == "f" else np.float32, copy=False)
-    targets = model.contrasts(letter)[model.part(letter, to)]
-    parts = [made]
-    if len(targets) > 1:
-        parts = list(np.moveaxis(made, -1 - frame.dims, 0))
-    return _as_given(parts, next(iter(images.values())))
+    batch = array[None, None]
+    check_values(batch, replace(frame, channels=1))
+    image = _scan(batch, batch[0])
+    return image, lambda made: _as_given(made.pixels[0], value)
 
 
-def _numbers(values: Any) -> np.ndarray:
+# ---- arrays and tensors
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An array as a batch (N, C, *spatial), of which each part is one scan."""
+
+    shape: tuple[int, ...]
+    kind: str  # what the array's axes are, see `as_batch`
+    scans: list[tuple[slice, Image]]  # places in the batch, and their image
+    by_slice: bool  # whether the images of the batch are the slices of one scan
+
+    def axes_of_batch(self, pixels: np.ndarray) -> np.ndarray:
+        """The pixels (D, *spatial) of a scan as images of the batch."""
+        return pixels.swapaxes(0, 1) if self.by_slice else pixels[None]
+
+
+def _array(model: Any, given: Any, to: str | None, options: TranslateOptions, progress: Any) -> Any:
+    """The results of an array or a tensor; several are stacked on a new first axis."""
+    pipeline = model.pipeline(model.domain(to), options)
+    batch = batch_of(numbers(given), pipeline)
+    made = []
+    notes = []
+    for _, image in batch.scans:
+        results, said = _image(model, image, to, options, progress)
+        made.append([each.pixels for each in results])
+        notes += said
+
+    first = batch.scans[0][1].pixels
+    is_volume = pipeline.frame.plane == "axial" and first.ndim == 4
+    if is_volume and not np.isnan(first.max()) and has_slices_last(first[0]):
+        line = (
+            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices,"
+            " rows and columns: translate the nibabel image itself"
+        )
+        notes.append(("warning", line))
+
+    warn(dict.fromkeys(notes))
+    results = []
+    for parts in zip(*made, strict=True):
+        whole = np.concatenate([batch.axes_of_batch(pixels) for pixels in parts])
+        results.append(remove_batch_axes(whole, batch.kind))
+
+    single = len(results) == 1 and options.variants is None
+    return _as_given(results[0] if single else np.stack(results), given)
+
+
+def batch_of(array: np.ndarray, pipeline: Pipeline) -> Batch:
+    """The scans of an array for a model: the slices that a 2-D model gets are those of one scan, with
+    one scale, unless each of them is mapped, masked or post-processed on its own.
+    """
+    frame = pipeline.frame
+    shape, kind = as_batch(array.shape, frame)
+    batch = array.reshape(shape)
+    check_values(batch, frame)
+    alone = (
+        getattr(pipeline.source, "per", "set") != "set"
+        or frame.masked
+        or frame.batch == SLICES_PER_POST_BATCH
+    )
+    if frame.dims == 2 and len(batch) > 1 and not (kind == "batch" and alone):
+        one = _scan(batch, batch.swapaxes(0, 1))
+        return Batch(shape, kind, [(slice(None), one)], by_slice=True)
+
+    scans = []
+    for number, pixels in enumerate(batch):
+        scans.append((slice(number, number + 1), _scan(batch, pixels)))
+    return Batch(shape, kind, scans, by_slice=False)
+
+
+def _scan(batch: np.ndarray, pixels: np.ndarray) -> Image:
+    """The image of pixels (C, *spatial) of a batch.
+
+    Only arrays of 8 bits, and those normalised to values from -1 to 1, count as pictures: others
+    hold the units of scans.
+    """
+    is_picture = batch.dtype.itemsize == 1 or np.nanmax(np.abs(batch)) <= 1
+    return Image(
+        pixels.astype(np.float32, copy=False),
+        path=Path("/array"),
+        dtype=batch.dtype if batch.dtype.kind == "u" else None,
+        is_array=True,
+        in_units=not is_picture,
+    )
+
+
+def numbers(values: Any) -> np.ndarray:
     """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
-    array = values.detach().cpu().numpy() if is_tensor(values) else np.asarray(values)
+    if is_tensor(values):
+        torch = sys.modules["torch"]
+        if values.is_complex() or values.layout != torch.strided:
+            raise UserError(
+                f"a tensor of {values.dtype}, {values.layout} does not contain intensities",
+                allowed="dense tensors of integers or floats",
+            )
+        host = values.detach().cpu()
+        array = (host.float() if host.dtype == torch.bfloat16 else host).numpy()
+    else:
+        array = np.asarray(values)
+
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} does not contain intensities"
         raise UserError(what, allowed="arrays of integers or floats")
     return array
 
 
-def _one_shape(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    """The shape of the arrays of one patient; UserError where they differ."""
-    shapes = {array.shape for array in arrays.values()}
-    if len(shapes) > 1:
-        shown = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        what = f"the arrays of one patient have different shapes: {shown}"
-        remedy = "give images of nibabel, which are resampled onto one grid, or resample the arrays"
-        raise UserError(what, allowed="one shape", remedy=remedy)
-    return shapes.pop()
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of torch; torch is not imported for the test."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
-def _as_given(parts: list[np.ndarray], first: Any) -> list[Any]:
-    """Arrays as they are, or as tensors on the device of `first`, where that is a tensor."""
-    if not is_tensor(first):
-        return parts
+def _as_given(made: np.ndarray, given: Any) -> Any:
+    """A result as an array or a tensor like the one given: floats keep their type."""
+    if is_tensor(given):
+        torch = sys.modules["torch"]
+        kind = given.dtype if given.is_floating_point() else torch.float32
+        return torch.from_numpy(np.ascontiguousarray(made)).to(given.device, kind)
 
-    torch = sys.modules["torch"]
-    return [torch.from_numpy(np.ascontiguousarray(part)).to(first.device) for part in parts]
+    kind = np.asarray(given).dtype
+    return made.astype(kind.newbyteorder("=") if kind.kind == "f" else np.float32, copy=False)
 
 
-def _contrasts_of_images(
-    model: ArrayModel,
-    given: Mapping[str, Any],
-    to: str | None,
-    options: TranslateOptions,
-    progress: Any,
-) -> list[Any]:
-    """The results of each target contrast for images with a grid, on the grid that `options.onto`
-    names.
+def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], Any]:
+    """The shape (N, C, *spatial) of an array for a model, and its kind: "one" image, "stack",
+    "channels" or "batch".
+
+    UserError where the number of axes or of channels does not fit the model, the last axis can be
+    channels, or the array is empty.
     """
-    letter = model.domain(to)
-    images = {}
-    backs = {}
-    said: tuple[str, ...] = ()
-    for name, value in given.items():
-        image, backs[name] = _as_image(value)
-        images[name], notes = check_input(image, model.frame(letter), name)
-        said += warn(notes)
+    dims = frame.dims
+    extra = len(shape) - dims
+    if 0 in shape:
+        _refuse_shape(shape, "is empty", frame)
 
-    images, chosen, _ = on_one_grid(images, options.onto)
-    image = stack_contrasts(images, model.contrasts(OTHER[letter]), chosen)
-    results = model.images(image, to, options, progress)
-    parts = []
-    for number in range(results[0].channels):
-        own = [replace(made, pixels=made.pixels[[number]], notes=said) for made in results]
-        converted = [backs[chosen](made) for made in own]
-        single = len(converted) == 1 and options.variants is None
-        parts.append(converted[0] if single else converted)
+    if extra not in (0, 1, 2):
+        remedy = None
+        if (dims, len(shape)) == (2, 5):
+            remedy = (
+                "translate volume by volume: [model.translate(volume) for volume in array[:, 0]]"
+            )
+        _refuse_shape(shape, f"does not fit a {dims}-D model", frame, remedy)
 
-    return parts
+    if extra == 0:
+        kind = "one"
+        batch = (1, 1, *shape)
+    elif extra == 2:
+        kind = "batch"
+        batch = tuple(shape)
+    elif frame.channels > 1:
+        kind = "channels"
+        batch = (1, *shape)
+    else:
+        kind = "stack"
+        batch = (shape[0], 1, *shape[1:])
 
-
-def _as_image(value: Any) -> tuple[Image, objects.Back]:
-    """An `Image` from a path or an image of a library, and the conversion of results back."""
-    if isinstance(value, Image):
-        return value, objects.nothing
-    if isinstance(value, (str, Path)):
-        return read(value), objects.nothing
-
-    taken = objects.from_library_image(value)
-    if taken is None:
-        what = f"an input of type {_type_name(value)} cannot be translated"
-        raise UserError(what, allowed=KINDS)
-    return taken
-
-
-def _mask(
-    pipeline: Pipeline,
-    pixels: np.ndarray,
-    maps: list[np.ndarray],
-    mapping: IntensityMapping,
-    result_scale: IntensityMapping,
-    kind: str,
-) -> None:
-    """Fill, in place, what is masked out of each scan: of a batch, each image."""
-    together = [slice(None)]  # a stack of slices is one volume
-    if kind == "batch" or pipeline.frame.dims == 3:
-        together = [slice(number, number + 1) for number in range(len(pixels))]
-
-    for scan in together:
-        # a volume is (C, D, H, W)
-        outside = outside_of(_as_scan(pixels[scan], pipeline.frame.dims))
-        if outside:
-            views = [_as_scan(made[scan], pipeline.frame.dims) for made in maps]
-            pipeline.mask(views, outside, mapping, result_scale)
-
-
-def _as_scan(images: np.ndarray, dims: int) -> np.ndarray:
-    """A view of slices (N, C, H, W) as a volume (C, N, H, W), or of one volume (1, C, D, H, W)."""
-    return images[0] if dims == 3 else images.swapaxes(0, 1)
-
-
-def _tensor(
-    model: ArrayModel,
-    images: Any,
-    to: str | None,
-    options: TranslateOptions,
-    progress: Any,
-    grad: bool,
-) -> Any:
-    torch = sys.modules["torch"]
-    dtype = images.dtype if images.is_floating_point() else torch.float32
-    if images.is_complex() or images.layout != torch.strided:
-        kind = f"a tensor of {images.dtype}, {images.layout}"
-        raise UserError(
-            f"{kind} does not contain intensities",
-            allowed="dense tensors of integers or floats",
+    if batch[-1] == 1:
+        one, several = shape[:-1], _words_of_stack(shape, dims)
+        _refuse_shape(
+            shape,
+            f"can be one image {one} with its channel last, or {several}",
+            frame,
+            "select the channel of an image: array[..., 0]",
         )
 
-    if grad:
-        from gantk.inference.gradient import differentiable
+    if batch[1] != frame.channels:
+        names = frame.source.split("+")
+        needs = " and ".join(names) if len(names) == frame.channels else "as in its training"
+        plural = "" if batch[1] == 1 else "s"
+        remedy = None
+        if frame.channels in shape[-1:] and dims == 2:
+            remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
+        what = f"has {batch[1]} channel{plural}, but this model takes {frame.channels} ({needs})"
+        _refuse_shape(shape, what, frame, remedy)
 
-        return differentiable(model, images, to, options).to(images.device, dtype)
+    return batch, kind
 
-    host = images.detach().cpu()
-    host = host.float() if dtype in (torch.bfloat16, torch.float16) else host
-    return torch.from_numpy(_array(model, host.numpy(), to, options, progress)).to(
-        images.device, dtype
-    )
+
+def _words_of_stack(shape: tuple[int, ...], dims: int) -> str:
+    """An array's shape, whose last axes are an image's, in words: 72 images of 64 x 1."""
+    sides = " x ".join(map(str, shape[-dims:]))
+    return " x ".join(map(str, shape[:-dims])) + f" images of {sides}"
+
+
+def _refuse_shape(
+    shape: tuple[int, ...], what: str, frame: Frame, remedy: str | None = None
+) -> NoReturn:
+    """Raise the UserError for an array that the model does not take."""
+    axes = "H, W" if frame.dims == 2 else "D, H, W"
+    allowed = f"(N, {frame.channels}, {axes})"
+    if frame.channels > 1:
+        allowed = f"({frame.channels}, {axes}) or {allowed}"
+    else:
+        several = "D" if frame.dims == 2 else "N"
+        allowed = f"({axes}) or ({several}, {axes}) or {allowed}"
+    raise UserError(f"an array of shape {tuple(shape)} {what}", allowed=allowed, remedy=remedy)
+
+
+def remove_batch_axes(images: Any, kind: str) -> Any:
+    """Bring (N, D, *spatial) back to the axes of an array of this kind; a target of several channels
+    keeps their axis.
+    """
+    if kind in ("one", "stack") and images.shape[1] == 1:
+        images = images[:, 0]
+    return images if kind in ("stack", "batch") else images[0]
+
+
+def check_values(batch: np.ndarray, frame: Frame) -> None:
+    """Raise UserError where values are not finite; a contrast that is NaN throughout may mean a
+    missing one.
+    """
+    wrong = ~usable(batch)
+    lacking = np.isnan(batch).all(axis=tuple(range(2, batch.ndim)))
+    if lacking.any() and frame.channels > 1:
+        if frame.missing == "refuse":
+            what = (
+                "all values of a contrast are NaN, but this model was not trained for missing"
+                " contrasts"
+            )
+            raise UserError(what, remedy='train with data.missing = "mask"')
+        wrong[lacking] = False
+
+    count = int(wrong.sum())
+    if count:
+        what = f"{count} of {wrong.size} values are {UNUSABLE}"
+        raise UserError(what, remedy="replace them: np.nan_to_num(array, nan=0)")
+
+
+def has_slices_last(volume: np.ndarray) -> bool:
+    """Whether a volume seems to have the axes (x, y, z), not (planes, rows, columns): its last axis is
+    at most half as long as the others, or it is more like its mirror image along the first axis than
+    along the last, as a head is from left to right.
+    """
+    if 2 * volume.shape[2] <= min(volume.shape[:2]):
+        return True
+
+    steps = (max(1, side // COMPARED_SIDE) for side in volume.shape)
+    some = volume[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
+    if min(some.shape) < MIN_COMPARED_SIDE or not np.ptp(some) > 0:
+        return False
+
+    first, last = (np.corrcoef(some.ravel(), np.flip(some, axis).ravel())[0, 1] for axis in (0, 2))
+    return bool(first > max(MIN_SYMMETRY, last + SYMMETRY_GAIN))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gantk.catalog.contrasts import contrast_called
 from gantk.errors import UserError
 from gantk.formats.image import Image
-from gantk.inference.arrays import translate_arrays
+from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress
 from gantk.runs.results import Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # of an uncertainty map, on held-out patients: a lower one does not show where errors are
 MIN_AUROC = 0.65
@@ -166,17 +169,37 @@ class TrainedModel:
             options = replace(options, label=label)
         if onto is not None:
             options = replace(options, onto=onto)
-        return translate_arrays(self, images, to, options, progress, grad)
+        if not grad:
+            return translate_object(self, images, to, options, progress)
+        if isinstance(images, (list, tuple)):
+            return [self.translate(each, to, options, grad=True) for each in images]
+        if not is_tensor(images):
+            raise UserError(
+                f"gradients need a tensor, but the input is a {type_name(images)}",
+                where="grad",
+                allowed="one tensor, with a channel for each contrast",
+            )
+        return self.with_gradients(images, to, options).to(images.device, images.dtype)
 
-    def images(
+    def with_gradients(
+        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
+    ) -> Tensor:
+        """Translate a tensor as `translate` does, with its autograd graph; UserError where the model
+        has no gradients.
+        """
+        raise UserError(
+            "an exported model has no gradients", where="grad", remedy="load the run folder"
+        )
+
+    def __call__(
         self,
         image: Image,
         to: str | None = None,
         options: TranslateOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
     ) -> list[Image]:
-        """Translate one file's image; returns one image, or one for each variant, or the image and
-        its uncertainty.
+        """Translate one image; returns one image on its grid, or one for each variant, or the image
+        and its uncertainty.
         """
         letter = self.domain(to)
         part = self.part(letter, to)

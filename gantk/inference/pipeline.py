@@ -104,9 +104,7 @@ class Pipeline:
         of the training.
         """
         self._expect_fitting(image, planes)
-        mapping = self.own_scale(image.pixels)
-        unitless = image.affine is None
-        result_scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
+        mapping, result_scale = self.scales(image)
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
         outside = outside_of(image.pixels) if self.frame.masked else None
         lowest = self._lowest_result(image)
@@ -145,9 +143,11 @@ class Pipeline:
             what = f"'{image.path}' is a picture, but this model translates volumes"
             raise UserError(what, where="INPUT")
 
-        if planes and frame.dims == image.dims:
+        if planes and (frame.dims == image.dims or image.is_array):
             if frame.dims == 3:
                 what = "this model translates whole volumes"
+            elif image.is_array:
+                what = "the slices of an array are those that it holds"
             else:
                 what = f"'{image.path}' is a picture"
             raise UserError(f"{what}, so it has no planes to choose from", where="--planes")
@@ -175,7 +175,7 @@ class Pipeline:
         """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one
         may overwrite it.
         """
-        grid = SamplingGrid(plane, self.frame.spacing)
+        grid = SamplingGrid() if image.is_array else SamplingGrid(plane, self.frame.spacing)
         seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
         unguided = (
@@ -280,9 +280,15 @@ class Pipeline:
         for first in range(0, len(filled) or 1, self.frame.batch):
             # all blank: the first gives the channel count
             numbers = filled[first : first + self.frame.batch] or [0]
-            results = self._run_network(images, numbers, prepare)
+            places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
+            natives = [_with_neighbours(images, row) for row in places.tolist()]
+            inputs = [prepare(native) for native in natives]
+            made = self.network(torch.cat(inputs)).chunk(len(self.maps), dim=1)
+            outputs = zip(*[prepare.middle(each).split(1) for each in made], strict=True)
+            results = map(_Result, numbers, natives, inputs, outputs)
             if not canvases:
-                canvases = self._canvases(images, results[0].outputs[0].shape[1], own, spill)
+                channels = prepare.middle(made[0]).shape[1]
+                canvases = self._canvases(images, channels, own, spill)
             if filled:
                 waiting += results
 
@@ -294,8 +300,7 @@ class Pipeline:
 
             while waiting and waiting[0].number < unneeded:
                 one = waiting.pop(0)
-                places = [canvas[one.number] for canvas in canvases]
-                self._write_result(one, prepare, places)
+                self._write_result(one, prepare, [canvas[one.number] for canvas in canvases])
 
             if progress:
                 progress(total if is_last else numbers[-1] + 1, total)
@@ -304,20 +309,6 @@ class Pipeline:
             self._write_blank(images[number], prepare, [canvas[number] for canvas in canvases])
 
         return canvases
-
-    def _run_network(
-        self, images: np.ndarray, numbers: Sequence[int], prepare: Prepare
-    ) -> list[_Result]:
-        """Run the network on one batch: these images, each with its neighbours."""
-        places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, len(images))
-        natives = [_with_neighbours(images, row) for row in places.tolist()]
-        inputs = [prepare(native) for native in natives]
-        result = self.network(torch.cat(inputs))
-        maps = [prepare.middle(each).split(1) for each in result.chunk(len(self.maps), dim=1)]
-        return [
-            _Result(*parts)
-            for parts in zip(numbers, natives, inputs, zip(*maps, strict=True), strict=True)
-        ]
 
     def _write_result(
         self, result: _Result, prepare: Prepare, canvases: Sequence[np.ndarray]
@@ -376,6 +367,13 @@ class Pipeline:
 
         return canvases
 
+    def scales(self, image: Image) -> tuple[Any, IntensityMapping]:
+        """The intensity mappings of an image, see `own_scale`, and of its results, see
+        `result_scale`.
+        """
+        mapping = self.own_scale(image.pixels)
+        return mapping, self.result_scale(image, mapping)
+
     def own_scale(self, pixels: np.ndarray) -> Any:
         """The intensity mapping for a file: the training set's, or its own if the recipe or its
         values require that.
@@ -417,24 +415,18 @@ class Pipeline:
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
         return bool(np.all((ratio >= 0.5) & (ratio <= 2.0)))
 
-    def result_scale(
-        self,
-        pixels: np.ndarray,
-        mapping: IntensityMapping,
-        dtype: np.dtype | None,
-        *,
-        unitless: bool,
-    ) -> IntensityMapping:
-        """The mapping of results (D, *spatial) for an image (C, *spatial): the target's, in the
-        units of the training scans; or for an image without units, such as a picture, that is not
-        on the scale of the training images, the straight line from its own black to its own white.
-        A recipe that fixes the scale, as a window of given values does, knows the units.
+    def result_scale(self, image: Image, mapping: IntensityMapping) -> IntensityMapping:
+        """The mapping of an image's results: the target's, in the units of the training scans; or
+        for an image without units, such as a picture, that is not on the scale of the training
+        images, the straight line from its own black to its own white. A recipe that fixes the
+        scale, as a window of given values does, knows the units.
 
-        `mapping`: the image's, as `own_scale` returns it. `dtype`: of the image's file. If this
-        has a largest value, the line leaves room for the target's brightest tissue.
+        `mapping`: the image's, as `own_scale` returns it. If the type of its file has a largest
+        value, the line leaves room for the target's brightest tissue.
         """
+        pixels = image.pixels
         nearest = getattr(self.target, "nearest", False)  # a label map, whose values are classes
-        if not unitless or nearest or self._is_training_scale(pixels, dtype):
+        if image.has_units or nearest or self._is_training_scale(pixels, image.dtype):
             return self.target
         if self._fixes_scale(pixels):
             return self.target
@@ -446,7 +438,7 @@ class Pipeline:
         ends = np.array(self.frame.range, dtype=np.float64)
         line = Linear(range=self.frame.range)
         line.fitted = np.asarray(own.inverse(ends), dtype=np.float64).tolist()
-        largest = _largest_value(pixels, dtype)
+        largest = _largest_value(pixels, image.dtype)
         if largest is not None:
             black, white = line.fitted
             brightest = float(
@@ -470,9 +462,7 @@ class Pipeline:
         training images; UserError as `check_channels`.
         """
         self.check_channels(image)
-        mapping = self.own_scale(image.pixels)
-        unitless = image.affine is None
-        scale = self.result_scale(image.pixels, mapping, image.dtype, unitless=unitless)
+        mapping, scale = self.scales(image)
         if scale is self.target:
             return np.asarray, np.asarray
 

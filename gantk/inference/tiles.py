@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +67,7 @@ class TiledNetwork:
         place: Callable[[Tensor], Tensor] = lambda x: x,
         size: tuple[int, ...] | None = None,  # images of this size are run whole
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        graph: bool = False,  # whether results stay on the device, with their autograd graph
     ):
         self.function = function
         self.module = module
@@ -79,17 +79,24 @@ class TiledNetwork:
         self.place = place
         self.size = size
         self.autocast = autocast
+        self.graph = graph
         self._requirements: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
     @classmethod
     def of_method(
-        cls, function: Callable[[Tensor], Tensor], method: Method, model: Model, runtime: Runtime
+        cls,
+        function: Callable[[Tensor], Tensor],
+        method: Method,
+        model: Model,
+        runtime: Runtime,
+        *,
+        graph: bool = False,
     ) -> TiledNetwork:
         """The tiled network of `function`, which runs layers of `method`.
 
         The recipe's [translate] table sets how many images are run at once, how much memory they
-        may need, and where norms take their statistics.
+        may need, and where norms take their statistics. With `graph` there are no tiles.
         """
         table = model.translate
         size = tuple(method.geometry.size)
@@ -99,39 +106,32 @@ class TiledNetwork:
             window=size if table.statistics == "window" else None,
             overlap=table.overlap,
             batch=table.batch,
-            memory=int(table.memory * 2**30),
+            memory=2**62 if graph else int(table.memory * 2**30),
             place=partial(runtime.place, dims=model.data.dims),
             size=size,
             autocast=runtime.autocast,
+            graph=graph,
         )
 
     def __call__(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            if tuple(images.shape[2:]) == self.size:
-                return torch.cat([self._run(part) for part in images.split(self.batch)])
-
-            plan = self.plan(tuple(images.shape[1:]))
-            framed, inside = pad_to_size(images.cpu(), plan.size)
+        plan = self.plan(tuple(images.shape[1:]))
+        home = images.device if self.graph else "cpu"
+        framed, inside = pad_to_size(images.to(home), plan.size)
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()), self.autocast():
             if plan.split:
                 needs = self._requirements_of(images.shape[1], images.ndim - 2)
                 parts = [_in_tiles(needs, plan, plan.split, image) for image in framed.split(1)]
-                done = torch.cat(parts)
             elif plan.window != plan.size:
-                blended = by_windows(
-                    framed.numpy(), plan.window, self.overlap, self._run_array, plan.batch
-                )
-                done = torch.from_numpy(blended)
+                parts = [by_windows(framed, plan.window, self.overlap, self._run, plan.batch)]
             else:
-                done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
+                parts = []
+                for part in framed.split(plan.batch):
+                    parts.append(self.function(self.place(part)).float().to(home))
 
-            return done[at(inside)]
+        return torch.cat(parts)[at(inside)]
 
     def _run(self, images: Tensor) -> Tensor:
-        with self.autocast():
-            return self.function(self.place(images)).float().cpu()
-
-    def _run_array(self, images: np.ndarray) -> np.ndarray:
-        return self._run(torch.from_numpy(images)).numpy()
+        return self.function(self.place(images)).float().to(images.device)
 
     def _run_placed(self, images: Tensor) -> Tensor:
         with self.autocast():
@@ -140,6 +140,8 @@ class TiledNetwork:
     @torch.no_grad()
     def plan(self, shape: tuple[int, ...]) -> Plan:
         """The plan for images of shape (C, *size), cached."""
+        if shape[1:] == self.size:
+            return Plan(self.size, self.size, self.batch)
         if shape not in self._plans:
             try:
                 self._plans[shape] = self._make_plan(shape[0], shape[1:])

@@ -677,7 +677,7 @@ class Translation:
         if job.makes:
             options = replace(options, contrasts=tuple(self._parts(job)))
         self._note_scores(job)
-        made = self.model.images(own, self.to, options, report)
+        made = self.model(own, self.to, options, report)
         if check:
             self._keep_notes(job, check.notes(made[0].pixels, self.frame))
 

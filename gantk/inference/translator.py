@@ -26,6 +26,7 @@ from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
+from gantk.inference.gradient import differentiable
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
 from gantk.inference.pipeline import (
@@ -285,6 +286,11 @@ class Translator(TrainedModel):
         """
         pipeline = self.pipeline(self._direction(source, to))
         return pipeline.preparation(pipeline.source)
+
+    def with_gradients(
+        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
+    ) -> Tensor:
+        return differentiable(self, images, to, options)
 
     def _direction(self, source: str, to: str) -> str:
         """The letter of `to`, which is made from the domain `source`."""

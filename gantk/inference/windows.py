@@ -8,9 +8,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 Box = tuple[slice, ...]
 
@@ -89,12 +91,12 @@ def at(box: Box) -> tuple[slice | EllipsisType, ...]:
 
 
 def by_windows(
-    images: np.ndarray,
+    images: Tensor,
     window: Sequence[int],
     overlap: float,
-    function: Callable[[np.ndarray], np.ndarray],
+    function: Callable[[Tensor], Tensor],
     batch: int = 16,
-) -> np.ndarray:
+) -> Tensor:
     """Apply `function`, (n, C, *window) -> (n, D, *window), to overlapping windows of images and
     blend its results.
 
@@ -108,15 +110,16 @@ def by_windows(
     places = list(
         itertools.product(range(len(images)), tiles(size, window, shared, (1,) * len(size)))
     )
-    total: np.ndarray | None = None
+    total: Tensor | None = None
     for first in range(0, len(places), batch):
         chosen = places[first : first + batch]
-        made = function(np.stack([images[n][at(tile.box)] for n, tile in chosen]))
+        made = function(torch.stack([images[n][at(tile.box)] for n, tile in chosen]))
         if total is None:
-            total = np.zeros((len(images), made.shape[1], *size), np.float32)
+            total = made.new_zeros(len(images), made.shape[1], *size)
         for (n, tile), part in zip(chosen, made, strict=True):
             for axis, weights in enumerate(tile.weights, 1):
-                part = part * weights.reshape(-1, *[1] * (len(size) - axis))
+                along = torch.from_numpy(weights).to(part.device)
+                part = part * along.reshape(-1, *[1] * (len(size) - axis))
             total[n][at(tile.box)] += part
 
     if total is None:
@@ -125,26 +128,19 @@ def by_windows(
     return total
 
 
-def pad_to_size(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
+def pad_to_size(images: Tensor, size: Sequence[int]) -> tuple[Tensor, Box]:
     """Pad images (N, C, *sides), centred, to at least as large a `size`; returns them and the box
     they fill.
 
-    Arrays or tensors. Padding reflects the image, or repeats its border if the image is too small
-    for that.
+    Padding reflects the image, or repeats its border if the image is too small for that.
     """
     inside = []
     for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True), 2):
         before = (full - side) // 2
         after = full - side - before
         inside.append(slice(before, before + side))
-        reflected = after < side
-        if full > side and isinstance(images, np.ndarray):
-            widths = [(before, after) if k == axis else (0, 0) for k in range(images.ndim)]
-            images = np.pad(images, widths, mode="reflect" if reflected else "edge")
-        elif full > side:
-            from torch.nn.functional import pad
-
+        if full > side:
             around = [0, 0] * (images.ndim - 1 - axis) + [before, after] + [0, 0] * (axis - 2)
-            images = pad(images, around, mode="reflect" if reflected else "replicate")
+            images = pad(images, around, mode="reflect" if after < side else "replicate")
 
     return images, tuple(inside)

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +22,9 @@ from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard deviation between members
 
@@ -142,51 +144,17 @@ class Ensemble(TrainedModel):
             "an ensemble cannot generate images from noise", where="RUN", remedy="name one run"
         )
 
-    def translate(
-        self,
-        images: Any,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
-        progress: Progress | None = None,
-        *,
-        label: str | None = None,
-        onto: str | None = None,
-        grad=False,
-    ) -> Any:
-        """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a
-        new first axis.
-        """
-        if label is not None:
-            options = replace(options, label=label)
-        if onto is not None:
-            options = replace(options, onto=onto)
-        if isinstance(images, Mapping) and any(hasattr(x, "__array__") for x in images.values()):
-            raise UserError(
-                "an ensemble takes no dict of arrays",
-                allowed="one array with a channel for each contrast, or a dict of files or images",
-            )
-        if isinstance(images, (list, tuple)):
-            return [self.translate(each, to, options, progress, grad=grad) for each in images]
-        if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean
-            return super().translate(images, to, options, progress, grad=grad)
+    def with_gradients(
+        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
+    ) -> Tensor:
+        """The mean of the members' translations, with its autograd graph."""
+        made = [
+            member.with_gradients(images, name, options)
+            for member, name, _ in self._in_turn(to, None)
+        ]
+        return sum(made[1:], made[0]) / len(made)
 
-        mean = square = None
-        for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            made = member.translate(images, name, self._member_options(options), share, grad=grad)
-            if mean is None:
-                mean = made
-                square = 0 * made
-            else:
-                mean, square = _update_moments(made, mean, square, number)
-
-        if not options.uncertainty:
-            return mean
-
-        # torch is there where a member returns tensors
-        stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
-        return stack([mean, (square / (number - 1)) ** 0.5])
-
-    def images(
+    def __call__(
         self,
         image: Image,
         to: str | None = None,
@@ -200,7 +168,7 @@ class Ensemble(TrainedModel):
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             # only the last may overwrite it
             seen = replace(image, own=image.own and number == len(self.members))
-            (made,) = member.images(seen, name, self._member_options(options), share)
+            (made,) = member(seen, name, self._member_options(options), share)
             if mean is None:
                 mean = made.pixels
                 if options.uncertainty:

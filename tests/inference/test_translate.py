@@ -14,26 +14,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
 from scipy import ndimage
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.data.distribution import QUANTILE_COUNT
-from gantk.data.intensity import Window
 from gantk.data.masks import with_dark_background
 from gantk.data.skull import shows_skull
 from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
-from gantk.inference.arrays import translate_arrays
-from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.pipeline import Pipeline
+from gantk.inference.frame import TranslateOptions
+from gantk.inference.pipeline import MirroredMean
 from gantk.runs.folder import RunFolder
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 SHAPE = (40, 36, 5)
-SCALE = Window(low=0.0, high=250.0)
 
 
 def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE, factor: float = 1.0) -> Path:
@@ -122,47 +120,13 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
 # ---- the pipeline around a network
 
 
-def pipeline(network, **changes) -> Pipeline:
-    known = {
-        "source": "T1",
-        "target": "T2",
-        "dims": 2,
-        "size": (32, 32),
-        "channels": 1,
-        "range": (-1.0, 1.0),
-    }
-    window = Window(low=0.0, high=100.0)
-    return Pipeline(Frame(**known | changes), window, window, network)
-
-
-class ModelOfPipeline:
-    """A model whose only pipeline is given, with one contrast for each channel."""
-
-    def __init__(self, own: Pipeline):
-        self.own = own
-
-    def domain(self, name):
-        return "b"
-
-    def frame(self, letter):
-        return self.own.frame
-
-    def contrasts(self, letter):
-        return self.own.frame.source.split("+")
-
-    def part(self, letter, to):
-        return slice(None)
-
-    def pipeline(self, letter, options):
-        return self.own
-
-
 @pytest.mark.parametrize("planes", [None, "coronal", "all"])
 def test_an_identity_network_gives_the_volume_back(planes):
     pixels = np.random.default_rng(0).uniform(0, 100, (1, 6, 50, 40)).astype(np.float32)
-    done = pipeline(lambda batch: batch, size=(64, 64)).images(Image(pixels), planes)[0].pixels
+    model = model_of(lambda seen: seen, size=(64, 64), white=100.0)
+    (done,) = model(Image(pixels), options=TranslateOptions(planes=planes))
 
-    np.testing.assert_allclose(done, pixels, atol=1e-3)
+    np.testing.assert_allclose(done.pixels, pixels, atol=1e-3)
 
 
 def plate_with_holes(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,8 +161,8 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
     pixels, outside, closed = plate_with_holes(shape)
 
     def brightened(masked: bool) -> np.ndarray:
-        brighter = pipeline(lambda batch: batch + 0.2, masked=masked)
-        return brighter.images(Image(pixels))[0].pixels[0]
+        brighter = model_of(lambda seen: seen + 0.2, white=100.0, masked=masked)
+        return brighter(Image(pixels))[0].pixels[0]
 
     free = brightened(masked=False)
     masked = brightened(masked=True)
@@ -230,8 +194,8 @@ def framed_block() -> np.ndarray:
     return pixels
 
 
-def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
-    """A pipeline whose network gives paler images, and 0.1 everywhere for other maps."""
+def model_of_maps(maps: tuple[str, ...], options: dict) -> OnePipeline:
+    """A model whose network gives paler images, and 0.1 everywhere for other maps."""
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         made = []
@@ -240,10 +204,9 @@ def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
             made.append(paler if kind == "image" else torch.full_like(batch, 0.1))
         return torch.cat(made, 1)
 
-    frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options)
-    made = Pipeline(frame, SCALE, SCALE, run, maps)
+    made = model_of(run, maps, batch=2, **options)
     # which draws at most 64 MB of a volume, more than this one has
-    made.own_scale = lambda pixels: SCALE
+    made.own.own_scale = lambda pixels: made.own.source
     return made
 
 
@@ -252,13 +215,14 @@ def pipeline_of_maps(maps: tuple[str, ...], options: dict) -> Pipeline:
 def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
     options, planes, maps, most = WAYS[way]
     pixels = framed_block()
-    made = pipeline_of_maps(maps, options)
-    expected = made.images(Image(pixels, affine=np.eye(4)), planes)
+    model = model_of_maps(maps, options)
+    options = TranslateOptions(planes=planes)
+    expected = model(Image(pixels, affine=np.eye(4)), options=options)
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.data.resample.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), own=True, spill=tmp_path)
     tracemalloc.start()
-    done = made.images(image, planes)
+    done = model(image, options=options)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     volumes = peak / pixels.nbytes
@@ -279,7 +243,7 @@ def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     with pytest.raises(
         UserError, match=r"'head.nii' needs .* GiB more memory, but only 0.0 GiB are free.*input"
     ) as told:
-        pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
+        model_of(never, dims=3, size=(32, 32, 32), fit="crop")(image)
 
     assert 'data.fit = "pad"' in str(told.value)
 
@@ -526,12 +490,12 @@ def test_several_runs_translate_arrays_and_pass_gradients(runs, scan):
 
 
 def test_tta_averages_over_mirrored_images():
-    scale = Window(low=0.0, high=100.0)
+    model = model_of(lambda seen: seen * ramp, white=100.0)
+    scale = model.own.source
     ramp = np.linspace(0.5, 1.0, 32, dtype=np.float32)
     pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
-    frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
-    mirrored = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True)
-    made = mirrored.stack(pixels, scale)[0]
+    model.own.network = MirroredMean(model.own.network)
+    made = model.translate(pixels)
     expected = scale.forward(pixels) * (ramp + ramp[::-1]) / 2
 
     np.testing.assert_allclose(scale.forward(made), expected, atol=1e-5)
@@ -613,12 +577,12 @@ def test_arrays_of_volumes_are_masked_by_a_model_of_volumes(channels):
     values = {"source": {"low": 0.0, "high": 300.0, "quantiles": quantiles}}
     names = {1: "T1", 2: "T1+FLAIR"}
     options = {"dims": 3, "size": (12, 40, 40), "masked": True, "values": values}
-    frame = {"channels": channels, "source": names[channels], **options}
-    model = ModelOfPipeline(pipeline(lambda batch: batch, **frame))
+    both = {"source": names[channels], "target": names[channels]}
+    model = model_of(lambda seen: seen, white=100.0, channels=channels, **both, **options)
     scans = np.stack([z_scores(stripped_scan(radius=r)) for r in (14.0, 11.0)])
     batch = np.repeat(scans[:, None], channels, axis=1)
 
-    done = translate_arrays(model, batch, None, TranslateOptions(), None, False)
+    done = model.translate(batch)
 
     for scan, made in zip(scans, done[:, 0], strict=True):
         assert np.ptp(made[scan == 0]) < 1e-4

@@ -21,7 +21,9 @@ TOLERANCE = 1e-5  # of the range
 # asked for, and to black elsewhere, as all paths do now.
 BRIGHT_SLICE = 3
 MENDED = ("tensor", "gradient")
-# and wrote negative values into scans of magnitudes
+# It wrote negative values into scans of magnitudes. Where each scan has its own mapping, it measured
+# the images of a batch after they were resized: there the recording holds its result for each image
+# alone.
 SCANS = ("scan", "scan, resampled")
 
 

@@ -57,26 +57,17 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     """By a model that adds a number, with a map of spread where the way has one."""
 
     import torch
+    from one_pipeline import model_of
 
-    from gantk.data.intensity import Window
-    from gantk.inference.frame import Frame, TranslateOptions
-    from gantk.inference.model import TrainedModel
-    from gantk.inference.pipeline import Pipeline
+    from gantk.inference.frame import TranslateOptions
     from gantk.inference.translation import Translation
 
     maps = ("image", "spread")[: 1 + ("uncertain" in way)]
-    frame = Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))
-    scale = Window(low=0.0, high=2000.0)
 
     def run(x):
         return torch.cat([x + by, torch.full_like(x, by)][: len(maps)], dim=1)
 
-    model = TrainedModel()
-    model.domain = lambda name: "b"
-    model.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
-    model.frame = lambda letter: frame
-    model.identity = lambda: {"name": "shifted", "sha256": str(by)}
-    model.pipeline = lambda letter, options: Pipeline(frame, scale, scale, run, maps)
+    model = model_of(run, maps, 2000.0, f"shifted by {by}", size=(24, 20))
     options = TranslateOptions(uncertainty="flips" if len(maps) > 1 else None)
     suffix = way.split()[-1] if "." in way else ""
     Translation(model, None, options, None, lambda line: None, None, suffix=suffix).path(

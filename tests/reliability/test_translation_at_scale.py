@@ -14,14 +14,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from one_pipeline import model_of
 from PIL import Image
 
-from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.files import lock_folder
-from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import Pipeline
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.translation import Translation
 
 FILES = 2000
@@ -38,22 +36,10 @@ print(json.dumps(peaks))
 """
 
 
-def model() -> TrainedModel:
-    """One that gives back what it sees."""
-    frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
-    scale = Window(low=0.0, high=250.0)
-    made = TrainedModel()
-    made.domain = lambda name: "b"
-    made.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
-    made.frame = lambda letter: frame
-    made.identity = lambda: {"name": "same", "sha256": "0"}
-    made.pipeline = lambda letter, options: Pipeline(frame, scale, scale, lambda x: x)
-    return made
-
-
 def translate(source: Path, target: Path, progress=None) -> list[str]:
     said: list[str] = []
-    Translation(model(), None, TranslateOptions(), None, said.append, progress).path(source, target)
+    model = model_of(lambda seen: seen)
+    Translation(model, None, TranslateOptions(), None, said.append, progress).path(source, target)
     return said
 
 

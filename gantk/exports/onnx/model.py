@@ -150,12 +150,7 @@ class OnnxModel(TrainedModel):
             )
 
         self.class_to_translate(options.label)
-        source, target = self._mappings
-
-        def network(seen: Tensor) -> Tensor:
-            return torch.from_numpy(self.run(seen.numpy()))
-
-        return Pipeline(self._frame, source, target, network, tta=options.tta)
+        return Pipeline(self._frame, *self._mappings, self.run, tta=options.tta)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
@@ -164,7 +159,7 @@ class OnnxModel(TrainedModel):
             remedy="name the run folder",
         )
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: Tensor) -> Tensor:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
 
         If the network accepts any size, images of at most MAX_WHOLE_IMAGE_PIXELS pixels are
@@ -186,15 +181,15 @@ class OnnxModel(TrainedModel):
 
         framed, inside = pad_to_size(images, tuple(map(max, size, window)))
 
-        def forward(part: np.ndarray) -> np.ndarray:
-            made = call(self.session, part, one_by_one=not self._free.batch)
+        def forward(part: Tensor) -> Tensor:
+            made = call(self.session, part.numpy(), one_by_one=not self._free.batch)
             expected = (len(part), len(self.meta.contrasts.target), *part.shape[2:])
             if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
                 what = (
                     f"the network in the .onnx file maps {list(part.shape)} to {list(made.shape)}"
                 )
                 raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
-            return made
+            return torch.from_numpy(made)
 
         made = by_windows(framed, window, self.meta.overlap, forward, len(images))
         return made[at(inside)]

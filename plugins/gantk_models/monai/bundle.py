@@ -104,7 +104,8 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
     frame = translator.frame(direction.letter)
     size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
-    direction.inputs = (pad_to_size(direction.inputs[0], size)[0],)
+    larger, _ = pad_to_size(torch.from_numpy(direction.inputs[0]), size)
+    direction.inputs = (larger.numpy(),)
     for count in (2, 1):  # a network may trace only with a batch of one
         try:
             plain = trace_network(direction.network, torch.from_numpy(direction.inputs[0][:count]))

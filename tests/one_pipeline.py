@@ -1,0 +1,38 @@
+"""A model from T1 to T2 whose pipeline is given, in place of a trained one."""
+
+from gantk.data.intensity import Window
+from gantk.inference.frame import Frame
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import Pipeline
+
+
+class OnePipeline(TrainedModel):
+    """Its pipeline is `own`, whatever is asked for."""
+
+    def __init__(self, own: Pipeline, name: str = "same"):
+        self.own = own
+        self.name = name
+
+    def domain(self, name):
+        return "b"
+
+    def contrasts(self, letter):
+        frame = self.own.frame
+        return (frame.target if letter == "b" else frame.source).split("+")
+
+    def frame(self, letter):
+        return self.own.frame
+
+    def identity(self):
+        return {"name": self.name, "sha256": "0"}
+
+    def pipeline(self, letter, options):
+        return self.own
+
+
+def model_of(network, maps=("image",), white=250.0, name="same", **changes) -> OnePipeline:
+    """The model of a function of images in network intensities; `white` is their 1 in files."""
+    known = {"size": (32, 32), "dims": 2, "channels": 1, "range": (-1.0, 1.0)}
+    frame = Frame(**{"source": "T1", "target": "T2"} | known | changes)
+    scale = Window(low=0.0, high=white)
+    return OnePipeline(Pipeline(frame, scale, scale, network, maps), name)
