@@ -5,7 +5,7 @@ correction, in network intensities and in the units of the files.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -157,64 +157,62 @@ class PairScorer:
     def __call__(self, output: Tensor, references: References) -> Scores:
         """Compute all scores of outputs (N, C, *size) in network intensities."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        finite = []
         for first in range(0, len(output), self.batch):
-            self._add_batch(found, output, references, slice(first, first + self.batch))
+            part = slice(first, first + self.batch)
+            made = output[part].to(self.device)
+            finite.append(made.isfinite().flatten(1).all(1))
+            for key, scores in self._scores_of_batch(made, references, part):
+                found[key].append(scores)
 
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
-        finite = values.pop(("finite", "")) > 0
         unit = references.units.name if references.units is not None else ""
         volumes = references.volumes or [""] * len(output)
-        return Scores(values, references.patients, volumes, finite, unit, references.above)
+        all_finite = torch.cat(finite).cpu().numpy()
+        return Scores(values, references.patients, volumes, all_finite, unit, references.above)
 
-    def _add_batch(
-        self,
-        found: dict[tuple[str, str], list[Tensor]],
-        output: Tensor,
-        references: References,
-        part: slice,
-    ) -> None:
-        """Add the scores of some images."""
-        made = output[part].to(self.device)
+    def _scores_of_batch(
+        self, made: Tensor, references: References, part: slice
+    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """Yield the scores (n,) of some images by their kind and row."""
         real = references.images[part].to(self.device)
         masks: dict[str, Tensor | None] = {}
-        known = {FOREGROUND: references.foreground, LESION: references.masks}
+        known = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
         for suffix in self.suffixes:
-            mask = known.get(suffix)
+            mask = known[suffix]
             if mask is not None:
                 masks[suffix] = mask[part].to(self.device)
             elif not suffix:
                 masks[suffix] = None
 
-        found["finite", ""].append(made.isfinite().flatten(1).all(1))
-        if references.units is not None:
-            native_made = references.units.native(made, part.start)
-            native_real = references.units.native(real, part.start)
-            self._add(found, "native", native_made, native_real, masks)
-            self._add(found, "raw", native_made, native_real, masks, references.units.name)
+        units = references.units
+        if units is not None:
+            native = [units.native(images, part.start) for images in (made, real)]
+            yield from self._scores("native", *native, masks)
+            yield from self._scores("raw", *native, masks, units.name)
 
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
         # sign.
         made = made - self.low
         real = real - self.low
-        self._add(found, "raw", made, real, masks)
+        yield from self._scores("raw", made, real, masks)
         if self.contrast.name in self.rows_of and LESION in masks:
-            found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
+            yield ("raw", self.contrast.name), self.contrast(made, real, masks[LESION])
 
         for suffix, mask in masks.items():
             if suffix != LESION:
                 corrected = linearly_corrected(made, real, mask)
-                self._add(found, "corrected", corrected, real, {suffix: mask})
+                yield from self._scores("corrected", corrected, real, {suffix: mask})
 
-    def _add(
+    def _scores(
         self,
-        found: dict[tuple[str, str], list[Tensor]],
         kind: str,
         made: Tensor,
         real: Tensor,
         masks: dict[str, Tensor | None],
         unit: str = "",
-    ) -> None:
-        """Add the scores by every metric of this unit."""
+    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """Yield the scores by every metric of this unit and in every region."""
         for metric in self.metrics:
             if getattr(metric, "of_unit", "") != unit:
                 continue
@@ -222,41 +220,18 @@ class PairScorer:
             in_mask = getattr(metric, "in_mask", None)
             regions = {suffix: mask for suffix, mask in masks.items() if not suffix or in_mask}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
-            if of_mean is None:
-                if kind != "native":
-                    self._add_scores(found, kind, metric, made, real, regions)
-                continue
-
-            # A metric of a map computes it once for all regions.
-            means = metric.means(made, real, [*regions.values()])
-            for suffix, (mean, weight) in zip(regions, means, strict=True):
-                name = metric.name + suffix
-                found[kind, name].append(of_mean(mean))
-                if kind == "raw":
-                    found["mean", name].append(mean)
-                    found["weight", name].append(weight)
-
-    def _add_scores(
-        self,
-        found: dict[tuple[str, str], list[Tensor]],
-        kind: str,
-        metric: Any,
-        made: Tensor,
-        real: Tensor,
-        regions: dict[str, Tensor | None],
-    ) -> None:
-        """Add one metric's scores of every region."""
-        for suffix, mask in regions.items():
-            scores = metric(made, real) if mask is None else metric(made, real, mask)
-            if scores.shape != (len(made),):
-                raise UserError(
-                    f"the metric '{metric.name}' returns {tuple(scores.shape)} for"
-                    f" {len(made)} images",
-                    where="evaluate.metrics",
-                    allowed="one number per image: (N,)",
-                )
-
-            found[kind, metric.name + suffix].append(scores)
+            if of_mean is not None:
+                # A metric of a map computes it once for all regions.
+                means = metric.means(made, real, [*regions.values()])
+                for suffix, (mean, weight) in zip(regions, means, strict=True):
+                    name = metric.name + suffix
+                    yield (kind, name), of_mean(mean)
+                    if kind == "raw":
+                        yield ("mean", name), mean
+                        yield ("weight", name), weight
+            elif kind != "native":
+                for suffix, mask in regions.items():
+                    yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
 
     def scores(self, scores: Scores) -> dict[str, Score]:
         """The scores over all images, by name."""
@@ -302,6 +277,18 @@ class PairScorer:
             score = score.model_copy(update={"in_units": native})
 
         return score
+
+
+def _one_per_image(metric: Any, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
+    """The scores (n,) of images by a metric; UserError where it returns something else."""
+    scores = metric(made, real) if mask is None else metric(made, real, mask)
+    if scores.shape != (len(made),):
+        raise UserError(
+            f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images",
+            where="evaluate.metrics",
+            allowed="one number per image: (N,)",
+        )
+    return scores
 
 
 def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
