@@ -94,6 +94,7 @@ def test_neighbouring_slices_are_translated_back_too():
     assert torch.allclose(back, (shown + 1) / 2 - 1 + 0.1)
 
 
+@pytest.mark.quick_cases("back_translation")
 @pytest.mark.parametrize("method", TWO_WAY, ids=lambda method: method["name"])
 def test_two_way_runs_show_reconstructions(method, tmp_path):
     run = small_run(tmp_path, method)
@@ -114,6 +115,7 @@ def test_two_way_runs_show_reconstructions(method, tmp_path):
         assert f"{source} → {target} → {source}: translated there and back" in page.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERS, ids=lambda method: method["name"])
 def test_other_runs_show_no_reconstructions(method, tmp_path):
     domains = {"domains": ["T1"]} if method["name"] == "dcgan" else {}

@@ -323,6 +323,7 @@ def regression_limit():
     return 0.5 * error(IntensityMap(pairs(24)), pairs(12, seed=1))
 
 
+@pytest.mark.slow
 def test_regression_beats_identity_and_intensity_map(regression_limit):
     train = pairs(24)
     test = pairs(12, seed=1)

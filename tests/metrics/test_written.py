@@ -155,7 +155,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick_cases("pictures-plain", "nifti-post", "volumes-masked")
+@pytest.mark.quick_cases("nifti-post")
 @pytest.mark.parametrize(("name", "variation"), CASES)
 def test_a_run_scores_the_files_that_it_writes(name, variation, tmp_path):
     kind = KINDS[name]
@@ -193,6 +193,7 @@ def test_both_doors_tell_that_thin_volumes_have_no_ssim(tmp_path):
     assert refused.value.where == "--metrics"
 
 
+@pytest.mark.slow
 def test_the_table_scores_masked_and_rounded_values_too(tmp_path):
     """At the network's size the mean absolute error in gray levels is that of the files."""
     kind = Kind("{}.png", (32, 32), save_picture)

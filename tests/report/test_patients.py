@@ -137,6 +137,7 @@ def test_volumes_are_embedded_with_their_error(tmp_path):
     assert embed_volumes(tmp_path, "y") == {}
 
 
+@pytest.mark.quick_cases("spacing1-zooms1")
 @pytest.mark.parametrize(
     ("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))]
 )

@@ -186,6 +186,7 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
     return found
 
 
+@pytest.mark.slow
 def test_pooled_interval_covers_readers_and_cases():
     rng = np.random.default_rng(2)
     inside = []

@@ -186,6 +186,7 @@ def test_calibrated_spread_holds_what_it_states(overconfident):
     assert 0.5 < found["auroc_10"]["value"] < 0.9
 
 
+@pytest.mark.slow
 def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
     run = small_run(
@@ -232,6 +233,7 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     assert through[:, :1] == pytest.approx(plain)
 
 
+@pytest.mark.slow
 def test_copies_of_training_images_are_reported(tmp_path):
     method = {
         "name": "dcgan",
