@@ -11,10 +11,11 @@ from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import write_file
+from gantk.metrics.references import spread as spread_evenly
 from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
-from gantk.report.pictures import data_uri, pick_evenly
+from gantk.report.pictures import data_uri
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
 from gantk.report.words import digits, figure_name, metric_name
 from gantk.terminal import duration
@@ -343,7 +344,7 @@ def _strip(
     if samples.has_truth:
         kinds["truth"] = "truth"
     heads = tuple(kinds)
-    numbers_of_images = pick_evenly(range(direction.count), count)[:count]
+    numbers_of_images = spread_evenly(range(direction.count), count)
     if direction.source is None:
         kinds = {"output": step}
         heads = ()

@@ -98,8 +98,7 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
       step_seconds: mean
     seconds per step of each log interval; first_step_s: from the start of the process to the end of
     its first step;
-    peak_memory_gib: over all resumes. Unknown values are None. `predicted`: step_s and
-    peak_memory_gib as `gantk doctor` estimates them, if that was run.
+    peak_memory_gib: over all resumes. Unknown values are None.
     """
     lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
     if not lines:
@@ -116,5 +115,4 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
         "steps": lines[-1]["step"],
         "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
         **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib")},
-        **({"predicted": used["predicted"]} if used.get("predicted") else {}),
     }

@@ -19,7 +19,7 @@ from gantk.runs.results import Score
 BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 
-Interval = tuple[float, float] | None
+Interval = list[float | None] | None
 Values = Sequence[float] | np.ndarray
 
 
@@ -120,7 +120,7 @@ def drawn_interval(
     picks = bootstrap_draws(len(images), draws)
     values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
     values = values[~np.isnan(values)]
-    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else None
+    return np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
 
 
 def left_out_interval(
@@ -128,7 +128,7 @@ def left_out_interval(
     real: Sequence[str],
     fake: Sequence[str],
     least: int = 2,
-) -> tuple[Any, tuple[Any, Any] | None]:
+) -> tuple[Any, list[Any] | None]:
     """A statistic of two sets of images, and its 95 % interval by a jackknife over groups of
     patients.
 
@@ -158,7 +158,7 @@ def left_out_interval(
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
 
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
-    return value, (value - reach, value + reach)
+    return value, [value - reach, value + reach]
 
 
 def per_level(

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from gantk.metrics.pair_scores import SUFFIXES
 from gantk.metrics.verdict import Tone, needs_pairs, tone_of
 from gantk.metrics.words import baseline_words, metric_words, short_metric_name, verdict_words
-from gantk.runs.results import Results, Score, Verdict, number_text
+from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
+
+TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class ScoreRow:
         """The best baseline's name in words; "" where none was compared."""
         best = self.verdict.best_baseline
         return baseline_words(best) if best else ""
+
+    def cells(self, title: str) -> list[str]:
+        """Cells of a table under `TABLE_HEADS`."""
+        value = f"{self.score.text()} {self.score.interval()}".rstrip()
+        beside = f"{self.baseline} ({self.baseline_name})" if self.baseline_name else NO_VALUE
+        return [title, self.name, value, self.score.sample() or NO_VALUE, beside]
 
     @property
     def tone(self) -> Tone:
@@ -121,6 +129,14 @@ def score_rows(results: Results) -> Iterator[ScoreRow]:
         for metric, score in scores.items():
             verdict = results.verdict_of(key, metric)
             yield ScoreRow(key, metric, score, results.rival(key, metric), verdict)
+
+
+def rows_by_direction(results: Results) -> dict[str, list[ScoreRow]]:
+    """The rows of `score_rows`, by direction."""
+    found: dict[str, list[ScoreRow]] = {key: [] for key in results.metrics}
+    for row in score_rows(results):
+        found[row.key].append(row)
+    return found
 
 
 def region_of(metric: str) -> str:

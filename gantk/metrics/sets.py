@@ -18,7 +18,6 @@ from gantk.errors import UserError
 from gantk.metrics.features import Features
 from gantk.metrics.intervals import (
     GROUPS,
-    Interval,
     group_numbers,
     left_out_interval,
     metric_score,
@@ -224,7 +223,7 @@ class Kid(InFeatures):
             whole = value
             value = _mean_of_subsets(real, made, size)
             how = f"subsets={SUBSETS}x{size}"
-            ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
+            ci95 = ci95 and [end - whole + value for end in ci95]
 
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
         details = {}
@@ -251,7 +250,7 @@ def squared_mmd(
     fake: np.ndarray,
     real_patients: Sequence[str] = (),
     fake_patients: Sequence[str] = (),
-) -> tuple[float, Interval]:
+) -> tuple[float, list[Any] | None]:
     """The unbiased squared MMD of two sets of vectors (n, d), without self-comparisons (Gretton et
     al., 2012, eq. 3).
 
@@ -277,7 +276,7 @@ def squared_mmd(
         )
 
     value, ci95 = left_out_interval(of_kept, real_patients, fake_patients)
-    return value, ci95 and (float(ci95[0]), float(ci95[1]))
+    return value, ci95 and [float(end) for end in ci95]
 
 
 def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from gantk.errors import printable
-from gantk.metrics.rows import score_rows
+from gantk.metrics.rows import TABLE_HEADS, score_rows
 from gantk.metrics.verdict import title_of
-from gantk.runs.results import NO_VALUE, Results
+from gantk.runs.results import Results
 
 # What begins or ends something in Markdown or HTML, wherever it stands.
 ANYWHERE = r"[\\`*<|~]"
@@ -19,8 +19,6 @@ LINK = r"\](?=[(\[:]|$)|!(?=\[)|(?<=\w):(?=//)|(?<=\bwww)\."
 AT_THE_START = r"^(?:[=>]|[-+](?=[\s-]|$)|[0-9]+[.)](?=\s|$)|\[(?=[ x]\]))"
 HEADING = r"(?<!\S)#"
 SPECIAL = re.compile("|".join((AT_THE_START, ANYWHERE, UNDERSCORE, ENTITY, LINK, HEADING)), re.I)
-
-HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
 
 
 class Markdown(str):
@@ -56,16 +54,9 @@ def score_table(results: Results) -> str:
     """All scores of results with their intervals, next to the score of the best baseline, as a
     Markdown table.
     """
-    rows = []
-    for row in score_rows(results):
-        value = f"{row.score.text()} {row.score.interval()}".rstrip()
-        beside = f"{row.baseline} ({row.baseline_name})" if row.baseline_name else NO_VALUE
-        title = title_of(row.key, results.domains)
-        rows.append((title, row.name, value, row.score.sample() or NO_VALUE, beside))
-
+    rows = [row.cells(title_of(row.key, results.domains)) for row in score_rows(results)]
     if rows:
-        return markdown_table(HEADS, rows)
-
+        return markdown_table(TABLE_HEADS, rows)
     return "It was not scored: the run has no metrics.json."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.files import read_file
-from gantk.metrics.rows import score_rows
+from gantk.metrics.rows import TABLE_HEADS, score_rows
 from gantk.report.words import direction_name
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results
@@ -62,19 +62,12 @@ def run_html(run: RunFolder) -> str:
 
 def _scores(results: Results, domains: list[str]) -> str:
     """The table of scores beside the best baseline's."""
-    names = ("", "score", "model", "95 % interval", "sample", "best baseline", "verdict")
+    names = (*TABLE_HEADS, "verdict")
     head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
     rows = [head]
     for row in score_rows(results):
-        cells = [
-            direction_name(row.key, domains),
-            row.name,
-            row.score.text(),
-            row.score.interval(),
-            row.score.sample(),
-            f"{row.baseline} ({row.baseline_name})" if row.baseline_name else "",
-            row.words if row.tone else "",
-        ]
+        verdict = row.words if row.tone else ""
+        cells = [*row.cells(direction_name(row.key, domains)), verdict]
         rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
 
     if len(rows) == 1:

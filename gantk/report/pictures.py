@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gantk.files import read_file
+from gantk.metrics.references import spread
 from gantk.report.run_record import Samples
 
 # bytes of pictures embedded unchanged; above it earlier steps become small previews
@@ -82,7 +82,7 @@ def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], lis
     small = len(steps) * _size(newest) > LOSSLESS_BUDGET
     if small:
         largest = max(_size(_frames(samples, step, ceiling, small)) for step in (steps[0], last))
-        steps = pick_evenly(steps, int(PREVIEW_BUDGET / max(largest, 1)))
+        steps = spread(steps, max(2, int(PREVIEW_BUDGET / max(largest, 1))))
 
     by_step = [*(_frames(samples, step, ceiling, small) for step in steps[:-1]), newest]
     blocks = []
@@ -142,15 +142,6 @@ def _mean_difference(first: Path | None, second: Path | None) -> str:
         return ""
     with Image.open(first) as one, Image.open(second) as other:
         return f"{absolute_error(one, other).mean():.1f}"
-
-
-def pick_evenly(items: Sequence[int], most: int) -> list[int]:
-    """Select at most `most` of the items (at least two), evenly spread, including the first and the
-    last.
-    """
-    if len(items) <= most:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)]
 
 
 def error_map(output: Image.Image, truth: Image.Image, ceiling: int) -> tuple[Image.Image, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gantk.errors import count_noun
-from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
 from gantk.metrics.verdict import Tone
 from gantk.metrics.words import (
     FROM_NOISE,
@@ -40,13 +40,13 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
     """The three numbers of the page's top: the first score of each direction (of one direction its
     first two) beside the best baseline's, and the number of test patients.
     """
-    by_direction: dict[str, list[ScoreRow]] = {}
-    for row in score_rows(run.results):
-        by_direction.setdefault(row.key, []).append(row)
-    if not by_direction:
+    by_direction = rows_by_direction(run.results)
+    returned = [
+        rows for key, rows in by_direction.items() if rows and f"{key}_post" not in by_direction
+    ]
+    if not returned:
         return []
 
-    returned = [rows for key, rows in by_direction.items() if f"{key}_post" not in by_direction]
     chosen = [rows[0] for rows in returned[:2]] if len(returned) > 1 else returned[0][:2]
     numbers = []
     for row in chosen:
@@ -88,13 +88,12 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     tables = []
     system = system_of(run)
     cycles = cycle_sentences(run)
-    rows = list(score_rows(run.results))
-    for key, scores in run.results.metrics.items():
+    for key, rows in rows_by_direction(run.results).items():
+        scores = run.results.metrics[key]
         published = figures_beside(system, key, scores)
         regions: dict[str, list[ScoreRow]] = {}
         for row in rows:
-            if row.key == key:
-                regions.setdefault(row.region, []).append(row)
+            regions.setdefault(row.region, []).append(row)
 
         first = "" if "" in regions else next(iter(regions), "")
         of_first = regions.pop(first, [])

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     model_serializer,
@@ -22,11 +21,7 @@ from gantk.plugin.spec import Share
 
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-Pair = Annotated[
-    list[float | None],
-    Field(min_length=2, max_length=2),
-    BeforeValidator(lambda ends: list(ends) if isinstance(ends, tuple) else ends),
-]
+Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Curves = dict[str, list[float]]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
@@ -229,9 +224,6 @@ class Speed(Table):
         "Seconds from the start of the process to the end of its first step."
     )
     peak_memory_gib: Amount | None = about("Peak memory in GiB, over all resumes.")
-    predicted: dict[str, Any] | None = about(
-        "`step_s` and `peak_memory_gib` as `gantk doctor` estimates them, if it was run."
-    )
 
 
 class Case(Table):

@@ -42,7 +42,7 @@ class Fid(InFeatures):
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
         if ci95 is not None:
-            ci95 = (max(0.0, float(ci95[0])), float(ci95[1]))
+            ci95 = [max(0.0, float(ci95[0])), float(ci95[1])]
 
         how = "gaussians"
         details = {}

@@ -119,8 +119,5 @@ class Frd:
             return float(np.log(max(distance, np.exp(-20))))
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        if ci95 is not None:
-            ci95 = (float(ci95[0]), float(ci95[1]))
-
         counts = f"features={use.sum()}/n={whole_made.sum()},real={whole_real.sum()}"
         return Score(value=value, ci95=ci95, n=len(fake), definition=f"{self.definition}/{counts}")

@@ -78,7 +78,7 @@ class Prdc(InFeatures):
             if ci95 is not None and ci95[0][place] != ci95[1][place]:
                 low = float(ci95[0][place])
                 high = float(ci95[1][place])
-                interval = (max(0.0, low), high if name == "density" else min(1.0, high))
+                interval = [max(0.0, low), high if name == "density" else min(1.0, high)]
 
             value = float(values[place])
             score = Score(

@@ -235,7 +235,7 @@ class Classification(Judge):
 
         def row(statistic: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Any]:
             ci95 = drawn_interval(lambda i: statistic(found[i], truth[i]), patients)
-            return {"value": statistic(found, truth), "ci95": list(ci95) if ci95 else None}
+            return {"value": statistic(found, truth), "ci95": ci95}
 
         accuracy = row(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
         best = row(balanced_accuracy)

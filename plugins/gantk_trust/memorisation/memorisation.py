@@ -139,7 +139,7 @@ class Memorisation(InFeatures):
 
 def _copy_scores(
     away: np.ndarray, between: np.ndarray, train: ImageGroup, test: ImageGroup, fake: ImageGroup
-) -> list[tuple[float, tuple[float, float] | None]]:
+) -> list[tuple[float, list[float] | None]]:
     """`copied` and `distance_ratio`, each with its 95 % interval, from distances (F, N + M) and
     (M, N).
     """
@@ -158,7 +158,7 @@ def _copy_scores(
 
     low = np.maximum(ends[0], [-1, 0]).tolist()
     high = np.minimum(ends[1], [1, np.inf]).tolist()
-    return [(float(copied), (low[0], high[0])), (float(ratio), (low[1], high[1]))]
+    return [(float(copied), [low[0], high[0]]), (float(ratio), [low[1], high[1]])]
 
 
 def compare_distances(
