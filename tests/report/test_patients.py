@@ -3,7 +3,6 @@ compared on one page.
 """
 
 import base64
-import gzip
 import importlib
 import io
 import json
@@ -21,7 +20,6 @@ from gantk import write_report
 from gantk.errors import Interrupted, UserError
 from gantk.report.patients.section import encode_pixels
 from gantk.training import loop
-from gantk_studies.viewer.section import embed_volumes
 
 
 def refers_to_nothing(page: Page) -> bool:
@@ -111,30 +109,6 @@ def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
     read = found.low + (found.high - found.low) * levels / 65535
 
     assert np.abs(read - pixels).max() < 0.05
-
-
-def test_volumes_are_embedded_with_their_error(tmp_path):
-    random = np.random.default_rng(0)
-    voxels = {
-        kind: random.normal(size=(100, 20, 10)).astype(np.float32)
-        for kind in ("input", "output", "truth")
-    }
-    (tmp_path / "samples/test").mkdir(parents=True)
-    for kind, each in voxels.items():
-        nibabel.save(
-            nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"samples/test/x-{kind}.nii.gz"
-        )
-
-    found = embed_volumes(tmp_path, "x")
-    image = nibabel.Nifti1Image.from_bytes(
-        gzip.decompress(base64.b64decode(found["files"]["error"]))
-    )
-    error = np.abs(voxels["output"] - voxels["truth"])[::2, ::2, ::2]
-
-    assert found["thin"] == 2
-    assert np.abs(image.get_fdata() - error).max() < 0.002
-    assert image.header.get_zooms() == (2, 2, 2)
-    assert embed_volumes(tmp_path, "y") == {}
 
 
 @pytest.mark.quick_cases("spacing1-zooms1")

@@ -108,20 +108,6 @@ def test_kid_and_its_interval_match_the_formula(sets, block, monkeypatch):
     assert ci95 == pytest.approx(interval, rel=1e-9)
 
 
-@pytest.mark.parametrize(("subset", "tolerance"), [(0, 1e-9), (30, 0.15)])
-def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch):
-    trio = groups(*sets)
-    expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
-    kid = Kid(2.0, 2, subset=subset)(*trio)
-
-    assert kid.value == pytest.approx(expected, rel=tolerance)
-    low, high = kid.ci95
-    assert low < expected < high
-    # subsets are drawn of sets of more than 1000
-    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
-    assert Kid(2.0, 2)(*trio) == kid
-
-
 @pytest.mark.parametrize(("metric", "least"), [(Kid, 2), (Fid, 8), (Prdc, 6), (Diversity, 2)])
 def test_too_few_images_are_refused_without_harm(metric, least):
     few = group(blobs(least - 1))
