@@ -109,42 +109,10 @@ def compare(
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
             constant. Nothing has been scored.
     """
-    result = compare_folders(
-        Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient
-    )
-    for line in summary_lines(result):
-        say(line)
-
-    about_scale = scale_line(result.scale)
-    if about_scale:
-        say(about_scale)
-    if result.patients_unknown:
-        say(NO_PATIENTS)
-
-    return result.dump()
-
-
-def compare_folders(
-    predicted: Path,
-    truth: Path,
-    metrics: list[str],
-    device: Any = "cpu",
-    match: bool = False,
-    patient: str = "",
-) -> FolderResults:
-    """Score files against files.
-
-    The data range is the file type's, or the set's for floats. `scale` is the linear function from
-    predictions to the truth's scale and whether they are on `another` scale; with `match` it is
-    applied before scoring. `patient` is a regular expression whose group is the patient in a file's
-    name; `patients_unknown`: each image counts as a patient.
-
-    Pair metrics compare files of the same name and grid; set metrics, such as kid, compare whole
-    folders, and then use the truth as training images too. UserError, before anything is scored,
-    where names or grids do not match, where a file cannot be read or holds NaN, and where the truth
-    is constant.
-    """
     of_pairs, of_sets = _metric_parts(metrics)
+    place = start(device, "fp32").device
+    predicted = Path(predicted)
+    truth = Path(truth)
     made = _images(predicted, patient)
     real = _images(truth, patient)
     patients = made | real
@@ -161,25 +129,35 @@ def compare_folders(
 
     scores: dict[str, Score] = {}
     if of_pairs:
-        scores |= _pair_scores(pairs, of_pairs, device, scale, patients, read)
+        scores |= _pair_scores(pairs, of_pairs, place, scale, patients, read)
     if of_sets:
-        scores |= _set_scores(made, real, of_sets, device, scale, read)
+        scores |= _set_scores(made, real, of_sets, place, scale, read)
     if match:
         for name, score in scores.items():
             definition = f"{score.definition}/predictions-matched-linearly"
             scores[name] = score.model_copy(update={"definition": definition})
 
     unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
-    return FolderResults(
+    result = FolderResults(
         metrics={"pred_to_truth": scores},
         baselines={},
         verdict={},
         scale=scale,
         patients_unknown=unknown,
     )
+    for line in summary_lines(result):
+        say(line)
+
+    about_scale = _scale_line(scale)
+    if about_scale:
+        say(about_scale)
+    if unknown:
+        say(NO_PATIENTS)
+
+    return result.dump()
 
 
-def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
+def _metric_parts(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
     """The parts of pair metrics and of set metrics; UserError for those that need a run."""
     of_pairs = []
     of_sets = []
@@ -202,7 +180,7 @@ def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
     return of_pairs, of_sets
 
 
-def scale_line(scale: ScaleFit) -> str:
+def _scale_line(scale: ScaleFit) -> str:
     """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
     truth's scale.
     """

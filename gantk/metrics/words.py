@@ -90,21 +90,15 @@ class _Finding:
     values: str  # such as `PSNR 24.93 dB against 23.20 dB`; "" where the baseline has no value
 
 
-def result_sentence(
-    results: Results, *, titles: Mapping[str, str] | None = None, unseen: bool = True
-) -> str:
+def result_sentence(results: Results, *, unseen: bool = True) -> str:
     """The results in one sentence that needs no knowledge of the scores; "" where nothing was
-    compared.
-
-    `titles`: direction -> its title, such as `T1 -> T2`. `unseen`: False where patients were
-    allowed on both sides of the split.
+    compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     findings = _findings(results)
     if not findings:
         return ""
-    titles = dict(titles or {})
     if len(findings) > MAX_NAMED_DIRECTIONS:
-        findings, titles = _of_results(findings, titles)
+        findings = _of_results(findings)
 
     place = _tested_on(results, unseen)
     if len(findings) > MAX_NAMED_DIRECTIONS:
@@ -114,10 +108,10 @@ def result_sentence(
             " directions."
         )
 
-    all_titles = {key: titles.get(key) or title_of(key, results.domains) for key in findings}
-    images = {key: _images_of(title) for key, title in all_titles.items()}
+    titles = {key: title_of(key, results.domains) for key in findings}
+    images = {key: _images_of(title) for key, title in titles.items()}
     if len(set(images.values())) < len(images):
-        images = all_titles
+        images = titles
 
     clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
     for key, each in findings.items():
@@ -156,15 +150,12 @@ def pairs_sentence(results: Results) -> str:
     )
 
 
-def _of_results(
-    findings: Mapping[str, list[_Finding]], titles: Mapping[str, str]
-) -> tuple[dict[str, list[_Finding]], dict[str, str]]:
-    """Findings and titles of what the model returns: after the post-steps, under the direction's own
-    name, where there are any.
+def _of_results(findings: Mapping[str, list[_Finding]]) -> dict[str, list[_Finding]]:
+    """Findings of what the model returns: after the post-steps, under the direction's own name,
+    where there are any.
     """
     own = {key: each for key, each in findings.items() if not key.endswith("_post")}
-    of_results = {key: findings.get(f"{key}_post", each) for key, each in own.items()}
-    return of_results, {key: title for key, title in titles.items() if key in own}
+    return {key: findings.get(f"{key}_post", each) for key, each in own.items()}
 
 
 def _findings(results: Results) -> dict[str, list[_Finding]]:
@@ -268,8 +259,7 @@ def _from_to(counts: set[int]) -> str:
 
 def _images_of(title: str) -> str:
     """`T2` of `T1 -> T2`; `T1` of `T1 from noise`; the title itself where it names no target."""
-    plain = title.replace("\u00a0", " ").replace("→", "->")
-    target = plain.rpartition(" -> ")[2].removesuffix(" from noise")
+    target = title.rpartition(" -> ")[2].removesuffix(" from noise")
     post = ", after the post-steps"
     if target.endswith(post):
         return f"post-processed {target.removesuffix(post)}"

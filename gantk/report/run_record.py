@@ -251,6 +251,8 @@ class RunRecord:
         self.problems: list[str] = []
         self.recipe, self.environment, self.split, self.best, index = map(self.read, FILES)
         self.results = Results.model_validate(self.read("metrics.json"))
+        if self.is_evaluated and not self.results.domains:  # of an earlier version
+            self.results.domains = list(self.domains)
         self.patients = {
             key: TestPatients.model_validate(each)
             for key, each in self.read("patients.json").items()

@@ -64,10 +64,9 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
 
 def summarise(run: RunRecord) -> dict[str, str]:
     """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
-    titles = {key: run.label(key) for key in run.results.metrics}
     leaked = bool(run.split.get("leakage_allowed"))
-    sentence = result_sentence(run.results, titles=titles, unseen=not leaked)
-    if titles and not sentence:
+    sentence = result_sentence(run.results, unseen=not leaked)
+    if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
     tones = {row.tone for row in score_rows(run.results)}

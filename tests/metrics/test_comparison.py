@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 import gantk
-from gantk.metrics.compare_folders import compare_folders
+
+
+def silent(line: object) -> None:
+    """Say nothing."""
 
 
 def volume(path: Path, pixels: np.ndarray, shift: float = 0.0) -> np.ndarray:
@@ -36,7 +39,7 @@ def volumes(tmp_path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def rows_of(folder: Path, *metrics: str) -> dict:
-    compared = compare_folders(folder / "pred", folder / "truth", list(metrics)).dump()
+    compared = gantk.compare(folder / "pred", folder / "truth", metrics=metrics, say=silent)
     return compared["metrics"]["pred_to_truth"]
 
 
@@ -115,7 +118,9 @@ def test_patients_of_compared_files_come_from_a_pattern(tmp_path, volumes):
 def test_single_files_and_sets_need_no_equal_names(tmp_path, volumes):
     predicted = tmp_path / "pred" / "case-0.nii.gz"
     truth = tmp_path / "truth" / "case-1.nii.gz"
-    row = compare_folders(predicted, truth, ["mae"]).dump()["metrics"]["pred_to_truth"]["mae"]
+    row = gantk.compare(predicted, truth, metrics=["mae"], say=silent)["metrics"]["pred_to_truth"][
+        "mae"
+    ]
     error = np.abs(volumes[0][0] - volumes[1][1]).mean()
 
     assert row["value"] == pytest.approx(error, rel=1e-4)
@@ -130,8 +135,8 @@ def test_matching_does_not_flatter_unrelated_images(tmp_path):
     for side in (predicted, truth):
         volume(side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
 
-    plain = compare_folders(predicted, truth, ["rmse"], match=False).dump()
-    matched = compare_folders(predicted, truth, ["rmse"], match=True).dump()
+    plain = gantk.compare(predicted, truth, metrics=["rmse"], match=False, say=silent)
+    matched = gantk.compare(predicted, truth, metrics=["rmse"], match=True, say=silent)
     before, after = (each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, matched))
 
     assert after == pytest.approx(before, rel=0.1)
