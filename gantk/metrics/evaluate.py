@@ -250,20 +250,13 @@ class Scorer:
         outputs = {}
         reconstructions = {}
         for key, images in batch.seen.items():
-            made, back = self._there_and_back(images, key[-1], batch.records[key])
+            records = batch.records[key]
+            made = self.translate(images, key[-1], records)
             outputs[key] = self.data.centre(made)
-            if back is not None:
+            if self.two_way:
+                back = self.translate(made, OTHER[key[-1]], records)
                 reconstructions[key] = self.data.centre(back)
         return Samples(outputs, reconstructions)
-
-    def _there_and_back(
-        self, images: Tensor, to: str, records: Sequence[Record]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Images (N, C, *size), translated to domain `to`, and these translations, translated
-        back; None in their place if the method is not two-way.
-        """
-        made = self.translate(images, to, records)
-        return made, self.translate(made, OTHER[to], records) if self.two_way else None
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
@@ -348,13 +341,11 @@ class Scorer:
         inputs = self.reals.network_inputs(sources)
         truths = [pair[to] for pair in pairs]
         made, padding = self._translate_as_written(results, key, to, sources, truths)
-        back = self._translate_there_and_back(inputs, to, sources)
         if padding is None:  # not rank 0
             return
 
         shown = self.data.centre(inputs)
-        if back is not None:
-            self._add_cycle(results, to, back, shown, sources)
+        back = self._add_cycle(results, to, inputs, sources)
 
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
@@ -427,30 +418,33 @@ class Scorer:
             sources = spread(self.reals.training(OTHER[to]), MAX_BASELINE_IMAGES)
             note = "/training-images-as-none-are-held-out"
 
-        inputs = self.reals.network_inputs(sources)
-        back = self._translate_there_and_back(inputs, to, sources)
-        if back is not None:
-            self._add_cycle(results, to, back, self.data.centre(inputs), sources, note)
+        if self.runtime.main:
+            self._add_cycle(results, to, self.reals.network_inputs(sources), sources, note)
 
     def _add_cycle(
         self,
         results: Results,
         to: str,
-        back: Tensor,
-        shown: Tensor,
+        inputs: Tensor,
         sources: Sequence[Record],
         note: str = "",
-    ) -> None:
+    ) -> Tensor | None:
         """Add how far images (N, C, *size) that were translated to `to` and back are from the
-        images `shown`.
+        originals; returns them as they are shown, None if the method is not two-way.
         """
-        references = self.reals.originals(sources, OTHER[to], shown)
+        if not self.two_way:
+            return None
+
+        made = self.translate(inputs, to, sources)
+        back = self.data.centre(self.translate(made, OTHER[to], sources))
+        references = self.reals.originals(sources, OTHER[to], self.data.centre(inputs))
         way = f"{OTHER[to]}_to_{to}_to_{OTHER[to]}"
         scores = {}
         for name, score in self.cycles.scores(self.cycles(back, references)).items():
             definition = f"{way}/{score.definition}{note}"
             scores[name] = score.model_copy(update={"definition": definition})
         results.cycle[f"{OTHER[to]}_to_{to}"] = scores
+        return back
 
     def _add_foreground(self, results: Results, key: str, foreground: Tensor) -> None:
         """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""
@@ -659,31 +653,6 @@ class Scorer:
         if len(records) != len(images):
             raise ValueError("a conditional method translates images only with their records")
         return [record.label for record in records]
-
-    def _translate_there_and_back(
-        self, images: Tensor, to: str, records: Sequence[Record]
-    ) -> Tensor | None:
-        """Images (N, C, *size), translated to domain `to` and back by all ranks, in the same batches
-        as by one alone, as they are shown; None if the method is not two-way, and on ranks other
-        than 0.
-        """
-        if not self.two_way:
-            return None
-
-        # tiles of several images share a pass
-        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)
-        # dropout in use: random numbers in order
-        drawing = any(layer.training for layer in self.method.modules())
-        step = len(images) if tiled or drawing else self.batch
-        shares = [slice(first, first + step) for first in range(0, len(images), step)]
-        translated = self.runtime.share(
-            shares, lambda share: self._there_and_back(images[share], to, records[share])
-        )
-        if translated is None:
-            return None
-
-        _, back = zip(*translated, strict=True)
-        return self.data.centre(torch.cat(back))
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch
