@@ -136,12 +136,7 @@ class Classification(Judge):
     needs_classes = True
     name = "classification"
 
-    def __post_init__(self) -> None:
-        # the last sets of real images, and the score of the classifier that is trained on them
-        self._of_real: tuple[ImageGroup, ImageGroup, Score] | None = None
-
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        sets = (train, test)
         train = labelled_images("training", train)
         test = labelled_images("test", test)
         fake = labelled_images("made", fake)
@@ -180,27 +175,9 @@ class Classification(Judge):
         of_both = f"{real}+{count}{halved}"
         return {
             self.name: self._test_folds(synthetic, of_synthetic, test, classes),
-            f"{self.name}_real": self._test_real(sets, train, test, classes),
+            f"{self.name}_real": self._test_folds([(train, test)], real, test, classes),
             f"{self.name}_both": self._test_folds(both, of_both, test, classes),
         }
-
-    def _test_real(
-        self,
-        sets: tuple[ImageGroup, ImageGroup],
-        train: ImageGroup,
-        test: ImageGroup,
-        classes: list[int],
-    ) -> Score:
-        """The score of the classifier that is trained on real images. It does not depend on the
-        generated ones, so it is computed once for the `sets` that the images are from.
-        """
-        known = self._of_real
-        if known and known[0] is sets[0] and known[1] is sets[1]:
-            return known[2]
-
-        score = self._test_folds([(train, test)], f"real={len(train)}", test, classes)
-        self._of_real = (*sets, score)
-        return score
 
     def _test_folds(
         self,
