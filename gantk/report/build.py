@@ -195,8 +195,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     return {
         "run": run,
         "title": _title(run),
-        "method": (run.recipe.get("method") or {}).get("name"),
-        "total": (run.recipe.get("train") or {}).get("steps"),  # None: it counts in epochs
+        "method": run.table("method").get("name"),
+        "total": run.table("train").get("steps"),  # None: it counts in epochs
         "speed": run.results.speed or Speed(),
         "summary": run.recipe.get("summary") or "",
         "ran": what_was_run(run),
@@ -354,7 +354,7 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Numbers of images and subjects by set and domain, how they were split, and a leak that was
     allowed.
     """
-    sets = run.split.get("splits") or {}
+    sets = run.sets
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()

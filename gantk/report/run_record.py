@@ -281,16 +281,24 @@ class RunRecord:
         """Whether metrics.json has any content."""
         return bool(self.results.model_fields_set)
 
+    def table(self, name: str) -> dict[str, Any]:
+        """A table of the recipe; {} where it is absent."""
+        return self.recipe.get(name) or {}
+
+    @property
+    def sets(self) -> dict[str, Any]:
+        """The sets of split.json; {} where they are unknown."""
+        return self.split.get("splits") or {}
+
     @property
     def holds_out_nothing(self) -> bool:
         """Whether all images were trained on, so that samples show training images."""
-        sets = self.split.get("splits") or {}
-        return bool(sets) and not sets.get("validation") and not sets.get("test")
+        return bool(self.sets) and not self.sets.get("validation") and not self.sets.get("test")
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        of_recipe = (self.recipe.get("data") or {}).get("domains")
+        of_recipe = self.table("data").get("domains")
         return tuple(of_recipe or self.results.domains)
 
     def label(self, direction: str) -> str:

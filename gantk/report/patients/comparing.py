@@ -99,7 +99,7 @@ def _test_set(record: RunRecord) -> frozenset:
     """The test images' files or names; equal sets mean that two runs were scored on the same
     images.
     """
-    found = (record.split.get("splits") or {}).get("test") or ()
+    found = record.sets.get("test") or ()
     return frozenset((str(one.get("path")), str(one.get("key"))) for one in found)
 
 
@@ -109,12 +109,12 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     return {
         "name": name,
         "path": str(record.path),
-        "method": (record.recipe.get("method") or {}).get("name") or "",
+        "method": record.table("method").get("name") or "",
         "step": record.log.last_step or 0,
-        "total": (record.recipe.get("train") or {}).get("steps"),
+        "total": record.table("train").get("steps"),
         "seconds": record.log.seconds,
         "verdict": result["sentence"] or ("" if record.results.metrics else "Not scored."),
-        "consequences": (record.split.get("splits") or {}).get("consequences") or (),
+        "consequences": record.sets.get("consequences") or (),
         "problems": record.problems,
     }
 

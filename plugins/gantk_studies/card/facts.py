@@ -109,8 +109,8 @@ def _join(*parts: str | None) -> str:
 
 
 def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
-    data = run.recipe.get("data") or {}
-    sets = run.split.get("splits") or {}
+    data = run.table("data")
+    sets = run.sets
     source = _without_paths(data.get("source") or {})
     _, _, licences = card(run.path).partition("\n## Data and licences\n")
     augmentation = ""
@@ -175,8 +175,8 @@ def _weights(run: RunFolder) -> Iterator[str]:
 
 
 def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
-    method = run.recipe.get("method") or {}
-    train = run.recipe.get("train") or {}
+    method = run.table("method")
+    train = run.table("train")
     about = run.environment
     facts = {
         "hardware": _join(_options(about, MACHINE), *_cost(run.results.speed or Speed())),
@@ -198,7 +198,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         if train.get("ema"):
             facts["ensemble"] += ", a moving average of its weights"
 
-    if (run.recipe.get("evaluate") or {}).get("checkpoint") == "best":
+    if run.table("evaluate").get("checkpoint") == "best":
         facts["chosen"] = f"the best checkpoint by {run.best.get('rule')}"
     elif train:
         facts["chosen"] = "the last checkpoint"
