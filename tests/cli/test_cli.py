@@ -95,6 +95,7 @@ def test_exit_codes_of_failure_interruption_and_defect(gantk, monkeypatch, error
         assert outcome.err.startswith(f"error  {error if isinstance(error, GantkError) else words}")
 
 
+@pytest.mark.slow
 def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     gantk, tiny_file, pictures, tmp_path, monkeypatch
 ):

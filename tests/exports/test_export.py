@@ -41,6 +41,7 @@ def run(tmp_path_factory) -> Path:
     return small_run(tmp_path_factory.mktemp("paired"), {"name": "regression", "generator": UNET})
 
 
+@pytest.mark.slow
 def test_lines_of_the_guide_translate_as_gantk_does(run, tmp_path, monkeypatch):
     page = (ROOT / "docs/guides/onnx.md").read_text("utf-8")
     scan = native((32, 32))

@@ -80,13 +80,8 @@ def expect_same_files(model, exported: Path, patient: Path, contrasts, out: Path
         assert difference.mean() < 1e-6
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "spacing of two numbers"))
-        for name in CASES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_an_exported_file_translates_as_its_run(case, patients, tmp_path):
     method, data, contrasts = CASES[case]
     source = {"name": "contrasts" if len(contrasts) > 1 else "nifti", "path": str(patients)}

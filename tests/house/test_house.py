@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import torch
 from import_closure import ENTRIES, closure
 from tiny import ROOT, draw_pictures
@@ -175,6 +176,7 @@ except KeyError:
 """
 
 
+@pytest.mark.slow
 def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
     (picture,) = draw_pictures(tmp_path, 1)
     looking = LOOKING + [[name, "--help"] for name in sorted(cli.commands)]

@@ -35,6 +35,7 @@ def scaled(image: nib.Nifti1Image) -> np.ndarray:
     return (values / np.percentile(values, 99.5)).clip(0, 1)
 
 
+@pytest.mark.quick_cases("T1-27")
 @pytest.mark.parametrize(("to", "least"), [("T1", 27), ("T1CE", 17.5), ("T2", 22), ("FLAIR", 21.5)])
 def test_a_missing_contrast_is_close_to_the_truth(model, person, to, least):
     given = {name: scan for name, scan in person.items() if name != to}

@@ -43,6 +43,7 @@ def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_recipe, tmp_path):
     taken = []
     step = Engine.train_step

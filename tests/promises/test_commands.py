@@ -121,6 +121,7 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
     assert tomllib.loads((tmp_path / "mine.toml").read_text("utf-8"))["method"]["name"] == "dualgan"
 
 
+@pytest.mark.slow
 def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
     done = gantk("doctor")
     rows = [line.split()[0] for line in done.out.splitlines() if line.strip()]
@@ -215,6 +216,7 @@ def test_metrics_have_values_intervals_and_definitions(run, way, name):
 # ---- what commands do ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_onnx_file_gives_what_its_run_gives(run, scans, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -105,9 +105,7 @@ def alone(tmp_path_factory, request) -> tuple[Path, Path]:
 SOURCES = {"pictures": "folders", "volumes": "nifti"}
 
 
-@pytest.fixture(
-    scope="module", params=["pictures", pytest.param("volumes", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["pictures", "volumes"])
 def commands_alone(request, alone, tmp_path_factory):
     """The kind of data, the folder worked in, one scan, and how each command ended."""
     kind = request.param
@@ -134,6 +132,7 @@ def commands_alone(request, alone, tmp_path_factory):
     return kind, folder, scan, dict(zip(commands, ends, strict=True))
 
 
+@pytest.mark.slow
 def test_core_works_with_every_bundled_plugin_off(commands_alone):
     _, folder, _, ends = commands_alone
     assert "\n".join(end.err for end in ends.values() if end.code) == ""
@@ -145,6 +144,7 @@ def test_core_works_with_every_bundled_plugin_off(commands_alone):
     assert set(environment["plugins"]["left_out"]) == {*FAMILIES, "gantk_bench"}
 
 
+@pytest.mark.slow
 def test_core_lists_what_is_left_without_bundled_plugins(commands_alone):
     _, _, _, ends = commands_alone
     assert "foreign" in ends["list"].out
@@ -156,6 +156,7 @@ def test_core_lists_what_is_left_without_bundled_plugins(commands_alone):
     assert left_out == len(FAMILIES) + 1
 
 
+@pytest.mark.slow
 def test_core_translates_files_and_folders_on_their_grid(commands_alone):
     kind, folder, scan, _ = commands_alone
     inputs = {path.name for path in scan.parent.iterdir()}
@@ -181,6 +182,7 @@ print(gantk.load('run').translate(image, to='T2').shape)
 """
 
 
+@pytest.mark.slow
 def test_core_translates_arrays(alone, commands_alone):
     site, _ = alone
     _, folder, _, _ = commands_alone

@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     assert_same_end(run, killed[1])
 
 
-@pytest.mark.quick_cases("2")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
     recipe = recipe_of("cyclegan", tmp_path)

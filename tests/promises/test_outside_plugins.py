@@ -97,17 +97,20 @@ OUTSIDE_PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "owner"), OUTSIDE_PARTS)
 def test_outside_parts_are_listed_beside_ours(ends_of_commands, kind, name, owner):
     assert [kind, name, owner] in [words[:3] for words in words_of(ends_of_commands["list"])]
 
 
+@pytest.mark.slow
 def test_outside_recipes_and_commands_stand_beside_ours(ends_of_commands):
     recipes = [words[0] for words in words_of(ends_of_commands["recipes"]) if words]
     assert "oneway_t1t2" in recipes
     assert words_of(ends_of_commands["greet"]) == [["one", "way,", "Ada"]]
 
 
+@pytest.mark.slow
 def test_a_broken_outside_plugin_is_quoted(ends_of_commands):
     (row,) = [words for words in words_of(ends_of_commands["plugins"]) if "gantk-broken" in words]
     assert "did not load" in " ".join(row)
@@ -120,6 +123,7 @@ def test_a_broken_outside_plugin_is_quoted(ends_of_commands):
     assert "No module named 'a_library_nobody_has'" in refused.err
 
 
+@pytest.mark.slow
 def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     steps = ["--set", "train.steps=4", "--set", "train.save_every=2", "--set", "train.log_every=1"]
     words = ["run", "oneway_t1t2", "--out", "run", "--device", "cpu", *steps]
@@ -152,6 +156,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
         assert image.size == given.size
 
 
+@pytest.mark.slow
 def test_a_second_offer_of_a_bundled_name_is_named_and_left_out(tmp_path):
     install(PACKAGES / "taking", tmp_path / "site", tmp_path)
     words = ["show", "method", "cyclegan"], ["list", "method"]

@@ -5,11 +5,13 @@ trains.
 import json
 
 import numpy as np
+import pytest
 from files import ended, gantk, process, recipe, saved
 from safetensors.numpy import load_file
 from tiny import draw_pictures
 
 
+@pytest.mark.slow
 def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     for seed, side in enumerate(("trainA", "trainB"), 1):
         draw_pictures(tmp_path / "data" / side, 12, seed=seed)

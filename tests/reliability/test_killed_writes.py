@@ -31,9 +31,8 @@ WAYS = {  # what is translated again: at which calls it is killed, and what may 
 }
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "series")) for way in WAYS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
     pytest.importorskip("pydicom")
     tests = Path(__file__).parents[1]

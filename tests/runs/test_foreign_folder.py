@@ -160,6 +160,7 @@ def test_a_device_is_written_only_where_the_user_named_it(tmp_path, capfd):
         files.append_to_file(tmp_path / "log.jsonl", b"line")
 
 
+@pytest.mark.slow
 def test_others_cannot_write_and_patients_are_private(tmp_path, tiny_recipe):
     before = os.umask(0)
     try:

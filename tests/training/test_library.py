@@ -53,6 +53,7 @@ def test_iterating_is_what_gantk_run_does(tmp_path):
     assert {"a", "b", "fake_a", "fake_b"} <= set(steps[-1].batch)
 
 
+@pytest.mark.quick_cases("break")
 @pytest.mark.parametrize("kind", ["stop", "break", "error"])
 def test_a_training_that_was_left_ends_with_the_same_weights(tmp_path, kind):
     with gantk.training(TINY, out=tmp_path / "whole", **CPU) as training:

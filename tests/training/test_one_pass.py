@@ -134,6 +134,7 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
         )
 
 
+@pytest.mark.quick_cases(*(f"{name}-everything" for name in EVERYTHING))
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_no_loss_asks_the_device_for_a_value_or_feeds_it(name, number):
     method = method_of(name, number)

@@ -50,6 +50,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     assert json.loads((new.path / "environment.json").read_text())["start"]["taken"]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp_path):
     tiny_recipe["data"] |= {
         "domains": ["T2", "T1"],
@@ -91,6 +92,7 @@ def test_starts_share_generators_between_methods(tiny_run, tiny_recipe, tmp_path
     assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in found.items())
 
 
+@pytest.mark.slow
 def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "start")
     tiny_recipe["train"] |= {"start": str(tmp_path / "start"), "save_every": 2}
@@ -133,6 +135,7 @@ def test_networks_of_another_width_or_nan_are_refused(tiny_run, tiny_recipe, tmp
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp_path):
     for seed, domain in enumerate(("T1", "T2")):
         draw_pictures(tmp_path / domain, 6, seed=seed)

@@ -55,6 +55,7 @@ def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     assert "line 2: step: " in said
 
 
+@pytest.mark.slow
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (shadow := tmp_path / "random.py").write_text(

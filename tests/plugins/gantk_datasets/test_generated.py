@@ -94,6 +94,7 @@ def test_scores_learn_the_classes_from_real_images(noise_run):
     assert not {record.id for record in learned} & {record.id for record in data.training}
 
 
+@pytest.mark.slow
 def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path):
     say = lambda line: None  # noqa: E731
     recipe = tables(noise_run)

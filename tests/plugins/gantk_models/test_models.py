@@ -343,6 +343,7 @@ def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_does_not_have_is_one_error(hub, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
     ((code, said),) = hub(["translate", "hf://me/gone", picture, "out.png"])

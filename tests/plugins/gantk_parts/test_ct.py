@@ -48,6 +48,7 @@ def test_brain_window_maps_brain_to_most_of_the_range():
     assert -1 < fitted(HU).tissue[0] < -0.7
 
 
+@pytest.mark.slow
 def test_pictures_hold_no_hounsfield_units(tmp_path):
     gray = np.arange(256, dtype=np.float32).reshape(1, 16, 16)
     with pytest.raises(UserError, match="have values from 0 to 255.*no_hu"):
@@ -123,6 +124,7 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert "range-4024-HU" in decibels.definition
 
 
+@pytest.mark.slow
 def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
     settings = [
         'data.intensity={name="domains",a="ct",b="percentile"}',

@@ -44,6 +44,7 @@ def tiny() -> nn.Module:
 # ---- built in
 
 
+@pytest.mark.slow
 def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
     from pytorch_fid import inception
 

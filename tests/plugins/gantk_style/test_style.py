@@ -165,6 +165,7 @@ def test_results_are_no_worse_than_the_start(encoder):
 # ---- the method and the step after a generator
 
 
+@pytest.mark.slow
 def test_bundled_recipe_lowers_its_objective_tenfold():
     parts = assemble(
         load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True)

@@ -100,6 +100,7 @@ def labelled(step: int) -> Batch:
     return Batch(image=bright + 0.2 * torch.rand(16, 1, 8, 8, generator=generator), label=label)
 
 
+@pytest.mark.slow
 def test_conditional_generators_make_the_class_asked_for():
     small = {"name": "dcgan", "width": 8, "depth": 1}
     method = dcgan(
@@ -196,6 +197,7 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     torch.testing.assert_close(losses["divergence"], expected)
 
 
+@pytest.mark.slow
 def test_sampled_codes_have_the_statistics_of_training():
     image = random_images(64, 1, (16, 16))
     noise = torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))

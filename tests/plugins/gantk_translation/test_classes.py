@@ -113,6 +113,7 @@ def test_a_model_without_classes_takes_none(gantk, picture, tmp_path):
     assert "no classes" in " ".join(refused.err.split())
 
 
+@pytest.mark.slow
 def test_an_exported_file_translates_one_class(gantk, run, picture, tmp_path):
     file = tmp_path / "tumour.onnx"
     without = gantk("export", run, "--out", file)
