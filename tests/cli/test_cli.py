@@ -15,7 +15,6 @@ from gantk import api
 from gantk.cli import cli
 from gantk.commands import SECTIONS
 from gantk.errors import GantkError
-from gantk.lookup import doctor
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import first_sentence
 from gantk.plugin.loader import registry
@@ -155,20 +154,6 @@ def test_list_and_show_of_a_kind_take_singular_and_plural(gantk):
 )
 def test_show_explains_the_options_of_a_part(gantk, part, line):
     assert re.search(line, gantk("show", *part.split()).out, re.MULTILINE)
-
-
-def test_the_doctor_says_once_that_all_is_well(gantk, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
-    lines = gantk("doctor").out.splitlines()
-
-    assert lines[-1] == "no problem found"
-    assert len([line for line in lines if not line.startswith(" ")]) <= 10
-    for extra, package in (("explain", "captum"), ("track", "tensorboard"), ("onnx", "onnx")):
-        monkeypatch.setattr(
-            doctor, "installed_version", lambda name, lost=package: None if name == lost else "1.0"
-        )
-        assert f"not installed: {extra} ({package})" in " ".join(gantk("doctor").out.split())
-    assert not any(re.search(r"\bok$", line.rstrip()) for line in lines)
 
 
 def test_the_help_names_no_path_of_a_checkout(gantk):

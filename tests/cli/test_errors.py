@@ -4,7 +4,6 @@ is in promises/.
 
 import errno
 import os
-import shlex
 import stat
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from tiny import draw_pictures
 import gantk as api
 from gantk.errors import CtrlC, doing, machine_failure, one_line, unforeseen
 from gantk.runs.folder import RunFolder
-from gantk.training.restart import advice
 
 
 def test_what_fails_in_deletion_after_ctrl_c_prints_nothing(monkeypatch, capfd):
@@ -133,21 +131,6 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
 
     assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
     assert (tmp_path / "made.png").stat().st_size > 100
-
-
-@pytest.mark.parametrize("name", ["my run", "-run", "it's [1]"])
-def test_advised_commands_name_the_run_folder(copied_run, monkeypatch, name):
-    monkeypatch.chdir(copied_run.parent)
-    run = RunFolder(copied_run.rename(name).relative_to("."))
-    for said in (
-        str(run.occupied_error()).removesuffix(".  (out)"),
-        advice(run.path, 1).removesuffix("."),
-    ):
-        command, action, path = shlex.split(said[said.index("gantk ") :])
-        assert command == "gantk"
-        assert action == "resume"
-        assert path[0] != "-"
-        assert Path(path).samefile(run)
 
 
 def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):

@@ -65,16 +65,6 @@ def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, t
         assert outcome.err.count("error  ") == 1
 
 
-@pytest.mark.parametrize("target", ["nowhere", "link"])
-def test_links_to_nothing_are_one_message(target, tmp_path, gantk):
-    link = tmp_path / "link"
-    link.symlink_to(target)
-    for words in (["translate", link, "in.png", "out.png"], ["sample", link, "--out", "x"]):
-        outcome = gantk(*words)
-        assert outcome.code == 2
-        assert outcome.err.count("error  ") == 1
-
-
 def test_a_card_and_weights_that_are_pipes_are_one_message(planted, copied_run, tmp_path, gantk):
     (picture,) = draw_pictures(tmp_path / "pictures", 1)
     card = planted(copied_run / "card.md")
@@ -146,18 +136,6 @@ def test_an_output_that_links_to_itself_is_one_message(folder, tmp_path, tiny_ru
     assert "Traceback" not in outcome.err
 
 
-def test_a_pipe_in_the_cache_is_replaced(tmp_path, planted):
-    cache = Cache(tmp_path, 2**30)
-    cache.entries.mkdir(mode=0o700)
-    planted(cache.entries / "key.npy")
-
-    rows = cache.rows("key", lambda: np.ones(3, np.float32))
-
-    assert rows.tolist() == [1, 1, 1]
-    again = Cache(tmp_path, 2**30).rows("key", lambda: np.zeros(3, np.float32))
-    assert again.tolist() == [1, 1, 1]
-
-
 @pytest.mark.parametrize("size", ["9" * 400, "1e9", "²", "nan", "inf", "-1", "1_000", "9" * 5000])
 def test_a_cache_size_that_is_no_number_is_one_message(size, monkeypatch):
     monkeypatch.setenv("GANTK_CACHE_GIB", size)
@@ -190,12 +168,3 @@ def test_image_parts_that_are_pipes_are_one_message(kind, tmp_path, tiny_run, ga
     assert outcome.code in (1, 2)
     assert outcome.err.count("error  ") == 1
     assert not (tmp_path / "out.png").exists()
-
-
-def test_settings_that_are_a_pipe_are_not_read(planted, tmp_path, gantk, tiny_recipe):
-    planted(tmp_path / "gantk.toml")
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tiny_recipe))
-
-    outcome = gantk("run", tmp_path / "tiny.toml", "--out", tmp_path / "run", "--device", "cpu")
-
-    assert outcome.code == 0, outcome.err

@@ -132,43 +132,6 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
     assert torch.equal(batch["mask_a"], batch["a"] % 2)
 
 
-def test_patches_are_shared_by_pairs_and_masks_only():
-    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
-    seen = [batches.at(step) for step in range(6)]
-
-    assert any(not torch.equal(batch["a"] % 1e3, batch["b"] % 1e3) for batch in seen)
-    assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
-
-
-def test_readers_compute_beside_the_training_not_in_its_place():
-    """Parallel computation in a reader would keep helper threads that slow down every step."""
-    images = sets(counts=(8, 8))
-    numbers = []
-
-    def companion(index, sets):
-        numbers.append(torch.get_num_threads())
-        return sets["b"][index]
-
-    images["a"].companions = companion
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        batches = Batches(images, 1, 0, paired=True, workers=2)
-        for step in range(8):
-            batches.at(step)
-        batches.close()
-        of_later_thread = []
-        later = threading.Thread(target=lambda: of_later_thread.append(torch.get_num_threads()))
-        later.start()
-        later.join()
-        assert torch.get_num_threads() == 2, "the training keeps its threads"
-        assert of_later_thread == [2], "and so does every other thread"
-    finally:
-        torch.set_num_threads(before)
-
-    assert set(numbers) == {1}
-
-
 # ---- to the device
 
 
@@ -316,16 +279,6 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
 
 
 @pytest.mark.parametrize("neighbours", [0, 1])
-def test_per_volume_mapping_is_the_mean_of_the_scans(study, neighbours):
-    data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
-    mapping = data.intensity["image"]
-    scans = {record.scan_key: record.scan() for record in data.training}
-    ends = [mapping.measure(scan) for scan in scans.values()]
-
-    np.testing.assert_allclose(mapping.fitted, np.mean(ends, axis=0), rtol=1e-6)
-
-
-@pytest.mark.parametrize("neighbours", [0, 1])
 def test_per_volume_slices_of_a_scan_share_one_mapping(study, neighbours):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
     training = data.training_sets()["image"]
@@ -417,25 +370,6 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(data_by_neighbours
     for name in "ab":
         assert torch.equal(data.centre(batch[name]), single[name])
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
-
-
-def test_a_label_is_that_of_its_image():
-    batches = Batches(sets(classes=("n", "y"), masks=False), 3, 5, paired=False, workers=0)
-    for step in range(6):
-        batch = batches.at(step)
-        numbers = (batch["a"][:, 0, 0, 0] / 1e3).round().long()
-
-        assert batch["label"].tolist() == (numbers % 2).tolist()
-
-
-@pytest.mark.parametrize(
-    ("counts", "batch", "world", "steps"),
-    [((11, 7), 3, 1, 4), ((7, 11), 3, 1, 4), ((43, 46), 8, 1, 6), ((12, 4), 3, 2, 2)],
-)
-def test_an_epoch_shows_the_larger_domain_once(counts, batch, world, steps):
-    batches = Batches(sets(counts=counts), batch, 0, False, 0, world, workers=0)
-
-    assert batches.steps_per_epoch == steps
 
 
 def test_prepared_images_are_kept_until_the_mapping_changes():

@@ -3,7 +3,6 @@ depends on it.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +114,6 @@ def test_whoever_changes_prepared_pixels_raises_the_version(study):
     expected = {5: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
 
     np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
-
-
-def test_many_may_fill_it_at_once(study, cache):
-    with ThreadPoolExecutor(8) as pool:  # each with an instance of its own, as processes have
-        found = list(pool.map(lambda _: all_images(study, Cache.default()), range(8)))
-    assert all(np.array_equal(each, all_images(study, None)) for each in found)
-    assert len(entries(cache)) == 3
-    assert not list(cache.entries.glob(".*"))
 
 
 @pytest.mark.parametrize(

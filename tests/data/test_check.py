@@ -127,37 +127,6 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     )
 
 
-def test_bad_pictures_are_named_and_the_rest_is_checked(pictures):
-    good = (pictures / "T1/subject-001/slice.png").read_bytes()
-    (pictures / "T1/subject-001/slice.png").write_bytes(good[: len(good) // 2])
-    save(pictures / "T1/subject-004/slice.png", np.full((64, 64), 40.0))
-    save(
-        pictures / "T2/subject-005/slice.png", np.pad(np.full((2, 3), 600.0), ((30, 32), (30, 31)))
-    )
-    Picture.fromarray(np.uint16(heads()["a", "subject-002"] * 40)).save(
-        pictures / "T1/subject-002/slice.png"
-    )
-    Picture.open(pictures / "T2/subject-006/slice.png").convert("RGB").save(
-        pictures / "T2/subject-006/slice.png"
-    )
-    result = check(pictures)
-    wrong = {
-        "unreadable": "T1/subject-001",
-        "constant": "T1/subject-004",
-        "empty": "T2/subject-005",
-        "scale": "T1/subject-002",
-        "type": "T1/subject-002",
-        "channels": "T2/subject-006",
-    }
-
-    assert named(result, *wrong) == {kind: [(f"{file}/slice.png",)] for kind, file in wrong.items()}
-    assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
-    assert result["images"] == 28
-    assert "1 cannot be read" in result["summary"]["files"]
-    assert "T1: 13 images from 13 files" in result["summary"]["domains"]
-    assert "13 reg" in result["summary"]["pairs"]
-
-
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
     def path_of(patient, contrast):
         return volumes / f"subject-00{patient}" / f"{contrast}.nii.gz"

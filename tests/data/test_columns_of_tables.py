@@ -52,14 +52,6 @@ def test_usual_names_of_columns_are_understood(tmp_path, scans, header):
     assert any(f"the columns {own} of" in note for note in notes(result))
 
 
-def test_spellings_of_one_domain_are_one_domain(tmp_path, scans):
-    words = {"CT": ("T1", "t1", "T1w"), "MR": ("T2", "T2", "T2w")}
-    rows = [(path, words[kind][n % 3], who) for n, (path, kind, who) in enumerate(scans)]
-    result = check(table(tmp_path, ("path", "domain", "patient"), rows))
-
-    assert {name: each["files"] for name, each in result["domains"].items()} == {"T1": 12, "T2": 12}
-
-
 @pytest.mark.parametrize("path", ["path", "where"])
 @pytest.mark.parametrize("command", ["check", "plan", "run"])
 def test_a_table_that_says_no_domain_is_an_error(tmp_path, scans, gantk, path, command):
@@ -84,13 +76,6 @@ def test_an_empty_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):
 
     classes = check(table(tmp_path, ("path", "domain", "patient", "label"), rows))
     assert list(classes["domains"]) == ["images"]
-
-
-def test_one_kind_of_image_can_be_said_by_a_setting(tmp_path, scans):
-    file = table(tmp_path, ("path", "subject"), [(row[0], row[2]) for row in scans])
-    result = check(file, set=['data.domains=["MR"]'])
-
-    assert result["domains"]["MR"]["files"] == 24
 
 
 def test_a_recipe_of_one_domain_takes_no_mixture(tmp_path, pictures, gantk):
@@ -205,14 +190,6 @@ def test_domains_that_contradict_most_names_are_warned_of(tmp_path, pictures, na
         "6 of 6 images of T2 are called T1 by name",
     ]
     assert all(".png'" in each for each in told)
-
-
-def test_one_row_that_contradicts_its_name_is_told(tmp_path, pictures):
-    rows = [*six("p{n}_{k}.png", OWN), ("p9_T2.png", "T1"), ("p9_FLAIR.png", "T2")]
-    assert sorted(named(tmp_path, pictures, rows)) == [
-        "1 of 7 images of T1 is called T2 by name: 'p9_T2.png'",
-        "1 of 7 images of T2 is called FLAIR by name: 'p9_FLAIR.png'",
-    ]
 
 
 @pytest.mark.parametrize(

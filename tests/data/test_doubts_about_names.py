@@ -61,22 +61,6 @@ def test_a_table_of_such_names_without_patients_asks_too(tmp_path):
     load(source(table, "manifest"), UNPAIRED, domains=("CT", "MR"), split={})
 
 
-def test_two_of_four_contrasts_are_chosen_aloud(tmp_path, gantk):
-    for n in range(5):
-        for k, kind in enumerate(("t1", "t1ce", "t2", "flair")):
-            volume(tmp_path / f"B_{n:03d}" / f"B_{n:03d}_{kind}.nii", 10 * n + k)
-
-    found = check(tmp_path)
-    (choice,) = [each for each in found["problems"] if each["kind"] == "choice"]
-    assert "FLAIR (5)" in choice["what"]
-    assert "T1 and T2 are used, because" in choice["what"]
-    assert """--set 'data.domains=["T1", """ in choice["remedy"]
-    assert "10 files that are not used" in found["summary"]["left out"]
-
-    asked = check(tmp_path, set=['data.domains=["T1", "FLAIR"]'])
-    assert set(asked["domains"]) == {"T1", "FLAIR"}
-
-
 @pytest.mark.parametrize("as_table", [False, True])
 @pytest.mark.parametrize("domains", [("T1", "T2"), ("FLAIR",)])
 def test_a_run_names_the_contrasts_that_it_leaves_out(tmp_path, as_table, domains):

@@ -195,26 +195,6 @@ def mapping_of_two_contrasts(kind):
     return mapping
 
 
-@kinds(MinMax, Nyul)
-def test_each_contrast_has_its_own_mapping(kind):
-    mapping = mapping_of_two_contrasts(kind)
-    low, high = mapping.inverse(np.ones((2, 1, 1))).ravel()
-
-    assert mapping.per == "volume"
-    assert high > 2 * low
-
-    scan = scans_of_two_contrasts()[0]
-    slices = np.moveaxis(scan, 1, 0)
-    own = mapping.of(scan)
-
-    np.testing.assert_allclose(own.inverse(own.forward(slices)), slices, atol=1e-2)
-
-    state = json.loads(json.dumps(mapping.state()))
-    again = PerChannel.from_state(state, kind.from_state)
-
-    np.testing.assert_array_equal(again.forward(slices), mapping.forward(slices))
-
-
 # ---- Nyul's landmarks
 
 

@@ -97,11 +97,6 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
         assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
 
 
-def test_all_slices_that_are_as_near_are_partners():
-    made = batches(((4,) * 5, (4,) * 3), among=0.0)
-    assert all(len(partners) == 3 for partners in made.chosen.near)
-
-
 def test_matched_order_depends_on_seed_and_step_only():
     whole = batches()
     resumed = batches(workers=2)  # nothing is remembered
@@ -114,17 +109,6 @@ def test_matched_order_depends_on_seed_and_step_only():
             assert torch.equal(images, of_ranks)
 
     resumed.close()
-
-
-@pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
-def test_outline_loss_is_zero_for_equal_outlines_only(size):
-    loss = bind_or_raise("loss", "outline")()
-    source = head(9, MR, size)
-
-    assert loss(head(9, CT, size), source) == 0
-    for sign in (1, -1):
-        costs = [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]
-        assert costs == sorted({*costs}), "the more it grew or shrank, the more it costs"
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)

@@ -62,16 +62,6 @@ def test_channels_without_names_are_an_error_everywhere(tmp_path, gantk):
     assert "number of a channel" in run.err
 
 
-def test_the_remedies_of_channels_without_names_work(tmp_path):
-    root = nnunet(tmp_path)
-    two = ["data.source.name=nifti", "data.source.a='*_0000.*'", "data.source.b='*_0001.*'"]
-    found = check(root, set=["data.domains=['T1', 'T2']", *two])
-    assert {name: each["files"] for name, each in found["domains"].items()} == {"T1": 4, "T2": 4}
-
-    one = check(root, set=["data.source.a=0001"])
-    assert [each["files"] for each in one["domains"].values()] == [4]
-
-
 BAD = {
     "no JSON": ("[[[", "cannot be read"),
     "deep": ("[" * 200_000, "cannot be read"),

@@ -9,40 +9,6 @@ from volumes import UNPAIRED, load
 
 from gantk import check
 from gantk.data.check.check import warnings_about
-from gantk.data.check.populations import differing_traits
-
-BRAIN = {
-    "skull": False,
-    "plane": "any",
-    "spacing": [1.0, 1.0, 1.0],
-    "shape": [182, 218, 182],
-    "content": 0.15,
-}
-PICTURE = {"plane": None, "spacing": None, "shape": [217, 181], "content": 0.69}
-DIFFERENT = {  # the second group of images -> what differs from BRAIN
-    "the same": ({}, []),
-    "a whole head": ({"skull": True, "content": 0.34}, ["heads", "foreground"]),
-    "an unknown head": ({"skull": None}, []),
-    "thick axial slices": (
-        {"plane": "axial", "spacing": [4.0, 0.5, 0.5], "shape": [36, 448, 406]},
-        ["spacing"],
-    ),
-    "finer voxels": ({"spacing": [0.8, 0.8, 0.8], "shape": [224, 272, 224]}, []),
-    "a slab": ({"shape": [60, 218, 182]}, ["field of view"]),
-    "another frame": ({"shape": [155, 240, 240], "content": 0.18}, []),
-    "pictures": (PICTURE | {"content": 0.15}, []),
-}
-
-
-@pytest.mark.parametrize("name", DIFFERENT)
-def test_traits_differ(name):
-    changed, expected = DIFFERENT[name]
-    found = differing_traits([BRAIN] * 3, [BRAIN | changed], spacing_is_set=False)
-    assert [trait.name for trait, _, _ in found] == expected
-    solved = differing_traits([BRAIN] * 3, [BRAIN | changed], spacing_is_set=True)
-    assert [trait.name for trait, _, _ in solved] == [
-        each for each in expected if each != "spacing"
-    ]
 
 
 @pytest.fixture

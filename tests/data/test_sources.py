@@ -16,7 +16,6 @@ from gantk.data.batches import order as order_of
 from gantk.data.sources.aligned import Aligned
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.source import source_for
 from gantk.data.split import SETS
 from gantk.errors import UserError
 
@@ -301,34 +300,6 @@ def test_a_mask_on_another_grid_is_named(tmp_path):
 
 
 # --- which source fits a path
-
-
-SOURCE = """
-from gantk import hookimpl
-
-class Site:
-    @classmethod
-    def accepts(cls, path):
-        return {"root": str(path)} if (path / "site.txt").is_file() else None
-
-@hookimpl
-def gantk_register(add):
-    add.source("site", Site)
-    add.source("torn", "no_such_module:Source")
-"""
-
-
-def test_sources_of_plugins_are_asked_first(tmp_path, add_plugin):
-    tree(tmp_path / "data", "trainA/1.png", "trainB/1.png")
-    (tmp_path / "data" / "site.txt").touch()
-    add_plugin("My_Site", "my_site", SOURCE)
-
-    assert source_for(tmp_path / "data")["name"] == "site"
-    assert source_for(tmp_path / "data", own="files")["name"] == "files"
-    assert source_for(tmp_path / "data", own="site") == {
-        "name": "site",
-        "root": str(tmp_path / "data"),
-    }
 
 
 # --- one channel, whatever the files

@@ -8,7 +8,6 @@ import tomli_w
 from volumes import UNPAIRED, load, volume
 
 from gantk.data.distribution import values_of
-from gantk.data.intensity import other_scales
 
 TOP = 300.0
 FACTOR = 3000.0
@@ -52,18 +51,6 @@ def test_a_training_is_fitted_to_the_usual_scale(scans, intensity):
         assert max(data.values[letter]["quantiles"]) <= TOP
 
 
-def test_scales_that_are_no_exception_stay():
-    ramp = np.arange(64.0).reshape(1, 8, 8)
-    usual = [ramp, 2 * ramp, ramp]
-
-    assert other_scales([*usual, 1000 * ramp], "abcd") == {"d"}
-    assert other_scales([*usual, ramp / 1000], "abcd") == {"d"}
-    assert other_scales([*usual, 7 * ramp], "abcd") == set()
-    assert other_scales([*usual, 0 * ramp], "abcd") == set()
-    assert other_scales([ramp, 1000 * ramp], "ab") == set()
-    assert other_scales([0 * ramp, 0 * ramp, ramp], "aab") == set()
-
-
 def test_a_run_says_what_a_check_says(scans, tiny_recipe, tmp_path, gantk):
     tiny_recipe["data"] |= {"source": "nifti", "size": [16, 16]}
     tiny_recipe["train"]["steps"] = 1
@@ -89,18 +76,3 @@ def test_translations_far_outside_the_targets_values_are_told(factor, told):
     warning = doubt_of_result(head(5)[None], factor * head(6)[None], frame)
 
     assert ("far outside those of T2" in (warning or "")) is told
-
-
-@pytest.mark.parametrize("told", [False, True])
-def test_translate_tells_of_values_far_outside(tiny_run, tmp_path, gantk, monkeypatch, told):
-    from gantk.inference import load as loading
-
-    model = loading.load_model(tiny_run, "cpu")
-    if told:
-        model.intensity["b"].fitted = [FACTOR * end for end in model.intensity["b"].fitted]
-    monkeypatch.setattr(loading, "load_model", lambda *options: model)
-    volume(tmp_path / "T1.nii", values=head(5))
-    done = gantk("translate", tiny_run, tmp_path / "T1.nii", tmp_path / "T2.nii")
-
-    assert done.code == 0, done.err
-    assert ("values lie far outside those of T2" in " ".join(done.out.split())) is told

@@ -99,16 +99,6 @@ def test_what_a_tree_does_not_hold_is_said(tree, options, says):
         nifti(tree, **options)
 
 
-def test_visit_folders_named_like_contrasts_are_refused(tmp_path):
-    for visit in ("P1/T1/P1_T1", "P1/T2/P1_T2", "P2/T1/P2_T1", "P2/T2/P2_T2"):
-        for name in ("FLAIR", "T1", "T2"):
-            volume(tmp_path / f"{visit}_{name}.nii")
-    with pytest.raises(
-        UserError, match=r"count as T1 end in FLAIR, T1, T2: 'P1/T1/P1_T1_FLAIR.nii'.*a='\*\*/\*_T1"
-    ):
-        records_of(Files, tmp_path)
-
-
 @pytest.mark.parametrize("onto", ["none", "a"])
 def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
     for n in range(2):

@@ -10,7 +10,6 @@ from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
-from gantk.cli import attach_commands, cli
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 
@@ -88,19 +87,6 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
 
 
-def test_classes_of_one_kind_of_image_have_no_domain(tmp_path):
-    root = grown(
-        tmp_path / "scans",
-        [f"{k}/{n}.png" for k in ("glioma", "pituitary", "none found") for n in range(4)],
-    )
-    check(root, table=tmp_path / "t.csv")
-    rows = rows_of(tmp_path / "t.csv")
-
-    assert {row["domain"] for row in rows} == {""}
-    assert {row["label"] for row in rows} == {"glioma", "pituitary", "none found"}
-    assert len(records_of(tmp_path / "t.csv", ("MR",))[0]) == 12
-
-
 VISITS = [
     f"P{n}/{v}/P{n}_{v}_{k}.nii"
     for n in (1, 2)
@@ -136,16 +122,3 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
         ("T1", "a"),
         ("T2", "b"),
     }
-
-
-def test_the_command_says_how_many_cells_are_empty(tmp_path, capsys, monkeypatch):
-    grown(tmp_path / "scans", VISITS)
-    monkeypatch.chdir(tmp_path)
-    attach_commands(cli)
-
-    with pytest.raises(SystemExit) as end:
-        cli.main(["data", "check", "scans", "--table", "scans.csv"])
-
-    assert end.value.code == 1
-    words = " ".join(capsys.readouterr().out.split())
-    assert "'scans.csv' has 12 rows: 8 without a domain, 0 without a patient, 0 left out" in words

@@ -108,25 +108,6 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))
 
 
-# where a mistake is on the command line -> in Python
-PLACES = [
-    ("--to", "to"),
-    ("--profile-steps", "profile_steps"),
-    ("--gray, --discriminators", "gray, discriminators"),
-    ("INPUT", "input"),
-    ("FLAIR", "FLAIR"),
-    ("data.size", "data.size"),
-    ("folder/p--x.png", "folder/p--x.png"),
-]
-
-
-@pytest.mark.parametrize(("option", "parameter"), PLACES)
-def test_messages_name_parameters_in_python(option, parameter):
-    error = UserError("it is wrong", where=option)
-    assert str(error) == f"it is wrong.  ({parameter})"
-    assert error.on_command_line() == f"it is wrong.  ({option})"
-
-
 def test_a_call_names_its_parameters_a_command_its_options(gantk, tiny_run, tmp_path, pictures):
     (picture,) = pictures(tmp_path, 1)
     with pytest.raises(UserError) as error:

@@ -260,19 +260,6 @@ def test_histogram_matching_keeps_order_and_gives_target_levels():
     assert (matched[order].diff() >= 0).all()
 
 
-def test_histogram_matching_keeps_air():
-    source = torch.full((1, 1, 20, 20), -1.0)
-    source[..., :10] = torch.rand(1, 1, 20, 10)
-    target = []
-    for _ in range(3):
-        is_air = torch.rand(1, 20, 20) < 0.4
-        target.append(torch.where(is_air, -0.9, torch.rand(1, 20, 20)))
-
-    air = HistogramMatching(target)(source)[..., 10:]
-
-    assert torch.allclose(air, torch.tensor(-0.9), atol=1e-6)
-
-
 def test_intensity_map_finds_any_function_of_intensity():
     def two_functions(x, axis):  # neither is monotone
         return torch.cat([(3 * x).sin(), -x.abs()], axis)

@@ -167,14 +167,6 @@ def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
     assert "seed = 4 # set by you" in text
 
 
-def test_3d_plans_take_the_requested_size(tmp_path, instant_trials):
-    settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
-    recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
-
-    assert recipe.check().data.dims == 3
-    assert recipe.check().data.patch == (16, 16, 16)
-
-
 def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
     assert tables["method"]["name"] == "dcgan"

@@ -21,7 +21,7 @@ from gantk.errors import UserError
 from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, plugin_note, registry
-from gantk.plugin.registry import KINDS, Entry
+from gantk.plugin.registry import KINDS
 from gantk.plugin.settings import disabled_plugins
 from gantk.plugin.spec import bind
 from gantk.recipe.load import all_recipes, load_recipe
@@ -47,15 +47,6 @@ def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_
     assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1
     assert state("my_plugin") is None
     assert registry().get("generator", "mynet").owner == "My_Package"
-
-
-def test_lazy_targets_fail_with_the_name_of_their_owner():
-    entry = Entry("generator", "late", "gantk_no_such_module:Net", "some-package")
-    with pytest.raises(
-        UserError,
-        match=r"'late'.*gantk_no_such_module.*ModuleNotFoundError.*offered by some-package",
-    ):
-        entry.load()
 
 
 def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):

@@ -49,18 +49,6 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     assert "by patient" in facts["disjoint"]
 
 
-def test_cards_name_what_is_open_and_nobody(card, tiny_run):
-    text, _, _ = card
-    assert "**to be filled in: scanners, sequences and their parameters**" in text
-
-    splits = RunFolder(tiny_run).split()["splits"]
-    people = {image["subject"] for image in splits["train"] + splits["test"]}
-
-    assert people
-    for name in people:
-        assert name not in text
-
-
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
     for name in ("metrics", "split", "environment", "patients"):
         (copied_run / f"{name}.json").unlink()

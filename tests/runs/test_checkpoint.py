@@ -449,43 +449,6 @@ def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
         load(copied_run, device="cpu")
 
 
-@pytest.mark.parametrize("door", ["resume", "evaluate"])
-def test_a_lacking_domain_is_one_error_at_each_door(door, copied_run):
-    import gantk
-
-    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
-    meta = json.loads(file.read_text())
-    del meta["sha256"], meta["intensity"]["b"]
-    file.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="the checkpoint is damaged: 'intensity'"):
-        getattr(gantk, door)(copied_run, device="cpu", say=lambda line: None)
-
-
-@pytest.mark.parametrize("quantiles", [[], [1.0, 2.0, 3.0]])
-def test_quantiles_of_another_number_are_one_error(quantiles, copied_run):
-    from gantk import load
-
-    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
-    meta = json.loads(file.read_text())
-    del meta["sha256"]
-    meta["values"]["a"]["quantiles"] = quantiles
-    file.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"values\.a\.quantiles"):
-        load(copied_run, device="cpu")
-
-
-@pytest.mark.parametrize("key", ["low", "whole", "quantiles", "near"])
-def test_values_without_one_of_their_keys_are_one_error(key, copied_run):
-    from gantk import load
-
-    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
-    meta = json.loads(file.read_text())
-    del meta["sha256"], meta["values"]["b"][key]
-    file.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=rf"values\.b.*{key}"):
-        load(copied_run, device="cpu")
-
-
 def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     # a number used again
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()

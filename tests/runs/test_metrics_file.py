@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Score
 from gantk.runs.schemas import read_results
 
 OLD = {
@@ -20,19 +20,6 @@ OLD = {
 def test_a_metrics_json_is_written_as_it_was_read(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(OLD))
     assert read_results(tmp_path).dump() == OLD
-
-
-def test_what_is_null_or_absent_is_empty():
-    results = Results.model_validate({"metrics": None, "alarms": None, "step": None})
-    assert (results.metrics, results.alarms, results.step) == ({}, {}, None)
-    assert results.baseline("identity", "a_to_b") == {}
-    assert results.rival("a_to_b", "psnr") is None
-
-
-def test_scores_that_are_added_later_are_written():
-    results = Results()
-    results.files["a_to_b"] = {"psnr": Score(value=1.0, n=2)}
-    assert results.dump() == {"files": {"a_to_b": {"psnr": {"value": 1.0, "n": 2}}}}
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,6 @@ def test_the_first_table_of_the_section_is_read(text, rows, tmp_path):
     assert scores_of(tmp_path) == rows
 
 
-def test_a_model_without_a_card_has_no_scores(tmp_path):
-    assert scores_of(Path(tmp_path)) == []
-
-
 def test_the_shipped_model_shows_the_score_of_its_page():
     *_, mean = scores_of(find_model("t1t2"))
     assert mean[0] == "mean of 12 people"

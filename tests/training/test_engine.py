@@ -58,24 +58,6 @@ def test_a_phase_updates_its_own_modules_only():
     assert method.critic.weight.item() == pytest.approx(2.0 - 0.1 * 0.5)
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
-def test_a_phase_runs_on_every_nth_step(every):
-    steps = train(engine_of(Toy(every=every), 7))
-    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(
-        range(0, 7, every)
-    )
-    assert all("judge/critic" in losses for losses in steps)
-
-
-def test_the_moving_average_follows_the_phases_that_ask_for_it():
-    engine = engine_of(Toy(ema=True), 3, ema=0.9)
-    train(engine)
-
-    assert set(engine.ema.average) == {"player.weight"}
-    assert engine.ema.updates == 3
-    assert engine_of(Toy(ema=False), ema=0.9).ema is engine_of(Toy(ema=True), ema=0.0).ema is None
-
-
 def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
     class Own(Toy):
         def phases(self):

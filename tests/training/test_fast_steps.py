@@ -26,7 +26,7 @@ from gantk.training.accelerate.compile import compile_phases
 from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
-from gantk.training.optim import Linear, adam, rmsprop, sgd
+from gantk.training.optim import Linear, adam, sgd
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
@@ -230,15 +230,6 @@ def test_uncompilable_steps_run_without_compilation(backend, options, what, capf
     assert_same(other, plain)
 
 
-@pytest.mark.slow
-def test_other_shapes_are_tried_before_they_are_used():
-    engine = sketched(rule=sgd, steps=4, backend="eager")
-    train(engine, lambda step, stage: Batch(image=images(step)["image"][: 1 + step % 2]))
-
-    assert engine.notes == [], "what was tried has left something behind"
-    assert float(engine.method.seen) == 4, "what was tried has left something behind"
-
-
 # ---- recorded ------------------------------------------------------------------------------------
 
 
@@ -328,11 +319,6 @@ def test_recorded_python_numbers_are_noticed():
     train(engine)
 
     assert "differ between replayed and normal steps" in engine.notes[0]
-
-
-def test_optimizers_that_think_on_the_host_are_not_even_tried():
-    expected = "the optimizer of phase 'play' (RMSprop) keeps its state on the CPU"
-    assert sketched(Recording, rmsprop).capture.obstacle == expected
 
 
 @pytest.mark.parametrize("rule", [adam, sgd])

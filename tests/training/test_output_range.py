@@ -2,7 +2,6 @@
 
 import pytest
 
-import gantk
 from gantk.errors import UserError
 from gantk.method import Geometry, check_output_range
 from gantk.recipe.load import load_recipe
@@ -36,12 +35,3 @@ def test_an_output_that_cannot_reach_black_is_refused(recipe, activation, ends, 
     else:
         with pytest.raises(UserError, match="last activation"):
             check_output_range(method)
-
-
-def test_a_refused_range_leaves_no_run_folder(tmp_path):
-    settings = ["data.intensity.range=[-1.0,1.0]", "train.epochs=1"]
-
-    with pytest.raises(UserError, match="data.intensity.range"):
-        gantk.run("cyclegan_t1t2_64", set=settings, profile="cpu", out=tmp_path / "run")
-
-    assert not (tmp_path / "run").exists()

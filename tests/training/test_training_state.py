@@ -51,11 +51,6 @@ def ids(images: torch.Tensor) -> list[int]:
     return images[:, 0, 0, 0].int().tolist()
 
 
-def test_without_a_pool_fakes_are_those_of_the_step():
-    batch = numbered(0, 4)
-    assert ids(ImagePool(0, 1, (2, 2))(batch)) == ids(batch)
-
-
 batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 
@@ -195,21 +190,6 @@ def test_ema_warms_up_and_copies_buffers(
     assert torch.equal(ema.average["1.running_mean"], net[1].running_mean)
     assert ema.average["1.num_batches_tracked"] == 7
     assert set(ema.average) == set(net.state_dict())
-
-
-def test_the_average_is_applied_inside_its_context_only():
-    net = network()
-    ema = EMA(net, [net], 0.9)
-    average = copy.deepcopy(net)
-    disturb(net, 3)
-    live = copy.deepcopy(net)
-    addresses = [parameter.data_ptr() for parameter in net.parameters()]
-    with ema.averaged_weights():
-        assert same_state(net, average)
-
-    assert same_state(net, live)
-    # optimizers still hold them
-    assert addresses == [parameter.data_ptr() for parameter in net.parameters()]
 
 
 # ---- optimizers ----------------------------------------------------------------------------------

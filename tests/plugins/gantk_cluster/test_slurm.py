@@ -4,14 +4,13 @@ cancelled stays ended.
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from several import begun, finish, free_port, recipe_file, start
+from several import finish, free_port, recipe_file, start
 
 from gantk.runs.checkpoint import load_weights
 from gantk.runs.folder import RunFolder
@@ -173,27 +172,6 @@ def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
     assert not any(
         subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again)
     )
-
-
-def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
-    script = gantk("slurm", "dualgan_t1t2", "--sweep", "").out
-    head = next(line for line in script.splitlines() if line.startswith("head="))
-    (tmp_path / "sleep").write_text(f"#!/bin/sh\ntouch '{tmp_path}/waited'\n", "utf-8")
-    (tmp_path / "sleep").chmod(0o755)
-    with socket.socket() as first:
-        first.bind(("127.0.0.1", 0))  # refuses until it listens
-        command = (
-            f"""{head}; exec bash -c "$head" 127.0.0.1/{first.getsockname()[1]} echo "a  b" """
-        )
-        path = f"{tmp_path}:{os.environ['PATH']}"
-        nodes = [begun(["bash", "-c", command], SLURM_PROCID=number, PATH=path) for number in "01"]
-        assert nodes[0].communicate()[0] == "a  b\n"
-        assert nodes[0].returncode == 0
-        while not (tmp_path / "waited").exists():
-            assert nodes[1].poll() is None
-
-        first.listen()
-        assert finish(nodes[1:]) == [(0, "a  b\n", "")]
 
 
 def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):

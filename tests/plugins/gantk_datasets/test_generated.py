@@ -10,7 +10,6 @@ import gantk as package
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.files import sha256_of
-from gantk.metrics.references import RealImages
 from gantk.recipe.load import load_recipe
 
 TUMOURS = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4, "subjects": 8}
@@ -84,16 +83,6 @@ def test_tested_images_are_real_and_of_patients_new_to_the_run(noise_run):
     assert known.issuperset(record.subject for record in of(data.training, "a"))
 
 
-def test_scores_learn_the_classes_from_real_images(noise_run):
-    """A classifier that had learned generated against real would call every translation real."""
-    data = data_of(noise_run)
-    learned = RealImages(data, "cpu").records("train", "b")
-
-    assert learned
-    assert all(record.subject and record.label == "tumour" for record in learned)
-    assert not {record.id for record in learned} & {record.id for record in data.training}
-
-
 @pytest.mark.slow
 def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path):
     say = lambda line: None  # noqa: E731
@@ -110,15 +99,6 @@ def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path)
     assert examples[0]["sha256"] == sha256_of(weights)
     assert all(entry["subject"] for entry in split_of(run.path)["set_aside"])
     package.evaluate(run.path, device="cpu", say=say)  # the images are found again
-
-
-def test_a_run_on_one_class_lends_the_other_one_from_its_source(tmp_path):
-    run = small_run(tmp_path, DCGAN, domains=["FLAIR"], source=TUMOURS | {"only": "tumour"})
-    data = data_of(run)
-    trained = {entry["subject"] for entry in split_of(run)["train"]}
-
-    assert {record.label for record in of(data.training, "a")} == {"healthy"}
-    assert trained.isdisjoint(record.subject for record in data.splits["test"])
 
 
 @pytest.mark.parametrize(

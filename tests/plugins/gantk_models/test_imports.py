@@ -315,18 +315,6 @@ def test_files_of_2017_with_statistics_of_instance_norm(tmp_path):
     assert largest_difference(translated(model, tmp_path), expected) <= 1
 
 
-def test_other_sizes_without_preprocessing_equal_test_py(tmp_path):
-    network = drawn(resnet(1, 1, 6, "instance"))
-    options = options_of("resnet_6blocks", preprocess="none")
-    folder = write_folder(tmp_path / "maps", options, G=network)
-    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
-    given = draw_picture(tmp_path / "given.png", 128, 1)[:, :100]
-    Image.fromarray(given).save(tmp_path / "given.png")
-
-    expected = as_test_py(network, given, False)
-    assert largest_difference(translated(model, tmp_path), expected) <= 1
-
-
 @pytest.mark.parametrize("name", ["resnet_6blocks", "unet_128"])
 def test_gray_makes_one_channel_of_three_alike(tmp_path, name):
     network = drawn(NETWORKS[name](3, 3, kind="instance"))
@@ -392,15 +380,6 @@ def test_what_does_not_fit_is_one_error_and_no_folder(tmp_path, settings, messag
 
     assert message in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["maps"]
-
-
-def test_a_cut_of_layers_is_refused(tmp_path):
-    folder, (network, _) = cyclegan(tmp_path / "maps")
-    state = {k: v for k, v in network.state_dict().items() if not k.startswith("model.23")}
-    torch.save(state, folder / "latest_net_G_A.pth")
-
-    with pytest.raises(UserError, match="the file ends, but weight"):
-        import_checkpoint(folder, tmp_path / "m", **QUIET)
 
 
 def test_options_that_the_folder_lacks_are_asked_for(tmp_path):
@@ -481,21 +460,6 @@ def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
     notes = [line for line in lines if line.startswith("note")]
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
-
-
-def test_options_of_fastcut_are_in_the_recipe_or_named(tmp_path):
-    options = options_of("resnet_6blocks", model="cut", CUT_mode="FastCUT", netF_nc=64)
-    options |= {"no_antialias": True, "no_antialias_up": True, "flip_equivariance": True}
-    options |= {"lambda_GAN": 2.0, "netF": "sample", "nce_layers": "0,4"}
-    network = drawn(resnet(1, 1, 6, "instance"))
-    folder = write_folder(tmp_path / "maps", options, G=network)
-    lines: list[str] = []
-    model = import_checkpoint(folder, tmp_path / "m", say=lines.append)
-
-    method = load_recipe(model / "recipe.toml").tables["method"]
-    assert (method["nce"], method["nce_identity"], method["width"]) == (10.0, False, 64)
-    named = {line.split()[1] for line in lines if line.startswith("note")}
-    assert named == {"flip_equivariance", "lambda_GAN", "netF", "nce_layers"}
 
 
 # ---- an imported model is a model like any other

@@ -42,12 +42,6 @@ def test_hounsfield_units_come_back_to_less_than_a_rounding(padding):
     assert (np.diff(np.unique(seen)) > 0).all()
 
 
-def test_brain_window_maps_brain_to_most_of_the_range():
-    ends = fitted(HU).forward(np.array([-1000.0, -20.0, 100.0, 2000.0]))
-    assert ends == pytest.approx([-1, -0.7, 0.7, 1])
-    assert -1 < fitted(HU).tissue[0] < -0.7
-
-
 @pytest.mark.slow
 def test_pictures_hold_no_hounsfield_units(tmp_path):
     gray = np.arange(256, dtype=np.float32).reshape(1, 16, 16)

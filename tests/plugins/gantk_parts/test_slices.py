@@ -72,21 +72,6 @@ def test_slice_errors_go_and_edges_of_the_input_stay():
     torch.testing.assert_close(filtered, line_of_input, atol=1e-3, rtol=0)
 
 
-def test_auto_lets_slices_differ_as_those_of_the_input():
-    given, truth = head(0)
-    made = made_of(truth)
-    calm = 0.9 * given - 0.1
-
-    assert jumps(made) > 1.1 * jumps(calm)
-
-    post = AgreeingSlices(2, (-1.0, 1.0))
-    done = post(made, examples_of(calm))
-
-    assert jumps(done) == pytest.approx(jumps(calm), rel=0.01)
-    assert (done - truth).square().mean() < (made - truth).square().mean()
-    assert torch.equal(post(truth, examples_of(given)), truth)
-
-
 def test_volumes_are_not_mixed_and_pictures_stay():
     volumes = [(head(n), f"p{n}") for n in range(2)]
     alone = [

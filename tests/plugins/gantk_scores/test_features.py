@@ -301,14 +301,6 @@ def same(model, state) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_an_onnx_file_of_colour_sees_each_channel_as_gray(weights):
-    onnx_file(weights / "colour.onnx", channels=3)
-    images = blobs(4, channels=3)[:, :2]
-    found = Features("colour.onnx", 2.0, 2, side=32)(images)[:, ::2]
-
-    assert np.allclose(found, (images / 2).mean((2, 3)).numpy(), atol=1e-6)
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     file = weights / f"{NAME}{suffix}"

@@ -322,16 +322,6 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
     assert read(out / "p2" / "FLAIR.nii.gz").pixels.shape == (1, 4, 32, 32)
 
 
-def test_a_contrast_that_a_run_does_not_know_is_refused(run, tmp_path, gantk):
-    volume(tmp_path / "in" / "p1" / "T1.nii.gz", 0, (32, 32, 4))
-    done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "CT")
-
-    assert done.code == 2
-    for word in ("'CT'", "--to", *NAMES):
-        assert word in done.err
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.fixture
 def incomplete_study(tmp_path):
     """The [data] options of six patients, and those of them who lack a contrast."""
