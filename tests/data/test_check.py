@@ -11,7 +11,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import tomli_w
 from PIL import Image as Picture
 from tiny import phantom
 
@@ -181,32 +180,6 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
     leak = problem(result, "leak")
     assert leak["severity"] == "error"
     assert "near copy of 'testB/brighter.png' in test" in leak["what"]
-
-
-def test_missing_partners_and_lone_patients_are_named(volumes):
-    (volumes / "subject-005/T2.nii.gz").unlink()
-    assert problem(check(volumes), "pairs")["files"] == ["subject-005/T1.nii.gz"]
-
-    for number in range(1, 6):
-        shutil.rmtree(volumes / f"subject-{number:03d}")
-
-    alone = problem(check(volumes), "split")
-
-    assert alone["severity"] == "warning"
-    assert 'data.split.by = "block"' in alone["remedy"]
-
-
-def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
-    def checked(**data):
-        tiny_recipe["data"] |= {"source": "folders"} | data
-        (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tiny_recipe), "utf-8")
-        return check(pictures, recipe=tmp_path / "recipe.toml")
-
-    assert problem(checked(unpair=False, split={"folds": 50}), "split")["severity"] == "error"
-    both = problem(checked(split={"test": 0.2, "validation": 0.1}), "same-patient")
-    assert both["severity"] == "error"
-    assert "data.same_patient = true" in both["remedy"]
-    assert checked(same_patient=True)["problems"] == []
 
 
 @pytest.mark.parametrize("name", ["t1t2_course", "ct_mri", "brainix_dicom"])

@@ -108,17 +108,6 @@ def test_a_column_id_that_numbers_images_is_no_patient(tmp_path, scans):
     assert any("differs in each row" in note for note in notes(result))
 
 
-def test_a_column_for_each_domain_comes_before_other_paths(tmp_path, scans):
-    pairs = [
-        (ct[0], mr[0], f"{n}.dcm", n)
-        for n, (ct, mr) in enumerate(zip(scans[::2], scans[1::2], strict=True))
-    ]
-    result = check(table(tmp_path, ("ct_path", "mr_path", "file", "subject"), pairs))
-
-    assert result["domains"].keys() == {"ct", "mr"}
-    assert result["patients"] == 12
-
-
 @pytest.mark.parametrize("path", ["path", "image"])
 def test_a_recipe_of_one_domain_names_no_images_of_a_table(tmp_path, scans, gantk, path):
     file = table(tmp_path, (path, "subject"), [(row[0], row[2]) for row in scans])
@@ -136,16 +125,6 @@ def encoded(folder, rows, encoding, separator=","):
     lines = [separator.join(row) for row in [("path", "domain", "patient"), *rows]]
     (folder / "table.csv").write_bytes("\r\n".join(lines).encode(encoding))
     return folder / "table.csv"
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("separator", [",", "\t", ";"])
-def test_tables_with_a_byte_order_mark_are_read(tmp_path, scans, encoding, separator):
-    rows = [(path, kind, f"Jos\u00e9 {patient}") for path, kind, patient in scans]
-    found = check(encoded(tmp_path, rows, encoding, separator))
-
-    assert {name: each["files"] for name, each in found["domains"].items()} == {"CT": 12, "MR": 12}
-    assert found["files"][0]["patient"].startswith("Jos\u00e9 p")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nibabel.processing import resample_from_to
 
 from gantk.data.resample import SamplingGrid, resample_onto
@@ -131,9 +129,6 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
 
 # ---- to the networks' size and back
 
-sides = st.integers(3, 40)
-shapes = st.tuples(sides, sides) | st.tuples(sides, sides, sides)
-
 
 RESIZED = pytest.mark.parametrize(
     ("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4)]
@@ -165,24 +160,3 @@ def two_channels(shape):
     """Noise of two channels that share no value."""
     levels = np.array([1, 3], np.float32).reshape(2, *[1] * len(shape))
     return noise((2, *shape)) + levels
-
-
-def padding_of(native: tuple[int, ...], size: tuple[int, ...], fit: str) -> np.ndarray:
-    """Where a sized image has no pixels of its own."""
-    return size_image(np.zeros((1, *native)), size, fit, fill=1.0)[0] == 1
-
-
-@given(data=st.data(), native=shapes)
-@settings(max_examples=40, deadline=None)
-def test_cropping_shows_the_middle_as_it_is(data, native):
-    size = data.draw(st.tuples(*[sides] * len(native)))
-    image = two_channels(native)
-    shown = image
-    for axis, (side, to) in enumerate(zip(native, size, strict=True), 1):
-        start = max(0, side - to) // 2
-        shown = shown.take(range(start, start + min(side, to)), axis)
-
-    fitted = size_image(image, size, "crop")
-
-    inside = fitted[:, ~padding_of(native, size, "crop")]
-    np.testing.assert_array_equal(inside, shown.reshape(2, -1))

@@ -29,7 +29,6 @@ from gantk.data.split.near_duplicates import (
     near_copies,
 )
 from gantk.errors import UserError
-from gantk.formats.files import read
 
 
 def pixels(number):
@@ -482,13 +481,3 @@ def test_volumes_are_compared_by_three_planes():
     copy = np.roll(volumes[0], (1, 1, -1), (1, 2, 3)) * 2 + 5
 
     assert set(found([*volumes, copy, SLICES[48][0]], "abcde")) == {(0, 3)}
-
-
-def test_real_slices_of_other_patients_are_no_copies(shared_data):
-    paths = sorted(
-        path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir()
-    )[::3]
-    subjects = [path.stem[:-3] for path in paths]
-
-    assert len(set(subjects)) == 6
-    assert not found([read(path).pixels for path in paths], subjects)

@@ -57,17 +57,6 @@ def jobs_of_every_recipe(suite):
     return planned(names, suite, named=named)
 
 
-@pytest.mark.parametrize("name", ["quick", "full"])
-def test_bundled_suites_have_a_job_for_every_recipe(name):
-    jobs = jobs_of_every_recipe(load_suite(name))
-    assert [job.recipe for job in jobs] == sorted(all_recipes())
-
-    for job in jobs:
-        assert not job.problem, job.label
-        assert not job.skip, job.label
-        assert job.limit, job.label
-
-
 QUICK_METRICS = (
     {"psnr", "ssim", "mae", "nrmse"},
     {"kid", "prdc", "diversity"},

@@ -61,25 +61,3 @@ def test_a_changed_figure_is_noticed():
     changed = replace(section, text=section.text.replace(figure, f"{value + 777 * unit:.6f}", 1))
 
     assert recorded.unmatched(changed) != []
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("| `a` | 1.25 | 1,234.5 |", [("1.25", ("a",)), ("1,234.5", ("a",))]),
-        ("It took 3.5 s, with torch 2.11 and `train.x=0.5`.", [("3.5", ())]),
-        ("In 2026 it was 12 of 14.", []),
-    ],
-)
-def test_figures_are_numbers_with_a_point_outside_code(line, found):
-    section = recorded.Section("page.md", "# A", f"# A\n\n{line}\n```\n0.75\n```\n")
-
-    assert list(section.figures()) == found
-
-
-@pytest.mark.parametrize(
-    ("numbers", "figure", "expected"),
-    [((0.8765,), "0.877", True), ((0.8765,), "87.7", True), ((0.8765,), "0.875", False)],
-)
-def test_a_figure_is_a_rounded_number_of_the_record(numbers, figure, expected):
-    assert recorded.has(numbers, *recorded.parsed(figure)) is expected

@@ -225,25 +225,6 @@ def test_bids_gives_derivatives_of_each_subject(run, tmp_path):
     assert made == [f"sub-0{n}/anat/sub-0{n}_space-T1w_desc-gantk_T2w.nii.gz" for n in (1, 2)]
 
 
-def test_the_sidecar_of_a_derivative_names_what_it_is_made_of(run, tmp_path):
-    folder = tmp_path / "in" / "sub-01" / "anat"
-    for seed, suffix in enumerate(("T1w", "ce-gadolinium_T1w", "FLAIR")):
-        volume(folder / f"sub-01_{suffix}.nii.gz", seed)
-
-    options = {"to": "T1", "onto": "FLAIR"}
-    (made,) = translate(run, tmp_path / "in", tmp_path / "in" / "derivatives" / "own", **options)
-    path = tmp_path / "in" / "derivatives" / "own" / made.replace(".nii.gz", ".json")
-    beside = json.loads(path.read_text())
-
-    assert beside["SyntheticData"] is True
-    assert beside["Description"].startswith("T1 generated from T1CE, FLAIR by a neural network")
-    assert beside["SpatialReference"] == "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"
-    assert beside["Sources"] == [
-        "bids:raw:sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz",
-        "bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz",
-    ]
-
-
 @pytest.mark.parametrize("onto", [None, "T1", "T1CE"])
 def test_a_derivative_refers_to_the_input_whose_grid_it_has(run, tmp_path, onto):
     folder = tmp_path / "in" / "sub-01" / "anat"
@@ -368,20 +349,6 @@ def test_a_masked_out_background_stays_so_in_what_is_made(run, tmp_path):
     assert len(np.unique(made[:8])) == 1
     assert abs(made[0, 0, 0]) < 1
     assert len(np.unique(made[8:-8, 8:-8])) > 100
-
-
-def test_a_file_beside_the_result_says_what_it_is_made_of(run, tmp_path):
-    patient(tmp_path / "in" / "p1", BRATS, ("T1", "T1CE", "T2"))
-
-    translate(run, tmp_path / "in", tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "p1" / "flair.json").read_text())
-
-    assert found["SyntheticData"] is True
-    assert found["Description"].startswith("FLAIR generated from T1, T1CE, T2 by")
-    for source, name in zip(found["Sources"], ("t1", "t1ce", "t2"), strict=True):
-        here = tmp_path / "out" / "p1" / source
-        assert here.resolve() == tmp_path / "in" / "p1" / f"{name}.nii.gz"
-    assert "weights sha256" in found["GeneratedBy"][0]["Description"]
 
 
 @pytest.mark.parametrize(

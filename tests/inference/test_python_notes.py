@@ -10,8 +10,7 @@ from page_data import volumes
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk
-from gantk import load
-from gantk.errors import GantkWarning, UserError
+from gantk.errors import GantkWarning
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +51,6 @@ def test_a_file_of_another_contrast_warns_in_python(kind, run, model, head, tmp_
     lines = said(calls[kind])
 
     assert "the header or the name says T2, but this model translates T1" in lines
-
-
-def test_a_result_holds_its_notes(model, head, tmp_path):
-    path = tmp_path / "T2.nii.gz"
-    nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
-
-    with pytest.warns(GantkWarning):
-        made = model.translate(path)
-
-    assert any("says T2" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
@@ -106,15 +95,3 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     given = {"array": plane, "path": path, "nibabel": nib.load(path)}[kind]
 
     assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))
-
-
-def test_a_call_names_its_parameters_a_command_its_options(gantk, tiny_run, tmp_path, pictures):
-    (picture,) = pictures(tmp_path, 1)
-    with pytest.raises(UserError) as error:
-        load(tiny_run, device="cpu").translate(picture, to="FLAIR")
-    assert str(error.value).endswith("  (to)")
-    done = gantk("translate", tiny_run, picture, tmp_path / "made.png", "--to", "FLAIR")
-    assert done.err.replace("\n", " ").strip().endswith("(--to)")
-    with pytest.raises(UserError) as error:
-        load(tiny_run, device="cpu").translate(object())
-    assert "(" not in str(error.value).rpartition(". ")[2]

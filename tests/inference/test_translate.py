@@ -16,7 +16,6 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
-from scipy import ndimage
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
@@ -551,24 +550,6 @@ def test_the_background_of_z_scores_gets_as_dark_as_tissue():
         assert (done[number][given == 0] < np.quantile(given[given != 0], 0.001)).all()
         assert np.array_equal(done[number][given != 0], given[given != 0])
     assert np.array_equal(done[2:], scan[2:], equal_nan=True)
-
-
-@pytest.mark.parametrize("kind", ["raw", "interpolated", "one dark voxel", "whole", "bright air"])
-def test_a_background_that_is_dark_or_none_is_left(kind):
-    scan = stripped_scan()
-    if kind == "interpolated":
-        scan = ndimage.zoom(scan, 1.3, order=3)  # rings
-        scan[np.abs(scan) < 1] = 0
-        assert scan.min() < -10
-    elif kind == "one dark voxel":
-        scan[6, 20, 20] = -500
-    elif kind == "whole":  # corners of noise
-        scan += np.random.default_rng(1).normal(0, 2, scan.shape).astype(np.float32)
-    elif kind == "bright air":
-        scan = 300 - scan
-    pixels = scan[None]
-
-    assert with_dark_background(pixels) is pixels
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -2,10 +2,6 @@
 GPUs are stand-ins.
 """
 
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -130,31 +126,3 @@ def test_bf16_is_used_or_refused_by_card(cuda):
         "Tesla T4 (compute capability 7.5) cannot compute in bfloat16. Allowed: auto, fp32."
         in said("cuda", "bf16")
     )
-
-
-CHILD = """
-import resource, sys, torch
-from gantk.machine.device import keep_memory
-assert keep_memory(sys.argv[1] == "keep")
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def step():
-    torch.empty(64 << 18).fill_(1.0)  # 64 MiB
-for _ in range(16):  # until every request fits into something that was freed
-    step()
-before = faults()
-for _ in range(8):
-    step()
-print(faults() - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: nothing is set")
-def test_kept_memory_is_not_asked_for_again():
-    keep, system = (
-        int(subprocess.check_output([sys.executable, "-c", CHILD, way]))
-        for way in ("keep", "system")
-    )
-
-    assert keep * 20 < system

@@ -84,16 +84,6 @@ def test_images_of_the_training_are_told(run):
     assert data.consequences() == [copies, names]
 
 
-def test_other_domains_are_one_error(run, tmp_path):
-    for n in range(3):
-        for kind in ("CT", "MR"):
-            volume(tmp_path / f"p{n}" / f"{kind}.nii", n)
-    before = contents(run)
-    with pytest.raises(UserError, match="T1"):
-        gantk.evaluate(run, data=tmp_path, device="cpu", say=lambda line: None)
-    assert contents(run) == before
-
-
 def test_a_packed_model_names_another_way(tmp_path):
     with pytest.raises(UserError, match="t1t2' is packed") as refused:
         gantk.evaluate("t1t2", data=tmp_path, device="cpu", say=lambda line: None)

@@ -3,7 +3,7 @@
 import pytest
 
 from gantk.metrics.verdict import tone_of
-from gantk.metrics.words import pairs_sentence, result_sentence, verdict_words
+from gantk.metrics.words import result_sentence, verdict_words
 from gantk.runs.results import Results, Verdict
 
 WON = {"better": True, "best_baseline": "histogram", "probability": 1.0}
@@ -84,10 +84,3 @@ def test_unseen_patients_are_claimed_only_without_leaks():
         )
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
     assert leaked.startswith("On 64 test images of 8 patients, the model's T2 images")
-
-
-def test_baselines_fitted_on_pairs_are_explained():
-    fair = LOST | {"without_pairs": WON}
-    assert pairs_sentence(result({"a_to_b": fair})).startswith("Fitting a simple intensity map")
-    assert pairs_sentence(result({"a_to_b": LOST})) == ""
-    assert pairs_sentence(result({"a_to_b": WON})) == ""

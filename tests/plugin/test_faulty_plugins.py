@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 from packages import put_distribution
@@ -218,15 +217,3 @@ def test_a_hook_that_decides_may_refuse(add_plugin, tiny_recipe):
     add_plugin("my-package", "mine", HOOK + refusal)
     with pytest.raises(UserError, match="not with me"):
         toolkit.run(tiny_recipe, device="cpu", say=lambda line: None)
-
-
-def test_a_plugin_that_loads_for_long_is_named(monkeypatch):
-    said = threading.Event()
-    texts = []
-    monkeypatch.setattr(faults, "warn", lambda text: (texts.append(text), said.set()))
-    monkeypatch.setattr(faults, "SLOW_LOAD_S", 0.01)
-    with faults.name_if_slow("slow", "slow_module"):
-        assert said.wait(30)
-
-    assert "'slow' has been loading" in texts[0]
-    assert "GANTK_DISABLE=slow_module" in texts[0]

@@ -166,14 +166,6 @@ def test_runs_on_volumes_ask_for_niivue(copied_run):
     assert len(page.source) < 4_000_000
 
 
-def test_unreadable_patients_are_named(copied_run):
-    (copied_run / "patients.json").write_text('{"a_to_b": {"cases": [1]}}')
-    page = Page(gantk.write_report(copied_run))
-
-    assert "patients.json could not be read: a_to_b.patients: Field required" in page.words
-    assert "patients" not in page.having("id")
-
-
 def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))

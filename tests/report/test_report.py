@@ -18,13 +18,11 @@ from PIL import Image
 
 from gantk import Run
 from gantk.errors import UserError
-from gantk.metrics.rows import ScoreRow
 from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
 from gantk.report.build import write_report
 from gantk.report.patients.comparing import comparison
 from gantk.report.run_record import RunRecord
-from gantk.runs.results import Score, Verdict
 
 RECIPE = """\
 format = 1
@@ -366,17 +364,6 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
     assert ("fair good" in page.having("class")) == ("without_pairs" in verdict)
 
 
-def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
-    known = {
-        **TRANSLATION["a_to_b"],
-        "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2,
-    }
-    page = report(make_run(tmp_path / "run", directions={"a_to_b": known}))
-
-    assert page.words.count("anna, anna_t1.nii.gz") == 2
-    assert "/x/anna_t1.nii.gz" in page.having("title")
-
-
 def test_no_praise_for_bad_checkpoints_or_leaks(tmp_path):
     split = {
         "leakage_allowed": "anna is on both sides",
@@ -496,26 +483,6 @@ def test_the_page_begins_with_a_sentence_and_images(whole):
         name for name in whole.having("alt") if name in ("Input: T1", "Generated T2", "Real T2")
     ]
     assert "A held-out image at step 40" in whole.words
-
-
-def test_a_run_that_holds_out_nothing_shows_training_images(tmp_path):
-    split = {"how": "by image", "splits": SETS | {"train": [image("a", "anna")]}}
-    whole = report(make_run(tmp_path / "run", truth=False, split=split, metrics={"metrics": {}}))
-
-    assert "A training image at step 40" in whole.words
-    assert "all images were trained on, so there are no test images" in whole.words
-    assert "the same training images" in whole.words
-    assert "A held-out image" not in whole.words
-
-
-@pytest.mark.parametrize(
-    ("gain", "words"),
-    [(0.584, "better"), (-0.584, "worse"), (0.0, "equal"), (-0.004, "equal")],
-)
-def test_a_difference_that_shows_as_zero_is_equal(gain, words):
-    score = Score(value=20.0 + gain, higher_is_better=True)
-    row = ScoreRow("a_to_b", "ssim", score, Score(value=20.0), Verdict())
-    assert row.difference()[1] == words
 
 
 def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):

@@ -7,13 +7,11 @@ import json
 import os
 import platform
 
-import numpy as np
 import pytest
 from tiny import ROOT
 
 from gantk import files
 from gantk.errors import UserError
-from gantk.runs.folder import RunFolder
 
 # What writes below a folder that is hidden until it is whole, or what a reader checks. Lines may be
 # added to a log.
@@ -67,25 +65,6 @@ def test_every_file_is_written_by_the_one_writer():
     assert set(found) <= IN_PLACE, {
         name: lines for name, lines in found.items() if name not in IN_PLACE
     }
-
-
-def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    run = RunFolder(tmp_path)
-    image = np.zeros((1, 8, 8), np.float32)
-    run.write_picture("step-000001", "a_to_b-0", image, -1.0, 1.0)
-    (path,) = run.samples[1]
-    before = path.read_bytes()
-
-    def killed(*names):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files.os, "replace", killed)
-
-    with pytest.raises(KeyboardInterrupt):
-        run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
-
-    assert path.read_bytes() == before
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("holder", ["here, alive", "here, gone", "elsewhere", "damaged"])

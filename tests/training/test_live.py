@@ -294,14 +294,6 @@ def test_trackers_hold_pictures_and_the_report(tracked):
         assert pictures[series] == [0, 2, 4, 6, 8]
 
 
-def test_a_finished_run_is_tracked_no_further(tracked):
-    name, folder = tracked
-    numbers, pictures, *_ = READERS[name](folder.path)
-    resume(folder.path, **QUIET)  # it is only scored again
-
-    assert READERS[name](folder.path)[:2] == (numbers, pictures)
-
-
 BROKEN = """
 from gantk import hookimpl
 

@@ -295,26 +295,6 @@ def test_each_domain_is_made_by_its_generator(tmp_path, direction):
         assert largest_difference(translated(model, tmp_path, domain), expected) <= 1
 
 
-def test_files_of_2017_with_statistics_of_instance_norm(tmp_path):
-    network = drawn(resnet(1, 1, 6, "instance"))
-    state = dict(network.state_dict())
-    for name, module in network.named_modules():
-        if isinstance(module, nn.InstanceNorm2d):
-            state[f"{name}.running_mean"] = torch.ones(module.num_features)
-            state[f"{name}.running_var"] = torch.ones(module.num_features)
-    folder = write_folder(tmp_path / "maps", {}, G=state)
-    (folder / "train_opt.txt").unlink()
-    old = {"model": "pix2pix", "which_model_netG": "resnet_6blocks", "which_direction": "AtoB"}
-    old |= {"fineSize": 64, "norm": "instance", "ngf": WIDTH, "input_nc": 1, "output_nc": 1}
-    text = "".join(f"{name}: {value}\n" for name, value in old.items())
-    (folder / "opt.txt").write_text(f"------------ Options -------------\n{text}")
-    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
-    given = draw_picture(tmp_path / "given.png", 64, 1)
-
-    expected = as_test_py(network, given, False)
-    assert largest_difference(translated(model, tmp_path), expected) <= 1
-
-
 @pytest.mark.parametrize("name", ["resnet_6blocks", "unet_128"])
 def test_gray_makes_one_channel_of_three_alike(tmp_path, name):
     network = drawn(NETWORKS[name](3, 3, kind="instance"))

@@ -53,27 +53,6 @@ def test_body_mask_is_the_largest_part_without_holes():
     assert error_in_air == pytest.approx(weight_of_air / weight)
 
 
-def test_equal_features_cost_nothing(segmenter):
-    one, other = (random_images(2, 1, (32, 32), seed=seed) for seed in (1, 2))
-    for network in (segmenter, "random"):
-        loss = bind_or_raise("loss", feature(network))()
-        output = other.clone().requires_grad_()
-        assert loss(one, one) == 0 < (found := loss(output, one.requires_grad_()))
-        found.backward()
-        assert output.grad.abs().sum() > 0
-        assert one.grad is None
-        volumes = (torch.stack([x.detach()] * 2, 2) for x in (output, one))  # of two slices
-        assert float(loss(*volumes)) == pytest.approx(float(found.detach()), rel=1e-4)
-
-    parts = [
-        bind_or_raise("loss", feature(segmenter, layers=[f"encoder.{n}"]))()(other, one)
-        for n in range(3)
-    ]
-    whole = bind_or_raise("loss", feature(segmenter, weight=2.0))()(other, one)
-
-    assert float(whole) == pytest.approx(2 * sum(map(float, parts)) / 3, rel=1e-5)
-
-
 def test_runs_keep_their_feature_weights(segmenter, tmp_path):
     network = shutil.copytree(segmenter, tmp_path / "segmenter")
     dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]

@@ -395,18 +395,6 @@ def test_requests_wait_for_each_other(address, service, tmp_path, pictures, monk
     assert len(set(answers)) == 4
 
 
-def test_a_page_is_told_how_much_is_done(service, tmp_path, pictures):
-    (scan,) = pictures(tmp_path, 1)
-    upload = service.place(scan.name)
-    upload.write_bytes(scan.read_bytes())
-    told = []
-    service.translate(upload, "T2", tell=lambda share, what: told.append((share, what)))
-    service.forget(upload)
-
-    assert told[-1] == (1.0, "Preparing the view")
-    assert {what for _, what in told[:-1]} == {"Translating to T2"}
-
-
 def test_a_full_disk_is_told_and_a_defect_is_not_quoted(capfd):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     from gantk_serve.app.server import failure_of

@@ -179,33 +179,6 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     torch.testing.assert_close(losses["divergence"], expected)
 
 
-@pytest.mark.slow
-def test_sampled_codes_have_the_statistics_of_training():
-    image = random_images(64, 1, (16, 16))
-    noise = torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))
-    for prior in ("fitted", "normal"):
-        method = built(prior=prior, gan=0.1)
-        codes = []
-        method.encoder.code.bias.data += torch.tensor([3.0] * 6 + [-2.0] * 6)
-        method.encoder.code.weight.data[:6] *= 5
-        method.decode = lambda code, label, grain=None, codes=codes: (
-            codes.append(code) or image[: len(code)]
-        )
-        with torch.no_grad():
-            for _ in range(600):
-                method.autoencoder_losses(Batch(image=image))
-            # first reconstructed, then judged
-            judged = torch.cat([each[32:] for each in codes[601::2]])
-            mean, log_variance = method.encode(image)
-            method.sampler()(noise)
-
-        expected = mean.mean(0), mean.T.cov(correction=0) + log_variance.exp().mean(0).diag()
-        for drawn in (judged, codes[-1]):
-            for found, wanted in zip((drawn.mean(0), drawn.T.cov()), expected, strict=True):
-                close = torch.allclose(found, wanted, rtol=0.1, atol=0.05)
-                assert close == (prior == "fitted"), (prior, found, wanted)
-
-
 def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
     source = {"lesions": 1, "radius": [8.0, 16.0]}

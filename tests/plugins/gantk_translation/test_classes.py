@@ -130,17 +130,3 @@ def test_an_exported_file_translates_one_class(gantk, run, picture, tmp_path):
     assert difference <= 1
     assert other.code == 2
     assert "gantk export RUN --label healthy" in " ".join(other.err.split())
-
-
-def test_an_explanation_is_of_the_class_asked_for(gantk, run, picture, tmp_path):
-    pytest.importorskip("captum")
-    maps = []
-    for label in ("healthy", "tumour"):
-        given = ("--label", label, "--method", "occlusion")
-        gantk("explain", run, picture, tmp_path / label, *given)
-        maps.append((tmp_path / f"{label}.png").read_bytes())
-    without = gantk("explain", run, picture, tmp_path / "none")
-
-    assert maps[0] != maps[1]
-    assert without.code == 2
-    assert "--label tumour" in " ".join(without.err.split())

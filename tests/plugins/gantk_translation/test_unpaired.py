@@ -151,21 +151,6 @@ def test_losses_are_the_formulas_of_the_paper():
     assert not batch["fake_b"].requires_grad
 
 
-@pytest.mark.parametrize("counts", [[1, 1, 3], [2, 99, 40], [250]])
-def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
-    method = build()
-    codes = torch.randn(sum(counts), 8)
-    mean = torch.zeros(8)
-    for part in codes.split(counts):
-        method._remember("a", part)
-
-    for seen, code in enumerate(codes, 1):
-        mean += (code - mean) / min(seen, 100)
-
-    torch.testing.assert_close(method.style_a, mean, rtol=1e-4, atol=1e-5)
-    assert method.styles_seen_a == len(codes)
-
-
 def test_translations_take_mean_random_or_example_style():
     method = build().eval()
     images, examples = (batch_of(method)[name] for name in "ab")

@@ -3,17 +3,12 @@ with their images.
 """
 
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from tiny import PATCHGAN, UNET, random_images
 
-from gantk.data.augment import augment_batch
-from gantk.data.batches import Batches, ImageSet
-from gantk.data.intensity import Window
-from gantk.data.preparation import Preparation, Record
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk_translation.weak_pairs.loss import WeakPairs
@@ -64,32 +59,6 @@ def test_a_moved_and_bent_image_is_registered(heads):
     apart = [(each - heads["b"][:6]).abs().mean() for each in (moved, torch.stack(found))]
 
     assert apart[1] < 0.6 * apart[0]
-
-
-def test_companions_of_images_move_with_them():
-    records = [
-        Record("a", str(n), str(n), partial(np.full, (1, 6, 6), n, np.float32)) for n in range(9)
-    ]
-    slope = torch.arange(36.0).view(1, 6, 6)  # so that a flip is seen
-    images = ImageSet(
-        records, Window(low=0.0, high=1.0, range=(0.0, 1.0)), Preparation(records, (6, 6), "pad")
-    )
-    plain = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
-    images.companions = lambda index, sets: sets["a"][index] + slope
-    batch = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
-
-    assert set(plain) == {"a"}
-    assert torch.equal(batch["near_a"], batch["a"] + slope)
-
-    flip, bright = (
-        bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness")
-    )
-    moved = augment_batch(
-        Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False
-    )
-
-    torch.testing.assert_close(moved["near_a"], slope[None].flip(-1))
-    assert not torch.equal(moved["a"], moved["near_a"]), "what is brighter is the image alone"
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gantk as toolkit
-from gantk.errors import UserError
 from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.plugin.loader import registry
@@ -359,11 +358,3 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
         maps("checkpoints", toy, image, others=[{"elsewhere": torch.ones(())}])
 
     assert toy.scale.item() == 2.0
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"), [("dropout", "Use flips"), ("cycle", "way"), ("checkpoints", "keep")]
-)
-def test_a_kind_that_cannot_be_had_says_what_it_needs(kind, words):
-    with pytest.raises(UserError, match=words):
-        maps(kind, Toy(both=False), images(1, 1, 4, 4))
