@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks/results/published-systems.json"
 PAGE = ROOT / "benchmarks/results/published-systems.md"
 README = ROOT / "README.md"
-PAGE_LINK = "benchmarks/results/published-systems.md"
 KEPT_METRICS = (  # of metrics.json; what a record keeps
     "psnr",
     "ssim",
@@ -320,9 +319,11 @@ def overview(records: list[dict[str, Any]], *, full: bool) -> str:
         number = numbers.setdefault(conditions_in_words(record), len(numbers) + 1)
         cells = [
             str(number),
-            whose(system.report, "" if full else PAGE_LINK),
+            whose(system.report, linked=full),
             system.words,
-            stated_in_words(record, system),
+            stated_in_words(record, system)
+            if full
+            else stated_in_words(record, system).split(":")[0],
             published_in_words(system).removeprefix("" if full else "accuracy "),
         ]
         if full:
@@ -395,13 +396,13 @@ def losses() -> str:
     return "\n".join(sentences) + "\n"
 
 
-def whose(number: int, page: str) -> str:
-    """Authors (family names) and year of a report, linked to its section of `page`."""
+def whose(number: int, *, linked: bool) -> str:
+    """Authors (family names) and year of a report, linked to its section on the page or plain."""
     paper = next(iter(REPORTS[number - 1].papers().values()))
     names = [each.split(". ")[-1].split()[-1] for each in paper["authors"].split(", ")]
     short = FAMILY_NAMES.get(number, f"{names[0]} et al." if len(names) > 2 else ", ".join(names))
     year = f" {paper['year']}" if "year" in paper else ""
-    return f"[{short}{year}]({page}#report-{number})"
+    return f"[{short}{year}](#report-{number})" if linked else f"{short}{year}"
 
 
 def record_for(system: System, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -532,10 +533,10 @@ def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def conditions_in_words(record: dict[str, Any]) -> str:
     """Data, size, length and test images of a training."""
     size = " x ".join(map(str, record["size"]))
-    seed = record["seed"]
+    filters = ", fewer filters" if "--profile cpu" in record["command"] else ""
     return (
-        f"{record['data']}, {size}, batch {record['batch']}, {length_in_words(record)},"
-        f" seed {seed}; test: {record['test']}."
+        f"{record['data']}, {size}{filters}, batch {record['batch']}, {length_in_words(record)},"
+        f" seed {record['seed']}; test: {record['test']}."
     )
 
 
