@@ -1,14 +1,16 @@
 """Kills `gantk serve`, its Orthanc and the PACS again and again while studies arrive, and counts what
 is lost, doubled or changed afterwards.
 
-    python benchmarks/serve_kills.py [--kills 300] [--seed 0] [--minutes M] [--json FILE]
+    python benchmarks/serve_kills.py [--kills 300] [--seed 0] [--minutes M] [--workers 1]
+        [--each series] [--json FILE]
 
 Studies of a T1 and a T2 series of 2 to 4 small slices arrive all the time; the sender sends again
-what was not acknowledged. Two rules translate them, and both results go to the PACS, another Orthanc.
-One or more of the three are killed by SIGKILL at a seeded moment, and started again. The worker's
-calls pass a relay, which kills before or after Orthanc has done what a call asks for. At the end, what every series became must be in Orthanc and in the
-PACS exactly once: one derived series with an instance for each of its own, with the same pixels in
-both.
+what was not acknowledged. Two rules translate each series, or with `--each study` one rule makes a
+FLAIR of both; the results go to the PACS, another Orthanc. One or more of the workers, Orthanc and
+the PACS are killed by SIGKILL at a seeded moment, and started again. The workers' calls pass a relay,
+which kills before or after Orthanc has done what a call asks for. At the end, what every series, or
+study, became must be in Orthanc and in the PACS exactly once: one derived series with an instance for
+each slice, with the same pixels in both.
 """
 
 import random
@@ -20,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,6 +41,7 @@ from serving import (
     store_until_kept,
     study,
     tiny_model,
+    tiny_model_of_studies,
     wait_for,
 )
 
@@ -50,6 +53,7 @@ VICTIMS = (  # what is killed at a time
     ("worker", "orthanc"),
     ("worker", "orthanc", "pacs"),
 )
+VICTIMS_OF_TWO = (*VICTIMS, ("worker 2",), ("worker", "worker 2"), ("worker 2", "orthanc"))
 # the worker's call at which a kill of this moment comes; "": the moment is no call
 MOMENTS = {
     "receiving": "",
@@ -85,7 +89,7 @@ class Kill:
 class Outcome:
     """What is in Orthanc and in the PACS at the end."""
 
-    series: int
+    sources: int  # series, or studies
     lost: list[str]
     doubled: list[str]
     changed: list[str]
@@ -99,7 +103,7 @@ class Outcome:
         moments = Counter(kill.moment for kill in self.kills if kill.reached)
         reached = ", ".join(f"{count} times {moment}" for moment, count in moments.items())
         return (
-            f"{by_victim.total()} kills ({shown}; while {reached}), {self.series} series,"
+            f"{by_victim.total()} kills ({shown}; while {reached}), {self.sources} sources,"
             f" {len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.changed)} changed,"
             f" {len(self.failed)} failed"
         )
@@ -192,23 +196,29 @@ class RelayedCall(BaseHTTPRequestHandler):
 
 
 class Trial:
-    """A worker, an Orthanc, a PACS and a sender in `folder`, of which the first three are killed."""
+    """Workers, an Orthanc, a PACS and a sender in `folder`, of which all but the last are killed."""
 
-    def __init__(self, folder: Path, model: Path, seed: int):
+    def __init__(self, folder: Path, model: Path, seed: int, workers: int, each: str):
         self.folder = folder
         self.seed = seed
         self.random = random.Random(seed)
         self.pacs = OrthancServer(folder, "pacs")
         self.orthanc = OrthancServer(folder, pacs=self.pacs.dicom, StableAge=STABLE_SECONDS)
-        rules = [
-            {"when": {"contrast": one}, "model": str(model), "to": other, "send": PACS}
-            for one, other in (("T1", "T2"), ("T2", "T1"))
-        ]
+        rules = [{"when": {"modality": "MR"}, "to": "FLAIR", "each": "study"}]
+        if each == "series":
+            ways = ("T1", "T2"), ("T2", "T1")
+            rules = [{"when": {"contrast": one}, "to": other} for one, other in ways]
+        rules = [rule | {"model": str(model), "send": PACS} for rule in rules]
         self.relay = Relay(self.orthanc)
         told = {"service": {"quiet": QUIET_SECONDS}, "orthanc": {"url": self.relay.url}}
-        self.worker = Worker(folder, told | {"rules": rules})
-        self.parts = {"worker": self.worker, "orthanc": self.orthanc, "pacs": self.pacs}
-        self.sent: dict[str, list[str]] = {}  # "STUDY-SERIES" -> SOPInstanceUIDs
+        names = ["worker", "worker 2"][:workers]
+        self.workers = [Worker(folder, told | {"rules": rules}, name) for name in names]
+        own = dict(zip(names, self.workers, strict=True))
+        self.parts = own | {"orthanc": self.orthanc, "pacs": self.pacs}
+        self.victims = VICTIMS if workers == 1 else VICTIMS_OF_TWO
+        self.each = each
+        self.sent: dict[str, list[str]] = {}  # series, or study -> SOPInstanceUIDs
+        self.slices: dict[str, int] = {}  # of its derived series
         self.stop = threading.Event()  # no more studies
         self.give_up = threading.Event()  # none at all, after an error
 
@@ -216,14 +226,10 @@ class Trial:
         """Kill so many times, or for so long; then let everything arrive, and look."""
         begun = time.monotonic()
         done: list[Kill] = []
-        with (
-            self.pacs,
-            self.orthanc,
-            self.worker,
-            ThreadPoolExecutor(OPEN_STUDIES + 1) as threads,
-        ):
-            for part in (self.pacs, self.orthanc, self.worker):
-                part.start()
+        with ExitStack() as stack:
+            for part in (self.pacs, self.orthanc, *self.workers):
+                stack.enter_context(part).start()
+            threads = stack.enter_context(ThreadPoolExecutor(OPEN_STUDIES + 1))
             feeder = threads.submit(self._feed, threads)
             try:
                 while killed(done) < kills and time.monotonic() < begun + 60 * minutes:
@@ -244,9 +250,12 @@ class Trial:
         sizes = random.Random(self.seed + 1)
         number = 0
         while not self.stop.is_set():
-            files = study(self.folder / "studies", number, ("T1", "T2"), sizes.randint(2, 4))
+            slices = sizes.randint(2, 4)
+            files = study(self.folder / "studies", number, ("T1", "T2"), slices)
             for file in files:
-                self.sent.setdefault(file.parent.name, []).append(uid_of(file))
+                name = file.parent.name if self.each == "series" else str(number)
+                self.sent.setdefault(name, []).append(uid_of(file))
+                self.slices[name] = slices
             waits = sizes.uniform(0.0, PAUSE_SECONDS), sizes.uniform(0.1, AGAIN_SECONDS)
             given = self.orthanc, files, self.give_up, *waits
             senders.append(threads.submit(store_until_kept, *given))
@@ -268,24 +277,26 @@ class Trial:
         return Counter(each.get("outcome", "") for each in self._records())
 
     def _has_begun(self) -> bool:
-        """Whether the worker that runs now has done something."""
-        name = f"-{self.worker.process.pid}-"
-        return any(name in each.get("worker", "") for each in self._records())
+        """Whether a worker that runs now has done something."""
+        names = [f"-{worker.process.pid}-" for worker in self.workers]
+        records = self._records()
+        return any(name in each.get("worker", "") for each in records for name in names)
 
     def _receives(self) -> bool:
         return self._has_begun() and self._outcomes()[""] > 0
 
     def _translates(self) -> bool:
-        return (self.worker.folder / "work" / "derived").exists()
+        return any((worker.folder / "work" / "derived").exists() for worker in self.workers)
 
     def _on_the_way(self) -> int:
         """Studies of which the PACS does not have all."""
-        done = self._outcomes()["done"]
-        return (len(self.sent) - done + 1) // 2
+        done = self._outcomes()["done"]  # of series
+        series = len(self.sent) * (1 if self.each == "series" else 2)
+        return (series - done + 1) // 2
 
     def _kill(self, second: float, before: Sequence[Kill]) -> Kill:
         """Kill some parts at the moment that came least often before, and start them again."""
-        victims = self.random.choice(VICTIMS)
+        victims = self.random.choice(self.victims)
         times = Counter(kill.moment for kill in before if kill.reached)
         moment = min(self.random.sample([*MOMENTS], len(MOMENTS)), key=lambda name: times[name])
 
@@ -316,11 +327,11 @@ class Trial:
         for name, sources in self.sent.items():
             for place, found in derived.items():
                 here = [found.get(uid, {}) for uid in sources]
-                if not all(here):
-                    lost.append(f"{name} in {place}")
                 made = {series for each in here for series in each}
                 instances = sum(len(each) for one in here for each in one.values())
-                if len(made) > 1 or instances > len(sources):
+                if instances < self.slices[name]:
+                    lost.append(f"{name} in {place}")
+                if len(made) > 1 or instances > self.slices[name]:
                     doubled.append(f"{name} in {place}")
             if any(derived["orthanc"].get(uid) != derived["pacs"].get(uid) for uid in sources):
                 changed.append(name)
@@ -350,13 +361,20 @@ def main(arguments: list[str] | None = None) -> None:
     cli.add_argument("--kills", type=int, default=300, help="default %(default)s")
     cli.add_argument("--seed", type=int, default=0, help="default %(default)s")
     cli.add_argument("--minutes", type=float, default=600.0, help="at most; default %(default)g")
+    cli.add_argument("--workers", type=int, choices=(1, 2), default=1, help="default %(default)s")
+    cli.add_argument(
+        "--each", choices=("series", "study"), default="series", help="default %(default)s"
+    )
     options = cli.parse_args(arguments)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        trial = Trial(folder / "trial", tiny_model(folder), options.seed)
+        make_model = tiny_model if options.each == "series" else tiny_model_of_studies
+        given = options.seed, options.workers, options.each
+        trial = Trial(folder / "trial", make_model(folder), *given)
         outcome = trial.run(options.kills, options.minutes, print)
     print(outcome.sentence())
-    found = asdict(outcome) | {"seed": options.seed}
+    found = asdict(outcome)
+    found |= {"seed": options.seed, "workers": options.workers, "each": options.each}
     write(options.json, record(start("cpu"), **found))
     sys.exit(0 if outcome.is_right() else 1)
 

@@ -211,6 +211,12 @@ def tiny_model(folder: Path) -> Path:
     return small_run(folder, method)
 
 
+def tiny_model_of_studies(folder: Path) -> Path:
+    """As `tiny_model`, but it makes that of T1, T2 and FLAIR which a study lacks."""
+    method = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
+    return small_run(folder, method, domains=["T1+T2+FLAIR"] * 2, missing="mask")
+
+
 def study(
     folder: Path,
     number: int,

@@ -251,4 +251,4 @@ def test_kills_lose_double_and_change_nothing(tmp_path):
 
     found = json.loads(file.read_text())
     assert found["lost"] == found["doubled"] == found["changed"] == found["failed"] == []
-    assert found["series"] > 0
+    assert found["sources"] > 0
