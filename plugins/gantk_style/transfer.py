@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk.losses.edges import gaussian_blur
 from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, StyleOptions
@@ -205,18 +205,4 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
     share = (steepness / steep.view(-1, *[1] * (image.ndim - 2))).clamp(max=1.0).unsqueeze(1)
-    return image + share * (_gaussian_blur(image, sigma) - image)
-
-
-def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur along every axis of (N, C, *size); edges are repeated."""
-    reach = max(1, math.ceil(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    for axis in range(2, image.ndim):
-        lines = image.movedim(axis, -1)
-        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(padded, kernel).reshape(lines.shape).movedim(-1, axis)
-
-    return image
+    return image + share * (gaussian_blur(image, sigma) - image)
