@@ -25,7 +25,7 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import adam, adamw, rmsprop, sgd
+from gantk.training.optim import adam, adamw, lbfgs, rmsprop, sgd
 
 META = {
     "method": "dualgan",
@@ -247,6 +247,7 @@ RULES = {
     "adamw": adamw,
     "sgd": partial(sgd, momentum=0.9),
     "rmsprop": rmsprop,
+    "lbfgs": lbfgs,
 }
 
 
