@@ -93,6 +93,15 @@ def stylize(
         expect_file(losses, "--losses", overwrite=overwrite)
     known = _read(content, gray)
     example = _read(style, gray)
+    if known.channels != example.channels and options.get("color", "style") == "style":
+        names = {1: "gray", 3: "in colour"}
+        what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
+        remedy = (
+            "add --gray to convert both to gray, or --set color=content to keep the colours of"
+            " CONTENT"
+        )
+        raise UserError(what, where="STYLE", remedy=remedy)
+
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
     styles, _ = network_values(example.pixels, style, RANGE)
@@ -101,6 +110,11 @@ def stylize(
         other = " x ".join(map(str, styles.shape[-2:]))
         own = " x ".join(map(str, size))
         say(f"note     the style is resized from {other} to the content's {own}")
+
+    try:
+        post.encoder.check_size(size)
+    except UserError as error:
+        raise error.at(str(content)) from None
 
     if post.note:
         say(f"note     {post.note}")

@@ -103,8 +103,8 @@ def check_channels(content: Tensor, style: Tensor) -> None:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
         remedy = (
-            'set color = "content" to change only the brightness, or color = "gray" (--gray) for a'
-            " gray result"
+            'set color = "content" to change only the brightness, or color = "gray" for a gray'
+            " result"
         )
         raise UserError(what, where="color", remedy=remedy)
 
