@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Fraction, Weight
+from gantk.plugin.spec import Weight
+
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]  # 0.5 would label real images as fake
 
 
 class Adversarial:
@@ -50,10 +54,10 @@ class BCE(Adversarial):
         self,
         *,
         # label smoothing: the discriminator's target for real is 1 - smooth (Salimans et al. 2016)
-        smooth: Fraction = 0.0,
+        smooth: Smoothing = 0.0,
         halved: bool = True,  # the discriminator minimises the mean of both terms; False = the sum
     ):
-        self.target = real_label(smooth)
+        self.target = 1.0 - smooth
         self.share = 0.5 if halved else 1.0
 
     def generator(self, fake: Tensor) -> Tensor:
@@ -79,9 +83,9 @@ class LS(Adversarial):
     def __init__(
         self,
         *,
-        smooth: Fraction = 0.0,  # label smoothing: the target for real is 1 - smooth
+        smooth: Smoothing = 0.0,  # label smoothing: the target for real is 1 - smooth
     ):
-        self.target = real_label(smooth)
+        self.target = 1.0 - smooth
 
     def generator(self, fake: Tensor) -> Tensor:
         return (fake.float() - 1).square().mean()
@@ -137,17 +141,6 @@ class WGANGP(Adversarial):
             raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
 
         return self.weight * gradient_penalty(discriminator, real, fake)
-
-
-def real_label(smooth: float) -> float:
-    """The label of a real image, 1 - smooth."""
-    if not 0 <= smooth < 0.5:
-        raise UserError(
-            f"smooth = {smooth} would label real images as fake",
-            where="smooth",
-            allowed="0 to below 0.5",
-        )
-    return 1.0 - smooth
 
 
 def gradient_penalty(

@@ -87,12 +87,6 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """
     if weight is None:
         return values.mean()
-    if weight.shape != (len(values), 1, *values.shape[2:]):
-        what = (
-            f"a weight map of the shape {tuple(weight.shape)} does not fit images of the shape"
-            f" {tuple(values.shape)}"
-        )
-        raise UserError(what, allowed="one channel, with the size of the images")
 
     weight = weight.float()
     mean = weight.mean(tuple(range(1, weight.ndim)), keepdim=True)
@@ -120,14 +114,9 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
 
 
 def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) -> float:
-    """The weight of lesions' pixels; UserError where it is not above 0, or where it is not 1 and the
-    loss `name` takes no weight of pixels.
+    """The weight of lesions' pixels; UserError where it is not 1 and the loss `name` takes no weight
+    of pixels.
     """
-    if lesion <= 0:
-        what = f"lesion = {lesion:g} is not a valid weight of pixels"
-        raise UserError(
-            what, where="method.lesion", allowed="above 0; 1 = same as all other pixels"
-        )
     if lesion != 1:
         check_takes_weight(name, loss)
     return lesion

@@ -18,6 +18,7 @@ from gantk.plugin.spec import (
     Fraction,
     Generator,
     Loss,
+    Positive,
     Weight,
 )
 from gantk.training.adaptive import DiscriminatorAugment
@@ -56,7 +57,7 @@ class AnyToAny(Method):
         # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
         l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth
-        lesion: Weight = 1.0,  # weight of a lesion's pixels in `reconstruction`; needs data.mask
+        lesion: Positive = 1.0,  # weight of a lesion's pixels in `reconstruction`; needs data.mask
         # random changes of the generator's inputs, drawn for each contrast, not of its targets
         vary: list[Augment] = [],
         # differentiable augmentations of the discriminator's inputs, for small data sets

@@ -18,6 +18,7 @@ from gantk.plugin.spec import (
     Fraction,
     Generator,
     Loss,
+    Positive,
     Weight,
 )
 from gantk.training.adaptive import DiscriminatorAugment
@@ -63,7 +64,7 @@ class Pix2Pix(Regression):
         # further losses between a translation and its truth, each with a weight
         target_losses: list[Loss] = [],
         both: bool = False,  # also learn b -> a, with separate networks
-        lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
+        lesion: Positive = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
         noise: Few = 0,  # number of channels of normal noise in the generator's input
         vary: list[Augment] = [],  # random changes of the generator's input, not of its target
         # add the image's class to the generator's input; needs data.labels = true
@@ -92,13 +93,6 @@ class Pix2Pix(Regression):
             self._draw_seeded_noise(geometry.size, torch.Generator().manual_seed(0)),
             False,
         )
-        if l1 < 0:
-            raise UserError(
-                f"l1 = {l1:g} would move outputs away from the truth",
-                where="method.l1",
-                allowed="0 or more",
-            )
-
         self.adversarial = adversarial()
         self.l1 = l1
         self.test_dropout = test_dropout

@@ -7,7 +7,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import Augment, Generator, Loss, Weight
+from gantk.plugin.spec import Augment, Generator, Loss, Positive
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -33,7 +33,7 @@ class Regression(Method):
         both: bool = False,  # also learn b -> a, with a separate generator
         # further losses between a translation and its truth, each with a weight
         target_losses: list[Loss] = [],
-        lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
+        lesion: Positive = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
         vary: list[Augment] = [],  # random changes of the generator's input, not of its target
     ):
         super().__init__(geometry)
