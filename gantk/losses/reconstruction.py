@@ -113,6 +113,14 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
     return 1 + (lesion - 1) * mask.float()
 
 
+def expect_named_once(names: list[str], where: str) -> None:
+    """UserError where two losses have one name."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        what = f"two losses are called '{twice[0]}', so one would be lost"
+        raise UserError(what, where=where, remedy="list each loss once")
+
+
 def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) -> float:
     """The weight of lesions' pixels; UserError where it is not 1 and the loss `name` takes no weight
     of pixels.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.losses.reconstruction import expect_named_once
 from gantk.plugin.spec import Positive, SourceLoss, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
@@ -44,9 +45,7 @@ class StructureTerms:
     def __post_init__(self):
         names = [part.name for part in self.source_losses]
         names += [name for name in ("local_ncc", "flat_region", "air") if getattr(self, name)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            what = f"two losses of output and input are called '{twice[0]}', so one would be lost"
-            raise UserError(what, where="method.source_losses", remedy="list each loss once")
+        expect_named_once(names, "method.source_losses")
 
     def losses(
         self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = ""

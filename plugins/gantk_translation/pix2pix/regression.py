@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gantk.errors import UserError
-from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
+from gantk.losses.reconstruction import (
+    expect_lesion_weight,
+    expect_named_once,
+    lesion_weight,
+    with_weight,
+)
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import Augment, Generator, Loss, Positive
 
@@ -50,13 +54,9 @@ class Regression(Method):
         self.compared = reconstruction.name
         self.lesion = expect_lesion_weight(lesion, self.compared, self.compare)
         self.weighs_lesions = lesion != 1
+        names = [self.compared, *(part.name for part in target_losses)]
+        expect_named_once(names, "method.target_losses")
         self.further = {part.name: part() for part in target_losses}
-        if len(self.further) < len(target_losses) or self.compared in self.further:
-            what = (
-                "two losses of a translation and its truth have the same name, so only one of them"
-                " would count"
-            )
-            raise UserError(what, where="method.target_losses", remedy="name each loss once")
 
     def directions(self) -> list[str]:
         """The target domains that are trained: `b`, and `a` if `both` is set."""

@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.losses.edges import EdgeDirection
-from gantk.losses.reconstruction import difference
+from gantk.losses.reconstruction import difference, expect_named_once
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import (
     AdversarialLoss,
@@ -69,14 +68,8 @@ class RegGAN(Method):
         self.smoothness = smoothness
         self.edges = edges
         self.gain = gain
+        expect_named_once([part.name for part in target_losses], "method.target_losses")
         self.further = {part.name: part() for part in target_losses}
-        if len(self.further) < len(target_losses):
-            raise UserError(
-                "two losses have the same name, so only one of them would count",
-                where="method.target_losses",
-                remedy="name each loss once",
-            )
-
         source = geometry.channels["a"]
         target = geometry.channels["b"]
         dims = geometry.dims
