@@ -2,7 +2,6 @@
 training split.
 """
 
-import threading
 from functools import partial
 
 import numpy as np
@@ -10,16 +9,13 @@ import pytest
 import torch
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
 
-from gantk.data.batches import Batches, ImageSet, Prefetcher, order
+from gantk.data.batches import Batches, ImageSet
 from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record, neighbouring_slices
 from gantk.data.split import split_records
 from gantk.errors import UserError
-from gantk.machine.runtime import Runtime
-from gantk.method import Batch
 
 SIZE = (9, 7)
-CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 
 
 def picture(number, wrong=None, read=None):
@@ -60,12 +56,6 @@ def same(one, other):
     if one.keys() != other.keys():
         return False
     return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def read_ahead(batches):
-    """Wait until all that was asked for has been read."""
-    for future in list(batches._ahead.values()):
-        future.exception()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -133,79 +123,6 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
 
 
 # ---- to the device
-
-
-class SlowFeed(Prefetcher):
-    """Its copies are not there before they are received: a step that does not wait computes with
-    NaN.
-    """
-
-    def __init__(self, batches):
-        super().__init__(batches, CPU, 2)
-        self.stream = "a stream"
-
-    def send(self, step):
-        batch = self.batches.at(step)
-        there = {
-            name: torch.full_like(x, -1 if x.dtype == torch.int64 else torch.nan)
-            for name, x in batch.items()
-        }
-        return step, Batch(there), batch
-
-    def receive(self, batch, event):
-        for name, tensor in batch.items():
-            tensor.copy_(event[name])
-
-
-def to_cuda(batches):
-    return Prefetcher(batches, Runtime(torch.device("cuda", 0), "fp32", True), 2)
-
-
-WAYS = {"host": lambda batches: Prefetcher(batches, CPU, 2), "slow device": SlowFeed}
-feeds = pytest.mark.parametrize("feed", WAYS.values(), ids=WAYS)
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    "feed", [*WAYS.values(), pytest.param(to_cuda, marks=needs_cuda)], ids=[*WAYS, "cuda"]
-)
-def test_the_same_batches_arrive_whatever_the_way(workers, feed):
-    plain = Batches(sets(classes=("n", "y")), 3, 5, False, workers=0)
-    batches = Batches(sets(classes=("n", "y")), 3, 5, False, workers=workers)
-    feed = feed(batches)
-    for step in (*range(6), 2, 30, 31):
-        found = feed.at(step)
-        assert found["a"].is_contiguous(memory_format=torch.channels_last)
-        on_host = {name: tensor.cpu() for name, tensor in found.items()}
-        assert same(plain.at(step), on_host)
-        read_ahead(batches)
-
-    feed.close()
-
-    assert feed._sent is None
-    assert not batches._ahead
-    threads = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in threads if name.startswith("gantk-reader")]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@feeds
-def test_errors_of_workers_are_raised_at_their_step(workers, feed):
-    batches = Batches({"image": image_set(8, 1e-9, wrong=5)}, 1, 3, False, workers=workers, end=8)
-    feed = feed(batches)
-    failed = []
-    for step in range(8):
-        read_ahead(batches)
-        try:
-            feed.at(step)
-        except UserError as error:
-            failed.append(step)
-            assert "image 5 is broken" in str(error)
-            assert "(here)" in str(error)
-
-    assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
-    feed.close()
 
 
 # ---- a recipe's data: neighbouring slices, each scan's own intensities, leaks

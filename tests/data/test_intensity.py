@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu
 from gantk.errors import UserError
-from gantk.formats.files import read
 from gantk.prepare.module import image_intensities, size_image
 from gantk_parts.nyul import Nyul, Unit
 
@@ -293,30 +292,3 @@ def test_air_stays_black_and_off_the_end_of_tanh(darkest, air, per):
 
     # whatever lies below air, tissue is 5 % above
     assert threshold == pytest.approx(lowest + 0.05 * (1000 - lowest))
-
-
-REAL = """open_ms/patient*/T1_* open_ms/patient*/T2_* open_ms/raw/*/*T1W* open_ms/raw/*/*T2W* brats/*/*_t1.nii.gz
-brats/*/*_t2.nii.gz brats2d/*Data/*/*_T1_* brats2d/*Data/*/*_T2_* ct_mri/CT/* ct_mri/MRI/* t1t2_course/Tr1/*/*
-t1t2_course/Tr2/*/* brainix_dicom/T1/* brainix_dicom/T2/* templates/canonical/*T1* templates/canonical/*T2*"""
-
-
-@pytest.mark.parametrize("pattern", REAL.split())
-def test_foreground_share_of_a_real_head_slice(shared_data, pattern):
-    paths = sorted(shared_data.glob(pattern))[::9]
-    if not paths:
-        pytest.skip(f"no {pattern}")
-
-    images = []
-    for path in paths:
-        pixels = read(path).pixels
-        if pixels.ndim == 4:
-            planes = pixels.shape[1]
-            images += [pixels[:, k] for k in range(planes // 3, 2 * planes // 3, 4)]
-        else:
-            images.append(pixels)
-
-    mapping = fitted(Percentile, images, high=99.9)
-    for image in images:
-        seen = image_intensities(size_image(image, (96, 96)), mapping)
-        foreground = seen > mapping.tissue[0]
-        assert 0.1 < foreground.mean() < 0.7

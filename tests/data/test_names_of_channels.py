@@ -10,7 +10,6 @@ from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
-from gantk.catalog.channels import numbered_channels
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 
@@ -79,20 +78,6 @@ def test_a_damaged_dataset_json_is_one_message(tmp_path, name):
         check(root)
     with pytest.raises(UserError, match=expected):
         load(source(root), UNPAIRED, domains=("T1", "T2"), split=SPLIT)
-
-
-def test_numbers_of_slices_patients_and_visits_are_no_channels(tmp_path):
-    def stack(names):
-        return [tmp_path / name for name in names]
-
-    slices = stack(f"p{n}_{i:04d}.png" for n in range(3) for i in range(8))
-    patients = stack(f"scan_{n:04d}.nii.gz" for n in range(9))
-    many = stack(f"p{n}_{i:04d}.nii.gz" for n in range(3) for i in range(40))
-    odd = stack(f"p{n}_{n + i:04d}.nii.gz" for n in range(4) for i in range(n + 1))
-    assert [numbered_channels(names) for names in (slices, patients, many, odd)] == [[]] * 4
-
-    in_images = stack(f"imagesTr/p{n}_{i:04d}.png" for n in range(3) for i in range(2))
-    assert [path.name for path in numbered_channels(in_images)] == ["p0_0000.png", "p0_0001.png"]
 
 
 def test_a_table_that_mixes_channels_warns(tmp_path):

@@ -20,7 +20,7 @@ from tiny import phantom
 
 from gantk.data.preparation import Record
 from gantk.data.sources.files import Files
-from gantk.data.split import SETS, consequences, split_json, split_records, unpair
+from gantk.data.split import SETS, consequences, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
     COPY_CORRELATION,
@@ -64,10 +64,6 @@ def names(records):
 
 def subjects_of(splits):
     return [sorted({record.subject for record in splits[name]}) for name in SETS]
-
-
-def patients_per_split(splits):
-    return [len(subjects) for subjects in subjects_of(splits)]
 
 
 @given(patients=st.integers(5, 40), test=st.sampled_from([0.0, 0.1, 0.3]), seed=st.integers(0, 5))
@@ -157,34 +153,6 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
     assert len(tested) == round(0.2 * count)
     breaks = np.diff(tested) > 1
     assert 1 + breaks.sum() <= blocks
-
-
-@pytest.mark.parametrize(
-    "patients, options, sides",
-    [
-        (2, {}, [1, 0, 1]),
-        (2, dict(by="patient"), [1, 0, 1]),
-        (2, dict(folds=2, fold=1), [1, 0, 1]),
-        (2, dict(validation=0.5), [1, 0, 1]),
-        (3, {}, [2, 0, 1]),
-        (3, dict(validation=0.34), [1, 1, 1]),
-        (3, dict(by="patient"), [1, 1, 1]),
-        (3, dict(folds=3, fold=2), [1, 1, 1]),
-        (4, {}, [2, 1, 1]),
-    ],
-    ids=str,
-)
-def test_known_patients_are_divided_by_patient(patients, options, sides):
-    splits, how = split_records(study(patients, slices=30), **options)
-    assert splits.by == "patient"
-    assert patients_per_split(splits) == sides
-
-    check_leakage(splits)
-    no_validation = sides[1] == 0
-
-    assert ("too few patients for a validation set" in how) == no_validation
-    assert consequences(splits) == []
-    assert split_json(splits, (), dict.fromkeys)["consequences"] == []
 
 
 def test_a_split_without_held_out_images_says_so():

@@ -94,6 +94,7 @@ def test_unpaired_patients_are_trained_on_in_one_domain(scans):
         assert record["domain"] == domain_of[record["subject"]]
 
 
+@pytest.mark.slow
 def test_the_split_depends_on_its_own_seed_only(scans):
     first = trained(scans, out="first")
     assert trained(scans, "--seed", "7", out="second") == first

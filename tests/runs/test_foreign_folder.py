@@ -3,7 +3,6 @@ pipes and devices in it are neither waited for nor written to.
 """
 
 import os
-import pty
 import shutil
 import stat
 from contextlib import suppress
@@ -19,71 +18,6 @@ from gantk.report.build import write_report
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read
-
-
-@pytest.fixture
-def outside(tmp_path):
-    """A folder beside the run with files that a run might write, read or remove."""
-    folder = tmp_path / "outside"
-    for step in (1, 2, 3):
-        (folder / f"step-{step:06d}").mkdir(parents=True)
-        (folder / f"step-{step:06d}/meta.json").write_text("{}")
-    (folder / ".step-000009.tmp").mkdir()
-    for name in ("metrics.json", "log.jsonl", "split.json", "card.md"):
-        (folder / name).write_text('{"secret": 1}')
-    return folder
-
-
-def listing(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
-def link(path, target):
-    """A link in the place of a file or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
-@pytest.mark.parametrize("name", ["checkpoints", "samples", "study"])
-@pytest.mark.parametrize("command", ["resume", "study"])
-def test_commands_change_nothing_behind_a_link(name, command, copied_run, outside, gantk):
-    shutil.rmtree(copied_run / "checkpoints/step-000004")  # two steps are left to train
-    link(copied_run / name, outside)
-    before = listing(outside)
-    words = {
-        "resume": ["resume", copied_run, "--device", "cpu"],
-        "study": ["study", "new", copied_run, "--pairs", "2", "--device", "cpu"],
-    }
-
-    outcome = gantk(*words[command])
-
-    if name == "checkpoints" or (command, name) in (("resume", "samples"), ("study", "study")):
-        assert outcome.code == 2
-        assert "leads out of the folder" in outcome.err or "not a readable" in outcome.err
-    assert listing(outside) == before
-
-
-def test_a_terminal_behind_a_link_receives_nothing(copied_run):
-    master, slave = pty.openpty()
-    os.set_blocking(master, False)
-    for name in ("report.html", "metrics.json"):
-        link(copied_run / name, os.ttyname(slave))
-
-    write_report(copied_run)
-    RunFolder(copied_run).write_json("metrics.json", {})
-
-    received = b""
-    with suppress(BlockingIOError):
-        received = os.read(master, 1000)
-    os.close(master)
-    os.close(slave)
-    assert received == b""
-    assert "<html" in (copied_run / "report.html").read_text()
-    assert not (copied_run / "report.html").is_symlink()
-
 
 PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]
 PIPED += ["samples/index.json", "report.html", "environment.json", "recipe.toml"]

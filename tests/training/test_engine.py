@@ -5,7 +5,6 @@ ones do.
 import ast
 import re
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -189,31 +188,6 @@ def test_stages_follow_each_other_and_resume_inside():
         engine.step = done
         assert [stage.name for stage, _, _ in engine.fit(ones)] == expected
         assert method.begun == sorted(set(expected), reverse=True)
-
-
-def test_random_numbers_depend_on_the_step_only():
-    def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
-        found = []
-        noise = engine_of(Toy(), 3, seed=seed).fit(
-            lambda step, stage: Batch(image=torch.randn(2, 1))
-        )
-        for _, batch, _ in noise:
-            found.append(batch["image"].clone())
-            torch.randn(others)  # a validation, a log point
-        return found
-
-    first = drawn(0)
-
-    assert all(torch.equal(a, b) for a, b in zip(first, drawn(17), strict=True))
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], drawn(0, seed=1)[0])
-
-    seeds = set()
-    for rank, seed, step in product(range(4), repeat=3):
-        Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)
-        seeds.add(torch.initial_seed())
-
-    assert len(seeds) == 64
 
 
 def test_the_engine_knows_no_model():

@@ -32,6 +32,7 @@ def begun(recipe: dict, start, out, **settings):
     return run(recipe, set=options, out=out, device="cpu", say=said.append), said
 
 
+@pytest.mark.quick_cases("")
 @pytest.mark.parametrize("part", ["", LAST, f"{LAST}/weights.safetensors"])
 def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe, tmp_path, part):
     new, said = begun(tiny_recipe, tiny_run / part, tmp_path / "new")

@@ -598,6 +598,7 @@ def test_a_disks_refusal_is_one_error_without_a_traceback(tmp_path):
     assert "Traceback" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
     whole = made.series(tmp_path, made.head(1), **MARKS)[0].read_bytes()
     rng = random.Random(0)

@@ -18,7 +18,7 @@ from gantk.training.assemble import assemble
 from gantk_style.encoder import VGG19
 from gantk_style.objective import StyleOptions
 from gantk_style.stylize import stylize
-from gantk_style.transfer import luminance, transfer
+from gantk_style.transfer import transfer
 
 SHALLOW = {"content_layers": ("conv1_2",), "style_layers": ("conv1_1", "conv2_1")}
 FAST = SHALLOW | {"weights": "random"}
@@ -122,29 +122,6 @@ def test_the_gram_loss_compares_maps_and_refuses_images():
 
 
 # ---- how an image is brought there
-
-
-def test_results_are_no_worse_than_the_start(encoder):
-    content = torch.cat([blobs(1), 1.5 * blobs(1)])
-    image, history = styled(content, stripes(), encoder, optimizer="adam", lr=5.0, steps=3)
-
-    assert (history[1:] > history[0]).all(), "the steps were meant to be far too long"
-    assert torch.equal(image, content)
-    image, _ = styled(content, 3 * stripes(), encoder, steps=5)
-    assert image[0].abs().max() <= 1
-    assert image[1].min() >= content[1].min()
-    assert image[1].max() <= content[1].max()
-
-    content = 0.5 * blobs(1, 3)
-    image, _ = styled(content, stripes(), encoder, steps=5, color="content")
-
-    torch.testing.assert_close(
-        image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5
-    )
-    assert not torch.allclose(luminance(image), luminance(content), atol=0.01)
-    image, _ = styled(content, stripes(), encoder, steps=2, color="gray")
-    assert image.shape == (1, 3, 32, 32)
-    assert torch.equal(image, image[:, :1].expand_as(image))
 
 
 # ---- the method and the step after a generator

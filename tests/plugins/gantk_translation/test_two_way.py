@@ -83,25 +83,6 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
 # ---- weights of lesions --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "kinds"), [("pix2pix", {"l1", "adversarial"}), ("regression", {"l1"})]
-)
-def test_both_ways_are_an_option(name, kinds):
-    method = build(name, channels=(2, 1), both=True)
-    batch = pairs((2, 1))
-
-    assert method.directions() == ["b", "a"]
-    assert method.translate(batch["a"], "b").shape[1] == 1
-    assert torch.equal(method.translate(batch["b"], "a"), method.g_ba(batch["b"]))
-    expected = {f"{kind}_{to}" for kind in kinds for to in "ab"}
-    assert set(method.generator_losses(batch)) == expected
-
-    networks = {id(module) for name, module in method.named_children() if name[0] in "gd"}
-    updated = {id(module) for phase in method.phases() for module in phase.updates}
-
-    assert updated == networks
-
-
 WEIGHED = {
     "l1": (L1(), torch.abs),
     "l2": (L2(), torch.square),
