@@ -169,26 +169,6 @@ def test_deflated_and_headless_files_are_read(tmp_path):
     assert np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
 
 
-@planes
-def test_series_come_back(tmp_path, plane):
-    made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
-    image = io.read(tmp_path / "in")
-    io.write(tmp_path / "out", image)
-    again = io.read(tmp_path / "out")
-
-    assert np.array_equal(again.pixels, image.pixels)
-    assert np.array_equal(again.affine, image.affine)
-
-
-def test_axial_slices_run_from_below_and_from_anterior_right(tmp_path):
-    made.series(tmp_path / "in", made.head())
-    image = io.read(tmp_path / "in")
-
-    assert np.array_equal(image.pixels[0], made.head())
-    assert image.spacing == pytest.approx((3.0, 1.5, 1.25))
-    assert image.file_shape == (20, 24, 5)
-
-
 def test_a_header_that_contradicts_the_spacing_is_remarked(tmp_path):
     made.series(tmp_path, made.head(), SpacingBetweenSlices=1.0)
     assert "distance is 3 mm, but their header says 1 mm" in io.read(tmp_path).remarks[0]
@@ -536,25 +516,11 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
     assert "Т2 взвешенное" in result.DerivationDescription
 
 
-def test_series_folders_appear_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_series_folders_are_replaced_and_other_files_stay(tmp_path):
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
     image = io.read(tmp_path / "in")
     short = io.read(tmp_path / "short")
-    kept = write._save
-
-    def fails_at_the_third(dataset, path):
-        if path.name == "IMG0003.dcm":
-            raise OSError("no space left on device")
-        kept(dataset, path)
-
-    with monkeypatch.context() as full:
-        full.setattr(write, "_save", fails_at_the_third)
-        with pytest.raises(UserError, match="out' cannot be written: no space"):
-            io.write(tmp_path / "out", image)
-
-    assert {path.name for path in tmp_path.iterdir()} == {"in", "short"}
-
     io.write(tmp_path / "out", image, "T2")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     io.write(tmp_path / "out", short, "T2")
@@ -622,19 +588,12 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
 
 
 def test_patient_pseudonyms_sort_as_their_identifiers(tmp_path):
-    import pickle
-
-    from gantk_dicom.names import pseudonym, study_pseudonym
+    from gantk_dicom.names import pseudonym
 
     raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
     alias = [pseudonym(each) for each in raw]
 
     assert [each.of for each in sorted(alias)] == sorted(raw)
-    assert pickle.loads(pickle.dumps(alias[0])).of == raw[0]
-    studies = [study_pseudonym(each, ("1.2", "3.4")) + "/plane-001" for each in alias]
-    assert [each.of for each in sorted(studies)] == sorted(
-        f"{each}/1.2/3.4/plane-001" for each in raw
-    )
 
     made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
     (scan,) = io.scans(tmp_path)
