@@ -11,7 +11,6 @@ PUBLIC_MODULES = (
     "gantk.terminal",
     "gantk.commands",
     "gantk.method",
-    "gantk.plugin.hookspecs",
     "gantk.plugin.loader",
     "gantk.plugin.spec",
     "gantk.testing",
@@ -45,15 +44,12 @@ PUBLIC_MODULES = (
     "gantk.nets.blocks",
     "gantk.nets.discriminators",
     "gantk.nets.pretrained",
-    "gantk.nets.timm_networks",
     "gantk.nets.unet",
     "gantk.losses.edges",
     "gantk.losses.reconstruction",
     "gantk.losses.structure",
     # training
-    "gantk.training.adaptive",
     "gantk.training.loop",
-    "gantk.training.pool",
     "gantk.training.two_way",
     # a run and its model
     "gantk.runs.checkpoint",

@@ -3,7 +3,7 @@
 Gorgolewski et al. 2016, "The brain imaging data structure".
 """
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Many trainings and many machines: Ray, sweeps, SLURM, trackers."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 images that a finished run generates.
 """
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """DICOM: series and multi-frame objects in and out, and a data source over DICOM trees."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 ensembles, MONAI bundles.
 """
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -14,7 +14,7 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from gantk import __version__
+from gantk import DiscriminatorAugment, ImagePool, __version__
 from gantk.errors import GantkError
 from gantk.exports.exporting import Direction
 from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
@@ -25,8 +25,6 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_hash
 from gantk.runs.schemas import read_results
 from gantk.runs.trained import inference_state
-from gantk.training.adaptive import DiscriminatorAugment
-from gantk.training.pool import ImagePool
 from gantk_models.shipped_card import OURS, fill_card, text_of
 
 AnyPath = str | os.PathLike[str]

@@ -1,6 +1,6 @@
 """Further parts for recipes: networks, losses, augmentations, intensity mappings and post-steps."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 # name in recipes -> class in gantk_parts.augment
 AUGMENTATIONS = {

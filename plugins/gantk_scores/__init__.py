@@ -1,6 +1,6 @@
 """Scores beyond the core: sets of images, learned features, LPIPS, and what images are good for."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

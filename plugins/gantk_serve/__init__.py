@@ -4,7 +4,7 @@ gives Orthanc the derived series. `gantk app`: the same in a window of the brows
 Read `worker.py` first.
 """
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Looking at results: volumes in the browser, model cards, reader studies."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

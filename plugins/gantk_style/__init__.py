@@ -3,7 +3,7 @@
 Gatys et al. 2016, "Image style transfer using convolutional neural networks".
 """
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

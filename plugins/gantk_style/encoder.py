@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gantk import timm_model
 from gantk.errors import UserError, did_you_mean
-from gantk.nets.timm_networks import timm_model
 
 VGG = "vgg19.tv_in1k"
 # convolutions between poolings (Simonyan and Zisserman 2015, table 1, column E)

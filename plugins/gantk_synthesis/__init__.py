@@ -1,6 +1,6 @@
 """Images from noise: DCGAN, ProGAN, R3GAN and variational autoencoders."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 
 @hookimpl

@@ -1,7 +1,7 @@
 """Image-to-image translation: the methods, and what makes unpaired training work."""
 
+from gantk import hookimpl
 from gantk.errors import UserError
-from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """How far a translation can be trusted: uncertainty, hallucinations, copies, wrong contrasts."""
 
-from gantk.plugin.hookspecs import hookimpl
+from gantk import hookimpl
 
 UNCERTAINTIES = ("auto", "flips", "dropout", "checkpoints", "cycle", "members")
 

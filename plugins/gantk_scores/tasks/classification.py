@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, halves, select_images
-from gantk.nets.timm_networks import timm_model
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
 from gantk_scores.tasks.small_networks import train_network

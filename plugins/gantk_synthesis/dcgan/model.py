@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gantk import DiscriminatorAugment
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import UpKind, one_hot, with_class
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
-from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.dcgan.network import DCGANGenerator
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 

@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
-from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.noise import generate_in_parts
 from gantk_synthesis.progan.layers import double, halve
 from gantk_synthesis.progan.networks import FIRST_SIDE, Discriminator, Generator, filters_at

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gantk import DiscriminatorAugment
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import with_class
 from gantk.plugin.spec import Augment, Count, Fraction, Weight, Width
-from gantk.training.adaptive import DiscriminatorAugment
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.r3gan.networks import Discriminator, Generator
 

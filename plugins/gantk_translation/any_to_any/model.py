@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.method import Batch, Geometry, Method, Phase
@@ -21,7 +22,6 @@ from gantk.plugin.spec import (
     Positive,
     Weight,
 )
-from gantk.training.adaptive import DiscriminatorAugment
 
 
 class AnyToAny(Method):

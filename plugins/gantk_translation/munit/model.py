@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
-from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.network import Autoencoder

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Phase
 from gantk.nets.blocks import one_hot
@@ -21,7 +22,6 @@ from gantk.plugin.spec import (
     Positive,
     Weight,
 )
-from gantk.training.adaptive import DiscriminatorAugment
 from gantk_translation.pix2pix.regression import OTHER, Regression
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
