@@ -104,6 +104,3 @@ def table_rows(path, name):
     table = path.read_text("utf-8").partition(f"<!-- {name}:")[2].partition("<!-- end -->")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.split("|")] for line in lines]
-
-
-# ---- the scripts behind the rows of future work
