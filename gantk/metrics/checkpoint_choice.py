@@ -10,8 +10,6 @@ the last save 0.29 dB: the last is the default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,59 +30,6 @@ MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
 # kid (standardised features) of sets of a few dozen real images of different patients
 KID_OF_REALS = 0.1
 OF_TRANSLATIONS = "lowest sum of sqrt(kid) to real images, lost structure^4 and cycle error^4"
-
-
-@dataclass
-class Choice:
-    """The scored saves of a run, and the best of them."""
-
-    rule: str
-    higher: bool = False  # whether the highest score wins
-    # {"step": N, "score": x, "barred": why, criteria}
-    table: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, step: int, entry: dict[str, Any]) -> None:
-        """Add a save's scores; they replace earlier ones of the same step."""
-        others = [row for row in self.table if row["step"] != step]
-        self.table = [*others, {"step": step} | entry | {"step": step}]
-
-    def add_log(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
-        """Add the scores of regular saves from log.jsonl."""
-        for line in log:
-            if line.get("selection") and regular(line["step"]):
-                self.add(line["step"], line["selection"])
-
-    @property
-    def best(self) -> int | None:
-        """The step of the best score, the earlier of equal ones; without scores the newest; None
-        without saves.
-        """
-        scored = [row for row in self.table if row.get("score") is not None]
-        if not scored:
-            return max((row["step"] for row in self.table), default=None)
-
-        sign = -1 if self.higher else 1
-        best = min(
-            scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
-        )
-        return best["step"]
-
-    def patience_used(self) -> tuple[int, int | None]:
-        """The number of scored saves since the best one, none of them better, and the step of the
-        best one.
-        """
-        scored = [row["step"] for row in self.table if row.get("score") is not None]
-        best = self.best if scored else None
-        return sum(best is not None and step > best for step in scored), best
-
-    def state(self) -> dict[str, Any]:
-        """The content of best.json."""
-        return {
-            "step": self.best,
-            "rule": self.rule,
-            "higher_is_better": self.higher,
-            "table": self.table,
-        }
 
 
 class Criterion:

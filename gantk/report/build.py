@@ -321,8 +321,8 @@ def _reliability_chart(title: str, judged: Uncertainty) -> Chart | None:
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Vertical marks for every chart: (step, kind, label)."""
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
-    if run.best.get("step") is not None:
-        marks.append((run.best["step"], "best", "chosen checkpoint"))
+    if run.best.step is not None:
+        marks.append((run.best.step, "best", "chosen checkpoint"))
     marks += [(alarm["step"], "alarm", alarm["alarm"]) for alarm in run.log.alarms]
     return marks
 

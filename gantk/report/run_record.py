@@ -16,14 +16,13 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.results import Results, TestPatients
+from gantk.runs.results import Choice, Results, TestPatients
 from gantk.runs.schemas import is_inside, read, read_log, text_of
 
 FILES = (
     "recipe.toml",
     "environment.json",
     "split.json",
-    "best.json",
     "samples/index.json",
 )
 
@@ -249,8 +248,9 @@ class RunRecord:
 
         self.path = path
         self.problems: list[str] = []
-        self.recipe, self.environment, self.split, self.best, index = map(self.read, FILES)
+        self.recipe, self.environment, self.split, index = map(self.read, FILES)
         self.results = Results.model_validate(self.read("metrics.json"))
+        self.best = Choice.model_validate(self.read("best.json"))
         if self.is_evaluated and not self.results.domains:  # of an earlier version
             self.results.domains = list(self.domains)
         self.patients = {

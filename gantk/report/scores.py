@@ -110,11 +110,11 @@ def best_checkpoint(run: RunRecord) -> dict[str, Any]:
     """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none
     was chosen.
     """
-    step = run.best.get("step")
+    step = run.best.step
     if step is None:
         return {}
 
-    rows = [dict(flat(row)) for row in run.best.get("table") or ()]
+    rows = [dict(flat(row)) for row in run.best.table]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(names, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
     barred = ""
@@ -127,7 +127,7 @@ def best_checkpoint(run: RunRecord) -> dict[str, Any]:
 
     return {
         "step": step,
-        "rule": run.best.get("rule") or "",
+        "rule": run.best.rule,
         "barred": barred,
         "columns": [_column_title(run, name) for name in columns],
         "rows": cells,

@@ -7,9 +7,11 @@ Read `Results` and `Score` first.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -402,3 +404,58 @@ class TestPatients(Table):
     def metrics(self) -> list[str]:
         """The names of the scores."""
         return list(self.patients[0].scores) if self.patients else []
+
+
+def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    for key, value in row.items():
+        if isinstance(value, str) and key != "barred":
+            raise ValueError(f"'{key}' is not a number")
+    return row
+
+
+CheckpointScores = Annotated[
+    dict[str, dict[str, float | None] | float | int | str | None], AfterValidator(_require_numbers)
+]
+
+
+class Choice(Table):
+    """The content of best.json: the scored checkpoints of a run, and the best of them."""
+
+    step: Step | None = about("Step of the best checkpoint; null if no checkpoint was scored.")
+    rule: str = about("How checkpoints are scored, in words.", "")
+    higher_is_better: bool = about("Whether a higher score is better.", False)
+    table: list[CheckpointScores] = Field(
+        default_factory=list,
+        description="One row for each checkpoint: `step`, `score` and the parts of the score for each"
+        " direction.",
+    )
+
+    def add(self, step: int, entry: dict[str, Any]) -> None:
+        """Add a checkpoint's scores; they replace earlier ones of the same step."""
+        others = [row for row in self.table if row["step"] != step]
+        self.table = [*others, {"step": step} | entry | {"step": step}]
+        self.step = self._best_step()
+
+    def add_log(self, log: Iterable[dict[str, Any]], is_regular: Callable[[int], bool]) -> None:
+        """Add the scores of regular checkpoints from log.jsonl."""
+        for line in log:
+            if line.get("selection") and is_regular(line["step"]):
+                self.add(line["step"], line["selection"])
+
+    def _best_step(self) -> int:
+        """The step of the best score, the earlier of equal ones; without scores the newest."""
+        scored = self._scored()
+        if not scored:
+            return max(row["step"] for row in self.table)
+        sign = -1 if self.higher_is_better else 1
+        best = min(
+            scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
+        )
+        return best["step"]
+
+    def _scored(self) -> list[dict[str, Any]]:
+        return [row for row in self.table if row.get("score") is not None]
+
+    def patience_used(self) -> int:
+        """The number of scored checkpoints since the best one, none of them better."""
+        return sum(row["step"] > (self.step or 0) for row in self._scored())

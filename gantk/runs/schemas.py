@@ -10,7 +10,6 @@ from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +21,16 @@ from pydantic import (
 from gantk.data.distribution import QUANTILE_COUNT
 from gantk.errors import UserError, argument, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
-from gantk.runs.results import Amount, Part, Results, Speed, Step, TestPatients
+from gantk.runs.results import (
+    Amount,
+    CheckpointScores,
+    Choice,
+    Part,
+    Results,
+    Speed,
+    Step,
+    TestPatients,
+)
 
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"  # of a checkpoint
@@ -59,16 +67,6 @@ def by_name(schema: Any, key: Any = str) -> Any:
     return GenericAlias(dict, (key, schema))
 
 
-def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
-    for key, value in row.items():
-        if isinstance(value, str) and key != "barred":
-            raise ValueError(f"'{key}' is not a number")
-    return row
-
-
-CHOSEN_BY = Annotated[
-    dict[str, dict[str, float | None] | float | str | None], AfterValidator(_require_numbers)
-]
 IMAGE = table(
     "domain",
     "key",
@@ -244,22 +242,16 @@ SCHEMAS = {
             "Mean absolute difference of the sample images from their reconstructions, in network"
             " intensities, by direction; at sample points of two-way methods.",
         ),
-        selection=(CHOSEN_BY, "The checkpoint's row of the `table` in best.json; at checkpoints."),
+        selection=(
+            CheckpointScores,
+            "The checkpoint's row of the `table` in best.json; at checkpoints.",
+        ),
         alarm=(str, "Name of an alarm, if the outputs look wrong."),
         message=(str, "The alarm in words."),
         note=(str, "A phase that is computed in another way than the recipe asks for, and why."),
         stopped=(str, "Why `train.patience` ended the training, in words."),
     ),
-    "best.json": table(
-        step=(Step, "Step of the best checkpoint; null if no checkpoint was scored."),
-        higher_is_better=(bool, "Whether a higher score is better."),
-        rule=(str, "How checkpoints are scored, in words."),
-        table=(
-            list[CHOSEN_BY],
-            "One row for each checkpoint: `step`, `score` and the parts of the score for each"
-            " direction.",
-        ),
-    ),
+    "best.json": Choice,
     "usage.json": Speed,
     "metrics.json": Results,
     "patients.json": RootModel[dict[Part, TestPatients]],

@@ -33,11 +33,12 @@ from gantk.errors import (
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.machine.usage import Used, since_start
 from gantk.method import Batch, Method, Stage
-from gantk.metrics.checkpoint_choice import Choice, Criterion
+from gantk.metrics.checkpoint_choice import Criterion
 from gantk.metrics.evaluate import Samples, alarms
 from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import Choice
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
@@ -116,7 +117,9 @@ class Training:
         self.scorer = parts.scorer
         self.sample_batch = self.scorer.sample_batch()
         self.criterion = Criterion(parts.scorer)
-        self.choice = Choice(self.criterion.rule, self.criterion.higher)
+        self.choice = Choice(
+            step=None, rule=self.criterion.rule, higher_is_better=self.criterion.higher, table=[]
+        )
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
@@ -296,7 +299,7 @@ class Training:
         if not self.choice.table and self.runtime.world == 1:
             return False
 
-        waited, best = self.choice.patience_used()
+        waited = self.choice.patience_used()
         if not self.runtime.gather(waited >= self.table.patience)[0]:
             return False
 
@@ -304,7 +307,8 @@ class Training:
             step = self.engine.step
             saves = count_noun(waited, "checkpoint")
             why = (
-                f"train.patience: {saves} without a better score than at step {best}"
+                f"train.patience: {saves} without a better score than at step"
+                f" {self.choice.step}"
                 f" ({self.choice.rule})"
             )
             if not any("stopped" in line for line in self.run.read_log()):
@@ -498,8 +502,8 @@ class Training:
         """Write best.json; only then drop earlier saves, so that a kill in between leaves the best
         one.
         """
-        self.run.write_json("best.json", self.choice.state())
-        best = set() if self.choice.best is None else {self.choice.best}
+        self.run.write_json("best.json", self.choice.dump())
+        best = set() if self.choice.step is None else {self.choice.step}
         checkpoint.prune(self.run.checkpoints, self.table.keep, best, self._regular)
 
     @contextmanager

@@ -19,10 +19,11 @@ from gantk.data.dataset import Data
 from gantk.errors import Interrupted, UserError
 from gantk.method import Geometry, Method
 from gantk.metrics.baselines import IntensityMap
-from gantk.metrics.checkpoint_choice import Choice, Criterion
+from gantk.metrics.checkpoint_choice import Criterion
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
+from gantk.runs.results import Choice
 from gantk.training import loop as training
 
 QUIET = {"device": "cpu", "say": lambda line: None}
@@ -120,12 +121,12 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
     model, _, ways = study
     data = Data(model.data, Pairs)
     found = [criterion_of(Pairs, model, data, ways[name]) for name in ("copy", "good", "collapsed")]
-    choice = Choice(found[0].rule, found[0].higher)
+    choice = Choice(rule=found[0].rule, higher_is_better=found[0].higher)
     for step, criterion in enumerate(found):
         choice.add(step, criterion())
 
-    assert choice.best == 1
-    assert choice.state()["rule"] == "psnr on validation pairs"
+    assert choice.step == 1
+    assert choice.rule == "psnr on validation pairs"
 
     criterion = Criterion(scorer_of(Samples))
     entry = criterion()

@@ -199,7 +199,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
             facts["ensemble"] += ", a moving average of its weights"
 
     if run.table("evaluate").get("checkpoint") == "best":
-        facts["chosen"] = f"the best checkpoint by {run.best.get('rule')}"
+        facts["chosen"] = f"the best checkpoint by {run.best.rule}"
     elif train:
         facts["chosen"] = "the last checkpoint"
 
