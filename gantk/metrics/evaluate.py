@@ -125,7 +125,6 @@ class Tested:
     references: References
     scores: Scores  # one number per image and metric
     senses: Mapping[str, bool | None]  # whether higher is better
-    back: Tensor | None = None  # `made`, translated back; of two-way methods
 
 
 def default_metrics(method: Method) -> list[Any]:
@@ -334,7 +333,7 @@ class Scorer:
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
-            if self.two_way:
+            if self.two_way and self.runtime.main:
                 self._test_cycle_alone(results, to, sources)
             return
 
@@ -345,7 +344,8 @@ class Scorer:
             return
 
         shown = self.data.centre(inputs)
-        back = self._add_cycle(results, to, inputs, sources)
+        if self.two_way:
+            self._add_cycle(results, to, inputs, sources)
 
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
@@ -364,7 +364,7 @@ class Scorer:
             return
 
         self.tested[key] = Tested(
-            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses, back
+            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
         )
         if references.foreground is not None:
             self._add_foreground(results, key, references.foreground)
@@ -418,8 +418,7 @@ class Scorer:
             sources = spread(self.reals.training(OTHER[to]), MAX_BASELINE_IMAGES)
             note = "/training-images-as-none-are-held-out"
 
-        if self.runtime.main:
-            self._add_cycle(results, to, self.reals.network_inputs(sources), sources, note)
+        self._add_cycle(results, to, self.reals.network_inputs(sources), sources, note)
 
     def _add_cycle(
         self,
@@ -428,13 +427,10 @@ class Scorer:
         inputs: Tensor,
         sources: Sequence[Record],
         note: str = "",
-    ) -> Tensor | None:
-        """Add how far images (N, C, *size) that were translated to `to` and back are from the
-        originals; returns them as they are shown, None if the method is not two-way.
+    ) -> None:
+        """Add how far images (N, C, *size) that a two-way method translates to `to` and back are
+        from the originals.
         """
-        if not self.two_way:
-            return None
-
         made = self.translate(inputs, to, sources)
         back = self.data.centre(self.translate(made, OTHER[to], sources))
         references = self.reals.originals(sources, OTHER[to], self.data.centre(inputs))
@@ -444,7 +440,6 @@ class Scorer:
             definition = f"{way}/{score.definition}{note}"
             scores[name] = score.model_copy(update={"definition": definition})
         results.cycle[f"{OTHER[to]}_to_{to}"] = scores
-        return back
 
     def _add_foreground(self, results: Results, key: str, foreground: Tensor) -> None:
         """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""

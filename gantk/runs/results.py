@@ -379,7 +379,6 @@ class StoredImage(StoredVolume):
 
     scores: dict[str, float | None] = about("Score by metric.", ...)
     rank: Step = about("Rank of the patient by the first metric; 1 is the worst.", ...)
-    place: Step | None = about("Number of the test image, from 0.")
     input: str = about("Path of the input.", ...)
     truth: str = about("Path of the truth.", ...)
     image: str = about("Name of the input in split.json (`key`).", ...)
@@ -398,7 +397,6 @@ class TestPatients(Table):
     volumes: list[StoredVolume] = Field(
         default_factory=list, description="The scans that are stored as volumes."
     )
-    higher: bool | None = about("Whether higher values of the first metric are better.")
 
     @property
     def metrics(self) -> list[str]:

@@ -65,8 +65,7 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> TestPatients:
     if not volumes and one.made.ndim == 5:
         volumes += [StoredVolume(patient=case.patient, stem=case.stem) for case in cases]
 
-    higher = one.senses[next(iter(one.scores.raw))] is not False
-    return TestPatients(patients=rows, cases=cases, volumes=volumes, higher=higher)
+    return TestPatients(patients=rows, cases=cases, volumes=volumes)
 
 
 def _write_kinds(
@@ -128,7 +127,6 @@ def _case(
         stem=stem,
         scores={metric: _mean(own[[place]]) for metric, own in tested.scores.raw.items()},
         rank=rank,
-        place=place,
         input=str(source.path or source.key),
         truth=str(truth.path or truth.key),
         image=source.key,
