@@ -284,7 +284,6 @@ def test_samples_are_compared_with_available_real_images():
 def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
     assert scorer.reals.classes == ("healthy", "tumour")
-    assert scorer._generated_group(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
 
     subjects = {
         split: {r.subject for r in scorer.reals.labelled_records(split, "image")}

@@ -210,15 +210,6 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     assert factor > 0
     assert model.spread_scale("b", "suspicion") == (factor, 2)
 
-    kind = registry().get("uncertainty", "suspicion").load()()
-    plain, spread = (
-        each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels))
-    )
-    from gantk.inference.frame import TranslateOptions
-
-    through = model._network("b", TranslateOptions(uncertainty="suspicion"))(
-        torch.from_numpy(pixels)
-    ).numpy()
     doubt = "gantk_trust.wrong_contrast.doubt_of_result"
     monkeypatch.setattr(doubt, lambda *of: f"is {of[1].shape}, {of[2].target}")
     nib.save(nib.Nifti1Image(pixels[0, 0][..., None], np.eye(4)), tmp_path / "scan.nii")
@@ -228,8 +219,6 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
 
     assert any(line.startswith("warning  is (1, ") for line in said)
     assert f"scaled by {factor:.3g} to match errors, as fitted on 2" in " ".join(said[:2])
-    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4)
-    assert through[:, :1] == pytest.approx(plain)
 
 
 @pytest.mark.slow
