@@ -122,7 +122,7 @@ def strip(name: str, work: Path) -> Image.Image:
 
     record = RunRecord(trained(name, work))
     figure = typical_images(record, section(record))[0]
-    rows = [[(title, _decode(uri)) for title, uri in row] for row in figure["rows"]]
+    rows = [[(title, _decode(uri)) for title, uri in row] for row in figure.rows]
     if len(rows) > 1:
         rows = [row[:4] for row in rows]
     return draw_rows(rows)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -181,7 +181,18 @@ def _count_of_better(rows: list[ScoreRow]) -> str:
 # ---- typical images
 
 
-def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict[str, Any]]:
+class Figure(NamedTuple):
+    """Pictures as data URIs with their titles, in rows."""
+
+    label: str
+    caption: str
+    rows: list[list[tuple[str, str]]]
+
+
+NO_FIGURE = Figure("", "", [])
+
+
+def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[Figure]:
     """For each direction a caption and pictures with their titles: a typical test image, else a
     held-out image of the last step; generated and real images for those from noise.
 
@@ -197,14 +208,14 @@ def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[dict
         else:
             figures.append(_latest_sample(run, direction))
 
-    return [figure for figure in figures if figure["rows"]]
+    return [figure for figure in figures if figure.rows]
 
 
 def _complete_cases(found: ShownPatients) -> list[StoredImage]:
     return [case for case in found.cases if case.pictures]
 
 
-def _typical_case(found: ShownPatients, results: Results) -> dict[str, Any]:
+def _typical_case(found: ShownPatients, results: Results) -> Figure:
     """The case with the score that is nearest to the median of the patients."""
     metric = found.metrics[0]
     scores = [row.scores[metric] for row in found.patients]
@@ -232,15 +243,14 @@ def _typical_case(found: ShownPatients, results: Results) -> dict[str, Any]:
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
     caption += " Difference: black is none, the palest yellow the largest of this picture."
-    return {"label": found.label, "caption": caption, "rows": [rows]}
+    return Figure(found.label, caption, [rows])
 
 
-def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
+def _latest_sample(run: RunRecord, direction: Direction) -> Figure:
     """The first sample of the last step that was saved: a held-out image, where any is held out."""
     samples = run.samples
-    figure: dict[str, Any] = {"label": direction.label, "caption": "", "rows": []}
     if not samples:
-        return figure
+        return NO_FIGURE
 
     step = samples.steps[-1]
     titles = {f"Input: {direction.source}": samples.picture("input", direction, 0)}
@@ -250,18 +260,17 @@ def _latest_sample(run: RunRecord, direction: Direction) -> dict[str, Any]:
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
     what = "A training image" if run.holds_out_nothing else "A held-out image"
-    figure["caption"] = f"{what} at step {step:,}, chosen without looking at its score."
-    figure["rows"] = [row] if row else []
-    return figure
+    caption = f"{what} at step {step:,}, chosen without looking at its score."
+    return Figure(direction.label, caption, [row] if row else [])
 
 
-def _from_noise(run: RunRecord, direction: Direction) -> dict[str, Any]:
+def _from_noise(run: RunRecord, direction: Direction) -> Figure:
     """The first generated images of the last step, above real images."""
     samples = run.samples
-    figure: dict[str, Any] = {"label": direction.label, "caption": "", "rows": []}
     if not samples:
-        return figure
+        return NO_FIGURE
 
+    rows = []
     for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
         row = []
         for number in range(min(direction.count, MAX_FROM_NOISE)):
@@ -269,13 +278,12 @@ def _from_noise(run: RunRecord, direction: Direction) -> dict[str, Any]:
             if path:
                 row.append((f"{title} {direction.target}", data_uri(path)))
         if row:
-            figure["rows"].append(row)
+            rows.append(row)
 
-    figure["caption"] = f"Images that the model drew from noise at step {samples.steps[-1]:,}"
-    if len(figure["rows"]) > 1:
-        figure["caption"] += ", and real images below; no generated image has a real counterpart"
-    figure["caption"] += "."
-    return figure
+    caption = f"Images that the model drew from noise at step {samples.steps[-1]:,}"
+    if len(rows) > 1:
+        caption += ", and real images below; no generated image has a real counterpart"
+    return Figure(direction.label, f"{caption}.", rows)
 
 
 def _difference_picture(output: np.ndarray, truth: np.ndarray) -> str:
