@@ -261,31 +261,31 @@ class Scorer:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
         images from noise.
         """
-        scores: dict[str, dict[str, float | None]] = {}
+        scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to, records))
-            found = self.curves.scores(self.curves(made, references))
-            scores[f"{OTHER[to]}_to_{to}"] = {name: each.value for name, each in found.items()}
+            scores[f"{OTHER[to]}_to_{to}"] = self.curves.scores(self.curves(made, references))
 
         if self.method.samples and not self.method.directions() and self.set_metrics:
             scores["image"] = self._validate_samples()
 
         results = {}
-        for key, values in scores.items():
-            known = {name: round(v, 4) for name, v in values.items() if v is not None}
+        for key, own in scores.items():
+            values = {name: score.value for name, score in own.items()}
+            known = {name: round(value, 4) for name, value in values.items() if value is not None}
             if known:
                 results[key] = known
 
         return results
 
-    def _validate_samples(self) -> dict[str, float | None]:
+    def _validate_samples(self) -> dict[str, Score]:
         """KID of a few images from noise, by its name."""
         kid = Kid(self.span, self.dims)
         train, real = self.reals.for_curves(self.letter)
         count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
         passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
         images = self.data.centre(torch.cat(passes))
-        return {kid.name: kid(train, real, self._generated_group(images)).value}
+        return {kid.name: kid(train, real, self._generated_group(images))}
 
     @cached_property
     def _validation(self) -> dict[str, tuple[list[Record], Tensor, References]]:
