@@ -169,21 +169,6 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
     assert RunFolder(out).metrics == RunFolder(tiny_run).metrics
 
 
-def test_running_out_of_memory_at_import_is_one_message():
-    code = (
-        "import click; from gantk.cli import Commands\n@click.command()\ndef load(): raise"
-        " ImportError("
-    )
-    code += (
-        "'libx.so: failed to map segment from shared object')\nCommands(commands={'load':"
-        " load}).main(['load'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
-    assert done.returncode == 1
-    assert done.stderr == f"error  {machine_failure(MemoryError())}\n"
-
-
 def test_a_stop_is_reported_without_a_working_output():
     code = """if True:
         import click, os

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
+from volumes import FROM_NOISE, load, volume
 
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.intensity import Window
@@ -262,31 +262,6 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
             seen.add((name, here - below, above - here))
 
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
-
-
-@pytest.fixture(scope="module", params=[PAIRED, UNPAIRED], ids=["paired", "unpaired"])
-def data_by_neighbours(request):
-    """The phantom without neighbouring slices (0) and with one on each side (1)."""
-    source = {"name": "phantom", "subjects": 6, "slices": 4, "lesions": 2}
-    options = {"size": (24, 24), "mask": True, "split": SPLIT}
-    return [load(source, request.param, neighbours=k, **options) for k in (0, 1)]
-
-
-def test_data_with_neighbours_keep_pairs_masks_and_the_middle(data_by_neighbours):
-    plain, data = data_by_neighbours
-    assert plain.channels == {"a": 1, "b": 1}
-    assert data.channels == {"a": 3, "b": 3}
-
-    single, batch = (
-        Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0)
-        for one in data_by_neighbours
-    )
-
-    assert batch["a"].shape == (6, 3, 24, 24)
-    assert batch["mask_a"].shape == (6, 1, 24, 24)
-    for name in "ab":
-        assert torch.equal(data.centre(batch[name]), single[name])
-        assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
 
 
 def test_prepared_images_are_kept_until_the_mapping_changes():

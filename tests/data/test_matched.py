@@ -111,21 +111,6 @@ def test_matched_order_depends_on_seed_and_step_only():
     resumed.close()
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
-@pytest.mark.parametrize("sign", [1, -1], ids=["grown", "shrunk"])
-def test_outline_loss_moves_the_outline_back_and_no_inside(size, sign):
-    loss = bind_or_raise("loss", "outline")()
-    source = head(9, MR, size)
-    output = head(9 + 2 * sign, CT, size).requires_grad_()
-    (slope,) = torch.autograd.grad(loss(output, source), output)
-    gradient = sign * slope
-
-    assert gradient.min() == 0
-    assert 0 < gradient.max() < torch.inf
-    inside = head(5, MR, size) > -1
-    assert not gradient[inside].any()
-
-
 def test_what_cannot_be_matched_or_compared_is_refused():
     sets = batches().sets
     matched = bind_or_raise("order", "matched")()

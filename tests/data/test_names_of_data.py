@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from volumes import volume
 
-from gantk import check
 from gantk.catalog.domains import (
     domain_match,
     rename_or_map,
@@ -171,46 +170,3 @@ def test_names_carry_patients_or_may_or_do_not(name):
             name, len(STACK)
         )
         assert len(set(found.patients)) == len(names) // images
-
-
-def drawn(root, names):
-    for b, kind in enumerate(("CT", "MR")):
-        (root / kind).mkdir(parents=True)
-        for n, name in enumerate(names):
-            noise = np.random.default_rng([b, n]).integers(0, 255, (16, 16), dtype=np.uint8)
-            Image.fromarray(noise).save(root / kind / f"{name}.png")
-    return root
-
-
-def test_patients_in_names_stay_on_one_side(tmp_path):
-    *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
-    assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
-
-    path = drawn(tmp_path / "may", MAY["three stacks in one number"])
-    with pytest.raises(
-        UserError, match=r"'32003' would be of patient '32'.*patient=names.*split\.by=block"
-    ):
-        data_of("cyclegan_ct_mr", path)
-
-    assert "of 3 patients" in data_of("cyclegan_ct_mr", path, "data.source.patient=names")[3]
-    assert all(
-        "unknown" in data_of("cyclegan_ct_mr", path, f"data.split.by={x}")[3]
-        for x in ("block", "image")
-    )
-    assert "of 3 patients" in data_of("cyclegan_ct_mr", path, r"data.source.patient=(\d+)\d{3}")[3]
-
-
-def test_data_check_asks_what_a_run_would_ask(tmp_path):
-    path = drawn(tmp_path, MAY["three stacks in one number"])
-    for recipe, severity in ((None, "warning"), ("cyclegan_ct_mr", "error")):
-        (found,) = (
-            each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients"
-        )
-        assert found["severity"] == severity
-        assert "'32003' would be of patient '32'" in found["what"]
-        assert "data.source.patient=names" in found["remedy"]
-        assert "data.split.by=block" in found["remedy"]
-        for answer in ("data.source.patient=names", "data.split.by=block"):
-            assert "may say patients" not in str(
-                check(path, recipe=recipe, set=[answer])["problems"]
-            )

@@ -51,21 +51,6 @@ def by_pair(records):
 
 
 @pytest.mark.parametrize(
-    "pattern, sign",
-    [("", "/"), (r"(p\d+)_", "_"), (r"(x|T\d)/(?P<patient>p\d+)_", "_"), (r"^(p\d)_\d$", "_")],
-)
-def test_patient_names_come_from_folder_pattern_or_stem(tmp_path, pattern, sign):
-    tree(
-        tmp_path,
-        *(f"{kind}/p{p}{sign}{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)),
-    )
-
-    assert {record.subject for record in folders(tmp_path, patient=pattern)} == {
-        f"p{p}" for p in range(5)
-    }
-
-
-@pytest.mark.parametrize(
     "options, says",
     [
         ({"patient": "("}, "not a valid regular"),

@@ -99,22 +99,6 @@ def test_layers_that_stay_in_training_mode_are_found(layer, message):
         require_steady(answers(layer), images)
 
 
-def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
-    def gone(*args):
-        raise UserError("there is no folder '/secret/patients'")
-
-    monkeypatch.setattr("gantk.exports.exporting.data_of", gone)
-    direction = Direction(Translator.load(run, "cpu"), None)
-
-    assert "not real ones" in direction.on
-    assert "/secret" not in direction.on
-    assert "/secret/patients" in direction.why
-    (images,) = direction.inputs
-    assert images.shape == (4, 1, 32, 32)
-    assert images.min() >= -1
-    assert images.max() <= 1
-
-
 # ---- ONNX
 
 
@@ -223,18 +207,6 @@ def test_invalid_or_foreign_onnx_files_are_refused(onnx, exported, tmp_path, cha
 
     with pytest.raises(UserError, match=message):
         toolkit.load(path)
-
-
-@pytest.mark.parametrize("count", [0, 3])
-def test_onnx_metadata_with_other_quantiles_are_refused(count, onnx, exported, tmp_path):
-    model = onnx.load(exported[0])
-    meta = metadata_of(onnx, exported[0])
-    meta["frame"]["values"]["source"]["quantiles"] = [1.0] * count
-    del model.metadata_props[:]
-    model.metadata_props.add(key="gantk", value=json.dumps(meta))
-    onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(UserError, match=r"frame\.values\.source\.quantiles"):
-        toolkit.load(tmp_path / "x.onnx")
 
 
 CASES = {

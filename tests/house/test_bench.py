@@ -128,22 +128,6 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
     assert str(Path.home()) + "/" not in json.dumps(row)
 
 
-def test_a_bench_leaves_rows_runs_logs_and_pages(one_row):
-    _, done = one_row
-    out = Path("out")
-
-    assert Path("copy.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
-
-    for name in ("runs/tiny/report.html", "bench.md", "bench.html"):
-        assert (out / name).is_file()
-
-    log = (out / "logs" / "tiny.txt").read_text("utf-8")
-
-    assert re.search(r"dualgan, 0\.0\d+ M weights", log)
-    assert "PSNR" in done.out
-    assert "out/rows.jsonl" in done.out
-
-
 def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     done = bench("fails.toml", "crashes.toml", "dies.toml", "tiny.toml")
     assert done.code == 1

@@ -471,23 +471,6 @@ def test_what_several_runs_cannot_do_is_one_error(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_several_runs_translate_arrays_and_pass_gradients(runs, scan):
-    paths = [runs["first"], runs["second"], runs["first"]]
-    together = toolkit.load(paths, device="cpu")
-    array = nib.load(scan).get_fdata().T.astype(np.float32)
-    single = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
-    mean, deviation = together.translate(array, options=TranslateOptions(uncertainty="auto"))
-
-    np.testing.assert_allclose(mean, single.mean(0), rtol=1e-4, atol=0.01)
-    np.testing.assert_allclose(deviation, single.std(0, ddof=1), rtol=1e-3, atol=0.02)
-    assert deviation.max() > 1
-
-    tensor = torch.tensor(array, requires_grad=True)
-    together.translate([tensor], grad=True)[0].sum().backward()
-
-    assert tensor.grad.abs().max() > 0
-
-
 def test_tta_averages_over_mirrored_images():
     model = model_of(lambda seen: seen * ramp, white=100.0)
     scale = model.own.source

@@ -250,20 +250,6 @@ def test_nothing_in_the_run_can_execute(tmp_path):
     assert page.data["charts"][0]["names"] == ["script><img src=x onerror=alert(1)>"]
 
 
-def test_the_page_holds_no_control_characters(tmp_path):
-    run = make_run(tmp_path / "run", environment={"host\x1b[31m": "\x1b]0;title\x07\x9b"})
-    page = report(run)
-
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page.source)
-    assert "host\ufffd[31m" in page.source
-
-
-def test_an_address_is_named_as_it_was_given(gantk):
-    found = gantk("report", "hf://user/model")
-    assert found.code == 2
-    assert "'hf://user/model' is not a run folder" in found.err
-
-
 WORDS = [
     "On 40 test images of 10 patients, the model's T2 and T1 images match the real ones better than every baseline",
     "(T2: PSNR 24.31 dB against 18.50 dB; T1: PSNR 21.02 dB against 21.60 dB).",

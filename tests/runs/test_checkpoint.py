@@ -46,20 +46,6 @@ def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
     return saved
 
 
-def assert_whole(folder, step: int) -> None:
-    """All files of that step's checkpoint are its own."""
-    path = folder / f"step-{step:06d}"
-    meta = checkpoint.load_meta(path)
-    assert {key: meta[key] for key in meta if key != "sha256"} == META | {
-        "format": checkpoint.FORMAT,
-        "step": step,
-    }
-    weights = checkpoint.load_weights(path)
-    assert weights.keys() == content(step)[0].keys()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in content(step)[0].items())
-    assert checkpoint.load_state(path)["step"] == step
-
-
 def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     torch.manual_seed(0)
     weights = {
@@ -94,10 +80,6 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()
 
 
-class Crash(BaseException):
-    """The process ends here."""
-
-
 PLAIN = (
     st.none()
     | st.booleans()
@@ -108,66 +90,6 @@ PLAIN = (
 )
 KEYS = st.integers(0) | st.text("abc.$ \u00e9")
 STATES = st.recursive(PLAIN, lambda each: st.lists(each) | st.dictionaries(KEYS, each))
-# Everything through which save() touches the disk; unlink is file by file, where a folder is
-# removed.
-DISK = [(os, name) for name in ("fsync", "replace", "rename", "open", "unlink")]
-
-
-def crash_at(patches, number: int, after: bool) -> list[str]:
-    """The `number`-th call that touches the disk does not return, before or after it did its work;
-    the calls so far.
-    """
-    calls: list[str] = []
-
-    def tapped(name, function):
-        def call(*args, **kwargs):
-            calls.append(name)
-            now = len(calls) == number
-            if now and not after:
-                raise Crash
-            result = function(*args, **kwargs)
-            if now:
-                raise Crash
-            return result
-
-        return call
-
-    for module, name in DISK:
-        patches.setattr(module, name, tapped(name, getattr(module, name)))
-
-    return calls
-
-
-@pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, after, again):
-    new = 10 if again else 20
-    for number in range(1, 100):
-        folder = tmp_path / str(number)
-        save(folder, 5)
-        save(folder, 10, also=(5,))  # 5 is the one with the best scores
-        with monkeypatch.context() as patches:
-            calls = crash_at(patches, number, after)
-            crashed = False
-            try:
-                save(folder, new, also=(5,))
-            except Crash:
-                crashed = True
-
-        found = checkpoint.steps_saved(folder)
-        assert found[0] == 5
-        assert found[-1] in (10, new)
-        for step in found:
-            assert_whole(folder, step)
-
-        save(folder, new, also=(5,))  # what the resumed run does
-        assert_whole(folder, new)
-        assert len(list(folder.iterdir())) == 2, "a crashed save left something behind"
-        if not crashed:
-            break
-
-    assert number > 8
-    assert {"replace", "fsync", "unlink"} <= set(calls)
 
 
 # ---- what is no checkpoint -----------------------------------------------------------------------

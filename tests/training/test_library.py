@@ -82,14 +82,6 @@ def test_a_training_that_was_left_ends_with_the_same_weights(tmp_path, kind):
     assert torch.equal(weights_of(tmp_path / "left"), weights_of(tmp_path / "whole"))
 
 
-@pytest.mark.slow
-def test_a_loop_can_be_entered_again(tmp_path):
-    with gantk.training(TINY, out=tmp_path / "run", **CPU) as training:
-        first = next(iter(training)).number
-        numbers = [step.number for step in training]
-    assert (first, numbers) == (1, [2, 3, 4])
-
-
 LOADERS = {
     "generator": endless,
     "DataLoader": lambda: torch.utils.data.DataLoader(

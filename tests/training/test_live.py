@@ -77,20 +77,6 @@ def test_the_live_line_says_what_is_done_and_what_is_left():
         assert console.file.getvalue().count("\n") == 0  # no line at a step
 
 
-def test_without_a_terminal_a_line_comes_every_minute():
-    now = [0.0]
-    console = Console(file=io.StringIO())
-    with LiveView(1000, console=console, clock=lambda: now[0]) as view:
-        for step in range(1, 13):
-            now[0] += 25
-            view.step(step)
-
-    lines = console.file.getvalue().splitlines()
-
-    assert len(lines) == 4
-    assert lines[-1] == "step 12/1000  1%  left 6 h 51 min"
-
-
 # ---- trackers: each number once, in however many sittings the training was done
 
 

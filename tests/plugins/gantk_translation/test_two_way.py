@@ -245,18 +245,6 @@ def test_an_error_in_a_lesion_counts_more():
         built(lesion=9.0).generator_losses(Batch(a=image, b=image))
 
 
-@pytest.mark.parametrize("planes", [1, 3])
-def test_the_only_contrast_is_kept_as_it_is(planes):
-    method = built(planes=planes).eval()
-    images = random_images(2, 4 * planes, (16, 16))
-    only_t2 = torch.full_like(images, -1.0)
-    only_t2[:, 1::4] = images[:, 1::4]
-    with torch.no_grad():
-        made = method.translate(only_t2, "b")
-
-    assert torch.equal(made[:, 1::4], images[:, 1::4])
-
-
 def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, gantk):
     for patient, names in {"p1": NAMES, "p2": ("T1", "PD"), "p3": ("FLAIR",)}.items():
         for number, name in enumerate(names):

@@ -334,16 +334,3 @@ def test_inverted_or_unchanged_translations_are_doubted():
     assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
     same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
     assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
-
-
-def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
-    toy = Toy()
-    image = images(2, 1, 4, 4)
-    weights = [{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(3.0)}]
-
-    # of x, 2x, 3x it is x
-    assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)
-    with pytest.raises(RuntimeError):
-        maps("checkpoints", toy, image, others=[{"elsewhere": torch.ones(())}])
-
-    assert toy.scale.item() == 2.0
