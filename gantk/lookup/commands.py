@@ -131,13 +131,7 @@ def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = 
     out.print(head, f"\n\n{inspect.getdoc(target) or 'no description'}\n", sep="")
     if entry is not None and entry.kind == "loss":
         out.print(f"It takes {in_words(loss_inputs(target))}.\n")
-    try:
-        rows = options_help(target)
-    except Exception as error:  # an annotation may name what is not there
-        if entry is None:
-            raise
-        raise entry.refusal("has an option whose type a recipe cannot hold", error) from error
-
+    rows = options_help(target)
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
 
