@@ -37,9 +37,6 @@ KEPT_METRICS = (  # of metrics.json; what a record keeps
     "kid_random",
     "kid",
     "fid",
-    "classification",
-    "classification_real",
-    "classification_both",
     "transfer",
 )
 KEPT_BASELINES = ("identity", "histogram", "intensity_map", "noise", "real_split")
@@ -58,8 +55,6 @@ LONG_WORDS = {
 }
 LENGTHS = ("train.steps", "train.epochs")  # how long a training was is its own column
 WAYS = ("a_to_b", "b_to_a")
-NOT_MEASURED = "not measured yet"
-NOTHING_HELD_OUT = "nothing held out"
 
 
 @dataclass(frozen=True)
@@ -204,7 +199,6 @@ def record_of(run: Path, data: str, test: str, partners: str) -> dict[str, Any]:
         "git": commit(),
         "differs": {} if partners else differences(name, recipe),
         "scores": kept_scores(metrics.get("metrics", {})),
-        "cycle": {key: rows["mae"]["value"] for key, rows in metrics.get("cycle", {}).items()},
         "baselines": baselines,
     }
 
@@ -469,8 +463,6 @@ def score_in_words(row: dict[str, Any], *, full: bool) -> str:
     if "transfer" in row:
         share = f"{100 * row['transfer']['value']:.0f} %"
         found.append(f"{share} recognised" if full else share)
-    if full and "classification" in row:
-        found.append(f"classifier {with_interval(row['classification'], 3)}")
     return ", ".join(found)
 
 
@@ -583,19 +575,8 @@ def trainings(report: Report, records: list[dict[str, Any]]) -> str:
                 f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
                 f" beside it: {baselines_in_words(record, system, full=True)}"
             )
-        if not record["scores"]:
-            lines += [f"* {NOTHING_HELD_OUT}: {each}" for each in cycle_in_words(record)]
         blocks.append("\n".join([*lines, "", "```bash", record["command"], "```", ""]))
-    return "\n".join(blocks) or f"Trainings: {NOT_MEASURED}.\n"
-
-
-def cycle_in_words(record: dict[str, Any]) -> list[str]:
-    """`T1 -> T2 -> T1 MAE 0.071` of each direction."""
-    found = []
-    for direction, error in record["cycle"].items():
-        there, back = record["domains"] if direction == "a_to_b" else record["domains"][::-1]
-        found.append(f"{there} -> {back} -> {there} MAE {error:.3f}")
-    return found
+    return "\n".join(blocks)
 
 
 def settings_in_words(record: dict[str, Any]) -> str:
