@@ -286,11 +286,9 @@ def outline(path: Path | Scan, volume: int | None = None) -> Image:
     return _read_image(path, volume, values=False)
 
 
-def difference(
-    one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
-) -> str | None:
+def difference(one: Path | Scan, other: Path | Scan) -> str | None:
     """`grids_differ` of two images, by their headers."""
-    return grids_differ(outline(one, volume), outline(other, other_volume))
+    return grids_differ(outline(one), outline(other))
 
 
 def grids_differ(first: Image, second: Image) -> str | None:
@@ -355,7 +353,7 @@ def write(
         ) from error
 
 
-def expect_writable(paths: Iterable[Path], overwrite: bool = False, where: str = "OUTPUT") -> None:
+def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
     """UserError where images written to these paths, files or folders of series, would replace what
     gantk did not write; see `gantk.files.expect_replaceable`.
     """
@@ -365,7 +363,7 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False, where: str =
             replaced.append(path)
         else:
             replaced += [file for form in _series_formats() for file in form.replaced(path)]
-    expect_replaceable(replaced, overwrite, where)
+    expect_replaceable(replaced, overwrite)
 
 
 def writer_of(path: Path, image: Image) -> Format:

@@ -34,7 +34,7 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import Stored, as_integers, simpleitk
+from gantk.formats.voxels import Stored, as_integers, name_for_itk, simpleitk
 
 # NumPy's type -> MetaImage's name and a pattern of NRRD's names
 TYPES = {
@@ -198,10 +198,13 @@ class Itk(Format):
         stored.SetDirection((header.vectors / spacing).ravel().tolist())
         for key, text in header.metadata.items():
             stored.SetMetaData(key, text)
+        # the name in the header is that of the second file; another name need not be UTF-8
+        plain = path if suffix == self.suffixes[1] else path.with_name(f"image{suffix}")
         try:
-            sitk.WriteImage(stored, str(path), header.compressed)
+            sitk.WriteImage(stored, name_for_itk(plain), header.compressed)
         except RuntimeError as error:  # of the disk; ITK names no errno
-            raise OSError(errno.EIO, one_line(error)) from error
+            raise OSError(errno.EIO, one_line(str(error).splitlines()[-1])) from error
+        plain.rename(path)
 
     def _open_volume(
         self, path: Path, volume: int | None

@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, zeros
-from gantk.formats.voxels import simpleitk
+from gantk.formats.voxels import name_for_itk, simpleitk
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 # A filter for the whole process, since one set and reset around each file would race between
@@ -150,7 +150,7 @@ class Picture(Format):
             sitk = simpleitk()
             sitk.WriteImage(
                 sitk.GetImageFromArray(array, isVector=True),
-                str(path),
+                name_for_itk(path),
                 True,
                 imageIO=f"{kind}ImageIO",
             )
@@ -247,7 +247,7 @@ def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
     sitk = simpleitk()
     try:
         array = sitk.GetArrayFromImage(
-            sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO")
+            sitk.ReadImage(name_for_itk(path), imageIO=f"{picture.format}ImageIO")
         )
     except RuntimeError:  # its message starts with a line of ITK's source
         raise ValueError("its 16-bit colours cannot be decoded") from None

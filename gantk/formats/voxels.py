@@ -105,6 +105,12 @@ def simpleitk() -> ModuleType:
     return SimpleITK
 
 
+def name_for_itk(path: Path) -> str:
+    """A path for SimpleITK, which ends the process where a name is not UTF-8: UnicodeEncodeError."""
+    str(path).encode()
+    return str(path)
+
+
 def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
     """Every `thin`-th voxel of a volume along each axis in 4096 levels over the range of the whole
     volume, int16, and what maps levels back: level * step + low.

@@ -255,9 +255,6 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
             return apply_norm(self, image, moments(image, self.channels))
         return F.batch_norm(image, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
-    def extra_repr(self) -> str:
-        return f"{self.channels}, affine={self.affine}"
-
 
 class GroupNorm(nn.GroupNorm):
     """torch's group norm; at inference on large images it sums in parts, more accurately (see
@@ -465,15 +462,15 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
     return module
 
 
-def init_weights_without_norm(module: nn.Module, slope: float = 0.2) -> nn.Module:
+def init_weights_without_norm(module: nn.Module) -> nn.Module:
     """The same for a network without normalisation, which N(0, 0.02) would fade out: convolutions
-    N(0, 2 / ((1 + slope^2) x inputs)), so that maps keep their variance through leaky ReLUs (He et
+    N(0, 2 / ((1 + 0.2^2) x inputs)), so that maps keep their variance through leaky ReLUs (He et
     al., 2015, equation 14). The last convolution, which gives the image, stays N(0, 0.02).
     """
     init_weights(module)
     convolutions = [layer for layer in module.modules() if isinstance(layer, _ConvNd)]
     for layer in convolutions[:-1]:
-        nn.init.kaiming_normal_(layer.weight, slope)
+        nn.init.kaiming_normal_(layer.weight, 0.2)
 
     return module
 
