@@ -60,8 +60,8 @@ def _row_of_series(series: Scan, asked: Asked, alone: bool) -> Row:
 
     folder = Path(series.name).name
     said = facts.get("contrast") or usual_contrast(folder) or folder
-    contrast = known_contrast(said, asked.contrasts) or usual_contrast(said)
-    row.fill("contrast", contrast or "", "the header" if facts.get("contrast") else "the folder")
+    contrast = known_contrast(said, asked.contrasts) or (usual_contrast(said) or "").upper()
+    row.fill("contrast", contrast, "the header" if facts.get("contrast") else "the folder")
     row.fill("subject", facts.get("patient", ""), "the header")
     row.fill("session", facts.get("study", ""), "the header")
     return row

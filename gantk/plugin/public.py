@@ -21,6 +21,7 @@ PUBLIC_MODULES = (
     # files and data
     "gantk.formats.archives",
     "gantk.formats.budget",
+    "gantk.catalog.catalog",
     "gantk.catalog.contrasts",
     "gantk.formats.files",
     "gantk.formats.image",
@@ -36,7 +37,6 @@ PUBLIC_MODULES = (
     "gantk.data.recipe_data",
     "gantk.data.resample",
     "gantk.data.sources.masks",
-    "gantk.data.sources.reader",
     "gantk.catalog.tables",
     "gantk.data.sources.source",
     "gantk.data.split",

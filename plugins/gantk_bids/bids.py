@@ -7,15 +7,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.domains import masks_named, split_of
 from gantk.catalog.tables import read_rows
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask
-from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -65,8 +66,9 @@ class Bids(VolumeSource):
         scans = (parts for parts in places if ANATOMY.fullmatch("/".join(parts)))
         return {"path": str(path)} if described or any(scans) else None
 
-    def find_items(self) -> list[Item]:
-        """An item for every scan; UserError where a domain has none."""
+    @cached_property
+    def catalog(self) -> Catalog:
+        """A row for every scan of the domains; UserError where a domain has none."""
         images = io.list_images(self.root, recursive=True)
         masks = masks_named(images, self.root, self.mask)
         named_masks = [mask for mask in map(parse_name, masks) if mask]
@@ -77,17 +79,20 @@ class Bids(VolumeSource):
             if scan and scan.path.is_relative_to(self.root / scan.subject)
         ]
         people = self._participants()
-        items = []
-        for letter in self.names:
+        rows = []
+        for letter, name in self.names.items():
             for scan in self._scans_of_domain(letter, scans):
-                study = scan.study
+                row = Row((scan.path,), mask=self._mask_of(scan, named_masks))
+                row.fill("contrast", name, f"the suffix {scan.suffix} and its entities")
+                row.fill("subject", scan.subject, "the entity sub")
+                row.fill("session", scan.study.partition("/")[2], "the entity ses")
+                row.pair = scan.study
                 if self.runs == "all" and scan.variant:
-                    study = f"{study}/{scan.variant}"
-                options = {"mask": self._mask_of(scan, named_masks)} | people.get(scan.subject, {})
-                key = self.key_of(scan.path)
-                items.append(Item(letter, scan.path, key, scan.subject, study, **options))
-
-        return items
+                    row.pair = f"{scan.study}/{scan.variant}"
+                for column, value in people.get(scan.subject, {}).items():
+                    row.fill(column, value, "participants.tsv")
+                rows.append(row)
+        return Catalog(rows)
 
     def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""
@@ -173,10 +178,7 @@ class Bids(VolumeSource):
         people = {}
         for line, row in rows:
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            value = row.get(label) if label else None
-            if value in ("", "n/a"):
-                value = None
-            people[subject_of(row)] = {"split": split, "label": value}
+            people[subject_of(row)] = {"split": split, "label": row.get(label, "")}
 
         return people
 
@@ -186,15 +188,12 @@ def subject_of(row: dict[str, str]) -> str:
     return f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
 
 
-def split_named(value: str, where: str) -> str | None:
-    """Parse a cell of the column `split`: train, validation or test; None if it is empty or n/a,
-    else a UserError.
+def split_named(value: str, where: str) -> str:
+    """Parse a cell of the column `split`: train, validation or test; "" if it is empty, else a
+    UserError.
     """
-    if not value or value.lower() == "n/a":
-        return None
-
-    split = split_of((value,))
-    if split is None:
+    split = split_of((value,)) or ""
+    if value and not split:
         raise UserError(
             f"'{value}' is not the name of a split", where=where, allowed="train, validation, test"
         )

@@ -8,8 +8,10 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import (
     AGENT,
     CONTRASTS,
@@ -29,7 +31,6 @@ from gantk.catalog.domains import (
 )
 from gantk.catalog.patients import Parts, parts_with_digits
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -169,8 +170,9 @@ class Dicom(VolumeSource):
             return {"path": str(path)}
         return None
 
-    def find_items(self) -> list[Item]:
-        """An item for each series; UserError where a domain has none."""
+    @cached_property
+    def catalog(self) -> Catalog:
+        """A row for each series of the domains; UserError where a domain has none."""
         found = []
         for scan in io.scans(self.root):
             if not io.is_image(scan.path):
@@ -183,11 +185,11 @@ class Dicom(VolumeSource):
         if twice:
             raise self.in_both(min(twice))
 
-        items = [self._item(letter, series) for letter, own in chosen.items() for series in own]
+        rows = [self._row(letter, series) for letter, own in chosen.items() for series in own]
         splits = splits_of([series.place for own in chosen.values() for series in own])
-        for item, split in zip(items, splits, strict=True):
-            item.split = split
-        return items
+        for row, split in zip(rows, splits, strict=True):
+            row.fill("split", split or "", "a folder's name")
+        return Catalog(rows)
 
     def columns(self) -> list[str]:
         """The keys of the dicts that `about` returns."""
@@ -235,22 +237,27 @@ class Dicom(VolumeSource):
 
         return chosen
 
-    def _item(self, letter: str, series: Series) -> Item:
+    def _row(self, letter: str, series: Series) -> Row:
         header = series.said
         place = "/".join((*series.place, series.scan.path.name))
-        key = series.scan.name if series.scan.name != "." else self.root.resolve().name
         names = room("names")
         identifier = header["PatientID"]
-        subject = names.pseudonym(identifier) or _subject_of(series.place) or key
+        subject = names.pseudonym(identifier) or _subject_of(series.place)
         if self.pattern and (self.pattern.search(place) or not identifier):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
             subject = names.pseudonym(patient_of(identifier, self.pattern))
 
+        row = Row(series.scan.files, series=series.scan)
+        row.fill("contrast", self.names[letter], "the header or the folders")
+        row.fill(
+            "subject", subject or self.key_of(Path(series.scan.name)), "the header or the folders"
+        )
         # registered scans share both
         study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])
-        study = names.study_pseudonym(subject, study)
-        return Item(letter, series.scan, key, subject, study)
+        study = names.study_pseudonym(row.subject, study)
+        row.fill("pair", study, "study and frame of reference")
+        return row
 
 
 def contrast_of(text: str) -> str | None:

@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.catalog import Row
+from gantk.catalog.layouts import Asked
+from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, join_first, problem
-from gantk.data.check.inspect import Inspected, inspect
+from gantk.data.check.inspect import Inspected, inspect, inspect_kept
 from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pairs
 from gantk.data.check.populations import domains_of_two_kinds
 from gantk.data.check.usage import (
@@ -21,7 +24,6 @@ from gantk.data.check.usage import (
     absolute,
     assign,
     incomplete,
-    rows_said,
     split_up,
     usage_by_guess,
     usage_by_recipe,
@@ -30,11 +32,11 @@ from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.table import Manifest
+from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.errors import TooFewImages, UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Image, Scan
+from gantk.formats.image import Scan
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
@@ -119,7 +121,7 @@ def check(
         report(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
 
-    said = rows_said(path, every_scan, items) if path.is_dir() else []
+    said = _rows_said(path, items) if path.is_dir() else []
     count = len(every_scan)
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
@@ -160,9 +162,10 @@ def warnings_about(data: Data) -> list[str]:
     readers = _readers_of(records)
     items = []
     for scan in list(readers)[:: max(1, -(-len(readers) // MAX_SCANS_OF_RUN))]:
-        contrast, read = readers[scan]
-        items.append(inspect(scan, read))
-        items[-1].contrast = contrast
+        contrast, file = readers[scan]
+        item = inspect_kept(scan, file) if file else inspect(scan, partial(io.read, scan))
+        item.contrast = contrast
+        items.append(item)
     names = dict(zip(data.letters, data.table.domains, strict=True))
     usage = Usage(data.table, data, names, records, recipe="", training=data.training)
     assign(usage, items)
@@ -175,6 +178,18 @@ def warnings_about(data: Data) -> list[str]:
             lines.append(f"warning  {each['what']}{remedy or ''}")
 
     return lines
+
+
+def _rows_said(path: Path, items: Sequence[Inspected]) -> list[Row]:
+    """A row for each scan below a folder: what names and headers say, and nothing is guessed. Sets
+    the contrasts of the inspected scans.
+    """
+    catalog = catalog_of(path, Asked(by_folders=False))
+    rows = {row.files: row for row in catalog if row.kind != "other"}
+    for item in items:
+        if item.scan.files in rows:
+            item.contrast = rows[item.scan.files].contrast
+    return list(rows.values())
 
 
 def _rules(usage: Usage | None) -> list[dict[str, Any]]:
@@ -223,24 +238,23 @@ def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
     return list(scans.values())
 
 
-def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, Callable[[], Image]]]:
+def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | None]]:
     """The scans of records, each once and named by its key, with its contrast, where a record has
     several, and what reads it; of images that are parts of a file, the whole file.
     """
-    readers: dict[Scan, tuple[str, Callable[[], Image]]] = {}
+    readers: dict[Scan, tuple[str, FileImage | None]] = {}
     for record in records:
         key = record.scan_key or record.key
         if record.file is None:
             scan = Scan(record.files[0], record.files[:1], key)
-            readers.setdefault(scan, ("", partial(io.read, scan)))
+            readers.setdefault(scan, ("", None))
             continue
         contrasts = record.file.item.contrasts or ("",)
         for scan, contrast in zip(record.file.scans, contrasts, strict=True):
             if scan is None:
                 continue
             name = f"{key}/{scan.path.name}" if contrast else key
-            reader = contrast, partial(record.file.read, scan)
-            readers.setdefault(replace(scan, name=name), reader)
+            readers.setdefault(replace(scan, name=name), (contrast, record.file))
     return readers
 
 
@@ -327,7 +341,8 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage:
-        problems += _about_names(usage)
+        problems += findings.named_otherwise(usage.records, usage.names)
+        problems += findings.numbers_after_contrasts(usage.records, usage.names)
         problems += _about_pairs(usage)
         problems += _about_populations(items, usage)
         problems += _about_single_slices(usage)
@@ -356,17 +371,6 @@ def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[
         several = any("+" in domain for domain in item.domains)
         groups[tuple(item.domains), item.contrast if several else None].append(item)
     return [(domains, group) for (domains, _), group in groups.items()]
-
-
-def _about_names(usage: Usage) -> list[Problem]:
-    """Problems found by comparing the names of files with their domains and patients."""
-    problems = [
-        *findings.odd_file_names(usage.records, usage.names),
-        *findings.numbers_after_contrasts(usage.records, usage.names),
-    ]
-    if _reads_table(usage):
-        problems += findings.contradicted_by_names(usage.records, usage.names)
-    return problems
 
 
 def _about_pairs(usage: Usage) -> list[Problem]:
@@ -442,11 +446,6 @@ def _is_solved(problem: Problem, usage: Usage) -> bool:
     channels = table.channels or table.source.options.get("channels")
     settings = {"channels": channels, "spacing": table.spacing}
     return bool(settings.get(problem["kind"]))
-
-
-def _reads_table(usage: Usage) -> bool:
-    target = usage.table.source.target
-    return isinstance(target, type) and issubclass(target, Manifest)
 
 
 def _two_domains(items: Sequence[Inspected], usage: Usage | None) -> list[str]:

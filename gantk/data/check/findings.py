@@ -17,7 +17,6 @@ import numpy as np
 
 from gantk.catalog.channels import numbered_channels
 from gantk.catalog.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
-from gantk.catalog.domains import domain_match
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
@@ -352,78 +351,45 @@ def ct_without_air(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield problem("units", "warning", what, names, remedy)
 
 
-def contradicted_by_names(
-    records: Sequence[Record], domains: Mapping[str, str]
-) -> Iterator[Problem]:
-    """Warn of images that a table lists as one domain, and whose names or folders say another one
-    and not their own. `domains` are the names by letter; of many images every n-th is compared. A
-    contrast in names of all domains says nothing: PD may be Parkinson's disease.
+def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
+    """Warn of images whose file names, or else nearest folders, say another contrast than their
+    domain; of many images every n-th is compared. A contrast that contradicts all domains says
+    nothing (PD may be Parkinson's disease); T1ce contradicts T1, and the reverse, where others of
+    the domain say the domain's own. `domains` are the names by letter.
     """
-    names: dict[str, dict[str, None]] = {domain: {} for domain in domains.values()}
-    for record in records:
-        names[domains[record.domain]][record.scan_key or record.key] = None
-
-    compared: dict[str, list[str]] = {}
-    said: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for domain, own in names.items():
-        compared[domain] = list(own)[:: -(-len(own) // MAX_COMPARED_NAMES) or 1]
-        for name in compared[domain]:
-            other = _other_in_path(Path(name), domain, list(names))
-            if other:
-                said[domain, other].append(name)
-
-    counts = Counter(other for _, other in said)
-    for (domain, other), images in said.items():
-        if len(names) > 1 and counts[other] == len(names):
-            continue
-        remedy = "compare the images with the table, and correct its domains or the names"
-        yield _named_otherwise(domain, other, images, len(compared[domain]), remedy)
-
-
-def odd_file_names(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
-    """Warn of the images whose file names say another contrast than their folder and most others of
-    their domain: `T1/P1_flair`. T1 with a contrast agent (`P1_t1_gd`) is told wherever others of
-    the domain say T1 without one, and the reverse of T1ce. `domains` are the names by letter.
-    """
+    said: dict[str, dict[str, set[str]]] = {}  # domain -> name -> contrasts
+    others: dict[str, dict[str, list[str]]] = {}  # domain -> another contrast -> names
     for letter, domain in domains.items():
-        own = contrasts_in(domain)
-        if len(own) != 1:
-            continue
-        paths = {
-            record.scan_key or record.key: Path(record.path)
-            for record in records
-            if record.domain == letter and record.path
-        }
-        said = {name: contrasts_in(stem_of(path)) for name, path in paths.items()}
-        by_other: dict[str, list[str]] = defaultdict(list)
-        for name, contrasts in said.items():
-            if _contradicts(own, contrasts, Path(name).parts[:-1]):
-                by_other[min(contrasts)].append(name)
+        own = usual_contrast(domain)
+        names = list(
+            dict.fromkeys(each.scan_key or each.key for each in records if each.domain == letter)
+        )
+        compared = names[:: -(-len(names) // MAX_COMPARED_NAMES) or 1]
+        said[domain] = {name: _contrasts_said(Path(name)) for name in compared}
+        others[domain] = defaultdict(list)
+        for name, contrasts in said[domain].items():
+            if own and len(contrasts) == 1 and own not in contrasts:
+                others[domain][min(contrasts)].append(name)
 
-        for other, images in by_other.items():
-            if own in said.values() or 2 * len(images) < len(paths):
-                remedy = "remove these images, or give them a domain of their own in a table"
-                yield _named_otherwise(domain, other.upper(), images, len(paths), remedy)
-
-
-def _contradicts(own: set[str], by_name: set[str], folders: Sequence[str]) -> bool:
-    """Whether a file's name says another contrast than its domain, which is the set of one."""
-    if len(by_name) != 1 or by_name == own:
-        return False
-    if own | by_name == {"t1", "t1ce"}:
-        return True
-    if not exclude(min(by_name), min(own)):
-        return False
-    return own <= set().union(*map(contrasts_in, folders))
+    for domain, by_contrast in others.items():
+        own = usual_contrast(domain)
+        for other, names in by_contrast.items():
+            if {own, other} == {"t1", "t1ce"}:
+                contradicts = {own} in said[domain].values()
+            else:
+                everywhere = len(others) > 1 and all(other in each for each in others.values())
+                contradicts = exclude(own, other) and not everywhere
+            if contradicts:
+                of = f"{len(names)} of {count_noun(said[domain], 'image')} of {domain}"
+                what = f"{of} {agreeing(names, 'is|are')} called {other.upper()} by name:"
+                remedy = "look at these images, and correct their domain in a table, or the names"
+                yield problem("contrast", "warning", what, names, remedy)
 
 
-def _named_otherwise(
-    domain: str, other: str, images: Sequence[str], total: int, remedy: str
-) -> Problem:
-    """The problem of images of `domain`, of `total` that were compared, whose names say `other`."""
-    of = f"{len(images)} of {count_noun(total, 'image')} of {domain}"
-    what = f"{of} {agreeing(images, 'is|are')} called {other} by name:"
-    return problem("contrast", "warning", what, images, remedy)
+def _contrasts_said(path: Path) -> set[str]:
+    """The contrasts in a file's name, or else in its nearest folder that says some."""
+    parts = (stem_of(path), *reversed(path.parts[:-1]))
+    return next(filter(None, map(contrasts_in, parts)), set())
 
 
 def numbers_after_contrasts(
@@ -451,26 +417,6 @@ def numbers_after_contrasts(
                 " table"
             )
             yield problem("contrast", "warning", what, (), remedy)
-
-
-def _other_in_path(path: Path, own: str, domains: Sequence[str]) -> str | None:
-    """Another domain or contrast that a relative path says, if it does not say its own."""
-    parts = (stem_of(path), *path.parts[:-1])
-
-    def says(domain: str) -> bool:
-        return len(domain) > 1 and any(domain_match(part, domain) > 1 for part in parts)
-
-    if says(own):
-        return None
-
-    contrast = usual_contrast(own)
-    said = set().union(*map(contrasts_in, parts))
-    if contrast in said or {contrast, *said} <= {"t1", "t1ce"}:
-        return None
-    other = next(filter(says, domains), None)
-    if other is None and said and all(exclude(each, contrast) for each in said):
-        other = min(said).upper()
-    return other
 
 
 def _said_by_header(item: Inspected) -> str:

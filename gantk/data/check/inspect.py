@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.data.skull import shows_skull
+from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
@@ -100,6 +102,14 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )
     return item
+
+
+def inspect_kept(scan: Scan, file: FileImage) -> Inspected:
+    """What `inspect` finds in a scan of a record's file, computed at the first call."""
+    known = file.reader.inspected
+    if scan not in known:
+        known[scan] = inspect(scan, partial(file.read, scan))
+    return known[scan]
 
 
 def _hash_of(files: Sequence[Path]) -> str:

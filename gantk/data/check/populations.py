@@ -7,16 +7,15 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.findings import HEADS, Problem, join_first, problem
-from gantk.data.check.inspect import Inspected, inspect
+from gantk.data.check.inspect import Inspected, inspect_kept
 from gantk.data.preparation import Record
 from gantk.errors import count_noun
-from gantk.formats.image import Scan
 
 Facts = Mapping[str, Any]
 
@@ -175,7 +174,7 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
         record = by_domain["a"][person]
         if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
             continue
-        item = inspect(Scan(record.files[0], record.files, record.key), record.file.read)
+        item = inspect_kept(replace(record.file.scans[0], name=record.scan_key), record.file)
         if item.error is None:
             facts[person] = item.facts
 

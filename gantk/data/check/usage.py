@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.catalog import Catalog
 from gantk.catalog.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
 from gantk.catalog.domains import left_out_note
-from gantk.catalog.layouts import Asked, read_names
 from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
@@ -32,8 +31,6 @@ from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import place_fingerprint
 from gantk.errors import NothingFound, UserError
-from gantk.formats import files as io
-from gantk.formats.image import Scan
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
@@ -99,26 +96,6 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
     return usage
 
 
-def rows_said(path: Path, scans: Sequence[Scan], items: Sequence[Inspected]) -> list[Row]:
-    """A row for each scan below a folder: what names say, else headers; nothing is guessed."""
-    images = [scan.path for scan in scans if io.is_image(scan.path)]
-    named = {row.path: row for row in read_names(path, images, Asked(by_folders=False))}
-    inspected = {item.name: item for item in items}
-    rows = []
-    for scan in scans:
-        row = named.get(scan.path, Row((scan.path,)))
-        item = inspected.get(scan.name)
-        if item and item.header_says and not row.contrast:
-            contrast = CONTRASTS.get(item.header_says, item.header_says).upper()
-            row.fill("contrast", contrast, "the header")
-        if item and item.patient:
-            row.fill("subject", item.patient, "the header")
-        if item:
-            item.contrast = row.contrast
-        rows.append(row)
-    return rows
-
-
 def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[str] = ()) -> Usage:
     """The likely use of images: domains named by files or headers, else two groups, else one
     domain.
@@ -170,7 +147,7 @@ def _guesses(path: Path, frequent: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
-    """How many images are of each contrast, by what names and headers say, or of each modality."""
+    """How many images are of each contrast, or of each modality where none is known."""
     counts = Counter(item.contrast or item.facts.get("modality", "") for item in items)
     del counts[""]
     if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR

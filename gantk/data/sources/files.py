@@ -224,9 +224,7 @@ class Files(VolumeSource):
         for number, (letter, contrasts) in enumerate(self.contrasts.items()):
             for row in rows:
                 if row.contrast == contrasts[0]:
-                    item = Item(letter, row.path, self.key_of(row.path), row.subject)
-                    item.split, item.label = row.split or None, row.label or None
-                    item.place, item.stem = row.place, row.stem
+                    item = self.item_of(letter, row)
                     item.study = row.pair if row.is_volume else ""
                     item.volume = self.volumes[number] if self.volumes else row.volume
                     items.append(item)
@@ -265,12 +263,11 @@ class Files(VolumeSource):
         present = [files[name] for name in contrasts if name in files]
         if not present:
             return []
-        row = present[0]
-        item = Item(letter, row.path, key, row.subject)
+        item = self.item_of(letter, present[0])
+        item.key = key
+        item.study = ""
         item.contrasts = {name: files[name].path if name in files else None for name in contrasts}
         item.pair = key if len(self.domains) > 1 else None
-        item.split, item.label = row.split or None, row.label or None
-        item.place, item.stem = row.place, row.stem
         return [item]
 
     def _only(self, case: Case, contrast: str) -> Row:

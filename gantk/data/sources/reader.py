@@ -150,7 +150,7 @@ class KeptImages:
 
     def read(self, source: Source, volume: int | None = None) -> Image:
         """What `gantk.formats.files.read` returns for a file or a series."""
-        return self.get((_scan_of(source), volume), partial(io.read, source, volume))
+        return self.get((_scan_of(source).files, volume), partial(io.read, source, volume))
 
     def get(self, key: Hashable, make: Callable[[], Image]) -> Image:
         """The image that `make()` returns, or returned for this key before; errors are not kept."""
@@ -195,6 +195,7 @@ class Reader:
         self.view = SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self.kept = KeptImages()
+        self.inspected: dict[Scan, Any] = {}  # what `data check` has found in the files
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
         """Read an item, or one plane of its volume, as float32 (C, *spatial); a UserError names the

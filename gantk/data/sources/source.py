@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names, domain_letters
@@ -103,9 +104,28 @@ class FileSource(_Defaults):
             raise UserError(what, where="data.channels, data.source.channels", remedy=remedy)
         self.reader.channels = channels
 
-    def find_items(self) -> list[Item]:
-        """What the files below the root are, of the recipe's domains."""
+    @property
+    def catalog(self) -> Catalog:
+        """What the files below the root are, each cell with the rule that filled it."""
         raise NotImplementedError
+
+    def find_items(self) -> list[Item]:
+        """An item for each image of the recipe's domains; UserError where a domain has none."""
+        letter_of = {name: letter for letter, name in self.names.items()}
+        return [self.item_of(letter_of[row.contrast], row) for row in self.catalog]
+
+    def item_of(self, letter: str, row: Row) -> Item:
+        """What a row of the catalog says of an image of a domain."""
+        key = self.key_of(Path(row.series.name if row.series else row.path))
+        item = Item(letter, row.series or row.path, key, row.subject)
+        item.study = row.pair
+        item.split = row.split or None
+        item.label = row.label or None
+        item.mask = row.mask
+        item.volume = row.volume
+        item.place = row.place
+        item.stem = row.stem
+        return item
 
     def records(self) -> list[Record]:
         """A record for each item, or each plane of it, see `records_of`."""
@@ -124,7 +144,8 @@ class FileSource(_Defaults):
 
     def key_of(self, path: Path) -> str:
         """The key of a file: its path relative to the root, if it is below it."""
-        return relative_to(path, self.root).as_posix()
+        key = relative_to(path, self.root).as_posix()
+        return key if key != "." else self.root.resolve().name
 
     def nothing_of(
         self,

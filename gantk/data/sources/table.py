@@ -75,10 +75,15 @@ class Manifest(VolumeSource):
         """The table, whose header was read."""
         return ImageTable(self.root, self.letter_of, self.table, resampled=self.onto != "none")
 
+    @cached_property
+    def catalog(self) -> Catalog:
+        """A row for each image of the domains."""
+        return self.images.read()
+
     def find_items(self) -> list[Item]:
         """An item for each image; one UserError lists all wrong cells with their lines."""
         table = self.images
-        catalog = table.read()
+        catalog = self.catalog
         self.left_out = {
             word: count for word, count in table.words.items() if not table.contrast_of(word)
         }
@@ -100,15 +105,10 @@ class Manifest(VolumeSource):
         return items
 
     def _item(self, row: Row) -> Item:
-        key = self.images.key_of(row)
-        item = Item(self.letter_of[row.contrast], row.series or row.path, key, row.subject)
+        item = self.item_of(self.letter_of[row.contrast], row)
+        item.key = self.images.key_of(row)
         if not item.subject and is_volume(item.source):
-            item.subject = self._patient_in(key)
-        item.study = row.pair
-        item.split = row.split or None
-        item.label = row.label or None
-        item.mask = row.mask
-        item.stem = row.stem
+            item.subject = self._patient_in(item.key)
         with suppress(ValueError):  # it is a word, or empty
             item.position = float(row.stem)
         return item
@@ -131,7 +131,7 @@ class Manifest(VolumeSource):
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
         table = self.images
-        line_of = {(self.letter_of[r.contrast], table.key_of(r)): r.line for r in table.read()}
+        line_of = {(self.letter_of[r.contrast], table.key_of(r)): r.line for r in self.catalog}
         cells_of = dict(table.lines())
         lines = (line_of.get((r.domain, r.scan_key or r.key)) for r in records)
         return [cells_of.get(line, {}) for line in lines]
