@@ -367,7 +367,11 @@ class Scorer:
             self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
         )
         if references.foreground is not None:
-            self._add_foreground(results, key, references.foreground)
+            share = float(references.foreground.float().mean())
+            alarm = alarm_of_foreground(results.metrics[key], share)
+            if alarm:
+                results.alarms[key] = alarm
+
         if self.model.evaluate.uncertainty != "none":
             uncertainty = self._uncertainty(sources, inputs, references, to, others)
             results.uncertainty[key] = uncertainty
@@ -440,14 +444,6 @@ class Scorer:
             definition = f"{way}/{score.definition}{note}"
             scores[name] = score.model_copy(update={"definition": definition})
         results.cycle[f"{OTHER[to]}_to_{to}"] = scores
-
-    def _add_foreground(self, results: Results, key: str, foreground: Tensor) -> None:
-        """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""
-        share = float(foreground.float().mean())
-        results.foreground[key] = share
-        alarm = alarm_of_foreground(results.metrics[key], share)
-        if alarm:
-            results.alarms[key] = alarm
 
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images

@@ -326,7 +326,6 @@ class Results(Table):
     alarms: dict[str, str] = tables(
         "A warning for each direction whose foreground is too large to be a head in air."
     )
-    foreground: dict[str, float] = tables("Share of pixels that count as foreground, by direction.")
     subgroups: dict[str, dict[str, dict[str, Groups]]] = tables(
         "Scores of subgroups, by direction, column of `evaluate.by` and metric."
     )

@@ -99,12 +99,10 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
         "100% of all pixels count as foreground, as if there were no air around the head, so psnr, "
     )
 
-    assert result["foreground"]["a_to_b"] == 1
     assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in " ".join(lines_of(result).split("\n" + 9 * " "))
     heads = scorer_of(Translates).test().dump()
     assert "alarms" not in heads
-    assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
 def test_translations_have_default_metrics_and_baselines():
