@@ -364,7 +364,7 @@ def json_files() -> str:
             *(results.Score, results.Verdict, results.PairedTest, results.Groups),
             results.Uncertainty,
         ),
-        "patients.json": "One object for each direction:\n\n" + with_own(results.TestPatients),
+        "patients.json": "One object for each direction:\n\n" + with_own(results.HeldOutPatients),
         "best.json": with_own(schemas.SCHEMAS["best.json"]),
         "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
         "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.results import Choice, Results, TestPatients
+from gantk.runs.results import Choice, HeldOutPatients, Results
 from gantk.runs.schemas import is_inside, read, read_log, text_of
 
 FILES = (
@@ -254,7 +254,7 @@ class RunRecord:
         if self.is_evaluated and not self.results.domains:  # of an earlier version
             self.results.domains = list(self.domains)
         self.patients = {
-            key: TestPatients.model_validate(each)
+            key: HeldOutPatients.model_validate(each)
             for key, each in self.read("patients.json").items()
         }
         self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""

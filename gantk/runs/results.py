@@ -386,10 +386,8 @@ class StoredImage(StoredVolume):
     pictures: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
 
-class TestPatients(Table):
+class HeldOutPatients(Table):
     """The test patients of a direction: an entry of patients.json."""
-
-    __test__ = False  # no test of pytest
 
     patients: list[PatientScores] = about("The patients, the worst by the first metric first.", ...)
     cases: list[StoredImage] = about("The images that the report shows.", ...)

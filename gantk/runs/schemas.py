@@ -25,11 +25,11 @@ from gantk.runs.results import (
     Amount,
     CheckpointScores,
     Choice,
+    HeldOutPatients,
     Part,
     Results,
     Speed,
     Step,
-    TestPatients,
 )
 
 LOG = "log.jsonl"
@@ -254,7 +254,7 @@ SCHEMAS = {
     "best.json": Choice,
     "usage.json": Speed,
     "metrics.json": Results,
-    "patients.json": RootModel[dict[Part, TestPatients]],
+    "patients.json": RootModel[dict[Part, HeldOutPatients]],
     "index.json": table(
         "directions",
         "steps",

@@ -22,7 +22,7 @@ from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import PatientScores, StoredImage, StoredVolume, TestPatients
+from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage, StoredVolume
 
 MIN_SLICES = 8  # of a scan that is saved as a volume
 MAX_VOLUMES = 2  # of one direction
@@ -46,7 +46,7 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
     RunFolder(run).write_json("patients.json", entries)
 
 
-def _keep_direction(direction: str, one: Tested, folder: Path) -> TestPatients:
+def _keep_direction(direction: str, one: Tested, folder: Path) -> HeldOutPatients:
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
     cases = []
@@ -65,7 +65,7 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> TestPatients:
     if not volumes and one.made.ndim == 5:
         volumes += [StoredVolume(patient=case.patient, stem=case.stem) for case in cases]
 
-    return TestPatients(patients=rows, cases=cases, volumes=volumes)
+    return HeldOutPatients(patients=rows, cases=cases, volumes=volumes)
 
 
 def _write_kinds(

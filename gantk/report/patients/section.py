@@ -18,7 +18,7 @@ from gantk.formats.nifti import Nifti
 from gantk.report.pictures import encode_image
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import PatientScores, StoredImage, TestPatients
+from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ def error_window(cases: Sequence[Mapping[str, EncodedPixels]]) -> int:
     return min(100, max(5, 5 * math.ceil(20 * largest)))
 
 
-def _direction(record: RunRecord, key: str, found: TestPatients) -> ShownPatients:
+def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPatients:
     """A direction's entry of patients.json with its labels and pictures."""
     label = record.label(key)
     source, _, target = label.partition(ARROW)
