@@ -98,16 +98,12 @@ class RealImages:
 
         left_out = [record for record in records if record.id not in in_splits]
         new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        order = np.random.default_rng(table.split.seed).permutation(len(new))
+        shuffled = np.random.default_rng(table.split.seed).permutation(new)
         test = round(table.split.test * len(new))
         held_out = test + round(table.split.validation * len(new))
-        for place, index in enumerate(order):
-            if place < test:
-                split_of[new[index]] = "test"
-            elif place < held_out:
-                split_of[new[index]] = "validation"
-            else:
-                split_of[new[index]] = "train"
+        parts = np.split(shuffled, [test, held_out])
+        for split, part in zip(("test", "validation", "train"), parts, strict=True):
+            split_of |= dict.fromkeys(part.tolist(), split)
 
         by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
         for record in left_out:
