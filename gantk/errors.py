@@ -13,7 +13,7 @@ import shlex
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
@@ -320,6 +320,12 @@ def argument(path: object) -> str:
     means an option.
     """
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def join_first(texts: Sequence[str], between: str = ", ", most: int = 4) -> str:
+    """Join the first texts, and add the number of the others."""
+    text = between.join(texts[:most])
+    return f"{text} and {len(texts) - most} more" if len(texts) > most else text
 
 
 def count_noun(some: int | Sized, noun: str) -> str:

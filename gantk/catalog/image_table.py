@@ -22,7 +22,7 @@ from gantk.catalog.tables import (
     open_rows,
     usual_columns,
 )
-from gantk.errors import UserError, count_noun, did_you_mean
+from gantk.errors import UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 
@@ -207,9 +207,7 @@ class ImageTable:
 
         mistakes = []
         for mistake, cells in cells_of.items():
-            quoted = ", ".join(cells[:MAX_QUOTED_CELLS])
-            if len(cells) > MAX_QUOTED_CELLS:
-                quoted += f" and {len(cells) - MAX_QUOTED_CELLS} more"
+            quoted = join_first(cells, most=MAX_QUOTED_CELLS)
             mistakes.append(f"{quoted}{': each' if len(cells) > 1 else ''} {mistake}")
         rows = len({line for *_, line in self.wrong})
         first = "the first " if len(self.wrong) >= MAX_WRONG_CELLS else ""

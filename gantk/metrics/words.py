@@ -125,7 +125,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
             figures = [figure for figure in of_images.values() if figure]
         brackets = f" ({'; '.join(figures)})" if figures else ""
         owner = "its" if parts or "the model" in place else "the model's"
-        parts.append(f"{owner} {_join([*of_images])} images {said}{brackets}")
+        parts.append(f"{owner} {join_words([*of_images])} images {said}{brackets}")
 
     return f"{place} {'; '.join(parts)}."
 
@@ -143,7 +143,7 @@ def pairs_sentence(results: Results) -> str:
     if any(tone_of(verdict.without_pairs or Verdict()) != "good" for verdict in lost):
         return ""
 
-    names = _join([*dict.fromkeys(baseline_words(verdict.best_baseline) for verdict in lost)])
+    names = join_words([*dict.fromkeys(baseline_words(verdict.best_baseline) for verdict in lost)])
     return (
         f"Fitting {names} needs registered pairs. The model is better than every baseline that"
         " needs none."
@@ -216,7 +216,7 @@ def _score_names(findings: Sequence[_Finding], judged: int) -> str:
             names.append(name)
     if len(names) > MAX_NAMED_METRICS:
         return f"{len(findings)} of {judged} scores"
-    return _join(names)
+    return join_words(names)
 
 
 def _tested_on(results: Results, unseen: bool) -> str:
@@ -298,7 +298,7 @@ def short_metric_name(metric: str) -> str:
     return f"{head} {rest}".strip().replace("_", " ")
 
 
-def _join(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """`A`, `A and B`, `A, B and C`."""
     if len(items) == 1:
         return items[0]

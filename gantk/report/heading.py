@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gantk.metrics.words import short_metric_name
+from gantk.errors import join_first
+from gantk.metrics.words import join_words, short_metric_name
 from gantk.recipe.departures import NOT_GIVEN
 from gantk.recipe.load import mapping
 from gantk.recipe.published import PublishedSystem, published_system
@@ -79,7 +80,7 @@ def figures_note(system: PublishedSystem | None) -> str:
     """What stands below every published figure in a table."""
     note = "other data, other protocol"
     if system is not None and system.other_settings:
-        note += f", other settings: {named_keys(system.other_settings)}"
+        note += f", other settings: {join_first(system.other_settings, most=MAX_NAMED_KEYS)}"
     return note
 
 
@@ -104,11 +105,9 @@ def figures_apart(
     texts = [
         f"{short_metric_name(metric)} {_figure(scores, metric, left[metric])}" for metric in left
     ]
-    sentence = (
-        f"Published for {label}: {words.join_words(texts)}, on other data, by another protocol."
-    )
+    sentence = f"Published for {label}: {join_words(texts)}, on other data, by another protocol."
     if system.other_system:
-        keys = named_keys(system.other_system)
+        keys = join_first(system.other_system, most=MAX_NAMED_KEYS)
         sentence += f" This run is another system ({keys}), so they are not beside its scores."
     return sentence
 
@@ -122,7 +121,7 @@ def undefined_figures(system: PublishedSystem | None) -> str:
         for name, value in system.undefined.items()
     ]
     return (
-        f"Published, undefined: {words.join_words(texts)}. The report does not say of what, by"
+        f"Published, undefined: {join_words(texts)}. The report does not say of what, by"
         " what, or on which images."
     )
 
@@ -130,11 +129,3 @@ def undefined_figures(system: PublishedSystem | None) -> str:
 def _figure(scores: dict[str, Score], metric: str, value: float) -> str:
     unit = scores[metric].unit if metric in scores else ""
     return words.with_unit(Score(value=value, unit=unit), 2)
-
-
-def named_keys(keys: tuple[str, ...]) -> str:
-    """`method.width, method.depth, data.size and 2 more`."""
-    named = list(keys[:MAX_NAMED_KEYS])
-    if len(keys) > MAX_NAMED_KEYS:
-        return f"{', '.join(named)} and {len(keys) - MAX_NAMED_KEYS} more"
-    return words.join_words(named)

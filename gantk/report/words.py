@@ -20,11 +20,6 @@ def short_time(seconds: float) -> str:
     return f"{number(seconds, 3)} s" if seconds < 120 else duration(seconds)
 
 
-def join_words(items: Sequence[str], conjunction: str = "and") -> str:
-    """Join items as text: `A`, `A and B`, `A, B and C`."""
-    return f" {conjunction} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
-
-
 def metric_name(name: str) -> str:
     """A metric's short name as a title: `ms_ssim` is MS-SSIM, `cycle_error` is Cycle error."""
     short = short_metric_name(name)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.data.dataset import Data
-from gantk.data.split.leakage import join_first
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.method import Method
 from gantk.nets.pretrained import read_state

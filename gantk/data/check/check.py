@@ -15,7 +15,7 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
-from gantk.data.check.findings import Problem, join_first, problem
+from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept
 from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pairs
 from gantk.data.check.populations import domains_of_two_kinds
@@ -34,7 +34,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import sample_indices
-from gantk.errors import TooFewImages, UserError, count_noun
+from gantk.errors import TooFewImages, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 

@@ -22,14 +22,13 @@ from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
-from gantk.errors import count_noun
+from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
-MAX_LISTED = 4  # file names per sentence
 HEADS: Mapping[bool | None, str] = {
     True: "whole heads",
     False: "skull-stripped heads",
@@ -54,14 +53,6 @@ def problem(
         "files": list(files),
         "remedy": remedy,
     }
-
-
-def join_first(texts: Sequence[str], between: str = ", ") -> str:
-    """Join the first few texts, and add the number of the others."""
-    text = between.join(texts[:MAX_LISTED])
-    if len(texts) > MAX_LISTED:
-        text += f" and {len(texts) - MAX_LISTED} more"
-    return text
 
 
 def with_verb(names: Sized, noun: str, words: str) -> str:

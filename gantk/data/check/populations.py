@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.check.findings import HEADS, Problem, join_first, problem
+from gantk.data.check.findings import HEADS, Problem, problem
 from gantk.data.check.inspect import Inspected, inspect_kept
 from gantk.data.preparation import Record
-from gantk.errors import count_noun
+from gantk.errors import count_noun, join_first
 
 Facts = Mapping[str, Any]
 

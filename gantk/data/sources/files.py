@@ -20,7 +20,7 @@ from gantk.data.sources.masks import find_masks
 from gantk.data.sources.pairing import pair_by_name, pair_by_table
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Channels, Onto, VolumeSource
-from gantk.errors import NothingFound, UserError, count_noun, did_you_mean
+from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
 
 MAX_NAMED = 8  # files or folders in a message
@@ -200,10 +200,12 @@ class Files(VolumeSource):
             which = " and which are ".join(self.domains)
             what = f"it is unclear which images in '{self.root}' are {which}"
         if images:
-            what += f". Found: {_first([self.key_of(row.path) for row in images])}"
-            folders = {self.key_of(row.path.parent) for row in images}
+            names = [repr(self.key_of(row.path)) for row in images]
+            what += f". Found: {join_first(names, most=MAX_NAMED)}"
+            folders = sorted({self.key_of(row.path.parent) for row in images}, key=io.natural)
             if len(folders) > 1:
-                what += f", in the folders {_first(sorted(folders, key=io.natural))}"
+                shown = join_first([*map(repr, folders)], most=MAX_NAMED)
+                what += f", in the folders {shown}"
         else:
             what += f". It contains no images ({io.readable()})"
         remedy = rename_or_map({row.contrast for row in images if row.contrast}, self.domains)
@@ -308,9 +310,3 @@ class Files(VolumeSource):
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         self.patients_guessed = self.domains == ("A", "B") and by_names_alone
-
-
-def _first(names: Sequence[str]) -> str:
-    """The first names, quoted, and how many more there are."""
-    shown = ", ".join(map(repr, names[:MAX_NAMED]))
-    return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown

@@ -13,7 +13,7 @@ from gantk.data.split.near_duplicates import (
     near_copies,
     sample_indices,
 )
-from gantk.errors import UserError
+from gantk.errors import UserError, join_first
 
 MAX_LISTED_LEAKS = 10  # leaks that an error lists
 
@@ -44,7 +44,7 @@ def check_leakage(
     if leaks:
         what = (
             "the sets of the split share patients or images, so scores would be too good:"
-            f" {join_first(leaks, '; ')}"
+            f" {join_first(leaks, '; ', MAX_LISTED_LEAKS)}"
         )
         remedy = (
             "remove the copies, split by patient, or use --allow-leakage to train anyway (the run"
@@ -100,7 +100,7 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
         who = "a patient has" if len(both) == 1 else f"{len(both)} patients have"
         what = (
             f"{who} training images in both domains, which does not occur in an unpaired study:"
-            f" {join_first(both, ', ')}"
+            f" {join_first(both, most=MAX_LISTED_LEAKS)}"
         )
         remedy = (
             "set data.unpair = true to train on one domain of each patient, or"
@@ -120,10 +120,3 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
         for identity, names in names_of.items()
         if identity and len(names) > 1
     ]
-
-
-def join_first(found: Sequence[str], between: str = ", ") -> str:
-    """The first MAX_LISTED_LEAKS of these names, and how many more there are."""
-    return between.join(found[:MAX_LISTED_LEAKS]) + (
-        f" and {len(found) - MAX_LISTED_LEAKS} more" if len(found) > MAX_LISTED_LEAKS else ""
-    )
