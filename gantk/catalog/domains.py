@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gantk.catalog.contrasts import (
-    CONTRASTS,
     USUAL,
-    contrast_in,
+    contrasts_in,
     exclude,
     join_contrast_words,
     one_word,
@@ -320,60 +319,13 @@ def possible_originals(stem: str) -> list[str]:
     return [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
 
 
-def contrast_said(path: Path) -> str | None:
-    """The usual contrast in a relative path, the one nearest to the file's name: T1 for
-    `x/t1w/1.png`.
+def contrasts_said(path: Path) -> set[str]:
+    """The usual contrasts in a file's name, or else in the nearest folder of its relative path that
+    says some: t1 for `x/t1w/1.png`.
     """
-    for part in (stem_of(path), *reversed(path.parts[:-1])):
-        word = contrast_in(SPLIT_WORD.sub("", part), set())[0]
-        if word:
-            return CONTRASTS[word].upper()
-    return None
-
-
-def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]]:
-    """By domain, the folders that only its relative paths have: `testA` and `trainA`, not the `png`
-    above both.
-    """
-    parts = {
-        letter: {part for path in paths for part in path.parts[:-1]}
-        for letter, paths in groups.items()
-    }
-    both = set.intersection(*parts.values()) if len(parts) > 1 else set()
-    return {letter: sorted(own - both, key=natural) for letter, own in parts.items()}
-
-
-def _contrasts_said(paths: Collection[Path]) -> set[str]:
-    said = map(contrast_said, paths)
-    return {contrast for contrast in said if contrast is not None}
-
-
-def expect_no_other_contrast(
-    groups: Mapping[str, Collection[Path]], domains: Mapping[str, str]
-) -> None:
-    """UserError where the file names of a domain contain another contrast; a contrast in all
-    domains is ignored.
-
-    Only domains that are usual contrasts are checked: a domain may have any other name.
-    """
-    contrasts = {letter: _contrasts_said(paths) for letter, paths in groups.items()}
-    common = set.intersection(*contrasts.values()) if len(contrasts) > 1 else set()
-    unexpected = {letter: words - common for letter, words in contrasts.items()}
-    for letter, words in unexpected.items():
-        own = usual_contrast(domains[letter])
-        if not own or not words or own.upper() in words:
-            continue
-        if len(contrasts) == 1 and not all(exclude(word.lower(), own) for word in words):
-            continue
-
-        apart = folders_apart(groups)
-        called = [min(said or apart[x] or [x], key=natural) for x, said in unexpected.items()]
-        meant = list(domains.values())
-        what = (
-            f"the folder or file names contain {' and '.join(called)}, but the recipe's domains are"
-            f" {' and '.join(meant)}"
-        )
-        raise UserError(what, where="data.domains", remedy=rename_or_map(called, meant))
+    parts = (stem_of(path), *reversed(path.parts[:-1]))
+    said = (contrasts_in(SPLIT_WORD.sub("", part)) for part in parts)
+    return next(filter(None, said), set())
 
 
 # --- domains that a recipe leaves out

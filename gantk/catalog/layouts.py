@@ -19,8 +19,10 @@ from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_in,
     contrasts_in,
+    exclude,
     one_word,
     same_contrast,
+    usual_contrast,
     without_gaps,
     words_of,
 )
@@ -28,7 +30,6 @@ from gantk.catalog.domains import (
     GLOB,
     bare_stem,
     domain_match,
-    expect_no_other_contrast,
     images_of,
     masks_named,
     patient_of,
@@ -87,8 +88,7 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     """The catalog of image files below `root`, from their names alone.
 
     With `asked.contrasts`, rows of these contrasts have those names, also where folders were only
-    told apart (`trainA`, `trainB`). UserError where a pattern is wrong, or names contain other
-    contrasts than those asked for.
+    told apart (`trainA`, `trainB`). UserError where a pattern is wrong.
     """
     catalog = Catalog(rows_of_images(images, list(asked.contrasts)))
     _set_kinds(catalog, root, asked)
@@ -138,7 +138,7 @@ def _set_contrasts(catalog: Catalog, root: Path, asked: Asked) -> None:
     said = _set_said_contrasts(rows, root, asked)
     found = {name: _rows_of(name, rows, said, root, asked) for name in asked.contrasts}
     if asked.by_folders and len(found) == 1:
-        _take_all_if_unnamed(found, rows, root, asked)
+        _take_all_if_unnamed(found, rows, asked)
     elif asked.by_folders and not any(asked.contrasts.values()):
         found = _told_apart_by_folders(catalog, found, root, asked)
 
@@ -306,22 +306,28 @@ def _with_rule(rows: list[Row], rule: str) -> list[Row]:
     return rows
 
 
-def _take_all_if_unnamed(
-    found: dict[str, list[Row]], rows: Sequence[Row], root: Path, asked: Asked
-) -> None:
+def _take_all_if_unnamed(found: dict[str, list[Row]], rows: Sequence[Row], asked: Asked) -> None:
     """All images are of the only contrast, where no name contains it and none another one."""
     ((contrast, own),) = found.items()
-    if own:
-        return
+    # whoever asks for a word says what there is
+    if not own and not asked.contrasts[contrast] and not _say_others({contrast: rows}):
+        found[contrast] = _with_rule(list(rows), UNNAMED)
 
-    text = asked.contrasts[contrast]
-    if text:
-        return  # whoever asks says what there is
-    below = [Path(root.resolve().name) / relative_to(row.path, root) for row in rows]
-    named = paths_with_contrasts([row.path for row in rows])
-    below += [Path(root.resolve().name) / relative_to(path, root) for path in named.values()]
-    expect_no_other_contrast({"image": below}, {"image": contrast})
-    found[contrast] = _with_rule(list(rows), UNNAMED)
+
+def _say_others(groups: Mapping[str, Sequence[Row]]) -> bool:
+    """Whether the names of a contrast's rows say another one; what those of all contrasts say is
+    ignored. Only usual contrasts are compared: others may have any name.
+    """
+    said = [{row.contrast for row in rows if row.contrast} for rows in groups.values()]
+    common = set.intersection(*said) if len(said) > 1 else set()
+    for contrast, words in zip(groups, said, strict=True):
+        own = usual_contrast(contrast)
+        others = words - common
+        if not own or not others or own.upper() in others:
+            continue
+        if len(said) > 1 or all(exclude(word.lower(), own) for word in others):
+            return True
+    return False
 
 
 def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]], asked: Asked) -> None:
@@ -442,24 +448,19 @@ def _rows_of_groups(
         if parts in contrast_of:
             contrast, _ = contrast_of[parts]
             found[contrast].append(row)
-            row.why["contrast"] = rule
 
     if rule != BEGINS_ALIKE:
-        paths = {
-            letter: [relative_to(row.path, root) for row in rows]
-            for letter, rows in zip("ab", found.values(), strict=True)
-        }
-        expect_no_other_contrast(paths, dict(zip("ab", asked.contrasts, strict=True)))
-        folders = {
-            letter: {part for path in own for part in path.parts[:-1]}
-            for letter, own in paths.items()
-        }
-        both = folders["a"] & folders["b"]
+        if _say_others(found):
+            return dict.fromkeys(asked.contrasts, [])
+        first, second = (
+            {part for row in rows for part in relative_to(row.path, root).parts[:-1]}
+            for rows in found.values()
+        )
         catalog.groups = {
-            contrast: sorted(folders[letter] - both, key=natural)
-            for letter, contrast in zip("ab", asked.contrasts, strict=True)
+            contrast: sorted(own - (first & second), key=natural)
+            for contrast, own in zip(asked.contrasts, (first, second), strict=True)
         }
-    return found
+    return {contrast: _with_rule(rows, rule) for contrast, rows in found.items()}
 
 
 # --- folders, splits

@@ -153,7 +153,6 @@ class Dicom(VolumeSource):
     patient: str = ""
 
     one_contrast = True
-    by_names = False
 
     def __post_init__(self):
         super().__post_init__()

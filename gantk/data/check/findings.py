@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gantk.catalog.channels import numbered_channels
-from gantk.catalog.contrasts import CONTRASTS, contrasts_in, exclude, one_word, usual_contrast
+from gantk.catalog.contrasts import CONTRASTS, exclude, one_word, usual_contrast
+from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
 from gantk.data.intensity import SCALE_RATIO
@@ -356,7 +357,7 @@ def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> It
             dict.fromkeys(each.scan_key or each.key for each in records if each.domain == letter)
         )
         compared = names[:: -(-len(names) // MAX_COMPARED_NAMES) or 1]
-        said[domain] = {name: _contrasts_said(Path(name)) for name in compared}
+        said[domain] = {name: contrasts_said(Path(name)) for name in compared}
         others[domain] = defaultdict(list)
         for name, contrasts in said[domain].items():
             if own and len(contrasts) == 1 and own not in contrasts:
@@ -375,12 +376,6 @@ def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> It
                 what = f"{of} {agreeing(names, 'is|are')} called {other.upper()} by name:"
                 remedy = "look at these images, and correct their domain in a table, or the names"
                 yield problem("contrast", "warning", what, names, remedy)
-
-
-def _contrasts_said(path: Path) -> set[str]:
-    """The contrasts in a file's name, or else in its nearest folder that says some."""
-    parts = (stem_of(path), *reversed(path.parts[:-1]))
-    return next(filter(None, map(contrasts_in, parts)), set())
 
 
 def numbers_after_contrasts(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import contrast_in, exclude, one_word, usual_contrast
-from gantk.catalog.domains import bare_stem, contrast_said, patient_of
+from gantk.catalog.domains import bare_stem, contrasts_said, patient_of
 from gantk.catalog.image_table import ImageTable
 from gantk.catalog.patients import patients_in_names, unsure
 from gantk.catalog.tables import no_domain
@@ -158,15 +158,13 @@ class Manifest(VolumeSource):
         """UserError where the table says no domain, but the names of its files say another contrast
         than the recipe's domain, or several.
         """
-        said = set(filter(None, (contrast_said(Path(item.key)) for item in items)))
+        said = set().union(*(contrasts_said(Path(item.key)) for item in items))
         own = usual_contrast(self.domains[0])
-        others = [word for word in said if exclude(word.lower(), own)]
-        if own is None:
-            others = [
-                word for word in said if any(exclude(word.lower(), each.lower()) for each in said)
-            ]
+        others = [word for word in said for each in ([own] if own else said) if exclude(word, each)]
         if others:
-            raise no_domain(self.images.columns, self.images.own_names["path"], said)
+            raise no_domain(
+                self.images.columns, self.images.own_names["path"], {*map(str.upper, said)}
+            )
 
     def _patient_in(self, key: str) -> str:
         """The patient of a volume, which is one patient's scan: its name may say whose."""
