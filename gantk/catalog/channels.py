@@ -25,45 +25,30 @@ IMAGES_FOLDER = re.compile(r"images(Tr|Ts|Va|Val)")
 MAX_CHANNELS = 10
 
 
-def paths_with_contrasts(images: Iterable[Path]) -> dict[Path, Path]:
-    """By image, the path that says its contrast: `p1_T1.nii.gz` for `p1_0000.nii.gz` where a
-    dataset.json beside it, or beside its folder, says that channel 0 is T1; else the image's own.
+def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row]:
+    """A row for each image, with its contrast where a dataset.json beside it, or beside its folder,
+    names that of its channel (`p1_0000.nii.gz`); for a file of several volumes one for each of
+    these contrasts that dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
 
     UserError for a dataset.json that cannot be read, or gives two channels one name.
     """
-
     words_of = cache(_words_of_folder)  # for this call: the file may be corrected afterwards
-    paths = {}
-    for image in images:
-        paths[image] = image
-        stem = stem_of(image)
-        match = CHANNEL.fullmatch(stem)
-        if not match:
-            continue
-        word = words_of(image.absolute().parent).get(int(match[2]))
-        if word:
-            paths[image] = image.with_name(f"{match[1]}_{word}{image.name[len(stem) :]}")
-
-    return paths
-
-
-def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row]:
-    """A row for each image; for a file of several volumes one for each of these contrasts that
-    dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
-    """
-    words_of = cache(_words_of_folder)
     rows = []
     for image in images:
-        words: dict[int, str] = {}
         stem = stem_of(image)
+        channel = CHANNEL.fullmatch(stem)
         says_one = contrasts_in(stem) or contrasts_in(image.parent.name)
-        if is_volume(image) and not says_one and not CHANNEL.fullmatch(stem):
+        words: dict[int, str] = {}
+        if channel or (is_volume(image) and not says_one):
             words = words_of(image.absolute().parent)
-        volumes = []
-        for number, word in words.items() if len(words) > 1 else ():
+
+        found = []
+        if channel and int(channel[2]) in words:
+            found.append(Row((image,), words[int(channel[2])], stem=channel[1]))
+        for number, word in words.items() if len(words) > 1 and not channel else ():
             if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
-                volumes.append(Row((image,), contrast=word, volume=number))
-        rows += volumes or [Row((image,))]
+                found.append(Row((image,), word, volume=number))
+        rows += found or [Row((image,))]
     return rows
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row, groups_of, has_one_of_each, has_several
-from gantk.catalog.channels import paths_with_contrasts, rows_of_images
+from gantk.catalog.channels import rows_of_images
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
     CONTRASTS,
@@ -152,19 +152,17 @@ def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[i
     word for the contrast.
     """
     words = _words_wanted(asked)
-    named = paths_with_contrasts([row.path for row in rows])
     said = {}
     for row in rows:
-        path = named[row.path].relative_to(root)
-        word, row.stem, where = _contrast_in_path(path, words)
-        if row.volume is not None:
-            word, where = row.contrast.lower(), "the volume's name in dataset.json"
+        path = row.path.relative_to(root)
+        word, stem, where = _contrast_in_path(path, words)
+        row.stem = row.stem or stem
+        if row.contrast:
+            word = row.contrast.lower()
+            where = f"the {'channel' if row.volume is None else 'volume'}'s name in dataset.json"
         elif not word and len(asked.contrasts) == 1:  # the root's own name may say the only one
             word = contrast_in(root.resolve().name, words)[0] or ""
             where = f"the folder's name '{root.resolve().name}'"
-        if not word and named[row.path] != row.path:
-            word = stem_of(named[row.path]).rpartition("_")[2].lower()
-            where = "the channel's name in dataset.json"
 
         if word and not asked.contrasts and len(_contrasts_of(path)) > 1:
             row.why["contrast"] = "empty: folder and file name different contrasts"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,17 @@ def read_split_file(records: Sequence[Record], file: str) -> tuple[list[Record],
     column = _column(path, [*header, *own], ("patient", "path", "key"))
     _column(path, header, ("split",))
     sets = _read_sets(path, lines, own.get(column, column))
-    assigned = list(zip(records, _sets_of(records, path, column, sets), strict=True))
-    without_row = [record for record, place in assigned if place is None]
+    if column == "path":
+        sets = {_resolved(path.parent / name): value for name, value in sets.items()}
+
+    set_of = {}
+    for record in records:
+        set_of[record.id] = next((sets[x] for x in _names(record, column) if x in sets), None)
+    without_row = [record for record in records if set_of[record.id] is None]
     if without_row:
         raise _missing(path, column, records, without_row)
 
-    kept = [replace(record, split=place) for record, place in assigned if place != "none"]
+    kept = [replace(each, split=set_of[each.id]) for each in records if set_of[each.id] != "none"]
     _expect_pairs_together(kept, path)
     return kept, {"file": {"path": str(path), "sha256": sha256_of(path)}}
 
@@ -113,43 +118,27 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     return present[0]
 
 
-def _sets_of(
-    records: Sequence[Record], path: Path, column: str, sets: dict[str, str]
-) -> list[str | None]:
-    """The set of each record, None for a record without a row; a row may name a DICOM series by its
-    folder.
-    """
-    if column != "path":
-        found = []
-        for record in records:
-            if column == "patient":
-                # a pseudonym's attribute `of` is the patient's name in the file
-                names = (record.subject, getattr(record.subject, "of", ""))
-            else:
-                names = (record.key, record.scan_key)
-            found.append(next((sets[name] for name in names if name in sets), None))
+def _names(record: Record, column: str) -> Sequence[str]:
+    """What a row may call a record in this column; a DICOM series by its folder, too."""
+    if column == "patient":
+        # a pseudonym's attribute `of` is the patient's name in the file
+        return record.subject, getattr(record.subject, "of", "")
+    if column == "key":
+        return record.key, record.scan_key
+    places = [_resolved(place) for file in record.files for place in (file, file.parent)]
+    return places or [record.key]
 
-        return found
 
-    places = {(path.parent / name).resolve(): value for name, value in sets.items()}
-
-    @cache  # each plane of a volume has the same path
-    def place_of(file: Path) -> str | None:
-        return places.get(file.resolve(), places.get(file.resolve().parent))
-
-    return [next(filter(None, map(place_of, record.files)), None) for record in records]
+@lru_cache(maxsize=2**16)  # each plane of a volume has the same path
+def _resolved(file: Path) -> str:
+    return str(file.resolve())
 
 
 def _missing(
     path: Path, column: str, records: Sequence[Record], missing: Sequence[Record]
 ) -> UserError:
-    name = {
-        "patient": lambda r: r.subject,
-        "path": lambda r: str(r.path or r.key),
-        "key": lambda r: r.key,
-    }[column]
-    names = sorted(set(map(name, missing)))
-    count = len(set(map(name, records)))
+    names = sorted({_names(record, column)[0] for record in missing})
+    count = len({_names(record, column)[0] for record in records})
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
     what = (
         f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in"
