@@ -187,9 +187,10 @@ class PairScorer:
 
         units = references.units
         if units is not None:
-            native = [units.native(images, part.start) for images in (made, real)]
-            yield from self._scores("native", *native, masks)
-            yield from self._scores("raw", *native, masks, units.name)
+            native_made = units.native(made, part.start)
+            native_real = units.native(real, part.start)
+            yield from self._scores("native", native_made, native_real, masks)
+            yield from self._scores("raw", native_made, native_real, masks, units.name)
 
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
         # sign.

@@ -101,9 +101,9 @@ class RealImages:
         shuffled = np.random.default_rng(table.split.seed).permutation(new)
         test = round(table.split.test * len(new))
         held_out = test + round(table.split.validation * len(new))
-        parts = np.split(shuffled, [test, held_out])
-        for split, part in zip(("test", "validation", "train"), parts, strict=True):
-            split_of |= dict.fromkeys(part.tolist(), split)
+        sets = np.split(shuffled, [test, held_out])
+        for split, patients in zip(("test", "validation", "train"), sets, strict=True):
+            split_of |= dict.fromkeys(patients.tolist(), split)
 
         by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
         for record in left_out:

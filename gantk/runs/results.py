@@ -439,9 +439,10 @@ class Choice(Table):
 
     def _best_step(self) -> int:
         """The step of the best score, the earlier of equal ones; without scores the newest."""
+        rows: list[dict[str, Any]] = [*self.table]
         scored = self._scored()
         if not scored:
-            return max(row["step"] for row in self.table)
+            return max(row["step"] for row in rows)
         sign = -1 if self.higher_is_better else 1
         best = min(
             scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
