@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from gantk.data.preparation import Record
 from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
-from gantk.metrics.references import OTHER, number_that_fits, spread, windows
+from gantk.metrics.references import OTHER, direction_to, number_that_fits, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
 MAX_SOURCES = 32  # images translated at a save
@@ -101,7 +101,7 @@ class Criterion:
             criteria["cycle"] = round(cycle, 6)
             score += (cycle / max(difference(inputs), 1e-6)) ** 4
 
-        return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
+        return direction_to(to), criteria | {"score": score}
 
     def _kid(self, real: ImageGroup, images: Tensor) -> float:
         value = self.kid(real, real, self.reals.group(images)).value

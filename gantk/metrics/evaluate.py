@@ -27,6 +27,7 @@ from gantk.metrics.references import (
     MAX_SET_IMAGES,
     OTHER,
     RealImages,
+    direction_to,
     number_that_fits,
     spread,
 )
@@ -216,7 +217,7 @@ class Scorer:
         batch = SampleBatch(two_way=self.two_way)
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in self.method.directions():
-            key = f"{OTHER[to]}_to_{to}"
+            key = direction_to(to)
             if pairs:
                 sources = [pair[OTHER[to]] for pair in pairs]
             else:
@@ -264,7 +265,7 @@ class Scorer:
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to, records))
-            scores[f"{OTHER[to]}_to_{to}"] = self.curves.scores(self.curves(made, references))
+            scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
         if self.method.samples and not self.method.directions() and self.set_metrics:
             scores["image"] = self._validate_samples()
@@ -329,7 +330,7 @@ class Scorer:
     def _test_direction(
         self, results: Results, to: str, others: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        key = f"{OTHER[to]}_to_{to}"
+        key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
@@ -438,12 +439,12 @@ class Scorer:
         made = self.translate(inputs, to, sources)
         back = self.data.centre(self.translate(made, OTHER[to], sources))
         references = self.reals.originals(sources, OTHER[to], self.data.centre(inputs))
-        way = f"{OTHER[to]}_to_{to}_to_{OTHER[to]}"
+        way = f"{direction_to(to)}_to_{OTHER[to]}"
         scores = {}
         for name, score in self.cycles.scores(self.cycles(back, references)).items():
             definition = f"{way}/{score.definition}{note}"
             scores[name] = score.model_copy(update={"definition": definition})
-        results.cycle[f"{OTHER[to]}_to_{to}"] = scores
+        results.cycle[direction_to(to)] = scores
 
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images

@@ -36,6 +36,11 @@ HOUNSFIELD_BLACK = (
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
 
 
+def direction_to(letter: str) -> str:
+    """The direction `a_to_b` whose target is the domain `b`."""
+    return f"{OTHER[letter]}_to_{letter}"
+
+
 class RealImages:
     """The real images of a run: as network inputs, as they are scored, and as sets, with
     intensities from 0 (black).

@@ -156,13 +156,14 @@ class PairedTest(Table):
     gain: float = about(
         "Mean gain of the model over the baseline; positive if the model is better.", ...
     )
-    p: Share = about("p-value of the two-sided sign-flip permutation test.", ...)
+    p: Share = about(
+        "p-value of the two-sided sign-flip permutation test, exact up to 20 patients.", ...
+    )
     primary_p: Share | None = about(
         "`p` of the recipe's first score, corrected by Holm's method for the directions; decides its"
         " verdict."
     )
     ci95: Pair | None = about("95 % interval of the gain.")
-    exact: bool | None = about("Whether all sign patterns were tried: true up to 20 patients.")
     wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")
     effect: float | None = about("Hedges' g of the paired differences; null if it is not defined.")
     needed: Step | None = about(

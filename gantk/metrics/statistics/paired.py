@@ -44,7 +44,6 @@ def paired_test(gains: Sequence[float]) -> PairedTest | None:
         gain=cast(float, mean.value),
         ci95=mean.ci95,
         p=sign_flip_p(values),
-        exact=n <= MAX_EXACT_PATIENTS,
         wilcoxon=float(wilcoxon(values).pvalue) if values.any() else 1.0,
         effect=effect,
         needed=patients_needed(effect),

@@ -19,6 +19,7 @@ from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
+from gantk.metrics.references import spread
 from gantk.metrics.sets import ImageGroup, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
@@ -406,5 +407,5 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _spread(group: ImageGroup, count: int) -> ImageGroup:
     """`count` images of a set, evenly spread over it."""
     keep = torch.zeros(len(group), dtype=torch.bool)
-    keep[np.linspace(0, len(group) - 1, count).round().astype(int)] = True
+    keep[spread(range(len(group)), count)] = True
     return select_images(group, keep)
