@@ -16,15 +16,15 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import UNUSABLE, Image, usable
 from gantk.inference.frame import OTHER, Frame, TranslateOptions
-from gantk.inference.library_images import Back, from_library_image
-from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
-from gantk.inference.patients import (
+from gantk.inference.jobs import (
     by_contrast,
     contrasts_to_make,
     expect_sources,
     on_one_grid,
     stack_contrasts,
 )
+from gantk.inference.library_images import Back, from_library_image
+from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = (

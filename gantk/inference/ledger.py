@@ -8,35 +8,14 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import LOCK, append_to_file, lock_folder, make_folder, read_file, write_file
-from gantk.formats.image import Scan
+from gantk.inference.jobs import Job
 
 MAX_LEDGER_BYTES = 2**28
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of
-    the result.
-    """
-
-    scans: tuple[Scan | None, ...]
-    target: Path
-    name: str  # of the input, relative to the input folder
-    # the contrasts to make and the path of each, where these depend on what a patient has; (): all
-    # contrasts of the target domain
-    makes: tuple[tuple[str, Path], ...] = ()
-    problem: UserError | None = None  # why it cannot be translated
-
-    @property
-    def files(self) -> list[Path]:
-        """All files of the input."""
-        return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
 class Ledger:
@@ -68,9 +47,7 @@ class Ledger:
         # missing or damaged
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError, UserError):
             text = read_file(self.path, max_bytes=MAX_LEDGER_BYTES).decode("utf-8", "replace")
-            entries = _parse_json(text) or [
-                entry for line in text.split("\n") for entry in _parse_json(line)
-            ]
+            entries = [entry for line in text.split("\n") for entry in _parse_json(line)]
             if entries[0]["head"] == self.head:
                 for entry in entries:
                     self.done |= entry["done"]

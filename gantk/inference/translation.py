@@ -29,20 +29,20 @@ from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
-from gantk.inference.ledger import Job, Ledger
-from gantk.inference.model import MIN_AUROC, TrainedModel
-from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
-from gantk.inference.patients import (
-    Patient,
+from gantk.inference.jobs import (
+    Job,
     contrasts_to_make,
     expect_sources,
     inputs_below,
+    job_of_files,
+    jobs_of_cases,
     on_one_grid,
-    patient_of_files,
-    patients_of,
     rows_of_one,
     stack_contrasts,
 )
+from gantk.inference.ledger import Ledger
+from gantk.inference.model import MIN_AUROC, TrainedModel
+from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
 from gantk.inference.pipeline import MAX_OF_BYTE
 from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
 from gantk.plugin.loader import load
@@ -177,18 +177,39 @@ class Translation:
         kept.
         """
         jobs, folder = self._jobs_of(source, target)
-        return self._translate_all(jobs, folder)
+        ledger = Ledger(folder, self._identity()) if folder else None
+        # an error leaves the ledger, so that a next call goes on
+        with ledger or contextlib.nullcontext():
+            self._sweep(jobs, folder)
+            outcomes: dict[Job, Any] = {}
+            for job in jobs:
+                outcomes[job] = ledger.results(job) if ledger else None
+
+            new = [job for job in jobs if outcomes[job] is None]
+            if folder:
+                self.targets = {job.target for job in jobs}
+                for paths in outcomes.values():
+                    self.targets.update(paths or ())
+
+            self._expect_possible_names(jobs)
+            self._expect_writable(new)
+            if self.workers:
+                outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
+            else:
+                shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
+                outcomes |= self._translate_overlapped(new, shares, ledger)
+
+            return self._finish(outcomes, folder, len(jobs) - len(new))
 
     def _jobs_of(
         self, source: Path | Mapping[str, Path], target: Path
     ) -> tuple[Sequence[Job], Path | None]:
         """What is to be translated, and the folder of results; None where there is one input."""
         if isinstance(source, Mapping):
-            patient = patient_of_files(source, self.contrasts)
+            patient = job_of_files(source, self.contrasts)
             if self.several_contrasts:
                 return self._jobs_of_patient(patient, target), None
-            ((_, scan),) = patient.scans.items()
-            return self._jobs_of(scan.path, target)
+            return self._jobs_of(patient.files[0], target)
 
         if not source.exists():
             what = f"there is no file or folder '{source}'"
@@ -197,7 +218,7 @@ class Translation:
         is_table = source.suffix.lower() in (".csv", ".tsv") and source.is_file()
         if self.several_contrasts and is_table:
             catalog = read_table(source, self.contrasts)
-            patients = patients_of(catalog, source.parent, self.contrasts)
+            patients = jobs_of_cases(catalog, source.parent, self.contrasts)
             return self._in_folder(self._jobs(patients, target), source, target), target
 
         if not source.is_dir():
@@ -215,8 +236,10 @@ class Translation:
             source, target, self.contrasts, stripped=self.frame.stripped and self.several_contrasts
         )
         if self.several_contrasts:
-            patients = patients_of(catalog, source, self.contrasts)
-            scans = [scan for patient in patients for scan in patient.all_scans]
+            patients = jobs_of_cases(catalog, source, self.contrasts)
+            scans = [
+                scan for each in patients for found in each.candidates.values() for scan in found
+            ]
             images = [row for row in catalog if row.kind != "mask"]
             self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
             jobs = self._jobs(patients, target)
@@ -227,19 +250,23 @@ class Translation:
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
             if suffix_of(target) not in files.formats():
                 target = _with_suffix(target, self.suffix)
-            return [Job((scans[0],), target, source.name)], None
+            return [self._job_of_scan(scans[0], target, source.name)], None
 
         self._say_unused(catalog, source, scans, "INPUT")
-        jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
+        jobs = [self._job_of_scan(scan, target / scan.name, scan.name) for scan in scans]
         return self._in_folder(jobs, source, target, catalog), target
 
     def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
         """The job of one file to a file, or into a folder, where a plugin may name the result."""
         scan = Scan(source, (source,), source.name)
-        job = Job((scan,), _target_file(source, target, self.suffix), source.name)
+        job = self._job_of_scan(scan, _target_file(source, target, self.suffix), source.name)
         return [job] if job.target == target else self._name_results([job], target)
 
-    def _jobs_of_patient(self, patient: Patient, target: Path) -> list[Job]:
+    def _job_of_scan(self, scan: Scan, target: Path, name: str) -> Job:
+        """The job of one image, which holds all contrasts."""
+        return Job(name, {self.frame.source: [scan]}, target)
+
+    def _jobs_of_patient(self, patient: Job, target: Path) -> list[Job]:
         """The job of files that are named by contrast to a file, or into a folder."""
         is_file = files.is_image(target) and not target.is_dir()
         if not is_file:
@@ -256,8 +283,7 @@ class Translation:
                 remedy=f"name a folder, or add --to {made[0]}",
             )
 
-        first = next(iter(patient.scans.values())).path
-        target = _target_file(first, target, self.suffix)
+        target = _target_file(patient.files[0], target, self.suffix)
         if any(target.exists() and target.samefile(file) for file in job.files):
             raise UserError(
                 "OUTPUT is one of the inputs", where=str(target), remedy="name another file"
@@ -279,8 +305,8 @@ class Translation:
                 f" it: {how})"
             )
 
-    def _jobs(self, patients: Sequence[Patient], target: Path) -> list[Job]:
-        """A job for each patient; UserError where nothing is to be made of any."""
+    def _jobs(self, patients: Sequence[Job], target: Path) -> list[Job]:
+        """The jobs of the patients with their targets; UserError where nothing is to be made of any."""
         if not self.frame.completes:
             return [self._job_of_domain(patient, target) for patient in patients]
 
@@ -294,8 +320,14 @@ class Translation:
                 complete[patient.name] = nothing_missing
                 continue
 
-            self._note_made_again(patient, names)
-            jobs.append(self._job(patient, target, names))
+            for name in names:
+                if name in patient.candidates:
+                    line = f"{name} is there, but is made from the others, because --to asks for it"
+                    self.notes["note", line].append(patient.name)
+
+            folder = target / patient.place
+            makes = tuple((name, folder / patient.result_name(name)) for name in names)
+            jobs.append(replace(patient, target=makes[0][1], makes=makes))
 
         if not jobs:
             raise complete.popitem()[1]
@@ -304,33 +336,14 @@ class Translation:
             self.say(f"note     left out, because no contrast is missing{listed}")
         return jobs
 
-    def _note_made_again(self, patient: Patient, names: Sequence[str]) -> None:
-        """Note the contrasts that are made although the patient has them."""
-        for name in names:
-            if name in patient.candidates:
-                line = f"{name} is there, but is made from the others, because --to asks for it"
-                self.notes["note", line].append(patient.name)
-
-    def _job(self, patient: Patient, target: Path, names: Sequence[str]) -> Job:
-        """The job that makes these contrasts of a patient."""
-        makes = []
-        for name in names:
-            path = target / patient.place / patient.result_name(name)
-            makes.append((name, path))
-
-        scans = patient.scans_of(self.contrasts)
-        return Job(scans, makes[0][1], patient.name, tuple(makes), patient.problem)
-
-    def _job_of_domain(self, patient: Patient, target: Path) -> Job:
+    def _job_of_domain(self, patient: Job, target: Path) -> Job:
         """The job that makes the target domain of a patient, in a file named after folder and
         domain.
         """
-        scans = patient.scans_of(self.contrasts)
         first = next(iter(patient.scans.values())).path
         domain = self.frame.target.replace("+", "-")
         name = f"{first.parent.name}_{domain}{suffix_of(first)}"
-        path = target / patient.place.parent / name
-        return Job(scans, path, patient.name, problem=patient.problem)
+        return replace(patient, target=target / patient.place.parent / name)
 
     def _with_suffixes(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs with results of the chosen format."""
@@ -391,34 +404,6 @@ class Translation:
             ] = left_out
 
         return named
-
-    def _translate_all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
-        """Translate jobs whose results go into `folder`; without a folder there is one job, whose
-        error is raised. Returns the paths of all results, those of an earlier call included.
-        """
-        ledger = Ledger(folder, self._identity()) if folder else None
-        # an error leaves the ledger, so that a next call goes on
-        with ledger or contextlib.nullcontext():
-            self._sweep(jobs, folder)
-            outcomes: dict[Job, Any] = {}
-            for job in jobs:
-                outcomes[job] = ledger.results(job) if ledger else None
-
-            new = [job for job in jobs if outcomes[job] is None]
-            if folder:
-                self.targets = {job.target for job in jobs}
-                for paths in outcomes.values():
-                    self.targets.update(paths or ())
-
-            self._expect_possible_names(jobs)
-            self._expect_writable(new)
-            if self.workers:
-                outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
-            else:
-                shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-                outcomes |= self._translate_overlapped(new, shares, ledger)
-
-            return self._finish(outcomes, folder, len(jobs) - len(new))
 
     def _finish(
         self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
@@ -625,13 +610,11 @@ class Translation:
         if job.problem:
             raise job.problem
 
-        first = job.scans[0]
-        if len(job.scans) == 1 and first is not None:
-            return self._check_image(
-                job, self._in_colours_of_model(self.read(first, self.volume), job)
-            )
+        scans = job.scans
+        if self._is_one_image(job):
+            image = self.read(scans[self.frame.source], self.volume)
+            return self._check_image(job, self._in_colours_of_model(image, job))
 
-        scans = self._scans_of(job)
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {}
@@ -658,7 +641,6 @@ class Translation:
     def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         """Translate a job's image; plugins may warn of the result of a single contrast."""
         self.progress(begun, job.name)
-        single = len(job.scans) == 1
 
         def report(done: int, total: int) -> None:
             self.progress(begun + done / total / jobs, job.name)
@@ -666,7 +648,7 @@ class Translation:
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         # now, because the image may be overwritten
         check = None
-        if single:
+        if self._is_one_image(job):
             pipeline = self.model.pipeline(self.letter, self.options)
             check = ResultCheck(pipeline, image)
             if self.count > 1:
@@ -697,7 +679,7 @@ class Translation:
         """
         about = job.files
         if contrast:
-            about = [*self._scans_of(job)[contrast].files]
+            about = [*job.scans[contrast].files]
         for kind, line in notes:
             self.notes[kind, line].append(job.name)
             if kind == "warning" and hasattr(self.layout, "keep_warning"):
@@ -795,23 +777,20 @@ class Translation:
         stripped = self.stripped.get(job.name)
         return facts if stripped is None else facts | {"SkullStripped": stripped}
 
-    def _scans_of(self, job: Job) -> dict[str, Scan]:
-        """The scans that a job has, by their contrasts."""
-        names = self.contrasts
-        if len(job.scans) != len(names):  # all contrasts are channels of one file
-            names = [self.frame.source]
-        return {name: scan for name, scan in zip(names, job.scans, strict=True) if scan}
+    def _is_one_image(self, job: Job) -> bool:
+        """Whether a job has one image of all contrasts."""
+        return [*job.scans] == [self.frame.source]
 
     def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
         """The scans of a job that a contrast is made of, by their contrasts."""
-        scans = self._scans_of(job)
+        scans = job.scans
         if self.frame.completes:
             scans.pop(contrast, None)
         return scans
 
     def _grid_of(self, job: Job) -> Path:
         """The path of the scan whose grid the results of a job have, see `on_one_grid`."""
-        scans = self._scans_of(job)
+        scans = job.scans
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return scans[onto or next(iter(scans))].path
 

@@ -24,8 +24,7 @@ from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.ledger import Job
-from gantk.inference.translation import Translation, with_channels
+from gantk.inference.translation import Job, Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
@@ -181,12 +180,15 @@ class WrittenTranslations:
         finite.
         """
         translation = self._translation(to, label, file)
+        frame = translation.frame
+        names = translation.contrasts if len(file.scans) > 1 else [frame.source]
+        scans = {name: [scan] for name, scan in zip(names, file.scans, strict=True) if scan}
         present = next(scan for scan in file.scans if scan is not None)
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
             translation.targets = {target}  # as of a folder: .tif where PNG cannot hold the values
-            outcome, _, _ = translation.translate_one(Job(file.scans, target, present.name))
+            outcome, _, _ = translation.translate_one(Job(present.name, scans, target))
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):

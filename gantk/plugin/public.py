@@ -60,7 +60,6 @@ PUBLIC_MODULES = (
     "gantk.runs.trained",
     "gantk.prepare.module",
     "gantk.inference.frame",
-    "gantk.inference.ledger",
     "gantk.inference.model",
     "gantk.inference.pipeline",
     "gantk.inference.translation",

@@ -98,7 +98,6 @@ READERS = ("gantk_bids", "gantk_dicom")
 ASK_BY_NAME = {  # a table without a column for patients; a recipe's files before they are chosen
     ("gantk.data.sources.table", "gantk.catalog.patients"),
     ("gantk.data.sources.files", "gantk.catalog.versions"),
-    ("gantk.inference.patients", "gantk.catalog.versions"),
 }
 
 

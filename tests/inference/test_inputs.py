@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gantk.inference.patients import inputs_below, patients_of, rows_of_one
+from gantk.inference.jobs import inputs_below, jobs_of_cases, rows_of_one
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -104,7 +104,7 @@ def test_patients_of_a_model_of_several_contrasts(names, expected, tmp_path):
     catalog = inputs_below(tmp_path, tmp_path / "out", NAMES)
 
     found = []
-    for patient in patients_of(catalog, tmp_path, NAMES):
+    for patient in jobs_of_cases(catalog, tmp_path, NAMES):
         lacks = next(name for name in NAMES if name not in patient.candidates)
         has = f"{patient.place.as_posix()}: {' '.join(patient.candidates)}"
         found.append(f"{has} -> {patient.result_name(lacks)}")
@@ -115,5 +115,5 @@ def test_an_image_without_skull_replaces_the_whole_head(tmp_path):
     names = ["p1/T1.nii.gz", "p1/T1_brain.nii.gz"]
     catalog = inputs_below(tree(tmp_path, *names), tmp_path / "out", ["T1", "T2"], stripped=True)
 
-    (patient,) = patients_of(catalog, tmp_path, ["T1", "T2"])
+    (patient,) = jobs_of_cases(catalog, tmp_path, ["T1", "T2"])
     assert patient.scans["T1"].path.name == "T1_brain.nii.gz"

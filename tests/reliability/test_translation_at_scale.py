@@ -85,7 +85,7 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == FILES
 
 
-def test_torn_and_older_lists_of_results_are_understood(tmp_path):
+def test_torn_and_damaged_lists_of_results_are_understood(tmp_path):
     source = pictures(tmp_path / "in", 6)
     (source / "slice-00004.png").write_bytes(b"no picture")
 
@@ -103,13 +103,7 @@ def test_torn_and_older_lists_of_results_are_understood(tmp_path):
 
     assert "4 of 6 inputs were already translated" in translate(source, tmp_path / "out")[-1]
 
-    known = [json.loads(line) for line in lines]
-    whole = {
-        "head": known[0]["head"],
-        "done": {name: each for line in known for name, each in line["done"].items()},
-    }
     for text, count in (
-        (json.dumps(whole, indent=1), 5),
         (lines[0], 0),
         ("[]", 0),
         ("\0" * 50, 0),

@@ -10,8 +10,7 @@ from typing import Any
 
 from gantk import load
 from gantk.errors import GantkError
-from gantk.inference.ledger import Job
-from gantk.inference.translation import FAILURES, Translation
+from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.launch import ALONE
 from gantk_cluster.ray.cluster import Room, connect_cluster
 

@@ -1,11 +1,11 @@
-"""What a model translates: the rows of a catalog, for models of several contrasts as patients, whose
-images are brought onto one grid.
+"""What a model translates (`Job`): the rows of a catalog, for models of several contrasts its cases,
+whose images are brought onto one grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,31 +29,37 @@ from gantk.formats.image import Image, Scan
 from gantk.inference.sidecar import is_generated
 
 T = TypeVar("T")
-Candidates = dict[str, list[Scan]]  # by contrast
 
 
-@dataclass(frozen=True)
-class Patient:
-    """The scans that one patient has of a model's contrasts, in the model's order."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is translated at once, an image or the images of one patient, and where its results lie.
 
-    name: str  # in messages
-    place: Path  # of the results in the folder of results
-    candidates: Candidates = field(default_factory=dict)
+    Attributes:
+        name: of the input, relative to the input folder.
+        candidates: the scans of each contrast, in the model's order; one image of all contrasts is
+            that of the model's source domain.
+        target: the path of the result.
+        makes: the contrasts to make and the path of each, where these depend on what a patient has;
+            (): all contrasts of the target domain.
+        place: of a patient's results in the folder of results.
+    """
+
+    name: str
+    candidates: Mapping[str, Sequence[Scan]]
+    target: Path = Path()
+    makes: tuple[tuple[str, Path], ...] = ()
+    place: Path = Path()
 
     @property
     def scans(self) -> dict[str, Scan]:
-        """The scan of each contrast that the patient has."""
+        """The scan of each contrast that there is."""
         return {contrast: found[0] for contrast, found in self.candidates.items()}
 
     @property
-    def all_scans(self) -> list[Scan]:
-        """All scans that were found for the contrasts."""
-        return [scan for found in self.candidates.values() for scan in found]
-
-    def scans_of(self, contrasts: Sequence[str]) -> tuple[Scan | None, ...]:
-        """The scan of each of these contrasts; None for one that the patient lacks."""
-        found = self.scans
-        return tuple(found.get(contrast) for contrast in contrasts)
+    def files(self) -> list[Path]:
+        """All files of the input."""
+        return [file for scan in self.scans.values() for file in scan.files]
 
     @property
     def problem(self) -> UserError | None:
@@ -74,7 +80,7 @@ class Patient:
         return None
 
     def result_name(self, contrast: str) -> str:
-        """The name of the result for a contrast, in the style of the patient's files.
+        """The name of the result for a contrast, in the style of the inputs.
 
         `007_t1n.nii.gz` and FLAIR give `007_t2f.nii.gz`. A DICOM series is named by its contrast.
         """
@@ -129,10 +135,12 @@ def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     return rows or readable
 
 
-def patients_of(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Patient]:
-    """A patient for each case of a catalog below the folder `root`; UserError without any."""
+def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Job]:
+    """A job, not yet with its target, for each case of a catalog below the folder `root`; UserError
+    without any.
+    """
     cases = catalog.cases(contrasts)
-    patients = []
+    jobs = []
     for case in cases:
         candidates = {}
         for contrast, rows in _in_order(case.rows, contrasts).items():
@@ -140,9 +148,9 @@ def patients_of(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[
 
         place = _folder_of_case(case, root, alone=len(cases) == 1)
         name = root.name if place == Path() else place.as_posix()
-        patients.append(Patient(name, place, candidates))
+        jobs.append(Job(name, candidates, place=place))
 
-    if not patients:
+    if not jobs:
         what = f"no folder in '{root}' contains files named after {', '.join(contrasts)}"
         found = [f"'{row.scan_below(root).name}'" for row in catalog if row.kind != "other"]
         if found:
@@ -155,7 +163,7 @@ def patients_of(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[
                 f" --from {contrasts[0]}=FILE"
             ),
         )
-    return patients
+    return jobs
 
 
 def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:
@@ -176,12 +184,12 @@ def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:
     return place
 
 
-def patient_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Patient:
-    """The patient whose files are named by contrast; UserError as `by_contrast`."""
+def job_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Job:
+    """The job, not yet with its target, of files named by contrast; UserError as `by_contrast`."""
     given = by_contrast(files, contrasts, "--from")
     candidates = {contrast: [io.scan_of(Path(path))] for contrast, path in given.items()}
     first = next(iter(candidates.values()))[0]
-    return Patient(first.path.parent.name, Path(), candidates)
+    return Job(first.path.parent.name, candidates)
 
 
 def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) -> dict[str, T]:
