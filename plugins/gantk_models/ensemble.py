@@ -84,8 +84,6 @@ class Ensemble(TrainedModel):
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
         self.members = members
-        self._options = DEFAULT_OPTIONS
-        self._inner_options = DEFAULT_OPTIONS
         first = _ends(members[0], None)
         for member, name in zip(members, names, strict=True):
             try:
@@ -165,10 +163,11 @@ class Ensemble(TrainedModel):
         `options.uncertainty`.
         """
         mean = square = None
+        for_members = self._member_options(options)
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             # only the last may overwrite it
             seen = replace(image, own=image.own and number == len(self.members))
-            (made,) = member(seen, name, self._member_options(options), share)
+            (made,) = member(seen, name, for_members, share)
             if mean is None:
                 mean = made.pixels
                 if options.uncertainty:
@@ -208,26 +207,20 @@ class Ensemble(TrainedModel):
             yield member, name, report
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
-        """The options for each member: the same object for the same `options`, since members cache
-        by identity.
-        """
-        if options is not self._options:
-            if options.variants is not None:
-                what = (
-                    "an ensemble cannot give variants: each model draws different ones, and their"
-                    " mean is blurred"
-                )
-                raise UserError(what, where="--variants", remedy="name one run")
+        """The options for each member; UserError where the mean has no such result."""
+        if options.variants is not None:
+            what = (
+                "an ensemble cannot give variants: each model draws different ones, and their"
+                " mean is blurred"
+            )
+            raise UserError(what, where="--variants", remedy="name one run")
 
-            if options.uncertainty not in (None, *KINDS):
-                what = "the uncertainty of an ensemble is the deviation of its models"
-                remedy = "name one run to get another kind"
-                raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
+        if options.uncertainty not in (None, *KINDS):
+            what = "the uncertainty of an ensemble is the deviation of its models"
+            remedy = "name one run to get another kind"
+            raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
 
-            self._options = options
-            self._inner_options = replace(options, uncertainty=None)
-
-        return self._inner_options
+        return replace(options, uncertainty=None)
 
 
 def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:

@@ -50,9 +50,9 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nodes")
     put_distribution(folder, "spy", "spy", SPY)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ray_cluster.ENVIRONMENT | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}
-        ).items():
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        own = {"PYTHONPATH": path, "SEEN": str(folder / "seen")}
+        for name, value in (ray_cluster.ENVIRONMENT | own).items():
             patch.setenv(name, value)
 
         for _ in range(2):
