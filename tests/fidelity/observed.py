@@ -15,6 +15,7 @@ import torch
 from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 
+from gantk import ImagePool
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data, training_of
 from gantk.data.split import split_records
@@ -24,7 +25,6 @@ from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import size_image
 from gantk.training.engine import Engine
-from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19
 
 RECORDS: dict[str, tuple] = {}  # whatever contrasts and size: heads with lesions take long to draw

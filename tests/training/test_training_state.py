@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gantk import DiscriminatorAugment, ImagePool
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
-from gantk.training.adaptive import DiscriminatorAugment, undecided_logit
+from gantk.training.adaptive import undecided_logit
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, adamw, move_state, sgd
-from gantk.training.pool import ImagePool
 
 CPU = torch.device("cpu")
 

@@ -4,13 +4,13 @@ its contrasts.
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from gantk.errors import UserError
 from gantk_datasets.phantom.phantom import (
     MIN_LESION_PIXELS,
     RELAXATION,
-    Phantom,
     contrast_of,
     signal,
 )
@@ -19,7 +19,7 @@ MIDDLE = "subject-001/slice-001"
 
 
 def phantom(domains=("T1", "T2"), dims=2, size=(48, 48), **options):
-    return Phantom(domains, dims, size, **{"subjects": 3, "slices": 3, **options})
+    return tiny.phantom(domains, dims, size, **{"subjects": 3, "slices": 3, **options})
 
 
 def by_key(source):
@@ -102,7 +102,7 @@ def test_lesions_are_masked_and_bright_in_t2():
 
 
 def test_random_sequences_keep_the_order_of_tissues():
-    heads = Phantom(
+    heads = tiny.phantom(
         ("T1", "T2"),
         2,
         (64, 64),

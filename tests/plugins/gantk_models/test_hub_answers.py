@@ -9,6 +9,7 @@ import pytest
 from servers import Handler, hub_reply, serve
 
 from gantk.errors import GantkError, UserError
+from gantk.runs.models import find_model
 
 constants = pytest.importorskip(
     "huggingface_hub.constants", reason="needs huggingface_hub: pip install gantk[hub]"
@@ -31,8 +32,6 @@ def fetch(tmp_path, monkeypatch):
     """`fetch(reply)` fetches a model from a hub that answers so; returns its folder, whose parent
     of parents is the hub's cache.
     """
-    from gantk_models.hub.hub import fetch_model
-
     cache = tmp_path / "home" / "a" / "b" / "hub"
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -44,7 +43,7 @@ def fetch(tmp_path, monkeypatch):
         with serve(reply) as server:
             monkeypatch.setattr(constants, "ENDPOINT", server.url)
             call.server = server
-            return fetch_model(address, call.said.append)
+            return find_model(address, call.said.append)
 
     call.said = []
     return call
@@ -243,11 +242,9 @@ def test_without_an_answer_the_last_commit_is_used(fetch):
 def test_two_threads_fetch_one_model(fetch, monkeypatch):
     found = []
     reply = hub_reply(FILES, COMMIT, {})
-    from gantk_models.hub.hub import fetch_model
-
     with serve(reply) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        own = lambda: found.append(fetch_model("hf://me/tiny", lambda line: None))  # noqa: E731
+        own = lambda: found.append(find_model("hf://me/tiny"))  # noqa: E731
         threads = [threading.Thread(target=own) for _ in range(4)]
         for thread in threads:
             thread.start()

@@ -13,12 +13,12 @@ from test_sets import blobs
 from torch import nn
 
 import gantk_scores
+from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import weights_file
-from gantk.nets.timm_networks import timm_model
 from gantk.runs.results import Results, Score
 from gantk_scores.features.inception import FILE, Inception
 
