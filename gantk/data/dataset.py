@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.populations import left_out_people, people_of_other_kinds
+from gantk.data.check.inspect import kind_of
+from gantk.data.check.populations import left_out_people, people_of_other_kinds, ranges_of
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import DataTable
 
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
+MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
 
@@ -205,7 +207,8 @@ class Data:
             else:
                 mapping.fit(images)
 
-            return mapping.state(), len(first), values_of(images)
+            values = values_of(images) | {"traits": _traits_of(sampled)}
+            return mapping.state(), len(first), values
 
         about = [contrasts, [record.key for record in training], "of the usual scale"]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
@@ -669,6 +672,13 @@ def training_of(
         return records
     others = people_of_other_kinds(records, table.spacing is not None)
     return unpair([each for each in records if each.subject not in others], table.split.seed)
+
+
+def _traits_of(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The kinds of the images that records come from, as of `ranges_of`, by a few files."""
+    files = {record.path: record.file for record in records if record.file is not None}
+    some = [*files.values()][:: max(1, -(-len(files) // MAX_INSPECTED_FILES))]
+    return ranges_of([kind_of(each.read(next(filter(None, each.scans)))) for each in some])
 
 
 def _evenly_spaced(records: list[Record], count: int) -> list[Record]:

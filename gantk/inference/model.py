@@ -14,6 +14,7 @@ from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.notes import Checked, check_input
 from gantk.inference.pipeline import Pipeline, Progress
 from gantk.runs.results import Score
 
@@ -58,6 +59,10 @@ class TrainedModel:
             return slice(None)
         place = contrasts.index(called)
         return slice(place, place + 1)
+
+    def check(self, image: Image, to: str | None = None) -> Checked:
+        """Compare an image with the training images of the domain that is translated to `to`."""
+        return check_input(image, self.frame(self.domain(to)))
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""

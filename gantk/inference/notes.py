@@ -6,19 +6,25 @@ Files and folders print it; `model.translate` gives Python warnings, and the `no
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from gantk.data.check.inspect import kind_of
+from gantk.data.check.populations import outside
+from gantk.data.distribution import shape_distance, tissue_quantiles
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image
-from gantk.inference.frame import Frame
+from gantk.inference.frame import PLANES, Frame
 from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
+MAX_SHAPE_RATIO = 1.5  # of the distance of a distribution to that of 95 % of the training images
+MIN_SHAPE_DISTANCE = 0.02  # of distributions: training images that are alike have less
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -30,9 +36,26 @@ def warn(notes: Iterable[Note]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def check_input(image: Image, frame: Frame, contrast: str = "") -> tuple[Image, list[Note]]:
-    """The image as in the training, and the notes about it. `contrast` is its name where a patient
+class Checked(NamedTuple):
+    """An image as in the training, and what is said about it before the work starts."""
+
+    image: Image
+    notes: list[Note]
+    fits: str  # the training data: "yes", "partly", "no" or "not recorded"
+
+    def fit_note(self, contrast: str = "") -> Note:
+        """Whether the image fits the training data; the notes say in what it does not."""
+        prefix = f"{contrast}: " if contrast else ""
+        kind = "warning" if self.fits == "no" else "note"
+        return kind, f"{prefix}fits the training data: {self.fits}"
+
+
+def check_input(image: Image, frame: Frame, contrast: str = "") -> Checked:
+    """Compare an image with the training images of a model. `contrast` is its name where a patient
     has several.
+
+    It does not fit where plugins or the skull raise a doubt, or where it is far outside the ranges
+    of the training images; it fits partly where it is a little outside.
     """
     prefix = f"{contrast}: " if contrast else ""
     notes: list[Note] = []
@@ -57,10 +80,41 @@ def check_input(image: Image, frame: Frame, contrast: str = "") -> tuple[Image, 
     meant = frame
     if contrast:  # the values of the training are those of all contrasts together
         meant = replace(frame, source=contrast, values={})
-    lines = load().hook.gantk_image_warning(image=image, frame=meant)
-    for line in [*lines, *_about_skull(image, frame)]:
-        notes.append(("warning", prefix + line))
-    return image, notes
+    doubts = load().hook.gantk_image_warning(image=image, frame=meant)
+    doubts += _about_skull(image, frame)
+    known = frame.values.get("source", {})
+    near = []
+    for line, is_far in _outside_of_training(image, frame, compare_values=not contrast):
+        (doubts if is_far else near).append(line)
+    notes += [("warning", prefix + line) for line in doubts]
+    notes += [("note", prefix + line) for line in near]
+    fits = "yes" if "traits" in known else "not recorded"
+    if near:
+        fits = "partly"
+    if doubts:
+        fits = "no"
+    return Checked(image, notes, fits)
+
+
+def _outside_of_training(
+    image: Image, frame: Frame, compare_values: bool
+) -> Iterator[tuple[str, bool]]:
+    """In what an image is outside the ranges of the training images; and whether far."""
+    known = frame.values.get("source", {})
+    ranges = dict(known.get("traits", {}))
+    if frame.stripped:
+        ranges.pop("heads", None)  # `_about_skull` compares them
+    if ranges:
+        stack = PLANES.index(frame.plane) if frame.dims == 2 else None
+        one_kind_of_heads = len(ranges.get("heads", ())) == 1
+        yield from outside(kind_of(image, skull=one_kind_of_heads), ranges, stack)
+    if compare_values and "shape_near" in known and np.ptp(image.pixels) > 0:
+        values = image.pixels[np.isfinite(image.pixels)]
+        far = shape_distance(tissue_quantiles(values), np.array(known["quantiles"]))
+        limit = MAX_SHAPE_RATIO * max(known["shape_near"], MIN_SHAPE_DISTANCE)
+        if far > limit:
+            line = "intensities: their distribution is unlike those of the training images"
+            yield line, False  # the model's own scale takes up most of it
 
 
 def _about_skull(image: Image, frame: Frame) -> list[str]:

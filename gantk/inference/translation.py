@@ -496,14 +496,19 @@ class Translation:
         described = bool(job.makes) and tail != "_uncertainty"
         return files.is_image(path) and (bool(self.layout) or described)
 
+    def _say_notes(self) -> None:
+        """Say the notes that were kept, each with the images that it applies to."""
+        noun = "patients" if self.several_contrasts else "images"
+        for (kind, line), names in self.notes.items():
+            listed = _image_list(names, self.count, noun) if self.count > 1 else ""
+            self.say(f"{kind:9}{line}{listed}")
+        self.notes.clear()
+
     def _say_results(
         self, written: Sequence[Path], folder: Path | None, count: int, done_before: int
     ) -> None:
         """Say notes, what was clipped, and what was written for `count` inputs."""
-        noun = "patients" if self.several_contrasts else "images"
-        for (kind, line), names in self.notes.items():
-            listed = _image_list(names, self.count, noun) if folder else ""
-            self.say(f"{kind:9}{line}{listed}")
+        self._say_notes()
 
         if any(clipped.beyond for clipped in self.clipped):
             self.say(_clipped_line(self.clipped))
@@ -630,8 +635,13 @@ class Translation:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
-        image, notes = check_input(image, self.frame, contrast)
-        self._keep_notes(job, notes, contrast)
+        checked = check_input(image, self.frame, contrast)
+        image = checked.image
+        self._keep_notes(job, [checked.fit_note(contrast), *checked.notes], contrast)
+        if self.count == 1:
+            self._say_notes()  # before the work starts
+        elif checked.fits == "no":
+            self.say(f"warning  '{job.name}' does not fit the training data, see below")
         if hasattr(self.layout, "keep_facts") and image.dims == 3:
             from gantk.data.skull import is_stripped  # other translations do not need it
 

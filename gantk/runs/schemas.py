@@ -101,6 +101,11 @@ VALUES = table(
         "Mean quantiles of the tissue's intensities, without air.",
     ),
     near=(Amount, "Distance from these quantiles within which 95 % of the single images are."),
+    shape_near=(Amount, "The same of the quantiles scaled to 0 to 1."),
+    traits=(
+        dict[str, list[str] | list[list[Finite]]],
+        "Kinds of the training images: words, or the smallest and the largest numbers of each axis.",
+    ),
 )
 COUNT = Annotated[int, Field(ge=0, le=10_000)]
 SHOWN = table(

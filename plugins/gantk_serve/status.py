@@ -80,7 +80,9 @@ def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
         yield {
             "series": series["ID"],
             "outcome": record.get("outcome", unknown),
-            "reason": record.get("reason") or record.get("note", ""),
+            "reason": "; ".join(
+                filter(None, (record.get(key) for key in ("reason", "note", "notes")))
+            ),
             "time": record.get("time", ""),
             "model": record.get("model", {}).get("name", ""),
         }

@@ -35,7 +35,7 @@ from threading import Event
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError, machine_failure, may_pass, one_line
+from gantk.errors import GantkError, UserError, machine_failure, may_pass, note_in, one_line
 from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
@@ -52,6 +52,7 @@ MAX_JOBS = 4  # of Orthanc at a time, which remembers the last ten that have end
 MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
 TRIED_HEADERS = 5  # of a series, some of which may be damaged
 MAX_REASON = 400  # characters
+FIT = "fits the training data"  # is in the note that says whether it does
 
 
 class Changed(Exception):
@@ -332,7 +333,7 @@ class Worker:
             self._settle(source.states, "failed", reason)
             return
         try:
-            made, model = self._make(source)
+            made, facts = self._make(source)
         except (Away, Refused, Changed):
             raise
         except Exception as error:
@@ -343,7 +344,7 @@ class Worker:
             self._withdraw(source, set())
             self._settle(source.states, outcome, self._reason(error), derived=[])
         else:
-            facts = {"model": model, "seconds": round(time.monotonic() - begun, 1)}
+            facts["seconds"] = round(time.monotonic() - begun, 1)
             self._deliver(source, made, facts)
 
     def _begin(self, source: Source) -> int:
@@ -355,12 +356,16 @@ class Worker:
             attempts = before.get("attempts", 0) if same else 0
             if ended or not attempts:
                 attempts += 1
-            return before | self._facts_of_now(source.states, "translating", attempts=attempts)
+            return before | self._facts_of_now(
+                source.states, "translating", attempts=attempts, notes=""
+            )
 
         return max(self.orthanc.update_record(name, change)["attempts"] for name in source.names)
 
-    def _make(self, source: Source) -> tuple[dict[str, list[Path]], dict[str, str]]:
-        """Translate a source in a folder; returns the files of each derived series, and the model."""
+    def _make(self, source: Source) -> tuple[dict[str, list[Path]], Json]:
+        """Translate a source in a folder; returns the files of each derived series, and for the
+        record the model and the notes: whether the source fits the training data, and why not.
+        """
         from gantk import translate
         from gantk_serve.images import (
             expect_one_acquisition,
@@ -380,6 +385,15 @@ class Worker:
             self._fetch(source.instances[series["ID"]], folder)
             expect_one_acquisition(folder)
 
+        notes = []
+
+        def note(line: str) -> None:
+            text = note_in(line)
+            if text:
+                notes.append(text)
+                if FIT in text:  # other notes may quote a header
+                    self.log("translating", source.names[0], note=text)
+
         key = translation_key(source_digest(inputs), identity, rule.to, rule.label)
         translate(
             model,
@@ -387,10 +401,13 @@ class Worker:
             work / "derived",
             to=rule.to or None,
             label=rule.label or None,
-            say=lambda line: None,
+            say=note,
         )
-        shown = {"name": identity["name"], "sha256": identity["sha256"]}
-        return name_results(work / "derived", key, identity), shown
+        facts = {
+            "model": {"name": identity["name"], "sha256": identity["sha256"]},
+            "notes": self._without_places("; ".join(notes)),
+        }
+        return name_results(work / "derived", key, identity), facts
 
     def _work_folder(self) -> Path:
         """An empty folder for a translation, which only this user can read."""
@@ -544,7 +561,11 @@ class Worker:
         failure = machine_failure(error)
         if failure is None and not isinstance(error, known):
             return f"an unexpected error: {kind_and_place(error)}"
-        text = str(failure or error).replace(f"{self.folder / WORK}{os.sep}", "")
+        return self._without_places(str(failure or error))
+
+    def _without_places(self, text: str) -> str:
+        """A message in one line, without the worker's paths and arguments of a command."""
+        text = text.replace(f"{self.folder / WORK}{os.sep}", "")
         return one_line(text.replace("  (INPUT)", ""), MAX_REASON)
 
 

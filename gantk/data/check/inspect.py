@@ -131,6 +131,22 @@ def _read(item: Inspected) -> Image:
         return io.read(item.scan, volume=0)
 
 
+def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
+    """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`, `plane`
+    and, of a volume, `skull`, which takes the longest.
+    """
+    spacing = None if image.affine is None else [_round_digits(step) for step in image.spacing]
+    facts = {
+        "shape": list(image.pixels.shape[1:]),
+        "spacing": spacing,
+        "plane": plane_of(image),
+    }
+    if image.dims == 3 and skull:
+        is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
+        facts["skull"] = None if is_ct else shows_skull(image)
+    return facts
+
+
 def _facts(image: Image) -> dict[str, Any]:
     pixels = image.pixels
     flat = image.pixels.reshape(-1)
@@ -138,12 +154,7 @@ def _facts(image: Image) -> dict[str, Any]:
     high = pixels.max()
     gray = pixels[0]
     differs = np.abs(gray - background(gray)) > 0.05 * (gray.max() - gray.min())
-    facts = {
-        "shape": list(pixels.shape[1:]),
-        "spacing": None
-        if image.affine is None
-        else [_round_digits(step) for step in image.spacing],
-        "plane": plane_of(image),
+    facts = kind_of(image) | {
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
         "min": _round_digits(low),
@@ -160,8 +171,6 @@ def _facts(image: Image) -> dict[str, Any]:
         facts["empty_planes"] = sum(
             bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)
         )
-        is_ct = image.facts.get("modality") == "CT" or low < CT_BELOW
-        facts["skull"] = None if is_ct else shows_skull(image)
 
     return facts
 

@@ -20,6 +20,7 @@ from gantk.errors import count_noun, join_first
 Facts = Mapping[str, Any]
 
 MAX_PEOPLE_COMPARED = 16  # of more, random halves are of the same kinds
+NEAR_RATIO = 1.1  # by which an image may be outside the range of the training images
 MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
 
 
@@ -54,6 +55,8 @@ TRAITS = (
     # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
     Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
 )
+# of one image the foreground also varies with the anatomy that it shows
+TRAITS_OF_ONE = TRAITS[:-1]
 
 
 def differing_traits(
@@ -67,6 +70,57 @@ def differing_traits(
         usual, others = _usual(trait, one), _usual(trait, other)
         if usual is not None and others is not None and _differ(trait, usual, others):
             found.append((trait, _in_words(trait, usual), _in_words(trait, others)))
+    return found
+
+
+def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
+    """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
+    words, or the smallest and the largest numbers, of those whose value is known.
+    """
+    ranges: dict[str, list[Any]] = {}
+    for trait in TRAITS_OF_ONE:
+        values = [value for value in map(trait.value, group) if value is not None]
+        words = {value for value in values if isinstance(value, str)}
+        if words:
+            ranges[trait.name] = sorted(words)
+        elif values:
+            length = Counter(map(len, values)).most_common(1)[0][0]
+            alike = [value for value in values if len(value) == length]
+            ends = np.min(alike, axis=0), np.max(alike, axis=0)
+            ranges[trait.name] = [[float(f"{each:.4g}") for each in end] for end in ends]
+    return ranges
+
+
+def outside(
+    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None
+) -> list[tuple[str, bool]]:
+    """In which traits an image is outside the `ranges` of a model's training images, in words; and
+    whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
+    which it sees neither distances nor sizes: what differs there is never far.
+    """
+    found = []
+    for trait in TRAITS_OF_ONE:
+        value = trait.value(facts)
+        known = ranges.get(trait.name)
+        if value is None or not known or (isinstance(value, str) != isinstance(known[0], str)):
+            continue
+        if isinstance(value, str):
+            if value not in known:
+                found.append((f"{trait.name}: {value}, in the training {' or '.join(known)}", True))
+            continue
+
+        low, high = np.array(known)
+        if len(value) != len(low):
+            continue
+        ratios = np.maximum(low, 1e-6) / np.maximum(value, 1e-6)
+        ratios = np.maximum(ratios, np.maximum(value, 1e-6) / np.maximum(high, 1e-6))
+        across = np.arange(len(value)) != (stack if len(value) == 3 else None)
+        if ratios.max() > NEAR_RATIO:
+            span = _in_words(trait, low)
+            if not np.array_equal(low, high):
+                span += f" to {_in_words(trait, high)}"
+            text = f"{trait.name}: {_in_words(trait, value)}, in the training {span}"
+            found.append((text, bool(ratios[across].max() > trait.max_ratio)))
     return found
 
 

@@ -14,6 +14,7 @@ from collections import defaultdict
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -258,11 +259,18 @@ def window(service: Service, limits: str) -> gr.Blocks:
         for upload in taken.pop(request.session_hash, []):
             service.forget(upload)
 
-    def take(given: str | None, request: gr.Request) -> gr.Button:
+    def take(given: str | None, request: gr.Request) -> tuple[gr.Button, Any, str]:
+        """Take an upload, choose its direction, and say whether it fits the training data."""
         forget(request)
-        if given:
-            shown[request.session_hash] = take_file(given, request.session_hash)
-        return gr.Button(interactive=bool(given))
+        if not given:
+            return gr.Button(interactive=False), gr.skip(), PARTS.start()
+        upload = take_file(given, request.session_hash)
+        shown[request.session_hash] = upload
+        try:
+            to, notes = service.look(upload)
+        except Exception as error:
+            return gr.Button(interactive=False), gr.skip(), PARTS.wrong(failure_of(error))
+        return gr.Button(interactive=True), to, PARTS.ready(notes, service.directions[to], to)
 
     def go(
         to: str,
@@ -342,7 +350,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
         result_data = gr.JSON(visible=False)
         asked = {"api_visibility": "private", "concurrency_limit": None}
         one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "translate"}
-        upload.change(take, upload, start, show_progress="hidden", **asked)
+        upload.change(take, upload, [start, way, status], show_progress_on=status, **asked)
         done = start.click(
             go,
             [way, label, unsure],

@@ -32,6 +32,7 @@ RESULTS = "made"  # folder of what was made of an upload, beside it
 LOOPBACK = ("127.0.0.1", "localhost")
 MIN_TOKEN_CHARACTERS = 32
 MAX_TOKEN_BYTES = 4096
+FITS = ("yes", "partly", "not recorded", "no")  # to the training data, the best first
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -88,6 +89,20 @@ class Service:
         """Whether the model's own uncertainty was measured to show the errors of this direction."""
         return self.model.uncertainty_shows_errors(self.model.domain(to), "auto")
 
+    def look(self, upload: Path) -> tuple[str, list[tuple[str, str]]]:
+        """The target whose training images an upload, made with `place`, fits best; and whether it
+        fits them, with the reasons. GantkError for a bad file.
+        """
+        source = self._content_of(upload) if is_zip(upload) else upload
+        first = next(iter(scans(source)), None) if source.is_dir() else upload
+        if first is None:
+            return next(iter(self.directions)), []
+        image = read(first)
+        checked = {to: self.model.check(image, to) for to in self.directions}
+        best = min(checked, key=lambda to: FITS.index(checked[to].fits))
+        notes = [checked[best].fit_note(), *checked[best].notes]
+        return best, [(kind, self._without_places(text)) for kind, text in notes]
+
     def translate(
         self,
         upload: Path,
@@ -102,13 +117,14 @@ class Service:
         bad file. An earlier result of the upload is replaced.
         """
         source = self._content_of(upload) if is_zip(upload) else upload
+        tell(0.0, "Reading the scan and comparing it with the training data")
         made = self.results_folder(upload.parts[-3])
         shutil.rmtree(made, ignore_errors=True)
         make_folder(made, private=True, new=True)
         packed = source.is_dir()
         out = make_folder(made / "out", private=True)
         said = self._translate_into(out, source, to, label, uncertainty, tell)
-        tell(1.0, "Preparing the view")
+        tell(1.0, "Preparing the pictures")
         inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
         views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
@@ -147,7 +163,7 @@ class Service:
                 uncertainty="auto" if uncertainty else None,
                 unjudged=True,  # the page says what was measured before it is chosen
                 say=said.append,
-                progress=lambda share, name: tell(share, f"Translating to {to}"),
+                progress=lambda share, name: tell(share, f"Translating to {to}, {share:.0%} done"),
             )
         except GantkError as error:
             text = self._without_places(str(error))
@@ -274,6 +290,7 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         "name": scan.path.name if scan.name == "." else scan.name,
         "slices": len(volumes[0]),
         "thin": thin,
+        "oriented": images[0].affine is not None and images[0].dims == 3,
         "files": files,
         "windows": dict(zip(files, windows, strict=True)),
     }

@@ -62,7 +62,10 @@
   };
 
   const planes = () => {
-    for (const view of Object.values(views)) view.setSliceType(image.slices < 2 ? 0 : Number(at("planes").value));
+    for (const view of Object.values(views)) {
+      view.opts.isOrientationTextVisible = image.oriented;
+      view.setSliceType(image.slices < 2 ? 0 : Number(at("planes").value));
+    }
   };
 
   const load = async (number) => {
