@@ -368,7 +368,7 @@ def _leave_out_derived(contrast: str, rows: Sequence[Row]) -> None:
 # --- two folders without names for contrasts
 
 
-Groups = dict[Parts, tuple[str, int]]  # folders -> contrast, and the place of what says it
+Groups = dict[Parts, str]  # folders -> contrast
 
 
 def _two_folders(rows: Sequence[Row], root: Path, asked: Asked) -> tuple[Groups, str]:
@@ -406,23 +406,21 @@ def _best_folders(folders: Sequence[Parts], score, contrasts: Sequence[str]) -> 
     found: Groups = {}
     for parts in folders:
         scores = [score(part) for part in parts]
-        first = max(((each[0], place) for place, each in enumerate(scores)), default=(0, 0))
-        second = max(((each[1], place) for place, each in enumerate(scores)), default=(0, 0))
-        if first[0] > second[0]:
-            found[parts] = contrasts[0], first[1]
-        elif second[0] > first[0]:
-            found[parts] = contrasts[1], second[1]
-    return found if len({contrast for contrast, _ in found.values()}) == 2 else {}
+        first = max((each[0] for each in scores), default=0)
+        second = max((each[1] for each in scores), default=0)
+        if first != second:
+            found[parts] = contrasts[0] if first > second else contrasts[1]
+    return found if len({*found.values()}) == 2 else {}
 
 
 def _two_groups(folders: Sequence[Parts], contrasts: Sequence[str]) -> Groups:
     """Two groups of folders; those of splits, and parts that all paths share, do not count."""
     counted = {}
     for parts in folders:
-        counted[parts] = [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
+        counted[parts] = [part for part in parts if not SPLIT_WORD.fullmatch(part)]
 
     for depth in range(min(map(len, counted.values()), default=0)):
-        names = sorted({parts[own[depth]] for parts, own in counted.items()}, key=natural)
+        names = sorted({own[depth] for own in counted.values()}, key=natural)
         names.sort(
             key=lambda name: domain_match(name, contrasts[1]) - domain_match(name, contrasts[0])
         )
@@ -430,9 +428,7 @@ def _two_groups(folders: Sequence[Parts], contrasts: Sequence[str]) -> Groups:
             return {}
         if len(names) == 2:
             of_name = dict(zip(names, contrasts, strict=True))
-            return {
-                parts: (of_name[parts[own[depth]]], own[depth]) for parts, own in counted.items()
-            }
+            return {parts: of_name[own[depth]] for parts, own in counted.items()}
     return {}
 
 
@@ -444,8 +440,7 @@ def _rows_of_groups(
     for row in catalog.of_kind("image"):
         parts = relative_to(row.path, root).parts[:-1]
         if parts in contrast_of:
-            contrast, _ = contrast_of[parts]
-            found[contrast].append(row)
+            found[contrast_of[parts]].append(row)
 
     if rule != BEGINS_ALIKE:
         if _say_others(found):

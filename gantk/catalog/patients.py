@@ -385,19 +385,15 @@ def patients_in_names(rows: Sequence[Row]) -> Reading | None:
     return reading_of([row.stem for row in rows]) or _by_word(rows)
 
 
-def patients_of_folders(places: Sequence[Parts], whole: bool = True) -> list[str]:
-    """The patient of each place: its folders, or, unless `whole`, the numbered one."""
-    shared = shared_folders(set(places))
-    patient_of = patient_folders if whole else patient_name
-    return without_visits([patient_of(place, shared) for place in places])
-
-
 def patients_of_volumes(rows: Sequence[Row]) -> list[str]:
     """The patient of each volume, by its own name."""
     return without_visits([patient_in(row.name) for row in rows])
 
 
 def patients_of(places: Iterable[Parts], whole: bool = True) -> dict[Parts, str]:
-    """The patient of each place, its folders; see `patients_of_folders`."""
+    """The patient of each place: its folders, or, unless `whole`, the numbered one."""
     unique = list(dict.fromkeys(places))
-    return dict(zip(unique, patients_of_folders(unique, whole), strict=True))
+    shared = shared_folders(unique)
+    patient_of = patient_folders if whole else patient_name
+    patients = without_visits([patient_of(place, shared) for place in unique])
+    return dict(zip(unique, patients, strict=True))
