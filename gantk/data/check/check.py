@@ -99,13 +99,16 @@ def check(
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
+    said: list[Row] = []  # what names and headers say of a folder; nothing is guessed
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         usage = _usage_of(path, recipe, set)
-        every_scan = _scans_of_records(usage.records)
+        every_scan = list(_readers_of(usage.records))
     elif path.is_file():
         every_scan = [Scan(path, (path,), path.name)]
     else:
-        every_scan = io.scans(path)
+        catalog = catalog_of(path, Asked(by_folders=False))
+        said = [row for row in catalog if row.kind != "other"]
+        every_scan = [row.scan_below(path) for row in said]
 
     if not every_scan:
         from gantk.data.sources.source import nothing_fits
@@ -117,11 +120,12 @@ def check(
         scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
 
     items = []
+    contrasts = {row.files: row.contrast for row in said}
     for number, scan in enumerate(scans):
         report(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
+        items[-1].contrast = contrasts.get(scan.files, "")
 
-    said = _rows_said(path, items) if path.is_dir() else []
     count = len(every_scan)
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
@@ -180,18 +184,6 @@ def warnings_about(data: Data) -> list[str]:
     return lines
 
 
-def _rows_said(path: Path, items: Sequence[Inspected]) -> list[Row]:
-    """A row for each scan below a folder: what names and headers say, and nothing is guessed. Sets
-    the contrasts of the inspected scans.
-    """
-    catalog = catalog_of(path, Asked(by_folders=False))
-    rows = {row.files: row for row in catalog if row.kind != "other"}
-    for item in items:
-        if item.scan.files in rows:
-            item.contrast = rows[item.scan.files].contrast
-    return list(rows.values())
-
-
 def _rules(usage: Usage | None) -> list[dict[str, Any]]:
     """How often each rule filled a column of the catalog, with the first file that it filled."""
     files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -226,16 +218,6 @@ def _usage_of(
     if recipe is None:
         return usage_by_guess(path, items or (), settings)
     return usage_by_recipe(path, recipe, settings)
-
-
-def _scans_of_records(records: Iterable[Record]) -> list[Scan]:
-    """The scans that the rows of a table name, each once; a series is named by its folder."""
-    scans = {}
-    for record in records:
-        first = record.files[0]
-        place = first if len(record.files) == 1 else first.parent
-        scans[record.files] = Scan(place, record.files, record.scan_key or record.key)
-    return list(scans.values())
 
 
 def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | None]]:
