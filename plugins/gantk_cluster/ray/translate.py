@@ -4,7 +4,7 @@ other.
 
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,33 +12,47 @@ from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.launch import ALONE
-from gantk_cluster.ray.cluster import Room, connect_cluster
+from gantk_cluster.ray.cluster import connect_cluster
 
-MAX_WORKER_DEATHS = 3  # workers that may die on one file, or in a row while loading the model
+MAX_WORKER_DEATHS = 3  # times that a worker may die on one file
 ENDING_SECONDS = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
+DIED = (
+    f"{MAX_WORKER_DEATHS} workers ended while they translated it: they were killed, possibly for lack"
+    " of memory"
+)
 
 
 class Worker:
-    """A process on some node that holds the model, translates files and writes the results."""
+    """A process on some node that holds the model, translates files and writes the results. Where
+    it dies, Ray starts it again and gives it the same file.
+    """
 
-    def load(self, folder: str, work: Translation, run: Any, room: tuple, identity: dict) -> None:
-        """Load the model; raises GantkError where its weights differ from those on the driver."""
+    def __init__(self, *given: Any):
+        self.given = given
+        self.work: Translation | None = None
+
+    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
+        """Translate one file; returns what `Translation.translate_one` returns."""
+        if self.work is None:
+            self.work = self._load(*self.given)
+        return self.work.translate_one(job)
+
+    def _load(
+        self, folder: str, work: Translation, run: Any, room: tuple, identity: dict
+    ) -> Translation:
+        """The work with the model; GantkError where its weights differ from those on the driver."""
         import torch
 
         os.chdir(folder)
         torch.set_num_threads(room[0])
         os.environ |= ALONE | {"OMP_NUM_THREADS": str(room[0])}  # for exported models
-        self.work = work
         work.model = load(run, device=room[1])
         if work.model.identity() != identity:
             raise GantkError(
                 f"'{run}' has different weights on the node {os.uname().nodename} and on this"
                 " machine"
             )
-
-    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
-        """Translate one file; returns what `Translation.translate_one` returns."""
-        return self.work.translate_one(job)
+        return work
 
 
 def on_cluster(
@@ -65,79 +79,39 @@ def on_cluster(
         address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]
     ) as room:
         work.say(f"cluster  {room}")
-        given = (
-            os.getcwd(),
-            room.ray.put(bare),
-            run,
-            (room.threads, room.device),
-            work.model.identity(),
-        )
-        sharing = Sharing(room, given, jobs, done)
+        ray = room.ray
+        identity = work.model.identity()
+        given = (os.getcwd(), bare, run, (room.threads, room.device), identity)
+        retried = {"max_restarts": -1, "max_task_retries": MAX_WORKER_DEATHS - 1}
+        kind = ray.remote(Worker).options(**retried, **room.asked)
+        waiting = deque(jobs)
+        busy: dict[Any, tuple[Any, Job]] = {}  # pending result -> worker, file
+
+        def give(worker: Any) -> None:
+            if waiting:
+                job = waiting.popleft()
+                busy[worker.translate_one.remote(job)] = worker, job
+
+        def take_results() -> None:
+            for each in ray.wait([*busy], timeout=1.0)[0]:
+                worker, job = busy.pop(each)
+                try:
+                    found = ray.get(each)
+                except ray.exceptions.RayTaskError as error:
+                    raise (error.cause if isinstance(error.cause, FAILURES) else error) from None
+                except ray.exceptions.RayError:
+                    found = GantkError(DIED), {}, []
+                done(job, *found)
+                give(worker)
+
+        for _ in range(min(room.count, len(jobs))):
+            give(kind.remote(*given))
         try:
-            while sharing.waiting or sharing.working():
-                sharing.turn()
+            while busy:
+                take_results()
         except BaseException:
-            sharing.waiting.clear()
+            waiting.clear()
             until = time.monotonic() + ENDING_SECONDS
-            while sharing.working() and time.monotonic() < until:
-                sharing.turn()
+            while busy and time.monotonic() < until:
+                take_results()
             raise
-
-
-class Sharing:
-    """Assigns files to workers, each file to one worker at a time."""
-
-    def __init__(self, room: Room, given: tuple, jobs: list[Job], done: Callable):
-        self.room = room
-        self.given = given
-        self.done = done
-        self.waiting = deque(jobs)
-        self.deaths = Counter()
-        # pending result -> worker, file (None: loads the model)
-        self.busy: dict[Any, tuple[Any, Job | None]] = {}
-
-    def working(self) -> int:
-        """The number of files in progress."""
-        return sum(job is not None for _, job in self.busy.values())
-
-    def turn(self) -> None:
-        """Start workers that fit, wait up to a second for results, and give each free worker the
-        next file.
-        """
-        ray = self.room.ray
-        loading = len(self.busy) - self.working()
-        for _ in range(min(self.room.count - len(self.busy), len(self.waiting) - loading)):
-            worker = ray.remote(Worker).options(**self.room.asked).remote()
-            self.busy[worker.load.remote(*self.given)] = worker, None
-
-        for each in ray.wait([*self.busy], timeout=1.0)[0]:
-            worker, job = self.busy.pop(each)
-            try:
-                found = ray.get(each)
-            except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, FAILURES) else error) from None
-            except ray.exceptions.RayError:
-                self._count_death(job)
-                continue
-
-            self.deaths[job] = 0
-            if job:
-                self.done(job, *found)
-            if self.waiting:
-                job = self.waiting.popleft()
-                self.busy[worker.translate_one.remote(job)] = worker, job
-
-    def _count_death(self, job: Job | None) -> None:
-        self.deaths[job] += 1
-        during = "translated it" if job else "loaded the model"
-        what = (
-            f"{MAX_WORKER_DEATHS} workers ended while they {during}: they were killed, possibly for"
-            " lack of memory"
-        )
-        if self.deaths[job] < MAX_WORKER_DEATHS:
-            self.waiting.extendleft([job] if job else [])
-            self.room = Room(self.room.ray, self.room.threads, self.room.device)
-        elif job:
-            self.done(job, GantkError(what), {}, [])
-        else:
-            raise GantkError(what)
