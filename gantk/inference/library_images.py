@@ -5,7 +5,6 @@ back.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +24,13 @@ from gantk.formats.image import (
 Back = Callable[[Image], Any]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Stands for the header of an image without one: its voxels along each axis."""
-
-    shape: tuple[int, ...]
-
-    def get_data_shape(self) -> tuple[int, ...]:
-        """The shape; the name is that of nibabel's headers."""
-        return self.shape
-
-
-def nothing(image: Image) -> Image:
-    """Return the image unchanged: the conversion back where an `Image` or a path was given."""
-    return image
-
-
 def from_library_image(value: Any) -> tuple[Image, Back] | None:
     """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for
     any other object.
     """
     library = type(value).__module__.partition(".")[0]
     if hasattr(value, "dataobj") and hasattr(value, "affine"):
-        return _nibabel(value)
+        return _nibabel(value, value.get_filename() or "the nibabel image")
     return _simpleitk(value) if library == "SimpleITK" and hasattr(value, "GetDirection") else None
 
 
@@ -89,10 +72,9 @@ def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.
     return np.ascontiguousarray(in_file_order(upright, shape, affine), dtype=np.float32)
 
 
-def _nibabel(given: Any) -> tuple[Image, Back]:
+def _nibabel(given: Any, name: str) -> tuple[Image, Back]:
     import nibabel as nib
 
-    name = given.get_filename() or "the nibabel image"
     if np.prod(given.shape[3:], dtype=int) != 1:
         count = int(np.prod(given.shape[3:]))
         what = f"{name} contains {count} volumes (shape {given.shape})"
@@ -127,6 +109,7 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
 
 def _simpleitk(given: Any) -> tuple[Image, Back]:
     import SimpleITK as sitk
+    from nibabel.spatialimages import SpatialImage
 
     n = given.GetDimension()
     parts = given.GetNumberOfComponentsPerPixel()
@@ -137,18 +120,18 @@ def _simpleitk(given: Any) -> tuple[Image, Back]:
 
     spacing = np.array(given.GetSpacing())
     direction = np.array(given.GetDirection()).reshape(n, n)
-    shape = (*given.GetSize(), 1)[:3]
     affine = np.eye(4)
     affine[:n, :n] = direction * spacing
     affine[:n, 3] = given.GetOrigin()
     affine = UPRIGHT @ affine  # ITK's axes point left and posterior (LPS)
-    voxels = sitk.GetArrayFromImage(given).T.reshape(shape)
+    voxels = sitk.GetArrayFromImage(given).T
+    image, to_nibabel = _nibabel(SpatialImage(voxels, affine), "the SimpleITK image")
 
     def back(made: Image) -> Any:
-        done = sitk.GetImageFromArray(_voxels(made, shape, affine).reshape(given.GetSize()).T)
+        done = sitk.GetImageFromArray(np.asarray(to_nibabel(made).dataobj).T)
         done.CopyInformation(given)
         for key in given.GetMetaDataKeys():
             done.SetMetaData(key, given.GetMetaData(key))
         return done
 
-    return _image(voxels, affine, Grid(shape), "the SimpleITK image"), back
+    return image, back
