@@ -10,15 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
 from tiny import ROOT
 
 import gantk as package
 from gantk.data.distribution import values_of
-from gantk.data.intensity import Percentile, Window
+from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
-from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.model import TrainedModel
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score
 from gantk_trust.wrong_contrast import no_anatomy
@@ -26,33 +26,23 @@ from gantk_trust.wrong_contrast import no_anatomy
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
 
 
-class Stretched(TrainedModel):
+class Stretched(OnePipeline):
     """A T1 to T2 model that stretches what it sees by a third, about the middle: black and white
     overshoot.
     """
 
     def __init__(self, target: dict | None = None, source: dict | None = None):
         values = {"source": source or target, "target": target} if target else {}
-        self._frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), values=values)
-
-    def domain(self, name):
-        return "b"
-
-    def contrasts(self, letter):
-        return ["T2" if letter == "b" else "T1"]
-
-    def frame(self, letter):
-        return self._frame
-
-    def identity(self):
-        return {"name": "stretched", "sha256": "0"}
+        super().__init__(model_of(lambda seen: 4 / 3 * seen, values=values).own)
 
     def pipeline(self, letter, options=TranslateOptions()):  # noqa: B008
-        window = Window(low=0.0, high=250.0)
+        own = self.own
         count = options.variants or (2 if options.uncertainty else 1)
-        maps = ("image",) * count
         return Pipeline(
-            self._frame, window, window, lambda x: torch.cat([4 / 3 * x] * count, dim=1), maps
+            own.frame,
+            *(own.source, own.target),
+            lambda seen: torch.cat([own.network(seen)] * count, dim=1),
+            ("image",) * count,
         )
 
 
