@@ -57,12 +57,6 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in found]
 
 
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port of the loopback address."""
-    with socket.socket() as each:
-        return each.connect_ex(("127.0.0.1", port)) == 0
-
-
 # ---- processes
 
 
@@ -209,12 +203,6 @@ def tiny_model(folder: Path) -> Path:
     """A run of T1 and T2 whose weights are those drawn: it translates a slice in milliseconds."""
     method = {"name": "cyclegan", "generator": UNET, "discriminator": PATCHGAN}
     return small_run(folder, method)
-
-
-def tiny_model_of_studies(folder: Path) -> Path:
-    """As `tiny_model`, but it makes that of T1, T2 and FLAIR which a study lacks."""
-    method = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
-    return small_run(folder, method, domains=["T1+T2+FLAIR"] * 2, missing="mask")
 
 
 def study(

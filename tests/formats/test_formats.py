@@ -24,7 +24,6 @@ from gantk.formats.image import Image
 
 RNG = np.random.default_rng(0)
 GRAY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)
-GRAY16 = RNG.integers(0, 65536, (12, 9), dtype=np.uint16)
 FLOATS = RNG.normal(0, 1000, (12, 9)).astype(np.float32)
 COLOUR = RNG.integers(0, 256, (12, 9, 3), dtype=np.uint8)
 NUMBERS = np.arange(210, dtype=np.int16).reshape(5, 6, 7)

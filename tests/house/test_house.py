@@ -18,7 +18,6 @@ from tiny import ROOT, draw_pictures
 
 from gantk.cli import cli
 
-CORE = ROOT / "gantk"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MODULES = {
     "pillow": "PIL",

@@ -26,6 +26,14 @@ def scans(tmp_path) -> Path:
     return files.patients(tmp_path / "scans", 10)
 
 
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory) -> Path:
+    """A run of ten patients, divided as it comes: only to be read."""
+    scans = files.patients(tmp_path_factory.mktemp("divided") / "scans", 10)
+    trained(scans)
+    return scans.parent / "run"
+
+
 def train(data: Path, *options: str, out: str = "run") -> files.Outcome:
     recipe = files.recipe(data.parent / "tiny.toml")
     return files.gantk(
@@ -63,22 +71,21 @@ def refused(data: Path, *options: str) -> str:
     return outcome.err
 
 
-def test_no_patient_is_on_two_sides_and_none_is_lost(scans):
-    found = trained(scans)
+def test_no_patient_is_on_two_sides_and_none_is_lost(divided):
+    found = sides(divided)
     assert all(found.values())
     patients = set.union(*found.values())
     assert len(patients) == 10
     assert sum(len(side) for side in found.values()) == 10
-    splits = split_of(scans.parent / "run")
+    splits = split_of(divided)
     assert "by patient" in splits["how"]
     assert splits["leakage_allowed"] is None
     counts = {side: len({r["path"] for r in splits["splits"][side]}) for side in SIDES}
     assert counts == {"train": 6, "validation": 4, "test": 4}
 
 
-def test_a_split_says_of_every_image_whose_it_is_and_its_hash(scans):
-    trained(scans)
-    splits = split_of(scans.parent / "run")["splits"]
+def test_a_split_says_of_every_image_whose_it_is_and_its_hash(divided):
+    splits = split_of(divided)["splits"]
     for side in SIDES:
         for record in splits[side]:
             path = Path(record["path"])
@@ -86,9 +93,8 @@ def test_a_split_says_of_every_image_whose_it_is_and_its_hash(scans):
             assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_unpaired_patients_are_trained_on_in_one_domain(scans):
-    trained(scans)
-    records = split_of(scans.parent / "run")["splits"]["train"]
+def test_unpaired_patients_are_trained_on_in_one_domain(divided):
+    records = split_of(divided)["splits"]["train"]
     domain_of = {record["subject"]: record["domain"] for record in records}
     for record in records:
         assert record["domain"] == domain_of[record["subject"]]
@@ -101,16 +107,10 @@ def test_the_split_depends_on_its_own_seed_only(scans):
     assert trained(scans, "--set", "data.split.seed=3", out="third") != first
 
 
-def test_the_scores_are_of_the_patients_held_out(scans):
-    found = trained(scans)
-    psnr = json.loads((scans.parent / "run" / "metrics.json").read_text("utf-8"))["metrics"][
-        "a_to_b"
-    ]["psnr"]
-    tested = [
-        record
-        for record in split_of(scans.parent / "run")["splits"]["test"]
-        if record["domain"] == "a"
-    ]
+def test_the_scores_are_of_the_patients_held_out(divided):
+    found = sides(divided)
+    psnr = json.loads((divided / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    tested = [record for record in split_of(divided)["splits"]["test"] if record["domain"] == "a"]
 
     assert psnr["n"] == len(found["test"]) == 2
     assert psnr["images"] == len(tested)

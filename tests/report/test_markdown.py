@@ -13,8 +13,7 @@ from markdown_it import MarkdownIt
 from gantk.errors import printable
 from gantk.files import sha256_of
 from gantk.report.build import render
-from gantk.report.markdown import escape_markdown, markdown_table, score_table
-from gantk.runs.results import Results
+from gantk.report.markdown import escape_markdown, markdown_table
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 PLAIN = {"paragraph", "heading", "bullet_list", "list_item", "inline", "text", "table", "thead"}
@@ -105,18 +104,6 @@ def test_an_escaped_text_stays_in_its_cell(text):
         "2",
         line_of(text),
     ]
-
-
-@with_hostile
-def test_scores_of_any_names_are_a_table(text):
-    row = {"value": 0.5, "ci95": [0.4, 0.6], "n": 3, "unit": text}
-    found = {
-        "domains": [text, "T2"],
-        "metrics": {"a_to_b": {text: row}},
-        "baselines": {text: {"a_to_b": {text: row}}},
-        "verdict": {"a_to_b": {text: {"better": True, "best_baseline": text}}},
-    }
-    assert len(shown(score_table(Results.model_validate(found)))) == 10
 
 
 @with_hostile

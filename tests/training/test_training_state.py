@@ -54,7 +54,7 @@ def ids(images: torch.Tensor) -> list[int]:
 batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
 def test_the_image_pool_loses_nothing_and_resumes(capacity, sizes, seed):
     pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))

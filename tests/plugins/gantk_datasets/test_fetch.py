@@ -529,20 +529,6 @@ def missing_set(tmp_path):
     return tmp_path, bodies
 
 
-def test_missing_has_a_folder_for_each_person(missing_set):
-    folder, _ = missing_set
-    without_labels = {"BraTS-GLI-00027", "BraTS-GLI-00028"}
-    people = {path.name for path in folder.iterdir() if path.is_dir()}
-
-    assert len(people) == 28
-    assert people > without_labels
-    for patient in people:
-        contrasts = ["t1", "t1ce", "t2", "flair"]
-        contrasts += [] if patient in without_labels else ["seg"]
-        expected = {f"{patient}_{contrast}.nii.gz" for contrast in contrasts}
-        assert names(folder / patient) == expected
-
-
 def test_missing_keeps_images_and_agrees_on_labels(missing_set):
     folder, bodies = missing_set
     published = {body for path, body in bodies.items() if "seg" not in path}
