@@ -214,6 +214,17 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(("name", "to"), [("a_T1w", "T2"), ("a_T2w", "T1"), ("a_FLAIR", "T2")])
+def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name, to):
+    upload = service.place(f"{name}.nii.gz")
+    volume(upload, values=dicom_files.head(12, 40, 36).T)
+    found, notes = service.look(upload)
+
+    assert found == to
+    assert any(text.startswith("fits the training data: ") for _, text in notes)
+    assert any("says FLAIR" in text for _, text in notes) == (name == "a_FLAIR")
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_one_message(service, kind):
     name, content, words = HOSTILE[kind]

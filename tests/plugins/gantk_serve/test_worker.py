@@ -80,6 +80,7 @@ def test_a_stable_series_becomes_one_derived_series(work, orthanc, tmp_path):
     assert made[0].SeriesDescription.startswith("synthetic T2, cyclegan 0.1.0")
     found = record(orthanc, name)
     assert (found["outcome"], found["derived"]) == ("done", [uid])
+    assert "fits the training data: " in found["notes"]
 
 
 def test_a_series_that_still_arrives_is_left_alone(work, orthanc, tmp_path):
