@@ -105,7 +105,7 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
     small_run(tmp_path, regression | {"target_losses": []})
     twice = regression | {"target_losses": ["l1"]}
     for words, method in {
-        "have the same name": twice,
+        "two losses are called 'l1'": twice,
         "method 'segmenter'": regression,
         "data.mask is false": SEGMENTER,
     }.items():
