@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from gantk.catalog.catalog import Catalog
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
@@ -54,17 +55,16 @@ class Aligned(FileSource):
                 return {"path": str(path)}
         return None
 
+    @cached_property
+    def catalog(self) -> Catalog:
+        """A row for every picture."""
+        images = io.list_images(self.root, recursive=True)
+        return read_names(self.root, images, Asked(patient=self.patient))
+
     def find_items(self) -> list[Item]:
         """An item for every picture."""
-        images = io.list_images(self.root, recursive=True)
-        catalog = read_names(self.root, images, Asked(patient=self.patient))
-        self.doubts = catalog.doubts
-        items = []
-        for row in catalog.of_kind("image"):
-            item = Item("image", row.path, self.key_of(row.path), row.subject)
-            item.split = row.split or None
-            items.append(item)
-        return items
+        self.doubts = self.catalog.doubts
+        return [self.item_of("image", row) for row in self.catalog.of_kind("image")]
 
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""

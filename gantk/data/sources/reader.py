@@ -18,7 +18,7 @@ from gantk.catalog.domains import relative_to
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Image, Scan, SeriesFormat
+from gantk.formats.image import Image, Scan
 
 Source = Path | Scan  # what a source names as one image: a file, or the files of a DICOM series
 
@@ -372,10 +372,7 @@ def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
     if isinstance(source, Scan):
         return True
-    form = io.formats().get(io.suffix_of(source))
-    if form:
-        return form.volumes or isinstance(form, SeriesFormat)
-    return bool(io.series_format(source))
+    return io.is_volume(source) or bool(io.series_format(source))
 
 
 def mismatch(one: Item, other: Item) -> str:

@@ -112,7 +112,8 @@ class FileSource(_Defaults):
     def find_items(self) -> list[Item]:
         """An item for each image of the recipe's domains; UserError where a domain has none."""
         letter_of = {name: letter for letter, name in self.names.items()}
-        return [self.item_of(letter_of[row.contrast], row) for row in self.catalog]
+        images = self.catalog.of_kind("image")
+        return [self.item_of(letter_of[row.contrast], row) for row in images]
 
     def item_of(self, letter: str, row: Row) -> Item:
         """What a row of the catalog says of an image of a domain."""
