@@ -16,15 +16,10 @@ from tiny import PATCHGAN, ROOT, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
-from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
-from gantk.inference.frame import Frame
-from gantk.inference.pipeline import Pipeline
 from gantk.inference.translator import Translator
-from gantk.prepare.module import Prepared
 from gantk_models.monai.bundle import answers
-from gantk_models.monai.torchscript import load_torchscript, torchscript_bytes
 
 
 def native(shape: tuple[int, ...]) -> np.ndarray:
@@ -417,25 +412,6 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
         export(run, tmp_path / "empty", format="monai")
 
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
-
-
-@pytest.mark.parametrize(
-    ("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "resize"})]
-)
-def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
-    frame = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options)
-    line = Window(low=-1.0, high=1.0)
-    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
-    images = native((5, 1, *size)) / 150 - 1
-    # nothing in them: brighter than air, and air
-    images[1] = 0.5
-    images[3] = -0.97
-    pipeline = Pipeline(frame, line, line, network)
-    expected = pipeline.stack(images.copy(), line)[0]
-    module = Prepared(pipeline.preparation(line), network)
-    found = load_torchscript(torchscript_bytes(module))(torch.from_numpy(images))
-
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
 def test_a_bundle_takes_and_returns_the_units_of_the_files(run, bundle):

@@ -17,7 +17,7 @@ from tiny import TINY
 
 import gantk
 from gantk import write_report
-from gantk.errors import Interrupted, UserError
+from gantk.errors import UserError
 from gantk.report.patients.section import encode_pixels
 from gantk.training import loop
 
@@ -63,20 +63,6 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
     assert "No scores" not in living.words
     assert 0 <= float(living.having("data-after")[0]) < 600
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
-
-
-def test_after_ctrl_c_the_page_says_how_far_it_came(add_plugin, tiny_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "REPORT_SHARE", 1e9)
-    add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
-
-    with pytest.raises(Interrupted, match="stopped after step 1"):
-        gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
-
-    page = Page(tmp_path / "run" / "report.html")
-
-    assert "live" not in page.having("id")
-    assert "the run stopped at step 1 of 4" in page.words
-    assert "gantk resume" in page.words
 
 
 def test_test_patients_are_listed_worst_first(tiny_run):

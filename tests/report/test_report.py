@@ -437,25 +437,6 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     assert all(uri.startswith("data:image/png") for uri in page.having("src"))
 
 
-def test_reports_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run")
-
-    def held() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    before = held()
-
-    assert write_report(run) == run / "report.html"
-    after = held()
-    assert after == before | {run / "report.html": after[run / "report.html"]}
-
-    monkeypatch.setattr("gantk.files.os.fsync", lambda fd: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_report(run)
-
-    assert held() == after
-
-
 def test_the_page_begins_with_a_sentence_and_images(whole):
     first = whole.source.partition("<h2>Scores on the test images</h2>")[0]
 
