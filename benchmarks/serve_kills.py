@@ -41,9 +41,9 @@ from serving import (
     store_until_kept,
     study,
     tiny_model,
-    tiny_model_of_studies,
     wait_for,
 )
+from tiny import PATCHGAN, UNET, small_run
 
 VICTIMS = (  # what is killed at a time
     ("worker",),
@@ -341,6 +341,12 @@ class Trial:
             if record.get("outcome") != "done":
                 failed.append(f"{record.get('outcome')}: {record.get('reason')}")
         return Outcome(len(self.sent), lost, doubled, changed, failed, kills)
+
+
+def tiny_model_of_studies(folder: Path) -> Path:
+    """As `tiny_model`, but it makes that of T1, T2 and FLAIR which a study lacks."""
+    method = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
+    return small_run(folder, method, domains=["T1+T2+FLAIR"] * 2, missing="mask")
 
 
 def killed(kills: Sequence[Kill]) -> int:
