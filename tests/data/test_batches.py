@@ -90,6 +90,16 @@ def test_batches_do_not_depend_on_ranks(workers, memory):
         each.close()
 
 
+@pytest.mark.parametrize(
+    ("counts", "batch", "world", "steps"),
+    [((11, 7), 3, 1, 4), ((7, 11), 3, 1, 4), ((12, 4), 3, 2, 2)],
+)
+def test_an_epoch_shows_the_larger_domain_once(counts, batch, world, steps):
+    batches = Batches(sets(counts=counts), batch, 0, False, 0, world, workers=0)
+
+    assert batches.steps_per_epoch == steps
+
+
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
     assert batches.steps_per_epoch == 3
