@@ -115,7 +115,7 @@ class TiledNetwork:
 
     def __call__(self, images: Tensor) -> Tensor:
         plan = self.plan(tuple(images.shape[1:]))
-        home = images.device if self.graph else "cpu"
+        home = images.device if self.graph else torch.device("cpu")
         framed, inside = pad_to_size(images.to(home), plan.size)
         with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()), self.autocast():
             if plan.split:
@@ -141,7 +141,7 @@ class TiledNetwork:
     def plan(self, shape: tuple[int, ...]) -> Plan:
         """The plan for images of shape (C, *size), cached."""
         if shape[1:] == self.size:
-            return Plan(self.size, self.size, self.batch)
+            return Plan(shape[1:], shape[1:], self.batch)
         if shape not in self._plans:
             try:
                 self._plans[shape] = self._make_plan(shape[0], shape[1:])

@@ -27,6 +27,7 @@ def smooth_images() -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, (40, 32), mode="bilinear")
 
 
+@pytest.mark.quick_cases("pix2pix")
 @pytest.mark.parametrize("name", MODELS)
 def test_network_between_prepare_and_restore_is_translate(tmp_path, name):
     method, data, (source, to) = MODELS[name]
@@ -43,6 +44,7 @@ def test_network_between_prepare_and_restore_is_translate(tmp_path, name):
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5 * float(np.ptp(expected)))
 
 
+@pytest.mark.slow
 def test_a_network_of_a_model_can_be_trained(tmp_path):
     model = gantk.load(small_run(tmp_path, MODELS["pix2pix"][0]), device="cpu")
     image = torch.rand(1, 1, 32, 32)
@@ -59,8 +61,8 @@ def test_a_network_of_a_model_can_be_trained(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "to"), [("T2", "T2"), ("T1", "FLAIR"), ("CT", "T2")])
-def test_a_direction_that_there_is_not_is_refused(tmp_path, source, to):
-    model = gantk.load(small_run(tmp_path, MODELS["cyclegan"][0]), device="cpu")
+def test_a_direction_that_there_is_not_is_refused(tiny_run, source, to):
+    model = gantk.load(tiny_run, device="cpu")
     for function in (model.network, model.prepare):
         with pytest.raises(gantk.UserError, match="T1"):
             function(source, to)

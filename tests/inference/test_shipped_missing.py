@@ -34,7 +34,7 @@ def scaled(image: nib.Nifti1Image) -> np.ndarray:
     return (values / np.percentile(values, 99.5)).clip(0, 1)
 
 
-@pytest.mark.quick_cases("T1-27")
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "least"), [("T1", 27), ("T1CE", 17.5), ("T2", 22), ("FLAIR", 21.5)])
 def test_a_missing_contrast_is_close_to_the_truth(model, person, to, least):
     given = {name: scan for name, scan in person.items() if name != to}
@@ -74,6 +74,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.quick_cases("z-scores of the tissue")
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_the_units_of_the_input_do_not_change_a_result(model, heads, kind):
     scaled_heads = {k: WRITTEN[kind](v.astype(np.float64)) for k, v in heads.items()}

@@ -40,6 +40,7 @@ def expect_recorded(results: dict[str, np.ndarray], recording: Path, prefix: str
             np.testing.assert_allclose(found, expected, rtol=0, atol=allowed, err_msg=prefix + path)
 
 
+@pytest.mark.quick_cases("pad", "contrasts", "volume")
 @pytest.mark.parametrize("name", RUNS)
 def test_arrays_gradients_and_scans_are_as_recorded(name, tmp_path):
     run = small_run(tmp_path, REGRESSION, **RUNS[name])
