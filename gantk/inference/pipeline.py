@@ -110,7 +110,7 @@ class Pipeline:
         lowest = self._lowest_result(image)
         made = []
         for number, plane in enumerate(chosen):
-            report = progress and partial(_report_plane, progress, number, len(chosen))
+            report = part_of_progress(progress, number, len(chosen))
             last = number == len(chosen) - 1
             own = image.own and last
             made.append(self._along(image, plane, mapping, result_scale, report, own))
@@ -449,12 +449,6 @@ class Pipeline:
 
         return line
 
-    def picture_scale(self, white: float) -> Callable[[np.ndarray], np.ndarray]:
-        """The function from the target's units to a picture, in which 0 is its black and `white` its
-        brightest tissue.
-        """
-        return picture_scale(self.target, self.frame.values.get("target"), white)
-
     def in_training_units(
         self, image: Image
     ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
@@ -550,9 +544,11 @@ def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:
     return 1.0 if np.nanmax(np.abs(pixels)) <= 1 else None
 
 
-def _report_plane(progress: Progress, number: int, count: int, done: int, total: int) -> None:
-    """Report the slices of the plane `number` of `count` as a share of all planes' slices."""
-    progress(number * total + done, count * total)
+def part_of_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """The callback for the part `number` of `count` equal ones."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 def _median_into_last(first: np.ndarray, second: np.ndarray, last: np.ndarray) -> None:

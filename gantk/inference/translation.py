@@ -43,7 +43,7 @@ from gantk.inference.jobs import (
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
-from gantk.inference.pipeline import MAX_OF_BYTE
+from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale
 from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
@@ -880,7 +880,8 @@ class Translation:
         elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
             return written
         else:
-            scale = self.model.pipeline(self.letter, self.options).picture_scale(most)
+            target = self.model.pipeline(self.letter, self.options).target
+            scale = picture_scale(target, self.frame.values.get("target"), most)
             pixels = np.asarray(scale(image.pixels))
             line = (
                 f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"

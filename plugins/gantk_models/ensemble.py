@@ -21,7 +21,7 @@ from gantk.formats.files import natural
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel
-from gantk.inference.pipeline import Pipeline, Progress
+from gantk.inference.pipeline import Pipeline, Progress, part_of_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,13 +198,7 @@ class Ensemble(TrainedModel):
         name = to if to and len(to) > 1 else self.members[0].frame(self.domain(to)).target
         count = len(self.members)
         for number, member in enumerate(self.members):
-            report = None
-            if progress is not None:
-
-                def report(done: int, total: int, number: int = number) -> None:
-                    progress(number * total + done, count * total)
-
-            yield member, name, report
+            yield member, name, part_of_progress(progress, number, count)
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""
