@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from gantk.inference.library_images import Back, from_library_image
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
-if TYPE_CHECKING:
-    from gantk.inference.model import TrainedModel
-
 KINDS = (
     "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these, or"
     " dicts of them by contrast"
@@ -43,7 +40,7 @@ SYMMETRY_GAIN = 0.1
 
 
 def translate_object(
-    model: TrainedModel, images: Any, to: str | None, options: TranslateOptions, progress: Any
+    model: Any, images: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> Any:
     """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
     returned.
@@ -63,7 +60,7 @@ def translate_object(
 
 
 def _image(
-    model: TrainedModel, image: Image, to: str | None, options: TranslateOptions, progress: Any
+    model: Any, image: Image, to: str | None, options: TranslateOptions, progress: Any
 ) -> tuple[list[Image], list[Note]]:
     """The results of an image, and the notes about it and them."""
     letter = model.domain(to)
@@ -103,7 +100,7 @@ def type_name(value: Any) -> str:
 
 
 def _contrasts(
-    model: TrainedModel,
+    model: Any,
     given: Mapping[str, Any],
     to: str | None,
     options: TranslateOptions,
