@@ -80,15 +80,14 @@ def check_input(image: Image, frame: Frame, contrast: str = "") -> Checked:
     meant = frame
     if contrast:  # the values of the training are those of all contrasts together
         meant = replace(frame, source=contrast, values={})
-    doubts = load().hook.gantk_image_warning(image=image, frame=meant)
+    doubts: list[str] = load().hook.gantk_image_warning(image=image, frame=meant)
     doubts += _about_skull(image, frame)
-    known = frame.values.get("source", {})
-    near = []
+    near: list[str] = []
     for line, is_far in _outside_of_training(image, frame, compare_values=not contrast):
         (doubts if is_far else near).append(line)
     notes += [("warning", prefix + line) for line in doubts]
     notes += [("note", prefix + line) for line in near]
-    fits = "yes" if "traits" in known else "not recorded"
+    fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
     if near:
         fits = "partly"
     if doubts:

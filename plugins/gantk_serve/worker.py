@@ -385,7 +385,7 @@ class Worker:
             self._fetch(source.instances[series["ID"]], folder)
             expect_one_acquisition(folder)
 
-        notes = []
+        notes: list[str] = []
 
         def note(line: str) -> None:
             text = note_in(line)

@@ -114,13 +114,13 @@ def outside(
             continue
         ratios = np.maximum(low, 1e-6) / np.maximum(value, 1e-6)
         ratios = np.maximum(ratios, np.maximum(value, 1e-6) / np.maximum(high, 1e-6))
-        across = np.arange(len(value)) != (stack if len(value) == 3 else None)
+        seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
         if ratios.max() > NEAR_RATIO:
             span = _in_words(trait, low)
             if not np.array_equal(low, high):
                 span += f" to {_in_words(trait, high)}"
             text = f"{trait.name}: {_in_words(trait, value)}, in the training {span}"
-            found.append((text, bool(ratios[across].max() > trait.max_ratio)))
+            found.append((text, bool(ratios[seen].max() > trait.max_ratio)))
     return found
 
 
